@@ -1,0 +1,95 @@
+"""The kernels: functions on arrays that do all arithmetic of MADE. They know no file, no estimator, no random number.
+
+Every kernel exists three times under one signature: ``reference`` (dense NumPy, slow, obviously right), ``jit`` (Numba) and
+``native`` (C for each CPU level, behind Cython). ``native`` is the default; ``MADE_FAST_KERNELS=native|jit|reference`` chooses.
+The docstrings of ``reference.py`` say what each computes.
+
+Contract. A kernel gets C-contiguous arrays of the right sizes and trusts them. It writes only its outputs, allocates
+nothing, starts no thread, raises nothing, needs no GIL, draws no random number. ``reference`` allocates; it is the oracle.
+
+Letters, here and in the C sources:
+
+====== ============================================================================================================
+B, m   rows of a mini-batch, rows worked on
+D, H   inputs (= outputs), hidden units
+L      hidden layers; there are L + 1 affine layers, l = 0 reads the inputs, l = L gives the logits
+W, b   weights (n_in, n_out) and bias of a layer; M its mask
+x, z   binary input; sum of a unit before its activation
+h      output of a layer, h = g(z); a stands for the output layer's z, the logits
+d...   gradient of the mean loss: dz, dh, dW, db
+p, k, j panel; unit of the layer below, or place; unit of the layer
+bits   (n, ceil(D / 64)) uint64: bit p % 64 of word p // 64 is the input at place p + 1
+theta  all parameters in one vector; where each stands: ``layout.py``
+====== ============================================================================================================
+
+All unit numbers are sorted positions (units of each layer in order of degree, inputs and outputs in order of place), all
+activation buffers are ``(B, width(n))``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import warnings
+from types import ModuleType
+
+from made_fast.kernels import layout, optimizers
+
+__all__ = ["IMPLEMENTATIONS", "KERNELS", "active", "implementation", "layout", "load", "optimizers", "use"]
+
+IMPLEMENTATIONS = ("native", "jit", "reference")
+
+KERNELS = (
+    "affine_backward_input",
+    "affine_backward_weights",
+    "affine_backward_weights_sparse",
+    "affine_forward",
+    "affine_forward_sparse",
+    "bernoulli_nll",
+    "conditionals",
+    "list_ones",
+    "list_rows",
+    "sample",
+    "score",
+    "train",
+)
+"""Names that every implementation has."""
+
+_MODULES = {"native": "_native", "jit": "jit", "reference": "reference"}
+
+
+def load(name: str) -> ModuleType:
+    """Import the implementation called ``name`` and return its module."""
+    if name not in _MODULES:
+        raise ValueError(f"MADE_FAST_KERNELS must be one of {', '.join(IMPLEMENTATIONS)}; got {name!r}.")
+    return importlib.import_module(f"made_fast.kernels.{_MODULES[name]}")
+
+
+def use(name: str) -> None:
+    """Do all further work in this process with the implementation called ``name``."""
+    global active, implementation
+    active, implementation = load(name), name
+
+
+def _choose() -> str:
+    wanted = os.environ.get("MADE_FAST_KERNELS")
+    if wanted:
+        return wanted
+    if importlib.util.find_spec("made_fast.kernels._native") is None:
+        warnings.warn(
+            "made_fast was installed without its compiled kernels (no C compiler was found) and runs on the slower Numba "
+            "kernels. Install a C compiler and reinstall, or set MADE_FAST_KERNELS=jit to say that this is meant.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+        return "jit"
+    return "native"
+
+
+active: ModuleType
+"""The implementation in use: a module that has every name of ``KERNELS``."""
+implementation: str
+"""Its name."""
+
+use(_choose())

@@ -1,0 +1,233 @@
+"""Native kernels: the signatures of ``reference.py`` on compiled SIMD code, without the GIL.
+
+This file only unwraps arrays and picks the table of the CPU level; the arithmetic is in the C headers beside it. It
+validates nothing (the callers in ``made_fast`` do). The level is the best this CPU runs, or the one that
+``MADE_FAST_CPU`` names.
+"""
+
+import os
+
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
+
+cdef extern from "native.h" nogil:
+    ctypedef struct net_t:
+        void *theta
+        const int64_t *layers
+        const int32_t *n_live
+        const int64_t *panel_start
+        int64_t n_layers
+
+    ctypedef struct rule_t:
+        int optimizer
+        int64_t step
+        const double *hyper
+        void *state
+        int64_t n_theta
+
+    ctypedef struct crew_t:
+        int rank
+        int n_ranks
+        int32_t *sync
+
+    ctypedef struct kernels_t:
+        void (*forward)(const net_t *, int64_t, const void *, int64_t, int64_t, void *) noexcept nogil
+        void (*forward_sparse)(const net_t *, int64_t, const int32_t *, const int32_t *, int64_t, int64_t, void *) noexcept nogil
+        void (*nll)(const void *, const uint64_t *, int64_t, int64_t, int64_t, double, double *, void *) noexcept nogil
+        void (*backward_input)(const net_t *, int64_t, const void *, const void *, int64_t, void *) noexcept nogil
+        void (*backward_weights)(const net_t *, int64_t, const void *, int64_t, const void *, int64_t,
+                                 const rule_t *) noexcept nogil
+        void (*backward_weights_sparse)(const net_t *, int64_t, const int32_t *, const int32_t *, int64_t, const void *,
+                                        int64_t, const rule_t *) noexcept nogil
+        void (*score)(const net_t *, const uint64_t *, int64_t, int64_t, int, int64_t, void *, int32_t *,
+                      double *) noexcept nogil
+        void (*conditionals)(const net_t *, const uint64_t *, int64_t, int64_t, int, int64_t, void *, int32_t *,
+                             void *) noexcept nogil
+        void (*sample)(const net_t *, const double *, int64_t, int64_t, void *, int32_t *, uint8_t *) noexcept nogil
+        void (*train)(const net_t *, const uint64_t *, int64_t, const int64_t *, int64_t, int64_t, int, const rule_t *,
+                      void *, int32_t *, double *, const crew_t *) noexcept nogil
+
+    ctypedef struct level_t:
+        const char *name
+        kernels_t of[2]
+
+    void made_fast_list_ones(const uint64_t *, int64_t, int64_t, int64_t, int32_t *, int32_t *) noexcept
+    void made_fast_list_rows(const uint64_t *, int64_t, const int64_t *, int64_t, int64_t, int64_t, int64_t, int64_t,
+                             int32_t *, int32_t *) noexcept
+    int made_fast_levels(const level_t **) noexcept
+
+ctypedef fused real:
+    float
+    double
+
+cdef const level_t *_levels[8]
+cdef int _n_levels = made_fast_levels(_levels)
+cdef const level_t *_level = _levels[0]
+
+
+def levels():
+    """Return the names of the CPU levels that this machine runs, best first."""
+    return tuple([_levels[i].name.decode() for i in range(_n_levels)])
+
+
+def level():
+    """Return the name of the CPU level in use."""
+    return _level.name.decode()
+
+
+def select_level(str name):
+    """Use the kernels compiled for CPU level ``name`` from now on, in every thread."""
+    global _level
+    for i in range(_n_levels):
+        if _levels[i].name.decode() == name:
+            _level = _levels[i]
+            return
+    raise ValueError(f"CPU level must be one this machine runs: {', '.join(levels())}; got {name!r}. Unset MADE_FAST_CPU.")
+
+
+if os.environ.get("MADE_FAST_CPU"):
+    select_level(os.environ["MADE_FAST_CPU"])
+
+
+cdef inline net_t _net(const real[::1] theta, const int64_t[:, ::1] layers, const int32_t[::1] n_live,
+                       const int64_t[::1] panel_start) noexcept nogil:
+    cdef net_t net
+    net.theta = <void *>&theta[0]
+    net.layers = &layers[0, 0]
+    net.n_live = &n_live[0]
+    net.panel_start = &panel_start[0]
+    net.n_layers = layers.shape[0]
+    return net
+
+
+cdef inline const kernels_t *_kernels(const real[::1] theta) noexcept nogil:
+    return &_level.of[0 if real is float else 1]
+
+
+def list_ones(const uint64_t[:, ::1] bits, int64_t n_columns, int32_t[::1] count, int32_t[:, ::1] index):
+    if bits.shape[0] == 0:
+        return
+    with nogil:
+        made_fast_list_ones(&bits[0, 0], bits.shape[1], bits.shape[0], n_columns, &count[0], &index[0, 0])
+
+
+def list_rows(const uint64_t[:, ::1] bits, int64_t n_columns, int32_t[::1] count, int32_t[:, ::1] index):
+    if bits.shape[0] == 0:
+        count[:] = 0
+        return
+    with nogil:
+        made_fast_list_rows(&bits[0, 0], bits.shape[1], NULL, bits.shape[0], n_columns, 0, bits.shape[1], index.shape[1],
+                            &count[0], &index[0, 0])
+
+
+def affine_forward(const real[::1] theta, const int64_t[:, ::1] layers, const int32_t[::1] n_live, const int64_t[::1] panel_start,
+                   int64_t l, const real[:, ::1] x, real[:, ::1] out):
+    cdef net_t net = _net(theta, layers, n_live, panel_start)
+    if x.shape[0] == 0:
+        return
+    with nogil:
+        _kernels(theta).forward(&net, l, &x[0, 0], x.shape[1], x.shape[0], &out[0, 0])
+
+
+def affine_forward_sparse(const real[::1] theta, const int64_t[:, ::1] layers, const int32_t[::1] n_live,
+                          const int64_t[::1] panel_start, int64_t l, const int32_t[::1] count, const int32_t[:, ::1] index,
+                          real[:, ::1] out):
+    cdef net_t net = _net(theta, layers, n_live, panel_start)
+    if count.shape[0] == 0:
+        return
+    with nogil:
+        _kernels(theta).forward_sparse(&net, l, &count[0], &index[0, 0], index.shape[1], count.shape[0], &out[0, 0])
+
+
+def bernoulli_nll(const real[:, ::1] logits, const uint64_t[:, ::1] bits, int64_t n_columns, double scale, double[::1] nll,
+                  real[:, ::1] dlogits):
+    if logits.shape[0] == 0:
+        return
+    with nogil:
+        _level.of[0 if real is float else 1].nll(&logits[0, 0], &bits[0, 0], bits.shape[1], n_columns, logits.shape[0],
+                                                 scale, &nll[0], &dlogits[0, 0])
+
+
+def affine_backward_input(const real[::1] theta, const int64_t[:, ::1] layers, const int32_t[::1] n_live,
+                          const int64_t[::1] panel_start, int64_t l, const real[:, ::1] dz, const real[:, ::1] h,
+                          real[:, ::1] dh):
+    cdef net_t net = _net(theta, layers, n_live, panel_start)
+    if dz.shape[0] == 0:
+        return
+    with nogil:
+        _kernels(theta).backward_input(&net, l, &dz[0, 0], &h[0, 0], dz.shape[0], &dh[0, 0])
+
+
+cdef inline rule_t _rule(int optimizer, int64_t step, const double[::1] hyper, real[:, ::1] state) noexcept nogil:
+    cdef rule_t rule
+    rule.optimizer = optimizer
+    rule.step = step
+    rule.hyper = &hyper[0]
+    rule.state = &state[0, 0] if state.shape[0] else NULL
+    rule.n_theta = state.shape[1]
+    return rule
+
+
+def affine_backward_weights(real[::1] theta, const int64_t[:, ::1] layers, const int32_t[::1] n_live,
+                            const int64_t[::1] panel_start, int64_t l, const real[:, ::1] x, const real[:, ::1] dz,
+                            int optimizer, int64_t step, const double[::1] hyper, real[:, ::1] state):
+    cdef net_t net = _net(theta, layers, n_live, panel_start)
+    cdef rule_t rule = _rule(optimizer, step, hyper, state)
+    with nogil:
+        _kernels(theta).backward_weights(&net, l, &x[0, 0], x.shape[1], &dz[0, 0], dz.shape[0], &rule)
+
+
+def affine_backward_weights_sparse(real[::1] theta, const int64_t[:, ::1] layers, const int32_t[::1] n_live,
+                                   const int64_t[::1] panel_start, int64_t l, const int32_t[::1] count,
+                                   const int32_t[:, ::1] index, const real[:, ::1] dz, int optimizer, int64_t step,
+                                   const double[::1] hyper, real[:, ::1] state):
+    cdef net_t net = _net(theta, layers, n_live, panel_start)
+    cdef rule_t rule = _rule(optimizer, step, hyper, state)
+    with nogil:
+        _kernels(theta).backward_weights_sparse(&net, l, &count[0], &index[0, 0], index.shape[1], &dz[0, 0], dz.shape[0],
+                                                &rule)
+
+
+def score(const real[::1] theta, const int64_t[:, ::1] layers, const int32_t[::1] n_live, const int64_t[::1] panel_start,
+          const uint64_t[:, ::1] bits, bint sparse, int64_t block, real[::1] reals, int32_t[::1] ints, double[::1] log_p):
+    cdef net_t net = _net(theta, layers, n_live, panel_start)
+    if bits.shape[0] == 0:
+        return
+    with nogil:
+        _kernels(theta).score(&net, &bits[0, 0], bits.shape[1], bits.shape[0], sparse, block, &reals[0], &ints[0], &log_p[0])
+
+
+def conditionals(const real[::1] theta, const int64_t[:, ::1] layers, const int32_t[::1] n_live, const int64_t[::1] panel_start,
+                 const uint64_t[:, ::1] bits, bint sparse, int64_t block, real[::1] reals, int32_t[::1] ints,
+                 real[:, ::1] proba):
+    cdef net_t net = _net(theta, layers, n_live, panel_start)
+    if bits.shape[0] == 0:
+        return
+    with nogil:
+        _kernels(theta).conditionals(&net, &bits[0, 0], bits.shape[1], bits.shape[0], sparse, block, &reals[0], &ints[0],
+                                     &proba[0, 0])
+
+
+def sample(const real[::1] theta, const int64_t[:, ::1] layers, const int32_t[::1] n_live, const int64_t[::1] panel_start,
+           const double[:, ::1] uniforms, int64_t block, real[::1] reals, int32_t[::1] ints, uint8_t[:, ::1] x):
+    cdef net_t net = _net(theta, layers, n_live, panel_start)
+    if uniforms.shape[0] == 0:
+        return
+    with nogil:
+        _kernels(theta).sample(&net, &uniforms[0, 0], uniforms.shape[0], block, &reals[0], &ints[0], &x[0, 0])
+
+
+def train(real[::1] theta, const int64_t[:, ::1] layers, const int32_t[::1] n_live, const int64_t[::1] panel_start,
+          const uint64_t[:, ::1] bits, const int64_t[::1] rows, int64_t batch_size, bint sparse, int optimizer, int64_t step,
+          const double[::1] hyper, real[:, ::1] state, real[::1] reals, int32_t[::1] ints, double[::1] nll, int rank,
+          int n_ranks, int32_t[::1] sync):
+    cdef net_t net = _net(theta, layers, n_live, panel_start)
+    cdef rule_t rule = _rule(optimizer, step, hyper, state)
+    cdef crew_t crew
+    crew.rank = rank
+    crew.n_ranks = n_ranks
+    crew.sync = &sync[0]
+    if rows.shape[0] == 0:
+        return
+    with nogil:
+        _kernels(theta).train(&net, &bits[0, 0], bits.shape[1], &rows[0], rows.shape[0], batch_size, sparse, &rule, &reals[0],
+                              &ints[0], &nll[0], &crew)

@@ -1,0 +1,233 @@
+/* Masked affine layers over panels: forward, backward to the input, and the sums of the backward to the weights.
+ *
+ * Included by level.h for each REAL. Not here: the loss and the optimisers (update.h), whole networks (net.h).
+ *
+ * All three dense products are one register tile: ROWS x TILE_UNITS sums, each a single chain of fused multiply-adds in
+ * ascending order of the summed index. A sum's bits therefore depend on its own row and column alone: not on the rows
+ * beside it, the batch, the thread, or whether a binary input came as numbers or as a list of ones (adding 0 * w changes
+ * nothing, 1 * w is w).
+ */
+
+#define ROWS 6 /* with TILE_VECTORS = 4: 24 sums + 4 weights + 1 broadcast of 32 AVX-512 registers; with 2: 12 + 2 + 1 of 16 */
+#define TILE_VECTORS (VECTOR_BYTES == 64 ? 4 : 2)
+#define TILE_UNITS (TILE_VECTORS * LANES)
+#define PADDED(n) (((n) + PANEL - 1) / PANEL * PANEL)
+#define WIDTH(n) (PADDED(n) + 16) /* layout.width */
+
+/* acc[r][v] += sum_k a[r * a_row + k * a_step] * w[k * ldw + v * LANES], for r < rows, first <= v < TILE_VECTORS. */
+static ALWAYS_INLINE void NAME(multiply)(int rows, int first, const REAL *a, int64_t a_row, int64_t a_step, const REAL *w,
+                                         int64_t ldw, int64_t n, vec acc[ROWS][4])
+{
+    for (int64_t k = 0; k < n; k++) {
+        vec b[4];
+#pragma GCC unroll 4
+        for (int v = 0; v < TILE_VECTORS; v++)
+            if (v >= first) b[v] = load(w + k * ldw + v * LANES);
+#pragma GCC unroll 6
+        for (int r = 0; r < ROWS; r++)
+            if (r < rows) {
+                const vec x = splat(a[r * a_row + k * a_step]);
+#pragma GCC unroll 4
+                for (int v = 0; v < TILE_VECTORS; v++)
+                    if (v >= first) acc[r][v] = FMADD(x, b[v], acc[r][v]);
+            }
+    }
+}
+
+/* For `rows` rows and every tile row count: run BODY with the constant count R, at offset I. */
+#define FOR_TILES(m, I, BODY)                                                                                                 \
+    do {                                                                                                                      \
+        int64_t I = 0;                                                                                                        \
+        for (; I + 6 <= (m); I += 6) { enum { R = 6 }; BODY }                                                                 \
+        if (I + 4 <= (m)) { enum { R = 4 }; BODY I += 4; }                                                                    \
+        if (I + 2 <= (m)) { enum { R = 2 }; BODY I += 2; }                                                                    \
+        if (I + 1 <= (m)) { enum { R = 1 }; BODY I += 1; }                                                                    \
+    } while (0)
+
+/* z[i, u] += sum_{from <= k < n_live[u]} x[i, k] w[k, u] for the units u of one tile of a panel, which start at w, live, z.
+ * Vector by vector the units leave the sum as their live prefix ends: no multiply-add beyond one vector's corner is dead. */
+static ALWAYS_INLINE void NAME(tile_forward)(int rows, const REAL *x, int64_t ldx, const REAL *w, const int32_t *live,
+                                             int64_t from, const REAL *bias, REAL *z, int64_t ldz)
+{
+    vec acc[ROWS][4];
+#pragma GCC unroll 6
+    for (int r = 0; r < ROWS; r++)
+        if (r < rows)
+#pragma GCC unroll 4
+            for (int v = 0; v < TILE_VECTORS; v++) acc[r][v] = load((bias ? bias : z + r * ldz) + v * LANES);
+    int64_t k = from;
+#pragma GCC unroll 4
+    for (int v = 0; v < TILE_VECTORS; v++) {
+        const int64_t end = live[v * LANES + LANES - 1];
+        if (end > k) {
+            NAME(multiply)(rows, v, x + k, ldx, 1, w + k * PANEL, PANEL, end - k, acc);
+            k = end;
+        }
+    }
+#pragma GCC unroll 6
+    for (int r = 0; r < ROWS; r++)
+        if (r < rows)
+#pragma GCC unroll 4
+            for (int v = 0; v < TILE_VECTORS; v++) store(z + r * ldz + v * LANES, acc[r][v]);
+}
+
+/* One panel of one layer: where its weights, live counts, bias and state stand. */
+typedef struct {
+    REAL *w;
+    const int32_t *live;
+    const REAL *bias;
+    int64_t depth;
+} NAME(panel_t);
+
+static ALWAYS_INLINE NAME(panel_t) NAME(panel)(const net_t *net, int64_t l, int64_t p)
+{
+    const int64_t *layer = net->layers + l * LAYER_COLUMNS;
+    const int32_t *live = net->n_live + layer[UNITS] + p * PANEL;
+    REAL *theta = net->theta;
+    return (NAME(panel_t)){theta + net->panel_start[layer[PANELS] + p], live, theta + layer[BIAS] + p * PANEL, live[PANEL - 1]};
+}
+#define panel_t NAME(panel_t)
+
+/* Layer l on m rows of x: out = g(x (W * M) + b). */
+static void NAME(forward)(const net_t *net, int64_t l, const void *x_, int64_t ldx, int64_t m, void *out_)
+{
+    const int64_t *layer = net->layers + l * LAYER_COLUMNS, ldo = WIDTH(layer[N_OUT]);
+    const REAL *x = x_;
+    for (int64_t p = 0; p < layer[N_PANELS]; p++) {
+        const panel_t panel = NAME(panel)(net, l, p);
+        REAL *out = (REAL *)out_ + p * PANEL;
+        for (int u = 0; u < PANEL; u += TILE_UNITS)
+            FOR_TILES(m, i,
+                      NAME(tile_forward)(R, x + i * ldx, ldx, panel.w + u, panel.live + u, 0, panel.bias + u,
+                                         out + i * ldo + u, ldo););
+        NAME(activate_rows)(out, ldo, m, PANEL, (int)layer[ACTIVATION]);
+    }
+}
+
+/* z[0..PANEL) += the weights of each listed place below `depth`; returns how many places were taken. */
+static ALWAYS_INLINE int64_t NAME(add_ones)(const panel_t *panel, const int32_t *index, int64_t n, int64_t depth, REAL *z)
+{
+    enum { VECTORS = PANEL / LANES, STEP = VECTORS < 8 ? VECTORS : 8 };
+    while (n > 0 && index[n - 1] >= depth) n--;
+    for (int u = 0; u < PANEL; u += STEP * LANES) {
+        vec acc[STEP];
+#pragma GCC unroll 8
+        for (int v = 0; v < STEP; v++) acc[v] = load(z + u + v * LANES);
+        for (int64_t i = 0; i < n; i++) {
+            const REAL *w = panel->w + (int64_t)index[i] * PANEL + u;
+#pragma GCC unroll 8
+            for (int v = 0; v < STEP; v++) acc[v] += load(w + v * LANES);
+        }
+#pragma GCC unroll 8
+        for (int v = 0; v < STEP; v++) store(z + u + v * LANES, acc[v]);
+    }
+    return n;
+}
+
+/* `forward` on binary input given by its ones: rows of weights are added, nothing is multiplied. */
+static void NAME(forward_sparse)(const net_t *net, int64_t l, const int32_t *count, const int32_t *index, int64_t ld,
+                                 int64_t m, void *out_)
+{
+    const int64_t *layer = net->layers + l * LAYER_COLUMNS, ldo = WIDTH(layer[N_OUT]);
+    for (int64_t p = 0; p < layer[N_PANELS]; p++) {
+        const panel_t panel = NAME(panel)(net, l, p);
+        REAL *out = (REAL *)out_ + p * PANEL;
+        for (int64_t i = 0; i < m; i++) {
+            memcpy(out + i * ldo, panel.bias, PANEL * sizeof(REAL));
+            NAME(add_ones)(&panel, index + i * ld, count[i], panel.depth, out + i * ldo);
+        }
+        NAME(activate_rows)(out, ldo, m, PANEL, (int)layer[ACTIVATION]);
+    }
+}
+
+/* Transpose LANES x LANES numbers: log2(LANES) rounds, each a perfect shuffle of the rows. */
+#if VECTOR_BYTES / REAL_BYTES == 16
+#define LOW(a, b) __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23)
+#define HIGH(a, b) __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31)
+#elif VECTOR_BYTES / REAL_BYTES == 8
+#define LOW(a, b) __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11)
+#define HIGH(a, b) __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15)
+#elif VECTOR_BYTES / REAL_BYTES == 4
+#define LOW(a, b) __builtin_shufflevector(a, b, 0, 4, 1, 5)
+#define HIGH(a, b) __builtin_shufflevector(a, b, 2, 6, 3, 7)
+#else
+#define LOW(a, b) __builtin_shufflevector(a, b, 0, 2)
+#define HIGH(a, b) __builtin_shufflevector(a, b, 1, 3)
+#endif
+static ALWAYS_INLINE void NAME(transpose)(const REAL *from, int64_t ld_from, REAL *to, int64_t ld_to)
+{
+    vec a[LANES], b[LANES];
+#pragma GCC unroll 16
+    for (int i = 0; i < LANES; i++) a[i] = load(from + i * ld_from);
+#pragma GCC unroll 4
+    for (int round = 1; round < LANES; round *= 2) {
+#pragma GCC unroll 16
+        for (int i = 0; i < LANES / 2; i++) {
+            b[2 * i] = LOW(a[i], a[i + LANES / 2]);
+            b[2 * i + 1] = HIGH(a[i], a[i + LANES / 2]);
+        }
+#pragma GCC unroll 16
+        for (int i = 0; i < LANES; i++) a[i] = b[i];
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < LANES; i++) store(to + i * ld_to, a[i]);
+}
+#undef LOW
+#undef HIGH
+
+static ALWAYS_INLINE void NAME(tile_backward)(int rows, int fresh, const REAL *dz, int64_t lddz, const REAL *w, int64_t n,
+                                              REAL *dh, int64_t lddh)
+{
+    vec acc[ROWS][4];
+#pragma GCC unroll 6
+    for (int r = 0; r < ROWS; r++)
+        if (r < rows)
+#pragma GCC unroll 4
+            for (int v = 0; v < TILE_VECTORS; v++) acc[r][v] = fresh ? splat(0) : load(dh + r * lddh + v * LANES);
+    NAME(multiply)(rows, 0, dz, lddz, 1, w, PANEL, n, acc);
+#pragma GCC unroll 6
+    for (int r = 0; r < ROWS; r++)
+        if (r < rows)
+#pragma GCC unroll 4
+            for (int v = 0; v < TILE_VECTORS; v++) store(dh + r * lddh + v * LANES, acc[r][v]);
+}
+
+/* Forward was z_l = h (W * M) + b with h = g(z_{l-1}); so now dh = dz (W * M)^T * g'(z_{l-1}), m rows.
+ *
+ * The sum runs over units, along a panel's rows; so 64 x 64 blocks of the panels are transposed into a scratch that stays
+ * in the L1 cache, and used for all rows. */
+static void NAME(backward_input)(const net_t *net, int64_t l, const void *dz_, const void *h, int64_t m, void *dh_)
+{
+    const int64_t *layer = net->layers + l * LAYER_COLUMNS;
+    const int64_t lddz = WIDTH(layer[N_OUT]), lddh = WIDTH(layer[N_IN]), n_padded = PADDED(layer[N_IN]);
+    const REAL *dz = dz_;
+    REAL *dh = dh_;
+    REAL block[PANEL * PANEL] __attribute__((aligned(64)));
+    for (int64_t k0 = 0; k0 < n_padded; k0 += PANEL) {
+        int fresh = 1;
+        for (int64_t p = 0; p < layer[N_PANELS]; p++) {
+            const panel_t panel = NAME(panel)(net, l, p);
+            const int64_t n = panel.depth - k0 < PANEL ? panel.depth - k0 : PANEL;
+            if (n <= 0) continue; /* no unit of this panel sees these inputs */
+            int64_t j0 = 0;
+            while (panel.live[j0] <= k0) j0++;
+            const int64_t j_start = j0 / LANES * LANES, n_full = n / LANES * LANES;
+            for (int64_t k = 0; k < n_full; k += LANES)
+                for (int64_t j = j_start; j < PANEL; j += LANES)
+                    NAME(transpose)(panel.w + (k0 + k) * PANEL + j, PANEL, block + j * PANEL + k, PANEL);
+            for (int64_t j = j_start; j < PANEL; j++)
+                for (int64_t k = n_full; k < PANEL; k++)
+                    block[j * PANEL + k] = k < n ? panel.w[(k0 + k) * PANEL + j] : 0;
+            for (int u = 0; u < PANEL; u += TILE_UNITS)
+                FOR_TILES(m, i,
+                          NAME(tile_backward)(R, fresh, dz + i * lddz + p * PANEL + j0, lddz, block + j0 * PANEL + u,
+                                              PANEL - j0, dh + i * lddh + k0 + u, lddh););
+            fresh = 0;
+        }
+        if (fresh)
+            for (int64_t i = 0; i < m; i++) memset(dh + i * lddh + k0, 0, PANEL * sizeof(REAL));
+        else
+            NAME(derive_rows)(dh + k0, (const REAL *)h + k0, lddh, m, PANEL, (int)layer[ACTIVATION - LAYER_COLUMNS]);
+    }
+    /* The fill-up units of the layer below hold h = g(0): their dh is 0 because no live count reaches them. */
+}

@@ -1,0 +1,49 @@
+/* What does not depend on REAL or on the CPU level: lists of ones, and which levels this CPU can run. */
+
+#include "native.h"
+
+void made_fast_list_ones(const uint64_t *bits, int64_t words, int64_t n, int64_t n_columns, int32_t *count, int32_t *index)
+{
+    for (int64_t i = 0; i < n; i++) {
+        int32_t *ones = index + i * n_columns;
+        for (int64_t w = 0; w < words; w++)
+            for (uint64_t word = bits[i * words + w]; word; word &= word - 1)
+                *ones++ = (int32_t)(64 * w + __builtin_ctzll(word));
+        count[i] = (int32_t)(ones - (index + i * n_columns));
+    }
+}
+
+/* Lists, for each column of words [word_start, word_stop), the places i with bit on in row rows[i] (row i if rows is null).
+ * ld is the length of a list. */
+void made_fast_list_rows(const uint64_t *bits, int64_t words, const int64_t *rows, int64_t n, int64_t n_columns,
+                         int64_t word_start, int64_t word_stop, int64_t ld, int32_t *count, int32_t *index)
+{
+    for (int64_t w = word_start; w < word_stop; w++) {
+        int32_t *counts = count + 64 * w, *lists = index + 64 * w * ld;
+        for (int64_t j = 0; j < 64 && 64 * w + j < n_columns; j++) counts[j] = 0;
+        for (int64_t i = 0; i < n; i++)
+            for (uint64_t word = bits[(rows ? rows[i] : i) * words + w]; word; word &= word - 1) {
+                const int j = __builtin_ctzll(word);
+                lists[j * ld + counts[j]++] = (int32_t)i;
+            }
+    }
+}
+
+int made_fast_levels(const level_t **levels)
+{
+    int n = 0;
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    const int v2 = __builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("popcnt") && __builtin_cpu_supports("ssse3");
+    const int v3 = v2 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
+                   __builtin_cpu_supports("bmi2");
+    const int v4 = v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+                   __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+                   __builtin_cpu_supports("avx512cd");
+    if (v4) levels[n++] = &made_fast_level_v4;
+    if (v3) levels[n++] = &made_fast_level_v3;
+    if (v2) levels[n++] = &made_fast_level_v2;
+#endif
+    levels[n++] = &made_fast_level_baseline;
+    return n;
+}

@@ -1,0 +1,71 @@
+/* What _native.pyx and the compiled CPU levels share: the network's tables, and the table of kernels of one level.
+ *
+ * REAL arrays are void * here: entry 0 of a pair of tables works on float, entry 1 on double. Every function follows the
+ * kernel contract (made_fast.kernels): C-contiguous arrays, nothing allocated, nothing raised, no thread started.
+ */
+#ifndef MADE_FAST_NATIVE_H
+#define MADE_FAST_NATIVE_H
+
+#include <stdint.h>
+
+/* Columns of Layout.layers, see layout.py. */
+enum { N_IN, N_OUT, N_PANELS, WEIGHTS, BIAS, UNITS, PANELS, ACTIVATION, LAYER_COLUMNS };
+enum { PANEL = 64, MAX_LAYERS = 64 };
+
+typedef struct {
+    void *theta;
+    const int64_t *layers;      /* (n_layers, LAYER_COLUMNS) */
+    const int32_t *n_live;      /* per padded unit */
+    const int64_t *panel_start; /* per panel */
+    int64_t n_layers;
+} net_t;
+
+typedef struct {
+    int optimizer; /* code, see optimizers.py */
+    int64_t step;
+    const double *hyper; /* lr, a, b, eps */
+    void *state;         /* (n_state, n_theta) */
+    int64_t n_theta;
+} rule_t;
+
+typedef struct {
+    int rank, n_ranks;
+    int32_t *sync; /* (64,) */
+} crew_t;
+
+typedef struct {
+    void (*forward)(const net_t *, int64_t l, const void *x, int64_t ldx, int64_t m, void *out);
+    void (*forward_sparse)(const net_t *, int64_t l, const int32_t *count, const int32_t *index, int64_t ld, int64_t m, void *out);
+    void (*nll)(const void *logits, const uint64_t *bits, int64_t words, int64_t n, int64_t m, double scale, double *nll,
+                void *dlogits);
+    void (*backward_input)(const net_t *, int64_t l, const void *dz, const void *h, int64_t m, void *dh);
+    void (*backward_weights)(const net_t *, int64_t l, const void *x, int64_t ldx, const void *dz, int64_t m, const rule_t *);
+    void (*backward_weights_sparse)(const net_t *, int64_t l, const int32_t *count, const int32_t *index, int64_t ld,
+                                    const void *dz, int64_t m, const rule_t *);
+    void (*score)(const net_t *, const uint64_t *bits, int64_t words, int64_t n, int sparse, int64_t block, void *reals,
+                  int32_t *ints, double *log_p);
+    void (*conditionals)(const net_t *, const uint64_t *bits, int64_t words, int64_t n, int sparse, int64_t block,
+                         void *reals, int32_t *ints, void *proba);
+    void (*sample)(const net_t *, const double *uniforms, int64_t n, int64_t block, void *reals, int32_t *ints, uint8_t *x);
+    void (*train)(const net_t *, const uint64_t *bits, int64_t words, const int64_t *rows, int64_t n_rows, int64_t batch_size,
+                  int sparse, const rule_t *, void *reals, int32_t *ints, double *nll, const crew_t *);
+} kernels_t;
+
+typedef struct {
+    const char *name;
+    kernels_t of[2]; /* float, double */
+} level_t;
+
+extern const level_t made_fast_level_baseline;
+#if defined(__x86_64__)
+extern const level_t made_fast_level_v2, made_fast_level_v3, made_fast_level_v4;
+#endif
+
+void made_fast_list_ones(const uint64_t *bits, int64_t words, int64_t n, int64_t n_columns, int32_t *count, int32_t *index);
+void made_fast_list_rows(const uint64_t *bits, int64_t words, const int64_t *rows, int64_t n, int64_t n_columns,
+                         int64_t word_start, int64_t word_stop, int64_t ld, int32_t *count, int32_t *index);
+
+/* Levels this CPU can run, best first; returns how many. */
+int made_fast_levels(const level_t **levels);
+
+#endif

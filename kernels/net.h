@@ -1,0 +1,312 @@
+/* Whole networks: score, conditionals, sampling in one pass, and training steps shared by a crew of threads.
+ *
+ * Included by level.h for each REAL. Everything here is made of the layers of affine.h and the sums of update.h; what this
+ * file adds is the order of things and who does what.
+ */
+
+/* Units of layer l. */
+static int64_t NAME(n_units)(const net_t *net, int64_t l) { return net->layers[l * LAYER_COLUMNS + N_OUT]; }
+#define n_units NAME(n_units)
+
+static void NAME(bits_to_numbers)(const uint64_t *bits, int64_t words, int64_t n, int64_t m, REAL *x)
+{
+    for (int64_t i = 0; i < m; i++)
+        for (int64_t j = 0; j < PADDED(n); j += LANES)
+            store(x + i * WIDTH(n) + j, (vec)(NAME(inputs)(bits + i * words, words, j) & (ivec)splat(1)));
+}
+
+/* All layers on m rows; outputs[l] says where layer l's go. Returns the logits. */
+static REAL *NAME(forward_all)(const net_t *net, const uint64_t *bits, int64_t words, int64_t m, int sparse, REAL *x, REAL *h,
+                               int32_t *count, int32_t *index)
+{
+    const int64_t n = net->layers[N_IN];
+    if (sparse) {
+        made_fast_list_ones(bits, words, m, n, count, index);
+        NAME(forward_sparse)(net, 0, count, index, n, m, h);
+    } else {
+        NAME(bits_to_numbers)(bits, words, n, m, x);
+        NAME(forward)(net, 0, x, WIDTH(n), m, h);
+    }
+    for (int64_t l = 1; l < net->n_layers; l++) {
+        REAL *out = h + m * WIDTH(n_units(net, l - 1));
+        NAME(forward)(net, l, h, WIDTH(n_units(net, l - 1)), m, out);
+        h = out;
+    }
+    return h;
+}
+
+static void NAME(score)(const net_t *net, const uint64_t *bits, int64_t words, int64_t n, int sparse, int64_t block,
+                        void *reals, int32_t *ints, double *log_p)
+{
+    const int64_t D = net->layers[N_IN];
+    for (int64_t i = 0; i < n; i += block) {
+        const int64_t m = n - i < block ? n - i : block;
+        const REAL *logits = NAME(forward_all)(net, bits + i * words, words, m, sparse, reals,
+                                               (REAL *)reals + block * WIDTH(D), ints, ints + block);
+        NAME(nll_rows)(logits, WIDTH(D), bits + i * words, words, D, m, 0, log_p + i, 0);
+        for (int64_t r = i; r < i + m; r++) log_p[r] = -log_p[r];
+    }
+}
+
+static void NAME(conditionals)(const net_t *net, const uint64_t *bits, int64_t words, int64_t n, int sparse, int64_t block,
+                               void *reals, int32_t *ints, void *proba)
+{
+    const int64_t D = net->layers[N_IN];
+    for (int64_t i = 0; i < n; i += block) {
+        const int64_t m = n - i < block ? n - i : block;
+        REAL *logits = NAME(forward_all)(net, bits + i * words, words, m, sparse, reals, (REAL *)reals + block * WIDTH(D),
+                                         ints, ints + block);
+        for (int64_t r = 0; r < m; r++) {
+            for (int64_t j = 0; j < D; j += LANES)
+                store(logits + r * WIDTH(D) + j, NAME(vsigmoid)(load(logits + r * WIDTH(D) + j)));
+            memcpy((REAL *)proba + (i + r) * D, logits + r * WIDTH(D), D * sizeof(REAL));
+        }
+    }
+}
+
+/* ---------------------------------------------------------------------------------------------------------------------------
+ * Sampling
+ *
+ * A unit is final once the inputs it sees are drawn. One walk over the places draws an input, then finishes the units that
+ * have become final. A layer's current panel holds the sums of what it has seen; it is entered with one product over all
+ * that is final by then (most of the work), and is brought up to date by short products as it is read, unit by unit.
+ * Every sum is taken in the order of the full pass, so the sample is the one that D full passes would draw, bit for bit.
+ */
+
+typedef struct {
+    REAL *z;       /* (m, WIDTH(n_out)): sums of the current panel, outputs of the units that are final */
+    int64_t panel; /* current panel, -1 before the first */
+    int64_t seen;  /* units of the layer below that the current panel's sums contain */
+    int64_t done;  /* units that are final */
+} NAME(walk_t);
+#define walk_t NAME(walk_t)
+
+/* Bring the sums of the panel that holds unit j up to unit j's live prefix, for m rows. */
+static void NAME(reach)(const net_t *net, int64_t l, int64_t j, walk_t *walk, int64_t m, const int32_t *count,
+                        const int32_t *index, int32_t *taken)
+{
+    const int64_t ld = WIDTH(n_units(net, l)), p = j / PANEL, D = net->layers[N_IN];
+    const panel_t panel = NAME(panel)(net, l, p);
+    REAL *z = walk->z + p * PANEL;
+    if (p != walk->panel) {
+        walk->panel = p;
+        walk->seen = 0;
+        for (int64_t i = 0; i < m; i++) memcpy(z + i * ld, panel.bias, PANEL * sizeof(REAL));
+        if (l == 0) memset(taken, 0, m * sizeof(int32_t));
+    }
+    const int64_t end = panel.live[j % PANEL];
+    if (end <= walk->seen) return;
+    if (l == 0) { /* inputs: the ones drawn so far */
+        for (int64_t i = 0; i < m; i++)
+            if (count[i] > taken[i])
+                taken[i] += (int32_t)NAME(add_ones)(&panel, index + i * D + taken[i], count[i] - taken[i], end, z + i * ld);
+    } else {
+        const int64_t ldh = WIDTH(n_units(net, l - 1));
+        const REAL *h = walk[-1].z;
+        int32_t live[PANEL];
+        for (int u = 0; u < PANEL; u++) live[u] = panel.live[u] < end ? panel.live[u] : (int32_t)end;
+        for (int u = j % PANEL / TILE_UNITS * TILE_UNITS; u < PANEL; u += TILE_UNITS)
+            FOR_TILES(m, i,
+                      NAME(tile_forward)(R, h + i * ldh, ldh, panel.w + u, live + u, walk->seen, 0, z + i * ld + u, ld););
+    }
+    walk->seen = end;
+}
+
+/* Finish the units of layer l that see nothing that is not final: [walk->done, as far as `final` units of the layer below). */
+static void NAME(finish)(const net_t *net, int64_t l, int64_t final, walk_t *walk, int64_t m, const int32_t *count,
+                         const int32_t *index, int32_t *taken, REAL *column)
+{
+    const int64_t *layer = net->layers + l * LAYER_COLUMNS, ld = WIDTH(layer[N_OUT]);
+    const int32_t *live = net->n_live + layer[UNITS];
+    while (walk->done < layer[N_OUT] && live[walk->done] <= final) {
+        const int64_t j = walk->done++;
+        NAME(reach)(net, l, j, walk, m, count, index, taken);
+        for (int64_t i = 0; i < m; i++) column[i] = walk->z[i * ld + j];
+        NAME(activate_rows)(column, 0, 1, (m + LANES - 1) / LANES * LANES, (int)layer[ACTIVATION]);
+        for (int64_t i = 0; i < m; i++) walk->z[i * ld + j] = column[i];
+    }
+}
+
+static void NAME(sample)(const net_t *net, const double *uniforms, int64_t n, int64_t block, void *reals, int32_t *ints,
+                         uint8_t *x)
+{
+    const int64_t D = net->layers[N_IN], last = net->n_layers - 1;
+    walk_t walk[MAX_LAYERS];
+    for (int64_t start = 0; start < n; start += block) {
+        const int64_t m = n - start < block ? n - start : block;
+        int32_t *count = ints, *taken = ints + block, *index = ints + 2 * block;
+        REAL *column = reals;
+        REAL *z = column + (block + 15) / 16 * 16;
+        for (int64_t l = 0; l <= last; l++) {
+            walk[l] = (walk_t){z, -1, 0, 0};
+            z += m * WIDTH(n_units(net, l));
+        }
+        memset(count, 0, m * sizeof(int32_t));
+        for (int64_t p = 0; p < D; p++) {
+            NAME(reach)(net, last, p, &walk[last], m, count, index, taken);
+            for (int64_t i = 0; i < m; i++) column[i] = walk[last].z[i * WIDTH(D) + p];
+            for (int64_t i = 0; i < m; i += LANES) store(column + i, NAME(vsigmoid)(load(column + i)));
+            for (int64_t i = 0; i < m; i++) {
+                const int one = uniforms[(start + i) * D + p] < (double)column[i];
+                x[(start + i) * D + p] = (uint8_t)one;
+                index[i * D + count[i]] = (int32_t)p;
+                count[i] += one;
+            }
+            int64_t final = p + 1;
+            for (int64_t l = 0; l < last; l++) {
+                NAME(finish)(net, l, final, &walk[l], m, count, index, taken, column);
+                final = walk[l].done;
+            }
+        }
+    }
+}
+
+/* ---------------------------------------------------------------------------------------------------------------------------
+ * Training
+ *
+ * A step has two halves. First each thread owns rows: it takes its share of the batch through the whole network and back to
+ * the gradients of every layer's sums, reading the weights. Then each owns weights: it sums the gradient of its share of the
+ * panels over all rows and applies the update. Two barriers a step, whatever the depth.
+ */
+
+static void NAME(meet)(const crew_t *crew)
+{
+    if (crew->n_ranks == 1) return;
+    int32_t *arrived = crew->sync, *round = crew->sync + 32; /* on cache lines of their own */
+    const int32_t now = __atomic_load_n(round, __ATOMIC_ACQUIRE);
+    if (__atomic_add_fetch(arrived, 1, __ATOMIC_ACQ_REL) == crew->n_ranks) {
+        __atomic_store_n(arrived, 0, __ATOMIC_RELAXED);
+        __atomic_store_n(round, now + 1, __ATOMIC_RELEASE);
+        return;
+    }
+    for (int spins = 0; __atomic_load_n(round, __ATOMIC_ACQUIRE) == now; spins++) {
+#if defined(__x86_64__)
+        _mm_pause();
+#endif
+        if (spins > 4000) sched_yield();
+    }
+}
+
+/* Scratch of a step, cut as layout.train_workspace says. Rows of the batch, then of every place. */
+typedef struct {
+    uint64_t *bits;         /* (B, words) */
+    double *nll;            /* (B,) */
+    int32_t *count, *index; /* (B,), (B, D): the ones of each row */
+    int32_t *place_count, *place_index; /* (D,), (D, B): the rows that have each place on */
+    REAL *x;                            /* (B, WIDTH(D)): inputs as numbers, if not sparse */
+    REAL *h[MAX_LAYERS], *dz[MAX_LAYERS];
+} NAME(train_scratch_t);
+#define train_scratch_t NAME(train_scratch_t)
+
+static void NAME(cut_scratch)(train_scratch_t *s, const net_t *net, int64_t B, int64_t words, REAL *reals, int32_t *ints)
+{
+    const int64_t D = net->layers[N_IN];
+    s->bits = (uint64_t *)ints;
+    s->nll = (double *)(s->bits + B * words);
+    s->count = (int32_t *)(s->nll + B);
+    s->index = s->count + B;
+    s->place_count = s->index + B * D;
+    s->place_index = s->place_count + D;
+    s->x = reals;
+    reals += B * WIDTH(D);
+    for (int64_t l = 0; l < net->n_layers; reals += B * WIDTH(n_units(net, l)), l++) s->h[l] = reals;
+    for (int64_t l = 0; l < net->n_layers; reals += B * WIDTH(n_units(net, l)), l++) s->dz[l] = reals;
+}
+
+/* What rows own: rows i0 <= i < i1 of the batch, through the network and back to the gradients of all sums. */
+static void NAME(train_rows)(const net_t *net, const train_scratch_t *s, int64_t words, int64_t i0, int64_t i1, int sparse,
+                             REAL scale)
+{
+    const int64_t D = net->layers[N_IN], last = net->n_layers - 1, m = i1 - i0;
+    if (m == 0) return;
+    const uint64_t *bits = s->bits + i0 * words;
+#define ROW(buffer, units) ((buffer) + i0 * WIDTH(units))
+    if (sparse) {
+        made_fast_list_ones(bits, words, m, D, s->count + i0, s->index + i0 * D);
+        NAME(forward_sparse)(net, 0, s->count + i0, s->index + i0 * D, D, m, ROW(s->h[0], n_units(net, 0)));
+    } else {
+        NAME(bits_to_numbers)(bits, words, D, m, ROW(s->x, D));
+        NAME(forward)(net, 0, ROW(s->x, D), WIDTH(D), m, ROW(s->h[0], n_units(net, 0)));
+    }
+    for (int64_t l = 1; l <= last; l++) {
+        const int64_t below = n_units(net, l - 1);
+        NAME(forward)(net, l, ROW(s->h[l - 1], below), WIDTH(below), m, ROW(s->h[l], n_units(net, l)));
+    }
+    NAME(nll_rows)(ROW(s->h[last], D), WIDTH(D), bits, words, D, m, scale, s->nll + i0, ROW(s->dz[last], D));
+    for (int64_t l = last; l > 0; l--) {
+        const int64_t below = n_units(net, l - 1);
+        NAME(backward_input)(net, l, ROW(s->dz[l], n_units(net, l)), ROW(s->h[l - 1], below), m, ROW(s->dz[l - 1], below));
+    }
+#undef ROW
+}
+
+/* Where share `t` of the cost begins in a panel whose rows cost `each` and whose first row begins at `start`. */
+static ALWAYS_INLINE int64_t NAME(boundary)(int64_t t, int64_t start, int64_t each, int64_t depth)
+{
+    if (t <= start) return 0;
+    const int64_t k = ((t - start) / each + ROWS) / ROWS * ROWS; /* whole tiles */
+    return k < depth ? k : depth;
+}
+
+/* What weights own: gradient and update of this rank's share of all panels, cut into contiguous runs of equal cost. */
+static void NAME(train_weights)(const net_t *net, const train_scratch_t *s, int64_t B, int64_t m, int sparse, const step_t *step,
+                                const crew_t *crew)
+{
+    enum { UPDATE = 24 }; /* cost of updating a panel row, in rows of the batch */
+    const int64_t D = net->layers[N_IN];
+    int64_t ones = 0, total = 0;
+    if (sparse)
+        for (int64_t i = 0; i < m; i++) ones += s->count[i];
+    for (int pass = 0; pass < 2; pass++) {
+        int64_t start = 0;
+        const int64_t lo = total * crew->rank / crew->n_ranks, hi = total * (crew->rank + 1) / crew->n_ranks;
+        for (int64_t l = 0; l < net->n_layers; l++) {
+            const int listed = sparse && l == 0;
+            const int64_t each = UPDATE + (listed ? 2 * ones / D : m);
+            for (int64_t p = 0; p < net->layers[l * LAYER_COLUMNS + N_PANELS]; p++) {
+                const int64_t depth = NAME(panel)(net, l, p).depth;
+                if (pass == 1) {
+                    const int64_t k0 = NAME(boundary)(lo, start, each, depth), k1 = NAME(boundary)(hi, start, each, depth);
+                    if (depth == 0 ? crew->rank == 0 : k0 == 0 && k1 > 0) NAME(panel_bias)(net, l, p, s->dz[l], m, step);
+                    if (k1 > k0 && listed)
+                        NAME(panel_weights_sparse)(net, l, p, k0, k1, s->place_count, s->place_index, B, s->dz[l], step);
+                    else if (k1 > k0) {
+                        const int64_t below = l ? n_units(net, l - 1) : D;
+                        NAME(panel_weights)(net, l, p, k0, k1, l ? s->h[l - 1] : s->x, WIDTH(below), s->dz[l], m, step);
+                    }
+                }
+                start += depth * each;
+            }
+        }
+        total = start;
+    }
+}
+
+static void NAME(train)(const net_t *net, const uint64_t *bits, int64_t words, const int64_t *rows, int64_t n_rows,
+                        int64_t batch_size, int sparse, const rule_t *rule, void *reals, int32_t *ints, double *nll,
+                        const crew_t *crew)
+{
+    const int64_t rank = crew->rank, n_ranks = crew->n_ranks;
+    rule_t now = *rule;
+    train_scratch_t s;
+    NAME(cut_scratch)(&s, net, batch_size, words, reals, ints);
+    for (int64_t start = 0, batch = 0; start < n_rows; start += batch_size, batch++, now.step++) {
+        const int64_t m = n_rows - start < batch_size ? n_rows - start : batch_size;
+        const int64_t i0 = m * rank / n_ranks, i1 = m * (rank + 1) / n_ranks;
+        for (int64_t i = i0; i < i1; i++)
+            memcpy(s.bits + i * words, bits + rows[start + i] * words, words * sizeof(uint64_t));
+        if (sparse)
+            made_fast_list_rows(bits, words, rows + start, m, net->layers[N_IN], words * rank / n_ranks,
+                                words * (rank + 1) / n_ranks, batch_size, s.place_count, s.place_index);
+        NAME(train_rows)(net, &s, words, i0, i1, sparse, (REAL)(1.0 / (double)m));
+        NAME(meet)(crew);
+        if (rank == 0) {
+            double sum = 0;
+            for (int64_t i = 0; i < m; i++) sum += s.nll[i];
+            nll[batch] = sum;
+        }
+        const step_t step = NAME(prepare)(&now);
+        NAME(train_weights)(net, &s, batch_size, m, sparse, &step, crew);
+        NAME(meet)(crew);
+    }
+}

@@ -1,0 +1,48 @@
+"""The optimisers the kernels know: code, state vectors, hyper-parameters, source.
+
+Each is an elementwise rule ``(w, g, state, t) -> (w, state)``; the rules themselves stand in ``reference.py`` (plainly), in
+``jit.py`` and in ``update.h``. ``t`` counts the updates from 1. ``lr`` is the learning rate, ``hyper`` is ``[lr, a, b, eps]``.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+__all__ = ["GRADIENT", "OPTIMIZERS", "Optimizer"]
+
+GRADIENT = 0
+"""Code of the rule that updates nothing and writes the gradient to ``state[0]``."""
+
+
+class Optimizer(NamedTuple):
+    """One update rule.
+
+    Attributes
+    ----------
+    code : int
+        What the kernels take as ``optimizer``.
+    n_state : int
+        How many vectors of the length of theta it keeps, all starting at 0.
+    hyper : (lr, a, b, eps)
+        Defaults.
+    """
+
+    code: int
+    n_state: int
+    hyper: tuple[float, float, float, float]
+
+
+OPTIMIZERS: dict[str, Optimizer] = {
+    # w -= lr / (1 + a (t - 1)) g                                        Robbins and Monro 1951; a = c of 1 / (1 + c t)
+    "sgd": Optimizer(1, 0, (0.1, 0.0, 0.0, 0.0)),
+    # s = b s - lr / (1 + a (t - 1)) g;  w += s                          Polyak 1964
+    "momentum": Optimizer(2, 1, (0.01, 0.0, 0.9, 0.0)),
+    # s += g^2;  w -= lr g / sqrt(s + eps)                               Duchi, Hazan, Singer 2011
+    "adagrad": Optimizer(3, 1, (0.01, 0.0, 0.0, 1e-6)),
+    # s = a s + (1-a) g^2;  d = sqrt(r + eps) / sqrt(s + eps) g;  r = a r + (1-a) d^2;  w -= lr d          Zeiler 2012
+    "adadelta": Optimizer(4, 2, (1.0, 0.95, 0.0, 1e-6)),
+    # s = a s + (1-a) g^2;  w -= lr g / (sqrt(s) + eps)                  Tieleman and Hinton 2012
+    "rmsprop": Optimizer(5, 1, (1e-3, 0.9, 0.0, 1e-8)),
+    # m = a m + (1-a) g;  v = b v + (1-b) g^2;  w -= lr m/(1-a^t) / (sqrt(v/(1-b^t)) + eps)      Kingma and Ba 2015
+    "adam": Optimizer(6, 2, (1e-3, 0.9, 0.999, 1e-8)),
+}

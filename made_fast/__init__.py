@@ -1,0 +1,1 @@
+"""MADE: an exact, fast density model of binary data on CPUs."""

@@ -15,11 +15,11 @@ and bias are 0 and stay 0.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 __all__ = [
     "ACTIVATIONS",
@@ -28,6 +28,7 @@ __all__ = [
     "Layout",
     "aligned_empty",
     "aligned_zeros",
+    "dead_entries",
     "make_layout",
     "n_parameters",
     "sample_workspace",
@@ -107,6 +108,22 @@ def make_layout(n_inputs: int, n_live: Sequence[NDArray[np.int32]], activation: 
     return Layout(layers, np.concatenate(counts), np.concatenate(starts))
 
 
+def dead_entries(theta: NDArray[Any], layout: Layout, l: int) -> Iterator[tuple[NDArray[Any], NDArray[np.bool_]]]:
+    """Yield parts of layer l's panels as views of theta, each with a mask of its dead entries; together they are all of them.
+
+    One part per panel is its corner; the last panel's fill-up columns are another.
+    """
+    _, n_out, count, _, _, units, panels, _ = layout.layers[l]
+    for p in range(count):
+        live = layout.n_live[units + PANEL * p :][:PANEL]
+        first, depth = int(live[0]), int(live[-1])
+        block = theta[layout.panel_start[panels + p] :][: PANEL * depth].reshape(depth, PANEL)
+        yield block[first:], np.arange(first, depth)[:, None] >= live
+        if p == count - 1:
+            fill_up = block[:, n_out - PANEL * p :]
+            yield fill_up, np.ones(fill_up.shape, np.bool_)
+
+
 def n_parameters(layout: Layout) -> int:
     """Return the length of ``theta``, zero corners and fill-up units included."""
     last = layout.layers[-1]
@@ -148,7 +165,7 @@ def train_workspace(layout: Layout, batch_size: int) -> tuple[int, int]:
     return reals + _activations(layout, batch_size), ints + 2 * batch_size * (words + 1) + n_inputs * (batch_size + 1)
 
 
-def aligned_empty(n: int, dtype: np.dtype | type) -> NDArray:
+def aligned_empty(n: int, dtype: DTypeLike) -> NDArray[Any]:
     """Return an uninitialised vector that starts on a 64-byte boundary: a panel row is then whole cache lines."""
     dtype = np.dtype(dtype)
     raw = np.empty(n * dtype.itemsize + 64, dtype=np.uint8)
@@ -156,7 +173,7 @@ def aligned_empty(n: int, dtype: np.dtype | type) -> NDArray:
     return raw[skip : skip + n * dtype.itemsize].view(dtype)
 
 
-def aligned_zeros(n: int, dtype: np.dtype | type) -> NDArray:
+def aligned_zeros(n: int, dtype: DTypeLike) -> NDArray[Any]:
     """Return a vector of zeros that starts on a 64-byte boundary."""
     dtype = np.dtype(dtype)
     raw = np.zeros(n * dtype.itemsize + 64, dtype=np.uint8)

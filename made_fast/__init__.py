@@ -1,1 +1,47 @@
-"""MADE: an exact, fast density model of binary data on CPUs."""
+"""MADE, the masked autoencoder for distribution estimation: an exact, fast density model of binary data on CPUs.
+
+    from made_fast import MADE, load
+
+    made = MADE(hidden_sizes=(500,)).fit(X)     # X: rows of 0/1
+    made.score_samples(X)                       # log p(x) of each row, in nats
+    made.save("model.safetensors")
+    load("model.safetensors").sample(10)        # in a server: NumPy and the compiled kernels are all it needs
+
+Names are loaded on first use: scikit-learn comes with ``MADE``, not with ``load``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from made_fast.estimator import MADE
+    from made_fast.masks import Connectivity
+    from made_fast.model import MADEModel, load
+    from made_fast.storage import ModelFileError
+
+__all__ = ["MADE", "Connectivity", "MADEModel", "ModelFileError", "__version__", "load"]
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "MADE": "estimator",
+    "Connectivity": "masks",
+    "MADEModel": "model",
+    "ModelFileError": "storage",
+    "load": "model",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(f"made_fast.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,7 +1,7 @@
 """The kernels: functions on arrays that do all arithmetic of MADE. They know no file, no estimator, no random number.
 
 Every kernel exists three times under one signature: ``reference`` (dense NumPy, slow, obviously right), ``jit`` (Numba) and
-``native`` (C for each CPU level, behind Cython). ``native`` is the default; ``MADE_FAST_KERNELS=native|jit|reference`` chooses.
+``native`` (C for each CPU level, behind Cython). ``native`` is the default; ``MADE_FAST_KERNELS`` chooses another.
 The docstrings of ``reference.py`` say what each computes.
 
 Contract. A kernel gets C-contiguous arrays of the right sizes and trusts them. It writes only its outputs, allocates

@@ -65,9 +65,7 @@ def unpack_layer(
     return dense[:, :n_out], mask, theta[layers[l, BIAS] :][:n_out]
 
 
-def pack_layer(
-    dense: Real, bias: Real, layers: Int64, n_live: Int32, panel_start: Int64, l: int, theta: Real
-) -> None:
+def pack_layer(dense: Real, bias: Real, layers: Int64, n_live: Int32, panel_start: Int64, l: int, theta: Real) -> None:
     """Write the live entries of dense W (n_in, n_out) and the bias of layer l, in sorted order, to their place in theta."""
     n_out = layers[l, N_OUT]
     padded = np.zeros((layers[l, N_IN], PANEL * layers[l, N_PANELS]), theta.dtype)

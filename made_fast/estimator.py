@@ -194,7 +194,7 @@ class MADE(DensityMixin, BaseEstimator):
 
     def score_samples(self, X: ArrayLike) -> NDArray[np.float64]:
         """Return log p(x) of each row in nats, (n,) float64; see ``MADEModel.score_samples``."""
-        return self._model(X).score_samples(X, n_threads=self.n_threads)
+        return self.model_.score_samples(self._table(X), n_threads=self.n_threads)
 
     def score(self, X: ArrayLike, y: Any = None) -> float:
         """Return the mean log-likelihood of the rows of X in nats."""
@@ -202,7 +202,7 @@ class MADE(DensityMixin, BaseEstimator):
 
     def conditional_proba(self, X: ArrayLike) -> NDArray[Any]:
         """Return ``p(x_d = 1 | x_<d)`` for every row and input, (n, D); see ``MADEModel.conditional_proba``."""
-        return self._model(X).conditional_proba(X, n_threads=self.n_threads)
+        return self.model_.conditional_proba(self._table(X), n_threads=self.n_threads)
 
     def sample(self, n_samples: int = 1, random_state: Any = None) -> NDArray[np.uint8]:
         """Draw rows from the model, (n_samples, D) uint8; see ``MADEModel.sample``."""
@@ -222,6 +222,7 @@ class MADE(DensityMixin, BaseEstimator):
     def _start(self, X: ArrayLike) -> tuple[training.Trainer, NDArray[np.uint64]]:
         """Check every parameter and X; return a fresh trainer and the packed rows."""
         checks.positive_int(self.batch_size, "batch_size")
+        checks.threshold(self.binarize)
         X_checked = checks.matrix(X)
         n_features = X_checked.shape[1]
         trainer = training.Trainer.start(
@@ -250,9 +251,7 @@ class MADE(DensityMixin, BaseEstimator):
         self.history_: list[training.EpochRecord] = []
         self.best_epoch_ = 0
 
-    def _hold_out(
-        self, bits: NDArray[np.uint64], trainer: training.Trainer
-    ) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    def _hold_out(self, bits: NDArray[np.uint64], trainer: training.Trainer) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
         n_val = round(len(bits) * checks.fraction(self.validation_fraction, "validation_fraction"))
         if not 0 < n_val < len(bits):
             raise ValueError(
@@ -270,11 +269,11 @@ class MADE(DensityMixin, BaseEstimator):
         hyper = {name: _plain(value) for name, value in self.get_params(deep=False).items() if name not in _NOT_SAVED}
         self.model_ = MADEModel(trainer.connectivity, theta, self.activation, binarize=self.binarize, hyper=hyper)
 
-    def _model(self, X: ArrayLike) -> MADEModel:
+    def _table(self, X: ArrayLike) -> Any:
         check_is_fitted(self, "model_")
-        checks.matrix(X, self.n_features_in_)
-        validate_data(self, X, reset=False, skip_check_array=True)
-        return self.model_
+        table = checks.matrix(X, self.n_features_in_)
+        validate_data(self, X, reset=False, skip_check_array=True)  # the names of the columns
+        return table
 
     def _n_threads(self) -> int:
         return checks.n_threads(self.n_threads) or threads.available()

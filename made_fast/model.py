@@ -7,7 +7,7 @@ once. Training is in ``training.py``; the file format is in ``storage.py``.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from itertools import pairwise
 from threading import Lock
@@ -103,20 +103,7 @@ class MADEModel:
             X is not a 0/1 matrix of D columns.
         """
         X = checks.matrix(X, self.n_features_in)
-        n = X.shape[0]
-        log_p = np.empty(n)
-        rows = _chunk_rows(self.layout)
-        scratch = _Scratch(panels.score_workspace(self.layout, min(n, BLOCK)), self.theta.dtype)
-
-        def work(chunk: int, rank: int) -> None:
-            lo, hi = chunk * rows, min(n, (chunk + 1) * rows)
-            bits = self._bits(X, lo, hi)
-            kernels.active.score(
-                self.theta, *self.layout, bits, _sparse(bits, self.n_features_in), min(n, BLOCK), *scratch[rank], log_p[lo:hi]
-            )
-
-        threads.for_each(work, -(-n // rows), _n_threads(n_threads))
-        return log_p
+        return _score(self.theta, self.layout, X.shape[0], lambda part: self._bits(X, part), _n_threads(n_threads))
 
     def score(self, X: ArrayLike, *, n_threads: int | None = None) -> float:
         """Return the mean log-likelihood of the rows of X, in nats."""
@@ -128,26 +115,17 @@ class MADEModel:
         Takes and raises what ``score_samples`` does; returns (n, D) of the model's dtype, columns in the order of X's.
         """
         X = checks.matrix(X, self.n_features_in)
-        n, D = X.shape[0], self.n_features_in
-        P = np.empty((n, D), self.theta.dtype)
-        rows = _chunk_rows(self.layout)
-        scratch = _Scratch(panels.score_workspace(self.layout, min(n, BLOCK)), self.theta.dtype)
+        P = np.empty(X.shape, self.theta.dtype)
 
-        def work(chunk: int, rank: int) -> None:
-            lo, hi = chunk * rows, min(n, (chunk + 1) * rows)
-            bits = self._bits(X, lo, hi)
-            proba = np.empty((hi - lo, D), self.theta.dtype)
-            kernels.active.conditionals(
-                self.theta, *self.layout, bits, _sparse(bits, D), min(n, BLOCK), *scratch[rank], proba
-            )
-            P[lo:hi, self.staircase.sorts[0]] = proba
+        def work(part: slice, *bits_and_scratch: Any) -> None:
+            proba = np.empty_like(P[part])
+            kernels.active.conditionals(self.theta, *self.layout, *bits_and_scratch, proba)
+            P[part, self.staircase.sorts[0]] = proba
 
-        threads.for_each(work, -(-n // rows), _n_threads(n_threads))
+        _for_rows(self.layout, self.theta.dtype, len(P), lambda part: self._bits(X, part), _n_threads(n_threads), work)
         return P
 
-    def sample(
-        self, n_samples: int = 1, random_state: Any = None, *, n_threads: int | None = None
-    ) -> NDArray[np.uint8]:
+    def sample(self, n_samples: int = 1, random_state: Any = None, *, n_threads: int | None = None) -> NDArray[np.uint8]:
         """Draw independent rows from the model by ancestral sampling; the cost of a row is about that of scoring it.
 
         Parameters
@@ -225,8 +203,8 @@ class MADEModel:
         hyper = {**self.hyper, "binarize": self.binarize}
         storage.write(path, *storage.encode(c.ordering, c.degrees, self.activation, self.theta, hyper))
 
-    def _bits(self, X: Any, lo: int, hi: int) -> NDArray[np.uint64]:
-        return data.pack_rows(X[lo:hi], self.staircase.sorts[0], binarize=self.binarize, first_row=lo)
+    def _bits(self, X: Any, part: slice) -> NDArray[np.uint64]:
+        return data.pack_rows(X[part], self.staircase.sorts[0], binarize=self.binarize, first_row=part.start)
 
 
 def load(path: str | os.PathLike[str], *, mmap: bool = False) -> MADEModel:
@@ -254,21 +232,42 @@ def load(path: str | os.PathLike[str], *, mmap: bool = False) -> MADEModel:
     return MADEModel(content.connectivity, content.theta, content.activation, binarize=binarize, hyper=hyper)
 
 
-def score_bits(
-    theta: NDArray[Any], layout: panels.Layout, bits: NDArray[np.uint64], n_threads: int
-) -> NDArray[np.float64]:
+def score_bits(theta: NDArray[Any], layout: panels.Layout, bits: NDArray[np.uint64], n_threads: int) -> NDArray[np.float64]:
     """Return the log-likelihood in nats of rows that are packed already; what training asks of a validation set."""
-    n, rows = len(bits), _chunk_rows(layout)
+    return _score(theta, layout, len(bits), bits.__getitem__, n_threads)
+
+
+def _score(
+    theta: NDArray[Any], layout: panels.Layout, n: int, bits_of: Callable[[slice], NDArray[np.uint64]], n_threads: int
+) -> NDArray[np.float64]:
     log_p = np.empty(n)
-    sparse = _sparse(bits, int(layout.layers[0, panels.N_IN]))
-    scratch = _Scratch(panels.score_workspace(layout, BLOCK), theta.dtype)
 
-    def work(chunk: int, rank: int) -> None:
-        part = slice(chunk * rows, (chunk + 1) * rows)
-        kernels.active.score(theta, *layout, bits[part], sparse, BLOCK, *scratch[rank], log_p[part])
+    def work(part: slice, *bits_and_scratch: Any) -> None:
+        kernels.active.score(theta, *layout, *bits_and_scratch, log_p[part])
 
-    threads.for_each(work, -(-n // rows), n_threads)
+    _for_rows(layout, theta.dtype, n, bits_of, n_threads, work)
     return log_p
+
+
+def _for_rows(
+    layout: panels.Layout,
+    dtype: np.dtype[Any],
+    n: int,
+    bits_of: Callable[[slice], NDArray[np.uint64]],
+    n_threads: int,
+    work: Callable[..., None],
+) -> None:
+    """Call ``work(part, bits, sparse, block, reals, ints)`` on slices of the rows 0..n - 1, spread over threads."""
+    rows, block = _chunk_rows(layout), min(n, BLOCK)
+    n_features = int(layout.layers[0, panels.N_IN])
+    scratch = _Scratch(panels.score_workspace(layout, block), dtype)
+
+    def chunk(i: int, rank: int) -> None:
+        part = slice(i * rows, min(n, (i + 1) * rows))
+        bits = bits_of(part)
+        work(part, bits, data.density(bits, n_features) < SPARSE_BELOW, block, *scratch[rank])
+
+    threads.for_each(chunk, -(-n // rows), n_threads)
 
 
 class _Scratch(dict[int, tuple[NDArray[Any], NDArray[np.int32]]]):
@@ -287,10 +286,6 @@ def _chunk_rows(layout: panels.Layout) -> int:
     """Return how many rows to hand out at a time: about a millisecond of work, whole blocks; not a matter of threads."""
     blocks = 100_000_000 // (2 * BLOCK * (panels.n_parameters(layout) + 1000))
     return BLOCK * min(max(blocks, 1), 64)
-
-
-def _sparse(bits: NDArray[np.uint64], n_features: int) -> bool:
-    return data.density(bits, n_features) < SPARSE_BELOW
 
 
 def _n_threads(n_threads: int | None) -> int:

@@ -159,9 +159,7 @@ def initial_parameters(
     return theta
 
 
-def run_epoch(
-    trainer: Trainer, bits: NDArray[np.uint64], batch_size: int, n_threads: int, number: int
-) -> EpochRecord:
+def run_epoch(trainer: Trainer, bits: NDArray[np.uint64], batch_size: int, n_threads: int, number: int) -> EpochRecord:
     """Make one pass over the rows and tell of it as epoch ``number``."""
     begin = time.perf_counter()
     train_nll = trainer.epoch(bits, batch_size, n_threads)

@@ -1,0 +1,76 @@
+"""Pictures of binary rows: a grid of tiles, and its PNG file. Pillow is imported only when a file is written."""
+
+from __future__ import annotations
+
+import os
+from math import ceil, sqrt
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["grid", "save_png"]
+
+INK, PAPER, LINE = 24, 255, 190
+"""Grey values of ones, of zeros, and of the lines between the tiles."""
+
+TILE = 56
+"""Small tiles are scaled up by a whole factor to about this many pixels: 8 x 8 by seven, 28 x 28 by two."""
+
+
+def grid(
+    X: ArrayLike, shape: tuple[int, int], columns: int | None = None, scale: int | None = None
+) -> NDArray[np.uint8]:
+    """Draw each row of X as a tile, dark ones on white, row after row of tiles with thin lines between them.
+
+    Parameters
+    ----------
+    X : (n, D) of 0/1
+        At least one row.
+    shape : (height, width)
+        Of a tile; ``height * width`` is D and the pixels are row-major.
+    columns : int, optional
+        Tiles side by side; by default the picture is about as wide as it is high.
+    scale : int, optional
+        Screen pixels, along each axis, of an entry of X; by default small tiles are scaled up to a readable size.
+
+    Returns
+    -------
+    (height of the picture, width of the picture) uint8
+        Grey values. The same for the same X, always.
+
+    Examples
+    --------
+    >>> grid([[1, 0], [0, 1]], (1, 2), columns=1, scale=1)
+    array([[190, 190, 190, 190],
+           [190,  24, 255, 190],
+           [190, 190, 190, 190],
+           [190, 255,  24, 190],
+           [190, 190, 190, 190]], dtype=uint8)
+    """
+    height, width = shape
+    ones = np.asarray(X)
+    if ones.ndim != 2 or len(ones) == 0 or ones.shape[1] != height * width:
+        raise ValueError(
+            f"X must have shape (rows, {height * width}) for tiles of {height} x {width}, and a row, got {ones.shape}."
+        )
+    n = len(ones)
+    if columns is None:
+        columns = min(n, max(1, round(sqrt(n * height / width))))
+    if scale is None:
+        scale = max(1, TILE // max(height, width))
+    tiles = np.where(ones.reshape(n, height, width) != 0, INK, PAPER).astype(np.uint8)
+    tiles = tiles.repeat(scale, axis=1).repeat(scale, axis=2)
+    high, wide = height * scale + 1, width * scale + 1  # with the line above or to the left
+    picture = np.full((ceil(n / columns) * high + 1, columns * wide + 1), LINE, dtype=np.uint8)
+    for i, tile in enumerate(tiles):
+        top, left = i // columns * high + 1, i % columns * wide + 1
+        picture[top : top + high - 1, left : left + wide - 1] = tile
+    return picture
+
+
+def save_png(path: str | os.PathLike[str], picture: NDArray[Any]) -> None:
+    """Write grey values (height, width) uint8, as ``grid`` gives them, to a PNG file."""
+    from PIL import Image
+
+    Image.fromarray(picture).save(path, format="PNG")

@@ -1,0 +1,399 @@
+"""Model files: safetensors, written durably, read as untrusted data.
+
+Not here: the model class (it hands over and gets back plain arrays by :func:`encode` and :func:`decode`), pickle, guessing. A
+file that breaks the format is refused by name (:class:`ModelFileError`), before memory for what it announces is taken.
+
+The file, byte by byte; numbers are little-endian::
+
+    0      .. 8        N, the length of the header, uint64; N <= 1 MiB and 8 + N is a multiple of 64
+    8      .. 8 + N    the header: UTF-8 JSON, an object without duplicate keys, filled up with spaces
+    8 + N  .. the end  the data: the tensors back to back, row-major, without a hole, in the order the writer was given
+
+The header maps a tensor's name to ``{"dtype": "F32", "shape": [3, 4], "data_offsets": [begin, end]}``, in bytes from the start
+of the data. dtype is F32, F64, I32, I64 or U8; a tensor begins on a multiple of its item size, so the first one is on a
+64-byte boundary of the file and of a map of it. Floats are finite. ``__metadata__`` maps strings to strings. Four of its
+entries are the file's own and mean the same in every version of the format:
+
+- ``format``: ``made_fast``; ``format_version``: ``1``; ``data_sha256``: SHA-256 of the data, 64 small hexadecimal digits;
+- ``header_sha256``: SHA-256 of the first 8 + N bytes (length, JSON and spaces) with the digits of this entry written as 64
+  times 0. The bytes ``"header_sha256":"<digits>"`` stand in the header once, just so.
+
+A model has these tensors, in this order (the big one first, for its alignment), and these further metadata:
+
+- ``parameters`` (n,) F32 or F64: ``theta`` in the panel layout of :mod:`made_fast.kernels.layout`, corners and fill-up 0;
+- ``ordering`` (D,) I32: the place 1..D of each input; ``degrees.0``, ... (H_l,) I32: the degrees of hidden layer l;
+- ``kind``: ``model``; ``activation``: of the hidden layers; ``hyper``: a JSON object, whatever else the writer wants back.
+
+The safetensors package opens these files (https://github.com/huggingface/safetensors); the checks here are stricter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import math
+import mmap as memory_map
+import os
+import reprlib
+import secrets
+import stat
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from made_fast.kernels import layout
+from made_fast.masks import Connectivity, IntVector
+
+__all__ = ["Content", "ModelFileError", "decode", "encode", "read", "write"]
+
+OWN_METADATA = ("format", "format_version", "data_sha256", "header_sha256")
+FORMAT, VERSION, UNSEALED = "made_fast", "1", "0" * 64
+ALIGNMENT, MAX_DIMENSIONS = 64, 8
+MAX_HEADER = 1 << 20  # hostile JSON becomes Python objects of up to 40 times its length: 40 MB
+CHUNK = 1 << 18  # items that are worked on at a time, while they are in cache
+DTYPES = {"F32": "<f4", "F64": "<f8", "I32": "<i4", "I64": "<i8", "U8": "|u1"}  # np.dtype(...).str of each
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+DAMAGED = "The file is damaged or cut short: save it again or fetch a fresh copy."
+FOREIGN = "This is no made_fast model (save one with MADE.save), or its first bytes are damaged."
+DIVERGED = "Save a model that is finite: an earlier state, or one trained again with a smaller learning rate."
+NEWER = "Update made_fast, or save the model again with this version."
+
+StrPath = str | os.PathLike[str]
+_short = reprlib.Repr()  # at most a line, whatever a hostile file holds
+_short.maxstring = _short.maxother = 80
+
+
+class ModelFileError(ValueError):
+    """A file breaks the format of model files; the text names the file, the demand, what was found, and a way out."""
+
+
+class Content(NamedTuple):
+    """What a model file says: masks, hidden activation, all parameters (n,), and the JSON object given to :func:`encode`."""
+
+    connectivity: Connectivity
+    activation: str
+    theta: NDArray[Any]
+    hyper: dict[str, Any]
+
+
+class Tensor(NamedTuple):
+    """A tensor as the header announces it; ``begin`` and ``end`` count bytes from the start of the data."""
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+def _error(path: StrPath, demand: str, found: object, way_out: str = DAMAGED) -> ModelFileError:
+    return ModelFileError(f"{os.fspath(path)}: {demand}, got {_short.repr(found)}. {way_out}")
+
+
+def write(path: StrPath, tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> None:
+    """Write a file of ``tensors``, in the order given, and ``metadata``, durably.
+
+    Whatever happens, ``path`` is afterwards the old file or the new one, whole: the bytes go to a temporary file in the same
+    folder, which is fsynced and renamed, and the folder is fsynced. A symbolic link is followed, permissions of an existing
+    file are kept, those of a new one honour the umask. Who has the old file mapped keeps it.
+
+    Raises
+    ------
+    ValueError
+        If :func:`read` would refuse the result: a tensor of another dtype, not finite or off its alignment, a long header.
+    OSError
+        If it cannot be written. The old file is untouched, unless it was the folder's fsync, the very last step, that failed.
+    """
+    arrays = {}
+    for name, tensor in tensors.items():
+        dtype = tensor.dtype.newbyteorder("<")
+        if dtype.str not in NAMES:
+            raise ValueError(f"tensor {name!r} must have one of the dtypes {', '.join(NAMES)}, got {tensor.dtype}. Cast it.")
+        arrays[name] = np.asarray(tensor, dtype, order="C")
+    if "__metadata__" in arrays or metadata.keys() & set(OWN_METADATA):
+        raise ValueError(f"names must not be __metadata__ (tensors) or {OWN_METADATA} (metadata). Choose others.")
+    head = _make_header(arrays, metadata, _digest(arrays, path))
+    size = len(head) + sum(array.nbytes for array in arrays.values())
+    _header_length(head, size, path)
+    _parse_header(head, size, path)  # what nobody could read is not written
+    _replace_durably(os.path.realpath(path), [head, *(array.data for array in arrays.values())])
+
+
+def _make_header(arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str], digest: str) -> bytes:
+    """Return the first 8 + N bytes of the file."""
+    own = dict(zip(OWN_METADATA, (FORMAT, VERSION, digest, UNSEALED), strict=True))
+    header: dict[str, Any] = {"__metadata__": {**own, **metadata}}
+    begin = 0
+    for name, array in arrays.items():
+        end = begin + array.nbytes
+        header[name] = {"dtype": NAMES[array.dtype.str], "shape": array.shape, "data_offsets": (begin, end)}
+        begin = end
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    length = len(text) + -(8 + len(text)) % ALIGNMENT
+    head = length.to_bytes(8, "little") + text.ljust(length)
+    return head.replace(_seal(UNSEALED), _seal(hashlib.sha256(head).hexdigest()))
+
+
+def _seal(digest: str) -> bytes:
+    """Return the entry of the header's checksum as it stands in the file. No string imitates it: quotes are escaped there."""
+    return f'"header_sha256":"{digest}"'.encode()
+
+
+def _replace_durably(target: str, parts: Iterable[bytes | memoryview]) -> None:
+    """Put ``parts`` in the place of the file ``target``: all of them and for good, or none."""
+    mode = None
+    with contextlib.suppress(FileNotFoundError):
+        mode = os.stat(target).st_mode
+    if mode is not None and not stat.S_ISREG(mode):
+        raise FileExistsError(errno.EEXIST, "a folder or device is there, not a file; choose another path", target)
+    folder, name = os.path.split(target)
+    prefix = f".made_fast-{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}-"
+    _remove_leftovers(folder, prefix)
+    temporary, descriptor = _create_locked(folder, prefix, 0o666 if mode is None else 0o600)
+    try:
+        with open(descriptor, "wb") as file:
+            for part in parts:
+                file.write(part)
+            file.flush()
+            if mode is not None:
+                os.fchmod(descriptor, stat.S_IMODE(mode))
+            os.fsync(descriptor)
+            os.replace(temporary, target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that cannot fsync folders
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _create_locked(folder: str, prefix: str, mode: int) -> tuple[str, int]:
+    """Create a temporary file and lock it. The lock ends with this process at the latest; without one, it is a leftover."""
+    while True:
+        temporary = os.path.join(folder, f"{prefix}{secrets.token_hex(8)}.tmp")
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        blocked = False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:  # of another kind on a file system without locks: there, leftovers stay
+            blocked = isinstance(error, BlockingIOError)
+        if not blocked and os.fstat(descriptor).st_nlink:
+            return temporary, descriptor
+        os.close(descriptor)  # another writer, clearing up, came in between
+
+
+def _remove_leftovers(folder: str, prefix: str) -> None:
+    """Remove the temporary files of writers that were killed; those at work, in whatever container, hold their lock."""
+    with os.scandir(folder) as entries:
+        leftovers = [entry.path for entry in entries if entry.name.startswith(prefix)]
+    for leftover in leftovers:
+        with contextlib.suppress(OSError):
+            descriptor = os.open(leftover, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.unlink(leftover)
+            finally:
+                os.close(descriptor)
+
+
+def read(path: StrPath, *, mmap: bool = False) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+    """Read and check a file of :func:`write`; return its tensors in their order, and its metadata without the file's own.
+
+    The arrays are read-only views of one block that starts on a 64-byte boundary: a copy of the data or, with ``mmap``, a map
+    of the file that processes share. :func:`write` over a mapped file is harmless; who changes it in place changes the arrays,
+    who cuts it short kills the processes that use it. Raises ModelFileError, or OSError if there is no file to be read.
+    """
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:  # a pipe would block
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise _error(path, "a model file must be a regular file", "a device, pipe or socket", FOREIGN)
+        size = status.st_size
+        head = file.read(8)
+        head += file.read(_header_length(head, size, path))
+        announced, metadata, digest = _parse_header(head, size, path)
+        if mmap:
+            data = np.frombuffer(memory_map.mmap(file.fileno(), size, access=memory_map.ACCESS_READ), np.uint8)[len(head) :]
+        else:
+            data = layout.aligned_empty(size - len(head), np.uint8)
+            file.readinto(data.data)
+            data.flags.writeable = False
+    tensors = {t.name: data[t.begin : t.end].view(t.dtype).reshape(t.shape) for t in announced}
+    if (found := _digest(tensors, path)) != digest:
+        raise _error(path, f"the SHA-256 in the metadata must be that of the data, {found}", digest)
+    return tensors, metadata
+
+
+def _digest(tensors: Mapping[str, NDArray[Any]], path: StrPath) -> str:
+    """Return the SHA-256 of the bytes of all tensors, one after the other; refuse floats that are not finite on the way."""
+    digest = hashlib.sha256()
+    for name, tensor in tensors.items():
+        flat = tensor.reshape(-1)
+        for start in range(0, flat.size, CHUNK):
+            part = flat[start : start + CHUNK]
+            digest.update(part.view(np.uint8).data)
+            if part.dtype.kind == "f" and not np.isfinite(part).all():
+                raise _error(path, f"tensor {_short.repr(name)} must be finite", "NaN or infinity", DIVERGED)
+    return digest.hexdigest()
+
+
+def _header_length(head: bytes, size: int, path: StrPath) -> int:
+    """Return N from the first 8 bytes of a file of ``size`` bytes."""
+    length = int.from_bytes(head[:8], "little")
+    if len(head) < 8 or not 2 <= length <= min(MAX_HEADER, size - 8):
+        demand = f"the length of the header (first 8 bytes) must be 2 to {MAX_HEADER} and fit into the file's {size} bytes"
+        raise _error(path, demand, length, FOREIGN)
+    if (8 + length) % ALIGNMENT:
+        raise _error(path, f"the data must start on a multiple of {ALIGNMENT} bytes", 8 + length, FOREIGN)
+    return length
+
+
+def _parse_header(head: bytes, size: int, path: StrPath) -> tuple[list[Tensor], dict[str, str], str]:
+    """Check the first 8 + N bytes of a file of ``size`` bytes; return the tensors by offset, metadata, SHA-256 of the data."""
+    header = _json_object(head[8:], "the header", path)
+    metadata = header.pop("__metadata__", None)
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise _error(path, "the header must have __metadata__, an object of strings", metadata, FOREIGN)
+    name, version, digest, seal = (metadata.pop(key, "") for key in OWN_METADATA)
+    if name != FORMAT:
+        raise _error(path, f"the format in its metadata must be {FORMAT!r}", name, FOREIGN)
+    unsealed = head.replace(_seal(seal), _seal(UNSEALED))
+    if head.count(_seal(seal)) != 1 or hashlib.sha256(unsealed).hexdigest() != seal:
+        raise _error(path, "the SHA-256 in the metadata must be that of the header", seal)
+    if version != VERSION:
+        raise _error(path, f"the version of the format must be {VERSION!r}", version, NEWER)
+    tensors = sorted((_parse_tensor(*item, size, path) for item in header.items()), key=lambda t: (t.begin, t.end))
+    end = 0
+    for t in tensors:
+        if t.begin != end:
+            found = f"{t.begin}, {'an overlap' if t.begin < end else 'a hole'}"
+            raise _error(path, f"tensor {_short.repr(t.name)} must begin at byte {end} of the data", found)
+        end = t.end
+    if end != size - len(head):
+        raise _error(path, f"the header announces {end} bytes of data, all the file's, none more", size - len(head))
+    return tensors, metadata, digest
+
+
+def _parse_tensor(name: str, entry: Any, size: int, path: StrPath) -> Tensor:
+    """Check one tensor's entry as far as possible without the others; every number is bounded before it is used."""
+    tensor = f"tensor {_short.repr(name)}"
+    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+        raise _error(path, f"{tensor} must have dtype, shape and data_offsets", entry)
+    code, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(code, str) or code not in DTYPES:
+        raise _error(path, f"the dtype of {tensor} must be one of {', '.join(DTYPES)}", code)
+    if not _are_counts(shape, size) or len(shape) > MAX_DIMENSIONS or math.prod(n or 1 for n in shape) > size:
+        raise _error(path, f"the shape of {tensor} must be up to {MAX_DIMENSIONS} counts and fit into the file", shape)
+    if not _are_counts(offsets, size) or len(offsets) != 2:
+        raise _error(path, f"the data_offsets of {tensor} must be two counts of bytes in the file", offsets)
+    dtype, (begin, end) = np.dtype(DTYPES[code]), offsets
+    n_bytes = dtype.itemsize * math.prod(shape)
+    if end - begin != n_bytes:
+        raise _error(path, f"{tensor} must have {n_bytes} bytes, by its dtype and shape", end - begin)
+    if begin % dtype.itemsize:
+        raise _error(path, f"{tensor} must begin on a multiple of {dtype.itemsize} bytes", begin, "Put wider dtypes first.")
+    return Tensor(name, dtype, tuple(shape), begin, end)
+
+
+def _are_counts(value: Any, most: int) -> bool:
+    return isinstance(value, list) and all(type(n) is int and 0 <= n <= most for n in value)  # True is no count
+
+
+def _json_object(text: bytes, what: str, path: StrPath) -> dict[str, Any]:
+    """Return the object that strict JSON holds: no name twice, no NaN, no infinity, no half of a surrogate pair."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(value := dict(pairs)) != len(pairs):
+            raise ValueError(f"a name twice among {_short.repr([name for name, _ in pairs])}")
+        return value
+
+    def finite(number: str) -> float:
+        if not math.isfinite(value := float(number)):
+            raise ValueError(f"{number[:20]}, no finite number")
+        return value
+
+    try:
+        value = json.loads(text.decode(), object_pairs_hook=unique, parse_float=finite, parse_constant=finite)
+        json.dumps(value, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise _error(path, f"{what} must be strict JSON", error) from None
+    if not isinstance(value, dict):
+        raise _error(path, f"{what} must be a JSON object", value)
+    return value
+
+
+def encode(
+    ordering: IntVector, degrees: Sequence[IntVector], activation: str, theta: NDArray[Any], hyper: dict[str, Any]
+) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+    """Return the (tensors, metadata) of a model, for :func:`write`. They passed :func:`decode`: what is saved can be loaded.
+
+    ``hyper`` is a JSON object: names are strings, tuples come back as lists, NumPy's numbers and NaN are refused.
+    """
+    tensors = {"parameters": theta, "ordering": ordering, **{f"degrees.{l}": m for l, m in enumerate(degrees)}}
+    metadata = {"kind": "model", "activation": activation, "hyper": json.dumps(hyper, ensure_ascii=False, allow_nan=False)}
+    decode(tensors, metadata, "the model to be saved")
+    return tensors, metadata
+
+
+def decode(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str], path: StrPath) -> Content:
+    """Return the content of what :func:`read` got from ``path``; ModelFileError if it is no model that the kernels can run."""
+    kind, activation, text = (metadata.get(key, "") for key in ("kind", "activation", "hyper"))
+    if kind != "model":
+        raise _error(path, "the kind of the file must be 'model'", kind, FOREIGN)
+    if activation not in layout.ACTIVATIONS[1:]:
+        raise _error(path, f"the activation must be one of {', '.join(layout.ACTIVATIONS[1:])}", activation)
+    hyper = _json_object(text.encode(), "hyper", path)
+    names = ["parameters", "ordering", *(f"degrees.{l}" for l in range(len(tensors) - 2))]
+    if list(tensors) != names or len(names) - 1 > layout.MAX_LAYERS:
+        raise _error(path, f"tensors must be parameters, ordering, up to {layout.MAX_LAYERS - 1} degrees.<l>", list(tensors))
+    theta, *vectors = tensors.values()
+    if theta.dtype not in (np.float32, np.float64) or theta.ndim != 1:
+        raise _error(path, "parameters must be a vector of F32 or F64", f"{theta.dtype} {theta.shape}")
+    for name, vector in zip(names[1:], vectors, strict=True):
+        if vector.dtype != np.int32 or vector.ndim != 1 or not 1 <= len(vector) <= min(len(theta), 2**31 - 1):
+            demand = f"{name} must be a vector of I32, not empty, no longer than the {len(theta)} parameters"
+            raise _error(path, demand, f"{vector.dtype} {vector.shape}")
+    ordering, *degrees = vectors
+    places = np.arange(1, len(ordering) + 1)
+    if (np.sort(ordering) != places).any():
+        raise _error(path, f"the ordering must hold each place 1..{len(places)} once", ordering[:8].tolist())
+    largest = max(len(places) - 1, 1)
+    for name, m in zip(names[2:], degrees, strict=True):
+        if m.min() < 1 or m.max() > largest:
+            raise _error(path, f"{name} must be in 1..{largest}", f"{m.min()}..{m.max()}")
+    connectivity = Connectivity(ordering, tuple(degrees))
+    plan = layout.make_layout(len(ordering), connectivity.staircase().n_live, activation)
+    if len(theta) != layout.n_parameters(plan):
+        raise _error(path, f"there must be {layout.n_parameters(plan)} parameters, by ordering and degrees", len(theta))
+    if unclean := [l for l in range(len(plan.layers)) if not _is_clean(theta, plan, l)]:
+        raise _error(path, "dead weights and fill-up units must be 0", f"others in layers {unclean}")
+    return Content(connectivity, activation, theta, hyper)
+
+
+def _is_clean(theta: NDArray[Any], plan: layout.Layout, l: int) -> bool:
+    """Return whether the zero corners and the fill-up units of layer l are 0. Reads the corners, not the panels."""
+    rows = theta.reshape(-1, layout.PANEL)
+    row = plan.layers[l]
+    n = int(row[layout.N_PANELS])
+    live = plan.n_live[row[layout.UNITS] :][: n * layout.PANEL].reshape(n, layout.PANEL)
+    start = plan.panel_start[row[layout.PANELS] :][:n] // layout.PANEL
+    depth = live[:, -1]
+    for first in range(0, depth[-1], CHUNK // layout.PANEL):
+        k = np.arange(first, min(first + CHUNK // layout.PANEL, depth[-1]))
+        p = np.searchsorted(depth, k, side="right")  # only the first panel as deep as k can have k in its corner
+        if rows[start[p] + k][k[:, None] >= live[p]].any():
+            return False
+    fill_up = np.s_[row[layout.N_OUT] - (n - 1) * layout.PANEL :]
+    bias = row[layout.BIAS] // layout.PANEL
+    return not (rows[start[-1] : bias, fill_up].any() or rows[bias + n - 1, fill_up].any())

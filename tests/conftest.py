@@ -1,0 +1,27 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture
+def real_set() -> Callable[[str], dict[str, NDArray[np.uint8]]]:
+    """Return a loader of the real benchmark sets; the test is skipped where they are not at hand."""
+
+    def load(name: str) -> dict[str, NDArray[np.uint8]]:
+        path = SHARED / f"{name}.npz"
+        if not path.exists():
+            pytest.skip(f"the benchmark set {name} is not on this machine")
+        with np.load(path) as file:
+            n = int(file["n_features"])
+            return {split: np.unpackbits(file[split], axis=1, count=n) for split in ("train", "valid", "test")}
+
+    return load

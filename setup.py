@@ -19,7 +19,7 @@ X86 = platform.machine().lower() in ("x86_64", "amd64") and sys.maxsize > 2**32
 LEVELS = ["baseline", "v2", "v3", "v4"] if X86 else ["baseline"]
 
 # No contraction: the kernels write fused multiply-adds where they mean them, so that every loop rounds alike.
-FLAGS = ["-O1", "-g"] if DEBUG else ["-O3"]
+FLAGS = ["-O1", "-g"] if DEBUG else ["-O3", "-g0"]
 FLAGS += ["-std=gnu11", "-fno-math-errno", "-ffp-contract=off", "-Wno-psabi"]
 LEVEL_FLAGS = {
     f"level_{level}.c": [f"-march=x86-64-{level}"] + (["-mprefer-vector-width=512"] if level == "v4" else [])

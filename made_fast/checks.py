@@ -53,7 +53,7 @@ class SparseRows(Protocol):
     indices: NDArray[np.integer[Any]]
     indptr: NDArray[np.integer[Any]]
 
-    def __getitem__(self, rows: slice) -> SparseRows: ...
+    def __getitem__(self, rows: slice | NDArray[np.intp]) -> SparseRows: ...
 
 
 Matrix: TypeAlias = NDArray[Any] | SparseRows
@@ -107,8 +107,8 @@ def matrix(X: Any, n_features: int | None = None, *, name: str = "X", min_rows: 
         )
     if n_features is not None and width != n_features:
         raise ValueError(
-            f"{name} must have shape (rows, {n_features}), got {rows.shape}: {name} has {width} features, but MADE is expecting "
-            f"{n_features} features as input. Pass the columns that the model was fitted on."
+            f"{name} must have shape (rows, {n_features}), got {rows.shape}: {name} has {width} features, but MADE is "
+            f"expecting {n_features} features as input. Pass the columns that the model was fitted on."
         )
     return _canonical_csr(rows) if sparse else rows
 
@@ -307,7 +307,7 @@ def choice(value: Any, name: str, options: Sequence[str]) -> str:
 def dtype(value: Any) -> np.dtype[Any]:
     """Return float32 or float64 in the machine's byte order."""
     try:
-        found = None if value is None else np.dtype(value)
+        found: np.dtype[Any] | None = None if value is None else np.dtype(value)
     except TypeError:
         found = None
     if found is None:

@@ -114,7 +114,7 @@ def write(path: StrPath, tensors: Mapping[str, NDArray[Any]], metadata: Mapping[
     for name, tensor in tensors.items():
         dtype = tensor.dtype.newbyteorder("<")
         if dtype.str not in NAMES:
-            raise ValueError(f"tensor {name!r} must have one of the dtypes {', '.join(NAMES)}, got {tensor.dtype}. Cast it.")
+            raise ValueError(f"tensor {name!r} must have one of the dtypes {', '.join(DTYPES)}, got {tensor.dtype}. Cast it.")
         arrays[name] = np.asarray(tensor, dtype, order="C")
     if "__metadata__" in arrays or metadata.keys() & set(OWN_METADATA):
         raise ValueError(f"names must not be __metadata__ (tensors) or {OWN_METADATA} (metadata). Choose others.")

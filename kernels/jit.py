@@ -91,23 +91,6 @@ def _stack_codegen(typing_context: Any, like: Any, n_rows: Any, n_columns: Any) 
     return array_type(like, n_rows, n_columns), codegen
 
 
-def _two_to(real: Any, n: Any) -> Any:
-    """Return 2^n for n <= 0, and 0 where that is no normal number."""
-    return real(2.0) ** real(n) if n >= np.finfo(real).minexp else real(0.0)
-
-
-def _two_to_compiled(real: Any, n: Any) -> Any:
-    """Choose the code of ``_two_to`` by type: the exponent's bits, put in place."""
-
-    def single(real: Any, n: Any) -> Any:
-        return np.int32(max(n + 127, 0) << 23).view(np.float32)
-
-    def double(real: Any, n: Any) -> Any:
-        return np.int64(max(np.int64(n) + 1023, 0) << 52).view(np.float64)
-
-    return single if real.dtype == types.float32 else double
-
-
 if config.DISABLE_JIT:
 
     def _stack(like: Real, n_rows: int, n_columns: int) -> Real:
@@ -115,7 +98,6 @@ if config.DISABLE_JIT:
 
 else:
     _stack = extending.intrinsic(prefer_literal=True)(_stack_codegen)
-    extending.overload(_two_to, inline="always")(_two_to_compiled)
 
 # ---------------------------------------------------------------------------------------------------------------------------
 # exp, log, activations; ``real`` is the type of the numbers: a Python constant would turn float32 into float64
@@ -123,6 +105,21 @@ else:
 
 _EXP = np.array([1 / math.factorial(i) for i in range(13, 1, -1)])  # the rest of the series is below 4e-18
 _LOG = np.array([2 / (2 * i + 1) for i in range(16, 0, -1)])  # below 1.7e-18
+_EXP_SINGLE, _LOG_SINGLE = 6, 10  # first terms that matter in float32: the rest is below 5e-9 and 1.4e-8
+
+
+@_inline
+def _is_single(real: Any) -> bool:
+    """Say if ``real`` is float32. The compiler works it out, and leaves out the branches that do not apply."""
+    return bool(real(1.0) + real(1e-9) == real(1.0))
+
+
+@_inline
+def _two_to(real: Any, n: Any) -> Any:
+    """Return 2^n for int32 n <= 0 by putting the exponent's bits in place; 0 where it is no normal number."""
+    if _is_single(real):
+        return real(np.int32(max(n + 127, 0) << 23).view(np.float32))
+    return real(np.int64(max(np.int64(n) + 1023, 0) << 52).view(np.float64))
 
 
 @_inline
@@ -132,7 +129,7 @@ def _exp_parts(real: Any, x: Any) -> Any:
     n = np.int32(x * real(1.44269504088896340736) - real(0.5))  # the cast truncates: for x <= 0 this rounds to the nearest
     r = x + real(n) * real(-0.693359375) + real(n) * real(2.12194440054690582768e-4)  # the first product is exact
     q = real(0.0)
-    for i in range(len(_EXP)):
+    for i in range(_EXP_SINGLE if _is_single(real) else 0, len(_EXP)):
         q = q * r + real(_EXP[i])
     return q * r * r + r, _two_to(real, n)
 
@@ -157,7 +154,7 @@ def _log1p(real: Any, y: Any) -> Any:
     s = y / (real(2.0) + y)
     t = s * s
     q = real(0.0)
-    for i in range(len(_LOG)):
+    for i in range(_LOG_SINGLE if _is_single(real) else 0, len(_LOG)):
         q = q * t + real(_LOG[i])
     return q * t * s + (s + s)
 
@@ -229,40 +226,41 @@ def _panel(theta: Real, layers: Int64, n_live: Int32, panel_start: Int64, l: int
     return theta[start : start + depth * PANEL].reshape(depth, PANEL), live, layers[l, BIAS] + p * PANEL
 
 
-@_inline
-def _add_products(a0: Real, a1: Real, x0: Real, x1: Real, w: Real, c: int, n: int) -> None:
-    """Add ``sum_{k < n} x[k] w[k, c + u]`` to a[u], for two rows (a, x) and the 64 units u; k ascending."""
-    for k in range(0, n - 3, 4):
-        w0, w1, w2, w3 = w[k, c : c + PANEL], w[k + 1, c : c + PANEL], w[k + 2, c : c + PANEL], w[k + 3, c : c + PANEL]
-        p0, p1, p2, p3 = x0[k], x0[k + 1], x0[k + 2], x0[k + 3]
-        q0, q1, q2, q3 = x1[k], x1[k + 1], x1[k + 2], x1[k + 3]
+@_kernel
+def _add_products(z0: Real, z1: Real, x0: Real, x1: Real, w: Real, c: int, n: int) -> None:
+    """Add ``sum_{k < n} x[k] w[k, c + u]`` to z[u], for two rows (z, x) and the 64 units u; k ascending."""
+    a, c_ = _stack(z0, 2, PANEL), np.uint64(c)
+    a0, a1 = a[0], a[1]
+    for u in range(PANEL):
+        a0[u] = z0[u]
+        a1[u] = z1[u]
+    for k in range(np.uint64(n)):
+        p, q = x0[k], x1[k]
         for u in range(PANEL):
-            a0[u] = a0[u] + p0 * w0[u] + p1 * w1[u] + p2 * w2[u] + p3 * w3[u]
-            a1[u] = a1[u] + q0 * w0[u] + q1 * w1[u] + q2 * w2[u] + q3 * w3[u]
-    for k in range(n - n % 4, n):
-        w0, p0, q0 = w[k, c : c + PANEL], x0[k], x1[k]
-        for u in range(PANEL):
-            a0[u] = a0[u] + p0 * w0[u]
-            a1[u] = a1[u] + q0 * w0[u]
+            a0[u] += p * w[k, c_ + np.uint64(u)]
+            a1[u] += q * w[k, c_ + np.uint64(u)]
+    for u in range(PANEL):
+        z0[u] = a0[u]
+        z1[u] = a1[u]
 
 
-@_inline
-def _add_rows(a: Real, w: Real, c: int, index: Int32, n: int) -> None:
-    """Add ``sum_{i < n} w[index[i], c + u]`` to a[u], for the 64 units u; i ascending."""
-    for i in range(0, n - 3, 4):
-        w0, w1 = w[index[i], c : c + PANEL], w[index[i + 1], c : c + PANEL]
-        w2, w3 = w[index[i + 2], c : c + PANEL], w[index[i + 3], c : c + PANEL]
+@_kernel
+def _add_rows(z: Real, w: Real, c: int, index: Int32, n: int) -> None:
+    """Add ``sum_{i < n} w[index[i], c + u]`` to z[u], for the 64 units u; i ascending."""
+    a, c_ = _stack(z, 1, PANEL), np.uint64(c)
+    for u in range(PANEL):
+        a[0, u] = z[u]
+    for i in range(np.uint64(n)):
+        k = np.uint64(index[i])
         for u in range(PANEL):
-            a[u] = a[u] + w0[u] + w1[u] + w2[u] + w3[u]
-    for i in range(n - n % 4, n):
-        w0 = w[index[i], c : c + PANEL]
-        for u in range(PANEL):
-            a[u] = a[u] + w0[u]
+            a[0, u] += w[k, c_ + np.uint64(u)]
+    for u in range(PANEL):
+        z[u] = a[0, u]
 
 
 @_inline
 def _copy(source: Real, target: Real) -> None:
-    for u in range(PANEL):
+    for u in range(len(target)):
         target[u] = source[u]
 
 
@@ -309,17 +307,15 @@ def list_rows(bits: Bits, n_columns: int, count: Int32, index: Int32) -> None:
 def affine_forward(theta: Real, layers: Int64, n_live: Int32, panel_start: Int64, l: int, x: Real, out: Real) -> None:
     """See ``reference.affine_forward``."""
     m = len(x)
-    a = _stack(theta, 2, PANEL)
     for p in range(layers[l, N_PANELS]):
         w, _, bias = _panel(theta, layers, n_live, panel_start, l, p)
         c = p * PANEL
         for i in range(0, m, 2):
             i1 = min(i + 1, m - 1)  # a last single row is worked on twice
-            _copy(theta[bias : bias + PANEL], a[0])
-            _copy(theta[bias : bias + PANEL], a[1])
-            _add_products(a[0], a[1], x[i], x[i1], w, 0, len(w))
-            _copy(a[0], out[i, c : c + PANEL])
-            _copy(a[1], out[i1, c : c + PANEL])
+            z0, z1 = out[i, c : c + PANEL], out[i1, c : c + PANEL]
+            _copy(theta[bias : bias + PANEL], z0)
+            _copy(theta[bias : bias + PANEL], z1)
+            _add_products(z0, z1, x[i], x[i1], w, 0, len(w))
     for i in range(m):
         _activate(out[i, : PANEL * layers[l, N_PANELS]], layers[l, ACTIVATION])
 
@@ -329,16 +325,15 @@ def affine_forward_sparse(
     theta: Real, layers: Int64, n_live: Int32, panel_start: Int64, l: int, count: Int32, index: Int32, out: Real
 ) -> None:
     """See ``reference.affine_forward_sparse``."""
-    a = _stack(theta, 1, PANEL)
     for p in range(layers[l, N_PANELS]):
         w, _, bias = _panel(theta, layers, n_live, panel_start, l, p)
         for i in range(len(count)):
             n = np.int64(count[i])
             while n > 0 and index[i, n - 1] >= len(w):
                 n -= 1
-            _copy(theta[bias : bias + PANEL], a[0])
-            _add_rows(a[0], w, 0, index[i], n)
-            _copy(a[0], out[i, p * PANEL : (p + 1) * PANEL])
+            z = out[i, p * PANEL : (p + 1) * PANEL]
+            _copy(theta[bias : bias + PANEL], z)
+            _add_rows(z, w, 0, index[i], n)
     for i in range(len(count)):
         _activate(out[i, : PANEL * layers[l, N_PANELS]], layers[l, ACTIVATION])
 
@@ -348,23 +343,25 @@ def bernoulli_nll(logits: Real, bits: Bits, n_columns: int, scale: float, nll: N
     """See ``reference.bernoulli_nll``. ``dlogits`` may be ``logits``."""
     real = logits.dtype.type
     zero, one, scale_ = real(0.0), real(1.0), real(scale)
-    loss, total = _stack(logits, 2, PANEL), _stack(nll, 1, PANEL)
+    block, total = _stack(logits, 3, PANEL), _stack(nll, 1, PANEL)
+    flip, loss, slope = block[0], block[1], block[2]
     for i in range(len(logits)):
         total[0, :] = 0
         for c in range(0, n_columns, PANEL):
             word = bits[i, c // PANEL]
-            a = logits[i, c : c + PANEL]
-            for u in range(PANEL):  # t = -a where the input is 1, else a: the loss is log(1 + e^t), its slope +- sigmoid(t)
-                is_one = (word >> np.uint64(u)) & np.uint64(1) != 0
-                t = -a[u] if is_one else a[u]
+            a, da = logits[i, c : c + PANEL], dlogits[i, c : c + PANEL]
+            for u in range(PANEL):  # on its own: words of 64 bits would halve the lanes of what follows
+                flip[u] = one - real(2.0) * real(np.int32((word >> np.uint64(u)) & np.uint64(1)))
+            for u in range(PANEL):  # t = -a where the input is 1, else a: -log p is log(1 + e^t), its slope +-sigmoid(t)
+                t = flip[u] * a[u]
                 e = _exp(real, -abs(t))
-                slope = (e if t < zero else one) / (one + e)
-                real_unit = c + u < n_columns
-                loss[0, u] = (zero if t < zero else t) + _log1p(real, e) if real_unit else zero
-                loss[1, u] = (-slope if is_one else slope) * scale_ if real_unit else zero
+                loss[u] = (zero if t < zero else t) + _log1p(real, e)
+                slope[u] = flip[u] * scale_ * ((e if t < zero else one) / (one + e))
+            for u in range(n_columns - c, PANEL):
+                loss[u] = slope[u] = 0
             for u in range(PANEL):
-                total[0, u] += loss[0, u]
-            _copy(loss[1], dlogits[i, c : c + PANEL])
+                total[0, u] += loss[u]
+                da[u] = slope[u]
         row = 0.0
         for u in range(PANEL):
             row += total[0, u]
@@ -377,7 +374,7 @@ def affine_backward_input(
 ) -> None:
     """See ``reference.affine_backward_input``."""
     m, n_in = len(dz), layers[l, N_IN]
-    a, block = _stack(theta, 2, PANEL), _stack(theta, PANEL, PANEL)
+    block = _stack(theta, PANEL, PANEL)
     for k0 in range(0, n_in, PANEL):
         for i in range(m):
             dh[i, k0 : k0 + PANEL] = 0
@@ -397,11 +394,8 @@ def affine_backward_input(
             c = p * PANEL
             for i in range(0, m, 2):
                 i1 = min(i + 1, m - 1)
-                _copy(dh[i, k0 : k0 + PANEL], a[0])
-                _copy(dh[i1, k0 : k0 + PANEL], a[1])
-                _add_products(a[0], a[1], dz[i, c + j0 :], dz[i1, c + j0 :], block[j0:], 0, PANEL - j0)
-                _copy(a[0], dh[i, k0 : k0 + PANEL])
-                _copy(a[1], dh[i1, k0 : k0 + PANEL])
+                dh0, dh1 = dh[i, k0 : k0 + PANEL], dh[i1, k0 : k0 + PANEL]
+                _add_products(dh0, dh1, dz[i, c + j0 :], dz[i1, c + j0 :], block[j0:], 0, PANEL - j0)
     for i in range(m):
         _derive(dh[i, :n_in], h[i, :n_in], layers[l - 1, ACTIVATION])
 
@@ -677,14 +671,9 @@ def _reach(
     elif end > seen:
         below = _width(layers[l, N_IN])
         h = reals[walk[l - 1, _SUMS] : walk[l - 1, _SUMS] + m * below].reshape(m, below)
-        a = _stack(theta, 2, PANEL)
         for i in range(0, m, 2):
             i1 = min(i + 1, m - 1)
-            _copy(z[i, c : c + PANEL], a[0])
-            _copy(z[i1, c : c + PANEL], a[1])
-            _add_products(a[0], a[1], h[i, seen:], h[i1, seen:], w[seen:], 0, end - seen)
-            _copy(a[0], z[i, c : c + PANEL])
-            _copy(a[1], z[i1, c : c + PANEL])
+            _add_products(z[i, c : c + PANEL], z[i1, c : c + PANEL], h[i, seen:], h[i1, seen:], w[seen:], 0, end - seen)
     walk[l, _SEEN] = max(end, seen)
     return z
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import tokenize
 import warnings
 import zipfile
 import zlib
@@ -62,8 +63,8 @@ def load(source: str | PathLike[str], *, threshold: float | None = None, n_featu
         - ``.npz``: arrays ``train``, ``valid``, ``test``, or a single array of any name; with a number ``n_features`` beside
           them they are ``np.packbits(0/1 matrix, axis=1)``
         - ``.npy``: one array; it stays on disk
-        - ``.csv``, ``.data`` (commas), ``.amat``, ``.txt`` (blanks): a row a line, ``#`` starts a comment. A first line without
-          a number, or of the numbers 0, 1, .., D - 1, is a header
+        - ``.csv``, ``.data`` (commas), ``.amat``, ``.txt`` (blanks): a row a line, ``#`` starts a comment. A first line
+          without a number, or of the numbers 0, 1, .., D - 1, is a header
         - ``.libsvm``, ``.svm``, ``.svmlight``: ``label index:value ..`` a line, becomes CSR; the labels are dropped
 
         Text may be compressed (``.csv.gz``). A file of one matrix has it as ``train``.
@@ -177,10 +178,10 @@ def _binary(rows: Matrix, threshold: float | None, name: str) -> Matrix:
 
 
 def _read_npz(path: Path, _: int | None) -> dict[str, Any]:
-    arrays = np.load(path, allow_pickle=False)
-    if isinstance(arrays, np.ndarray):
-        raise ValueError("it holds a bare array; is it a .npy file?")
-    with arrays:
+    with path.open("rb") as file:
+        arrays = np.load(file, allow_pickle=False)
+        if isinstance(arrays, np.ndarray):
+            raise ValueError("it holds a bare array; is it a .npy file?")
         names = [name for name in SPLITS if name in arrays]
         if "n_features" in arrays:
             width = arrays["n_features"]
@@ -266,12 +267,14 @@ _UNREADABLE = (
     ValueError,
     OverflowError,
     MemoryError,
-    NotImplementedError,
+    RuntimeError,
+    SyntaxError,
     UserWarning,
+    tokenize.TokenError,
     zipfile.BadZipFile,
     zlib.error,
 )
-"""What the readers raise for files that are cut short, foreign or wrong."""
+"""What NumPy, zipfile, gzip and scikit-learn were seen to raise for files that are cut short, foreign or wrong."""
 
 _NPZ = "arrays 'train', 'valid', 'test' or a single one; if there is a number 'n_features', they are packed bits"
 _CSV = "rows of 0 and 1 of one length, separated by commas"

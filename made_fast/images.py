@@ -11,8 +11,11 @@ from numpy.typing import ArrayLike, NDArray
 
 __all__ = ["grid", "save_png"]
 
-INK, PAPER, LINE = 24, 255, 190
+INK, PAPER, LINE = 24, 255, 222
 """Grey values of ones, of zeros, and of the lines between the tiles."""
+
+GAP = 3
+"""Pixels from tile to tile."""
 
 TILE = 56
 """Small tiles are scaled up by a whole factor to about this many pixels: 8 x 8 by seven, 28 x 28 by two."""
@@ -41,12 +44,10 @@ def grid(
 
     Examples
     --------
-    >>> grid([[1, 0], [0, 1]], (1, 2), columns=1, scale=1)
-    array([[190, 190, 190, 190],
-           [190,  24, 255, 190],
-           [190, 190, 190, 190],
-           [190, 255,  24, 190],
-           [190, 190, 190, 190]], dtype=uint8)
+    >>> grid([[1, 0]], (1, 2), scale=1)[2:5, 2:6]
+    array([[222, 222, 222, 222],
+           [222,  24, 255, 222],
+           [222, 222, 222, 222]], dtype=uint8)
     """
     height, width = shape
     ones = np.asarray(X)
@@ -61,11 +62,11 @@ def grid(
         scale = max(1, TILE // max(height, width))
     tiles = np.where(ones.reshape(n, height, width) != 0, INK, PAPER).astype(np.uint8)
     tiles = tiles.repeat(scale, axis=1).repeat(scale, axis=2)
-    high, wide = height * scale + 1, width * scale + 1  # with the line above or to the left
-    picture = np.full((ceil(n / columns) * high + 1, columns * wide + 1), LINE, dtype=np.uint8)
+    high, wide = height * scale + GAP, width * scale + GAP
+    picture = np.full((ceil(n / columns) * high + GAP, columns * wide + GAP), LINE, dtype=np.uint8)
     for i, tile in enumerate(tiles):
-        top, left = i // columns * high + 1, i % columns * wide + 1
-        picture[top : top + high - 1, left : left + wide - 1] = tile
+        top, left = i // columns * high + GAP, i % columns * wide + GAP
+        picture[top : top + height * scale, left : left + width * scale] = tile
     return picture
 
 

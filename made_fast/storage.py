@@ -46,7 +46,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from made_fast.kernels import layout
+from made_fast.kernels import layout as panels
 from made_fast.masks import Connectivity, IntVector
 
 __all__ = ["Content", "ModelFileError", "decode", "encode", "read", "write"]
@@ -226,7 +226,7 @@ def read(path: StrPath, *, mmap: bool = False) -> tuple[dict[str, NDArray[Any]],
         if mmap:
             data = np.frombuffer(memory_map.mmap(file.fileno(), size, access=memory_map.ACCESS_READ), np.uint8)[len(head) :]
         else:
-            data = layout.aligned_empty(size - len(head), np.uint8)
+            data = panels.aligned_empty(size - len(head), np.uint8)
             file.readinto(data.data)
             data.flags.writeable = False
     tensors = {t.name: data[t.begin : t.end].view(t.dtype).reshape(t.shape) for t in announced}
@@ -327,7 +327,7 @@ def _json_object(text: bytes, what: str, path: StrPath) -> dict[str, Any]:
         value = json.loads(text.decode(), object_pairs_hook=unique, parse_float=finite, parse_constant=finite)
         json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
-        raise _error(path, f"{what} must be strict JSON", error) from None
+        raise _error(path, f"{what} must be strict JSON", str(error)) from None
     if not isinstance(value, dict):
         raise _error(path, f"{what} must be a JSON object", value)
     return value
@@ -351,12 +351,12 @@ def decode(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str], pat
     kind, activation, text = (metadata.get(key, "") for key in ("kind", "activation", "hyper"))
     if kind != "model":
         raise _error(path, "the kind of the file must be 'model'", kind, FOREIGN)
-    if activation not in layout.ACTIVATIONS[1:]:
-        raise _error(path, f"the activation must be one of {', '.join(layout.ACTIVATIONS[1:])}", activation)
+    if activation not in panels.ACTIVATIONS[1:]:
+        raise _error(path, f"the activation must be one of {', '.join(panels.ACTIVATIONS[1:])}", activation)
     hyper = _json_object(text.encode(), "hyper", path)
     names = ["parameters", "ordering", *(f"degrees.{l}" for l in range(len(tensors) - 2))]
-    if list(tensors) != names or len(names) - 1 > layout.MAX_LAYERS:
-        raise _error(path, f"tensors must be parameters, ordering, up to {layout.MAX_LAYERS - 1} degrees.<l>", list(tensors))
+    if list(tensors) != names or len(names) - 1 > panels.MAX_LAYERS:
+        raise _error(path, f"tensors must be parameters, ordering, up to {panels.MAX_LAYERS - 1} degrees.<l>", list(tensors))
     theta, *vectors = tensors.values()
     if theta.dtype not in (np.float32, np.float64) or theta.ndim != 1:
         raise _error(path, "parameters must be a vector of F32 or F64", f"{theta.dtype} {theta.shape}")
@@ -373,27 +373,16 @@ def decode(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str], pat
         if m.min() < 1 or m.max() > largest:
             raise _error(path, f"{name} must be in 1..{largest}", f"{m.min()}..{m.max()}")
     connectivity = Connectivity(ordering, tuple(degrees))
-    plan = layout.make_layout(len(ordering), connectivity.staircase().n_live, activation)
-    if len(theta) != layout.n_parameters(plan):
-        raise _error(path, f"there must be {layout.n_parameters(plan)} parameters, by ordering and degrees", len(theta))
-    if unclean := [l for l in range(len(plan.layers)) if not _is_clean(theta, plan, l)]:
+    layout = panels.make_layout(len(ordering), connectivity.staircase().n_live, activation)
+    if len(theta) != panels.n_parameters(layout):
+        raise _error(path, f"there must be {panels.n_parameters(layout)} parameters, by ordering and degrees", len(theta))
+    if unclean := [l for l in range(len(layout.layers)) if not _is_clean(theta, layout, l)]:
         raise _error(path, "dead weights and fill-up units must be 0", f"others in layers {unclean}")
     return Content(connectivity, activation, theta, hyper)
 
 
-def _is_clean(theta: NDArray[Any], plan: layout.Layout, l: int) -> bool:
+def _is_clean(theta: NDArray[Any], layout: panels.Layout, l: int) -> bool:
     """Return whether the zero corners and the fill-up units of layer l are 0. Reads the corners, not the panels."""
-    rows = theta.reshape(-1, layout.PANEL)
-    row = plan.layers[l]
-    n = int(row[layout.N_PANELS])
-    live = plan.n_live[row[layout.UNITS] :][: n * layout.PANEL].reshape(n, layout.PANEL)
-    start = plan.panel_start[row[layout.PANELS] :][:n] // layout.PANEL
-    depth = live[:, -1]
-    for first in range(0, depth[-1], CHUNK // layout.PANEL):
-        k = np.arange(first, min(first + CHUNK // layout.PANEL, depth[-1]))
-        p = np.searchsorted(depth, k, side="right")  # only the first panel as deep as k can have k in its corner
-        if rows[start[p] + k][k[:, None] >= live[p]].any():
-            return False
-    fill_up = np.s_[row[layout.N_OUT] - (n - 1) * layout.PANEL :]
-    bias = row[layout.BIAS] // layout.PANEL
-    return not (rows[start[-1] : bias, fill_up].any() or rows[bias + n - 1, fill_up].any())
+    bias, n_out, count = (int(layout.layers[l, column]) for column in (panels.BIAS, panels.N_OUT, panels.N_PANELS))
+    fill_up = theta[bias + n_out : bias + panels.PANEL * count]
+    return not (fill_up.any() or any(part.any(where=dead) for part, dead in panels.dead_entries(theta, layout, l)))

@@ -2,10 +2,13 @@
 
 import errno
 import hashlib
+import itertools
 import json
 import os
 import pickle
 import re
+import resource
+import signal
 import stat
 import subprocess
 import sys
@@ -16,7 +19,7 @@ import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from made_fast import masks, storage
@@ -74,14 +77,18 @@ def seal(text, data=b""):
 def forge(header, data):
     """Return the file of a header and data, all checksums put right."""
     header["__metadata__"]["data_sha256"] = hashlib.sha256(data).hexdigest()
-    return seal(json.dumps(header, separators=(",", ":")).encode(), data)
+    return seal(compact(header), data)
+
+
+def compact(value):
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def tensor(dtype, shape, begin, end):
     return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
 
 
-def refuse(path, raw, match="", mmap=False):
+def refuse(path, raw, match=None, mmap=False):
     path.write_bytes(raw)
     with pytest.raises(ModelFileError, match=match) as caught:
         load(path, mmap=mmap)
@@ -211,6 +218,11 @@ def test_header_lengths_out_of_bounds_are_refused(small, length):
     refuse(small, length.to_bytes(8, "little") + b" " * 2**21, "length of the header")
 
 
+def test_a_header_longer_than_the_file_is_refused(small):
+    raw = small.read_bytes()
+    refuse(small, raw[: int.from_bytes(raw[:8], "little") + 7], "fit into the file's")
+
+
 def test_a_header_off_its_boundary_is_refused(small):
     header, data = split(small.read_bytes())
     text = json.dumps(header).encode()
@@ -224,8 +236,8 @@ def test_a_header_off_its_boundary_is_refused(small):
         (b"", "JSON"),
         (b"[]", "JSON object"),
         (b"null", "JSON object"),
-        (b"[" * 100_000, "RecursionError"),
-        (b'{"":' * 100_000, "RecursionError"),
+        (b"[" * 100_000, "recursion"),
+        (b'{"":' * 100_000, "recursion"),
         (b'{"a":"\xff"}', "codec"),
         (b'{"a":NaN}', "NaN, no finite"),
         (b'{"a":-Infinity}', "-Infinity, no finite"),
@@ -243,7 +255,6 @@ def test_a_header_off_its_boundary_is_refused(small):
         (b'{"__metadata__":{}}', "must be 'made_fast', got ''"),
         (b'{"__metadata__":{"format":"pt"}}', "must be 'made_fast', got 'pt'"),
         (b'{"__metadata__":{"format":"made_fast"}}', "SHA-256"),
-        (b'{"__metadata__":{"format":"made_fast","header_sha256":""}}', "SHA-256"),
         (b'{"__metadata__":{"format":"made_fast","header_sha256" :"00"}}', "SHA-256"),
     ],
 )
@@ -262,13 +273,13 @@ def test_other_versions_are_refused(small, version):
 def test_missing_metadata_are_refused(small, key):
     header, data = split(small.read_bytes())
     del header["__metadata__"][key]
-    refuse(small, seal(json.dumps(header, separators=(",", ":")).encode(), data))
+    refuse(small, seal(compact(header), data))
 
 
 def test_a_wrong_checksum_of_the_data_is_refused(small):
     header, data = split(small.read_bytes())
     header["__metadata__"]["data_sha256"] = hashlib.sha256(b"").hexdigest()
-    refuse(small, seal(json.dumps(header, separators=(",", ":")).encode(), data), "must be that of the data")
+    refuse(small, seal(compact(header), data), "must be that of the data")
 
 
 def test_a_checksum_that_stands_twice_is_refused(small):
@@ -343,27 +354,25 @@ def test_every_part_of_the_header_replaced_is_refused(small):
                 inner[path[-1]] = value
             else:
                 forged = value
-            text = json.dumps(forged, separators=(",", ":")).encode()
-            refuse(small, seal(text, data) if "header_sha256" not in path else text)
+            if seal(compact(forged), data) != raw:
+                refuse(small, seal(compact(forged), data))
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
-def test_edited_headers_are_refused_or_read(tmp_path_factory, data):
+def test_edited_headers_are_refused_or_read(small, data):
     """Behind a right checksum, any text leads to ModelFileError or to arrays, never to another exception."""
-    path = tmp_path_factory.getbasetemp() / "edited"
-    write(path, *encoded(3, (2,)))
-    raw = path.read_bytes()
-    end = 8 + int.from_bytes(raw[:8], "little")
-    text, rest = raw[8:end].rstrip(), raw[end:]
+    raw = storage._make_header(*encoded(3, (2,)), "0" * 64)
+    rest = b"".join(array.tobytes() for array in encoded(3, (2,))[0].values())
+    text = raw[8:].rstrip().replace(b"0" * 64, hashlib.sha256(rest).hexdigest().encode())
     for _ in range(data.draw(st.integers(1, 3))):
         start = data.draw(st.integers(0, len(text)))
         length = data.draw(st.integers(0, 30))
         piece = data.draw(st.one_of(st.binary(max_size=4), st.sampled_from([b"0", b'"', b"{}", b",", b"1e9", b"-", b"null"])))
         text = text[:start] + piece + text[start + length :]
-    path.write_bytes(seal(text, rest))
+    small.write_bytes(seal(text, rest))
     try:
-        load(path)
+        load(small)
     except ModelFileError as error:
         assert len(str(error)) < 500  # noqa: PT017
 
@@ -487,7 +496,7 @@ def put(place, value):
         ("degrees.1", lambda m: np.broadcast_to(np.int32(1), 2**31), "no longer than the"),
         ("ordering", lambda m: m.astype(np.float32), "ordering must be a vector"),
         ("ordering", lambda m: m[:0], "ordering must be a vector"),
-        ("ordering", lambda m: np.array([1, 2, 3, 4, 5], np.int32), "parameters, by ordering and degrees"),
+        ("ordering", lambda m: np.arange(1, 66, dtype=np.int32), "parameters, by ordering and degrees"),
         ("parameters", lambda theta: theta[:-1], "parameters, by ordering and degrees"),
         ("parameters", lambda theta: theta[:-64], "parameters, by ordering and degrees"),
         ("parameters", lambda theta: np.append(theta, theta[:64]), "parameters, by ordering and degrees"),
@@ -516,33 +525,15 @@ def test_other_tensors_are_refused():
 def test_every_dead_entry_must_be_zero(n_inputs, hidden_sizes, dtype):
     """The entries that may differ from 0 are exactly those that the dense weights, masked, are packed into."""
     connectivity, theta = make_model(n_inputs, hidden_sizes, dtype, rule="uniform")
-    plan = layout.make_layout(n_inputs, connectivity.staircase().n_live, "relu")
     tensors, metadata = encode(connectivity.ordering, connectivity.degrees, "relu", theta, {})
     dead = np.flatnonzero(theta == 0)
     assert len(dead)
     for place in dead if len(dead) < 500 else np.random.default_rng(0).choice(dead, 500, replace=False):
         theta[place] = 1e-30
-        clean = [storage._is_clean(theta, plan, l) for l in range(len(plan.layers))]
+        with pytest.raises(ModelFileError, match="dead weights and fill-up units must be 0"):
+            decode(tensors, metadata, "x")
         theta[place] = 0
-        assert clean.count(False) == 1
-    theta[dead[-1]] = 1
-    with pytest.raises(ModelFileError, match="dead weights and fill-up units must be 0"):
-        decode(tensors, metadata, "x")
-
-
-def test_dead_entries_are_found_in_long_prefixes():
-    """Below the first block of rows that is checked at a time, too."""
-    connectivity, theta = make_model(70, (9000,))
-    plan = layout.make_layout(70, connectivity.staircase().n_live, "relu")
-    assert storage._is_clean(theta, plan, 0)
-    assert storage._is_clean(theta, plan, 1)
-    corner = int(plan.panel_start[plan.layers[1, layout.PANELS]])
-    dead = corner + layout.PANEL * np.array([5000, 8000]) + 1  # the output at place 2 sees units of degree 1 only
-    for place in dead:
-        assert theta[place] == 0
-        theta[place] = 1
-        assert not storage._is_clean(theta, plan, 1)
-        theta[place] = 0
+    decode(tensors, metadata, "x")
 
 
 @pytest.mark.parametrize("hyper", [{"a": np.nan}, {"a": np.inf}, {1: 1, "1": 2}])
@@ -565,19 +556,17 @@ def fail(*_args, **_kwargs):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-@pytest.mark.parametrize("existing", [True, False])
-@pytest.mark.parametrize("what", ["os.fsync", "os.replace", "os.fchmod", "write", "interrupt"])
+@pytest.mark.parametrize(
+    ("what", "existing"),
+    [("os.fchmod", True), *itertools.product(["os.fsync", "os.replace", "write", "interrupt"], [True, False])],
+)
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, what, existing):
-    if what == "os.fchmod" and not existing:
-        pytest.skip("a new file's permissions are not set")
     path = tmp_path / "model"
     if existing:
         write(path, *content(1))
     if what == "interrupt":
         monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
     elif what == "write":
-        resource = pytest.importorskip("resource")
-        signal = pytest.importorskip("signal")
         old, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, old[1]))
     else:
@@ -651,20 +640,22 @@ def test_writers_at_work_are_left_alone(tmp_path, monkeypatch):
     assert read(tmp_path / "model")[1] == {"n": "1"}  # who comes last
 
 
-@pytest.mark.parametrize("moment", ["before the lock", "holding the lock"])
-def test_a_temporary_file_cleared_before_its_lock_is_replaced_by_another(tmp_path, monkeypatch, moment):
+@pytest.mark.parametrize("moment", ["holds the lock", "has removed it"])
+def test_a_temporary_file_that_someone_clears_up_before_its_lock_is_given_up(tmp_path, monkeypatch, moment):
     flock = storage.fcntl.flock
 
-    def clear_first(descriptor, how):
+    def clear_up_first(descriptor, how):
         monkeypatch.setattr(storage.fcntl, "flock", flock)
+        if moment == "holds the lock":
+            raise BlockingIOError
         (temporary,) = tmp_path.iterdir()
         temporary.unlink()
-        if moment == "holding the lock":
-            raise BlockingIOError
         flock(descriptor, how)
 
-    monkeypatch.setattr(storage.fcntl, "flock", clear_first)
+    monkeypatch.setattr(storage.fcntl, "flock", clear_up_first)
     write(tmp_path / "model", *content(1))
+    assert sorted(path.stat().st_size > 0 for path in tmp_path.iterdir()) == [False, True][moment == "has removed it" :]
+    write(tmp_path / "model", *content(2))
     assert os.listdir(tmp_path) == ["model"]
 
 

@@ -1,0 +1,318 @@
+"""What is timed, and how it is held to the truth: (case, size, implementation) -> a call and its check.
+
+The bench files and ``bench.report`` both take their calls from here. Truth is the ``reference`` implementation of the kernels
+in float64; it checks the very arrays that are timed, after one warm-up call and before the clock (``Work.warm_up``).
+
+Everything runs on one thread: ``n_threads=1`` for native, the Numba kernels have no threads, BLAS is held to one thread by
+threadpoolctl (``one_blas_thread``). Calls go through the public methods, so user input is checked and packed inside the clock.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_info, threadpool_limits
+
+from bench.dense_numpy import DenseMADE
+from made_fast import MADEModel, data, kernels
+from made_fast.training import Trainer
+
+__all__ = ["CASES", "IMPLEMENTATIONS", "SIZES", "Case", "Size", "Work", "available", "machine", "one_blas_thread"]
+
+IMPLEMENTATIONS = ("numpy", "jit", "native")
+
+BATCH, STEPS = 100, 20
+SEED = 0
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+FLOAT32 = 1e-5
+"""Relative error allowed in a score, and absolute error in a probability."""
+
+
+class Size(NamedTuple):
+    """A network and the data set that it is timed on; random bits of the same density where the set is not at hand."""
+
+    n_features: int
+    hidden_sizes: tuple[int, ...]
+    data_set: str
+    density: float
+
+    def __str__(self) -> str:
+        return f"D={self.n_features}-H={'x'.join(map(str, self.hidden_sizes))}"
+
+    @property
+    def path(self) -> Path:
+        """Where the real rows are, if they are."""
+        return SHARED / f"{self.data_set}.npz"
+
+    @property
+    def source(self) -> str:
+        """Say what the rows are."""
+        return self.data_set if self.path.exists() else f"random bits, {self.density:.0%} ones"
+
+
+SIZES = (Size(784, (500,), "binarized_mnist", 0.13), Size(180, (500,), "dna_made", 0.25))
+
+
+@dataclass
+class Work:
+    """A call that is timed.
+
+    Attributes
+    ----------
+    implementation : str
+        One of ``IMPLEMENTATIONS``.
+    run : callable
+        What is timed.
+    check : callable
+        Takes what the first ``run`` returned, and raises AssertionError unless it is right.
+    units : int
+        Units of work in one call; a time is divided by it.
+    """
+
+    implementation: str
+    run: Callable[[], Any]
+    check: Callable[[Any], None]
+    units: int = 1
+
+    @contextmanager
+    def on(self) -> Iterator[None]:
+        """Switch to the kernels that are timed, and back at the end."""
+        before = kernels.implementation
+        if self.implementation in kernels.IMPLEMENTATIONS:
+            kernels.use(self.implementation)
+        try:
+            yield
+        finally:
+            kernels.use(before)
+
+    def warm_up(self) -> None:
+        """Call once, which compiles and fills caches, and check the result."""
+        with self.on():
+            result = self.run()
+        self.check(result)
+
+
+class Case(NamedTuple):
+    """One thing to do, at any size, by any implementation."""
+
+    title: str
+    build: Callable[[Size, str], Work]
+    baseline: str = "numpy"
+
+
+# ---------------------------------------------------------------------------------------------------------------------------
+# Rows, trainers, models; the truth
+# ---------------------------------------------------------------------------------------------------------------------------
+
+
+@cache
+def rows(size: Size) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Return BATCH * STEPS rows to train on and 1000 to score."""
+    n, n_test, D = BATCH * STEPS, 1000, size.n_features
+    if not size.path.exists():
+        rng = np.random.default_rng(SEED)
+        X = (rng.random((n + n_test, D)) < size.density).astype(np.uint8)
+        return X[:n], X[n:]
+    with np.load(size.path) as file:
+        train, valid, test = (np.unpackbits(file[split], axis=1, count=D) for split in ("train", "valid", "test"))
+    return np.concatenate([train, valid])[:n], test[:n_test]
+
+
+def new_trainer(size: Size) -> Trainer:
+    """Return an untrained network, the same every time."""
+    return Trainer.start(
+        size.n_features,
+        hidden_sizes=size.hidden_sizes,
+        activation="relu",
+        ordering="random",
+        degrees="stratified",
+        optimizer="adam",
+        learning_rate=1e-3,
+        weight_init="glorot_uniform",
+        dtype=np.dtype(np.float32),
+        rng=np.random.default_rng(SEED),
+    )
+
+
+def pack(size: Size, trainer: Trainer) -> NDArray[np.uint64]:
+    """Return the training rows as ``Trainer.epoch`` takes them."""
+    return data.pack_rows(rows(size)[0], trainer.connectivity.staircase().sorts[0])
+
+
+def to_model(trainer: Trainer) -> MADEModel:
+    """Return the model that is being trained; it shares the parameters."""
+    return MADEModel(trainer.connectivity, trainer.theta, "relu")
+
+
+@cache
+def trained_model(size: Size) -> MADEModel:
+    """Return a model that has seen enough rows for its samples to look like data: sampling is the faster, the fewer ones."""
+    trainer = new_trainer(size)
+    bits = pack(size, trainer)
+    for _ in range(10):
+        trainer.epoch(bits, BATCH, 1)
+    return to_model(trainer)
+
+
+@cache
+def true_epoch(size: Size) -> tuple[float, NDArray[np.float64], float]:
+    """Return the mean NLL and the parameters after one epoch of the float64 reference, and how far they have moved."""
+    start = new_trainer(size)
+    theta = start.theta.astype(np.float64)
+    trainer = replace(start, theta=theta.copy(), state=np.zeros(start.state.shape))
+    bits = pack(size, trainer)
+    with Work("reference", lambda: None, lambda _: None).on():
+        nll = trainer.epoch(bits, BATCH, 1)
+    return nll, flatten(to_model(trainer).to_dense()), float(np.linalg.norm(trainer.theta - theta))
+
+
+@cache
+def true_logits(model: MADEModel, X_bytes: bytes) -> NDArray[np.float64]:
+    """Return the logits of rows of 0/1 in float64, from plain arrays."""
+    h: NDArray[Any] = np.frombuffer(X_bytes, np.uint8).reshape(-1, model.n_features_in).astype(np.float64)
+    net = model.to_dense()
+    for l, (W, b) in enumerate(zip(net["weights"], net["biases"], strict=True)):
+        h = (np.maximum(h, 0) if l else h) @ W.T.astype(np.float64) + b
+    return h
+
+
+def flatten(net: dict[str, Any]) -> NDArray[np.float64]:
+    """Return all weights and biases of ``to_dense()`` in one vector."""
+    parts = [part.ravel() for W, b in zip(net["weights"], net["biases"], strict=True) for part in (W.T, b)]
+    return np.concatenate(parts).astype(np.float64)
+
+
+# ---------------------------------------------------------------------------------------------------------------------------
+# Cases
+# ---------------------------------------------------------------------------------------------------------------------------
+
+
+def training_step(size: Size, implementation: str) -> Work:
+    """Adam on mini-batches of 100: one call is an epoch of 20 steps, shuffling, gathering of rows and loss included."""
+    trainer = new_trainer(size)
+    run: Callable[[], float]
+    parameters: Callable[[], NDArray[Any]]
+    if implementation == "numpy":
+        dense = DenseMADE(to_model(trainer).to_dense(), n_rows=BATCH)
+        X, shuffle = rows(size)[0], trainer.shuffle
+        batch = np.empty((BATCH, size.n_features), X.dtype)
+
+        def run() -> float:
+            order, nll = shuffle.permutation(len(X)), 0.0
+            for start in range(0, len(X), BATCH):
+                np.take(X, order[start : start + BATCH], axis=0, out=batch, mode="clip")
+                nll += dense.step(batch)
+            return nll / len(X)
+
+        def parameters() -> NDArray[Any]:
+            return dense.theta
+    else:
+        bits = pack(size, trainer)
+
+        def run() -> float:
+            return trainer.epoch(bits, BATCH, 1)
+
+        def parameters() -> NDArray[Any]:
+            return flatten(to_model(trainer).to_dense())
+
+    def check(nll: float) -> None:
+        true_nll, theta, moved = true_epoch(size)
+        np.testing.assert_allclose(nll, true_nll, rtol=FLOAT32)
+        error = float(np.linalg.norm(parameters() - theta)) / moved
+        assert error < 1e-3, f"after {STEPS} steps the parameters are off by {error:.2g} of the way they went"
+
+    return Work(implementation, run, check, units=STEPS)
+
+
+def score(size: Size, implementation: str, n: int) -> Work:
+    """Log-likelihood of n rows of uint8."""
+    model, X = trained_model(size), rows(size)[1][:n]
+    if implementation == "numpy":
+        run: Callable[[], Any] = partial(DenseMADE(model.to_dense()).score, X)
+    else:
+        run = partial(model.score_samples, X, n_threads=1)
+
+    def check(log_p: NDArray[np.float64]) -> None:
+        a = true_logits(model, X.tobytes())
+        np.testing.assert_allclose(log_p, -np.logaddexp(0, (1 - 2.0 * X) * a).sum(axis=1), rtol=FLOAT32)
+
+    return Work(implementation, run, check)
+
+
+def sample(size: Size, implementation: str, n: int) -> Work:
+    """Draw n rows, the same for every implementation; drawing the uniforms is included."""
+    model, D = trained_model(size), size.n_features
+    if implementation in ("numpy", "numpy-incremental"):
+        dense = DenseMADE(model.to_dense())
+        draw = dense.sample if implementation == "numpy" else dense.sample_incremental
+
+        def run() -> NDArray[np.uint8]:
+            return draw(np.random.default_rng(SEED).random((n, D)))
+    else:
+
+        def run() -> NDArray[np.uint8]:
+            return model.sample(n, SEED, n_threads=1)
+
+    def check(X: NDArray[np.uint8]) -> None:
+        # one pass tells every conditional that a row was drawn from, so the whole row is right if each entry is
+        uniforms = np.random.default_rng(SEED).random((n, D))[:, model.connectivity.ordering - 1]
+        p = 1 / (1 + np.exp(-true_logits(model, X.tobytes())))
+        wrong = (X != (uniforms < p)) & (np.abs(uniforms - p) > FLOAT32)  # closer than that is a tie
+        assert not wrong.any(), f"{wrong.any(axis=1).sum()} of {n} rows are not what these uniforms give"
+
+    return Work(implementation, run, check)
+
+
+CASES = {
+    "step": Case("training step, 100 rows", training_step),
+    "score-1000": Case("score 1000 rows", partial(score, n=1000)),
+    "score-1": Case("score one row", partial(score, n=1)),
+    "sample": Case("sample 100 rows (NumPy: D full passes)", partial(sample, n=100)),
+    "sample-incremental": Case("sample 100 rows (NumPy: hidden sums kept)", partial(sample, n=100), "numpy-incremental"),
+}
+
+
+# ---------------------------------------------------------------------------------------------------------------------------
+# The machine
+# ---------------------------------------------------------------------------------------------------------------------------
+
+
+def available(implementation: str) -> bool:
+    """Say whether an implementation can run here; ``native`` is missing where no compiler was."""
+    if implementation in kernels.IMPLEMENTATIONS:
+        try:
+            kernels.load(implementation)
+        except ModuleNotFoundError:
+            return False
+    return True
+
+
+def one_blas_thread() -> AbstractContextManager[Any]:
+    """Hold BLAS to one thread inside a ``with``."""
+    return threadpool_limits(limits=1, user_api="blas")
+
+
+def machine() -> dict[str, str]:
+    """Return what a figure depends on: CPU, level of the native kernels, threads, versions."""
+    cpu = Path("/proc/cpuinfo")
+    models = [line.partition(": ")[2] for line in cpu.read_text().splitlines() if line.startswith("model name")]
+    blas = next((pool for pool in threadpool_info() if pool["user_api"] == "blas"), {})
+    versions = {name: importlib.metadata.version(name) for name in ("numpy", "numba", "made_fast")}
+    return {
+        "cpu": models[0] if models else platform.processor() or platform.machine(),
+        "native": kernels.load("native").level() if available("native") else "missing",
+        "threads": "1",
+        "python": platform.python_version(),
+        **versions,
+        "blas": f"{blas.get('internal_api', 'unknown')} {blas.get('version', '')} {blas.get('architecture', '')}".strip(),
+    }

@@ -35,8 +35,8 @@ def clock(benchmark: Any) -> Any:
         work = case.build(size, implementation)
         work.warm_up()
         benchmark.group = f"{case.title}, {size}" + (f" (times are of {work.units})" if work.units > 1 else "")
-        benchmark.extra_info.update(cases.machine(), data=size.source, units=work.units)
-        with work.on():
+        benchmark.extra_info.update(data=size.source, units=work.units, threads=1)
+        with cases.using(implementation):
             benchmark(work.run)
 
     return run

@@ -59,25 +59,23 @@ class DenseMADE:
         self._gradient, self._m, self._v = (np.zeros_like(self.theta) for _ in range(3))
         self._gradients = _views(self._gradient, shapes)
         self._update = np.empty(PIECE, np.float32)
-        widths = [shapes[0][0], *(n_out for _, n_out in shapes)]
-        self._outputs = [np.empty((n_rows, n), np.float32) for n in widths]  # the input, then the output of every layer
-        self._dz = [np.empty((n_rows, n), np.float32) for n in widths[1:]]
-        self._on = [np.empty((n_rows, n), np.bool_) for n in widths[1:-1]]
-        self._scratch = np.empty((n_rows, widths[-1]), np.float32)
+        self._x, self._scratch = (np.empty((n_rows, shapes[0][0]), np.float32) for _ in range(2))
+        self._ones = np.ones(n_rows, np.float32)
+        self._outputs = [np.empty((n_rows, n_out), np.float32) for _, n_out in shapes]
+        self._dz = [np.empty_like(output) for output in self._outputs]
+        self._on = [np.empty(output.shape, np.bool_) for output in self._outputs[:-1]]
 
-    def step(self, X: NDArray[Any]) -> float:
-        """Make one update on the mini-batch X (n, D) of 0/1; return the sum of its rows' NLL before the update."""
-        n = len(X)
-        inputs = [h[:n] for h in self._outputs]
-        np.copyto(inputs[0], X)
-        self._forward(n)
-        a = inputs.pop()
+    def step(self, x: Float) -> float:
+        """Make one update on the mini-batch x (n, D) of 0/1; return the sum of its rows' NLL before the update."""
+        n = len(x)
+        a = self._forward(x)
+        inputs = [x, *(h[:n] for h in self._outputs[:-1])]
         dz = self._dz[-1][:n]
-        nll = self._loss(inputs[0], a, dz)
+        nll = self._loss(x, a, dz)
         for l in reversed(range(len(self.layers))):
             dW, db = self._gradients[l]
             np.matmul(inputs[l].T, dz, out=dW)
-            np.sum(dz, axis=0, out=db)
+            np.matmul(self._ones[:n], dz, out=db)
             if l:
                 dh, on = self._dz[l - 1][:n], self._on[l - 1][:n]
                 np.matmul(dz, self.layers[l][0].T, out=dh)
@@ -91,9 +89,9 @@ class DenseMADE:
         log_p = np.empty(len(X))
         for start in range(0, len(X), self.n_rows):
             part = X[start : start + self.n_rows]
-            x, s = self._outputs[0][: len(part)], self._scratch[: len(part)]
+            x, s = self._x[: len(part)], self._scratch[: len(part)]
             np.copyto(x, part)
-            a = self._forward(len(part))
+            a = self._forward(x)
             np.multiply(x, -2, out=x)
             np.add(x, 1, out=x)
             np.multiply(a, x, out=a)  # z = (1 - 2x) a; the NLL is log(1 + exp(z)), which is z from 17 on
@@ -110,10 +108,10 @@ class DenseMADE:
         X = np.empty(uniforms.shape, np.uint8)
         for start in range(0, len(X), self.n_rows):
             u = uniforms[start : start + self.n_rows]
-            x = self._outputs[0][: len(u)]
+            x = self._x[: len(u)]
             x[:] = 0
             for p, d in enumerate(self.order):
-                a = self._forward(len(u))
+                a = self._forward(x)
                 x[:, d] = u[:, p] < _sigmoid(a[:, d])
             X[start : start + self.n_rows] = x
         return X
@@ -144,11 +142,11 @@ class DenseMADE:
                     h[rows] = np.maximum(z_rows, 0, out=z_rows)
         return X
 
-    def _forward(self, n: int) -> Float:
-        """Run the network on the first n rows of the input buffer; return the logits, a view of the output buffer."""
-        h = self._outputs[0][:n]
-        for (W, b), output in zip(self.layers, self._outputs[1:], strict=True):
-            z = np.matmul(h, W, out=output[:n])
+    def _forward(self, x: Float) -> Float:
+        """Write the output of every layer to its buffer, and return the last: the logits."""
+        h = x
+        for (W, b), output in zip(self.layers, self._outputs, strict=True):
+            z = np.matmul(h, W, out=output[: len(x)])
             np.add(z, b, out=z)
             if output is not self._outputs[-1]:
                 np.maximum(z, 0, out=z)
@@ -177,8 +175,8 @@ class DenseMADE:
     def _adam(self) -> None:
         """Update theta with the gradient, which is masked first and overwritten.
 
-        With m' = m / (1 - beta_1) and v' = v / (1 - beta_2) in store, ``m / (1 - beta_1^t) / (sqrt(v / (1 - beta_2^t)) + eps)``
-        is ``rate m' / (sqrt(v') + eps')``.
+        ``lr m / (1 - beta_1^t) / (sqrt(v / (1 - beta_2^t)) + eps)`` is ``rate m' / (sqrt(v') + eps')`` with what is stored:
+        m' = m / (1 - beta_1) and v' = v / (1 - beta_2).
         """
         self.n_steps += 1
         root = ((1 - 0.999) / (1 - 0.999**self.n_steps)) ** 0.5

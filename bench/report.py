@@ -1,8 +1,9 @@
 """Print what masks are worth on this machine: ``python -m bench.report``, from the root of the repository.
 
 Implementations take turns, a few milliseconds each, in one process (A B C A B C ...): when the machine slows down it does so
-for all of them. A figure is the median over the rounds; a ratio is a ratio of medians. Not shown: more than one thread, other
-sizes, the first call (Numba compiles in it), memory.
+for all of them. A figure is the median over the rounds; a ratio is a ratio of medians. Where other programs hold the CPU, long
+calls suffer and short ones slip through; the last line says so. Not shown: more than one thread, other sizes, the first call
+(Numba compiles in it), memory.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def measure(case: cases.Case, size: cases.Size, seconds: float, least_rounds: in
 
 def timed(work: cases.Work, repeat: int) -> float:
     """Return the seconds of one call, as the mean of ``repeat``; collection of garbage waits."""
-    with work.on():
+    with cases.using(work.implementation):
         gc.disable()
         begin = time.perf_counter()
         for _ in range(repeat):
@@ -59,6 +60,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0, help="for each row of the table (default 5)")
     parser.add_argument("--only", default="", help="rows whose name contains this")
     options = parser.parse_args()
+    wall, cpu = time.perf_counter(), time.process_time()
     with cases.one_blas_thread():
         facts = cases.machine()
         print(f"{facts.pop('cpu')}; " + ", ".join(f"{name} {value}" for name, value in facts.items()))
@@ -66,13 +68,16 @@ def main() -> None:
         print("\n| what | dense NumPy | jit | native | native against NumPy |\n| --- | ---: | ---: | ---: | ---: |")
         for size in cases.SIZES:
             for case in cases.CASES.values():
-                name = f"{case.title}, {size}"
+                name = f"{case.title}{case.note}, {size}"
                 if options.only not in name:
                     continue
                 found = measure(case, size, options.seconds)
                 numpy, jit, native = (found.get(key) for key in (case.baseline, "jit", "native"))
                 ratio = f"{numpy / native:.3g}x" if numpy and native else "-"
                 print(f"| {name} | {show(numpy)} | {show(jit)} | {show(native)} | {ratio} |", flush=True)
+    share = (time.process_time() - cpu) / (time.perf_counter() - wall)
+    if share < 0.95:
+        print(f"\nThis process had a CPU for {share:.0%} of the time: others were running, the figures are rough.")
 
 
 if __name__ == "__main__":

@@ -159,7 +159,7 @@ def _log1p(real: Any, y: Any) -> Any:
     return q * t * s + (s + s)
 
 
-@_inline
+@_kernel
 def _activate(z: Real, code: int) -> None:
     """Do ``z = g(z)`` on a vector. A NaN stays one."""
     real = z.dtype.type
@@ -184,7 +184,7 @@ def _activate(z: Real, code: int) -> None:
             z[u] = z[u] / (one + abs(z[u]))
 
 
-@_inline
+@_kernel
 def _derive(dz: Real, h: Real, code: int) -> None:
     """Do ``dz *= g'(z)`` on a vector, g' as a function of ``h = g(z)``."""
     real = dz.dtype.type
@@ -388,8 +388,8 @@ def affine_backward_input(
             # The sum runs along the rows of the panel: 64 x 64 numbers of it are transposed and used for all rows of dz.
             n = min(len(w) - k0, PANEL)
             block[j0:, n:] = 0
-            for k in range(n):
-                for j in range(j0, PANEL):
+            for j in range(j0, PANEL):
+                for k in range(n):
                     block[j, k] = w[k0 + k, j]
             c = p * PANEL
             for i in range(0, m, 2):
@@ -413,7 +413,7 @@ def _prepare(theta: Real, optimizer: int, step: int, hyper: NDArray[np.float64])
     return real(lr), real(a), real(b), real(hyper[3]), real(1 - a), real(1 - b), real(correct_a), real(correct_b)
 
 
-@_inline
+@_kernel
 def _update(theta: Real, at: int, g: Real, optimizer: int, rule: tuple[Any, ...], state: Real) -> None:
     """Update the 64 weights from ``theta[at]`` on by their gradient g. The rules are written out in ``optimizers.py``."""
     lr, a, b, eps, one_a, one_b, correct_a, correct_b = rule
@@ -563,24 +563,23 @@ def _forward(
 ) -> Real:
     """Take at most ``block`` rows through all layers; return the logits (rows, width(D))."""
     m, n_inputs = len(bits), layers[0, N_IN]
-    out = _outputs(reals, layers, 0, block, m)
+    x, first = _outputs(reals, layers, -1, block, m), 0
     if sparse:
         count, index = ints[:m], ints[block : block + m * n_inputs].reshape(m, n_inputs)
+        x, first = _outputs(reals, layers, 0, block, m), 1
         list_ones(bits, n_inputs, count, index)
-        affine_forward_sparse(theta, layers, n_live, panel_start, 0, count, index, out)
+        affine_forward_sparse(theta, layers, n_live, panel_start, 0, count, index, x)
     else:
-        x = _outputs(reals, layers, -1, block, m)
         for i in range(m):
             for q in range(bits.shape[1]):
-                row = x[i, PANEL * q : PANEL * (q + 1)]
+                word, row = bits[i, q], x[i, PANEL * q : PANEL * (q + 1)]
                 for u in range(PANEL):
-                    row[u] = np.int32((bits[i, q] >> np.uint64(u)) & np.uint64(1))
-        affine_forward(theta, layers, n_live, panel_start, 0, x, out)
-    for l in range(1, len(layers)):
-        above = _outputs(reals, layers, l, block, m)
-        affine_forward(theta, layers, n_live, panel_start, l, out, above)
-        out = above
-    return out
+                    row[u] = np.int32((word >> np.uint64(u)) & np.uint64(1))
+    for l in range(first, len(layers)):
+        out = _outputs(reals, layers, l, block, m)
+        affine_forward(theta, layers, n_live, panel_start, l, x, out)
+        x = out
+    return x
 
 
 @_kernel
@@ -635,7 +634,7 @@ def conditionals(
 _SUMS, _CURRENT, _SEEN, _DONE = range(4)  # of a layer: start of its buffer, current panel, what that has seen, final units
 
 
-@_kernel
+@_inline
 def _reach(
     theta: Real,
     layers: Int64,
@@ -666,14 +665,21 @@ def _reach(
             n = np.int64(count[i] - taken[i])
             while n > 0 and index[i, taken[i] + n - 1] >= end:
                 n -= 1
-            _add_rows(z[i, c : c + PANEL], w, 0, index[i, taken[i] :], n)
-            taken[i] += n
+            if n > 0:
+                _add_rows(z[i, c : c + PANEL], w, 0, index[i, taken[i] :], n)
+                taken[i] += n
     elif end > seen:
         below = _width(layers[l, N_IN])
         h = reals[walk[l - 1, _SUMS] : walk[l - 1, _SUMS] + m * below].reshape(m, below)
-        for i in range(0, m, 2):
+        for i in range(0, m if end - seen >= 8 else 0, 2):
             i1 = min(i + 1, m - 1)
             _add_products(z[i, c : c + PANEL], z[i1, c : c + PANEL], h[i, seen:], h[i1, seen:], w[seen:], 0, end - seen)
+        for i in range(0 if end - seen >= 8 else m):  # too short to be worth a tile
+            sums = z[i, c : c + PANEL]
+            for k in range(seen, end):
+                w_, h_ = w[k], h[i, k]
+                for u in range(PANEL):
+                    sums[u] += h_ * w_[u]
     walk[l, _SEEN] = max(end, seen)
     return z
 
@@ -770,16 +776,16 @@ def train(
         for i in range(m):
             total += batch_nll[i]
         nll[batch] = total
-        for l in range(n_layers - 1, 0, -1):
-            h, dh = _outputs(reals, layers, l - 1, batch_size, m), _outputs(reals, layers, n_layers + l - 1, batch_size, m)
-            affine_backward_input(theta, layers, n_live, panel_start, l, dz, h, dh)
-            affine_backward_weights(theta, layers, n_live, panel_start, l, h, dz, optimizer, step + batch, hyper, state)
-            dz = dh
-        if sparse:
-            list_rows(batch_bits[:m], n_inputs, count, index)
-            affine_backward_weights_sparse(
-                theta, layers, n_live, panel_start, 0, count, index, dz, optimizer, step + batch, hyper, state
-            )
-        else:
-            x = _outputs(reals, layers, -1, batch_size, m)
-            affine_backward_weights(theta, layers, n_live, panel_start, 0, x, dz, optimizer, step + batch, hyper, state)
+        for l in range(n_layers - 1, -1, -1):
+            x, dx = _outputs(reals, layers, l - 1, batch_size, m), dz
+            if l > 0:
+                dx = _outputs(reals, layers, n_layers + l - 1, batch_size, m)
+                affine_backward_input(theta, layers, n_live, panel_start, l, dz, x, dx)
+            if l == 0 and sparse:
+                list_rows(batch_bits[:m], n_inputs, count, index)
+                affine_backward_weights_sparse(
+                    theta, layers, n_live, panel_start, 0, count, index, dz, optimizer, step + batch, hyper, state
+                )
+            else:
+                affine_backward_weights(theta, layers, n_live, panel_start, l, x, dz, optimizer, step + batch, hyper, state)
+            dz = dx

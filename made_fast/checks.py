@@ -24,6 +24,7 @@ from made_fast.kernels import layout
 
 __all__ = [
     "Matrix",
+    "MatrixLike",
     "SparseRows",
     "choice",
     "dtype",
@@ -59,6 +60,9 @@ class SparseRows(Protocol):
 Matrix: TypeAlias = NDArray[Any] | SparseRows
 """What :func:`matrix` returns: an array, or CSR rows."""
 
+MatrixLike: TypeAlias = Any
+"""What :func:`matrix` takes: array-like, data frame or ``scipy.sparse``; no type of NumPy's covers them all."""
+
 
 # Tables
 
@@ -68,7 +72,7 @@ def is_sparse(X: object) -> TypeGuard[SparseRows]:
     return not isinstance(X, np.ndarray) and hasattr(X, "tocsr")
 
 
-def matrix(X: Any, n_features: int | None = None, *, name: str = "X", min_rows: int = 1) -> Matrix:
+def matrix(X: MatrixLike, n_features: int | None = None, *, name: str = "X", min_rows: int = 1) -> Matrix:
     """Check the shape and the kind of a table; its values are checked chunk by chunk in :func:`ones`.
 
     Parameters

@@ -8,6 +8,7 @@ keep their traceback. NumPy and the rest of the package are imported when a comm
 from __future__ import annotations
 
 import argparse
+import errno
 import io
 import os
 import sys
@@ -46,9 +47,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(error)
     except MemoryError as error:
         return _fail(f"not enough memory. {error}")
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.ENOSPC):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to write would fail again, at exit
+        return 141 if error.errno == errno.EPIPE else _fail(f"cannot write the output: {error.strerror}.")
     except KeyboardInterrupt:
         print("made-fast: interrupted", file=sys.stderr)
         return 130
@@ -61,13 +64,13 @@ def _fail(message: object) -> int:
 
 
 @contextmanager
-def _refusing() -> Iterator[None]:
-    """Turn the exceptions by which the package refuses input and files into the one line for the user."""
+def _refusing(*kinds: type[Exception]) -> Iterator[None]:
+    """Turn exceptions that are the user's to put right into the one line to show. Keep the block small: others are bugs."""
     try:
         yield
-    except OSError as error:
-        raise UsageError(f"{error.filename}: {error.strerror}" if error.filename else str(error)) from error
-    except (ValueError, TypeError) as error:
+    except kinds as error:
+        if isinstance(error, OSError) and error.filename:
+            raise UsageError(f"{error.filename}: {error.strerror}") from error
         raise UsageError(str(error)) from error
 
 
@@ -84,7 +87,7 @@ def _train(args: argparse.Namespace) -> int:
     from made_fast import checks, report, threads
     from made_fast.estimator import MADE
 
-    with _refusing():
+    with _refusing(ValueError):
         hidden_sizes = checks.hidden_sizes([] if args.hidden == [0] else args.hidden)
     dataset = _load_data(args)
     splits = report.splits(dataset)
@@ -169,17 +172,16 @@ def _sample(args: argparse.Namespace) -> int:
     if args.out is None:
         _write_csv(sys.stdout, model, args.n_samples, rng, args.threads)
         return 0
-    with _refusing():
-        if suffix == ".csv":
-            with args.out.open("w", encoding="ascii") as stream:
-                _write_csv(stream, model, args.n_samples, rng, args.threads)
-            return 0
-        X = model.sample(args.n_samples, rng, n_threads=args.threads)
-        if suffix == ".png":
-            _write_png(args.out, X, shape)
-        else:
-            with args.out.open("wb") as stream:
-                np.save(stream, X)
+    if suffix == ".csv":
+        with _refusing(OSError), args.out.open("w", encoding="ascii") as stream:
+            _write_csv(stream, model, args.n_samples, rng, args.threads)
+        return 0
+    X = model.sample(args.n_samples, rng, n_threads=args.threads)
+    if suffix == ".png":
+        _write_png(args.out, X, shape)
+    else:
+        with _refusing(OSError), args.out.open("wb") as stream:
+            np.save(stream, X)
     return 0
 
 
@@ -203,7 +205,7 @@ def _load_data(args: argparse.Namespace, n_features: int | None = None) -> Datas
     """Load DATA and take the splits that it lacks out of its training rows, the same ones every time."""
     from made_fast import datasets
 
-    with _refusing():
+    with _refusing(OSError, ValueError, TypeError):
         try:
             dataset = datasets.load(args.data, threshold=args.threshold, n_features=n_features)
         except ValueError as error:
@@ -219,7 +221,7 @@ def _save(made: MADE, path: Path, threshold: float | None, notes: dict[str, Any]
 
     model = made.model_
     hyper = {**model.hyper, "ordering": made.ordering, "random_state": made.random_state, **notes}
-    with _refusing():
+    with _refusing(OSError):
         MADEModel(model.connectivity, model.theta, model.activation, binarize=threshold, hyper=hyper).save(path)
 
 
@@ -227,8 +229,10 @@ def _save_unfinished(made: MADE, dataset: Dataset, save: Callable[[], None], pat
     """Save the model of a fit that was cut short, if it is of any use, and say what happened."""
     import numpy as np
 
-    if not getattr(made, "best_epoch_", 0) or not np.isfinite(made.model_.theta).all():
+    if not getattr(made, "best_epoch_", 0):
         return "Nothing was saved: no epoch was finished."
+    if not np.isfinite(made.model_.theta).all():
+        return "Nothing was saved: without validation rows no earlier parameters were kept."
     save()
     which = "best parameters so far, those of" if dataset.valid is not None else "parameters after"
     return f"The {which} epoch {made.best_epoch_}, are saved in {path}."
@@ -236,8 +240,9 @@ def _save_unfinished(made: MADE, dataset: Dataset, save: Callable[[], None], pat
 
 def _load_model(path: Path) -> MADEModel:
     from made_fast.model import load
+    from made_fast.storage import ModelFileError
 
-    with _refusing():
+    with _refusing(OSError, ModelFileError):
         return load(path)
 
 
@@ -279,7 +284,7 @@ def _write_png(path: Path, X: NDArray[np.uint8], shape: tuple[int, int] | None) 
     from made_fast import images
 
     assert shape is not None  # by _check_shape
-    with _refusing():
+    with _refusing(OSError):
         images.save_png(path, images.grid(X, shape))
 
 
@@ -293,4 +298,4 @@ def _write_csv(stream: Any, model: MADEModel, n: int, rng: np.random.Generator, 
         text = np.full((len(X), 2 * D), ord(","), np.uint8)
         text[:, ::2] = X + ord("0")
         text[:, -1] = ord("\n")
-        stream.write(text.tobytes().decode("ascii"))
+        print(text.tobytes().decode("ascii"), end="", file=stream)

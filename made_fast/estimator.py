@@ -7,20 +7,21 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from made_fast import checks, data, threads, training
 from made_fast.kernels.layout import ACTIVATIONS, aligned_empty
 from made_fast.kernels.optimizers import OPTIMIZERS
+from made_fast.masks import DEGREE_RULES
 from made_fast.model import MADEModel
 from made_fast.progress import Progress
 
 __all__ = ["MADE"]
 
 
-class MADE(DensityMixin, BaseEstimator):
+class MADE(DensityMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     """Masked autoencoder for distribution estimation: an exact density model of binary data, trained on CPUs.
 
     ``p(x) = prod_d p(x_d | x_<d)``, where the conditionals are the outputs of a feed-forward net whose weights are masked so
@@ -39,7 +40,8 @@ class MADE(DensityMixin, BaseEstimator):
         output that can have inputs has some.
     optimizer : {"adam", "adadelta", "adagrad", "rmsprop", "momentum", "sgd"}
         Its remaining constants are the published ones, see ``made_fast.kernels.optimizers``.
-    learning_rate : float
+    learning_rate : float or None
+        None takes the optimizer's own.
     batch_size : int
         Rows of a mini-batch.
     max_epochs : int
@@ -82,7 +84,7 @@ class MADE(DensityMixin, BaseEstimator):
     >>> import numpy as np
     >>> from made_fast import MADE
     >>> X = np.repeat([[0, 0, 1, 1], [1, 1, 0, 0]], 50, axis=0)
-    >>> made = MADE(hidden_sizes=(16,), learning_rate=0.02, max_epochs=100, random_state=0).fit(X)
+    >>> made = MADE(hidden_sizes=(16,), batch_size=10, max_epochs=100, random_state=0).fit(X)
     >>> bool(made.score(X) > -0.8)  # the best possible is log(1 / 2) = -0.69
     True
     >>> made.sample(2, random_state=0).shape
@@ -96,7 +98,7 @@ class MADE(DensityMixin, BaseEstimator):
         ordering: str | Sequence[int] = "random",
         degrees: str = "stratified",
         optimizer: str = "adam",
-        learning_rate: float = 1e-3,
+        learning_rate: float | None = 1e-3,
         batch_size: int = 100,
         max_epochs: int = 200,
         patience: int = 30,
@@ -126,7 +128,7 @@ class MADE(DensityMixin, BaseEstimator):
         self.validation_fraction = validation_fraction
         self.binarize = binarize
 
-    def fit(self, X: ArrayLike, y: Any = None, *, X_val: ArrayLike | None = None) -> MADE:
+    def fit(self, X: checks.MatrixLike, y: Any = None, *, X_val: checks.MatrixLike | None = None) -> MADE:
         """Draw a connectivity and train from scratch.
 
         Parameters
@@ -176,7 +178,7 @@ class MADE(DensityMixin, BaseEstimator):
             self._snapshot()
         return self
 
-    def partial_fit(self, X: ArrayLike, y: Any = None) -> MADE:
+    def partial_fit(self, X: checks.MatrixLike, y: Any = None) -> MADE:
         """Make one pass over X in mini-batches; the first call draws the connectivity and the initial parameters."""
         if hasattr(self, "_trainer"):
             trainer = self._trainer
@@ -192,15 +194,15 @@ class MADE(DensityMixin, BaseEstimator):
         self._snapshot()
         return self
 
-    def score_samples(self, X: ArrayLike) -> NDArray[np.float64]:
+    def score_samples(self, X: checks.MatrixLike) -> NDArray[np.float64]:
         """Return log p(x) of each row in nats, (n,) float64; see ``MADEModel.score_samples``."""
         return self.model_.score_samples(self._table(X), n_threads=self.n_threads)
 
-    def score(self, X: ArrayLike, y: Any = None) -> float:
+    def score(self, X: checks.MatrixLike, y: Any = None) -> float:
         """Return the mean log-likelihood of the rows of X in nats."""
         return float(np.mean(self.score_samples(X)))
 
-    def conditional_proba(self, X: ArrayLike) -> NDArray[Any]:
+    def conditional_proba(self, X: checks.MatrixLike) -> NDArray[Any]:
         """Return ``p(x_d = 1 | x_<d)`` for every row and input, (n, D); see ``MADEModel.conditional_proba``."""
         return self.model_.conditional_proba(self._table(X), n_threads=self.n_threads)
 
@@ -219,7 +221,7 @@ class MADE(DensityMixin, BaseEstimator):
         tags.input_tags.sparse = True
         return tags
 
-    def _start(self, X: ArrayLike) -> tuple[training.Trainer, NDArray[np.uint64]]:
+    def _start(self, X: checks.MatrixLike) -> tuple[training.Trainer, NDArray[np.uint64]]:
         """Check every parameter and X; return a fresh trainer and the packed rows."""
         checks.positive_int(self.batch_size, "batch_size")
         checks.threshold(self.binarize)
@@ -230,9 +232,9 @@ class MADE(DensityMixin, BaseEstimator):
             hidden_sizes=checks.hidden_sizes(self.hidden_sizes),
             activation=checks.choice(self.activation, "activation", ACTIVATIONS[1:]),
             ordering=checks.ordering(self.ordering, n_features),
-            degrees=checks.choice(self.degrees, "degrees", ("stratified", "uniform")),
+            degrees=checks.choice(self.degrees, "degrees", DEGREE_RULES),
             optimizer=checks.choice(self.optimizer, "optimizer", tuple(OPTIMIZERS)),
-            learning_rate=checks.positive_float(self.learning_rate, "learning_rate"),
+            learning_rate=self._learning_rate(),
             weight_init=checks.choice(self.weight_init, "weight_init", training.WEIGHT_INITS),
             dtype=checks.dtype(self.dtype),
             rng=checks.generator(self.random_state),
@@ -267,13 +269,19 @@ class MADE(DensityMixin, BaseEstimator):
         theta = aligned_empty(len(trainer.theta), trainer.theta.dtype)
         theta[:] = trainer.theta
         hyper = {name: _plain(value) for name, value in self.get_params(deep=False).items() if name not in _NOT_SAVED}
+        hyper["learning_rate"] = float(trainer.hyper[0])
         self.model_ = MADEModel(trainer.connectivity, theta, self.activation, binarize=self.binarize, hyper=hyper)
 
-    def _table(self, X: ArrayLike) -> Any:
+    def _table(self, X: checks.MatrixLike) -> Any:
         check_is_fitted(self, "model_")
         table = checks.matrix(X, self.n_features_in_)
         validate_data(self, X, reset=False, skip_check_array=True)  # the names of the columns
         return table
+
+    def _learning_rate(self) -> float:
+        if self.learning_rate is None:
+            return OPTIMIZERS[self.optimizer].hyper[0]
+        return checks.positive_float(self.learning_rate, "learning_rate")
 
     def _n_threads(self) -> int:
         return checks.n_threads(self.n_threads) or threads.available()

@@ -21,9 +21,7 @@ TILE = 56
 """Small tiles are scaled up by a whole factor to about this many pixels: 8 x 8 by seven, 28 x 28 by two."""
 
 
-def grid(
-    X: ArrayLike, shape: tuple[int, int], columns: int | None = None, scale: int | None = None
-) -> NDArray[np.uint8]:
+def grid(X: ArrayLike, shape: tuple[int, int], columns: int | None = None, scale: int | None = None) -> NDArray[np.uint8]:
     """Draw each row of X as a tile, dark ones on white, row after row of tiles with thin lines between them.
 
     Parameters

@@ -11,14 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Connectivity", "DegreeRule", "Staircase", "draw_connectivity", "draw_degrees", "draw_ordering"]
+__all__ = ["DEGREE_RULES", "Connectivity", "Staircase", "draw_connectivity", "draw_degrees", "draw_ordering"]
 
-DegreeRule = Literal["stratified", "uniform"]
+DEGREE_RULES = ("stratified", "uniform")
 IntVector = NDArray[np.int32]
 
 
@@ -93,9 +92,7 @@ def draw_ordering(n_inputs: int, ordering: str | Sequence[int], rng: np.random.G
     return np.array(ordering, dtype=np.int32)
 
 
-def draw_degrees(
-    n_inputs: int, hidden_sizes: Sequence[int], rule: DegreeRule, rng: np.random.Generator
-) -> tuple[IntVector, ...]:
+def draw_degrees(n_inputs: int, hidden_sizes: Sequence[int], rule: str, rng: np.random.Generator) -> tuple[IntVector, ...]:
     """Draw the degrees of every hidden layer, each in {smallest degree of the layer below, ..., D - 1}.
 
     ``"uniform"`` is the paper's rule (section 4.2): independent uniform draws. Some outputs may be left with no input.
@@ -106,7 +103,7 @@ def draw_degrees(
     """
     largest = max(n_inputs - 1, 1)
     smallest = 1
-    layers = []
+    layers: list[IntVector] = []
     for size in hidden_sizes:
         if rule == "uniform":
             m = rng.integers(smallest, largest + 1, size=size)
@@ -116,9 +113,8 @@ def draw_degrees(
             m = np.minimum(m, largest)  # the last stratum may round up to 1
             m[0] = smallest
             rng.shuffle(m)
-        m = m.astype(np.int32)
         smallest = int(m.min())
-        layers.append(m)
+        layers.append(m.astype(np.int32))
     return tuple(layers)
 
 
@@ -126,7 +122,7 @@ def draw_connectivity(
     n_inputs: int,
     hidden_sizes: Sequence[int],
     ordering: str | Sequence[int],
-    degrees: DegreeRule,
+    degrees: str,
     rng: np.random.Generator,
 ) -> Connectivity:
     """Draw one connectivity: the ordering first, then the degrees layer by layer (sections 4.1 and 4.2)."""

@@ -14,7 +14,7 @@ from threading import Lock
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from made_fast import checks, data, kernels, storage, threads
 from made_fast.kernels import layout as panels
@@ -82,7 +82,7 @@ class MADEModel:
         sizes = "-".join(str(n) for n in (self.n_features_in, *self.connectivity.hidden_sizes, self.n_features_in))
         return f"MADEModel({sizes}, {self.activation}, {self.theta.dtype}, {self.n_parameters} parameters)"
 
-    def score_samples(self, X: ArrayLike, *, n_threads: int | None = None) -> NDArray[np.float64]:
+    def score_samples(self, X: checks.MatrixLike, *, n_threads: int | None = None) -> NDArray[np.float64]:
         """Return the log-likelihood of each row, ``log p(x) = sum_d log p(x_d | x_<d)`` (eq. 5).
 
         Parameters
@@ -105,11 +105,11 @@ class MADEModel:
         X = checks.matrix(X, self.n_features_in)
         return _score(self.theta, self.layout, X.shape[0], lambda part: self._bits(X, part), _n_threads(n_threads))
 
-    def score(self, X: ArrayLike, *, n_threads: int | None = None) -> float:
+    def score(self, X: checks.MatrixLike, *, n_threads: int | None = None) -> float:
         """Return the mean log-likelihood of the rows of X, in nats."""
         return float(np.mean(self.score_samples(X, n_threads=n_threads)))
 
-    def conditional_proba(self, X: ArrayLike, *, n_threads: int | None = None) -> NDArray[Any]:
+    def conditional_proba(self, X: checks.MatrixLike, *, n_threads: int | None = None) -> NDArray[Any]:
         """Return every conditional, ``P[i, d] = p(x_d = 1 | x_i's inputs at places before d's)`` (eq. 8).
 
         Takes and raises what ``score_samples`` does; returns (n, D) of the model's dtype, columns in the order of X's.

@@ -109,7 +109,7 @@ def _add_train(commands: Any) -> None:
 
     training = train.add_argument_group("training")
     _choice(training, "--optimizer", OPTIMIZERS)
-    _option(training, "--learning-rate", "R", "step size; try 1 with adadelta, 0.1 with sgd", _positive_float, default=1e-3)
+    _option(training, "--learning-rate", "R", "step size (default: the optimizer's own)", _positive_float)
     _option(training, "--batch-size", "N", "rows of a mini-batch", _positive_int, default=100)
     _option(training, "--max-epochs", "N", "most passes over the training rows", _positive_int, default=200)
     _option(training, "--patience", "N", "stop after N epochs without a better validation NLL", _positive_int, default=30)
@@ -126,8 +126,7 @@ def _add_evaluate(commands: Any) -> None:
         "score data under a model",
         "Print the mean negative log-likelihood (NLL, with its standard error) of every split of DATA under\n"
         "MODEL, beside that of independent Bernoulli variables fitted to DATA's training rows.",
-        f"{DATA}\n\nexample:\n"
-        "  made-fast evaluate model.safetensors digits --split test",
+        f"{DATA}\n\nexample:\n  made-fast evaluate model.safetensors digits --split test",
     )
     evaluate.add_argument("model", metavar="MODEL", type=Path, help="model file")
     evaluate.add_argument("data", metavar="DATA", help="'digits' or a file, see below")
@@ -170,9 +169,7 @@ def _add_info(commands: Any) -> None:
 
 def _command(commands: Any, name: str, usage: str, title: str, description: str, epilog: str) -> Any:
     prog = f"made-fast {name}"
-    return commands.add_parser(
-        name, prog=prog, usage=f"{prog} {usage}", help=title, description=description, epilog=epilog
-    )
+    return commands.add_parser(name, prog=prog, usage=f"{prog} {usage}", help=title, description=description, epilog=epilog)
 
 
 def _option(

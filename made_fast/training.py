@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from made_fast import data, kernels, threads
 from made_fast.kernels import layout as panels
 from made_fast.kernels.optimizers import OPTIMIZERS, Optimizer
-from made_fast.masks import Connectivity, DegreeRule, draw_connectivity
+from made_fast.masks import Connectivity, draw_connectivity
 from made_fast.model import SPARSE_BELOW, score_bits
 
 __all__ = ["WEIGHT_INITS", "EpochRecord", "Trainer", "fit", "run_epoch"]
@@ -79,7 +79,7 @@ class Trainer:
         hidden_sizes: tuple[int, ...],
         activation: str,
         ordering: Any,
-        degrees: DegreeRule,
+        degrees: str,
         optimizer: str,
         learning_rate: float,
         weight_init: str,

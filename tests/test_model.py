@@ -207,8 +207,8 @@ def test_good_input_in_odd_clothes():
     read_only.setflags(write=False)
     wide = np.zeros((40, 10), np.uint8)
     wide[::2, ::2] = X
-    for same in (X.astype(bool), X.astype(">f8"), X.astype(">i2"), np.asfortranarray(X), read_only, wide[::2, ::2], X[::-1][::-1],
-                 X.astype(np.float16), X.tolist(), X.astype(object)):  # fmt: skip
+    for same in (X.astype(bool), X.astype(">f8"), X.astype(">i2"), np.asfortranarray(X), read_only, wide[::2, ::2],
+                 X[::-1][::-1], X.astype(np.float16), X.tolist(), X.astype(object)):  # fmt: skip
         assert (model.score_samples(same) == expected).all()
 
 

@@ -1,0 +1,136 @@
+"""The rules of the house that a reader relies on: who imports whom, docstring examples that run, a README that is true."""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import importlib
+import os
+import pkgutil
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import made_fast
+from made_fast import kernels, options
+
+ROOT = Path(__file__).resolve().parents[1]
+MODULES = sorted(module.name for module in pkgutil.iter_modules(made_fast.__path__) if module.name != "kernels")
+
+# Arrows point one way: cli -> estimator -> training -> model -> kernels. A module imports modules of lower rank only.
+RANK = {
+    "options": 0, "masks": 0, "progress": 0, "threads": 0, "images": 1, "checks": 1, "data": 2, "datasets": 3, "storage": 3,
+    "model": 4, "training": 5, "estimator": 6, "report": 7, "cli": 8,
+}  # fmt: skip
+
+
+def imports_of(path: Path) -> set[str]:
+    """Return the modules of this package that a file imports, anywhere in it but under TYPE_CHECKING."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            for inner in ast.walk(node):
+                inner.names = []  # type: ignore[attr-defined]
+        elif isinstance(node, ast.ImportFrom) and node.module == "made_fast":
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("made_fast.") and node.names:
+            found.add(node.module.split(".")[1])
+        elif isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("made_fast.")}
+    return found
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_arrows_point_one_way(name):
+    for other in imports_of(ROOT / "made_fast" / f"{name}.py") - {"kernels", "__version__"}:
+        assert RANK[other] < RANK[name], f"{name} must not import {other}"
+
+
+def test_kernels_import_nothing_above_them():
+    for path in (ROOT / "kernels").glob("*.py"):
+        assert imports_of(path) <= {"kernels"}, path.name
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_docstring_examples_run(name):
+    module = importlib.import_module(f"made_fast.{name}")
+    assert doctest.testmod(module).failed == 0
+
+
+def test_public_names_are_there_and_documented():
+    for name in made_fast.__all__:
+        assert getattr(made_fast, name).__doc__
+    with pytest.raises(AttributeError, match="no attribute"):
+        made_fast.nothing  # noqa: B018
+    assert set(made_fast.__all__) <= set(dir(made_fast))
+
+
+def test_python_in_the_readme_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    X = (np.random.default_rng(0).random((60, 9)) < 0.3).astype(np.uint8)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    assert blocks
+    for block in blocks:
+        exec(block, {"X": X, "X_val": X[:20], "X_test": X[20:40]})
+
+
+def test_commands_in_the_readme_parse():
+    commands = re.findall(r"made-fast ((?:train|evaluate|sample|info) [^#&`\n]*)", (ROOT / "README.md").read_text())
+    assert len(commands) >= 5
+    for command in commands:
+        if "--help" not in command:
+            options.parser().parse_args(command.split())
+
+
+def run_python(code: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "always", "-c", code], env={**os.environ, **env}, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("name", kernels.IMPLEMENTATIONS)
+def test_environment_chooses_the_implementation(name):
+    done = run_python("from made_fast import kernels; print(kernels.implementation)", MADE_FAST_KERNELS=name)
+    assert (done.stdout.strip(), done.stderr) == (name, "")
+
+
+@pytest.mark.parametrize("level", kernels.load("native").levels())
+def test_environment_chooses_the_cpu_level(level):
+    done = run_python("from made_fast.kernels import active; print(active.level())", MADE_FAST_CPU=level)
+    assert done.stdout.strip() == level
+
+
+def test_unknown_choices_say_what_there_is():
+    assert (
+        "MADE_FAST_KERNELS must be one of native, jit, reference"
+        in run_python("import made_fast.kernels", MADE_FAST_KERNELS="c").stderr
+    )
+    assert "x86-64-v9" in run_python("import made_fast.kernels", MADE_FAST_CPU="x86-64-v9").stderr
+
+
+def test_without_the_extension_numba_takes_over_and_says_so_once():
+    code = """
+import importlib.util
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: None if name.endswith("._native") else find(name, *rest)
+import made_fast.kernels, made_fast.model
+print(made_fast.kernels.implementation)
+"""
+    done = run_python(code)
+    assert done.stdout.strip() == "jit"
+    assert done.stderr.count("RuntimeWarning") == 1
+
+
+def test_an_extension_that_does_not_load_is_an_error():
+    code = """
+import importlib
+def broken(name):
+    raise ImportError("undefined symbol")
+importlib.import_module = broken
+import made_fast.kernels
+"""
+    assert "ImportError: undefined symbol" in run_python(code).stderr

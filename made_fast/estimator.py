@@ -84,7 +84,7 @@ class MADE(DensityMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn h
     >>> import numpy as np
     >>> from made_fast import MADE
     >>> X = np.repeat([[0, 0, 1, 1], [1, 1, 0, 0]], 50, axis=0)
-    >>> made = MADE(hidden_sizes=(16,), batch_size=10, max_epochs=100, random_state=0).fit(X)
+    >>> made = MADE(hidden_sizes=(16,), batch_size=10, learning_rate=0.01, random_state=0).fit(X)
     >>> bool(made.score(X) > -0.8)  # the best possible is log(1 / 2) = -0.69
     True
     >>> made.sample(2, random_state=0).shape

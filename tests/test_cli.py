@@ -133,6 +133,8 @@ def test_names_and_defaults_are_those_of_the_package():
     assert tuple(args["hidden"]) == MADE().hidden_sizes
     own = {"hidden_sizes", "n_threads", "random_state", "verbose", "validation_fraction", "binarize"}
     defaults = {name: p.default for name, p in inspect.signature(MADE).parameters.items() if name not in own}
+    assert args["learning_rate"] is None
+    assert OPTIMIZERS["adam"].hyper[0] == defaults.pop("learning_rate")
     assert {name: args[name] for name in defaults} == defaults
 
 
@@ -430,7 +432,7 @@ def test_help(command, capsys):
     assert "None" not in text
     if command == "train":
         shown = re.findall(r"\(default:\s+([^)]+)\)", text)
-        assert {"500", "relu", "random", "stratified", "float32", "adam", "0.001", "100", "200", "30", "0.1"} <= set(shown)
+        assert {"500", "relu", "random", "stratified", "float32", "adam", "the optimizer's own", "100", "200", "30", "0.1"} <= set(shown)
 
 
 def test_version(capsys):

@@ -17,13 +17,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from llvmlite import ir
 from numba import config, extending, njit, types
 from numba.core import cgutils
-from numba.np.arrayobj import make_array, populate_array
+from numba.np import arrayobj
 from numpy.typing import NDArray
 
 from made_fast.kernels.layout import ACTIVATION, ACTIVATIONS, BIAS, MAX_LAYERS, N_IN, N_OUT, N_PANELS, PANEL, PANELS, UNITS
@@ -45,9 +45,11 @@ __all__ = [
 ]
 
 Real = NDArray[Any]  # float32 or float64, the same in one call
+Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
 Int32 = NDArray[np.int32]
 Bits = NDArray[np.uint64]
+Net = tuple[Real, Int64, Int32, Int64]  # theta, layers, n_live, panel_start
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 IDENTITY, RELU, SOFTPLUS, TANH, SIGMOID, SOFTSIGN = range(len(ACTIVATIONS))
@@ -59,45 +61,44 @@ _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {
 def _kernel(function: Function) -> Function:
     """Compile on the first call; keep the machine code in Numba's cache if there is a place to write one."""
     try:
-        return njit(cache=True, **_OPTIONS)(function)  # type: ignore[no-any-return]
-    except RuntimeError:  # "cannot cache function: no locator available", e.g. read-only files and no home
-        return njit(**_OPTIONS)(function)  # type: ignore[no-any-return]
+        return cast(Function, njit(cache=True, **_OPTIONS)(function))
+    except RuntimeError:  # "cannot cache function: no locator available": read-only files and no home
+        return cast(Function, njit(**_OPTIONS)(function))
 
 
 def _inline(function: Function) -> Function:
     """Compile as a part of the kernels that call it."""
-    return njit(forceinline=True, **_OPTIONS)(function)  # type: ignore[no-any-return]
+    return cast(Function, njit(forceinline=True, **_OPTIONS)(function))
 
 
-# ---------------------------------------------------------------------------------------------------------------------------
-# What differs between compiled and plain Python, or between float32 and float64
-# ---------------------------------------------------------------------------------------------------------------------------
-
-
-def _stack_codegen(typing_context: Any, like: Any, n_rows: Any, n_columns: Any) -> Any:
-    """Return an uninitialised (n_rows, n_columns) array on the stack of the calling kernel, with the dtype of ``like``."""
+def _stack_code(typing_context: Any, like: Any, n_rows: Any, n_columns: Any) -> Any:
+    """Make the code of ``_stack``: room in the frame of the function that calls it, seen as an array without an owner."""
     array_type = types.Array(like.dtype, 2, "C")
     rows, columns = n_rows.literal_value, n_columns.literal_value
+    build: Any = cgutils  # neither has types
+    arrays: Any = arrayobj
 
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         item = context.get_data_type(like.dtype)
         size = context.get_abi_sizeof(item)
-        rows_, columns_, row_size, size_ = (ir.Constant(ir.IntType(64), n) for n in (rows, columns, columns * size, size))
-        block = cgutils.alloca_once(builder, item, size=ir.Constant(ir.IntType(64), rows * columns))
-        array = make_array(array_type)(context, builder)
-        populate_array(array, block, (rows_, columns_), (row_size, size_), size_, meminfo=None)
+        room = build.alloca_once(builder, item, size=ir.Constant(ir.IntType(64), rows * columns))
+        shape = [ir.Constant(ir.IntType(64), n) for n in (rows, columns)]
+        strides = [ir.Constant(ir.IntType(64), n) for n in (columns * size, size)]
+        array = arrays.make_array(array_type)(context, builder)
+        arrays.populate_array(array, room, shape, strides, strides[1], meminfo=None)
         return array._getvalue()
 
-    return array_type(like, n_rows, n_columns), codegen
+    return array_type(like, n_rows, n_columns), code
 
 
-if config.DISABLE_JIT:
+def _stack_python(like: Real, n_rows: int, n_columns: int) -> Real:
+    """Return an uninitialised (n_rows, n_columns) array of the dtype of ``like``."""
+    return np.empty((n_rows, n_columns), like.dtype)
 
-    def _stack(like: Real, n_rows: int, n_columns: int) -> Real:
-        return np.empty((n_rows, n_columns), like.dtype)
 
-else:
-    _stack = extending.intrinsic(prefer_literal=True)(_stack_codegen)
+_stack: Any = _stack_python
+if not cast(Any, config).DISABLE_JIT:
+    _stack = extending.intrinsic(prefer_literal=True)(_stack_code)
 
 # ---------------------------------------------------------------------------------------------------------------------------
 # exp, log, activations; ``real`` is the type of the numbers: a Python constant would turn float32 into float64
@@ -118,8 +119,8 @@ def _is_single(real: Any) -> bool:
 def _two_to(real: Any, n: Any) -> Any:
     """Return 2^n for int32 n <= 0 by putting the exponent's bits in place; 0 where it is no normal number."""
     if _is_single(real):
-        return real(np.int32(max(n + 127, 0) << 23).view(np.float32))
-    return real(np.int64(max(np.int64(n) + 1023, 0) << 52).view(np.float64))
+        return real(np.int32((max(n, -127) + 127) << 23).view(np.float32))
+    return real(np.int64((max(n, -1023) + np.int64(1023)) << 52).view(np.float64))
 
 
 @_inline
@@ -213,14 +214,15 @@ def _derive(dz: Real, h: Real, code: int) -> None:
 
 
 @_inline
-def _width(n_units: int) -> int:
+def _width(n_units: Any) -> Any:
     """``layout.width``."""
     return PANEL * -(-n_units // PANEL) + 16
 
 
 @_inline
-def _panel(theta: Real, layers: Int64, n_live: Int32, panel_start: Int64, l: int, p: int) -> tuple[Real, Int32, int]:
+def _panel(net: Net, l: int, p: int) -> tuple[Real, Int32, Any]:
     """Return panel p of layer l: its weights (depth, 64), its live counts (64,), and where its bias starts in theta."""
+    theta, layers, n_live, panel_start = net
     live = n_live[layers[l, UNITS] + p * PANEL :][:PANEL]
     start, depth = panel_start[layers[l, PANELS] + p], np.int64(live[PANEL - 1])
     return theta[start : start + depth * PANEL].reshape(depth, PANEL), live, layers[l, BIAS] + p * PANEL
@@ -245,7 +247,7 @@ def _add_products(z0: Real, z1: Real, x0: Real, x1: Real, w: Real, c: int, n: in
 
 
 @_kernel
-def _add_rows(z: Real, w: Real, c: int, index: Int32, n: int) -> None:
+def _add_rows(z: Real, w: Real, c: int, index: Int32, n: Any) -> None:
     """Add ``sum_{i < n} w[index[i], c + u]`` to z[u], for the 64 units u; i ascending."""
     a, c_ = _stack(z, 1, PANEL), np.uint64(c)
     for u in range(PANEL):
@@ -306,9 +308,10 @@ def list_rows(bits: Bits, n_columns: int, count: Int32, index: Int32) -> None:
 @_kernel
 def affine_forward(theta: Real, layers: Int64, n_live: Int32, panel_start: Int64, l: int, x: Real, out: Real) -> None:
     """See ``reference.affine_forward``."""
+    net = (theta, layers, n_live, panel_start)
     m = len(x)
     for p in range(layers[l, N_PANELS]):
-        w, _, bias = _panel(theta, layers, n_live, panel_start, l, p)
+        w, _, bias = _panel(net, l, p)
         c = p * PANEL
         for i in range(0, m, 2):
             i1 = min(i + 1, m - 1)  # a last single row is worked on twice
@@ -325,8 +328,9 @@ def affine_forward_sparse(
     theta: Real, layers: Int64, n_live: Int32, panel_start: Int64, l: int, count: Int32, index: Int32, out: Real
 ) -> None:
     """See ``reference.affine_forward_sparse``."""
+    net = (theta, layers, n_live, panel_start)
     for p in range(layers[l, N_PANELS]):
-        w, _, bias = _panel(theta, layers, n_live, panel_start, l, p)
+        w, _, bias = _panel(net, l, p)
         for i in range(len(count)):
             n = np.int64(count[i])
             while n > 0 and index[i, n - 1] >= len(w):
@@ -339,7 +343,7 @@ def affine_forward_sparse(
 
 
 @_kernel
-def bernoulli_nll(logits: Real, bits: Bits, n_columns: int, scale: float, nll: NDArray[np.float64], dlogits: Real) -> None:
+def bernoulli_nll(logits: Real, bits: Bits, n_columns: int, scale: float, nll: Float64, dlogits: Real) -> None:
     """See ``reference.bernoulli_nll``. ``dlogits`` may be ``logits``."""
     real = logits.dtype.type
     zero, one, scale_ = real(0.0), real(1.0), real(scale)
@@ -373,13 +377,14 @@ def affine_backward_input(
     theta: Real, layers: Int64, n_live: Int32, panel_start: Int64, l: int, dz: Real, h: Real, dh: Real
 ) -> None:
     """See ``reference.affine_backward_input``."""
+    net = (theta, layers, n_live, panel_start)
     m, n_in = len(dz), layers[l, N_IN]
     block = _stack(theta, PANEL, PANEL)
     for k0 in range(0, n_in, PANEL):
         for i in range(m):
             dh[i, k0 : k0 + PANEL] = 0
         for p in range(layers[l, N_PANELS]):
-            w, live, _ = _panel(theta, layers, n_live, panel_start, l, p)
+            w, live, _ = _panel(net, l, p)
             if len(w) <= k0:
                 continue  # no unit of this panel sees these inputs
             j0 = 0
@@ -401,7 +406,7 @@ def affine_backward_input(
 
 
 @_inline
-def _prepare(theta: Real, optimizer: int, step: int, hyper: NDArray[np.float64]) -> tuple[Any, ...]:
+def _prepare(theta: Real, optimizer: int, step: int, hyper: Float64) -> tuple[Any, ...]:
     """Return what a step of the rule needs, worked out in double: lr, a, b, eps, 1 - a, 1 - b, and Adam's two corrections."""
     real = theta.dtype.type
     lr, a, b, t = hyper[0], hyper[1], hyper[2], float(step + 1)
@@ -483,14 +488,15 @@ def affine_backward_weights(
     dz: Real,
     optimizer: int,
     step: int,
-    hyper: NDArray[np.float64],
+    hyper: Float64,
     state: Real,
 ) -> None:
     """See ``reference.affine_backward_weights``."""
+    net = (theta, layers, n_live, panel_start)
     rule = _prepare(theta, optimizer, step, hyper)
     g = _stack(theta, 2, PANEL)
     for p in range(layers[l, N_PANELS]):
-        w, live, bias = _panel(theta, layers, n_live, panel_start, l, p)
+        w, live, bias = _panel(net, l, p)
         start, depth, c = panel_start[layers[l, PANELS] + p], len(w), p * PANEL
         for k in range(0, depth, 2):
             g[:] = 0
@@ -513,14 +519,15 @@ def affine_backward_weights_sparse(
     dz: Real,
     optimizer: int,
     step: int,
-    hyper: NDArray[np.float64],
+    hyper: Float64,
     state: Real,
 ) -> None:
     """See ``reference.affine_backward_weights_sparse``."""
+    net = (theta, layers, n_live, panel_start)
     rule = _prepare(theta, optimizer, step, hyper)
     g = _stack(theta, 1, PANEL)
     for p in range(layers[l, N_PANELS]):
-        w, live, bias = _panel(theta, layers, n_live, panel_start, l, p)
+        w, live, bias = _panel(net, l, p)
         start, depth, c = panel_start[layers[l, PANELS] + p], len(w), p * PANEL
         for k in range(depth):
             g[:] = 0
@@ -550,25 +557,16 @@ def _outputs(reals: Real, layers: Int64, l: int, block: int, m: int) -> Real:
 
 
 @_kernel
-def _forward(
-    theta: Real,
-    layers: Int64,
-    n_live: Int32,
-    panel_start: Int64,
-    bits: Bits,
-    sparse: bool,
-    block: int,
-    reals: Real,
-    ints: Int32,
-) -> Real:
+def _forward(net: Net, bits: Bits, sparse: bool, block: int, reals: Real, ints: Int32) -> Real:
     """Take at most ``block`` rows through all layers; return the logits (rows, width(D))."""
+    layers = net[1]
     m, n_inputs = len(bits), layers[0, N_IN]
     x, first = _outputs(reals, layers, -1, block, m), 0
     if sparse:
         count, index = ints[:m], ints[block : block + m * n_inputs].reshape(m, n_inputs)
         x, first = _outputs(reals, layers, 0, block, m), 1
         list_ones(bits, n_inputs, count, index)
-        affine_forward_sparse(theta, layers, n_live, panel_start, 0, count, index, x)
+        affine_forward_sparse(*net, 0, count, index, x)
     else:
         for i in range(m):
             for q in range(bits.shape[1]):
@@ -577,7 +575,7 @@ def _forward(
                     row[u] = np.int32((word >> np.uint64(u)) & np.uint64(1))
     for l in range(first, len(layers)):
         out = _outputs(reals, layers, l, block, m)
-        affine_forward(theta, layers, n_live, panel_start, l, x, out)
+        affine_forward(*net, l, x, out)
         x = out
     return x
 
@@ -593,12 +591,13 @@ def score(
     block: int,
     reals: Real,
     ints: Int32,
-    log_p: NDArray[np.float64],
+    log_p: Float64,
 ) -> None:
     """See ``reference.score``."""
+    net = (theta, layers, n_live, panel_start)
     for i in range(0, len(bits), block):
         rows, total = bits[i : i + block], log_p[i : i + block]
-        logits = _forward(theta, layers, n_live, panel_start, rows, sparse, block, reals, ints)
+        logits = _forward(net, rows, sparse, block, reals, ints)
         bernoulli_nll(logits, rows, layers[0, N_IN], 0.0, total, logits)
         for r in range(len(total)):
             total[r] = -total[r]
@@ -618,8 +617,9 @@ def conditionals(
     proba: Real,
 ) -> None:
     """See ``reference.conditionals``."""
+    net = (theta, layers, n_live, panel_start)
     for i in range(0, len(bits), block):
-        logits = _forward(theta, layers, n_live, panel_start, bits[i : i + block], sparse, block, reals, ints)
+        logits = _forward(net, bits[i : i + block], sparse, block, reals, ints)
         for r in range(len(logits)):
             row = proba[i + r]
             for p in range(len(row)):
@@ -635,22 +635,11 @@ _SUMS, _CURRENT, _SEEN, _DONE = range(4)  # of a layer: start of its buffer, cur
 
 
 @_inline
-def _reach(
-    theta: Real,
-    layers: Int64,
-    n_live: Int32,
-    panel_start: Int64,
-    l: int,
-    j: int,
-    walk: Int64,
-    reals: Real,
-    count: Int32,
-    taken: Int32,
-    index: Int32,
-) -> Real:
+def _reach(net: Net, l: int, j: int, walk: Int64, reals: Real, count: Int32, taken: Int32, index: Int32) -> Real:
     """Bring the sums of the panel that holds unit j up to unit j's live prefix. Return the layer's buffer (m, width)."""
+    theta, layers = net[0], net[1]
     m, p, width = len(count), j // PANEL, _width(layers[l, N_OUT])
-    w, live, bias = _panel(theta, layers, n_live, panel_start, l, p)
+    w, live, bias = _panel(net, l, p)
     z = reals[walk[l, _SUMS] : walk[l, _SUMS] + m * width].reshape(m, width)
     c = p * PANEL
     if p != walk[l, _CURRENT]:
@@ -690,13 +679,14 @@ def sample(
     layers: Int64,
     n_live: Int32,
     panel_start: Int64,
-    uniforms: NDArray[np.float64],
+    uniforms: Float64,
     block: int,
     reals: Real,
     ints: Int32,
     x: NDArray[np.uint8],
 ) -> None:
     """See ``reference.sample``."""
+    net = (theta, layers, n_live, panel_start)
     n_inputs, last = layers[0, N_IN], len(layers) - 1
     walk = _stack(layers, MAX_LAYERS, 4)
     for start in range(0, len(uniforms), block):
@@ -709,7 +699,7 @@ def sample(
             sums += m * _width(layers[l, N_OUT])
         count[:] = 0
         for p in range(n_inputs):
-            z = _reach(theta, layers, n_live, panel_start, last, p, walk, reals, count, taken, index)
+            z = _reach(net, last, p, walk, reals, count, taken, index)
             for i in range(m):
                 column[i] = z[i, p]
             _activate(column, SIGMOID)
@@ -724,7 +714,7 @@ def sample(
                 live = n_live[layers[l, UNITS] :]
                 while walk[l, _DONE] < layers[l, N_OUT] and live[walk[l, _DONE]] <= final:
                     j = walk[l, _DONE]
-                    z = _reach(theta, layers, n_live, panel_start, l, j, walk, reals, count, taken, index)
+                    z = _reach(net, l, j, walk, reals, count, taken, index)
                     for i in range(m):
                         column[i] = z[i, j]
                     _activate(column, layers[l, ACTIVATION])
@@ -746,16 +736,17 @@ def train(
     sparse: bool,
     optimizer: int,
     step: int,
-    hyper: NDArray[np.float64],
+    hyper: Float64,
     state: Real,
     reals: Real,
     ints: Int32,
-    nll: NDArray[np.float64],
+    nll: Float64,
     rank: int,
     n_ranks: int,
     sync: Int32,
 ) -> None:
     """See ``reference.train``; ``n_ranks`` is 1."""
+    net = (theta, layers, n_live, panel_start)
     n_inputs, n_words, n_layers = layers[0, N_IN], bits.shape[1], len(layers)
     cut = 2 * batch_size * n_words  # scratch, as layout.train_workspace says: bits, NLL, then as score, then places
     batch_bits = ints[:cut].view(np.uint64).reshape(batch_size, n_words)
@@ -769,7 +760,7 @@ def train(
         for i in range(m):
             for q in range(n_words):
                 batch_bits[i, q] = bits[chosen[i], q]
-        logits = _forward(theta, layers, n_live, panel_start, batch_bits[:m], sparse, batch_size, reals, lists)
+        logits = _forward(net, batch_bits[:m], sparse, batch_size, reals, lists)
         dz = _outputs(reals, layers, 2 * n_layers - 1, batch_size, m)
         bernoulli_nll(logits, batch_bits[:m], n_inputs, 1.0 / m, batch_nll[:m], dz)
         total = 0.0
@@ -780,12 +771,10 @@ def train(
             x, dx = _outputs(reals, layers, l - 1, batch_size, m), dz
             if l > 0:
                 dx = _outputs(reals, layers, n_layers + l - 1, batch_size, m)
-                affine_backward_input(theta, layers, n_live, panel_start, l, dz, x, dx)
+                affine_backward_input(*net, l, dz, x, dx)
             if l == 0 and sparse:
                 list_rows(batch_bits[:m], n_inputs, count, index)
-                affine_backward_weights_sparse(
-                    theta, layers, n_live, panel_start, 0, count, index, dz, optimizer, step + batch, hyper, state
-                )
+                affine_backward_weights_sparse(*net, 0, count, index, dz, optimizer, step + batch, hyper, state)
             else:
-                affine_backward_weights(theta, layers, n_live, panel_start, l, x, dz, optimizer, step + batch, hyper, state)
+                affine_backward_weights(*net, l, x, dz, optimizer, step + batch, hyper, state)
             dz = dx

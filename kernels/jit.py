@@ -59,7 +59,10 @@ _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {
 
 
 def _kernel(function: Function) -> Function:
-    """Compile on the first call; keep the machine code in Numba's cache if there is a place to write one."""
+    """Compile on the first call; keep the machine code in Numba's cache if there is a place to write one.
+
+    Numba drops what it kept when this file changes, not when ``layout.py`` or ``optimizers.py`` does.
+    """
     try:
         return cast(Function, njit(cache=True, **_OPTIONS)(function))
     except RuntimeError:  # "cannot cache function: no locator available": read-only files and no home

@@ -432,7 +432,8 @@ def test_help(command, capsys):
     assert "None" not in text
     if command == "train":
         shown = re.findall(r"\(default:\s+([^)]+)\)", text)
-        assert {"500", "relu", "random", "stratified", "float32", "adam", "the optimizer's own", "100", "200", "30", "0.1"} <= set(shown)
+        defaults = {"500", "relu", "random", "stratified", "float32", "adam", "the optimizer's own", "100", "200", "30", "0.1"}
+        assert defaults <= set(shown)
 
 
 def test_version(capsys):

@@ -169,22 +169,25 @@ static void NAME(sample)(const net_t *net, const double *uniforms, int64_t n, in
  * panels over all rows and applies the update. Two barriers a step, whatever the depth.
  */
 
-static void NAME(meet)(const crew_t *crew)
+/* Wait for all ranks; returns 0 when they have come, 1 when the caller has called the step off because one never will. */
+static int NAME(meet)(const crew_t *crew)
 {
-    if (crew->n_ranks == 1) return;
-    int32_t *arrived = crew->sync, *round = crew->sync + 32; /* on cache lines of their own */
+    if (crew->n_ranks == 1) return 0;
+    int32_t *arrived = crew->sync, *round = crew->sync + 32, *off = crew->sync + 48; /* on cache lines of their own */
     const int32_t now = __atomic_load_n(round, __ATOMIC_ACQUIRE);
     if (__atomic_add_fetch(arrived, 1, __ATOMIC_ACQ_REL) == crew->n_ranks) {
         __atomic_store_n(arrived, 0, __ATOMIC_RELAXED);
         __atomic_store_n(round, now + 1, __ATOMIC_RELEASE);
-        return;
+        return 0;
     }
     for (int spins = 0; __atomic_load_n(round, __ATOMIC_ACQUIRE) == now; spins++) {
+        if (__atomic_load_n(off, __ATOMIC_RELAXED)) return 1;
 #if defined(__x86_64__)
         _mm_pause();
 #endif
         if (spins > 4000) sched_yield();
     }
+    return 0;
 }
 
 /* Scratch of a step, cut as layout.train_workspace says. Rows of the batch, then of every place. */
@@ -299,7 +302,7 @@ static void NAME(train)(const net_t *net, const uint64_t *bits, int64_t words, c
             made_fast_list_rows(bits, words, rows + start, m, net->layers[N_IN], words * rank / n_ranks,
                                 words * (rank + 1) / n_ranks, batch_size, s.place_count, s.place_index);
         NAME(train_rows)(net, &s, words, i0, i1, sparse, (REAL)(1.0 / (double)m));
-        NAME(meet)(crew);
+        if (NAME(meet)(crew)) return; /* before this step has changed anything */
         if (rank == 0) {
             double sum = 0;
             for (int64_t i = 0; i < m; i++) sum += s.nll[i];
@@ -307,6 +310,6 @@ static void NAME(train)(const net_t *net, const uint64_t *bits, int64_t words, c
         }
         const step_t step = NAME(prepare)(&now);
         NAME(train_weights)(net, &s, batch_size, m, sparse, &step, crew);
-        NAME(meet)(crew);
+        if (NAME(meet)(crew)) return;
     }
 }

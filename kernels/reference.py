@@ -386,7 +386,8 @@ def train(
     float64 OUT: sum of the NLL of the step's rows, before the update.
 
     With ``n_ranks > 1`` all ranks 0 .. n_ranks - 1 must call at the same time with the same arrays, each from its own
-    thread; they divide the work and meet at barriers in ``sync`` (64,) int32, all 0 at the start. Only ``native`` does that.
+    thread; they divide the work and meet at barriers in ``sync`` (64,) int32, all 0 at the start. Only ``native`` does that. A rank that
+    waits for one that never comes returns when ``sync[48]`` is set to 1; the parameters are then those of the last whole step.
     """
     for i in range(len(nll)):
         batch = bits[rows[i * batch_size : (i + 1) * batch_size]]

@@ -49,26 +49,32 @@ class _Worker:
 
     def __init__(self) -> None:
         self._inbox: SimpleQueue[tuple[Callable[[int], None], int]] = SimpleQueue()
-        self._done = threading.Semaphore(0)
-        self.error: BaseException | None = None
+        self._outbox: SimpleQueue[BaseException | None] = SimpleQueue()
         threading.Thread(target=self._loop, name="made_fast", daemon=True).start()
 
     def start(self, work: Callable[[int], None], rank: int) -> None:
-        self.error = None
         self._inbox.put((work, rank))
 
-    def wait(self) -> None:
-        self._done.acquire()
+    def wait(self) -> BaseException | None:
+        """Return when the work has ended, with the error that ended it; an interrupt counts as one, but ends no wait."""
+        interrupt = None
+        while True:
+            try:
+                return self._outbox.get() or interrupt
+            except KeyboardInterrupt as raised:
+                interrupt = raised
 
     def _loop(self) -> None:
         while True:
             work, rank = self._inbox.get()
+            error = None
             try:
                 work(rank)
-            except BaseException as error:
-                self.error = error
+            except BaseException as raised:
+                error = raised
             del work
-            self._done.release()
+            self._outbox.put(error)
+            del error
 
 
 _idle: list[_Worker] = []
@@ -78,39 +84,44 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_idle.clear)  # the parent's threads do not exist in the child
 
 
-def run(work: Callable[[int], None], n: int) -> None:
+def run(work: Callable[[int], None], n: int, call_off: Callable[[], None] = lambda: None) -> None:
     """Call ``work(0)``, ..., ``work(n - 1)`` at the same time, rank 0 on the caller's thread, and return when all are done.
 
-    All n really run at once (``work`` may wait for the other ranks). The first error is raised, after every rank has ended.
+    All n really run at once, so that ``work`` may wait for the other ranks. After an error it would wait in vain (Ctrl-C can
+    strike before all have begun): ``call_off`` is called then, and must end such waits. An error is raised when every rank has
+    ended.
     """
     if n == 1:
         work(0)
         return
-    workers = []
-    for rank in range(1, n):
+
+    def guarded(rank: int) -> None:
         try:
-            worker = _idle.pop()
-        except IndexError:
-            worker = _Worker()
-        worker.start(work, rank)
-        workers.append(worker)
-    error: BaseException | None = None
+            work(rank)
+        except BaseException:
+            call_off()
+            raise
+
+    workers: list[_Worker] = []
+    errors: list[BaseException | None] = []
     try:
-        work(0)
-    except BaseException as raised:
-        error = raised
-    for worker in workers:
-        while True:
+        for rank in range(1, n):
             try:
-                worker.wait()
-                break
-            except KeyboardInterrupt as raised:  # the buffers are in use until every rank has ended
-                error = raised
-        error = error or worker.error
-        worker.error = None
+                worker = _idle.pop()
+            except IndexError:
+                worker = _Worker()
+            worker.start(guarded, rank)
+            workers.append(worker)
+        guarded(0)
+    except BaseException as error:
+        call_off()
+        errors.append(error)
+    for worker in workers:
+        errors.append(worker.wait())
         _idle.append(worker)
-    if error is not None:
-        raise error
+    for error in errors:
+        if error is not None:
+            raise error
 
 
 def for_each(work: Callable[[int, int], None], n_items: int, n_threads: int) -> None:

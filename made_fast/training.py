@@ -23,6 +23,9 @@ __all__ = ["WEIGHT_INITS", "EpochRecord", "Trainer", "fit", "run_epoch"]
 
 WEIGHT_INITS = ("glorot_uniform", "glorot_normal", "zeros")
 
+CALL_OFF = 48
+"""Where in ``sync`` the kernel ``train`` looks, while it waits for other ranks, whether to give up."""
+
 CALL_SECONDS = 0.04
 """Length of one call into the training kernel: between calls Ctrl-C is answered."""
 
@@ -121,7 +124,10 @@ class Trainer:
                     self.state, *scratch, nll, rank, n_ranks, sync,
                 )  # fmt: skip
 
-            threads.run(work, n_ranks)
+            def call_off(sync: Any = sync) -> None:
+                sync[CALL_OFF] = 1
+
+            threads.run(work, n_ranks, call_off)
             seconds = time.perf_counter() - begin
             if not np.isfinite(nll).all():
                 bad = int(np.flatnonzero(~np.isfinite(nll))[0])

@@ -22,8 +22,8 @@ bits   (n, ceil(D / 64)) uint64: bit p % 64 of word p // 64 is the input at plac
 theta  all parameters in one vector; where each stands: ``layout.py``
 ====== ============================================================================================================
 
-All unit numbers are sorted positions (units of each layer in order of degree, inputs and outputs in order of place), all
-activation buffers are ``(B, width(n))``.
+All unit numbers are sorted positions (units of each layer in order of degree, inputs and outputs in order of place). All
+activation buffers are ``(panels, B, 64)``: unit j of row i is at ``[j // 64, i, j % 64]``, fill-up units end the last panel.
 """
 
 from __future__ import annotations

@@ -31,11 +31,12 @@ cdef extern from "native.h" nogil:
 
     ctypedef struct kernels_t:
         void (*forward)(const net_t *, int64_t, const void *, int64_t, int64_t, void *) noexcept nogil
-        void (*forward_sparse)(const net_t *, int64_t, const int32_t *, const int32_t *, int64_t, int64_t, void *) noexcept nogil
-        void (*nll)(const void *, const uint64_t *, int64_t, int64_t, int64_t, double, double *, void *) noexcept nogil
-        void (*backward_input)(const net_t *, int64_t, const void *, const void *, int64_t, void *) noexcept nogil
-        void (*backward_weights)(const net_t *, int64_t, const void *, int64_t, const void *, int64_t,
-                                 const rule_t *) noexcept nogil
+        void (*forward_sparse)(const net_t *, int64_t, const int32_t *, const int32_t *, int64_t, int64_t, int64_t,
+                               void *) noexcept nogil
+        void (*nll)(const void *, const uint64_t *, int64_t, int64_t, int64_t, int64_t, double, double *,
+                    void *) noexcept nogil
+        void (*backward_input)(const net_t *, int64_t, const void *, const void *, int64_t, int64_t, void *) noexcept nogil
+        void (*backward_weights)(const net_t *, int64_t, const void *, const void *, int64_t, const rule_t *) noexcept nogil
         void (*backward_weights_sparse)(const net_t *, int64_t, const int32_t *, const int32_t *, int64_t, const void *,
                                         int64_t, const rule_t *) noexcept nogil
         void (*score)(const net_t *, const uint64_t *, int64_t, int64_t, int, int64_t, void *, int32_t *,
@@ -120,41 +121,42 @@ def list_rows(const uint64_t[:, ::1] bits, int64_t n_columns, int32_t[::1] count
 
 
 def affine_forward(const real[::1] theta, const int64_t[:, ::1] layers, const int32_t[::1] n_live, const int64_t[::1] panel_start,
-                   int64_t l, const real[:, ::1] x, real[:, ::1] out):
+                   int64_t l, const real[:, :, ::1] x, real[:, :, ::1] out):
     cdef net_t net = _net(theta, layers, n_live, panel_start)
-    if x.shape[0] == 0:
+    if x.shape[1] == 0:
         return
     with nogil:
-        _kernels(theta).forward(&net, l, &x[0, 0], x.shape[1], x.shape[0], &out[0, 0])
+        _kernels(theta).forward(&net, l, &x[0, 0, 0], x.shape[1], x.shape[1], &out[0, 0, 0])
 
 
 def affine_forward_sparse(const real[::1] theta, const int64_t[:, ::1] layers, const int32_t[::1] n_live,
                           const int64_t[::1] panel_start, int64_t l, const int32_t[::1] count, const int32_t[:, ::1] index,
-                          real[:, ::1] out):
+                          real[:, :, ::1] out):
     cdef net_t net = _net(theta, layers, n_live, panel_start)
     if count.shape[0] == 0:
         return
     with nogil:
-        _kernels(theta).forward_sparse(&net, l, &count[0], &index[0, 0], index.shape[1], count.shape[0], &out[0, 0])
+        _kernels(theta).forward_sparse(&net, l, &count[0], &index[0, 0], index.shape[1], count.shape[0], count.shape[0],
+                                        &out[0, 0, 0])
 
 
-def bernoulli_nll(const real[:, ::1] logits, const uint64_t[:, ::1] bits, int64_t n_columns, double scale, double[::1] nll,
-                  real[:, ::1] dlogits):
-    if logits.shape[0] == 0:
+def bernoulli_nll(const real[:, :, ::1] logits, const uint64_t[:, ::1] bits, int64_t n_columns, double scale, double[::1] nll,
+                  real[:, :, ::1] dlogits):
+    if logits.shape[1] == 0:
         return
     with nogil:
-        _level.of[0 if real is float else 1].nll(&logits[0, 0], &bits[0, 0], bits.shape[1], n_columns, logits.shape[0],
-                                                 scale, &nll[0], &dlogits[0, 0])
+        _level.of[0 if real is float else 1].nll(&logits[0, 0, 0], &bits[0, 0], bits.shape[1], n_columns,
+                                                 logits.shape[1], logits.shape[1], scale, &nll[0], &dlogits[0, 0, 0])
 
 
 def affine_backward_input(const real[::1] theta, const int64_t[:, ::1] layers, const int32_t[::1] n_live,
-                          const int64_t[::1] panel_start, int64_t l, const real[:, ::1] dz, const real[:, ::1] h,
-                          real[:, ::1] dh):
+                          const int64_t[::1] panel_start, int64_t l, const real[:, :, ::1] dz, const real[:, :, ::1] h,
+                          real[:, :, ::1] dh):
     cdef net_t net = _net(theta, layers, n_live, panel_start)
-    if dz.shape[0] == 0:
+    if dz.shape[1] == 0:
         return
     with nogil:
-        _kernels(theta).backward_input(&net, l, &dz[0, 0], &h[0, 0], dz.shape[0], &dh[0, 0])
+        _kernels(theta).backward_input(&net, l, &dz[0, 0, 0], &h[0, 0, 0], dz.shape[1], dz.shape[1], &dh[0, 0, 0])
 
 
 cdef inline rule_t _rule(int optimizer, int64_t step, const double[::1] hyper, real[:, ::1] state) noexcept nogil:
@@ -168,23 +170,23 @@ cdef inline rule_t _rule(int optimizer, int64_t step, const double[::1] hyper, r
 
 
 def affine_backward_weights(real[::1] theta, const int64_t[:, ::1] layers, const int32_t[::1] n_live,
-                            const int64_t[::1] panel_start, int64_t l, const real[:, ::1] x, const real[:, ::1] dz,
+                            const int64_t[::1] panel_start, int64_t l, const real[:, :, ::1] x, const real[:, :, ::1] dz,
                             int optimizer, int64_t step, const double[::1] hyper, real[:, ::1] state):
     cdef net_t net = _net(theta, layers, n_live, panel_start)
     cdef rule_t rule = _rule(optimizer, step, hyper, state)
     with nogil:
-        _kernels(theta).backward_weights(&net, l, &x[0, 0], x.shape[1], &dz[0, 0], dz.shape[0], &rule)
+        _kernels(theta).backward_weights(&net, l, &x[0, 0, 0], &dz[0, 0, 0], dz.shape[1], &rule)
 
 
 def affine_backward_weights_sparse(real[::1] theta, const int64_t[:, ::1] layers, const int32_t[::1] n_live,
                                    const int64_t[::1] panel_start, int64_t l, const int32_t[::1] count,
-                                   const int32_t[:, ::1] index, const real[:, ::1] dz, int optimizer, int64_t step,
+                                   const int32_t[:, ::1] index, const real[:, :, ::1] dz, int optimizer, int64_t step,
                                    const double[::1] hyper, real[:, ::1] state):
     cdef net_t net = _net(theta, layers, n_live, panel_start)
     cdef rule_t rule = _rule(optimizer, step, hyper, state)
     with nogil:
-        _kernels(theta).backward_weights_sparse(&net, l, &count[0], &index[0, 0], index.shape[1], &dz[0, 0], dz.shape[0],
-                                                &rule)
+        _kernels(theta).backward_weights_sparse(&net, l, &count[0], &index[0, 0], index.shape[1], &dz[0, 0, 0],
+                                                dz.shape[1], &rule)
 
 
 def score(const real[::1] theta, const int64_t[:, ::1] layers, const int32_t[::1] n_live, const int64_t[::1] panel_start,

@@ -6,13 +6,15 @@
  * ascending order of the summed index. A sum's bits therefore depend on its own row and column alone: not on the rows
  * beside it, the batch, the thread, or whether a binary input came as numbers or as a list of ones (adding 0 * w changes
  * nothing, 1 * w is w).
+ *
+ * A buffer holds units in panels too, (panels, rows, 64): so every operand of the tile is a contiguous run of 64-number rows,
+ * whichever way it is summed over. A kernel given row i of a buffer as its first works on rows i .. i + m - 1.
  */
 
 #define ROWS 6 /* with TILE_VECTORS = 4: 24 sums + 4 weights + 1 broadcast of 32 AVX-512 registers; with 2: 12 + 2 + 1 of 16 */
 #define TILE_VECTORS (VECTOR_BYTES == 64 ? 4 : 2)
 #define TILE_UNITS (TILE_VECTORS * LANES)
-#define PADDED(n) (((n) + PANEL - 1) / PANEL * PANEL)
-#define WIDTH(n) (PADDED(n) + 16) /* layout.width */
+#define PADDED(n) (((n) + PANEL - 1) / PANEL * PANEL) /* layout.width */
 
 /* acc[r][v] += sum_k a[r * a_row + k * a_step] * w[k * ldw + v * LANES], for r < rows, first <= v < TILE_VECTORS. */
 static ALWAYS_INLINE void NAME(multiply)(int rows, int first, const REAL *a, int64_t a_row, int64_t a_step, const REAL *w,
@@ -44,23 +46,24 @@ static ALWAYS_INLINE void NAME(multiply)(int rows, int first, const REAL *a, int
         if (I + 1 <= (m)) { enum { R = 1 }; BODY I += 1; }                                                                    \
     } while (0)
 
-/* z[i, u] += sum_{from <= k < n_live[u]} x[i, k] w[k, u] for the units u of one tile of a panel, which start at w, live, z.
+/* z[i, u] += sum_{from <= k < to, n_live[u]} x[i, k] w[k, u] for the units u of one tile of a panel, which start at w, live, z;
+ * x holds the inputs from k0 on. With a bias, the sum starts from it and not from z.
  * Vector by vector the units leave the sum as their live prefix ends: no multiply-add beyond one vector's corner is dead. */
-static ALWAYS_INLINE void NAME(tile_forward)(int rows, const REAL *x, int64_t ldx, const REAL *w, const int32_t *live,
-                                             int64_t from, const REAL *bias, REAL *z, int64_t ldz)
+static ALWAYS_INLINE void NAME(tile_forward)(int rows, const REAL *x, int64_t k0, const REAL *w, const int32_t *live,
+                                             int64_t from, int64_t to, const REAL *bias, REAL *z)
 {
     vec acc[ROWS][4];
 #pragma GCC unroll 6
     for (int r = 0; r < ROWS; r++)
         if (r < rows)
 #pragma GCC unroll 4
-            for (int v = 0; v < TILE_VECTORS; v++) acc[r][v] = load((bias ? bias : z + r * ldz) + v * LANES);
+            for (int v = 0; v < TILE_VECTORS; v++) acc[r][v] = load((bias ? bias : z + r * PANEL) + v * LANES);
     int64_t k = from;
 #pragma GCC unroll 4
     for (int v = 0; v < TILE_VECTORS; v++) {
-        const int64_t end = live[v * LANES + LANES - 1];
+        const int64_t end = live[v * LANES + LANES - 1] < to ? live[v * LANES + LANES - 1] : to;
         if (end > k) {
-            NAME(multiply)(rows, v, x + k, ldx, 1, w + k * PANEL, PANEL, end - k, acc);
+            NAME(multiply)(rows, v, x + (k - k0), PANEL, 1, w + k * PANEL, PANEL, end - k, acc);
             k = end;
         }
     }
@@ -68,7 +71,7 @@ static ALWAYS_INLINE void NAME(tile_forward)(int rows, const REAL *x, int64_t ld
     for (int r = 0; r < ROWS; r++)
         if (r < rows)
 #pragma GCC unroll 4
-            for (int v = 0; v < TILE_VECTORS; v++) store(z + r * ldz + v * LANES, acc[r][v]);
+            for (int v = 0; v < TILE_VECTORS; v++) store(z + r * PANEL + v * LANES, acc[r][v]);
 }
 
 /* One panel of one layer: where its weights, live counts, bias and state stand. */
@@ -88,19 +91,25 @@ static ALWAYS_INLINE NAME(panel_t) NAME(panel)(const net_t *net, int64_t l, int6
 }
 #define panel_t NAME(panel_t)
 
-/* Layer l on m rows of x: out = g(x (W * M) + b). */
-static void NAME(forward)(const net_t *net, int64_t l, const void *x_, int64_t ldx, int64_t m, void *out_)
+/* Layer l on m rows of x: out = g(x (W * M) + b). Both are buffers of `rows` rows. */
+static void NAME(forward)(const net_t *net, int64_t l, const void *x_, int64_t rows, int64_t m, void *out_)
 {
-    const int64_t *layer = net->layers + l * LAYER_COLUMNS, ldo = WIDTH(layer[N_OUT]);
+    const int64_t *layer = net->layers + l * LAYER_COLUMNS;
     const REAL *x = x_;
     for (int64_t p = 0; p < layer[N_PANELS]; p++) {
         const panel_t panel = NAME(panel)(net, l, p);
-        REAL *out = (REAL *)out_ + p * PANEL;
-        for (int u = 0; u < PANEL; u += TILE_UNITS)
-            FOR_TILES(m, i,
-                      NAME(tile_forward)(R, x + i * ldx, ldx, panel.w + u, panel.live + u, 0, panel.bias + u,
-                                         out + i * ldo + u, ldo););
-        NAME(activate_rows)(out, ldo, m, PANEL, (int)layer[ACTIVATION]);
+        REAL *out = (REAL *)out_ + p * rows * PANEL;
+        for (int u = 0; u < PANEL; u += TILE_UNITS) {
+            const int32_t *live = panel.live + u;
+            int64_t k = 0;
+            do { /* 64 rows of weights at a time: they stay in the L1 cache while all rows of x pass */
+                FOR_TILES(m, i,
+                          NAME(tile_forward)(R, x + k * rows + i * PANEL, k, panel.w + u, live, k, k + PANEL,
+                                             k ? 0 : panel.bias + u, out + i * PANEL + u););
+                k += PANEL;
+            } while (k < live[TILE_UNITS - 1]);
+        }
+        NAME(activate)(out, m * PANEL, (int)layer[ACTIVATION]);
     }
 }
 
@@ -126,17 +135,17 @@ static ALWAYS_INLINE int64_t NAME(add_ones)(const panel_t *panel, const int32_t 
 
 /* `forward` on binary input given by its ones: rows of weights are added, nothing is multiplied. */
 static void NAME(forward_sparse)(const net_t *net, int64_t l, const int32_t *count, const int32_t *index, int64_t ld,
-                                 int64_t m, void *out_)
+                                 int64_t rows, int64_t m, void *out_)
 {
-    const int64_t *layer = net->layers + l * LAYER_COLUMNS, ldo = WIDTH(layer[N_OUT]);
+    const int64_t *layer = net->layers + l * LAYER_COLUMNS;
     for (int64_t p = 0; p < layer[N_PANELS]; p++) {
         const panel_t panel = NAME(panel)(net, l, p);
-        REAL *out = (REAL *)out_ + p * PANEL;
+        REAL *out = (REAL *)out_ + p * rows * PANEL;
         for (int64_t i = 0; i < m; i++) {
-            memcpy(out + i * ldo, panel.bias, PANEL * sizeof(REAL));
-            NAME(add_ones)(&panel, index + i * ld, count[i], panel.depth, out + i * ldo);
+            memcpy(out + i * PANEL, panel.bias, PANEL * sizeof(REAL));
+            NAME(add_ones)(&panel, index + i * ld, count[i], panel.depth, out + i * PANEL);
         }
-        NAME(activate_rows)(out, ldo, m, PANEL, (int)layer[ACTIVATION]);
+        NAME(activate)(out, m * PANEL, (int)layer[ACTIVATION]);
     }
 }
 
@@ -175,35 +184,32 @@ static ALWAYS_INLINE void NAME(transpose)(const REAL *from, int64_t ld_from, REA
 #undef LOW
 #undef HIGH
 
-static ALWAYS_INLINE void NAME(tile_backward)(int rows, int fresh, const REAL *dz, int64_t lddz, const REAL *w, int64_t n,
-                                              REAL *dh, int64_t lddh)
+static ALWAYS_INLINE void NAME(tile_backward)(int rows, int fresh, const REAL *dz, const REAL *w, int64_t n, REAL *dh)
 {
     vec acc[ROWS][4];
 #pragma GCC unroll 6
     for (int r = 0; r < ROWS; r++)
         if (r < rows)
 #pragma GCC unroll 4
-            for (int v = 0; v < TILE_VECTORS; v++) acc[r][v] = fresh ? splat(0) : load(dh + r * lddh + v * LANES);
-    NAME(multiply)(rows, 0, dz, lddz, 1, w, PANEL, n, acc);
+            for (int v = 0; v < TILE_VECTORS; v++) acc[r][v] = fresh ? splat(0) : load(dh + r * PANEL + v * LANES);
+    NAME(multiply)(rows, 0, dz, PANEL, 1, w, PANEL, n, acc);
 #pragma GCC unroll 6
     for (int r = 0; r < ROWS; r++)
         if (r < rows)
 #pragma GCC unroll 4
-            for (int v = 0; v < TILE_VECTORS; v++) store(dh + r * lddh + v * LANES, acc[r][v]);
+            for (int v = 0; v < TILE_VECTORS; v++) store(dh + r * PANEL + v * LANES, acc[r][v]);
 }
 
-/* Forward was z_l = h (W * M) + b with h = g(z_{l-1}); so now dh = dz (W * M)^T * g'(z_{l-1}), m rows.
+/* Forward was z_l = h (W * M) + b with h = g(z_{l-1}); so now dh = dz (W * M)^T * g'(z_{l-1}), m rows of `rows`.
  *
  * The sum runs over units, along a panel's rows; so 64 x 64 blocks of the panels are transposed into a scratch that stays
  * in the L1 cache, and used for all rows. */
-static void NAME(backward_input)(const net_t *net, int64_t l, const void *dz_, const void *h, int64_t m, void *dh_)
+static void NAME(backward_input)(const net_t *net, int64_t l, const void *dz_, const void *h, int64_t rows, int64_t m, void *dh_)
 {
     const int64_t *layer = net->layers + l * LAYER_COLUMNS;
-    const int64_t lddz = WIDTH(layer[N_OUT]), lddh = WIDTH(layer[N_IN]), n_padded = PADDED(layer[N_IN]);
-    const REAL *dz = dz_;
-    REAL *dh = dh_;
     REAL block[PANEL * PANEL] __attribute__((aligned(64)));
-    for (int64_t k0 = 0; k0 < n_padded; k0 += PANEL) {
+    for (int64_t k0 = 0; k0 < PADDED(layer[N_IN]); k0 += PANEL) {
+        REAL *dh = (REAL *)dh_ + k0 * rows;
         int fresh = 1;
         for (int64_t p = 0; p < layer[N_PANELS]; p++) {
             const panel_t panel = NAME(panel)(net, l, p);
@@ -218,16 +224,17 @@ static void NAME(backward_input)(const net_t *net, int64_t l, const void *dz_, c
             for (int64_t j = j_start; j < PANEL; j++)
                 for (int64_t k = n_full; k < PANEL; k++)
                     block[j * PANEL + k] = k < n ? panel.w[(k0 + k) * PANEL + j] : 0;
+            const REAL *dz = (const REAL *)dz_ + p * rows * PANEL + j0;
             for (int u = 0; u < PANEL; u += TILE_UNITS)
                 FOR_TILES(m, i,
-                          NAME(tile_backward)(R, fresh, dz + i * lddz + p * PANEL + j0, lddz, block + j0 * PANEL + u,
-                                              PANEL - j0, dh + i * lddh + k0 + u, lddh););
+                          NAME(tile_backward)(R, fresh, dz + i * PANEL, block + j0 * PANEL + u, PANEL - j0,
+                                              dh + i * PANEL + u););
             fresh = 0;
         }
         if (fresh)
-            for (int64_t i = 0; i < m; i++) memset(dh + i * lddh + k0, 0, PANEL * sizeof(REAL));
+            memset(dh, 0, m * PANEL * sizeof(REAL));
         else
-            NAME(derive_rows)(dh + k0, (const REAL *)h + k0, lddh, m, PANEL, (int)layer[ACTIVATION - LAYER_COLUMNS]);
+            NAME(derive)(dh, (const REAL *)h + k0 * rows, m * PANEL, (int)layer[ACTIVATION - LAYER_COLUMNS]);
     }
-    /* The fill-up units of the layer below hold h = g(0): their dh is 0 because no live count reaches them. */
+    /* The fill-up units of the layer below get dh = 0 because no live count reaches them. */
 }

@@ -30,6 +30,7 @@ __all__ = [
     "aligned_zeros",
     "dead_entries",
     "make_layout",
+    "n_panels",
     "n_parameters",
     "sample_workspace",
     "score_workspace",
@@ -75,12 +76,8 @@ def n_panels(n_units: int) -> int:
 
 
 def width(n_units: int) -> int:
-    """Return the row length of an activation buffer for ``n_units`` units.
-
-    Full panels, plus 16 columns that nothing reads: they keep the rows of a buffer from falling on the same cache sets,
-    which a row length of a power of two would do.
-    """
-    return PANEL * n_panels(n_units) + 16
+    """Return how many numbers an activation buffer holds for a row of ``n_units`` units: full panels."""
+    return PANEL * n_panels(n_units)
 
 
 def make_layout(n_inputs: int, n_live: Sequence[NDArray[np.int32]], activation: str) -> Layout:
@@ -157,7 +154,7 @@ def train_workspace(layout: Layout, batch_size: int) -> tuple[int, int]:
     """Return (reals, int32s) of scratch that ``train`` needs; shared by all ranks, on an 8-byte boundary.
 
     Reals: as ``score``, then the gradient of every layer's sums. Integers: the batch's bits (as uint64), the rows' NLL (as
-    float64), the ones of every row, and of every place.
+    float64), the ones of every place, then as ``score``.
     """
     n_inputs = int(layout.layers[0, N_IN])
     reals, ints = score_workspace(layout, batch_size)

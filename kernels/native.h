@@ -34,12 +34,13 @@ typedef struct {
 } crew_t;
 
 typedef struct {
-    void (*forward)(const net_t *, int64_t l, const void *x, int64_t ldx, int64_t m, void *out);
-    void (*forward_sparse)(const net_t *, int64_t l, const int32_t *count, const int32_t *index, int64_t ld, int64_t m, void *out);
-    void (*nll)(const void *logits, const uint64_t *bits, int64_t words, int64_t n, int64_t m, double scale, double *nll,
-                void *dlogits);
-    void (*backward_input)(const net_t *, int64_t l, const void *dz, const void *h, int64_t m, void *dh);
-    void (*backward_weights)(const net_t *, int64_t l, const void *x, int64_t ldx, const void *dz, int64_t m, const rule_t *);
+    void (*forward)(const net_t *, int64_t l, const void *x, int64_t rows, int64_t m, void *out);
+    void (*forward_sparse)(const net_t *, int64_t l, const int32_t *count, const int32_t *index, int64_t ld, int64_t rows,
+                           int64_t m, void *out);
+    void (*nll)(const void *logits, const uint64_t *bits, int64_t words, int64_t n, int64_t rows, int64_t m, double scale,
+                double *nll, void *dlogits);
+    void (*backward_input)(const net_t *, int64_t l, const void *dz, const void *h, int64_t rows, int64_t m, void *dh);
+    void (*backward_weights)(const net_t *, int64_t l, const void *x, const void *dz, int64_t m, const rule_t *);
     void (*backward_weights_sparse)(const net_t *, int64_t l, const int32_t *count, const int32_t *index, int64_t ld,
                                     const void *dz, int64_t m, const rule_t *);
     void (*score)(const net_t *, const uint64_t *bits, int64_t words, int64_t n, int sparse, int64_t block, void *reals,

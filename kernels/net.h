@@ -8,42 +8,59 @@
 static int64_t NAME(n_units)(const net_t *net, int64_t l) { return net->layers[l * LAYER_COLUMNS + N_OUT]; }
 #define n_units NAME(n_units)
 
-static void NAME(bits_to_numbers)(const uint64_t *bits, int64_t words, int64_t n, int64_t m, REAL *x)
+/* Scratch of `rows` rows: the inputs as numbers (if not read by their ones), and the output of every layer. */
+typedef struct {
+    int64_t rows;
+    REAL *x;
+    REAL *h[MAX_LAYERS];
+    int32_t *count, *index; /* (rows,), (rows, D): the ones of each row */
+} NAME(buffers_t);
+#define buffers_t NAME(buffers_t)
+
+/* Cut buffers for `rows` rows from the start of reals and ints, as layout.score_workspace says; returns what is left of reals. */
+static REAL *NAME(cut_buffers)(buffers_t *s, const net_t *net, int64_t rows, REAL *reals, int32_t *ints)
 {
-    for (int64_t i = 0; i < m; i++)
-        for (int64_t j = 0; j < PADDED(n); j += LANES)
-            store(x + i * WIDTH(n) + j, (vec)(NAME(inputs)(bits + i * words, words, j) & (ivec)splat(1)));
+    s->rows = rows;
+    s->count = ints;
+    s->index = ints + rows;
+    s->x = reals;
+    reals += rows * PADDED(net->layers[N_IN]);
+    for (int64_t l = 0; l < net->n_layers; reals += rows * PADDED(n_units(net, l)), l++) s->h[l] = reals;
+    return reals;
 }
 
-/* All layers on m rows; outputs[l] says where layer l's go. Returns the logits. */
-static REAL *NAME(forward_all)(const net_t *net, const uint64_t *bits, int64_t words, int64_t m, int sparse, REAL *x, REAL *h,
-                               int32_t *count, int32_t *index)
+static void NAME(bits_to_numbers)(const uint64_t *bits, int64_t words, int64_t n, int64_t rows, int64_t m, REAL *x)
 {
-    const int64_t n = net->layers[N_IN];
+    for (int64_t j = 0; j < PADDED(n); j += LANES)
+        for (int64_t i = 0; i < m; i++)
+            store(x + (j / PANEL * rows + i) * PANEL + j % PANEL,
+                  (vec)(NAME(inputs)(bits + i * words, words, j) & (ivec)splat(1)));
+}
+
+/* All layers, for rows i0 .. i0 + m - 1 of the buffers; bits are those of row i0 on. The logits end up in the last h. */
+static void NAME(forward_all)(const net_t *net, const uint64_t *bits, int64_t words, int sparse, const buffers_t *s, int64_t i0,
+                              int64_t m)
+{
+    const int64_t D = net->layers[N_IN], rows = s->rows, at = i0 * PANEL;
     if (sparse) {
-        made_fast_list_ones(bits, words, m, n, count, index);
-        NAME(forward_sparse)(net, 0, count, index, n, m, h);
+        made_fast_list_ones(bits, words, m, D, s->count + i0, s->index + i0 * D);
+        NAME(forward_sparse)(net, 0, s->count + i0, s->index + i0 * D, D, rows, m, s->h[0] + at);
     } else {
-        NAME(bits_to_numbers)(bits, words, n, m, x);
-        NAME(forward)(net, 0, x, WIDTH(n), m, h);
+        NAME(bits_to_numbers)(bits, words, D, rows, m, s->x + at);
+        NAME(forward)(net, 0, s->x + at, rows, m, s->h[0] + at);
     }
-    for (int64_t l = 1; l < net->n_layers; l++) {
-        REAL *out = h + m * WIDTH(n_units(net, l - 1));
-        NAME(forward)(net, l, h, WIDTH(n_units(net, l - 1)), m, out);
-        h = out;
-    }
-    return h;
+    for (int64_t l = 1; l < net->n_layers; l++) NAME(forward)(net, l, s->h[l - 1] + at, rows, m, s->h[l] + at);
 }
 
 static void NAME(score)(const net_t *net, const uint64_t *bits, int64_t words, int64_t n, int sparse, int64_t block,
                         void *reals, int32_t *ints, double *log_p)
 {
-    const int64_t D = net->layers[N_IN];
+    buffers_t s;
+    NAME(cut_buffers)(&s, net, block, reals, ints);
     for (int64_t i = 0; i < n; i += block) {
         const int64_t m = n - i < block ? n - i : block;
-        const REAL *logits = NAME(forward_all)(net, bits + i * words, words, m, sparse, reals,
-                                               (REAL *)reals + block * WIDTH(D), ints, ints + block);
-        NAME(nll_rows)(logits, WIDTH(D), bits + i * words, words, D, m, 0, log_p + i, 0);
+        NAME(forward_all)(net, bits + i * words, words, sparse, &s, 0, m);
+        NAME(nll_rows)(s.h[net->n_layers - 1], bits + i * words, words, net->layers[N_IN], block, m, 0, log_p + i, 0);
         for (int64_t r = i; r < i + m; r++) log_p[r] = -log_p[r];
     }
 }
@@ -52,14 +69,16 @@ static void NAME(conditionals)(const net_t *net, const uint64_t *bits, int64_t w
                                void *reals, int32_t *ints, void *proba)
 {
     const int64_t D = net->layers[N_IN];
+    buffers_t s;
+    NAME(cut_buffers)(&s, net, block, reals, ints);
     for (int64_t i = 0; i < n; i += block) {
         const int64_t m = n - i < block ? n - i : block;
-        REAL *logits = NAME(forward_all)(net, bits + i * words, words, m, sparse, reals, (REAL *)reals + block * WIDTH(D),
-                                         ints, ints + block);
-        for (int64_t r = 0; r < m; r++) {
-            for (int64_t j = 0; j < D; j += LANES)
-                store(logits + r * WIDTH(D) + j, NAME(vsigmoid)(load(logits + r * WIDTH(D) + j)));
-            memcpy((REAL *)proba + (i + r) * D, logits + r * WIDTH(D), D * sizeof(REAL));
+        NAME(forward_all)(net, bits + i * words, words, sparse, &s, 0, m);
+        for (int64_t p = 0; p < D; p += PANEL) {
+            REAL *z = s.h[net->n_layers - 1] + p * block;
+            for (int64_t j = 0; j < m * PANEL; j += LANES) store(z + j, NAME(vsigmoid)(load(z + j)));
+            for (int64_t r = 0; r < m; r++)
+                memcpy((REAL *)proba + (i + r) * D + p, z + r * PANEL, (D - p < PANEL ? D - p : PANEL) * sizeof(REAL));
         }
     }
 }
@@ -74,56 +93,55 @@ static void NAME(conditionals)(const net_t *net, const uint64_t *bits, int64_t w
  */
 
 typedef struct {
-    REAL *z;       /* (m, WIDTH(n_out)): sums of the current panel, outputs of the units that are final */
+    REAL *z;       /* (panels, m, 64): sums of the current panel, outputs of the units that are final */
     int64_t panel; /* current panel, -1 before the first */
     int64_t seen;  /* units of the layer below that the current panel's sums contain */
     int64_t done;  /* units that are final */
 } NAME(walk_t);
 #define walk_t NAME(walk_t)
 
-/* Bring the sums of the panel that holds unit j up to unit j's live prefix, for m rows. */
-static void NAME(reach)(const net_t *net, int64_t l, int64_t j, walk_t *walk, int64_t m, const int32_t *count,
-                        const int32_t *index, int32_t *taken)
+/* Bring the sums of the panel that holds unit j up to unit j's live prefix, for m rows; returns where unit j's sums begin. */
+static REAL *NAME(reach)(const net_t *net, int64_t l, int64_t j, walk_t *walk, int64_t m, const int32_t *count,
+                         const int32_t *index, int32_t *taken)
 {
-    const int64_t ld = WIDTH(n_units(net, l)), p = j / PANEL, D = net->layers[N_IN];
+    const int64_t p = j / PANEL, D = net->layers[N_IN];
     const panel_t panel = NAME(panel)(net, l, p);
-    REAL *z = walk->z + p * PANEL;
+    REAL *z = walk->z + p * m * PANEL;
     if (p != walk->panel) {
         walk->panel = p;
         walk->seen = 0;
-        for (int64_t i = 0; i < m; i++) memcpy(z + i * ld, panel.bias, PANEL * sizeof(REAL));
+        for (int64_t i = 0; i < m; i++) memcpy(z + i * PANEL, panel.bias, PANEL * sizeof(REAL));
         if (l == 0) memset(taken, 0, m * sizeof(int32_t));
     }
     const int64_t end = panel.live[j % PANEL];
-    if (end <= walk->seen) return;
-    if (l == 0) { /* inputs: the ones drawn so far */
+    if (l == 0 && end > walk->seen) /* inputs: the ones drawn so far */
         for (int64_t i = 0; i < m; i++)
             if (count[i] > taken[i])
-                taken[i] += (int32_t)NAME(add_ones)(&panel, index + i * D + taken[i], count[i] - taken[i], end, z + i * ld);
-    } else {
-        const int64_t ldh = WIDTH(n_units(net, l - 1));
-        const REAL *h = walk[-1].z;
-        int32_t live[PANEL];
-        for (int u = 0; u < PANEL; u++) live[u] = panel.live[u] < end ? panel.live[u] : (int32_t)end;
-        for (int u = j % PANEL / TILE_UNITS * TILE_UNITS; u < PANEL; u += TILE_UNITS)
-            FOR_TILES(m, i,
-                      NAME(tile_forward)(R, h + i * ldh, ldh, panel.w + u, live + u, walk->seen, 0, z + i * ld + u, ld););
-    }
-    walk->seen = end;
+                taken[i] += (int32_t)NAME(add_ones)(&panel, index + i * D + taken[i], count[i] - taken[i], end, z + i * PANEL);
+    if (l > 0)
+        for (int64_t k = walk->seen; k < end;) {
+            const int64_t k0 = k / PANEL * PANEL, to = k0 + PANEL < end ? k0 + PANEL : end;
+            for (int u = j % PANEL / TILE_UNITS * TILE_UNITS; u < PANEL; u += TILE_UNITS)
+                FOR_TILES(m, i,
+                          NAME(tile_forward)(R, walk[-1].z + k0 * m + i * PANEL, k0, panel.w + u, panel.live + u, k, to, 0,
+                                             z + i * PANEL + u););
+            k = to;
+        }
+    if (end > walk->seen) walk->seen = end;
+    return z + j % PANEL;
 }
 
-/* Finish the units of layer l that see nothing that is not final: [walk->done, as far as `final` units of the layer below). */
+/* Finish the units of layer l that see nothing but the first `final` units of the layer below. */
 static void NAME(finish)(const net_t *net, int64_t l, int64_t final, walk_t *walk, int64_t m, const int32_t *count,
                          const int32_t *index, int32_t *taken, REAL *column)
 {
-    const int64_t *layer = net->layers + l * LAYER_COLUMNS, ld = WIDTH(layer[N_OUT]);
+    const int64_t *layer = net->layers + l * LAYER_COLUMNS;
     const int32_t *live = net->n_live + layer[UNITS];
     while (walk->done < layer[N_OUT] && live[walk->done] <= final) {
-        const int64_t j = walk->done++;
-        NAME(reach)(net, l, j, walk, m, count, index, taken);
-        for (int64_t i = 0; i < m; i++) column[i] = walk->z[i * ld + j];
-        NAME(activate_rows)(column, 0, 1, (m + LANES - 1) / LANES * LANES, (int)layer[ACTIVATION]);
-        for (int64_t i = 0; i < m; i++) walk->z[i * ld + j] = column[i];
+        REAL *z = NAME(reach)(net, l, walk->done++, walk, m, count, index, taken);
+        for (int64_t i = 0; i < m; i++) column[i] = z[i * PANEL];
+        NAME(activate)(column, (m + LANES - 1) / LANES * LANES, (int)layer[ACTIVATION]);
+        for (int64_t i = 0; i < m; i++) z[i * PANEL] = column[i];
     }
 }
 
@@ -131,20 +149,16 @@ static void NAME(sample)(const net_t *net, const double *uniforms, int64_t n, in
                          uint8_t *x)
 {
     const int64_t D = net->layers[N_IN], last = net->n_layers - 1;
+    int32_t *count = ints, *taken = ints + block, *index = ints + 2 * block;
     walk_t walk[MAX_LAYERS];
     for (int64_t start = 0; start < n; start += block) {
         const int64_t m = n - start < block ? n - start : block;
-        int32_t *count = ints, *taken = ints + block, *index = ints + 2 * block;
-        REAL *column = reals;
-        REAL *z = column + (block + 15) / 16 * 16;
-        for (int64_t l = 0; l <= last; l++) {
-            walk[l] = (walk_t){z, -1, 0, 0};
-            z += m * WIDTH(n_units(net, l));
-        }
+        REAL *column = reals, *z = column + (block + 15) / 16 * 16;
+        for (int64_t l = 0; l <= last; z += m * PADDED(n_units(net, l)), l++) walk[l] = (walk_t){z, -1, 0, 0};
         memset(count, 0, m * sizeof(int32_t));
         for (int64_t p = 0; p < D; p++) {
-            NAME(reach)(net, last, p, &walk[last], m, count, index, taken);
-            for (int64_t i = 0; i < m; i++) column[i] = walk[last].z[i * WIDTH(D) + p];
+            z = NAME(reach)(net, last, p, &walk[last], m, count, index, taken);
+            for (int64_t i = 0; i < m; i++) column[i] = z[i * PANEL];
             for (int64_t i = 0; i < m; i += LANES) store(column + i, NAME(vsigmoid)(load(column + i)));
             for (int64_t i = 0; i < m; i++) {
                 const int one = uniforms[(start + i) * D + p] < (double)column[i];
@@ -190,93 +204,74 @@ static int NAME(meet)(const crew_t *crew)
     return 0;
 }
 
-/* Scratch of a step, cut as layout.train_workspace says. Rows of the batch, then of every place. */
+/* Scratch of a step, cut as layout.train_workspace says. */
 typedef struct {
-    uint64_t *bits;         /* (B, words) */
-    double *nll;            /* (B,) */
-    int32_t *count, *index; /* (B,), (B, D): the ones of each row */
+    buffers_t forward;
+    REAL *dz[MAX_LAYERS];               /* gradients of every layer's sums */
+    uint64_t *bits;                     /* (B, words) */
+    double *nll;                        /* (B,) */
     int32_t *place_count, *place_index; /* (D,), (D, B): the rows that have each place on */
-    REAL *x;                            /* (B, WIDTH(D)): inputs as numbers, if not sparse */
-    REAL *h[MAX_LAYERS], *dz[MAX_LAYERS];
 } NAME(train_scratch_t);
 #define train_scratch_t NAME(train_scratch_t)
 
-static void NAME(cut_scratch)(train_scratch_t *s, const net_t *net, int64_t B, int64_t words, REAL *reals, int32_t *ints)
+static void NAME(cut_train_scratch)(train_scratch_t *s, const net_t *net, int64_t B, int64_t words, REAL *reals, int32_t *ints)
 {
     const int64_t D = net->layers[N_IN];
     s->bits = (uint64_t *)ints;
     s->nll = (double *)(s->bits + B * words);
-    s->count = (int32_t *)(s->nll + B);
-    s->index = s->count + B;
-    s->place_count = s->index + B * D;
+    s->place_count = (int32_t *)(s->nll + B);
     s->place_index = s->place_count + D;
-    s->x = reals;
-    reals += B * WIDTH(D);
-    for (int64_t l = 0; l < net->n_layers; reals += B * WIDTH(n_units(net, l)), l++) s->h[l] = reals;
-    for (int64_t l = 0; l < net->n_layers; reals += B * WIDTH(n_units(net, l)), l++) s->dz[l] = reals;
+    reals = NAME(cut_buffers)(&s->forward, net, B, reals, s->place_index + D * B);
+    for (int64_t l = 0; l < net->n_layers; reals += B * PADDED(n_units(net, l)), l++) s->dz[l] = reals;
 }
 
 /* What rows own: rows i0 <= i < i1 of the batch, through the network and back to the gradients of all sums. */
 static void NAME(train_rows)(const net_t *net, const train_scratch_t *s, int64_t words, int64_t i0, int64_t i1, int sparse,
-                             REAL scale)
+                             double scale)
 {
-    const int64_t D = net->layers[N_IN], last = net->n_layers - 1, m = i1 - i0;
-    if (m == 0) return;
+    const int64_t last = net->n_layers - 1, m = i1 - i0, rows = s->forward.rows, at = i0 * PANEL;
     const uint64_t *bits = s->bits + i0 * words;
-#define ROW(buffer, units) ((buffer) + i0 * WIDTH(units))
-    if (sparse) {
-        made_fast_list_ones(bits, words, m, D, s->count + i0, s->index + i0 * D);
-        NAME(forward_sparse)(net, 0, s->count + i0, s->index + i0 * D, D, m, ROW(s->h[0], n_units(net, 0)));
-    } else {
-        NAME(bits_to_numbers)(bits, words, D, m, ROW(s->x, D));
-        NAME(forward)(net, 0, ROW(s->x, D), WIDTH(D), m, ROW(s->h[0], n_units(net, 0)));
-    }
-    for (int64_t l = 1; l <= last; l++) {
-        const int64_t below = n_units(net, l - 1);
-        NAME(forward)(net, l, ROW(s->h[l - 1], below), WIDTH(below), m, ROW(s->h[l], n_units(net, l)));
-    }
-    NAME(nll_rows)(ROW(s->h[last], D), WIDTH(D), bits, words, D, m, scale, s->nll + i0, ROW(s->dz[last], D));
-    for (int64_t l = last; l > 0; l--) {
-        const int64_t below = n_units(net, l - 1);
-        NAME(backward_input)(net, l, ROW(s->dz[l], n_units(net, l)), ROW(s->h[l - 1], below), m, ROW(s->dz[l - 1], below));
-    }
-#undef ROW
+    REAL *const *h = s->forward.h;
+    if (m == 0) return;
+    NAME(forward_all)(net, bits, words, sparse, &s->forward, i0, m);
+    NAME(nll)(h[last] + at, bits, words, net->layers[N_IN], rows, m, scale, s->nll + i0, s->dz[last] + at);
+    for (int64_t l = last; l > 0; l--)
+        NAME(backward_input)(net, l, s->dz[l] + at, h[l - 1] + at, rows, m, s->dz[l - 1] + at);
 }
 
 /* Where share `t` of the cost begins in a panel whose rows cost `each` and whose first row begins at `start`. */
 static ALWAYS_INLINE int64_t NAME(boundary)(int64_t t, int64_t start, int64_t each, int64_t depth)
 {
     if (t <= start) return 0;
-    const int64_t k = ((t - start) / each + ROWS) / ROWS * ROWS; /* whole tiles */
+    const int64_t k = ((t - start) / each + 16) / 16 * 16; /* tiles of 6 + 6 + 4 */
     return k < depth ? k : depth;
 }
 
 /* What weights own: gradient and update of this rank's share of all panels, cut into contiguous runs of equal cost. */
-static void NAME(train_weights)(const net_t *net, const train_scratch_t *s, int64_t B, int64_t m, int sparse, const step_t *step,
+static void NAME(train_weights)(const net_t *net, const train_scratch_t *s, int64_t m, int sparse, const step_t *step,
                                 const crew_t *crew)
 {
     enum { UPDATE = 24 }; /* cost of updating a panel row, in rows of the batch */
-    const int64_t D = net->layers[N_IN];
+    const int64_t D = net->layers[N_IN], B = s->forward.rows;
     int64_t ones = 0, total = 0;
     if (sparse)
-        for (int64_t i = 0; i < m; i++) ones += s->count[i];
-    for (int pass = 0; pass < 2; pass++) {
+        for (int64_t i = 0; i < m; i++) ones += s->forward.count[i];
+    for (int pass = 0; pass < 2; pass++) { /* first the total cost, then the work */
         int64_t start = 0;
         const int64_t lo = total * crew->rank / crew->n_ranks, hi = total * (crew->rank + 1) / crew->n_ranks;
         for (int64_t l = 0; l < net->n_layers; l++) {
             const int listed = sparse && l == 0;
             const int64_t each = UPDATE + (listed ? 2 * ones / D : m);
+            const REAL *x = l ? s->forward.h[l - 1] : s->forward.x;
             for (int64_t p = 0; p < net->layers[l * LAYER_COLUMNS + N_PANELS]; p++) {
                 const int64_t depth = NAME(panel)(net, l, p).depth;
                 if (pass == 1) {
                     const int64_t k0 = NAME(boundary)(lo, start, each, depth), k1 = NAME(boundary)(hi, start, each, depth);
-                    if (depth == 0 ? crew->rank == 0 : k0 == 0 && k1 > 0) NAME(panel_bias)(net, l, p, s->dz[l], m, step);
+                    if (depth == 0 ? crew->rank == 0 : k0 == 0 && k1 > 0) NAME(panel_bias)(net, l, p, s->dz[l], B, m, step);
                     if (k1 > k0 && listed)
-                        NAME(panel_weights_sparse)(net, l, p, k0, k1, s->place_count, s->place_index, B, s->dz[l], step);
-                    else if (k1 > k0) {
-                        const int64_t below = l ? n_units(net, l - 1) : D;
-                        NAME(panel_weights)(net, l, p, k0, k1, l ? s->h[l - 1] : s->x, WIDTH(below), s->dz[l], m, step);
-                    }
+                        NAME(panel_weights_sparse)(net, l, p, k0, k1, s->place_count, s->place_index, B, s->dz[l], B, step);
+                    else if (k1 > k0)
+                        NAME(panel_weights)(net, l, p, k0, k1, x, s->dz[l], B, m, step);
                 }
                 start += depth * each;
             }
@@ -292,7 +287,7 @@ static void NAME(train)(const net_t *net, const uint64_t *bits, int64_t words, c
     const int64_t rank = crew->rank, n_ranks = crew->n_ranks;
     rule_t now = *rule;
     train_scratch_t s;
-    NAME(cut_scratch)(&s, net, batch_size, words, reals, ints);
+    NAME(cut_train_scratch)(&s, net, batch_size, words, reals, ints);
     for (int64_t start = 0, batch = 0; start < n_rows; start += batch_size, batch++, now.step++) {
         const int64_t m = n_rows - start < batch_size ? n_rows - start : batch_size;
         const int64_t i0 = m * rank / n_ranks, i1 = m * (rank + 1) / n_ranks;
@@ -301,7 +296,7 @@ static void NAME(train)(const net_t *net, const uint64_t *bits, int64_t words, c
         if (sparse)
             made_fast_list_rows(bits, words, rows + start, m, net->layers[N_IN], words * rank / n_ranks,
                                 words * (rank + 1) / n_ranks, batch_size, s.place_count, s.place_index);
-        NAME(train_rows)(net, &s, words, i0, i1, sparse, (REAL)(1.0 / (double)m));
+        NAME(train_rows)(net, &s, words, i0, i1, sparse, 1.0 / (double)m);
         if (NAME(meet)(crew)) return; /* before this step has changed anything */
         if (rank == 0) {
             double sum = 0;
@@ -309,7 +304,7 @@ static void NAME(train)(const net_t *net, const uint64_t *bits, int64_t words, c
             nll[batch] = sum;
         }
         const step_t step = NAME(prepare)(&now);
-        NAME(train_weights)(net, &s, batch_size, m, sparse, &step, crew);
+        NAME(train_weights)(net, &s, m, sparse, &step, crew);
         if (NAME(meet)(crew)) return;
     }
 }

@@ -1,7 +1,8 @@
 """The optimisers the kernels know: code, state vectors, hyper-parameters, source.
 
 Each is an elementwise rule ``(w, g, state, t) -> (w, state)``; the rules themselves stand in ``reference.py`` (plainly), in
-``jit.py`` and in ``update.h``. ``t`` counts the updates from 1. ``lr`` is the learning rate, ``hyper`` is ``[lr, a, b, eps]``.
+``jit_tile.py`` and in ``update.h``. ``t`` counts the updates from 1. ``lr`` is the learning rate, ``hyper`` is
+``[lr, a, b, eps]``.
 """
 
 from __future__ import annotations

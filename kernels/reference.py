@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from made_fast.kernels.layout import ACTIVATION, BIAS, N_IN, N_OUT, N_PANELS, PANEL, PANELS, UNITS
+from made_fast.kernels.layout import ACTIVATION, BIAS, N_IN, N_OUT, N_PANELS, PANEL, PANELS, UNITS, n_panels
 from made_fast.kernels.optimizers import GRADIENT
 
 __all__ = [
@@ -27,10 +27,12 @@ __all__ = [
     "list_rows",
     "masks",
     "pack_layer",
+    "pack_rows",
     "sample",
     "score",
     "train",
     "unpack_layer",
+    "unpack_rows",
 ]
 
 Real = NDArray[Any]  # float32 or float64, the same in one call
@@ -39,7 +41,7 @@ Int32 = NDArray[np.int32]
 Bits = NDArray[np.uint64]
 
 # ---------------------------------------------------------------------------------------------------------------------------
-# Dense forms of panels, masks and bits
+# Dense forms of panels, buffers, masks and bits
 # ---------------------------------------------------------------------------------------------------------------------------
 
 
@@ -78,6 +80,20 @@ def pack_layer(dense: Real, bias: Real, layers: Int64, n_live: Int32, panel_star
     theta[layers[l, BIAS] :][:n_out] = bias
 
 
+def unpack_rows(buffer: Real, n: int) -> Real:
+    """Return the first n units of an activation buffer (panels, B, 64) as a matrix (B, n)."""
+    panels, m, _ = buffer.shape
+    return buffer.transpose(1, 0, 2).reshape(m, PANEL * panels)[:, :n]
+
+
+def pack_rows(dense: Real, buffer: Real) -> None:
+    """Write a matrix (B, n) to an activation buffer (panels, B, 64), with 0 in the fill-up units."""
+    panels, m, _ = buffer.shape
+    padded = np.zeros((m, PANEL * panels), buffer.dtype)
+    padded[:, : dense.shape[1]] = dense
+    buffer[:] = padded.reshape(m, panels, PANEL).transpose(1, 0, 2)
+
+
 def unpack_bits(bits: Bits, n_columns: int) -> NDArray[np.uint8]:
     """Return the 0/1 matrix (n, n_columns)."""
     return np.unpackbits(bits.view(np.uint8), axis=1, bitorder="little", count=n_columns)
@@ -88,6 +104,12 @@ def _lists_to_dense(count: Int32, index: Int32, n_columns: int, dtype: Any) -> R
     for row, n, ones in zip(dense, count, index, strict=True):
         row[ones[:n]] = 1
     return dense
+
+
+def _to_buffer(dense: Real) -> Real:
+    buffer = np.zeros((n_panels(dense.shape[1]), len(dense), PANEL), dense.dtype)
+    pack_rows(dense, buffer)
+    return buffer
 
 
 # ---------------------------------------------------------------------------------------------------------------------------
@@ -154,11 +176,11 @@ def list_rows(bits: Bits, n_columns: int, count: Int32, index: Int32) -> None:
 def affine_forward(theta: Real, layers: Int64, n_live: Int32, panel_start: Int64, l: int, x: Real, out: Real) -> None:
     """Masked affine layer with its activation: ``out = g(x (W * M) + b)`` (eqs. 9 and 10).
 
-    x (B, >= n_in) IN; out (B, width(n_out)) OUT, columns from n_out on hold nothing of use.
+    x (panels, B, 64) of n_in units IN; out (panels, B, 64) of n_out units OUT, units from n_out on hold nothing of use.
     """
     W, mask, b = unpack_layer(theta, layers, n_live, panel_start, l)
-    n_in, n_out = W.shape
-    out[:, :n_out] = activate(x[:, :n_in] @ (W * mask) + b, layers[l, ACTIVATION])
+    n_in = layers[l, N_IN]
+    pack_rows(activate(unpack_rows(x, n_in) @ (W * mask) + b, layers[l, ACTIVATION]), out)
 
 
 def affine_forward_sparse(
@@ -172,7 +194,7 @@ def affine_forward_sparse(
     out: Real,
 ) -> None:
     """Do ``affine_forward`` on binary input given by its ones: count (B,), index (B, n_in) as from ``list_ones``."""
-    x = _lists_to_dense(count, index, layers[l, N_IN], theta.dtype)
+    x = _to_buffer(_lists_to_dense(count, index, layers[l, N_IN], theta.dtype))
     affine_forward(theta, layers, n_live, panel_start, l, x, out)
 
 
@@ -181,13 +203,13 @@ def bernoulli_nll(logits: Real, bits: Bits, n_columns: int, scale: float, nll: N
 
     ``nll[b] = sum_d log(1 + exp(a_bd)) - x_bd a_bd`` and ``dlogits = scale (sigmoid(a) - x)``.
 
-    logits (B, width(D)) IN; bits (B, W) IN; nll (B,) float64 OUT; dlogits (B, width(D)) OUT, 0 in the fill-up units.
+    logits (panels, B, 64) of D units IN; bits (B, W) IN; nll (B,) float64 OUT; dlogits (panels, B, 64) OUT, 0 in the fill-up
+    units.
     """
-    a = logits[:, :n_columns]
+    a = unpack_rows(logits, n_columns)
     x = unpack_bits(bits, n_columns)
     nll[:] = np.logaddexp(0, np.where(x == 1, -a, a).astype(np.float64)).sum(axis=1)
-    dlogits[:, :n_columns] = scale * (_sigmoid(a) - x)
-    dlogits[:, n_columns:] = 0
+    pack_rows(scale * (_sigmoid(a) - x), dlogits)
 
 
 def affine_backward_input(
@@ -198,12 +220,11 @@ def affine_backward_input(
     In the forward pass this was ``z_l = h (W * M) + b`` with ``h = g(z_{l-1})``; so now
     ``dh = dz (W * M)^T * g'(z_{l-1})``, the gradient of z_{l-1}.
 
-    dz (B, width(n_out)) IN; h (B, width(n_in)) IN; dh (B, width(n_in)) OUT, 0 in the fill-up units.
+    dz (panels, B, 64) of n_out units IN; h (panels, B, 64) of n_in units IN; dh like h OUT, 0 in the fill-up units.
     """
     W, mask, _ = unpack_layer(theta, layers, n_live, panel_start, l)
     n_in, n_out = W.shape
-    dh[:, :n_in] = (dz[:, :n_out] @ (W * mask).T) * derivative(h[:, :n_in], layers[l - 1, ACTIVATION])
-    dh[:, n_in:] = 0
+    pack_rows((unpack_rows(dz, n_out) @ (W * mask).T) * derivative(unpack_rows(h, n_in), layers[l - 1, ACTIVATION]), dh)
 
 
 def affine_backward_weights(
@@ -223,14 +244,13 @@ def affine_backward_weights(
 
     In the forward pass this was ``z = x (W * M) + b``; so now ``dW = (x^T dz) * M`` and ``db = sum_b dz_b``.
 
-    theta IN OUT; x (B, >= n_in) IN; dz (B, width(n_out)) IN; optimizer, hyper (4,), state (n_state, len(theta)) IN OUT: see
-    ``optimizers.py``; step: updates made before this one.
+    theta IN OUT; x (panels, B, 64) of n_in units IN; dz (panels, B, 64) of n_out units IN, 0 in the fill-up units;
+    optimizer, hyper (4,), state (n_state, len(theta)) IN OUT: see ``optimizers.py``; step: updates made before this one.
     """
-    n_in, n_out = layers[l, N_IN], layers[l, N_OUT]
+    rows, d = unpack_rows(x, layers[l, N_IN]), unpack_rows(dz, layers[l, N_OUT])
     _, mask, _ = unpack_layer(theta, layers, n_live, panel_start, l)
     gradient = np.zeros_like(theta)
-    dW = (x[:, :n_in].T @ dz[:, :n_out]) * mask
-    pack_layer(dW, dz[:, :n_out].sum(axis=0), layers, n_live, panel_start, l, gradient)
+    pack_layer((rows.T @ d) * mask, d.sum(axis=0), layers, n_live, panel_start, l, gradient)
     start, stop = panel_start[layers[l, PANELS]], layers[l, BIAS] + PANEL * layers[l, N_PANELS]
     _update(theta[start:stop], gradient[start:stop], optimizer, step, hyper, state[:, start:stop])
 
@@ -250,7 +270,7 @@ def affine_backward_weights_sparse(
     state: Real,
 ) -> None:
     """Do ``affine_backward_weights`` on binary input given by place: count (n_in,), index (n_in, B) as from ``list_rows``."""
-    x = np.ascontiguousarray(_lists_to_dense(count, index, len(dz), theta.dtype).T)
+    x = _to_buffer(_lists_to_dense(count, index, dz.shape[1], theta.dtype).T)
     affine_backward_weights(theta, layers, n_live, panel_start, l, x, dz, optimizer, step, hyper, state)
 
 
@@ -386,8 +406,8 @@ def train(
     float64 OUT: sum of the NLL of the step's rows, before the update.
 
     With ``n_ranks > 1`` all ranks 0 .. n_ranks - 1 must call at the same time with the same arrays, each from its own
-    thread; they divide the work and meet at barriers in ``sync`` (64,) int32, all 0 at the start. Only ``native`` does that. A rank that
-    waits for one that never comes returns when ``sync[48]`` is set to 1; the parameters are then those of the last whole step.
+    thread; they divide the work and meet at barriers in ``sync`` (64,) int32, all 0 at the start. Only ``native`` does that.
+    A rank that waits for one that never comes returns when ``sync[48]`` is set to 1, with no half step made.
     """
     for i in range(len(nll)):
         batch = bits[rows[i * batch_size : (i + 1) * batch_size]]

@@ -24,11 +24,11 @@
 #undef TILE_UNITS
 #undef ROWS
 #undef PADDED
-#undef WIDTH
 #undef FOR_TILES
 #undef EACH_SUM
 #undef panel_t
 #undef step_t
 #undef walk_t
 #undef n_units
+#undef buffers_t
 #undef train_scratch_t

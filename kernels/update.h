@@ -22,23 +22,25 @@ static ALWAYS_INLINE ivec NAME(inputs)(const uint64_t *row, int64_t words, int64
     return j / 64 < words ? spread(row[j / 64] >> (j % 64)) : (ivec){0};
 }
 
-/* nll[i] = sum_d -log p(x_id | x_i<d) in nats, summed in double lane by lane; dlogits (if any) = scale (sigmoid(a) - x). */
-static ALWAYS_INLINE void NAME(nll_rows)(const REAL *logits, int64_t ld, const uint64_t *bits, int64_t words, int64_t n,
-                                         int64_t m, REAL scale, double *nll, REAL *dlogits)
+/* nll[i] = sum_d -log p(x_id | x_i<d) in nats, summed in double lane by lane; dlogits (if any) = scale (sigmoid(a) - x).
+ * Logits and dlogits are buffers of `rows` rows. */
+static ALWAYS_INLINE void NAME(nll_rows)(const REAL *logits, const uint64_t *bits, int64_t words, int64_t n, int64_t rows,
+                                         int64_t m, double scale, double *nll, REAL *dlogits)
 {
     for (int64_t i = 0; i < m; i++) {
         dvec total = {0};
         for (int64_t j = 0; j < PADDED(n); j += LANES) {
+            const int64_t at = (j / PANEL * rows + i) * PANEL + j % PANEL;
             vec loss, gradient;
             const ivec x = NAME(inputs)(bits + i * words, words, j);
-            NAME(bernoulli)(load(logits + i * ld + j), x, &loss, dlogits ? &gradient : 0);
+            NAME(bernoulli)(load(logits + at), x, &loss, dlogits ? &gradient : 0);
             if (j + LANES > n) {
                 const ivec real = spread(j < n ? (1ull << (n - j)) - 1 : 0);
                 loss = (vec)((ivec)loss & real);
                 if (dlogits) gradient = (vec)((ivec)gradient & real);
             }
             total += widen(loss);
-            if (dlogits) store(dlogits + i * ld + j, gradient * splat(scale));
+            if (dlogits) store(dlogits + at, gradient * splat((REAL)scale));
         }
         double sum = 0;
         for (int v = 0; v < LANES; v++) sum += total[v];
@@ -46,10 +48,10 @@ static ALWAYS_INLINE void NAME(nll_rows)(const REAL *logits, int64_t ld, const u
     }
 }
 
-static void NAME(nll)(const void *logits, const uint64_t *bits, int64_t words, int64_t n, int64_t m, double scale, double *nll,
-                      void *dlogits)
+static void NAME(nll)(const void *logits, const uint64_t *bits, int64_t words, int64_t n, int64_t rows, int64_t m, double scale,
+                      double *nll, void *dlogits)
 {
-    NAME(nll_rows)(logits, WIDTH(n), bits, words, n, m, (REAL)scale, nll, dlogits);
+    NAME(nll_rows)(logits, bits, words, n, rows, m, scale, nll, dlogits);
 }
 
 /* What one step of a rule needs, worked out once per step in double. */
@@ -130,16 +132,16 @@ static ALWAYS_INLINE vec NAME(live_only)(vec g, const int32_t *live, int64_t k)
     return load(lanes);
 }
 
-/* dW for `rows` inputs from k on and one tile of units, vectors `first` on; then the update. */
-static ALWAYS_INLINE void NAME(tile_weights)(int rows, int first, const REAL *x, int64_t ldx, const REAL *dz, int64_t lddz,
-                                             int64_t m, const int32_t *live, int64_t k, const step_t *s, REAL *theta, int64_t at)
+/* dW for `rows` inputs from k on and one tile of units, vectors `first` on; then the update. m rows of x and dz. */
+static ALWAYS_INLINE void NAME(tile_weights)(int rows, int first, const REAL *x, const REAL *dz, int64_t m, const int32_t *live,
+                                             int64_t k, const step_t *s, REAL *theta, int64_t at)
 {
     vec acc[ROWS][4];
 #pragma GCC unroll 6
     for (int r = 0; r < ROWS; r++)
 #pragma GCC unroll 4
         for (int v = 0; v < TILE_VECTORS; v++) acc[r][v] = splat(0);
-    NAME(multiply)(rows, first, x, 1, ldx, dz, lddz, m, acc);
+    NAME(multiply)(rows, first, x, 1, PANEL, dz, PANEL, m, acc);
 #pragma GCC unroll 6
     for (int r = 0; r < ROWS; r++)
         if (r < rows)
@@ -149,22 +151,25 @@ static ALWAYS_INLINE void NAME(tile_weights)(int rows, int first, const REAL *x,
                     NAME(apply)(s, theta, at + r * PANEL + v * LANES, NAME(live_only)(acc[r][v], live + v * LANES, k + r));
 }
 
-/* Forward was z = x (W * M) + b; so now dW = (x^T dz) * M, for inputs k0 <= k < k1 of panel p, with the update. */
-static void NAME(panel_weights)(const net_t *net, int64_t l, int64_t p, int64_t k0, int64_t k1, const REAL *x, int64_t ldx,
-                                const REAL *dz, int64_t m, const step_t *s)
+/* Forward was z = x (W * M) + b; so now dW = (x^T dz) * M, for inputs k0 <= k < k1 of panel p, with the update.
+ * x and dz are buffers of `rows` rows. */
+static void NAME(panel_weights)(const net_t *net, int64_t l, int64_t p, int64_t k0, int64_t k1, const REAL *x, const REAL *dz,
+                                int64_t rows, int64_t m, const step_t *s)
 {
     const panel_t panel = NAME(panel)(net, l, p);
-    const int64_t lddz = WIDTH(net->layers[l * LAYER_COLUMNS + N_OUT]), start = panel.w - (REAL *)net->theta;
-    dz += p * PANEL;
+    const int64_t start = panel.w - (REAL *)net->theta;
+    dz += p * rows * PANEL;
     for (int u = 0; u < PANEL; u += TILE_UNITS) {
         const int32_t *live = panel.live + u;
         const int64_t end = live[TILE_UNITS - 1] < k1 ? live[TILE_UNITS - 1] : k1;
 #define TILE(FIRST)                                                                                                           \
-    NAME(tile_weights)(R, FIRST, x + k0 + i, ldx, dz + u, lddz, m, live, k0 + i, s, net->theta, start + (k0 + i) * PANEL + u)
-        if (end > k0)
-            FOR_TILES(end - k0, i, {
+    NAME(tile_weights)(R, FIRST, x_k + i, dz + u, m, live, k + i, s, net->theta, start + (k + i) * PANEL + u)
+        for (int64_t k = k0, next; k < end; k = next) { /* inputs of one panel of the layer below */
+            next = (k / PANEL + 1) * PANEL < end ? (k / PANEL + 1) * PANEL : end;
+            const REAL *x_k = x + k / PANEL * rows * PANEL + k % PANEL;
+            FOR_TILES(next - k, i, {
                 int first = 0;
-                while (live[first * LANES + LANES - 1] <= k0 + i) first++;
+                while (live[first * LANES + LANES - 1] <= k + i) first++;
                 switch (first) {
                 case 0: TILE(0); break;
                 case 1: TILE(1); break;
@@ -172,17 +177,18 @@ static void NAME(panel_weights)(const net_t *net, int64_t l, int64_t p, int64_t 
                 default: TILE(3);
                 }
             });
+        }
 #undef TILE
     }
 }
 
 /* The same from lists: count[k] rows of the batch have input k on, index[k * ld ..] are they. */
 static void NAME(panel_weights_sparse)(const net_t *net, int64_t l, int64_t p, int64_t k0, int64_t k1, const int32_t *count,
-                                       const int32_t *index, int64_t ld, const REAL *dz, const step_t *s)
+                                       const int32_t *index, int64_t ld, const REAL *dz, int64_t rows, const step_t *s)
 {
     const panel_t panel = NAME(panel)(net, l, p);
-    const int64_t lddz = WIDTH(net->layers[l * LAYER_COLUMNS + N_OUT]), start = panel.w - (REAL *)net->theta;
-    dz += p * PANEL;
+    const int64_t start = panel.w - (REAL *)net->theta;
+    dz += p * rows * PANEL;
     for (int u = 0; u < PANEL; u += TILE_UNITS) {
         const int32_t *live = panel.live + u;
         const int64_t end = live[TILE_UNITS - 1] < k1 ? live[TILE_UNITS - 1] : k1;
@@ -191,7 +197,7 @@ static void NAME(panel_weights_sparse)(const net_t *net, int64_t l, int64_t p, i
 #pragma GCC unroll 4
             for (int v = 0; v < TILE_VECTORS; v++) acc[v] = splat(0);
             for (int64_t i = 0; i < count[k]; i++) {
-                const REAL *row = dz + index[k * ld + i] * lddz + u;
+                const REAL *row = dz + (int64_t)index[k * ld + i] * PANEL + u;
 #pragma GCC unroll 4
                 for (int v = 0; v < TILE_VECTORS; v++) acc[v] += load(row + v * LANES);
             }
@@ -203,23 +209,22 @@ static void NAME(panel_weights_sparse)(const net_t *net, int64_t l, int64_t p, i
 }
 
 /* db = sum_b dz_b for the units of panel p, with the update. */
-static void NAME(panel_bias)(const net_t *net, int64_t l, int64_t p, const REAL *dz, int64_t m, const step_t *s)
+static void NAME(panel_bias)(const net_t *net, int64_t l, int64_t p, const REAL *dz, int64_t rows, int64_t m, const step_t *s)
 {
-    const int64_t *layer = net->layers + l * LAYER_COLUMNS, lddz = WIDTH(layer[N_OUT]);
+    dz += p * rows * PANEL;
     for (int u = 0; u < PANEL; u += LANES) {
         vec sum = splat(0);
-        for (int64_t i = 0; i < m; i++) sum += load(dz + i * lddz + p * PANEL + u);
-        NAME(apply)(s, net->theta, layer[BIAS] + p * PANEL + u, sum);
+        for (int64_t i = 0; i < m; i++) sum += load(dz + i * PANEL + u);
+        NAME(apply)(s, net->theta, net->layers[l * LAYER_COLUMNS + BIAS] + p * PANEL + u, sum);
     }
 }
 
-static void NAME(backward_weights)(const net_t *net, int64_t l, const void *x, int64_t ldx, const void *dz, int64_t m,
-                                   const rule_t *rule)
+static void NAME(backward_weights)(const net_t *net, int64_t l, const void *x, const void *dz, int64_t m, const rule_t *rule)
 {
     const step_t s = NAME(prepare)(rule);
     for (int64_t p = 0; p < net->layers[l * LAYER_COLUMNS + N_PANELS]; p++) {
-        NAME(panel_weights)(net, l, p, 0, NAME(panel)(net, l, p).depth, x, ldx, dz, m, &s);
-        NAME(panel_bias)(net, l, p, dz, m, &s);
+        NAME(panel_weights)(net, l, p, 0, NAME(panel)(net, l, p).depth, x, dz, m, m, &s);
+        NAME(panel_bias)(net, l, p, dz, m, m, &s);
     }
 }
 
@@ -228,7 +233,7 @@ static void NAME(backward_weights_sparse)(const net_t *net, int64_t l, const int
 {
     const step_t s = NAME(prepare)(rule);
     for (int64_t p = 0; p < net->layers[l * LAYER_COLUMNS + N_PANELS]; p++) {
-        NAME(panel_weights_sparse)(net, l, p, 0, NAME(panel)(net, l, p).depth, count, index, ld, dz, &s);
-        NAME(panel_bias)(net, l, p, dz, m, &s);
+        NAME(panel_weights_sparse)(net, l, p, 0, NAME(panel)(net, l, p).depth, count, index, ld, dz, m, &s);
+        NAME(panel_bias)(net, l, p, dz, m, m, &s);
     }
 }

@@ -209,7 +209,7 @@ static ALWAYS_INLINE vec NAME(vtanh)(vec a)
 }
 
 /* g(z); the codes are those of layout.ACTIVATIONS. */
-static ALWAYS_INLINE vec NAME(activate)(vec z, int code)
+static ALWAYS_INLINE vec NAME(activated)(vec z, int code)
 {
     switch (code) {
     case 1: return MAX(splat(0), z);
@@ -238,26 +238,23 @@ static ALWAYS_INLINE vec NAME(derivative)(vec h, int code)
     }
 }
 
-/* Apply g in place to m rows of n REALs, n a multiple of LANES. */
-static void NAME(activate_rows)(REAL *z, int64_t ld, int64_t m, int64_t n, int code)
+/* Apply g in place to n REALs, n a multiple of LANES. */
+static void NAME(activate)(REAL *z, int64_t n, int code)
 {
 #define EACH(CODE)                                                                                                            \
     case CODE:                                                                                                                \
-        for (int64_t i = 0; i < m; i++)                                                                                       \
-            for (int64_t j = 0; j < n; j += LANES) store(z + i * ld + j, NAME(activate)(load(z + i * ld + j), CODE));         \
+        for (int64_t j = 0; j < n; j += LANES) store(z + j, NAME(activated)(load(z + j), CODE));                              \
         break;
     switch (code) { EACH(1) EACH(2) EACH(3) EACH(4) EACH(5) }
 #undef EACH
 }
 
-/* Multiply m rows of n REALs by g' in place. */
-static void NAME(derive_rows)(REAL *dz, const REAL *h, int64_t ld, int64_t m, int64_t n, int code)
+/* Multiply n REALs by g' in place. */
+static void NAME(derive)(REAL *dz, const REAL *h, int64_t n, int code)
 {
 #define EACH(CODE)                                                                                                            \
     case CODE:                                                                                                                \
-        for (int64_t i = 0; i < m; i++)                                                                                       \
-            for (int64_t j = 0; j < n; j += LANES)                                                                            \
-                store(dz + i * ld + j, load(dz + i * ld + j) * NAME(derivative)(load(h + i * ld + j), CODE));                 \
+        for (int64_t j = 0; j < n; j += LANES) store(dz + j, load(dz + j) * NAME(derivative)(load(h + j), CODE));             \
         break;
     switch (code) { EACH(1) EACH(2) EACH(3) EACH(4) EACH(5) }
 #undef EACH

@@ -103,7 +103,7 @@ def run(work: Callable[[int], None], n: int, call_off: Callable[[], None] = lamb
             raise
 
     workers: list[_Worker] = []
-    errors: list[BaseException | None] = []
+    ended: list[BaseException | None] = []
     try:
         for rank in range(1, n):
             try:
@@ -115,13 +115,13 @@ def run(work: Callable[[int], None], n: int, call_off: Callable[[], None] = lamb
         guarded(0)
     except BaseException as error:
         call_off()
-        errors.append(error)
+        ended.append(error)
     for worker in workers:
-        errors.append(worker.wait())
+        ended.append(worker.wait())
         _idle.append(worker)
-    for error in errors:
-        if error is not None:
-            raise error
+    for result in ended:
+        if result is not None:
+            raise result
 
 
 def for_each(work: Callable[[int, int], None], n_items: int, n_threads: int) -> None:

@@ -16,7 +16,7 @@ import pytest
 from made_fast import kernels
 from made_fast.kernels import layout as panels
 from made_fast.kernels import reference
-from made_fast.kernels.layout import ACTIVATION, ACTIVATIONS, BIAS, N_IN, N_OUT, N_PANELS, PANEL, PANELS, width
+from made_fast.kernels.layout import ACTIVATION, ACTIVATIONS, BIAS, N_IN, N_OUT, N_PANELS, PANEL, PANELS, n_panels
 from made_fast.kernels.optimizers import GRADIENT, OPTIMIZERS
 from made_fast.masks import draw_connectivity
 
@@ -112,6 +112,23 @@ def pack_bits(x: Any) -> Any:
     return np.packbits(padded, axis=1, bitorder="little").view(np.uint64)
 
 
+def buffer(rows: int, n_units: int, dtype: Any, fill: float = np.nan) -> Any:
+    """Return an activation buffer, every number of it ``fill``."""
+    return np.full((n_panels(n_units), rows, PANEL), fill, dtype)
+
+
+def to_buffer(dense: Any, dtype: Any = "float64") -> Any:
+    """Return an activation buffer of the units ``dense`` (B, n), with 0 in the fill-up units."""
+    made = buffer(*dense.shape, dtype)
+    reference.pack_rows(dense, made)
+    return made
+
+
+def fill_up(made: Any, n_units: int) -> Any:
+    """Return the fill-up units of an activation buffer."""
+    return made[-1, :, PANEL - -n_units % PANEL :]
+
+
 class Case:
     """A random net and a batch for it, with the calls that need scratch. All scratch starts as garbage."""
 
@@ -184,11 +201,10 @@ case = lru_cache(Case)
 
 
 def outputs_of(case: Case) -> list[Any]:
-    """Return the input and every layer's output in float64, each (B, width)."""
-    values = [np.zeros((len(case.x), width(case.x.shape[1])))]
-    values[0][:, : case.x.shape[1]] = case.x
+    """Return the input and every layer's output in float64, each as an activation buffer."""
+    values = [to_buffer(case.x)]
     for l, n_out in enumerate(case.layout.layers[:, N_OUT]):
-        values.append(np.zeros((len(case.x), width(n_out))))
+        values.append(buffer(len(case.x), n_out, "float64"))
         reference.affine_forward(case.exact().theta, *case.layout, l, values[-2], values[-1])
     return values
 
@@ -230,19 +246,19 @@ def test_lists(module, kernel, n_columns):
 @both_types
 @shapes
 def test_forward_of_every_layer(module, dtype, shape):
-    c = case(shape, dtype)
+    c, unpack = case(shape, dtype), reference.unpack_rows
     values = outputs_of(c)
-    for l, (n_in, n_out, *_) in enumerate(c.layout.layers):
+    for l, n_out in enumerate(c.layout.layers[:, N_OUT]):
         x = values[l].astype(dtype)
         out, right = np.full(values[l + 1].shape, np.nan, dtype), np.zeros_like(values[l + 1])
         run(module, "affine_forward", c.theta, *c.layout, l, x, out)
         reference.affine_forward(c.exact().theta, *c.layout, l, x.astype(np.float64), right)
-        assert_close(out[:, :n_out], right[:, :n_out], dtype, "value")
+        assert_close(unpack(out, n_out), unpack(right, n_out), dtype, "value")
         if l == 0:
-            count, index, sparse = np.empty(len(x), np.int32), np.empty((len(x), n_in), np.int32), np.full_like(out, np.nan)
-            reference.list_ones(c.bits, n_in, count, index)
+            count, index, sparse = np.empty(len(c.x), np.int32), np.empty(c.x.shape, np.int32), np.full_like(out, np.nan)
+            reference.list_ones(c.bits, c.x.shape[1], count, index)
             run(module, "affine_forward_sparse", c.theta, *c.layout, 0, count, index, sparse)
-            assert_close(sparse[:, :n_out], right[:, :n_out], dtype, "value")
+            assert_close(unpack(sparse, n_out), unpack(right, n_out), dtype, "value")
 
 
 @everywhere
@@ -253,15 +269,14 @@ def test_backward_of_every_layer(module, dtype, shape):
     values = outputs_of(c)
     for l, row in enumerate(c.layout.layers):
         n_in, n_out = row[N_IN], row[N_OUT]
-        x, dz = values[l].astype(dtype), np.zeros(values[l + 1].shape, dtype)
-        dz[:, :n_out] = rng.normal(size=(len(x), n_out)) / len(x)
+        x, dz = values[l].astype(dtype), to_buffer(rng.normal(size=(len(c.x), n_out)) / len(c.x), dtype)
         x64, dz64 = x.astype(np.float64), dz.astype(np.float64)
         if l:
             dh, right = np.full(x.shape, np.nan, dtype), np.zeros(x.shape)
             run(module, "affine_backward_input", c.theta, *c.layout, l, dz, x, dh)
             reference.affine_backward_input(c.exact().theta, *c.layout, l, dz64, x64, right)
-            assert_close(dh[:, :n_in], right[:, :n_in], dtype, "gradient")
-            assert not dh[:, n_in : n_in + -n_in % PANEL].any()
+            assert_close(dh, right, dtype, "gradient")
+            assert not fill_up(dh, n_in).any()
         # The gradient goes to this layer's part of state[0], nothing else is written; the update stays inside it too.
         mine = np.zeros(len(c.theta), bool)
         mine[c.layout.panel_start[row[PANELS]] : row[BIAS] + PANEL * row[N_PANELS]] = True
@@ -269,7 +284,7 @@ def test_backward_of_every_layer(module, dtype, shape):
         reference.affine_backward_weights(c.exact().theta, *c.layout, l, x64, dz64, GRADIENT, 0, np.zeros(4), right)
         ways = [("affine_backward_weights", (x,))]
         if l == 0:
-            count, index = np.empty(n_in, np.int32), np.empty((n_in, len(x)), np.int32)
+            count, index = np.empty(n_in, np.int32), np.empty((n_in, len(c.x)), np.int32)
             reference.list_rows(c.bits, n_in, count, index)
             ways.append(("affine_backward_weights_sparse", (count, index)))
         for kernel, inputs in ways:
@@ -292,11 +307,11 @@ def test_activations_from_minus_200_to_200(module, dtype, activation):
     c = Case((9, (len(z),), 7), dtype, activation)
     c.theta[: c.layout.layers[0, BIAS]] = 0
     c.theta[c.layout.layers[0, BIAS] :][: len(z)] = z
-    h = np.zeros((7, width(len(z))), dtype)
-    run(module, "affine_forward", c.theta, *c.layout, 0, np.ones((7, width(9)), dtype), h)
+    h = buffer(7, len(z), dtype)
+    run(module, "affine_forward", c.theta, *c.layout, 0, buffer(7, 9, dtype, 1), h)
     right = reference.activate(z.astype(np.float64), c.layout.layers[0, ACTIVATION])
     tiny = 2 * np.finfo(dtype).tiny  # the smallest numbers may be cut off
-    assert np.all(np.abs(h[:, : len(z)] - right) <= tiny + TOLERANCE[dtype]["activation"] * np.abs(right))
+    assert np.all(np.abs(reference.unpack_rows(h, len(z)) - right) <= tiny + TOLERANCE[dtype]["activation"] * np.abs(right))
 
 
 @everywhere
@@ -304,16 +319,16 @@ def test_activations_from_minus_200_to_200(module, dtype, activation):
 @pytest.mark.parametrize("n_columns", [1, 7, 8, 9, 31, 64, 100])
 def test_bernoulli_nll_at_logits_from_minus_200_to_200(module, dtype, n_columns):
     rng = np.random.default_rng(n_columns)
-    logits = np.full((31, width(n_columns)), 1e30, dtype)  # what stands in the fill-up columns must not matter
-    logits[:, :n_columns] = rng.permutation(np.linspace(-200, 200, 31 * n_columns)).reshape(31, -1)
+    logits = to_buffer(rng.permutation(np.linspace(-200, 200, 31 * n_columns)).reshape(31, -1), dtype)
+    fill_up(logits, n_columns)[:] = 1e30  # what stands there must not matter
     bits = pack_bits(rng.random((31, n_columns)) < 0.5)
     nll, dlogits = np.full(31, np.nan), np.full_like(logits, np.nan)
     run(module, "bernoulli_nll", logits, bits, n_columns, 0.25, nll, dlogits)
     right, slope = np.zeros(31), np.zeros(logits.shape)
     reference.bernoulli_nll(logits.astype(np.float64), bits, n_columns, 0.25, right, slope)
     assert_close(nll, right, dtype, "log_p")
-    assert_close(dlogits[:, :n_columns], slope[:, :n_columns], dtype, "activation")
-    assert not dlogits[:, n_columns : n_columns + -n_columns % PANEL].any()
+    assert_close(dlogits, slope, dtype, "activation")
+    assert not fill_up(dlogits, n_columns).any()
 
 
 @everywhere

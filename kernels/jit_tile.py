@@ -1,0 +1,369 @@
+"""The inner parts of the Numba kernels: how they are compiled, what they do to rows of 64 numbers, the tile.
+
+A row is a row of a panel of weights, or the units of one panel of an activation buffer for one row of the batch; either way
+64 numbers in a run. Speed rests on three habits. Inner loops run over such a row, contiguous and of constant length, so LLVM
+turns them into SIMD. Sums stand in a block on the stack, which LLVM knows to overlap nothing and keeps in registers. Each
+pass over such a block takes two rows, as many as hide the loads of the weights.
+
+Not here: the kernels (``jit.py``) and the order in which they go through layers, panels and rows.
+
+Importing this file compiles nothing. With ``NUMBA_DISABLE_JIT=1`` all of it runs as plain Python.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numpy as np
+from llvmlite import ir
+from numba import config, extending, njit, types
+from numba.core import cgutils
+from numba.np import arrayobj
+from numpy.typing import NDArray
+
+from made_fast.kernels import layout
+from made_fast.kernels.layout import ACTIVATIONS, BIAS, PANEL, PANELS, UNITS
+from made_fast.kernels.optimizers import GRADIENT
+
+__all__ = [
+    "SIGMOID",
+    "Bits",
+    "Float64",
+    "Int32",
+    "Int64",
+    "Net",
+    "Real",
+    "Rule",
+    "activate",
+    "add_product",
+    "add_products",
+    "add_rows",
+    "copy",
+    "derive",
+    "exp",
+    "flat",
+    "inline",
+    "kernel",
+    "live_only",
+    "log1p",
+    "n_panels",
+    "panel",
+    "prepare",
+    "stack",
+    "update",
+]
+
+Real = NDArray[Any]  # float32 or float64, the same in one call
+Float64 = NDArray[np.float64]
+Int64 = NDArray[np.int64]
+Int32 = NDArray[np.int32]
+Bits = NDArray[np.uint64]
+Net = tuple[Real, Int64, Int32, Int64]  # theta, layers, n_live, panel_start
+Rule = tuple[Any, ...]  # what ``prepare`` returns
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+IDENTITY, RELU, SOFTPLUS, TANH, SIGMOID, SOFTSIGN = range(len(ACTIVATIONS))
+
+# "contract" lets a * b + c be one instruction. Nothing here may be reassociated, or sums would depend on how they are cut.
+_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
+
+
+def kernel(function: Function, **options: Any) -> Function:
+    """Compile on the first call; keep the machine code in Numba's cache if there is a place to write one.
+
+    Numba drops what it kept when the kernel's own file changes, not when a file does that it imports: after an edit here, in
+    ``layout.py`` or ``optimizers.py``, touch ``jit.py`` too.
+    """
+    try:
+        return cast(Function, njit(cache=True, **_OPTIONS | options)(function))
+    except RuntimeError:  # "cannot cache function: no locator available": read-only files and no home
+        return cast(Function, njit(**_OPTIONS | options)(function))
+
+
+def inline(function: Function) -> Function:
+    """Compile as a part of the kernels that call it."""
+    return cast(Function, njit(forceinline=True, **_OPTIONS)(function))
+
+
+def _rounded(function: Function) -> Function:
+    """Compile as ``kernel``, but round every product: for sums of two products, either of which could be contracted.
+
+    Which one is would be up to the code around, so that bits would change with the caller and with what the cache holds.
+    """
+    return kernel(function, fastmath=False)
+
+
+def _stack_code(typing_context: Any, like: Any, n_rows: Any, n_columns: Any) -> Any:
+    """Make the code of ``stack``: room in the frame of the function that calls it, seen as an array without an owner."""
+    array_type = types.Array(like.dtype, 2, "C")
+    rows, columns = n_rows.literal_value, n_columns.literal_value
+    build: Any = cgutils  # neither has types
+    arrays: Any = arrayobj
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        item = context.get_data_type(like.dtype)
+        size = context.get_abi_sizeof(item)
+        room = build.alloca_once(builder, item, size=ir.Constant(ir.IntType(64), rows * columns))
+        shape = [ir.Constant(ir.IntType(64), n) for n in (rows, columns)]
+        strides = [ir.Constant(ir.IntType(64), n) for n in (columns * size, size)]
+        array = arrays.make_array(array_type)(context, builder)
+        arrays.populate_array(array, room, shape, strides, strides[1], meminfo=None)
+        return array._getvalue()
+
+    return array_type(like, n_rows, n_columns), code
+
+
+def _stack_python(like: Real, n_rows: int, n_columns: int) -> Real:
+    """Return an uninitialised (n_rows, n_columns) array of the dtype of ``like``."""
+    return np.empty((n_rows, n_columns), like.dtype)
+
+
+stack: Any = _stack_python
+if not cast(Any, config).DISABLE_JIT:
+    stack = extending.intrinsic(prefer_literal=True)(_stack_code)
+
+# ---------------------------------------------------------------------------------------------------------------------------
+# exp, log, activations; ``real`` is the type of the numbers: a Python constant would turn float32 into float64
+# ---------------------------------------------------------------------------------------------------------------------------
+
+_EXP = np.array([1 / math.factorial(i) for i in range(13, 1, -1)])  # the rest of the series is below 4e-18
+_LOG = np.array([2 / (2 * i + 1) for i in range(16, 0, -1)])  # below 1.7e-18
+_EXP_SINGLE, _LOG_SINGLE = 6, 10  # first terms that matter in float32: the rest is below 5e-9 and 1.4e-8
+
+
+@inline
+def _is_single(real: Any) -> bool:
+    """Say if ``real`` is float32. The compiler works it out, and leaves out the branches that do not apply."""
+    return bool(real(1.0) + real(1e-9) == real(1.0))
+
+
+@inline
+def _two_to(real: Any, n: Any) -> Any:
+    """Return 2^n for int32 n <= 0 by putting the exponent's bits in place; 0 where it is no normal number."""
+    if _is_single(real):
+        return real(np.int32((max(n, -127) + 127) << 23).view(np.float32))
+    return real(np.int64((max(n, -1023) + np.int64(1023)) << 52).view(np.float64))
+
+
+@inline
+def _exp_parts(real: Any, x: Any) -> Any:
+    """Return (exp(r) - 1, 2^n) where x = n ln 2 + r, |r| <= ln 2 / 2; x <= 0."""
+    x = real(-708.0) if x < real(-708.0) else x
+    n = np.int32(x * real(1.44269504088896340736) - real(0.5))  # the cast truncates: for x <= 0 this rounds to the nearest
+    r = x + real(n) * real(-0.693359375) + real(n) * real(2.12194440054690582768e-4)  # the first product is exact
+    q = real(0.0)
+    for i in range(_EXP_SINGLE if _is_single(real) else 0, len(_EXP)):
+        q = q * r + real(_EXP[i])
+    return q * r * r + r, _two_to(real, n)
+
+
+@inline
+def exp(real: Any, x: Any) -> Any:
+    """Return exp(x) for x <= 0."""
+    p, scale = _exp_parts(real, x)
+    return p * scale + scale
+
+
+@inline
+def _expm1(real: Any, x: Any) -> Any:
+    """Return exp(x) - 1 for x <= 0."""
+    p, scale = _exp_parts(real, x)
+    return p * scale + (scale - real(1.0))
+
+
+@inline
+def log1p(real: Any, y: Any) -> Any:
+    """Return log(1 + y) for 0 <= y <= 1: 2 artanh(s) with s = y / (2 + y) <= 1/3."""
+    s = y / (real(2.0) + y)
+    t = s * s
+    q = real(0.0)
+    for i in range(_LOG_SINGLE if _is_single(real) else 0, len(_LOG)):
+        q = q * t + real(_LOG[i])
+    return q * t * s + (s + s)
+
+
+@kernel
+def activate(z: Real, code: int) -> None:
+    """Do ``z = g(z)`` on a vector. A NaN stays one."""
+    real = z.dtype.type
+    zero, one = real(0.0), real(1.0)
+    if code == RELU:
+        for u in range(len(z)):
+            z[u] = zero if z[u] < zero else z[u]
+    elif code == SOFTPLUS:
+        for u in range(len(z)):
+            z[u] = (zero if z[u] < zero else z[u]) + log1p(real, exp(real, -abs(z[u])))
+    elif code == TANH:
+        for u in range(len(z)):
+            e = _expm1(real, real(-2.0) * abs(z[u]))
+            t = e / (real(2.0) + e)
+            z[u] = t if z[u] < zero else -t
+    elif code == SIGMOID:
+        for u in range(len(z)):
+            e = exp(real, -abs(z[u]))
+            z[u] = (e if z[u] < zero else one) / (one + e)
+    elif code == SOFTSIGN:
+        for u in range(len(z)):
+            z[u] = z[u] / (one + abs(z[u]))
+
+
+@kernel
+def derive(dz: Real, h: Real, code: int) -> None:
+    """Do ``dz *= g'(z)`` on a vector, g' as a function of ``h = g(z)``."""
+    real = dz.dtype.type
+    zero, one = real(0.0), real(1.0)
+    if code == RELU:
+        for u in range(len(dz)):
+            dz[u] = dz[u] if h[u] > zero else zero
+    elif code == SOFTPLUS:
+        for u in range(len(dz)):
+            dz[u] *= -_expm1(real, -h[u])
+    elif code == TANH:
+        for u in range(len(dz)):
+            dz[u] *= one - h[u] * h[u]
+    elif code == SIGMOID:
+        for u in range(len(dz)):
+            dz[u] *= h[u] - h[u] * h[u]
+    elif code == SOFTSIGN:
+        for u in range(len(dz)):
+            t = one - abs(h[u])
+            dz[u] *= t * t
+
+
+# ---------------------------------------------------------------------------------------------------------------------------
+# Panels and the tile
+# ---------------------------------------------------------------------------------------------------------------------------
+
+n_panels = inline(layout.n_panels)
+
+
+@inline
+def panel(net: Net, l: int, p: int) -> tuple[Real, Int32, Any]:
+    """Return panel p of layer l: its weights (depth, 64), its live counts (64,), and where its bias starts in theta."""
+    theta, layers, n_live, panel_start = net
+    live = n_live[layers[l, UNITS] + p * PANEL :][:PANEL]
+    start, depth = panel_start[layers[l, PANELS] + p], np.int64(live[PANEL - 1])
+    return theta[start : start + depth * PANEL].reshape(depth, PANEL), live, layers[l, BIAS] + p * PANEL
+
+
+@inline
+def copy(source: Real, target: Real) -> None:
+    """Copy a vector. Numba's own copy would first ask whether the two overlap."""
+    for u in range(len(target)):
+        target[u] = source[u]
+
+
+@inline
+def flat(rows: Real) -> Real:
+    """Return (m, 64) numbers as the one run that they are."""
+    return rows.reshape(rows.size)
+
+
+@inline
+def add_products(z0: Real, z1: Real, x0: Real, x1: Real, w: Real, n: Any) -> None:
+    """Add ``sum_{k < n} x[k] w[k]`` to the row z, for two (z, x); k ascending, one chain of multiply-adds a sum."""
+    a = stack(z0, 2, PANEL)
+    a0, a1 = a[0], a[1]
+    for u in range(PANEL):
+        a0[u] = z0[u]
+        a1[u] = z1[u]
+    for k in range(np.uint64(n)):
+        p, q = x0[k], x1[k]
+        for u in range(PANEL):
+            a0[u] += p * w[k, u]
+            a1[u] += q * w[k, u]
+    for u in range(PANEL):
+        z0[u] = a0[u]
+        z1[u] = a1[u]
+
+
+@kernel
+def add_product(z: Real, x: Real, w: Real, n: Any) -> None:
+    """Do ``z += x w`` on rows z (m, 64) by the first n columns of x (m, >= n) and rows of w (>= n, 64)."""
+    m = len(z)
+    for i in range(0, m, 2):
+        i1 = min(i + 1, m - 1)  # a last single row is worked on twice
+        add_products(z[i], z[i1], x[i], x[i1], w, n)
+
+
+@kernel
+def add_rows(z: Real, w: Real, index: Int32, n: Any) -> None:
+    """Add ``sum_{i < n} w[index[i]]`` to the row z; i ascending."""
+    a = stack(z, 1, PANEL)
+    for u in range(PANEL):
+        a[0, u] = z[u]
+    for i in range(np.uint64(n)):
+        k = np.uint64(index[i])
+        for u in range(PANEL):
+            a[0, u] += w[k, u]
+    for u in range(PANEL):
+        z[u] = a[0, u]
+
+
+# ---------------------------------------------------------------------------------------------------------------------------
+# The optimisers, on 64 weights at once
+# ---------------------------------------------------------------------------------------------------------------------------
+
+
+@inline
+def prepare(theta: Real, optimizer: int, step: int, hyper: Float64) -> Rule:
+    """Return what a step of the rule needs, worked out in double: lr, a, b, eps, 1 - a, 1 - b, and Adam's two corrections."""
+    real = theta.dtype.type
+    lr, a, b, t = hyper[0], hyper[1], hyper[2], float(step + 1)
+    correct_a, correct_b = 0.0, 0.0
+    if optimizer <= 2:
+        lr = lr / (1 + a * step)
+    elif optimizer == 6:
+        correct_a, correct_b = lr / (1 - a**t), 1 / (1 - b**t)
+    return real(lr), real(a), real(b), real(hyper[3]), real(1 - a), real(1 - b), real(correct_a), real(correct_b)
+
+
+@_rounded
+def update(theta: Real, at: int, g: Real, optimizer: int, rule: Rule, state: Real) -> None:
+    """Update the 64 weights from ``theta[at]`` on by their gradient g. The rules are written out in ``optimizers.py``."""
+    lr, a, b, eps, one_a, one_b, correct_a, correct_b = rule
+    w = theta[at : at + PANEL]
+    if optimizer == GRADIENT:
+        copy(g, state[0, at : at + PANEL])
+    elif optimizer == 1:
+        for u in range(PANEL):
+            w[u] -= lr * g[u]
+    elif optimizer == 2:
+        s = state[0, at : at + PANEL]
+        for u in range(PANEL):
+            s[u] = b * s[u] - lr * g[u]
+            w[u] += s[u]
+    elif optimizer == 3:
+        s = state[0, at : at + PANEL]
+        for u in range(PANEL):
+            s[u] += g[u] * g[u]
+            w[u] -= lr * g[u] / np.sqrt(s[u] + eps)
+    elif optimizer == 4:
+        s, r = state[0, at : at + PANEL], state[1, at : at + PANEL]
+        for u in range(PANEL):
+            s[u] = a * s[u] + one_a * g[u] * g[u]
+            d = np.sqrt(r[u] + eps) / np.sqrt(s[u] + eps) * g[u]
+            r[u] = a * r[u] + one_a * d * d
+            w[u] -= lr * d
+    elif optimizer == 5:
+        s = state[0, at : at + PANEL]
+        for u in range(PANEL):
+            s[u] = a * s[u] + one_a * g[u] * g[u]
+            w[u] -= lr * g[u] / (np.sqrt(s[u]) + eps)
+    elif optimizer == 6:
+        s, r = state[0, at : at + PANEL], state[1, at : at + PANEL]
+        for u in range(PANEL):
+            s[u] = a * s[u] + one_a * g[u]
+            r[u] = b * r[u] + one_b * g[u] * g[u]
+            w[u] -= correct_a * s[u] / (np.sqrt(r[u] * correct_b) + eps)
+
+
+@inline
+def live_only(g: Real, live: Int32, k: int) -> None:
+    """Give the dead entries of a panel's corner the gradient 0; so they stay 0."""
+    if k >= live[0]:
+        for u in range(PANEL):
+            if k >= live[u]:
+                g[u] = 0

@@ -267,7 +267,7 @@ static void NAME(train_weights)(const net_t *net, const train_scratch_t *s, int6
                 const int64_t depth = NAME(panel)(net, l, p).depth;
                 if (pass == 1) {
                     const int64_t k0 = NAME(boundary)(lo, start, each, depth), k1 = NAME(boundary)(hi, start, each, depth);
-                    if (depth == 0 ? crew->rank == 0 : k0 == 0 && k1 > 0) NAME(panel_bias)(net, l, p, s->dz[l], B, m, step);
+                    if (crew->rank == 0) NAME(panel_bias)(net, l, p, s->dz[l], B, m, step);
                     if (k1 > k0 && listed)
                         NAME(panel_weights_sparse)(net, l, p, k0, k1, s->place_count, s->place_index, B, s->dz[l], B, step);
                     else if (k1 > k0)

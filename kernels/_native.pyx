@@ -54,6 +54,8 @@ cdef extern from "native.h" nogil:
     void made_fast_list_ones(const uint64_t *, int64_t, int64_t, int64_t, int32_t *, int32_t *) noexcept
     void made_fast_list_rows(const uint64_t *, int64_t, const int64_t *, int64_t, int64_t, int64_t, int64_t, int64_t,
                              int32_t *, int32_t *) noexcept
+    uint64_t made_fast_enter() noexcept
+    void made_fast_leave(uint64_t) noexcept
     int made_fast_levels(const level_t **) noexcept
 
 ctypedef fused real:
@@ -125,8 +127,11 @@ def affine_forward(const real[::1] theta, const int64_t[:, ::1] layers, const in
     cdef net_t net = _net(theta, layers, n_live, panel_start)
     if x.shape[1] == 0:
         return
+    cdef uint64_t mode
     with nogil:
+        mode = made_fast_enter()
         _kernels(theta).forward(&net, l, &x[0, 0, 0], x.shape[1], x.shape[1], &out[0, 0, 0])
+        made_fast_leave(mode)
 
 
 def affine_forward_sparse(const real[::1] theta, const int64_t[:, ::1] layers, const int32_t[::1] n_live,
@@ -135,18 +140,24 @@ def affine_forward_sparse(const real[::1] theta, const int64_t[:, ::1] layers, c
     cdef net_t net = _net(theta, layers, n_live, panel_start)
     if count.shape[0] == 0:
         return
+    cdef uint64_t mode
     with nogil:
+        mode = made_fast_enter()
         _kernels(theta).forward_sparse(&net, l, &count[0], &index[0, 0], index.shape[1], count.shape[0], count.shape[0],
                                         &out[0, 0, 0])
+        made_fast_leave(mode)
 
 
 def bernoulli_nll(const real[:, :, ::1] logits, const uint64_t[:, ::1] bits, int64_t n_columns, double scale, double[::1] nll,
                   real[:, :, ::1] dlogits):
     if logits.shape[1] == 0:
         return
+    cdef uint64_t mode
     with nogil:
+        mode = made_fast_enter()
         _level.of[0 if real is float else 1].nll(&logits[0, 0, 0], &bits[0, 0], bits.shape[1], n_columns,
                                                  logits.shape[1], logits.shape[1], scale, &nll[0], &dlogits[0, 0, 0])
+        made_fast_leave(mode)
 
 
 def affine_backward_input(const real[::1] theta, const int64_t[:, ::1] layers, const int32_t[::1] n_live,
@@ -155,8 +166,11 @@ def affine_backward_input(const real[::1] theta, const int64_t[:, ::1] layers, c
     cdef net_t net = _net(theta, layers, n_live, panel_start)
     if dz.shape[1] == 0:
         return
+    cdef uint64_t mode
     with nogil:
+        mode = made_fast_enter()
         _kernels(theta).backward_input(&net, l, &dz[0, 0, 0], &h[0, 0, 0], dz.shape[1], dz.shape[1], &dh[0, 0, 0])
+        made_fast_leave(mode)
 
 
 cdef inline rule_t _rule(int optimizer, int64_t step, const double[::1] hyper, real[:, ::1] state) noexcept nogil:
@@ -174,8 +188,11 @@ def affine_backward_weights(real[::1] theta, const int64_t[:, ::1] layers, const
                             int optimizer, int64_t step, const double[::1] hyper, real[:, ::1] state):
     cdef net_t net = _net(theta, layers, n_live, panel_start)
     cdef rule_t rule = _rule(optimizer, step, hyper, state)
+    cdef uint64_t mode
     with nogil:
+        mode = made_fast_enter()
         _kernels(theta).backward_weights(&net, l, &x[0, 0, 0], &dz[0, 0, 0], dz.shape[1], &rule)
+        made_fast_leave(mode)
 
 
 def affine_backward_weights_sparse(real[::1] theta, const int64_t[:, ::1] layers, const int32_t[::1] n_live,
@@ -184,9 +201,12 @@ def affine_backward_weights_sparse(real[::1] theta, const int64_t[:, ::1] layers
                                    const double[::1] hyper, real[:, ::1] state):
     cdef net_t net = _net(theta, layers, n_live, panel_start)
     cdef rule_t rule = _rule(optimizer, step, hyper, state)
+    cdef uint64_t mode
     with nogil:
+        mode = made_fast_enter()
         _kernels(theta).backward_weights_sparse(&net, l, &count[0], &index[0, 0], index.shape[1], &dz[0, 0, 0],
                                                 dz.shape[1], &rule)
+        made_fast_leave(mode)
 
 
 def score(const real[::1] theta, const int64_t[:, ::1] layers, const int32_t[::1] n_live, const int64_t[::1] panel_start,
@@ -194,8 +214,11 @@ def score(const real[::1] theta, const int64_t[:, ::1] layers, const int32_t[::1
     cdef net_t net = _net(theta, layers, n_live, panel_start)
     if bits.shape[0] == 0:
         return
+    cdef uint64_t mode
     with nogil:
+        mode = made_fast_enter()
         _kernels(theta).score(&net, &bits[0, 0], bits.shape[1], bits.shape[0], sparse, block, &reals[0], &ints[0], &log_p[0])
+        made_fast_leave(mode)
 
 
 def conditionals(const real[::1] theta, const int64_t[:, ::1] layers, const int32_t[::1] n_live, const int64_t[::1] panel_start,
@@ -204,9 +227,12 @@ def conditionals(const real[::1] theta, const int64_t[:, ::1] layers, const int3
     cdef net_t net = _net(theta, layers, n_live, panel_start)
     if bits.shape[0] == 0:
         return
+    cdef uint64_t mode
     with nogil:
+        mode = made_fast_enter()
         _kernels(theta).conditionals(&net, &bits[0, 0], bits.shape[1], bits.shape[0], sparse, block, &reals[0], &ints[0],
                                      &proba[0, 0])
+        made_fast_leave(mode)
 
 
 def sample(const real[::1] theta, const int64_t[:, ::1] layers, const int32_t[::1] n_live, const int64_t[::1] panel_start,
@@ -214,8 +240,11 @@ def sample(const real[::1] theta, const int64_t[:, ::1] layers, const int32_t[::
     cdef net_t net = _net(theta, layers, n_live, panel_start)
     if uniforms.shape[0] == 0:
         return
+    cdef uint64_t mode
     with nogil:
+        mode = made_fast_enter()
         _kernels(theta).sample(&net, &uniforms[0, 0], uniforms.shape[0], block, &reals[0], &ints[0], &x[0, 0])
+        made_fast_leave(mode)
 
 
 def train(real[::1] theta, const int64_t[:, ::1] layers, const int32_t[::1] n_live, const int64_t[::1] panel_start,
@@ -230,6 +259,9 @@ def train(real[::1] theta, const int64_t[:, ::1] layers, const int32_t[::1] n_li
     crew.sync = &sync[0]
     if rows.shape[0] == 0:
         return
+    cdef uint64_t mode
     with nogil:
+        mode = made_fast_enter()
         _kernels(theta).train(&net, &bits[0, 0], bits.shape[1], &rows[0], rows.shape[0], batch_size, sparse, &rule, &reals[0],
                               &ints[0], &nll[0], &crew)
+        made_fast_leave(mode)

@@ -1,6 +1,10 @@
-/* What does not depend on REAL or on the CPU level: lists of ones, and which levels this CPU can run. */
+/* What does not depend on REAL or on the CPU level: lists of ones, the mode of the FPU, which levels this CPU can run. */
 
 #include "native.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 void made_fast_list_ones(const uint64_t *bits, int64_t words, int64_t n, int64_t n_columns, int32_t *count, int32_t *index)
 {
@@ -27,6 +31,33 @@ void made_fast_list_rows(const uint64_t *bits, int64_t words, const int64_t *row
                 lists[j * ld + counts[j]++] = (int32_t)i;
             }
     }
+}
+
+uint64_t made_fast_enter(void)
+{
+#if defined(__x86_64__)
+    const unsigned mode = _mm_getcsr();
+    _mm_setcsr(mode | 0x8040); /* flush to zero, denormals are zero */
+    return mode;
+#elif defined(__aarch64__)
+    uint64_t mode;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(mode));
+    __asm__ volatile("msr fpcr, %0" : : "r"(mode | (1ull << 24)));
+    return mode;
+#else
+    return 0;
+#endif
+}
+
+void made_fast_leave(uint64_t mode)
+{
+#if defined(__x86_64__)
+    _mm_setcsr((unsigned)mode);
+#elif defined(__aarch64__)
+    __asm__ volatile("msr fpcr, %0" : : "r"(mode));
+#else
+    (void)mode;
+#endif
 }
 
 int made_fast_levels(const level_t **levels)

@@ -447,6 +447,21 @@ def test_training_gives_the_same_bits_on_any_number_of_threads(module, dtype, sp
         assert all(np.array_equal(a, b) for a, b in zip(alone, together, strict=True))
 
 
+@compiled
+@both_types
+@pytest.mark.parametrize("optimizer", ["momentum", "adadelta", "rmsprop", "adam"])
+def test_state_that_decays_ends_at_zero_and_not_among_the_denormals(module, dtype, optimizer):
+    """Of an input that is never on, say. A denormal stays for ever (0.9 times the smallest is the smallest) and is slow."""
+    c, rule, tiny = case((9, (31,), 9), dtype), OPTIMIZERS[optimizer], np.finfo(dtype).tiny
+    x, dz, theta = buffer(9, 9, dtype, 0.0), buffer(9, 31, dtype, 0.0), c.theta.copy()
+    state = np.full((rule.n_state, len(theta)), 1.5 * tiny, dtype)
+    for step in range(20):
+        run(module, "affine_backward_weights", theta, *c.layout, 0, x, dz, rule.code, step, np.array(HYPER[optimizer]), state)
+    first = state[:, c.layout.panel_start[0] : c.layout.layers[0, BIAS]]
+    assert ((first == 0) | (first >= tiny)).all()
+    assert (first == 0).any()
+
+
 @everywhere
 def test_parameters_may_be_read_only(module):
     c, model = case((9, (31,), 9), "float32"), Case((9, (31,), 9), "float32")

@@ -218,6 +218,15 @@ def test_sample_refuses_a_bad_count(n_samples):
         random_model(3, ()).sample(n_samples)
 
 
+def test_numpy_still_has_its_denormals():
+    """The kernels take them as 0; the thread that called must not notice."""
+    model = random_model(9, (20,), dtype="float32")
+    model.score_samples(model.sample(50, 0), n_threads=1)
+    smallest = np.array([np.finfo(np.float32).tiny], np.float32)
+    assert (smallest / 2)[0] > 0
+    assert (smallest.astype(np.float64) / 2)[0] > 0
+
+
 def run_python(code: str) -> str:
     return subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, capture_output=True, text=True).stdout
 

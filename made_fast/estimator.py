@@ -146,6 +146,7 @@ class MADE(DensityMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn h
         FloatingPointError
             The loss became infinite or NaN. ``model_`` then has the best parameters before that, if there were any.
         """
+        batch_size, n_threads = checks.positive_int(self.batch_size, "batch_size"), self._n_threads()
         max_epochs = checks.positive_int(self.max_epochs, "max_epochs")
         patience = checks.positive_int(self.patience, "patience")
         trainer, bits = self._start(X)
@@ -154,7 +155,6 @@ class MADE(DensityMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn h
             bits_val = self._pack(X_val, trainer, "X_val")
         elif self.validation_fraction is not None:
             bits, bits_val = self._hold_out(bits, trainer)
-        n_threads = self._n_threads()
         self._begin(X, trainer)
         try:
             with Progress(self.verbose, max_epochs) as progress:
@@ -168,7 +168,7 @@ class MADE(DensityMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn h
                     trainer,
                     bits,
                     bits_val,
-                    batch_size=self.batch_size,
+                    batch_size=batch_size,
                     max_epochs=max_epochs,
                     patience=patience,
                     n_threads=n_threads,
@@ -180,6 +180,7 @@ class MADE(DensityMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn h
 
     def partial_fit(self, X: checks.MatrixLike, y: Any = None) -> MADE:
         """Make one pass over X in mini-batches; the first call draws the connectivity and the initial parameters."""
+        batch_size, n_threads = checks.positive_int(self.batch_size, "batch_size"), self._n_threads()
         if hasattr(self, "_trainer"):
             trainer = self._trainer
             bits = self._pack(X, trainer, "X")
@@ -188,7 +189,7 @@ class MADE(DensityMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn h
             trainer, bits = self._start(X)
             self._begin(X, trainer)
         number = len(self.history_) + 1
-        record = training.run_epoch(trainer, bits, self.batch_size, self._n_threads(), number)
+        record = training.run_epoch(trainer, bits, batch_size, n_threads, number)
         self.history_.append(record)
         self.best_epoch_ = number
         self._snapshot()
@@ -196,7 +197,8 @@ class MADE(DensityMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn h
 
     def score_samples(self, X: checks.MatrixLike) -> NDArray[np.float64]:
         """Return log p(x) of each row in nats, (n,) float64; see ``MADEModel.score_samples``."""
-        return self.model_.score_samples(self._table(X), n_threads=self.n_threads)
+        table = self._table(X)
+        return self.model_.score_samples(table, n_threads=self.n_threads)
 
     def score(self, X: checks.MatrixLike, y: Any = None) -> float:
         """Return the mean log-likelihood of the rows of X in nats."""
@@ -204,7 +206,8 @@ class MADE(DensityMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn h
 
     def conditional_proba(self, X: checks.MatrixLike) -> NDArray[Any]:
         """Return ``p(x_d = 1 | x_<d)`` for every row and input, (n, D); see ``MADEModel.conditional_proba``."""
-        return self.model_.conditional_proba(self._table(X), n_threads=self.n_threads)
+        table = self._table(X)
+        return self.model_.conditional_proba(table, n_threads=self.n_threads)
 
     def sample(self, n_samples: int = 1, random_state: Any = None) -> NDArray[np.uint8]:
         """Draw rows from the model, (n_samples, D) uint8; see ``MADEModel.sample``."""
@@ -223,7 +226,6 @@ class MADE(DensityMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn h
 
     def _start(self, X: checks.MatrixLike) -> tuple[training.Trainer, NDArray[np.uint64]]:
         """Check every parameter and X; return a fresh trainer and the packed rows."""
-        checks.positive_int(self.batch_size, "batch_size")
         checks.threshold(self.binarize)
         X_checked = checks.matrix(X)
         n_features = X_checked.shape[1]
@@ -270,7 +272,7 @@ class MADE(DensityMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn h
         theta[:] = trainer.theta
         hyper = {name: _plain(value) for name, value in self.get_params(deep=False).items() if name not in _NOT_SAVED}
         hyper["learning_rate"] = float(trainer.hyper[0])
-        self.model_ = MADEModel(trainer.connectivity, theta, self.activation, binarize=self.binarize, hyper=hyper)
+        self.model_ = MADEModel(trainer.connectivity, theta, trainer.activation, binarize=self.binarize, hyper=hyper)
 
     def _table(self, X: checks.MatrixLike) -> Any:
         check_is_fitted(self, "model_")
@@ -294,4 +296,6 @@ def _plain(value: Any) -> Any:
     """Return a hyper-parameter as JSON knows it."""
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
-    return list(value) if isinstance(value, tuple) else value
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value if value is None or isinstance(value, str | int | float) else str(value)

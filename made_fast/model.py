@@ -63,7 +63,7 @@ class MADEModel:
         self.connectivity = connectivity
         self.theta = theta
         self.activation = activation
-        self.binarize = binarize
+        self.binarize = checks.threshold(binarize)
         self.hyper = dict(hyper or {})
         self.staircase = connectivity.staircase()
         self.layout = panels.make_layout(connectivity.n_inputs, self.staircase.n_live, activation)
@@ -226,9 +226,10 @@ def load(path: str | os.PathLike[str], *, mmap: bool = False) -> MADEModel:
     """
     content = storage.decode(*storage.read(path, mmap=mmap), path)
     hyper = dict(content.hyper)
-    binarize = hyper.pop("binarize", None)
-    if binarize is not None and not isinstance(binarize, int | float):
-        raise storage.ModelFileError(f"{path}: binarize must be a number or null, got {binarize!r}. Save the model again.")
+    try:
+        binarize = checks.threshold(hyper.pop("binarize", None))
+    except (TypeError, ValueError) as error:
+        raise storage.ModelFileError(f"{path}: {error} Save the model again.") from error
     return MADEModel(content.connectivity, content.theta, content.activation, binarize=binarize, hyper=hyper)
 
 

@@ -50,8 +50,8 @@ class Trainer:
 
     Attributes
     ----------
-    connectivity, layout
-        Which weights exist and where.
+    connectivity, activation, layout
+        Which weights exist, between what, and where they stand.
     theta : (n,)
         Parameters, updated in place.
     optimizer, hyper
@@ -65,6 +65,7 @@ class Trainer:
     """
 
     connectivity: Connectivity
+    activation: str
     layout: panels.Layout
     theta: NDArray[Any]
     optimizer: Optimizer
@@ -97,7 +98,7 @@ class Trainer:
         rule = OPTIMIZERS[optimizer]
         hyper = np.array([learning_rate, *rule.hyper[1:]])
         state = panels.aligned_zeros(rule.n_state * len(theta), dtype).reshape(rule.n_state, len(theta))
-        return cls(connectivity, layout, theta, rule, hyper, state, for_shuffling)
+        return cls(connectivity, activation, layout, theta, rule, hyper, state, for_shuffling)
 
     def epoch(self, bits: NDArray[np.uint64], batch_size: int, n_threads: int) -> float:
         """Make one pass over the rows in a new random order; return the mean NLL of a row as the pass met it.

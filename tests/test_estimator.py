@@ -10,6 +10,7 @@ import pytest
 import scipy.sparse
 from helpers import all_inputs
 from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Binarizer
@@ -164,6 +165,29 @@ def test_model_outlives_the_estimator(tmp_path):
     assert (model.sample(20, 0) == made.sample(20, 0)).all()
     assert (pickle.loads(pickle.dumps(made)).score_samples(X) == made.score_samples(X)).all()
     assert model.hyper["learning_rate"] == 0.01
+
+
+def test_parameters_of_odd_types_are_saved_and_changed_ones_do_not_harm(tmp_path):
+    made = small(hidden_sizes=np.array([5, 4]), dtype=np.float64, batch_size=np.int64(10), binarize=np.float32(0.5))
+    X = blobs(50)
+    made.partial_fit(X).set_params(activation="tanh", hidden_sizes=(3,)).partial_fit(X)
+    made.save(tmp_path / "m.safetensors")
+    model = load(tmp_path / "m.safetensors")
+    assert (model.score_samples(X) == made.score_samples(X)).all()
+    assert model.activation == "relu"
+    assert made.set_params(hidden_sizes=(np.int64(3),)).fit(X).model_.connectivity.hidden_sizes == (3,)
+    made.save(tmp_path / "m.safetensors")
+
+
+def test_unfitted_says_so():
+    for method in ("score", "score_samples", "conditional_proba", "partial_fit"):
+        call = getattr(MADE(batch_size=0), method)
+        with pytest.raises((NotFittedError, ValueError), match=r"not fitted|batch_size"):
+            call(blobs(3))
+    with pytest.raises(NotFittedError):
+        MADE().sample()
+    with pytest.raises(NotFittedError):
+        MADE().save("nowhere")
 
 
 def test_pipeline_clone_and_grid_search():

@@ -11,7 +11,7 @@ import pytest
 from helpers import all_inputs, random_model
 from scipy.stats import chisquare
 
-from made_fast import load
+from made_fast import ModelFileError, load
 from made_fast.kernels import layout as panels
 
 NORMALISED = {"float32": 1e-5, "float64": 1e-10}
@@ -175,6 +175,15 @@ def test_save_and_load(tmp_path, mmap, binarize):
     assert (loaded.score_samples(X) == model.score_samples(X)).all()
     assert (loaded.sample(50, 1) == model.sample(50, 1)).all()
     assert (loaded.binarize, loaded.hyper, repr(loaded)) == (binarize, model.hyper, repr(model))
+
+
+@pytest.mark.parametrize("binarize", ["high", True, [1]])
+def test_a_file_with_a_senseless_threshold_is_refused(tmp_path, binarize):
+    model, path = random_model(3, ()), tmp_path / "m.safetensors"
+    model.binarize = binarize
+    model.save(path)
+    with pytest.raises(ModelFileError, match="binarize"):
+        load(path)
 
 
 @pytest.mark.parametrize(

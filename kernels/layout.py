@@ -165,14 +165,15 @@ def train_workspace(layout: Layout, batch_size: int) -> tuple[int, int]:
 def aligned_empty(n: int, dtype: DTypeLike) -> NDArray[Any]:
     """Return an uninitialised vector that starts on a 64-byte boundary: a panel row is then whole cache lines."""
     dtype = np.dtype(dtype)
-    raw = np.empty(n * dtype.itemsize + 64, dtype=np.uint8)
-    skip = -raw.ctypes.data % 64
-    return raw[skip : skip + n * dtype.itemsize].view(dtype)
+    return _aligned(np.empty(n * dtype.itemsize + 64, dtype=np.uint8), n, dtype)
 
 
 def aligned_zeros(n: int, dtype: DTypeLike) -> NDArray[Any]:
     """Return a vector of zeros that starts on a 64-byte boundary."""
     dtype = np.dtype(dtype)
-    raw = np.zeros(n * dtype.itemsize + 64, dtype=np.uint8)
-    skip = -raw.ctypes.data % 64
+    return _aligned(np.zeros(n * dtype.itemsize + 64, dtype=np.uint8), n, dtype)
+
+
+def _aligned(raw: NDArray[np.uint8], n: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+    skip = -raw.__array_interface__["data"][0] % 64
     return raw[skip : skip + n * dtype.itemsize].view(dtype)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from functools import cache
 from itertools import count
 from pathlib import Path
 from queue import SimpleQueue
@@ -26,8 +27,9 @@ def available() -> int:
     return max(1, min(limits))
 
 
+@cache
 def _quota() -> list[int]:
-    """Return the CPU limit of the control group, version 2 or 1, rounded up; nothing if there is none."""
+    """Return the control group's CPU limit, rounded up; nothing if there is none. Read once: it costs more than scoring a row."""
     root = Path("/sys/fs/cgroup")
     try:
         quota, period = (root / "cpu.max").read_text().split()

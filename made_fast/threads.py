@@ -29,7 +29,7 @@ def available() -> int:
 
 @cache
 def _quota() -> list[int]:
-    """Return the control group's CPU limit, rounded up; nothing if there is none. Read once: it costs more than scoring a row."""
+    """Return the control group's CPU limit, rounded up; nothing if there is none. Read once: it costs more than a row's score."""
     root = Path("/sys/fs/cgroup")
     try:
         quota, period = (root / "cpu.max").read_text().split()

@@ -29,7 +29,7 @@ def available() -> int:
 
 @cache
 def _quota() -> list[int]:
-    """Return the control group's CPU limit, rounded up; nothing if there is none. Read once: it costs more than a row's score."""
+    """Return the control group's CPU limit, rounded up; nothing if there is none. Read once, because it is slow."""
     root = Path("/sys/fs/cgroup")
     try:
         quota, period = (root / "cpu.max").read_text().split()

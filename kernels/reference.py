@@ -27,12 +27,12 @@ __all__ = [
     "list_rows",
     "masks",
     "pack_layer",
-    "pack_rows",
+    "read_buffer",
     "sample",
     "score",
     "train",
     "unpack_layer",
-    "unpack_rows",
+    "write_buffer",
 ]
 
 Real = NDArray[Any]  # float32 or float64, the same in one call
@@ -80,13 +80,13 @@ def pack_layer(dense: Real, bias: Real, layers: Int64, n_live: Int32, panel_star
     theta[layers[l, BIAS] :][:n_out] = bias
 
 
-def unpack_rows(buffer: Real, n: int) -> Real:
+def read_buffer(buffer: Real, n: int) -> Real:
     """Return the first n units of an activation buffer (panels, B, 64) as a matrix (B, n)."""
     panels, m, _ = buffer.shape
     return buffer.transpose(1, 0, 2).reshape(m, PANEL * panels)[:, :n]
 
 
-def pack_rows(dense: Real, buffer: Real) -> None:
+def write_buffer(dense: Real, buffer: Real) -> None:
     """Write a matrix (B, n) to an activation buffer (panels, B, 64), with 0 in the fill-up units."""
     panels, m, _ = buffer.shape
     padded = np.zeros((m, PANEL * panels), buffer.dtype)
@@ -108,7 +108,7 @@ def _lists_to_dense(count: Int32, index: Int32, n_columns: int, dtype: Any) -> R
 
 def _to_buffer(dense: Real) -> Real:
     buffer = np.zeros((n_panels(dense.shape[1]), len(dense), PANEL), dense.dtype)
-    pack_rows(dense, buffer)
+    write_buffer(dense, buffer)
     return buffer
 
 
@@ -180,7 +180,7 @@ def affine_forward(theta: Real, layers: Int64, n_live: Int32, panel_start: Int64
     """
     W, mask, b = unpack_layer(theta, layers, n_live, panel_start, l)
     n_in = layers[l, N_IN]
-    pack_rows(activate(unpack_rows(x, n_in) @ (W * mask) + b, layers[l, ACTIVATION]), out)
+    write_buffer(activate(read_buffer(x, n_in) @ (W * mask) + b, layers[l, ACTIVATION]), out)
 
 
 def affine_forward_sparse(
@@ -206,10 +206,10 @@ def bernoulli_nll(logits: Real, bits: Bits, n_columns: int, scale: float, nll: N
     logits (panels, B, 64) of D units IN; bits (B, W) IN; nll (B,) float64 OUT; dlogits (panels, B, 64) OUT, 0 in the fill-up
     units.
     """
-    a = unpack_rows(logits, n_columns)
+    a = read_buffer(logits, n_columns)
     x = unpack_bits(bits, n_columns)
     nll[:] = np.logaddexp(0, np.where(x == 1, -a, a).astype(np.float64)).sum(axis=1)
-    pack_rows(scale * (_sigmoid(a) - x), dlogits)
+    write_buffer(scale * (_sigmoid(a) - x), dlogits)
 
 
 def affine_backward_input(
@@ -224,7 +224,7 @@ def affine_backward_input(
     """
     W, mask, _ = unpack_layer(theta, layers, n_live, panel_start, l)
     n_in, n_out = W.shape
-    pack_rows((unpack_rows(dz, n_out) @ (W * mask).T) * derivative(unpack_rows(h, n_in), layers[l - 1, ACTIVATION]), dh)
+    write_buffer((read_buffer(dz, n_out) @ (W * mask).T) * derivative(read_buffer(h, n_in), layers[l - 1, ACTIVATION]), dh)
 
 
 def affine_backward_weights(
@@ -247,7 +247,7 @@ def affine_backward_weights(
     theta IN OUT; x (panels, B, 64) of n_in units IN; dz (panels, B, 64) of n_out units IN, 0 in the fill-up units;
     optimizer, hyper (4,), state (n_state, len(theta)) IN OUT: see ``optimizers.py``; step: updates made before this one.
     """
-    rows, d = unpack_rows(x, layers[l, N_IN]), unpack_rows(dz, layers[l, N_OUT])
+    rows, d = read_buffer(x, layers[l, N_IN]), read_buffer(dz, layers[l, N_OUT])
     _, mask, _ = unpack_layer(theta, layers, n_live, panel_start, l)
     gradient = np.zeros_like(theta)
     pack_layer((rows.T @ d) * mask, d.sum(axis=0), layers, n_live, panel_start, l, gradient)

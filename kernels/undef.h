@@ -25,7 +25,6 @@
 #undef ROWS
 #undef PADDED
 #undef FOR_TILES
-#undef EACH_SUM
 #undef panel_t
 #undef step_t
 #undef walk_t

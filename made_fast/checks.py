@@ -34,7 +34,6 @@ __all__ = [
     "is_sparse",
     "matrix",
     "n_threads",
-    "non_negative_int",
     "ones",
     "ordering",
     "positive_float",
@@ -260,11 +259,6 @@ def _real(value: Any, name: str, demand: str) -> float:
 def positive_int(value: Any, name: str) -> int:
     """Return ``value`` as an int that is at least 1."""
     return _int(value, name, 1)
-
-
-def non_negative_int(value: Any, name: str) -> int:
-    """Return ``value`` as an int that is at least 0."""
-    return _int(value, name, 0)
 
 
 def n_threads(value: Any) -> int | None:

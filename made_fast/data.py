@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from made_fast import checks
 
-__all__ = ["chunks", "density", "pack_rows", "unpack_rows"]
+__all__ = ["chunks", "density", "pack_rows"]
 
 CHUNK = 1 << 18
 """Entries worked on at once. Temporaries of one byte an entry then stay in a level-2 cache."""
@@ -77,16 +77,6 @@ def pack_rows(
 def _pack(one: NDArray[np.bool_], order: NDArray[np.intp], out: NDArray[np.uint8], n_bytes: int) -> None:
     # mode="clip" is a third faster than the default, which checks every index; order is a permutation
     out[:, :n_bytes] = np.packbits(one.take(order, axis=1, mode="clip"), axis=1, bitorder="little")
-
-
-def unpack_rows(bits: NDArray[np.uint64], order: NDArray[np.intp]) -> NDArray[np.uint8]:
-    """Return ``bits`` as (n, D) uint8 in the order of the features: the inverse of :func:`pack_rows`."""
-    n, D = len(bits), len(order)
-    out = np.empty((n, D), dtype=np.uint8)
-    for part in chunks(n, D):
-        little = bits[part].astype("<u8", copy=False).view(np.uint8)
-        out[part, order] = np.unpackbits(little, axis=1, count=D, bitorder="little")
-    return out
 
 
 def density(bits: NDArray[np.uint64], n_features: int) -> float:

@@ -144,7 +144,8 @@ class MADE(DensityMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn h
         ValueError
             A parameter or the data is not as demanded.
         FloatingPointError
-            The loss became infinite or NaN. ``model_`` then has the best parameters before that, if there were any.
+            The loss became infinite or NaN. With validation rows ``model_`` then has the best parameters seen; without, the
+            last, which are of no use.
         """
         batch_size, n_threads = checks.positive_int(self.batch_size, "batch_size"), self._n_threads()
         max_epochs = checks.positive_int(self.max_epochs, "max_epochs")

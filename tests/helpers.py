@@ -38,3 +38,10 @@ def random_model(
 def all_inputs(n_inputs: int) -> NDArray[np.uint8]:
     """Return all 2^D binary vectors, (2^D, D)."""
     return ((np.arange(2**n_inputs)[:, None] >> np.arange(n_inputs)) & 1).astype(np.uint8)
+
+
+def unpack_rows(bits: NDArray[np.uint64], order: NDArray[np.intp]) -> NDArray[np.uint8]:
+    """Return packed rows as (n, D) in the order of the features: what ``data.pack_rows`` does, undone."""
+    out = np.empty((len(bits), len(order)), np.uint8)
+    out[:, order] = np.unpackbits(bits.astype("<u8").view(np.uint8), axis=1, count=len(order), bitorder="little")
+    return out

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
+from helpers import unpack_rows
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -41,7 +42,7 @@ def test_bit_p_is_the_input_at_place_p(D):
 def test_unpacking_is_the_inverse_and_density_the_mean(X, random):
     order = np.array(random.sample(range(X.shape[1]), X.shape[1]))
     bits = data.pack_rows(X, order)
-    unpacked = data.unpack_rows(bits, order)
+    unpacked = unpack_rows(bits, order)
     assert unpacked.dtype == np.uint8
     assert (unpacked == X).all()
     assert data.density(bits, X.shape[1]) == pytest.approx(X.mean(), abs=1e-12)
@@ -79,7 +80,7 @@ def test_input_of_every_kind_gives_the_same_bits_in_one_chunk_or_many(change, n)
     rows = checks.matrix(given_)
     parts = [data.pack_rows(rows[i : i + 100], order, first_row=i) for i in range(0, n, 100)]
     assert (np.concatenate(parts) == want).all()
-    assert (data.unpack_rows(want, order) == X).all()
+    assert (unpack_rows(want, order) == X).all()
 
 
 @pytest.mark.parametrize("change", [np.asarray, sp.csr_array])
@@ -88,7 +89,7 @@ def test_threshold(change):
     order = np.random.default_rng(1).permutation(300)
     for t in (-0.5, 0.0, 1.0):
         bits = data.pack_rows(change(X), order, binarize=t)
-        np.testing.assert_array_equal(data.unpack_rows(bits, order), np.greater(X, t))
+        np.testing.assert_array_equal(unpack_rows(bits, order), np.greater(X, t))
 
 
 @pytest.mark.parametrize("change", [np.asarray, sp.csr_array])
@@ -136,7 +137,7 @@ def test_memmap_is_packed_from_disk(tmp_path):
     X, order = binary(2000, 784), np.random.default_rng(1).permutation(784)
     np.save(tmp_path / "X.npy", X)
     mapped = np.load(tmp_path / "X.npy", mmap_mode="r")
-    assert (data.unpack_rows(data.pack_rows(mapped, order), order) == X).all()
+    assert (unpack_rows(data.pack_rows(mapped, order), order) == X).all()
 
 
 def test_packing_is_quick():
@@ -160,5 +161,5 @@ def test_real_set(real_set):
     X = real_set("dna_made")["train"]
     order = np.random.default_rng(0).permutation(X.shape[1])
     bits = data.pack_rows(X, order)
-    assert (data.unpack_rows(bits, order) == X).all()
+    assert (unpack_rows(bits, order) == X).all()
     assert data.density(bits, X.shape[1]) == pytest.approx(X.mean(), abs=1e-12)

@@ -120,7 +120,7 @@ def buffer(rows: int, n_units: int, dtype: Any, fill: float = np.nan) -> Any:
 def to_buffer(dense: Any, dtype: Any = "float64") -> Any:
     """Return an activation buffer of the units ``dense`` (B, n), with 0 in the fill-up units."""
     made = buffer(*dense.shape, dtype)
-    reference.pack_rows(dense, made)
+    reference.write_buffer(dense, made)
     return made
 
 
@@ -246,7 +246,7 @@ def test_lists(module, kernel, n_columns):
 @both_types
 @shapes
 def test_forward_of_every_layer(module, dtype, shape):
-    c, unpack = case(shape, dtype), reference.unpack_rows
+    c, unpack = case(shape, dtype), reference.read_buffer
     values = outputs_of(c)
     for l, n_out in enumerate(c.layout.layers[:, N_OUT]):
         x = values[l].astype(dtype)
@@ -311,7 +311,7 @@ def test_activations_from_minus_200_to_200(module, dtype, activation):
     run(module, "affine_forward", c.theta, *c.layout, 0, buffer(7, 9, dtype, 1), h)
     right = reference.activate(z.astype(np.float64), c.layout.layers[0, ACTIVATION])
     tiny = 2 * np.finfo(dtype).tiny  # the smallest numbers may be cut off
-    assert np.all(np.abs(reference.unpack_rows(h, len(z)) - right) <= tiny + TOLERANCE[dtype]["activation"] * np.abs(right))
+    assert np.all(np.abs(reference.read_buffer(h, len(z)) - right) <= tiny + TOLERANCE[dtype]["activation"] * np.abs(right))
 
 
 @everywhere

@@ -12,18 +12,20 @@ Letters, here and in the C sources:
 ====== ============================================================================================================
 B, m   rows of a mini-batch, rows worked on
 D, H   inputs (= outputs), hidden units
-L      hidden layers; there are L + 1 affine layers, l = 0 reads the inputs, l = L gives the logits
+L      hidden layers; there are L + 1 affine layers, l = 0 reads the inputs, l = L gives the logits; A: direct connections
 W, b   weights (n_in, n_out) and bias of a layer; M its mask
 x, z   binary input; sum of a unit before its activation
 h      output of a layer, h = g(z); a stands for the output layer's z, the logits
 d...   gradient of the mean loss: dz, dh, dW, db
 p, k, j panel; unit of the layer below, or place; unit of the layer
 bits   (n, ceil(D / 64)) uint64: bit p % 64 of word p // 64 is the input at place p + 1
-theta  all parameters in one vector; where each stands: ``layout.py``
+theta  all parameters of one connectivity in one vector; where each stands: ``layout.py``
+shared all parameters in one vector, in original order, when several connectivities share them
 ====== ============================================================================================================
 
-All unit numbers are sorted positions (units of each layer in order of degree, inputs and outputs in order of place). All
-activation buffers are ``(panels, B, 64)``: unit j of row i is at ``[j // 64, i, j % 64]``, fill-up units end the last panel.
+Unit numbers are sorted positions (units of each layer in order of degree, inputs and outputs in order of place) but in
+``shared``. Activation buffers are ``(panels, B, 64)``: unit j of row i is at ``[j // 64, i, j % 64]``, fill-up units end the
+last panel.
 """
 
 from __future__ import annotations
@@ -50,9 +52,12 @@ KERNELS = (
     "conditionals",
     "list_ones",
     "list_rows",
+    "pack",
     "sample",
     "score",
     "train",
+    "train_shared",
+    "unpack_gradient",
 )
 """Names that every implementation has."""
 

@@ -10,12 +10,47 @@ import os
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
 
 cdef extern from "native.h" nogil:
+    enum:
+        DIRECT
+        LAYER_COLUMNS
+
     ctypedef struct net_t:
         void *theta
         const int64_t *layers
         const int32_t *n_live
         const int64_t *panel_start
         int64_t n_layers
+        int64_t n_rows
+
+    ctypedef struct shared_t:
+        void *values
+        const int64_t *layout
+        const int32_t *order
+
+    ctypedef struct masks_t:
+        const int64_t *layers
+        const int64_t *panel_start
+        const int32_t *n_live
+        const int32_t *orders
+        int64_t n_layers
+        int64_t n_rows
+        int64_t n_panels
+        int64_t units
+        int64_t n_order
+
+    ctypedef struct batches_t:
+        const uint64_t *bits
+        int64_t words
+        const double *weights
+        const int64_t *rows
+        int64_t n_rows
+        int64_t batch_size
+        int sparse
+
+    ctypedef struct dropout_t:
+        const uint64_t *keep
+        int64_t words
+        double scale
 
     ctypedef struct rule_t:
         int optimizer
@@ -30,22 +65,27 @@ cdef extern from "native.h" nogil:
         int32_t *sync
 
     ctypedef struct kernels_t:
-        void (*forward)(const net_t *, int64_t, const void *, int64_t, int64_t, void *) noexcept nogil
+        void (*forward)(const net_t *, int64_t, const void *, const void *, int64_t, int64_t, void *) noexcept nogil
         void (*forward_sparse)(const net_t *, int64_t, const int32_t *, const int32_t *, int64_t, int64_t, int64_t,
                                void *) noexcept nogil
-        void (*nll)(const void *, const uint64_t *, int64_t, int64_t, int64_t, int64_t, double, double *,
+        void (*nll)(const void *, int64_t, const uint64_t *, int64_t, int64_t, int64_t, double, const double *, double *,
                     void *) noexcept nogil
         void (*backward_input)(const net_t *, int64_t, const void *, const void *, int64_t, int64_t, void *) noexcept nogil
         void (*backward_weights)(const net_t *, int64_t, const void *, const void *, int64_t, const rule_t *) noexcept nogil
         void (*backward_weights_sparse)(const net_t *, int64_t, const int32_t *, const int32_t *, int64_t, const void *,
                                         int64_t, const rule_t *) noexcept nogil
-        void (*score)(const net_t *, const uint64_t *, int64_t, int64_t, int, int64_t, void *, int32_t *,
+        void (*score)(const net_t *, const uint64_t *, int64_t, int64_t, int64_t, int, int64_t, void *, int32_t *,
                       double *) noexcept nogil
         void (*conditionals)(const net_t *, const uint64_t *, int64_t, int64_t, int, int64_t, void *, int32_t *,
                              void *) noexcept nogil
         void (*sample)(const net_t *, const double *, int64_t, int64_t, void *, int32_t *, uint8_t *) noexcept nogil
-        void (*train)(const net_t *, const uint64_t *, int64_t, const int64_t *, int64_t, int64_t, int, const rule_t *,
-                      void *, int32_t *, double *, const crew_t *) noexcept nogil
+        void (*train)(const net_t *, const batches_t *, const rule_t *, void *, int32_t *, double *,
+                      const crew_t *) noexcept nogil
+        void (*pack)(const net_t *, const shared_t *) noexcept nogil
+        void (*unpack_gradient)(const net_t *, const shared_t *, int) noexcept nogil
+        void (*train_shared)(const shared_t *, const masks_t *, const batches_t *, const int64_t *, int64_t, const dropout_t *,
+                             const rule_t *, void *, void *, void *, void *, int32_t *, double *,
+                             const crew_t *) noexcept nogil
 
     ctypedef struct level_t:
         const char *name
@@ -98,8 +138,16 @@ cdef inline net_t _net(const real[::1] theta, const int64_t[:, ::1] layers, cons
     net.layers = &layers[0, 0]
     net.n_live = &n_live[0]
     net.panel_start = &panel_start[0]
-    net.n_layers = layers.shape[0]
+    net.n_rows = layers.shape[0]
+    net.n_layers = _n_chain(&layers[0, 0], layers.shape[0])
     return net
+
+
+cdef inline int64_t _n_chain(const int64_t *layers, int64_t n_rows) noexcept nogil:
+    cdef int64_t n = 0
+    while n < n_rows and layers[n * LAYER_COLUMNS + DIRECT] >= 0:
+        n += 1
+    return n
 
 
 cdef inline const kernels_t *_kernels(const real[::1] theta) noexcept nogil:
@@ -123,14 +171,15 @@ def list_rows(const uint64_t[:, ::1] bits, int64_t n_columns, int32_t[::1] count
 
 
 def affine_forward(const real[::1] theta, const int64_t[:, ::1] layers, const int32_t[::1] n_live, const int64_t[::1] panel_start,
-                   int64_t l, const real[:, :, ::1] x, real[:, :, ::1] out):
+                   int64_t l, const real[:, :, ::1] x, const real[:, :, ::1] direct, real[:, :, ::1] out):
     cdef net_t net = _net(theta, layers, n_live, panel_start)
     if x.shape[1] == 0:
         return
+    cdef const void *add = &direct[0, 0, 0] if direct.shape[0] else NULL
     cdef uint64_t mode
     with nogil:
         mode = made_fast_enter()
-        _kernels(theta).forward(&net, l, &x[0, 0, 0], x.shape[1], x.shape[1], &out[0, 0, 0])
+        _kernels(theta).forward(&net, l, &x[0, 0, 0], add, x.shape[1], x.shape[1], &out[0, 0, 0])
         made_fast_leave(mode)
 
 
@@ -148,15 +197,15 @@ def affine_forward_sparse(const real[::1] theta, const int64_t[:, ::1] layers, c
         made_fast_leave(mode)
 
 
-def bernoulli_nll(const real[:, :, ::1] logits, const uint64_t[:, ::1] bits, int64_t n_columns, double scale, double[::1] nll,
-                  real[:, :, ::1] dlogits):
+def bernoulli_nll(const real[:, :, ::1] logits, const uint64_t[:, ::1] bits, int64_t n_columns, double scale,
+                  const double[::1] weights, double[::1] nll, real[:, :, ::1] dlogits):
     if logits.shape[1] == 0:
         return
     cdef uint64_t mode
     with nogil:
         mode = made_fast_enter()
-        _level.of[0 if real is float else 1].nll(&logits[0, 0, 0], &bits[0, 0], bits.shape[1], n_columns,
-                                                 logits.shape[1], logits.shape[1], scale, &nll[0], &dlogits[0, 0, 0])
+        _level.of[0 if real is float else 1].nll(&logits[0, 0, 0], 64 * logits.shape[0], &bits[0, 0], bits.shape[1], n_columns,
+                                                 logits.shape[1], scale, _weights(weights), &nll[0], &dlogits[0, 0, 0])
         made_fast_leave(mode)
 
 
@@ -171,6 +220,10 @@ def affine_backward_input(const real[::1] theta, const int64_t[:, ::1] layers, c
         mode = made_fast_enter()
         _kernels(theta).backward_input(&net, l, &dz[0, 0, 0], &h[0, 0, 0], dz.shape[1], dz.shape[1], &dh[0, 0, 0])
         made_fast_leave(mode)
+
+
+cdef inline const double *_weights(const double[::1] weights) noexcept nogil:
+    return &weights[0] if weights.shape[0] else NULL
 
 
 cdef inline rule_t _rule(int optimizer, int64_t step, const double[::1] hyper, real[:, ::1] state) noexcept nogil:
@@ -210,14 +263,16 @@ def affine_backward_weights_sparse(real[::1] theta, const int64_t[:, ::1] layers
 
 
 def score(const real[::1] theta, const int64_t[:, ::1] layers, const int32_t[::1] n_live, const int64_t[::1] panel_start,
-          const uint64_t[:, ::1] bits, bint sparse, int64_t block, real[::1] reals, int32_t[::1] ints, double[::1] log_p):
+          const uint64_t[:, ::1] bits, int64_t n_places, bint sparse, int64_t block, real[::1] reals, int32_t[::1] ints,
+          double[::1] log_p):
     cdef net_t net = _net(theta, layers, n_live, panel_start)
     if bits.shape[0] == 0:
         return
     cdef uint64_t mode
     with nogil:
         mode = made_fast_enter()
-        _kernels(theta).score(&net, &bits[0, 0], bits.shape[1], bits.shape[0], sparse, block, &reals[0], &ints[0], &log_p[0])
+        _kernels(theta).score(&net, &bits[0, 0], bits.shape[1], bits.shape[0], n_places, sparse, block, &reals[0], &ints[0],
+                              &log_p[0])
         made_fast_leave(mode)
 
 
@@ -247,21 +302,105 @@ def sample(const real[::1] theta, const int64_t[:, ::1] layers, const int32_t[::
         made_fast_leave(mode)
 
 
-def train(real[::1] theta, const int64_t[:, ::1] layers, const int32_t[::1] n_live, const int64_t[::1] panel_start,
-          const uint64_t[:, ::1] bits, const int64_t[::1] rows, int64_t batch_size, bint sparse, int optimizer, int64_t step,
-          const double[::1] hyper, real[:, ::1] state, real[::1] reals, int32_t[::1] ints, double[::1] nll, int rank,
-          int n_ranks, int32_t[::1] sync):
-    cdef net_t net = _net(theta, layers, n_live, panel_start)
-    cdef rule_t rule = _rule(optimizer, step, hyper, state)
+cdef inline batches_t _batches(const uint64_t[:, ::1] bits, const double[::1] weights, const int64_t[::1] rows,
+                               int64_t batch_size, bint sparse) noexcept nogil:
+    cdef batches_t data
+    data.bits = &bits[0, 0]
+    data.words = bits.shape[1]
+    data.weights = _weights(weights)
+    data.rows = &rows[0]
+    data.n_rows = rows.shape[0]
+    data.batch_size = batch_size
+    data.sparse = sparse
+    return data
+
+
+cdef inline crew_t _crew(int rank, int n_ranks, int32_t[::1] sync) noexcept nogil:
     cdef crew_t crew
     crew.rank = rank
     crew.n_ranks = n_ranks
     crew.sync = &sync[0]
+    return crew
+
+
+def train(real[::1] theta, const int64_t[:, ::1] layers, const int32_t[::1] n_live, const int64_t[::1] panel_start,
+          const uint64_t[:, ::1] bits, const double[::1] weights, const int64_t[::1] rows, int64_t batch_size, bint sparse,
+          int optimizer, int64_t step, const double[::1] hyper, real[:, ::1] state, real[::1] reals, int32_t[::1] ints,
+          double[::1] nll, int rank, int n_ranks, int32_t[::1] sync):
     if rows.shape[0] == 0:
         return
+    cdef net_t net = _net(theta, layers, n_live, panel_start)
+    cdef batches_t data = _batches(bits, weights, rows, batch_size, sparse)
+    cdef rule_t rule = _rule(optimizer, step, hyper, state)
+    cdef crew_t crew = _crew(rank, n_ranks, sync)
     cdef uint64_t mode
     with nogil:
         mode = made_fast_enter()
-        _kernels(theta).train(&net, &bits[0, 0], bits.shape[1], &rows[0], rows.shape[0], batch_size, sparse, &rule, &reals[0],
-                              &ints[0], &nll[0], &crew)
+        _kernels(theta).train(&net, &data, &rule, &reals[0], &ints[0], &nll[0], &crew)
+        made_fast_leave(mode)
+
+
+cdef inline shared_t _shared(const real[::1] values, const int64_t[:, ::1] layout, const int32_t *order) noexcept nogil:
+    cdef shared_t shared
+    shared.values = <void *>&values[0]
+    shared.layout = &layout[0, 0]
+    shared.order = order
+    return shared
+
+
+def pack(const real[::1] shared, const int64_t[:, ::1] shared_layout, const int32_t[::1] order, real[::1] theta,
+         const int64_t[:, ::1] layers, const int32_t[::1] n_live, const int64_t[::1] panel_start):
+    cdef net_t net = _net(theta, layers, n_live, panel_start)
+    cdef shared_t source = _shared(shared, shared_layout, &order[0])
+    cdef uint64_t mode
+    with nogil:
+        mode = made_fast_enter()
+        _kernels(theta).pack(&net, &source)
+        made_fast_leave(mode)
+
+
+def unpack_gradient(const real[::1] gradient, const int64_t[:, ::1] layers, const int32_t[::1] n_live,
+                    const int64_t[::1] panel_start, const int64_t[:, ::1] shared_layout, const int32_t[::1] order, bint add,
+                    real[::1] shared):
+    cdef net_t net = _net(gradient, layers, n_live, panel_start)
+    cdef shared_t target = _shared(shared, shared_layout, &order[0])
+    cdef uint64_t mode
+    with nogil:
+        mode = made_fast_enter()
+        _kernels(gradient).unpack_gradient(&net, &target, add)
+        made_fast_leave(mode)
+
+
+def train_shared(real[::1] shared, const int64_t[:, ::1] shared_layout, const int32_t[:, ::1] orders,
+                 const int64_t[:, :, ::1] layers, const int32_t[:, ::1] n_live, const int64_t[:, ::1] panel_start,
+                 const uint64_t[:, ::1] bits, const double[::1] weights, const int64_t[::1] rows, const int64_t[:, ::1] groups,
+                 int64_t batch_size, const uint64_t[:, ::1] keep, double dropout, bint sparse, int optimizer, int64_t step,
+                 const double[::1] hyper, real[:, ::1] state, real[::1] gradient, real[::1] theta, real[::1] dtheta,
+                 real[::1] reals, int32_t[::1] ints, double[::1] nll, int rank, int n_ranks, int32_t[::1] sync):
+    if rows.shape[0] == 0:
+        return
+    cdef shared_t parameters = _shared(shared, shared_layout, &orders[0, 0])
+    cdef masks_t masks
+    masks.layers = &layers[0, 0, 0]
+    masks.panel_start = &panel_start[0, 0]
+    masks.n_live = &n_live[0, 0]
+    masks.orders = &orders[0, 0]
+    masks.n_rows = layers.shape[1]
+    masks.n_layers = _n_chain(masks.layers, masks.n_rows)
+    masks.n_panels = panel_start.shape[1]
+    masks.units = n_live.shape[1]
+    masks.n_order = orders.shape[1]
+    cdef batches_t data = _batches(bits, weights, rows, batch_size, sparse)
+    cdef dropout_t dropped
+    dropped.keep = &keep[0, 0] if keep.shape[0] else NULL
+    dropped.words = keep.shape[1]
+    dropped.scale = 1 / (1 - dropout)
+    cdef rule_t rule = _rule(optimizer, step, hyper, state)
+    cdef crew_t crew = _crew(rank, n_ranks, sync)
+    cdef void *whole = &gradient[0] if gradient.shape[0] else NULL
+    cdef uint64_t mode
+    with nogil:
+        mode = made_fast_enter()
+        _kernels(shared).train_shared(&parameters, &masks, &data, &groups[0, 0], groups.shape[0], &dropped, &rule, whole,
+                                      &theta[0], &dtheta[0], &reals[0], &ints[0], &nll[0], &crew)
         made_fast_leave(mode)

@@ -91,8 +91,8 @@ static ALWAYS_INLINE NAME(panel_t) NAME(panel)(const net_t *net, int64_t l, int6
 }
 #define panel_t NAME(panel_t)
 
-/* Layer l on m rows of x: out = g(x (W * M) + b). Both are buffers of `rows` rows. */
-static void NAME(forward)(const net_t *net, int64_t l, const void *x_, int64_t rows, int64_t m, void *out_)
+/* Layer l on m rows of x: out = g(x (W * M) + b + direct), all buffers of `rows` rows; direct may be null. */
+static void NAME(forward)(const net_t *net, int64_t l, const void *x_, const void *direct, int64_t rows, int64_t m, void *out_)
 {
     const int64_t *layer = net->layers + l * LAYER_COLUMNS;
     const REAL *x = x_;
@@ -108,6 +108,10 @@ static void NAME(forward)(const net_t *net, int64_t l, const void *x_, int64_t r
                                              k ? 0 : panel.bias + u, out + i * PANEL + u););
                 k += PANEL;
             } while (k < live[TILE_UNITS - 1]);
+        }
+        if (direct) {
+            const REAL *add = (const REAL *)direct + p * rows * PANEL;
+            for (int64_t j = 0; j < m * PANEL; j += LANES) store(out + j, load(out + j) + load(add + j));
         }
         NAME(activate)(out, m * PANEL, (int)layer[ACTIVATION]);
     }

@@ -5,7 +5,8 @@ A row is a row of a panel of weights, or the units of one panel of an activation
 turns them into SIMD. Sums stand in a block on the stack, which LLVM knows to overlap nothing and keeps in registers. Each
 pass over such a block takes two rows, as many as hide the loads of the weights.
 
-Not here: the kernels (``jit.py``) and the order in which they go through layers, panels and rows.
+Not here: the kernels (``jit_layers.py``, ``jit.py``, ``jit_shared.py``) and the order in which they go through layers,
+panels and rows.
 
 Importing this file compiles nothing. With ``NUMBA_DISABLE_JIT=1`` all of it runs as plain Python.
 """
@@ -24,10 +25,11 @@ from numba.np import arrayobj
 from numpy.typing import NDArray
 
 from made_fast.kernels import layout
-from made_fast.kernels.layout import ACTIVATIONS, BIAS, PANEL, PANELS, UNITS
+from made_fast.kernels.layout import ACTIVATIONS, BIAS, DIRECT, PANEL, PANELS, UNITS
 from made_fast.kernels.optimizers import GRADIENT
 
 __all__ = [
+    "IDENTITY",
     "SIGMOID",
     "Bits",
     "Float64",
@@ -44,10 +46,12 @@ __all__ = [
     "derive",
     "exp",
     "flat",
+    "for_bias",
     "inline",
     "kernel",
     "live_only",
     "log1p",
+    "n_chain",
     "n_panels",
     "panel",
     "prepare",
@@ -74,7 +78,7 @@ def kernel(function: Function, **options: Any) -> Function:
     """Compile on the first call; keep the machine code in Numba's cache if there is a place to write one.
 
     Numba drops what it kept when the kernel's own file changes, not when a file does that it imports: after an edit here, in
-    ``layout.py`` or ``optimizers.py``, touch ``jit.py`` too.
+    ``layout.py`` or ``optimizers.py``, touch the files of the kernels too; after one in ``jit_layers.py``, the other two.
     """
     try:
         return cast(Function, njit(cache=True, **_OPTIONS | options)(function))
@@ -210,25 +214,27 @@ def activate(z: Real, code: int) -> None:
 
 
 @kernel
-def derive(dz: Real, h: Real, code: int) -> None:
-    """Do ``dz *= g'(z)`` on a vector, g' as a function of ``h = g(z)``."""
+def derive(dz: Real, h: Real, share: float, code: int) -> None:
+    """Do ``dz *= g'(z)`` on a vector, g' as a function of ``share h = g(z)``."""
     real = dz.dtype.type
-    zero, one = real(0.0), real(1.0)
+    zero, one, share_ = real(0.0), real(1.0), real(share)
     if code == RELU:
         for u in range(len(dz)):
             dz[u] = dz[u] if h[u] > zero else zero
     elif code == SOFTPLUS:
         for u in range(len(dz)):
-            dz[u] *= -_expm1(real, -h[u])
+            dz[u] *= -_expm1(real, -share_ * h[u])
     elif code == TANH:
         for u in range(len(dz)):
-            dz[u] *= one - h[u] * h[u]
+            t = share_ * h[u]
+            dz[u] *= one - t * t
     elif code == SIGMOID:
         for u in range(len(dz)):
-            dz[u] *= h[u] - h[u] * h[u]
+            t = share_ * h[u]
+            dz[u] *= t - t * t
     elif code == SOFTSIGN:
         for u in range(len(dz)):
-            t = one - abs(h[u])
+            t = one - abs(share_ * h[u])
             dz[u] *= t * t
 
 
@@ -237,6 +243,15 @@ def derive(dz: Real, h: Real, code: int) -> None:
 # ---------------------------------------------------------------------------------------------------------------------------
 
 n_panels = inline(layout.n_panels)
+
+
+@inline
+def n_chain(layers: Int64) -> int:
+    """Do ``layout.n_chain`` without an array of its own."""
+    n = 0
+    while n < len(layers) and layers[n, DIRECT] >= 0:
+        n += 1
+    return n
 
 
 @inline
@@ -303,13 +318,16 @@ def add_rows(z: Real, w: Real, index: Int32, n: Any) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------------------------
-# The optimisers, on 64 weights at once
+# The optimisers, on a run of weights
 # ---------------------------------------------------------------------------------------------------------------------------
 
 
 @inline
 def prepare(theta: Real, optimizer: int, step: int, hyper: Float64) -> Rule:
-    """Return what a step of the rule needs, worked out in double: lr, a, b, eps, 1 - a, 1 - b, and Adam's two corrections."""
+    """Return what a step of the rule needs, worked out in double.
+
+    That is lr, a, b, eps, 1 - a, 1 - b, Adam's two corrections, and what decay leaves of a weight.
+    """
     real = theta.dtype.type
     lr, a, b, t = hyper[0], hyper[1], hyper[2], float(step + 1)
     correct_a, correct_b = 0.0, 0.0
@@ -317,7 +335,14 @@ def prepare(theta: Real, optimizer: int, step: int, hyper: Float64) -> Rule:
         lr = lr / (1 + a * step)
     elif optimizer == 6:
         correct_a, correct_b = lr / (1 - a**t), 1 / (1 - b**t)
-    return real(lr), real(a), real(b), real(hyper[3]), real(1 - a), real(1 - b), real(correct_a), real(correct_b)
+    left = real(1 - lr * hyper[4])
+    return real(lr), real(a), real(b), real(hyper[3]), real(1 - a), real(1 - b), real(correct_a), real(correct_b), left
+
+
+@inline
+def for_bias(theta: Real, rule: Rule) -> Rule:
+    """Return the rule without decay."""
+    return (*rule[:-1], theta.dtype.type(1.0))
 
 
 @inline
@@ -331,46 +356,47 @@ def _flush(s: Real) -> None:
 
 @_rounded
 def update(theta: Real, at: int, g: Real, optimizer: int, rule: Rule, state: Real) -> None:
-    """Update the 64 weights from ``theta[at]`` on by their gradient g. The rules are written out in ``optimizers.py``."""
-    lr, a, b, eps, one_a, one_b, correct_a, correct_b = rule
-    w = theta[at : at + PANEL]
+    """Update the weights from ``theta[at]`` on by their gradient g. The rules are written out in ``optimizers.py``."""
+    lr, a, b, eps, one_a, one_b, correct_a, correct_b, left = rule
+    n = len(g)
+    w = theta[at : at + n]
     if optimizer == GRADIENT:
-        copy(g, state[0, at : at + PANEL])
+        copy(g, state[0, at : at + n])
     elif optimizer == 1:
-        for u in range(PANEL):
-            w[u] -= lr * g[u]
+        for u in range(n):
+            w[u] = left * w[u] - lr * g[u]
     elif optimizer == 2:
-        s = state[0, at : at + PANEL]
-        for u in range(PANEL):
+        s = state[0, at : at + n]
+        for u in range(n):
             s[u] = b * s[u] - lr * g[u]
-            w[u] += s[u]
+            w[u] = left * w[u] + s[u]
         _flush(s)
     elif optimizer == 3:
-        s = state[0, at : at + PANEL]
-        for u in range(PANEL):
+        s = state[0, at : at + n]
+        for u in range(n):
             s[u] += g[u] * g[u]
-            w[u] -= lr * g[u] / np.sqrt(s[u] + eps)
+            w[u] = left * w[u] - lr * g[u] / np.sqrt(s[u] + eps)
     elif optimizer == 4:
-        s, r = state[0, at : at + PANEL], state[1, at : at + PANEL]
-        for u in range(PANEL):
+        s, r = state[0, at : at + n], state[1, at : at + n]
+        for u in range(n):
             s[u] = a * s[u] + one_a * g[u] * g[u]
             d = np.sqrt(r[u] + eps) / np.sqrt(s[u] + eps) * g[u]
             r[u] = a * r[u] + one_a * d * d
-            w[u] -= lr * d
+            w[u] = left * w[u] - lr * d
         _flush(s)
         _flush(r)
     elif optimizer == 5:
-        s = state[0, at : at + PANEL]
-        for u in range(PANEL):
+        s = state[0, at : at + n]
+        for u in range(n):
             s[u] = a * s[u] + one_a * g[u] * g[u]
-            w[u] -= lr * g[u] / (np.sqrt(s[u]) + eps)
+            w[u] = left * w[u] - lr * g[u] / (np.sqrt(s[u]) + eps)
         _flush(s)
     elif optimizer == 6:
-        s, r = state[0, at : at + PANEL], state[1, at : at + PANEL]
-        for u in range(PANEL):
+        s, r = state[0, at : at + n], state[1, at : at + n]
+        for u in range(n):
             s[u] = a * s[u] + one_a * g[u]
             r[u] = b * r[u] + one_b * g[u] * g[u]
-            w[u] -= correct_a * s[u] / (np.sqrt(r[u] * correct_b) + eps)
+            w[u] = left * w[u] - correct_a * s[u] / (np.sqrt(r[u] * correct_b) + eps)
         _flush(s)
         _flush(r)
 

@@ -1,9 +1,9 @@
-"""Where every live weight stands in memory: the panel layout shared by all implementations of the kernels.
+"""Where every weight stands in memory: the panel layout and the shared layout, the same for all implementations.
 
 Not here: orderings and degrees (``made_fast.masks``), arithmetic on weights (the kernels), names of features. This file
 turns the staircase (one vector of live counts per layer) into tables of offsets, and says how wide each buffer is.
 
-Parameters are one flat array ``theta``. For layer after layer it holds the panels, then the bias::
+Under one connectivity, parameters are one flat array ``theta``. For layer after layer it holds the panels, then the bias::
 
     theta = [ panel 0 | panel 1 | ... | bias ]  [ panel 0 | ... | bias ]  ...
 
@@ -11,12 +11,19 @@ Panel p of a layer holds the incoming weights of its sorted units 64 p .. 64 p +
 where ``depth`` is the live count of its last unit. Units see prefixes of growing length, so a block has a zero corner: the
 entry (k, j) with ``k >= n_live[j]`` is dead, is stored as 0 and stays 0. The last panel is filled up with units whose weights
 and bias are 0 and stay 0.
+
+Direct connections are layers too. After the layers 0 .. L of the chain come those that read the inputs and add to the sums of
+a layer of the chain; their bias is 0 and stays 0.
+
+Parameters that several connectivities share are one flat array ``shared``, in the original order of units. For layer after
+layer it holds a dense W (n_in, stride), then b (stride), and with connectivity weights U (n_in, stride); a layer of direct
+connections holds its weights only. Rows are filled up with 0 to whole vectors.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -26,14 +33,20 @@ __all__ = [
     "MAX_LAYERS",
     "PANEL",
     "Layout",
+    "SharedLayout",
     "aligned_empty",
     "aligned_zeros",
     "dead_entries",
     "make_layout",
+    "make_layouts",
+    "make_shared_layout",
     "n_panels",
+    "n_chain",
     "n_parameters",
+    "n_shared",
     "sample_workspace",
     "score_workspace",
+    "shared_train_workspace",
     "train_workspace",
     "width",
 ]
@@ -42,23 +55,41 @@ PANEL = 64
 """Units in a panel. A panel row is four AVX-512 vectors of float32: one register tile wide."""
 
 MAX_LAYERS = 64
-"""Most affine layers of a network; native kernels keep a small table of that length."""
+"""Most affine layers of the chain, and most layers of direct connections; native kernels keep small tables of that length."""
+
+STRIDE = 16
+"""Rows of shared weights are filled up to a multiple of this many numbers: whole vectors at every CPU level."""
 
 ACTIVATIONS = ("identity", "relu", "softplus", "tanh", "sigmoid", "softsign")
 """Activation codes are the positions in this tuple."""
 
-N_IN, N_OUT, N_PANELS, WEIGHTS, BIAS, UNITS, PANELS, ACTIVATION = range(8)
+N_IN, N_OUT, N_PANELS, WEIGHTS, BIAS, UNITS, PANELS, ACTIVATION, DIRECT = range(9)
 """Columns of ``Layout.layers``."""
+
+SHARED_WEIGHTS, SHARED_BIAS, SHARED_U, ROW, IN_ORDER, OUT_ORDER = range(6)
+"""Columns of ``SharedLayout``."""
+
+SharedLayout: TypeAlias = "NDArray[np.int64]"
+"""(layers, 6) int64, one row per row of ``Layout.layers``: start of W in ``shared``, of b, of U (-1: the layer has none),
+length of a row (the stride), and where the order of the layer's inputs and that of its units begin in ``order``.
+
+``order`` (D + sum of H_l,) int32 belongs to a connectivity: the original numbers of the inputs in order of place, then of the
+units of each hidden layer in order of degree. The outputs have the order of the inputs.
+"""
 
 
 class Layout(NamedTuple):
     """Tables of offsets; every kernel that touches parameters takes these three arrays after ``theta``.
 
+    For K connectivities at once, each has K as its first dimension.
+
     Attributes
     ----------
-    layers : (L + 1, 8) int64
-        One row per affine layer: n_in, n_out, number of panels, start of the weights in theta, start of the bias in theta,
-        start of the layer's units in ``n_live``, start of its panels in ``panel_start``, activation code.
+    layers : (layers, 9) int64
+        One row per affine layer, the chain 0 .. L first, then direct connections: n_in, n_out, number of panels, start of the
+        weights in theta, start of the bias in theta, start of the layer's units in ``n_live``, start of its panels in
+        ``panel_start``, activation code, and the row of the direct connections that add to this layer's sums (0: none; -1:
+        this is such a row itself).
     n_live : (sum of padded units,) int32
         Live count of every sorted unit; the fill-up units of a last panel repeat the count of the last true unit.
     panel_start : (sum of panels,) int64
@@ -68,6 +99,10 @@ class Layout(NamedTuple):
     layers: NDArray[np.int64]
     n_live: NDArray[np.int32]
     panel_start: NDArray[np.int64]
+
+    def of_mask(self, k: int) -> Layout:
+        """Return the tables of connectivity k out of those of K."""
+        return Layout(self.layers[k], self.n_live[k], self.panel_start[k])
 
 
 def n_panels(n_units: int) -> int:
@@ -80,29 +115,89 @@ def width(n_units: int) -> int:
     return PANEL * n_panels(n_units)
 
 
-def make_layout(n_inputs: int, n_live: Sequence[NDArray[np.int32]], activation: str) -> Layout:
+def make_layout(
+    n_inputs: int, n_live: Sequence[NDArray[np.int32]], activation: str, direct: Sequence[NDArray[np.int32] | None] = ()
+) -> Layout:
     """Lay out the network whose layer l has the live counts ``n_live[l]`` (sorted, never decreasing).
 
-    ``activation`` is that of every hidden layer; the output layer gives logits (``"identity"``).
+    ``activation`` is that of every hidden layer; the output layer gives logits (``"identity"``). ``direct[l]``, if not None, are
+    the live counts of layer l's direct connections.
     """
-    layers = np.zeros((len(n_live), 8), dtype=np.int64)
+    stacked = [None if live is None else live[None] for live in direct]
+    return make_layouts(n_inputs, [live[None] for live in n_live], activation, stacked).of_mask(0)
+
+
+def make_layouts(
+    n_inputs: int, n_live: Sequence[NDArray[np.int32]], activation: str, direct: Sequence[NDArray[np.int32] | None] = ()
+) -> Layout:
+    """Do ``make_layout`` for K connectivities: live counts are (K, n), and so the tables have K first."""
+    chain = [(live, ACTIVATIONS.index(activation), 0) for live in n_live]
+    chain[-1] = n_live[-1], ACTIVATIONS.index("identity"), 0
+    rows = list(chain)
+    for l, extra in enumerate(direct):
+        if extra is not None:
+            chain[l] = *chain[l][:2], len(rows)
+            rows.append((extra, ACTIVATIONS.index("identity"), -1))
+    rows[: len(chain)] = chain
+    K = len(n_live[0])
+    layers = np.zeros((K, len(rows), 9), dtype=np.int64)
     counts, starts = [], []
-    position = units = panels = 0
-    n_in = n_inputs
-    for row, live in zip(layers, n_live, strict=True):
-        count = n_panels(len(live))
-        padded = np.concatenate([live, np.full(count * PANEL - len(live), live[-1], np.int32)]).astype(np.int32)
-        sizes = PANEL * padded[PANEL - 1 :: PANEL].astype(np.int64)
-        bias = position + int(sizes.sum())
-        row[:] = n_in, len(live), count, position, bias, units, panels, ACTIVATIONS.index(activation)
+    position: Any = np.zeros(K, np.int64)
+    units = panels = 0
+    for l, (live, code, adds) in enumerate(rows):
+        n_out = live.shape[1]
+        n_in = n_inputs if l == 0 or l >= len(chain) else rows[l - 1][0].shape[1]
+        count = n_panels(n_out)
+        padded = np.empty((K, count * PANEL), np.int32)
+        padded[:, :n_out] = live
+        padded[:, n_out:] = live[:, -1:]
+        ends = PANEL * np.cumsum(padded[:, PANEL - 1 :: PANEL], axis=1, dtype=np.int64)
+        starts.append(position[:, None] + np.concatenate([np.zeros((K, 1), np.int64), ends[:, :-1]], axis=1))
+        layers[:, l] = n_in, n_out, count, 0, 0, units, panels, code, adds
+        layers[:, l, WEIGHTS], layers[:, l, BIAS] = position, position + ends[:, -1]
         counts.append(padded)
-        starts.append(position + np.cumsum(sizes) - sizes)
-        position = bias + count * PANEL
+        position = layers[:, l, BIAS] + count * PANEL
         units += count * PANEL
         panels += count
-        n_in = len(live)
-    layers[-1, ACTIVATION] = ACTIVATIONS.index("identity")
-    return Layout(layers, np.concatenate(counts), np.concatenate(starts))
+    return Layout(layers, np.concatenate(counts, axis=1), np.concatenate(starts, axis=1))
+
+
+def n_chain(layers: NDArray[np.int64]) -> int:
+    """Return the number of layers of the chain, L + 1, in one connectivity's ``layers``; direct connections left out."""
+    return int((layers[:, DIRECT] >= 0).sum())
+
+
+def make_shared_layout(layers: NDArray[np.int64], connectivity_weights: bool) -> SharedLayout:
+    """Lay out the parameters that all connectivities of a network share; ``layers`` are those of any one of them."""
+    table = np.full((len(layers), 6), -1, dtype=np.int64)
+    chain = n_chain(layers)
+    order = np.concatenate([[0], np.cumsum(layers[:chain, N_IN])])  # where each layer's inputs begin; its units come next
+    order[chain] = 0
+    position = 0
+    for l, (row, layer) in enumerate(zip(table, layers, strict=True)):
+        n_in, n_out = int(layer[N_IN]), int(layer[N_OUT])
+        stride = -(-n_out // STRIDE) * STRIDE
+        row[SHARED_WEIGHTS], row[ROW] = position, stride
+        position += n_in * stride
+        fed = l
+        if l < chain:
+            row[SHARED_BIAS] = position
+            position += stride
+            if connectivity_weights:
+                row[SHARED_U] = position
+                position += n_in * stride
+        else:
+            fed = int(np.flatnonzero(layers[:chain, DIRECT] == l)[0])
+        row[IN_ORDER], row[OUT_ORDER] = order[l] if l < chain else 0, order[fed + 1]
+    return table
+
+
+def n_shared(shared_layout: SharedLayout, layers: NDArray[np.int64]) -> int:
+    """Return the length of ``shared``, fill-up included."""
+    row, n_in = shared_layout[-1], layers[-1, N_IN]
+    if row[SHARED_U] >= 0:
+        return int(row[SHARED_U] + n_in * row[ROW])
+    return int(row[SHARED_BIAS] + row[ROW] if row[SHARED_BIAS] >= 0 else row[SHARED_WEIGHTS] + n_in * row[ROW])
 
 
 def dead_entries(theta: NDArray[Any], layout: Layout, l: int) -> Iterator[tuple[NDArray[Any], NDArray[np.bool_]]]:
@@ -110,7 +205,7 @@ def dead_entries(theta: NDArray[Any], layout: Layout, l: int) -> Iterator[tuple[
 
     One part per panel is its corner; the last panel's fill-up columns are another.
     """
-    _, n_out, count, _, _, units, panels, _ = layout.layers[l]
+    n_out, count, units, panels = layout.layers[l, [N_OUT, N_PANELS, UNITS, PANELS]]
     for p in range(count):
         live = layout.n_live[units + PANEL * p :][:PANEL]
         first, depth = int(live[0]), int(live[-1])
@@ -127,8 +222,8 @@ def n_parameters(layout: Layout) -> int:
     return int(last[BIAS] + PANEL * last[N_PANELS])
 
 
-def _activations(layout: Layout, n_rows: int) -> int:
-    return n_rows * sum(width(int(n)) for n in layout.layers[:, N_OUT])
+def _activations(layers: NDArray[np.int64], n_rows: int) -> int:
+    return n_rows * sum(width(int(n)) for n in layers[:, N_OUT])
 
 
 def score_workspace(layout: Layout, n_rows: int) -> tuple[int, int]:
@@ -137,29 +232,48 @@ def score_workspace(layout: Layout, n_rows: int) -> tuple[int, int]:
     Reals: the inputs as numbers, then the output of every layer. Integers: how many ones every row has, and which.
     """
     n_inputs = int(layout.layers[0, N_IN])
-    return n_rows * width(n_inputs) + _activations(layout, n_rows), n_rows * (n_inputs + 1)
+    return n_rows * width(n_inputs) + _activations(layout.layers, n_rows), n_rows * (n_inputs + 1)
 
 
 def sample_workspace(layout: Layout, n_rows: int) -> tuple[int, int]:
     """Return (reals, int32s) of scratch that ``sample`` needs to work on ``n_rows`` rows at once.
 
-    Reals: one column, then the output of every layer. Integers: how many ones every row has so far, a read position, and
-    which they are.
+    Reals: one column, then the output of every layer. Integers: how many ones every row has so far, which they are, and a
+    read position for every layer.
     """
     n_inputs = int(layout.layers[0, N_IN])
-    return -(-n_rows // 16) * 16 + _activations(layout, n_rows), n_rows * (n_inputs + 2)
+    reals = -(-n_rows // 16) * 16 + _activations(layout.layers, n_rows)
+    return reals, n_rows * (n_inputs + 1 + len(layout.layers))
 
 
 def train_workspace(layout: Layout, batch_size: int) -> tuple[int, int]:
     """Return (reals, int32s) of scratch that ``train`` needs; shared by all ranks, on an 8-byte boundary.
 
-    Reals: as ``score``, then the gradient of every layer's sums. Integers: the batch's bits (as uint64), the rows' NLL (as
-    float64), the ones of every place, then as ``score``.
+    Reals: as ``score``, then the gradient of the sums of every layer of the chain. Integers: the batch's bits (as uint64), the
+    rows' NLL (as float64), the ones of every place, then as ``score``.
     """
     n_inputs = int(layout.layers[0, N_IN])
     reals, ints = score_workspace(layout, batch_size)
     words = -(-n_inputs // 64)
-    return reals + _activations(layout, batch_size), ints + 2 * batch_size * (words + 1) + n_inputs * (batch_size + 1)
+    reals += _activations(layout.layers[: n_chain(layout.layers)], batch_size)
+    return reals, ints + 2 * batch_size * (words + 1) + n_inputs * (batch_size + 1)
+
+
+def shared_train_workspace(
+    layouts: Layout, shared_layout: SharedLayout, batch_size: int, n_ranks: int = 1
+) -> tuple[int, int]:
+    """Return (reals, int32s) of scratch that ``train_shared`` needs beside theta and its gradient; shared by all ranks.
+
+    Reals: as ``train``, then the output of one more hidden layer, then for every rank the longest row of ``shared``. Integers:
+    as ``train``, then (on an 8-byte boundary) a float64 for every row of ``shared``, then for every rank the place of every
+    input.
+    """
+    layers = layouts.layers[0]
+    reals, ints = train_workspace(layouts.of_mask(0), batch_size)
+    hidden = layers[: n_chain(layers) - 1, N_OUT]
+    reals += batch_size * width(int(hidden.max(initial=0))) + n_ranks * int(shared_layout[:, ROW].max())
+    rows = int(2 * layers[:, N_IN].sum() + len(layers))
+    return reals, ints + ints % 2 + 2 * rows + n_ranks * int(layers[0, N_IN])
 
 
 def aligned_empty(n: int, dtype: DTypeLike) -> NDArray[Any]:

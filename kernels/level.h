@@ -23,6 +23,7 @@
 #include "affine.h"
 #include "update.h"
 #include "net.h"
+#include "shared.h"
 #include "undef.h"
 
 #define REAL double
@@ -34,10 +35,12 @@
 #include "affine.h"
 #include "update.h"
 #include "net.h"
+#include "shared.h"
 #include "undef.h"
 
 #define KERNELS(T)                                                                                                            \
     {forward_##T,       forward_sparse_##T, nll_##T,          backward_input_##T, backward_weights_##T,                       \
-     backward_weights_sparse_##T, score_##T, conditionals_##T, sample_##T, train_##T}
+     backward_weights_sparse_##T, score_##T, conditionals_##T, sample_##T, train_##T,                        \
+     pack_##T, unpack_gradient_##T, train_shared_##T}
 
 const level_t LEVEL_TABLE = {LEVEL_NAME, {KERNELS(f32), KERNELS(f64)}};

@@ -9,21 +9,53 @@
 #include <stdint.h>
 
 /* Columns of Layout.layers, see layout.py. */
-enum { N_IN, N_OUT, N_PANELS, WEIGHTS, BIAS, UNITS, PANELS, ACTIVATION, LAYER_COLUMNS };
-enum { PANEL = 64, MAX_LAYERS = 64 };
+enum { N_IN, N_OUT, N_PANELS, WEIGHTS, BIAS, UNITS, PANELS, ACTIVATION, DIRECT, LAYER_COLUMNS };
+/* Columns of SharedLayout. */
+enum { SHARED_WEIGHTS, SHARED_BIAS, SHARED_U, ROW, IN_ORDER, OUT_ORDER, SHARED_COLUMNS };
+/* Columns of groups, see train_shared. */
+enum { FIRST, STOP, MASK, PLACES, STEP, STEP_ROWS, GROUP_COLUMNS };
+enum { PANEL = 64, MAX_LAYERS = 64, SIGMOID = 4 };
 
 typedef struct {
     void *theta;
-    const int64_t *layers;      /* (n_layers, LAYER_COLUMNS) */
+    const int64_t *layers;      /* (n_rows, LAYER_COLUMNS) */
     const int32_t *n_live;      /* per padded unit */
     const int64_t *panel_start; /* per panel */
-    int64_t n_layers;
+    int64_t n_layers; /* of the chain; rows n_layers .. n_rows - 1 are direct connections */
+    int64_t n_rows;
 } net_t;
+
+typedef struct {
+    void *values;
+    const int64_t *layout; /* (n_rows, SHARED_COLUMNS) */
+    const int32_t *order;  /* of the connectivity at work */
+} shared_t;
+
+typedef struct { /* the tables of all connectivities, each K times as long as in net_t and shared_t */
+    const int64_t *layers, *panel_start;
+    const int32_t *n_live, *orders;
+    int64_t n_layers, n_rows, n_panels, units, n_order; /* per connectivity */
+} masks_t;
+
+typedef struct { /* rows to train on, in mini-batches */
+    const uint64_t *bits;
+    int64_t words;
+    const double *weights; /* of every row of bits, or null */
+    const int64_t *rows;   /* in the order of use */
+    int64_t n_rows, batch_size;
+    int sparse;
+} batches_t;
+
+typedef struct {
+    const uint64_t *keep; /* (rows, words), or null: a bit for every hidden unit */
+    int64_t words;
+    double scale; /* 1 / (1 - probability of being dropped) */
+} dropout_t;
 
 typedef struct {
     int optimizer; /* code, see optimizers.py */
     int64_t step;
-    const double *hyper; /* lr, a, b, eps */
+    const double *hyper; /* lr, a, b, eps, decay, clip */
     void *state;         /* (n_state, n_theta) */
     int64_t n_theta;
 } rule_t;
@@ -34,22 +66,26 @@ typedef struct {
 } crew_t;
 
 typedef struct {
-    void (*forward)(const net_t *, int64_t l, const void *x, int64_t rows, int64_t m, void *out);
+    void (*forward)(const net_t *, int64_t l, const void *x, const void *direct, int64_t rows, int64_t m, void *out);
     void (*forward_sparse)(const net_t *, int64_t l, const int32_t *count, const int32_t *index, int64_t ld, int64_t rows,
                            int64_t m, void *out);
-    void (*nll)(const void *logits, const uint64_t *bits, int64_t words, int64_t n, int64_t rows, int64_t m, double scale,
-                double *nll, void *dlogits);
+    void (*nll)(const void *logits, int64_t columns, const uint64_t *bits, int64_t words, int64_t n, int64_t m, double scale,
+                const double *weights, double *nll, void *dlogits);
     void (*backward_input)(const net_t *, int64_t l, const void *dz, const void *h, int64_t rows, int64_t m, void *dh);
     void (*backward_weights)(const net_t *, int64_t l, const void *x, const void *dz, int64_t m, const rule_t *);
     void (*backward_weights_sparse)(const net_t *, int64_t l, const int32_t *count, const int32_t *index, int64_t ld,
                                     const void *dz, int64_t m, const rule_t *);
-    void (*score)(const net_t *, const uint64_t *bits, int64_t words, int64_t n, int sparse, int64_t block, void *reals,
-                  int32_t *ints, double *log_p);
+    void (*score)(const net_t *, const uint64_t *bits, int64_t words, int64_t n, int64_t n_places, int sparse, int64_t block,
+                  void *reals, int32_t *ints, double *log_p);
     void (*conditionals)(const net_t *, const uint64_t *bits, int64_t words, int64_t n, int sparse, int64_t block,
                          void *reals, int32_t *ints, void *proba);
     void (*sample)(const net_t *, const double *uniforms, int64_t n, int64_t block, void *reals, int32_t *ints, uint8_t *x);
-    void (*train)(const net_t *, const uint64_t *bits, int64_t words, const int64_t *rows, int64_t n_rows, int64_t batch_size,
-                  int sparse, const rule_t *, void *reals, int32_t *ints, double *nll, const crew_t *);
+    void (*train)(const net_t *, const batches_t *, const rule_t *, void *reals, int32_t *ints, double *nll, const crew_t *);
+    void (*pack)(const net_t *, const shared_t *);
+    void (*unpack_gradient)(const net_t *, const shared_t *, int add);
+    void (*train_shared)(const shared_t *, const masks_t *, const batches_t *, const int64_t *groups, int64_t n_groups,
+                         const dropout_t *, const rule_t *, void *gradient, void *theta, void *dtheta, void *reals,
+                         int32_t *ints, double *nll, const crew_t *);
 } kernels_t;
 
 typedef struct {

@@ -1,8 +1,12 @@
 """The optimisers the kernels know: code, state vectors, hyper-parameters, source.
 
 Each is an elementwise rule ``(w, g, state, t) -> (w, state)``; the rules themselves stand in ``reference.py`` (plainly), in
-``jit_tile.py`` and in ``update.h``. ``t`` counts the updates from 1. ``lr`` is the learning rate, ``hyper`` is
-``[lr, a, b, eps]``.
+``jit_tile.py`` and in ``update.h``. ``t`` counts the updates from 1.
+
+The kernels take ``hyper = [lr, a, b, eps, decay, clip]``. ``lr`` is the learning rate. ``decay``: before every update, weights
+(not biases) are multiplied by ``1 - lr decay``, apart from the gradient (Loshchilov and Hutter 2019; for sgd the same as an L2
+penalty). ``clip``: where the norm of the whole gradient is larger, the gradient is scaled down to it (Pascanu, Mikolov, Bengio
+2013); 0 is no clipping; only ``train_shared`` can.
 """
 
 from __future__ import annotations
@@ -26,24 +30,27 @@ class Optimizer(NamedTuple):
         How many vectors of the length of theta it keeps, all starting at 0.
     hyper : (lr, a, b, eps)
         Defaults.
+    names : tuple of 4 str
+        What users call the four; "" is one that the rule does not have.
     """
 
     code: int
     n_state: int
     hyper: tuple[float, float, float, float]
+    names: tuple[str, str, str, str]
 
 
 OPTIMIZERS: dict[str, Optimizer] = {
     # w -= lr / (1 + a (t - 1)) g                                        Robbins and Monro 1951; a = c of 1 / (1 + c t)
-    "sgd": Optimizer(1, 0, (0.1, 0.0, 0.0, 0.0)),
+    "sgd": Optimizer(1, 0, (0.1, 0.0, 0.0, 0.0), ("learning_rate", "lr_decay", "", "")),
     # s = b s - lr / (1 + a (t - 1)) g;  w += s                          Polyak 1964
-    "momentum": Optimizer(2, 1, (0.01, 0.0, 0.9, 0.0)),
+    "momentum": Optimizer(2, 1, (0.01, 0.0, 0.9, 0.0), ("learning_rate", "lr_decay", "momentum", "")),
     # s += g^2;  w -= lr g / sqrt(s + eps)                               Duchi, Hazan, Singer 2011
-    "adagrad": Optimizer(3, 1, (0.01, 0.0, 0.0, 1e-6)),
+    "adagrad": Optimizer(3, 1, (0.01, 0.0, 0.0, 1e-6), ("learning_rate", "", "", "eps")),
     # s = a s + (1-a) g^2;  d = sqrt(r + eps) / sqrt(s + eps) g;  r = a r + (1-a) d^2;  w -= lr d          Zeiler 2012
-    "adadelta": Optimizer(4, 2, (1.0, 0.95, 0.0, 1e-6)),
+    "adadelta": Optimizer(4, 2, (1.0, 0.95, 0.0, 1e-6), ("learning_rate", "rho", "", "eps")),
     # s = a s + (1-a) g^2;  w -= lr g / (sqrt(s) + eps)                  Tieleman and Hinton 2012
-    "rmsprop": Optimizer(5, 1, (1e-3, 0.9, 0.0, 1e-8)),
+    "rmsprop": Optimizer(5, 1, (1e-3, 0.9, 0.0, 1e-8), ("learning_rate", "rho", "", "eps")),
     # m = a m + (1-a) g;  v = b v + (1-b) g^2;  w -= lr m/(1-a^t) / (sqrt(v/(1-b^t)) + eps)      Kingma and Ba 2015
-    "adam": Optimizer(6, 2, (1e-3, 0.9, 0.999, 1e-8)),
+    "adam": Optimizer(6, 2, (1e-3, 0.9, 0.999, 1e-8), ("learning_rate", "beta_1", "beta_2", "eps")),
 }

@@ -12,7 +12,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from made_fast.kernels.layout import ACTIVATION, BIAS, N_IN, N_OUT, N_PANELS, PANEL, PANELS, UNITS, n_panels
+from made_fast.kernels.layout import (
+    ACTIVATION,
+    BIAS,
+    DIRECT,
+    IN_ORDER,
+    N_IN,
+    N_OUT,
+    N_PANELS,
+    OUT_ORDER,
+    PANEL,
+    PANELS,
+    ROW,
+    SHARED_BIAS,
+    SHARED_U,
+    SHARED_WEIGHTS,
+    UNITS,
+    SharedLayout,
+    n_chain,
+    n_panels,
+)
 from made_fast.kernels.optimizers import GRADIENT
 
 __all__ = [
@@ -26,11 +45,14 @@ __all__ = [
     "list_ones",
     "list_rows",
     "masks",
+    "pack",
     "pack_layer",
     "read_buffer",
     "sample",
     "score",
     "train",
+    "train_shared",
+    "unpack_gradient",
     "unpack_layer",
     "write_buffer",
 ]
@@ -173,14 +195,18 @@ def list_rows(bits: Bits, n_columns: int, count: Int32, index: Int32) -> None:
         index[p, : len(ones)] = ones
 
 
-def affine_forward(theta: Real, layers: Int64, n_live: Int32, panel_start: Int64, l: int, x: Real, out: Real) -> None:
-    """Masked affine layer with its activation: ``out = g(x (W * M) + b)`` (eqs. 9 and 10).
+def affine_forward(
+    theta: Real, layers: Int64, n_live: Int32, panel_start: Int64, l: int, x: Real, direct: Real, out: Real
+) -> None:
+    """Masked affine layer with its activation: ``out = g(x (W * M) + b + direct)`` (eqs. 9 and 10).
 
-    x (panels, B, 64) of n_in units IN; out (panels, B, 64) of n_out units OUT, units from n_out on hold nothing of use.
+    x (panels, B, 64) of n_in units IN; direct like out IN: the output of the layer of direct connections, or of length 0;
+    out (panels, B, 64) of n_out units OUT, units from n_out on hold nothing of use.
     """
     W, mask, b = unpack_layer(theta, layers, n_live, panel_start, l)
-    n_in = layers[l, N_IN]
-    write_buffer(activate(read_buffer(x, n_in) @ (W * mask) + b, layers[l, ACTIVATION]), out)
+    n_in, n_out = W.shape
+    z = read_buffer(x, n_in) @ (W * mask) + b
+    write_buffer(activate(z + read_buffer(direct, n_out) if len(direct) else z, layers[l, ACTIVATION]), out)
 
 
 def affine_forward_sparse(
@@ -195,21 +221,30 @@ def affine_forward_sparse(
 ) -> None:
     """Do ``affine_forward`` on binary input given by its ones: count (B,), index (B, n_in) as from ``list_ones``."""
     x = _to_buffer(_lists_to_dense(count, index, layers[l, N_IN], theta.dtype))
-    affine_forward(theta, layers, n_live, panel_start, l, x, out)
+    affine_forward(theta, layers, n_live, panel_start, l, x, x[:0], out)
 
 
-def bernoulli_nll(logits: Real, bits: Bits, n_columns: int, scale: float, nll: NDArray[np.float64], dlogits: Real) -> None:
-    """Negative log-likelihood of each row in nats and its gradient (eq. 4, from logits).
+def bernoulli_nll(
+    logits: Real,
+    bits: Bits,
+    n_columns: int,
+    scale: float,
+    weights: NDArray[np.float64],
+    nll: NDArray[np.float64],
+    dlogits: Real,
+) -> None:
+    """Negative log-likelihood of each row in nats and its gradient (eq. 4, from logits), over the first n_columns columns.
 
-    ``nll[b] = sum_d log(1 + exp(a_bd)) - x_bd a_bd`` and ``dlogits = scale (sigmoid(a) - x)``.
+    ``nll[b] = sum_d log(1 + exp(a_bd)) - x_bd a_bd`` and ``dlogits = scale weights[b] (sigmoid(a) - x)``.
 
-    logits (panels, B, 64) of D units IN; bits (B, W) IN; nll (B,) float64 OUT; dlogits (panels, B, 64) OUT, 0 in the fill-up
-    units.
+    logits (panels, B, 64) IN; bits (B, W) IN; weights (B,) float64 IN, or of length 0 for 1 everywhere; nll (B,) float64 OUT;
+    dlogits (panels, B, 64) OUT, 0 from column n_columns on.
     """
     a = read_buffer(logits, n_columns)
     x = unpack_bits(bits, n_columns)
     nll[:] = np.logaddexp(0, np.where(x == 1, -a, a).astype(np.float64)).sum(axis=1)
-    write_buffer(scale * (_sigmoid(a) - x), dlogits)
+    scales = scale * (weights if len(weights) else np.ones(len(a)))
+    write_buffer(scales.astype(a.dtype)[:, None] * (_sigmoid(a) - x), dlogits)
 
 
 def affine_backward_input(
@@ -242,17 +277,17 @@ def affine_backward_weights(
 ) -> None:
     """Gradient of layer l's weights and bias, and the optimiser's update with it.
 
-    In the forward pass this was ``z = x (W * M) + b``; so now ``dW = (x^T dz) * M`` and ``db = sum_b dz_b``.
+    In the forward pass this was ``z = x (W * M) + b``; so now ``dW = (x^T dz) * M`` and ``db = sum_b dz_b``. The bias of direct
+    connections stays as it is.
 
     theta IN OUT; x (panels, B, 64) of n_in units IN; dz (panels, B, 64) of n_out units IN, 0 in the fill-up units;
-    optimizer, hyper (4,), state (n_state, len(theta)) IN OUT: see ``optimizers.py``; step: updates made before this one.
+    optimizer, hyper (6,), state (n_state, len(theta)) IN OUT: see ``optimizers.py``; step: updates made before this one.
     """
     rows, d = read_buffer(x, layers[l, N_IN]), read_buffer(dz, layers[l, N_OUT])
     _, mask, _ = unpack_layer(theta, layers, n_live, panel_start, l)
     gradient = np.zeros_like(theta)
     pack_layer((rows.T @ d) * mask, d.sum(axis=0), layers, n_live, panel_start, l, gradient)
-    start, stop = panel_start[layers[l, PANELS]], layers[l, BIAS] + PANEL * layers[l, N_PANELS]
-    _update(theta[start:stop], gradient[start:stop], optimizer, step, hyper, state[:, start:stop])
+    _update_layer(theta, gradient, layers, panel_start, l, optimizer, step, hyper, state)
 
 
 def affine_backward_weights_sparse(
@@ -274,15 +309,40 @@ def affine_backward_weights_sparse(
     affine_backward_weights(theta, layers, n_live, panel_start, l, x, dz, optimizer, step, hyper, state)
 
 
-def _update(w: Real, g: Real, optimizer: int, step: int, hyper: NDArray[np.float64], state: Real) -> None:
-    lr, a, b, eps = (float(value) for value in hyper)
+def _update_layer(
+    theta: Real,
+    gradient: Real,
+    layers: Int64,
+    panel_start: Int64,
+    l: int,
+    optimizer: int,
+    step: int,
+    hyper: NDArray[np.float64],
+    state: Real,
+) -> None:
+    start, bias = panel_start[layers[l, PANELS]], layers[l, BIAS]
+    stop = bias + PANEL * layers[l, N_PANELS]
+    _update(theta[start:bias], gradient[start:bias], optimizer, step, hyper, state[:, start:bias], decays=True)
+    if layers[l, DIRECT] >= 0:
+        _update(theta[bias:stop], gradient[bias:stop], optimizer, step, hyper, state[:, bias:stop], decays=False)
+
+
+def _update(
+    w: Real, g: Real, optimizer: int, step: int, hyper: NDArray[np.float64], state: Real, decays: bool
+) -> None:
+    lr, a, b, eps, decay, _ = (float(value) for value in hyper)
     t = step + 1
+    if optimizer in (1, 2):
+        lr = lr / (1 + a * step)
     if optimizer == GRADIENT:
         state[0] = g
-    elif optimizer == 1:  # sgd
-        w -= lr / (1 + a * step) * g
+        return
+    if decays:
+        w *= 1 - lr * decay
+    if optimizer == 1:  # sgd
+        w -= lr * g
     elif optimizer == 2:  # momentum
-        state[0] = b * state[0] - lr / (1 + a * step) * g
+        state[0] = b * state[0] - lr * g
         w += state[0]
     elif optimizer == 3:  # adagrad
         state[0] += g * g
@@ -306,14 +366,53 @@ def _update(w: Real, g: Real, optimizer: int, step: int, hyper: NDArray[np.float
 # ---------------------------------------------------------------------------------------------------------------------------
 
 
-def _forward(theta: Real, layers: Int64, n_live: Int32, panel_start: Int64, x: Real) -> list[Real]:
-    """Return the output of every layer, the logits last, fill-up columns left out."""
+def _forward(
+    theta: Real, layers: Int64, n_live: Int32, panel_start: Int64, x: Real, keep: list[Real] | None = None
+) -> list[Real]:
+    """Return the output of every layer of the chain, the logits last, fill-up columns left out.
+
+    ``keep[l]``, if there is dropout, is what the output of hidden layer l is multiplied by.
+    """
     outputs = []
-    for l in range(len(layers)):
+    h = x
+    for l in range(n_chain(layers)):
         W, mask, b = unpack_layer(theta, layers, n_live, panel_start, l)
-        x = activate(x @ (W * mask) + b, layers[l, ACTIVATION])
-        outputs.append(x)
+        z = h @ (W * mask) + b
+        if direct := layers[l, DIRECT]:
+            A, mask, _ = unpack_layer(theta, layers, n_live, panel_start, direct)
+            z = z + x @ (A * mask)
+        h = activate(z, layers[l, ACTIVATION])
+        if keep and l < len(keep):
+            h = h * keep[l]
+        outputs.append(h)
     return outputs
+
+
+def _gradient(
+    theta: Real,
+    layers: Int64,
+    n_live: Int32,
+    panel_start: Int64,
+    x: Real,
+    outputs: list[Real],
+    dz: Real,
+    keep: list[Real] | None = None,
+) -> Real:
+    """Return the gradient like theta, from the gradient dz of the logits."""
+    gradient = np.zeros_like(theta)
+    inputs = [x, *outputs[:-1]]
+    for l in reversed(range(n_chain(layers))):
+        W, mask, _ = unpack_layer(theta, layers, n_live, panel_start, l)
+        pack_layer((inputs[l].T @ dz) * mask, dz.sum(axis=0), layers, n_live, panel_start, l, gradient)
+        if direct := layers[l, DIRECT]:
+            _, direct_mask, _ = unpack_layer(theta, layers, n_live, panel_start, direct)
+            pack_layer((x.T @ dz) * direct_mask, 0 * dz[0], layers, n_live, panel_start, direct, gradient)
+        if l and keep:
+            h = np.divide(inputs[l], keep[l - 1], out=np.zeros_like(inputs[l]), where=keep[l - 1] != 0)
+            dz = (dz @ (W * mask).T) * keep[l - 1] * derivative(h, layers[l - 1, ACTIVATION])
+        elif l:
+            dz = (dz @ (W * mask).T) * derivative(inputs[l], layers[l - 1, ACTIVATION])
+    return gradient
 
 
 def score(
@@ -322,21 +421,22 @@ def score(
     n_live: Int32,
     panel_start: Int64,
     bits: Bits,
+    n_places: int,
     sparse: bool,
     block: int,
     reals: Real,
     ints: Int32,
     log_p: NDArray[np.float64],
 ) -> None:
-    """Log-likelihood of each row in nats: ``log p(x) = sum_d log p(x_d | x_<d)`` (eq. 5).
+    """Log-likelihood of each row in nats: ``log p(x) = sum_d log p(x_d | x_<d)`` (eq. 5), over the first n_places places.
 
-    bits (n, W) IN, in order of place; sparse: read the first layer's input by its ones rather than as numbers (the same
-    bits come out); block: rows worked on at once; reals, ints: scratch, see ``score_workspace(layout, block)``; log_p (n,)
-    float64 OUT.
+    bits (n, W) IN, in order of place; n_places: D gives log p(x), fewer give the log marginal of the first inputs; sparse: read
+    the input by its ones rather than as numbers (the same bits come out); block: rows worked on at once; reals, ints: scratch,
+    see ``score_workspace(layout, block)``; log_p (n,) float64 OUT.
     """
     x = unpack_bits(bits, layers[0, N_IN])
     a = _forward(theta, layers, n_live, panel_start, x.astype(theta.dtype))[-1].astype(np.float64)
-    log_p[:] = -np.logaddexp(0, np.where(x == 1, -a, a)).sum(axis=1)
+    log_p[:] = -np.logaddexp(0, np.where(x == 1, -a, a))[:, :n_places].sum(axis=1)
 
 
 def conditionals(
@@ -369,9 +469,10 @@ def sample(
 ) -> None:
     """Ancestral sampling: x at place p + 1 is 1 where ``uniforms[b, p] < p(1 | the places before it)``.
 
-    Here by D full passes; the other implementations walk the ordering once and give the same rows.
+    Here by D full passes; the other implementations walk the ordering once and give the same rows. A uniform below 0 gives a 1
+    for certain, one above 1 a 0: so evidence is put in.
 
-    uniforms (n, D) float64 in [0, 1) IN; block, reals, ints: see ``sample_workspace(layout, block)``; x (n, D) uint8 OUT.
+    uniforms (n, D) float64 IN; block, reals, ints: see ``sample_workspace(layout, block)``; x (n, D) uint8 OUT.
     """
     x[:] = 0
     for p in range(x.shape[1]):
@@ -385,6 +486,7 @@ def train(
     n_live: Int32,
     panel_start: Int64,
     bits: Bits,
+    weights: NDArray[np.float64],
     rows: Int64,
     batch_size: int,
     sparse: bool,
@@ -399,31 +501,185 @@ def train(
     n_ranks: int,
     sync: Int32,
 ) -> None:
-    """Make one optimiser step on each mini-batch of ``bits[rows]``; the loss of a step is the mean NLL of its rows.
+    """Make one optimiser step on each mini-batch of ``bits[rows]``; its loss is ``1/B sum_b weights[b] nll[b]``.
 
-    theta, state IN OUT; bits (n, W) IN; rows (m,) int64 IN: the rows in the order of use, ``batch_size`` a step, the last
-    step may be shorter; step: updates made before; reals, ints: scratch, see ``train_workspace``; nll (ceil(m / batch_size),)
-    float64 OUT: sum of the NLL of the step's rows, before the update.
+    theta, state IN OUT; bits (n, W) IN; weights (n,) float64 IN, or of length 0 for 1 everywhere; rows (m,) int64 IN: the rows
+    in the order of use, ``batch_size`` a step, the last step may be shorter; step: updates made before; reals, ints: scratch,
+    see ``train_workspace``; nll (ceil(m / batch_size),) float64 OUT: B times the loss of each step, before its update.
 
     With ``n_ranks > 1`` all ranks 0 .. n_ranks - 1 must call at the same time with the same arrays, each from its own
     thread; they divide the work and meet at barriers in ``sync`` (64,) int32, all 0 at the start. Only ``native`` does that.
     A rank that waits for one that never comes returns when ``sync[48]`` is set to 1, with no half step made.
     """
+    net = theta, layers, n_live, panel_start
     for i in range(len(nll)):
-        batch = bits[rows[i * batch_size : (i + 1) * batch_size]]
-        x = unpack_bits(batch, layers[0, N_IN]).astype(theta.dtype)
-        outputs = _forward(theta, layers, n_live, panel_start, x)
-        a = outputs[-1].astype(np.float64)
-        nll[i] = np.logaddexp(0, np.where(x == 1, -a, a)).sum()
-        dz = (_sigmoid(outputs[-1]) - x) / len(x)
-        inputs = [x, *outputs[:-1]]
-        gradients = []
-        for l in reversed(range(len(layers))):
-            W, mask, _ = unpack_layer(theta, layers, n_live, panel_start, l)
-            gradients.append((l, (inputs[l].T @ dz) * mask, dz.sum(axis=0)))
-            if l:
-                dz = (dz @ (W * mask).T) * derivative(inputs[l], layers[l - 1, ACTIVATION])
-        g = np.zeros_like(theta)
-        for l, dW, db in gradients:
-            pack_layer(dW, db, layers, n_live, panel_start, l, g)
-        _update(theta, g, optimizer, step + i, hyper, state)
+        batch = rows[i * batch_size : (i + 1) * batch_size]
+        x = unpack_bits(bits[batch], layers[0, N_IN]).astype(theta.dtype)
+        outputs = _forward(*net, x)
+        nll[i], dz = _loss(outputs[-1], x, x.shape[1], weights[batch] if len(weights) else np.ones(len(batch)), len(batch))
+        gradient = _gradient(*net, x, outputs, dz)
+        for l in range(len(layers)):
+            _update_layer(theta, gradient, layers, panel_start, l, optimizer, step + i, hyper, state)
+
+
+def _loss(logits: Real, x: Real, n_places: int, weights: NDArray[np.float64], n_rows: int) -> tuple[float, Real]:
+    """Return the weighted sum of the rows' NLL and the gradient of it, divided by n_rows, with respect to the logits."""
+    a = logits.astype(np.float64)
+    counts = np.arange(x.shape[1]) < n_places
+    nll = (np.logaddexp(0, np.where(x == 1, -a, a)) * counts).sum(axis=1)
+    return float(weights @ nll), (weights / n_rows).astype(logits.dtype)[:, None] * (_sigmoid(logits) - x) * counts
+
+
+# ---------------------------------------------------------------------------------------------------------------------------
+# Kernels: parameters that several connectivities share
+# ---------------------------------------------------------------------------------------------------------------------------
+
+
+def _shared_weights(shared: Real, layer: Int64, start: int, row: Int64) -> Real:
+    """Return the (n_in, n_out) matrix that begins at ``start``, in original order, as a view."""
+    return shared[start : start + layer[N_IN] * row[ROW]].reshape(layer[N_IN], row[ROW])[:, : layer[N_OUT]]
+
+
+def _orders(order: Int32, layer: Int64, row: Int64) -> tuple[Int32, Int32]:
+    """Return the original numbers of a layer's sorted inputs and units."""
+    return order[row[IN_ORDER] :][: layer[N_IN]], order[row[OUT_ORDER] :][: layer[N_OUT]]
+
+
+def pack(
+    shared: Real,
+    shared_layout: SharedLayout,
+    order: Int32,
+    theta: Real,
+    layers: Int64,
+    n_live: Int32,
+    panel_start: Int64,
+) -> None:
+    """Gather the shared parameters into the panels of one connectivity: W, and ``b + (U * M)^T 1`` as the bias.
+
+    shared, order (see ``layout.SharedLayout``) IN; theta OUT, of at least the connectivity's length.
+    """
+    for l, (layer, row) in enumerate(zip(layers, shared_layout, strict=True)):
+        inputs, units = _orders(order, layer, row)
+        W = _shared_weights(shared, layer, row[SHARED_WEIGHTS], row)[np.ix_(inputs, units)]
+        live = n_live[layer[UNITS] :][: layer[N_OUT]]
+        bias = np.zeros(layer[N_OUT], shared.dtype)
+        if row[SHARED_BIAS] >= 0:
+            bias = shared[row[SHARED_BIAS] :][units]
+        if row[SHARED_U] >= 0:
+            U = _shared_weights(shared, layer, row[SHARED_U], row)[np.ix_(inputs, units)]
+            bias = bias + (U * (np.arange(layer[N_IN])[:, None] < live)).sum(axis=0)
+        theta[layer[BIAS] : layer[BIAS] + PANEL * layer[N_PANELS]] = 0
+        pack_layer(W, bias, layers, n_live, panel_start, l, theta)
+
+
+def unpack_gradient(
+    gradient: Real,
+    layers: Int64,
+    n_live: Int32,
+    panel_start: Int64,
+    shared_layout: SharedLayout,
+    order: Int32,
+    add: bool,
+    shared: Real,
+) -> None:
+    """Take a gradient of theta to one of the shared parameters: ``pack`` transposed. Dead weights and fill-up get 0.
+
+    gradient like theta IN; add: add to what is there; shared OUT (IN OUT with ``add``).
+    """
+    if not add:
+        shared[:] = 0
+    for l, (layer, row) in enumerate(zip(layers, shared_layout, strict=True)):
+        inputs, units = _orders(order, layer, row)
+        dW, mask, db = unpack_layer(gradient, layers, n_live, panel_start, l)
+        _shared_weights(shared, layer, row[SHARED_WEIGHTS], row)[np.ix_(inputs, units)] += dW * mask
+        if row[SHARED_BIAS] >= 0:
+            shared[row[SHARED_BIAS] + units] += db
+        if row[SHARED_U] >= 0:
+            _shared_weights(shared, layer, row[SHARED_U], row)[np.ix_(inputs, units)] += db * mask
+
+
+def train_shared(
+    shared: Real,
+    shared_layout: SharedLayout,
+    orders: Int32,
+    layers: Int64,
+    n_live: Int32,
+    panel_start: Int64,
+    bits: Bits,
+    weights: NDArray[np.float64],
+    rows: Int64,
+    groups: Int64,
+    batch_size: int,
+    keep: Bits,
+    dropout: float,
+    sparse: bool,
+    optimizer: int,
+    step: int,
+    hyper: NDArray[np.float64],
+    state: Real,
+    gradient: Real,
+    theta: Real,
+    dtheta: Real,
+    reals: Real,
+    ints: Int32,
+    nll: NDArray[np.float64],
+    rank: int,
+    n_ranks: int,
+    sync: Int32,
+) -> None:
+    """Do ``train`` on parameters shared by several connectivities, with whatever else a step may ask for.
+
+    A step is one group of rows or more; a group has a connectivity of its own. The loss is again the weighted sum of the rows'
+    NLL over the rows of the step; the NLL of a group's rows counts the first so many places.
+
+    shared, state (n_state, len(shared)) IN OUT; orders, layers, n_live, panel_start: the tables of K connectivities, with K
+    first, IN; bits (n, W) IN, here **in order of feature**; weights (n,) float64 IN, or of length 0; rows (m,) int64 IN, in the
+    order of use; groups (G, 6) int64 IN: first row in ``rows``, the one after the last, connectivity, places that count, step
+    (from 0, in order), rows of the step; batch_size: the most rows of a group.
+
+    keep (m, sum of hidden panels) uint64 IN, or of length 0: unit 64 p + u of a hidden layer is dropped for row i where bit u
+    of word p of that layer is 0; dropout: the probability of that, kept units are multiplied by 1 / (1 - dropout).
+
+    hyper: see ``optimizers.py``; gradient like shared OUT, or of length 0 if no step has two groups and nothing is clipped;
+    theta, dtheta: scratch, as long as the longest theta of a connectivity, dtheta 0 at the start; reals, ints: scratch, see
+    ``shared_train_workspace``; nll (steps,) float64 OUT; the rest as in ``train``.
+    """
+    rule = optimizer, step, hyper, state
+    for g, (first, stop, k, n_places, i, n_rows) in enumerate(groups):
+        net = theta, layers[k], n_live[k], panel_start[k]
+        starts = g == 0 or groups[g - 1, 4] != i
+        batch = rows[first:stop]
+        x = unpack_bits(bits[batch], layers[k, 0, N_IN]).astype(theta.dtype)[:, orders[k, : layers[k, 0, N_IN]]]
+        pack(shared, shared_layout, orders[k], *net)
+        kept = _keep(keep[first:stop], layers[k], dropout, theta.dtype) if len(keep) else None
+        outputs = _forward(*net, x, kept)
+        total, dz = _loss(outputs[-1], x, n_places, weights[batch] if len(weights) else np.ones(len(batch)), n_rows)
+        nll[i] = total if starts else nll[i] + total
+        found = np.zeros_like(shared)
+        unpack_gradient(_gradient(*net, x, outputs, dz, kept), *net[1:], shared_layout, orders[k], False, found)
+        if len(gradient):
+            gradient[:] = found if starts else gradient + found
+            found = gradient
+        if g + 1 < len(groups) and groups[g + 1, 4] == i:
+            continue
+        norm = np.sqrt((found.astype(np.float64) ** 2).sum())
+        if hyper[5] and norm > hyper[5]:
+            found = found * found.dtype.type(hyper[5] / norm)
+        decays = np.ones(len(shared), np.bool_)
+        for row in shared_layout:
+            if row[SHARED_BIAS] >= 0:
+                decays[row[SHARED_BIAS] :][: row[ROW]] = False
+        for part in (decays, ~decays):
+            w, part_state = shared[part], state[:, part]
+            _update(w, found[part], rule[0], rule[1] + i, hyper, part_state, decays=bool(decays[part].any()))
+            shared[part], state[:, part] = w, part_state
+
+
+def _keep(keep: Bits, layers: Int64, dropout: float, dtype: Any) -> list[Real]:
+    """Return what the output of each hidden layer is multiplied by."""
+    factors, word = [], 0
+    for layer in layers[: n_chain(layers) - 1]:
+        kept = unpack_bits(np.ascontiguousarray(keep[:, word : word + layer[N_PANELS]]), layer[N_OUT])
+        factors.append(kept.astype(dtype) * dtype.type(1 / (1 - dropout)))
+        word += layer[N_PANELS]
+    return factors

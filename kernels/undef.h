@@ -31,3 +31,6 @@
 #undef n_units
 #undef buffers_t
 #undef train_scratch_t
+#undef shared_layer_t
+#undef sink_t
+#undef DEALT_TO

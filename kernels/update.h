@@ -22,14 +22,17 @@ static ALWAYS_INLINE ivec NAME(inputs)(const uint64_t *row, int64_t words, int64
     return j / 64 < words ? spread(row[j / 64] >> (j % 64)) : (ivec){0};
 }
 
-/* nll[i] = sum_d -log p(x_id | x_i<d) in nats, summed in double lane by lane; dlogits (if any) = scale (sigmoid(a) - x).
- * Logits and dlogits are buffers of `rows` rows. */
-static ALWAYS_INLINE void NAME(nll_rows)(const REAL *logits, const uint64_t *bits, int64_t words, int64_t n, int64_t rows,
-                                         int64_t m, double scale, double *nll, REAL *dlogits)
+/* nll[i] = sum_{d < n} -log p(x_id | x_i<d) in nats, summed in double lane by lane; dlogits (if any) = scale weight
+ * (sigmoid(a) - x), 0 from column n to the end. Row i has weights[which[i]]; which may be null for i, weights null for 1.
+ * Logits and dlogits are buffers of `rows` rows and `columns` columns. */
+static ALWAYS_INLINE void NAME(nll_rows)(const REAL *logits, int64_t columns, const uint64_t *bits, int64_t words, int64_t n,
+                                         int64_t rows, int64_t m, double scale, const double *weights, const int64_t *which,
+                                         double *nll, REAL *dlogits)
 {
     for (int64_t i = 0; i < m; i++) {
         dvec total = {0};
-        for (int64_t j = 0; j < PADDED(n); j += LANES) {
+        const REAL row_scale = (REAL)(weights ? scale * weights[which ? which[i] : i] : scale);
+        for (int64_t j = 0; j < columns; j += LANES) {
             const int64_t at = (j / PANEL * rows + i) * PANEL + j % PANEL;
             vec loss, gradient;
             const ivec x = NAME(inputs)(bits + i * words, words, j);
@@ -40,7 +43,7 @@ static ALWAYS_INLINE void NAME(nll_rows)(const REAL *logits, const uint64_t *bit
                 if (dlogits) gradient = (vec)((ivec)gradient & real);
             }
             total += widen(loss);
-            if (dlogits) store(dlogits + at, gradient * splat((REAL)scale));
+            if (dlogits) store(dlogits + at, gradient * splat(row_scale));
         }
         double sum = 0;
         for (int v = 0; v < LANES; v++) sum += total[v];
@@ -48,16 +51,16 @@ static ALWAYS_INLINE void NAME(nll_rows)(const REAL *logits, const uint64_t *bit
     }
 }
 
-static void NAME(nll)(const void *logits, const uint64_t *bits, int64_t words, int64_t n, int64_t rows, int64_t m, double scale,
-                      double *nll, void *dlogits)
+static void NAME(nll)(const void *logits, int64_t columns, const uint64_t *bits, int64_t words, int64_t n, int64_t m, double scale,
+                      const double *weights, double *nll, void *dlogits)
 {
-    NAME(nll_rows)(logits, bits, words, n, rows, m, scale, nll, dlogits);
+    NAME(nll_rows)(logits, columns, bits, words, n, m, m, scale, weights, 0, nll, dlogits);
 }
 
 /* What one step of a rule needs, worked out once per step in double. */
 typedef struct {
     int optimizer;
-    REAL lr, a, b, eps, one_a, one_b, correct_a, correct_b;
+    REAL lr, a, b, eps, one_a, one_b, correct_a, correct_b, shrink; /* shrink: what weight decay leaves of a weight */
     REAL *s0, *s1; /* state vectors, parallel to theta */
 } NAME(step_t);
 #define step_t NAME(step_t)
@@ -65,10 +68,10 @@ typedef struct {
 static step_t NAME(prepare)(const rule_t *rule)
 {
     const double a = rule->hyper[1], b = rule->hyper[2], t = (double)rule->step + 1;
-    step_t s = {rule->optimizer, (REAL)rule->hyper[0], (REAL)a, (REAL)b, (REAL)rule->hyper[3], (REAL)(1 - a), (REAL)(1 - b),
-                1, 1, rule->state, 0};
+    const double lr = rule->optimizer <= 2 ? rule->hyper[0] / (1 + a * (double)rule->step) : rule->hyper[0];
+    step_t s = {rule->optimizer, (REAL)lr, (REAL)a, (REAL)b, (REAL)rule->hyper[3], (REAL)(1 - a), (REAL)(1 - b),
+                1, 1, (REAL)(1 - lr * rule->hyper[4]), rule->state, 0};
     s.s1 = s.s0 + rule->n_theta;
-    if (rule->optimizer <= 2) s.lr = (REAL)(rule->hyper[0] / (1 + a * (double)rule->step));
     if (rule->optimizer == 6) {
         s.correct_a = (REAL)(rule->hyper[0] / (1 - pow(a, t)));
         s.correct_b = (REAL)(1 / (1 - pow(b, t)));
@@ -76,24 +79,31 @@ static step_t NAME(prepare)(const rule_t *rule)
     return s;
 }
 
+static step_t NAME(without_decay)(const step_t *s)
+{
+    step_t plain = *s;
+    plain.shrink = 1;
+    return plain;
+}
+
 /* Update one vector of weights at w; at is its position in theta. The rules are written out in optimizers.py. */
 static ALWAYS_INLINE void NAME(apply)(const step_t *s, REAL *theta, int64_t at, vec g)
 {
     REAL *w = theta + at, *s0 = s->s0 + at, *s1 = s->s1 + at;
-    const vec lr = splat(s->lr), eps = splat(s->eps);
+    const vec lr = splat(s->lr), eps = splat(s->eps), w0 = load(w) * splat(s->shrink);
     switch (s->optimizer) {
     case 0: store(s0, g); break;
-    case 1: store(w, FMADD(-lr, g, load(w))); break;
+    case 1: store(w, FMADD(-lr, g, w0)); break;
     case 2: {
         const vec v = FMADD(splat(s->b), load(s0), -lr * g);
         store(s0, v);
-        store(w, load(w) + v);
+        store(w, w0 + v);
         break;
     }
     case 3: {
         const vec v = FMADD(g, g, load(s0));
         store(s0, v);
-        store(w, load(w) - lr * g / SQRT(v + eps));
+        store(w, w0 - lr * g / SQRT(v + eps));
         break;
     }
     case 4: {
@@ -101,13 +111,13 @@ static ALWAYS_INLINE void NAME(apply)(const step_t *s, REAL *theta, int64_t at, 
         const vec d = SQRT(r + eps) / SQRT(v + eps) * g;
         store(s0, v);
         store(s1, FMADD(splat(s->a), r, splat(s->one_a) * d * d));
-        store(w, FMADD(-lr, d, load(w)));
+        store(w, FMADD(-lr, d, w0));
         break;
     }
     case 5: {
         const vec v = FMADD(splat(s->a), load(s0), splat(s->one_a) * g * g);
         store(s0, v);
-        store(w, load(w) - lr * g / (SQRT(v) + eps));
+        store(w, w0 - lr * g / (SQRT(v) + eps));
         break;
     }
     case 6: {
@@ -115,7 +125,7 @@ static ALWAYS_INLINE void NAME(apply)(const step_t *s, REAL *theta, int64_t at, 
         const vec v = FMADD(splat(s->b), load(s1), splat(s->one_b) * g * g);
         store(s0, m);
         store(s1, v);
-        store(w, load(w) - splat(s->correct_a) * m / (SQRT(v * splat(s->correct_b)) + eps));
+        store(w, w0 - splat(s->correct_a) * m / (SQRT(v * splat(s->correct_b)) + eps));
         break;
     }
     }
@@ -211,11 +221,13 @@ static void NAME(panel_weights_sparse)(const net_t *net, int64_t l, int64_t p, i
 /* db = sum_b dz_b for the units of panel p, with the update. */
 static void NAME(panel_bias)(const net_t *net, int64_t l, int64_t p, const REAL *dz, int64_t rows, int64_t m, const step_t *s)
 {
+    if (l >= net->n_layers) return; /* direct connections have none */
+    const step_t step = NAME(without_decay)(s);
     dz += p * rows * PANEL;
     for (int u = 0; u < PANEL; u += LANES) {
         vec sum = splat(0);
         for (int64_t i = 0; i < m; i++) sum += load(dz + i * PANEL + u);
-        NAME(apply)(s, net->theta, net->layers[l * LAYER_COLUMNS + BIAS] + p * PANEL + u, sum);
+        NAME(apply)(&step, net->theta, net->layers[l * LAYER_COLUMNS + BIAS] + p * PANEL + u, sum);
     }
 }
 

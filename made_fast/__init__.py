@@ -7,7 +7,7 @@
     made.save("model.safetensors")
     load("model.safetensors").sample(10)        # in a server: NumPy and the compiled kernels are all it needs
 
-Names are loaded on first use: scikit-learn comes with ``MADE``, not with ``load``.
+Names are loaded on first use: scikit-learn comes with ``MADE``, ``MADEEnsemble`` and ``MADEImputer``, not with ``load``.
 """
 
 from __future__ import annotations
@@ -15,21 +15,40 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from made_fast.ensemble import MADEEnsemble
     from made_fast.estimator import MADE
+    from made_fast.imputer import MADEImputer
     from made_fast.masks import Connectivity
-    from made_fast.model import MADEModel, load
+    from made_fast.mixture import MixtureModel, load
+    from made_fast.model import MADEModel
+    from made_fast.queries import ApproximationWarning
     from made_fast.storage import ModelFileError
 
-__all__ = ["MADE", "Connectivity", "MADEModel", "ModelFileError", "__version__", "load"]
+__all__ = [
+    "MADE",
+    "ApproximationWarning",
+    "Connectivity",
+    "MADEEnsemble",
+    "MADEImputer",
+    "MADEModel",
+    "MixtureModel",
+    "ModelFileError",
+    "__version__",
+    "load",
+]
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "MADE": "estimator",
+    "ApproximationWarning": "queries",
     "Connectivity": "masks",
+    "MADEEnsemble": "ensemble",
+    "MADEImputer": "imputer",
     "MADEModel": "model",
+    "MixtureModel": "mixture",
     "ModelFileError": "storage",
-    "load": "model",
+    "load": "mixture",
 }
 
 

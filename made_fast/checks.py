@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import operator
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import isfinite
 from numbers import Integral, Real
 from typing import Any, Protocol, TypeAlias, TypeGuard
@@ -20,24 +20,35 @@ from typing import Any, Protocol, TypeAlias, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
+from made_fast import threads
 from made_fast.kernels import layout
+from made_fast.masks import Connectivity
 
 __all__ = [
     "Matrix",
     "MatrixLike",
     "SparseRows",
+    "boolean",
     "choice",
+    "connectivity",
+    "constants",
     "dtype",
     "fraction",
     "generator",
     "hidden_sizes",
     "is_sparse",
+    "mask_number",
     "matrix",
+    "missing",
     "n_threads",
+    "non_negative_float",
     "ones",
     "ordering",
     "positive_float",
     "positive_int",
+    "probability",
+    "sample_weight",
+    "the_mask",
     "threshold",
 ]
 
@@ -116,7 +127,9 @@ def matrix(X: MatrixLike, n_features: int | None = None, *, name: str = "X", min
     return _canonical_csr(rows) if sparse else rows
 
 
-def ones(rows: Matrix, binarize: float | None = None, name: str = "X", first_row: int = 0) -> NDArray[np.bool_]:
+def ones(
+    rows: Matrix, binarize: float | None = None, name: str = "X", first_row: int = 0, *, missing: bool = False
+) -> NDArray[np.bool_]:
     """Return where a chunk of rows is 1; refuse what is neither 0 nor 1.
 
     Parameters
@@ -124,10 +137,11 @@ def ones(rows: Matrix, binarize: float | None = None, name: str = "X", first_row
     rows : (n, D) array or CSR
         A chunk of what :func:`matrix` returned. Bool, any int, any float, or objects that are numbers.
     binarize : float, optional
-        A value is 1 if it is larger than this. None demands values that are exactly 0 or 1. NaN and infinity are refused
-        in either case.
+        A value is 1 if it is larger than this. None demands values that are exactly 0 or 1. Infinity is refused in either case.
     name, first_row
         What the error text calls the table, and the number of the chunk's first row in it.
+    missing : bool
+        Take NaN, which marks a missing entry, for 0 (see :func:`missing`); otherwise it is refused.
 
     Returns
     -------
@@ -137,6 +151,8 @@ def ones(rows: Matrix, binarize: float | None = None, name: str = "X", first_row
     values = rows if isinstance(rows, np.ndarray) else rows.data[: rows.indptr[-1]]
     if values.dtype == object:
         values = _numbers(values, name)
+    if missing and values.dtype.kind == "f":
+        values = np.where(np.isnan(values), 0 if binarize is None else binarize, values)
     one = _ones(values, binarize)
     if one is None:
         raise _wrong_value(rows, values, binarize, name, first_row)
@@ -144,6 +160,23 @@ def ones(rows: Matrix, binarize: float | None = None, name: str = "X", first_row
         return one
     dense = np.full(rows.shape, binarize is not None and binarize < 0, dtype=np.bool_)
     dense[np.repeat(np.arange(len(dense)), np.diff(rows.indptr)), rows.indices[: len(one)]] = one
+    return dense
+
+
+def missing(rows: Matrix, name: str = "X") -> NDArray[np.bool_] | None:
+    """Return where a chunk of rows is missing (NaN), (n, D) bool, or None where nothing is."""
+    values = rows if isinstance(rows, np.ndarray) else rows.data[: rows.indptr[-1]]
+    if values.dtype == object:
+        values = _numbers(values, name)
+    if values.dtype.kind != "f":
+        return None
+    nan = np.isnan(values)
+    if not nan.any():
+        return None
+    if isinstance(rows, np.ndarray):
+        return nan
+    dense = np.zeros(rows.shape, np.bool_)
+    dense[np.repeat(np.arange(len(dense)), np.diff(rows.indptr)), rows.indices[: len(nan)]] = nan
     return dense
 
 
@@ -157,7 +190,7 @@ def _canonical_csr(X: Any) -> SparseRows:
 
 def _array(X: Any, name: str) -> NDArray[Any]:
     if isinstance(X, np.ndarray) and np.any(getattr(X, "mask", False)):  # numpy.ma, which np.asarray would strip in silence
-        raise ValueError(f"{name} must hold no masked entries. Missing values are not supported yet: drop or fill them.")
+        raise ValueError(f"{name} must hold no masked entries. Mark missing ones by NaN: {name}.astype(float).filled(np.nan).")
     try:
         return np.asarray(X)
     except ValueError as error:
@@ -204,7 +237,8 @@ def _wrong_value(rows: Matrix, values: NDArray[Any], binarize: float | None, nam
     demand = "only 0 and 1" if binarize is None else "finite numbers"
     found, way_out = str(value), "Set a threshold (binarize=0.5, say) to turn real values into 0/1."
     if np.isnan(value):
-        found, way_out = "NaN", "Missing values are not supported yet: drop or fill them."
+        found = "NaN"
+        way_out = "Rows with missing entries can be fitted and imputed, and log_marginal tells how likely what is there is."
     elif np.isinf(value):
         way_out = "Drop or replace infinite values."
     return ValueError(
@@ -261,9 +295,48 @@ def positive_int(value: Any, name: str) -> int:
     return _int(value, name, 1)
 
 
-def n_threads(value: Any) -> int | None:
-    """Return a number of threads, or None for as many as the process may use."""
-    return None if value is None else _int(value, "n_threads", 1, " Leave it at None to use all the cores there are.")
+def n_threads(value: Any) -> int:
+    """Return a number of threads; None is as many as the process may use."""
+    if value is None:
+        return threads.available()
+    return _int(value, "n_threads", 1, " Leave it at None to use all the cores there are.")
+
+
+def mask_number(value: Any, n_masks: int) -> int:
+    """Return the number of a mask, 0..K - 1."""
+    k = _int(value, "mask", 0)
+    if k >= n_masks:
+        raise ValueError(f"mask must be one of the model's masks 0..{n_masks - 1}, got {k}.")
+    return k
+
+
+def the_mask(value: Any, n_masks: int) -> Any:
+    """Return ``value``, or 0 for None where there is one mask only."""
+    if value is not None:
+        return value
+    if n_masks > 1:
+        raise ValueError(
+            f"mask must say which member is meant: the model is a mixture over {n_masks} masks, each with an ordering of its own. "
+            f"Pass mask=0, say, or any up to {n_masks - 1}."
+        )
+    return 0
+
+
+def connectivity(value: Connectivity, n_features: int, hidden_sizes: Sequence[int]) -> Connectivity:
+    """Return ``value`` if it is a connectivity of a network of these sizes."""
+    found = (value.n_inputs, *value.hidden_sizes)
+    if found != (n_features, *hidden_sizes):
+        raise ValueError(
+            f"the connectivity must be of {n_features} inputs and hidden layers of {tuple(hidden_sizes)} units, got {found[0]} and "
+            f"{found[1:]}."
+        )
+    largest = max(n_features - 1, 1)
+    if (np.sort(value.ordering) != np.arange(1, n_features + 1)).any():
+        raise ValueError(f"the connectivity's ordering must hold each place 1..{n_features} once, got {value.ordering!r}.")
+    for m in value.degrees:
+        if m.min() < 1 or m.max() > largest:
+            raise ValueError(f"the connectivity's degrees must be in 1..{largest}, got {m.min()}..{m.max()}.")
+    return value
 
 
 def positive_float(value: Any, name: str) -> float:
@@ -272,6 +345,58 @@ def positive_float(value: Any, name: str) -> float:
     if not 0 < number < np.inf:
         raise ValueError(f"{name} must be a finite number > 0, got {value!r}.")
     return number
+
+
+def non_negative_float(value: Any, name: str) -> float:
+    """Return ``value`` as a finite float that is at least 0."""
+    number = _real(value, name, "a finite number >= 0")
+    if not 0 <= number < np.inf:
+        raise ValueError(f"{name} must be a finite number >= 0, got {value!r}.")
+    return number
+
+
+def probability(value: Any, name: str) -> float:
+    """Return ``value`` as a float of at least 0 and below 1."""
+    number = _real(value, name, "a number from 0 to below 1")
+    if not 0 <= number < 1:
+        raise ValueError(f"{name} must be a number from 0 to below 1, got {value!r}.")
+    return number
+
+
+def boolean(value: Any, name: str) -> bool:
+    """Return True or False."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be True or False, got {value!r} of type {type(value).__name__}.")
+    return bool(value)
+
+
+def constants(value: Any, name: str, known: Sequence[str]) -> dict[str, float]:
+    """Return a mapping of some of the ``known`` names to finite numbers >= 0; None is an empty one."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{name} must be a mapping of names to numbers, got {value!r} of type {type(value).__name__}.")
+    for key in value:
+        if key not in known:
+            raise ValueError(f"{name} may have {', '.join(map(repr, known)) or 'nothing'} with this optimizer, got {key!r}.")
+    return {key: non_negative_float(number, f"{name}[{key!r}]") for key, number in value.items()}
+
+
+def sample_weight(value: Any, n_rows: int) -> NDArray[np.float64]:
+    """Return the weights of n_rows rows, (n,) float64; None gives length 0, which stands for 1 everywhere."""
+    if value is None:
+        return np.empty(0)
+    weights = np.asarray(value)
+    if weights.dtype.kind not in "biuf":
+        raise TypeError(f"sample_weight must hold numbers, got dtype {weights.dtype}.")
+    if weights.ndim == 0:
+        weights = np.full(n_rows, weights)
+    if weights.shape != (n_rows,):
+        raise ValueError(f"sample_weight must have shape ({n_rows},), one number a row, got {weights.shape}.")
+    weights = weights.astype(np.float64)
+    if not np.isfinite(weights).all():
+        raise ValueError("sample_weight must be finite, got NaN or infinity. Drop those rows, or give them weight 0.")
+    return np.ascontiguousarray(weights)
 
 
 def fraction(value: Any, name: str) -> float:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from made_fast import checks
 
-__all__ = ["chunks", "density", "pack_rows"]
+__all__ = ["chunks", "density", "pack_missing", "pack_rows"]
 
 CHUNK = 1 << 18
 """Entries worked on at once. Temporaries of one byte an entry then stay in a level-2 cache."""
@@ -39,6 +39,7 @@ def pack_rows(
     binarize: float | None = None,
     name: str = "X",
     first_row: int = 0,
+    missing: bool = False,
 ) -> NDArray[np.uint64]:
     """Return the rows of ``X`` as bits in the order of the places.
 
@@ -55,6 +56,8 @@ def pack_rows(
         What error texts call ``X``.
     first_row : int
         Number that error texts give to the first row.
+    missing : bool
+        Take NaN for 0 instead of refusing it; :func:`pack_missing` says where it is.
 
     Returns
     -------
@@ -67,11 +70,26 @@ def pack_rows(
     out = np.zeros((n, -(-D // 64) * 8), dtype=np.uint8)
     n_bytes = -(-D // 8)
     if n * D <= CHUNK:
-        _pack(checks.ones(rows, binarize, name, first_row), order, out, n_bytes)
+        _pack(checks.ones(rows, binarize, name, first_row, missing=missing), order, out, n_bytes)
     else:
         for part in chunks(n, D):
-            _pack(checks.ones(rows[part], binarize, name, first_row + part.start), order, out[part], n_bytes)
+            one = checks.ones(rows[part], binarize, name, first_row + part.start, missing=missing)
+            _pack(one, order, out[part], n_bytes)
     return out.view("<u8").astype(np.uint64, copy=False)
+
+
+def pack_missing(X: Any, order: NDArray[np.intp], *, name: str = "X") -> NDArray[np.uint64] | None:
+    """Return where ``X`` is missing (NaN) as bits, in the form of :func:`pack_rows`; None if nothing is."""
+    D = len(order)
+    rows = checks.matrix(X, D, name=name)
+    out = None
+    for part in chunks(rows.shape[0], D):
+        nan = checks.missing(rows[part], name)
+        if nan is not None:
+            if out is None:
+                out = np.zeros((rows.shape[0], -(-D // 64) * 8), dtype=np.uint8)
+            _pack(nan, order, out[part], -(-D // 8))
+    return None if out is None else out.view("<u8").astype(np.uint64, copy=False)
 
 
 def _pack(one: NDArray[np.bool_], order: NDArray[np.intp], out: NDArray[np.uint8], n_bytes: int) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,35 +12,42 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from made_fast import checks, data, threads, training
+from made_fast import checkpoint as checkpoint_file
+from made_fast import checks, data, training
 from made_fast.kernels.layout import ACTIVATIONS, aligned_empty
 from made_fast.kernels.optimizers import OPTIMIZERS
-from made_fast.masks import DEGREE_RULES
+from made_fast.masks import DEGREE_RULES, DIRECT_CONNECTIONS, RESAMPLE, MaskRule, MaskSet, draw_connectivity
 from made_fast.model import MADEModel
+from made_fast.network import Architecture, Shared
 from made_fast.progress import Progress
+from made_fast.storage import ModelFileError
+from made_fast.trainers import FixedTrainer, SharedTrainer, Trainer, TrainingRows
 
-__all__ = ["MADE"]
+__all__ = ["MADE", "SCHEDULES"]
+
+SCHEDULES = ("constant", "linear", "cosine")
 
 
 class MADE(DensityMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     """Masked autoencoder for distribution estimation: an exact density model of binary data, trained on CPUs.
 
     ``p(x) = prod_d p(x_d | x_<d)``, where the conditionals are the outputs of a feed-forward net whose weights are masked so
-    that output d depends on the inputs before d in an ordering, and on nothing else.
+    that output d depends on the inputs before d in an ordering, and on nothing else. With several masks, one set of weights
+    is trained under all of them in turn, and the model is the mixture of what it is under each.
 
     Parameters
     ----------
     hidden_sizes : sequence of int
-        Units of each hidden layer. Empty: logistic autoregression (a fully visible sigmoid belief network).
+        Units of each hidden layer. Empty: logistic autoregression (a fully visible sigmoid belief network, FVSBN).
     activation : {"relu", "softplus", "tanh", "sigmoid", "softsign"}
         Of the hidden layers.
     ordering : {"random", "natural"} or (D,) sequence of places 1..D
-        The order in which the inputs are factored.
+        The order in which the inputs are factored; with several masks, that of the first.
     degrees : {"stratified", "uniform"}
         How the units' degrees are drawn. "uniform" is the paper's rule; "stratified" spreads them evenly, so that every
         output that can have inputs has some.
     optimizer : {"adam", "adadelta", "adagrad", "rmsprop", "momentum", "sgd"}
-        Its remaining constants are the published ones, see ``made_fast.kernels.optimizers``.
+        See ``made_fast.kernels.optimizers`` for the rules and their sources.
     learning_rate : float or None
         None takes the optimizer's own.
     batch_size : int
@@ -48,7 +56,7 @@ class MADE(DensityMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn h
         Most passes over the training rows.
     patience : int
         Stop after this many epochs without a better validation score.
-    weight_init : {"glorot_uniform", "glorot_normal", "zeros"}
+    weight_init : {"glorot_uniform", "glorot_normal", "orthogonal", "zeros"}
     dtype : {"float32", "float64"}
         Of parameters and arithmetic. Log-likelihoods are float64 always.
     n_threads : int, optional
@@ -57,6 +65,32 @@ class MADE(DensityMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn h
         An int makes ``fit`` repeatable to the bit.
     verbose : int
         1 shows a progress bar, 2 a line an epoch.
+    n_masks : int or None
+        Connectivities that take turns, one a mini-batch; the model is the mixture over exactly these. None draws a fresh one for
+        every mini-batch (sections 4.1 and 4.2); the model is then the mixture over ``n_eval_masks`` further ones.
+    resample : {"both", "order", "connectivity"}
+        What differs between masks: ordering and hidden degrees, the ordering only, the degrees only.
+    n_eval_masks : int
+        Masks of the model when ``n_masks`` is None.
+    n_val_masks : int
+        Most masks, the first ones of the model, that validation rows are scored under while training.
+    direct_connections : {"none", "output", "all"}
+        Weights A from the inputs to the output layer (section 4.4), or to every layer but the first, masked to be
+        strictly autoregressive.
+    connectivity_weights : bool
+        Weights U that tell a unit how many inputs it is connected to (section 4.3).
+    optimizer_params : mapping, optional
+        The optimizer's constants other than the learning rate, by name: sgd ``lr_decay`` (c of 1 / (1 + c t)); momentum
+        ``lr_decay, momentum``; adagrad ``eps``; adadelta and rmsprop ``rho, eps``; adam ``beta_1, beta_2, eps``.
+    learning_rate_schedule : {"constant", "linear", "cosine"} or callable
+        What the learning rate is multiplied by in each epoch: 1; falling to 0 over ``max_epochs`` along a line or half a
+        cosine; or a function of the epoch's number (from 1).
+    weight_decay : float
+        Weights, not biases, shrink by the factor ``1 - learning_rate * weight_decay`` a step, apart from the gradient.
+    clip_norm : float, optional
+        Scale a larger gradient down to this Euclidean norm.
+    dropout : float
+        Probability that a hidden unit is dropped for a row in training; the others are scaled up.
     validation_fraction : float, optional
         Hold out this share of the rows given to ``fit`` for early stopping, when no ``X_val`` is given.
     binarize : float, optional
@@ -108,6 +142,17 @@ class MADE(DensityMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn h
         random_state: Any = None,
         verbose: int = 0,
         *,
+        n_masks: int | None = 1,
+        resample: str = "both",
+        n_eval_masks: int = 300,
+        n_val_masks: int = 8,
+        direct_connections: str = "none",
+        connectivity_weights: bool = False,
+        optimizer_params: Mapping[str, float] | None = None,
+        learning_rate_schedule: str | Callable[[int], float] = "constant",
+        weight_decay: float = 0.0,
+        clip_norm: float | None = None,
+        dropout: float = 0.0,
         validation_fraction: float | None = None,
         binarize: float | None = None,
     ) -> None:
@@ -125,19 +170,46 @@ class MADE(DensityMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn h
         self.n_threads = n_threads
         self.random_state = random_state
         self.verbose = verbose
+        self.n_masks = n_masks
+        self.resample = resample
+        self.n_eval_masks = n_eval_masks
+        self.n_val_masks = n_val_masks
+        self.direct_connections = direct_connections
+        self.connectivity_weights = connectivity_weights
+        self.optimizer_params = optimizer_params
+        self.learning_rate_schedule = learning_rate_schedule
+        self.weight_decay = weight_decay
+        self.clip_norm = clip_norm
+        self.dropout = dropout
         self.validation_fraction = validation_fraction
         self.binarize = binarize
 
-    def fit(self, X: checks.MatrixLike, y: Any = None, *, X_val: checks.MatrixLike | None = None) -> MADE:
-        """Draw a connectivity and train from scratch.
+    def fit(
+        self,
+        X: checks.MatrixLike,
+        y: Any = None,
+        *,
+        X_val: checks.MatrixLike | None = None,
+        sample_weight: Any = None,
+        checkpoint: str | os.PathLike[str] | None = None,
+        checkpoint_every: int = 1,
+    ) -> MADE:
+        """Draw the masks and train from scratch; after :meth:`resume`, go on instead.
 
         Parameters
         ----------
         X : (n, D) of 0/1
-            bool, any int or float dtype, any memory order, memmap or scipy.sparse. Kept packed, a bit an entry.
+            bool, any int or float dtype, any memory order, memmap or scipy.sparse. Kept packed, a bit an entry. NaN marks a
+            missing entry: the row is then trained under orderings that have its missing inputs last, and only the factors of
+            the others count.
         y : ignored
         X_val : (n_val, D) of 0/1, optional
             Rows for early stopping: the parameters of the epoch that scores best on them are kept.
+        sample_weight : (n,) of float, optional
+            The loss of a mini-batch of B rows is ``1/B sum_b weight[b] nll[b]``: weights are not normalised, and may be
+            negative (policy gradients).
+        checkpoint : path, optional
+            Write there, every ``checkpoint_every`` epochs and at the end, all that :meth:`resume` needs to go on to the bit.
 
         Raises
         ------
@@ -147,16 +219,31 @@ class MADE(DensityMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn h
             The loss became infinite or NaN. With validation rows ``model_`` then has the best parameters seen; without, the
             last, which are of no use.
         """
-        batch_size, n_threads = checks.positive_int(self.batch_size, "batch_size"), self._n_threads()
+        batch_size, n_threads = checks.positive_int(self.batch_size, "batch_size"), checks.n_threads(self.n_threads)
         max_epochs = checks.positive_int(self.max_epochs, "max_epochs")
         patience = checks.positive_int(self.patience, "patience")
-        trainer, bits = self._start(X)
-        bits_val = None
-        if X_val is not None:
-            bits_val = self._pack(X_val, trainer, "X_val")
-        elif self.validation_fraction is not None:
-            bits, bits_val = self._hold_out(bits, trainer)
-        self._begin(X, trainer)
+        every = checks.positive_int(checkpoint_every, "checkpoint_every")
+        n_val_masks = checks.positive_int(self.n_val_masks, "n_val_masks")
+        schedule = self._schedule(max_epochs)
+        if checkpoint is not None and callable(self.learning_rate_schedule):
+            raise TypeError(
+                f"a checkpoint cannot hold a function: learning_rate_schedule must be one of {', '.join(SCHEDULES)} with it, "
+                f"got {self.learning_rate_schedule!r}."
+            )
+        resumed = getattr(self, "_resumed", False)
+        trainer, rows = (self._trainer, self._rows(X, self._trainer, sample_weight)) if resumed else self._start(X, sample_weight)
+        if len(rows.weights) and not rows.weights.any():
+            raise ValueError("sample_weight must not be zero for all rows: nothing would be learned. Drop it, or give weights.")
+        if X_val is None and self.validation_fraction is not None:
+            train, held_out = self._hold_out(len(rows.bits))
+            X_val, rows = checks.matrix(X)[held_out], rows.take(train)
+        validate = None if X_val is None else self._validator(X_val, trainer, n_val_masks, n_threads)
+        if resumed:
+            validate_data(self, X, reset=False, skip_check_array=True)
+            self._resumed = False
+        else:
+            self._begin(X, trainer)
+        state = self._fit_state
         try:
             with Progress(self.verbose, max_epochs) as progress:
 
@@ -164,116 +251,205 @@ class MADE(DensityMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn h
                     self.history_.append(record)
                     self.best_epoch_ = best_epoch
                     progress.show(record, best_epoch)
+                    if checkpoint is not None and record["epoch"] % every == 0:
+                        self._write_checkpoint(checkpoint)
 
                 training.fit(
                     trainer,
-                    bits,
-                    bits_val,
+                    rows,
+                    validate,
+                    state=state,
                     batch_size=batch_size,
                     max_epochs=max_epochs,
                     patience=patience,
+                    schedule=schedule,
                     n_threads=n_threads,
                     on_epoch=on_epoch,
                 )
+            if checkpoint is not None and state.epoch % every:
+                self._write_checkpoint(checkpoint)
         finally:
-            self._snapshot()
+            self._snapshot(trainer.parameters if state.best_parameters is None else state.best_parameters)
         return self
 
-    def partial_fit(self, X: checks.MatrixLike, y: Any = None) -> MADE:
-        """Make one pass over X in mini-batches; the first call draws the connectivity and the initial parameters."""
-        batch_size, n_threads = checks.positive_int(self.batch_size, "batch_size"), self._n_threads()
+    def partial_fit(self, X: checks.MatrixLike, y: Any = None, *, sample_weight: Any = None) -> MADE:
+        """Make one pass over X in mini-batches; the first call draws the masks and the initial parameters.
+
+        Takes what ``fit`` does. Rows with missing entries need a model that was started with some, or whose masks vary.
+        """
+        batch_size, n_threads = checks.positive_int(self.batch_size, "batch_size"), checks.n_threads(self.n_threads)
+        schedule = self._schedule(checks.positive_int(self.max_epochs, "max_epochs"))
         if hasattr(self, "_trainer"):
             trainer = self._trainer
-            bits = self._pack(X, trainer, "X")
+            rows = self._rows(X, trainer, sample_weight)
             validate_data(self, X, reset=False, skip_check_array=True)
         else:
-            trainer, bits = self._start(X)
+            trainer, rows = self._start(X, sample_weight)
             self._begin(X, trainer)
         number = len(self.history_) + 1
-        record = training.run_epoch(trainer, bits, batch_size, n_threads, number)
+        trainer.hyper[0] = schedule(number)
+        record = training.run_epoch(trainer, rows, batch_size, n_threads, number)
         self.history_.append(record)
-        self.best_epoch_ = number
-        self._snapshot()
+        self.best_epoch_ = self._fit_state.epoch = self._fit_state.best_epoch = number
+        self._snapshot(trainer.parameters)
         return self
 
-    def score_samples(self, X: checks.MatrixLike) -> NDArray[np.float64]:
+    def score_samples(self, X: checks.MatrixLike, *, mask: int | None = None) -> NDArray[np.float64]:
         """Return log p(x) of each row in nats, (n,) float64; see ``MADEModel.score_samples``."""
         table = self._table(X)
-        return self.model_.score_samples(table, n_threads=self.n_threads)
+        return self.model_.score_samples(table, mask=mask, n_threads=self.n_threads)
 
     def score(self, X: checks.MatrixLike, y: Any = None) -> float:
         """Return the mean log-likelihood of the rows of X in nats."""
         return float(np.mean(self.score_samples(X)))
 
-    def conditional_proba(self, X: checks.MatrixLike) -> NDArray[Any]:
+    def conditional_proba(self, X: checks.MatrixLike, *, mask: int | None = None) -> NDArray[Any]:
         """Return ``p(x_d = 1 | x_<d)`` for every row and input, (n, D); see ``MADEModel.conditional_proba``."""
         table = self._table(X)
-        return self.model_.conditional_proba(table, n_threads=self.n_threads)
+        return self.model_.conditional_proba(table, mask=mask, n_threads=self.n_threads)
 
-    def sample(self, n_samples: int = 1, random_state: Any = None) -> NDArray[np.uint8]:
+    def sample(self, n_samples: int = 1, random_state: Any = None, *, mask: int | None = None) -> NDArray[np.uint8]:
         """Draw rows from the model, (n_samples, D) uint8; see ``MADEModel.sample``."""
         check_is_fitted(self, "model_")
-        return self.model_.sample(n_samples, random_state, n_threads=self.n_threads)
+        return self.model_.sample(n_samples, random_state, mask=mask, n_threads=self.n_threads)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the fitted model to a file that ``made_fast.load`` reads."""
         check_is_fitted(self, "model_")
         self.model_.save(path)
 
+    @classmethod
+    def resume(cls, path: str | os.PathLike[str]) -> MADE:
+        """Return the estimator as it was when ``fit`` wrote a checkpoint.
+
+        Its next ``fit``, on the same rows, goes on from there; it ends with the bits of a fit that was never interrupted.
+        ``set_params(max_epochs=...)`` before it makes that longer. ``partial_fit`` and ``model_`` work too. The file is
+        untrusted: ``made_fast.ModelFileError`` if it is no whole, consistent checkpoint.
+        """
+        trainer, state, about = checkpoint_file.read(path)
+        try:
+            made = cls(**about["params"])
+            names = about["feature_names"]
+            made.history_, made._split_seed = list(about["history"]), int(about["split_seed"])
+            made._trainer, made._fit_state, made._resumed = trainer, state, True
+            made.best_epoch_, made.n_features_in_ = state.best_epoch, trainer.architecture.n_inputs
+            if names is not None:
+                made.feature_names_in_ = np.array(names, dtype=object)
+            made._snapshot(trainer.parameters if state.best_parameters is None else state.best_parameters)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelFileError(f"{os.fspath(path)}: what it says of the estimator is not whole ({error}).") from error
+        return made
+
+    def _write_checkpoint(self, path: str | os.PathLike[str]) -> None:
+        params = {name: _plain(value) for name, value in self.get_params(deep=False).items()}
+        if not isinstance(self.random_state, int | None):
+            params["random_state"] = None  # it has done its work: the trainer has its own
+        names = getattr(self, "feature_names_in_", None)
+        about = {
+            "params": params,
+            "history": self.history_,
+            "split_seed": self._split_seed,
+            "feature_names": None if names is None else [str(name) for name in names],
+        }
+        checkpoint_file.write(path, self._trainer, self._fit_state, about)
+
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
+        tags.input_tags.allow_nan = True
         return tags
 
-    def _start(self, X: checks.MatrixLike) -> tuple[training.Trainer, NDArray[np.uint64]]:
+    def _start(self, X: checks.MatrixLike, sample_weight: Any) -> tuple[Trainer, TrainingRows]:
         """Check every parameter and X; return a fresh trainer and the packed rows."""
         checks.threshold(self.binarize)
-        X_checked = checks.matrix(X)
-        n_features = X_checked.shape[1]
-        trainer = training.Trainer.start(
+        X = checks.matrix(X)
+        n_features = X.shape[1]
+        architecture = Architecture(
             n_features,
-            hidden_sizes=checks.hidden_sizes(self.hidden_sizes),
-            activation=checks.choice(self.activation, "activation", ACTIVATIONS[1:]),
-            ordering=checks.ordering(self.ordering, n_features),
-            degrees=checks.choice(self.degrees, "degrees", DEGREE_RULES),
-            optimizer=checks.choice(self.optimizer, "optimizer", tuple(OPTIMIZERS)),
-            learning_rate=self._learning_rate(),
-            weight_init=checks.choice(self.weight_init, "weight_init", training.WEIGHT_INITS),
-            dtype=checks.dtype(self.dtype),
-            rng=checks.generator(self.random_state),
+            checks.hidden_sizes(self.hidden_sizes),
+            checks.choice(self.activation, "activation", ACTIVATIONS[1:]),
+            checks.choice(self.direct_connections, "direct_connections", DIRECT_CONNECTIONS),
+            checks.boolean(self.connectivity_weights, "connectivity_weights"),
         )
-        return trainer, self._pack(X_checked, trainer, "X")
+        ordering = checks.ordering(self.ordering, n_features)
+        degrees = checks.choice(self.degrees, "degrees", DEGREE_RULES)
+        resample = checks.choice(self.resample, "resample", RESAMPLE)
+        n_masks = None if self.n_masks is None else checks.positive_int(self.n_masks, "n_masks")
+        n_eval_masks = checks.positive_int(self.n_eval_masks, "n_eval_masks")
+        dropout = checks.probability(self.dropout, "dropout")
+        weight_init = checks.choice(self.weight_init, "weight_init", training.WEIGHT_INITS)
+        dtype = checks.dtype(self.dtype)
+        rule, hyper = OPTIMIZERS[checks.choice(self.optimizer, "optimizer", tuple(OPTIMIZERS))], self._hyper()
+        # Each kind of draw has a stream of its own: what one uses up does not change the others.
+        rng = checks.generator(self.random_state)
+        for_masks, for_weights, for_shuffling, for_fresh, for_noise, for_splitting = rng.spawn(6)
+        self._split_seed = int(for_splitting.integers(2**63))
+        base = draw_connectivity(n_features, architecture.hidden_sizes, ordering, degrees, for_masks)
+        mask_rule = MaskRule(base, degrees, resample)
+        masks = MaskSet.of([base]) if n_masks == 1 else mask_rule.mask_set(n_masks or n_eval_masks, for_masks)
+        parameters = training.initial_parameters(architecture, weight_init, dtype, for_weights)
+        missing = data.pack_missing(X, np.arange(n_features))
+        trainer: Trainer
+        if n_masks == 1 and not (self.connectivity_weights or dropout or hyper[5] or missing is not None):
+            theta = Shared(architecture, parameters).network(base).theta
+            trainer = FixedTrainer(architecture, masks, theta, rule, hyper, for_shuffling)
+        else:
+            fresh = mask_rule if n_masks is None else None
+            trainer = SharedTrainer(
+                architecture, masks, parameters, rule, hyper, for_shuffling, fresh, for_fresh, for_noise, dropout
+            )
+        return trainer, self._rows(X, trainer, sample_weight)
 
-    def _pack(self, X: Any, trainer: training.Trainer, name: str) -> NDArray[np.uint64]:
-        X = checks.matrix(X, trainer.connectivity.n_inputs, name=name)
-        order = trainer.connectivity.staircase().sorts[0]
-        return data.pack_rows(X, order, binarize=self.binarize, name=name)
+    def _rows(self, X: Any, trainer: Trainer, sample_weight: Any) -> TrainingRows:
+        X = checks.matrix(X, trainer.architecture.n_inputs)
+        weights = checks.sample_weight(sample_weight, X.shape[0])
+        missing = data.pack_missing(X, trainer.column_order)
+        if missing is not None and isinstance(trainer, FixedTrainer):
+            raise ValueError(
+                "X must be complete here, got NaN: training began on complete rows, under one mask whose ordering cannot vary. "
+                "Begin with rows that miss something, or set n_masks=None."
+            )
+        bits = data.pack_rows(X, trainer.column_order, binarize=self.binarize, missing=True)
+        return TrainingRows(bits, missing, weights)
 
-    def _begin(self, X: Any, trainer: training.Trainer) -> None:
+    def _begin(self, X: Any, trainer: Trainer) -> None:
         """Forget the last fit; from here on nothing the user gave can be refused."""
         validate_data(self, X, reset=True, skip_check_array=True)
         self._trainer = trainer
+        self._fit_state = training.FitState()
         self.history_: list[training.EpochRecord] = []
         self.best_epoch_ = 0
 
-    def _hold_out(self, bits: NDArray[np.uint64], trainer: training.Trainer) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-        n_val = round(len(bits) * checks.fraction(self.validation_fraction, "validation_fraction"))
-        if not 0 < n_val < len(bits):
+    def _hold_out(self, n: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Return the numbers of the rows to train on and of those to validate on; the same ones after ``resume``."""
+        n_val = round(n * checks.fraction(self.validation_fraction, "validation_fraction"))
+        if not 0 < n_val < n:
             raise ValueError(
-                f"validation_fraction={self.validation_fraction} of {len(bits)} rows leaves {len(bits) - n_val} for training "
+                f"validation_fraction={self.validation_fraction} of {n} rows leaves {n - n_val} for training "
                 f"and {n_val} for validation; both must have some. Give more rows, another fraction, or X_val."
             )
-        rows = trainer.shuffle.permutation(len(bits))
-        return bits[rows[n_val:]], bits[rows[:n_val]]
+        rows = np.random.default_rng(self._split_seed).permutation(n)
+        return rows[n_val:], rows[:n_val]
 
-    def _snapshot(self) -> None:
-        """Make ``model_`` from a copy of the parameters: further training does not change a model that is in use."""
-        trainer = self._trainer
-        theta = aligned_empty(len(trainer.theta), trainer.theta.dtype)
-        theta[:] = trainer.theta
+    def _validator(self, X_val: Any, trainer: Trainer, n_val_masks: int, n_threads: int) -> Callable[[], float]:
+        X_val = checks.matrix(X_val, trainer.architecture.n_inputs, name="X_val")
+        if data.pack_missing(X_val, trainer.column_order) is not None:
+            return lambda: -float(np.mean(self._model(trainer.parameters, trainer).log_marginal(X_val, n_threads=n_threads)))
+        orders = np.argsort(trainer.masks.orderings[:n_val_masks], axis=1)
+        tables = [data.pack_rows(X_val, order, binarize=self.binarize, name="X_val") for order in orders]
+        return training.validator(trainer, tables, n_threads)
+
+    def _model(self, parameters: NDArray[Any], trainer: Trainer) -> MADEModel:
         hyper = {name: _plain(value) for name, value in self.get_params(deep=False).items() if name not in _NOT_SAVED}
-        hyper["learning_rate"] = float(trainer.hyper[0])
-        self.model_ = MADEModel(trainer.connectivity, theta, trainer.activation, binarize=self.binarize, hyper=hyper)
+        hyper["learning_rate"] = float(self._hyper()[0])
+        rule = trainer.rule if isinstance(trainer, SharedTrainer) else None
+        return MADEModel(trainer.source(parameters), trainer.masks, rule=rule, binarize=self.binarize, hyper=hyper)
+
+    def _snapshot(self, parameters: NDArray[Any]) -> None:
+        """Make ``model_`` from a copy of the parameters: further training does not change a model that is in use."""
+        copy = aligned_empty(len(parameters), parameters.dtype)
+        copy[:] = parameters
+        self.model_ = self._model(copy, self._trainer)
 
     def _table(self, X: checks.MatrixLike) -> Any:
         check_is_fitted(self, "model_")
@@ -281,13 +457,30 @@ class MADE(DensityMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn h
         validate_data(self, X, reset=False, skip_check_array=True)  # the names of the columns
         return table
 
-    def _learning_rate(self) -> float:
-        if self.learning_rate is None:
-            return OPTIMIZERS[self.optimizer].hyper[0]
-        return checks.positive_float(self.learning_rate, "learning_rate")
+    def _hyper(self) -> NDArray[np.float64]:
+        """Return [lr, a, b, eps, decay, clip] of the kernels."""
+        rule = OPTIMIZERS[self.optimizer]
+        hyper = dict(zip(rule.names, rule.hyper, strict=True))
+        given = checks.constants(self.optimizer_params, "optimizer_params", [name for name in rule.names[1:] if name])
+        hyper.update(given)
+        if self.learning_rate is not None:
+            hyper["learning_rate"] = checks.positive_float(self.learning_rate, "learning_rate")
+        decay = checks.non_negative_float(self.weight_decay, "weight_decay")
+        clip = 0.0 if self.clip_norm is None else checks.positive_float(self.clip_norm, "clip_norm")
+        return np.array([*(hyper.get(name, 0.0) if name else 0.0 for name in rule.names), decay, clip])
 
-    def _n_threads(self) -> int:
-        return checks.n_threads(self.n_threads) or threads.available()
+    def _schedule(self, max_epochs: int) -> Callable[[int], float]:
+        """Return the learning rate as a function of the epoch."""
+        checks.choice(self.optimizer, "optimizer", tuple(OPTIMIZERS))
+        rate, kind = float(self._hyper()[0]), self.learning_rate_schedule
+        if callable(kind):
+            return lambda epoch: rate * checks.non_negative_float(kind(epoch), "the value of learning_rate_schedule")
+        checks.choice(kind, "learning_rate_schedule", SCHEDULES)
+        if kind == "linear":
+            return lambda epoch: rate * max(0.0, 1 - (epoch - 1) / max_epochs)
+        if kind == "cosine":
+            return lambda epoch: rate * (1 + math.cos(math.pi * min(1.0, (epoch - 1) / max_epochs))) / 2
+        return lambda epoch: rate
 
 
 _NOT_SAVED = ("random_state", "verbose", "n_threads", "binarize", "ordering")
@@ -295,8 +488,12 @@ _NOT_SAVED = ("random_state", "verbose", "n_threads", "binarize", "ordering")
 
 def _plain(value: Any) -> Any:
     """Return a hyper-parameter as JSON knows it."""
-    if isinstance(value, np.ndarray | np.generic):
+    if isinstance(value, type):  # np.float32, say
+        return np.dtype(value).name
+    if hasattr(value, "tolist"):
         return value.tolist()
-    if isinstance(value, list | tuple):
+    if isinstance(value, list | tuple | range):
         return [_plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item) for name, item in value.items()}
     return value if value is None or isinstance(value, str | int | float) else str(value)

@@ -1,18 +1,19 @@
-"""Pictures of binary rows: a grid of tiles, and its PNG file. Pillow is imported only when a file is written."""
+"""Pictures: binary rows as a grid of tiles, curves of scores. Pillow and matplotlib are imported only when a file is written."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from math import ceil, sqrt
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["grid", "save_png"]
+__all__ = ["grid", "has_matplotlib", "save_curves", "save_png"]
 
-INK, PAPER, LINE = 24, 255, 222
-"""Grey values of ones, of zeros, and of the lines between the tiles."""
+INK, PAPER, LINE, UNKNOWN = 24, 255, 222, 190
+"""Grey values of ones, of zeros, of the lines between the tiles, and of missing entries."""
 
 GAP = 3
 """Pixels from tile to tile."""
@@ -27,7 +28,7 @@ def grid(X: ArrayLike, shape: tuple[int, int], columns: int | None = None, scale
     Parameters
     ----------
     X : (n, D) of 0/1
-        At least one row.
+        At least one row. Probabilities become shades, NaN an even grey.
     shape : (height, width)
         Of a tile; ``height * width`` is D and the pixels are row-major.
     columns : int, optional
@@ -58,7 +59,8 @@ def grid(X: ArrayLike, shape: tuple[int, int], columns: int | None = None, scale
         columns = min(n, max(1, round(sqrt(n * height / width))))
     if scale is None:
         scale = max(1, TILE // max(height, width))
-    tiles = np.where(ones.reshape(n, height, width) != 0, INK, PAPER).astype(np.uint8)
+    shades = np.round(PAPER + (INK - PAPER) * ones.astype(np.float32).reshape(n, height, width))
+    tiles = np.where(np.isnan(shades), UNKNOWN, shades).astype(np.uint8)
     tiles = tiles.repeat(scale, axis=1).repeat(scale, axis=2)
     high, wide = height * scale + GAP, width * scale + GAP
     picture = np.full((ceil(n / columns) * high + GAP, columns * wide + GAP), LINE, dtype=np.uint8)
@@ -73,3 +75,28 @@ def save_png(path: str | os.PathLike[str], picture: NDArray[Any]) -> None:
     from PIL import Image
 
     Image.fromarray(picture).save(path, format="PNG")
+
+
+def has_matplotlib() -> bool:
+    """Say whether :func:`save_curves` has what it needs."""
+    from importlib.util import find_spec
+
+    return find_spec("matplotlib") is not None
+
+
+def save_curves(path: str | os.PathLike[str], curves: Mapping[str, Mapping[int, tuple[float, float]]], title: str) -> None:
+    """Draw ``{name: {number of masks: (mean NLL, its standard error)}}`` as lines with error bars into a PNG file."""
+    from matplotlib.figure import Figure  # no pyplot: no window, no global state
+
+    figure = Figure(figsize=(6.4, 4.2), dpi=150, layout="constrained")
+    axes = figure.add_subplot(xlabel="number of masks", ylabel="NLL in nats", title=title)
+    axes.set_xscale("log", base=2)
+    for name, points in curves.items():
+        means, errors = zip(*points.values(), strict=True)
+        axes.errorbar(list(points), means, errors, marker="o", markersize=4, capsize=3, label=name)
+    ticks = sorted({m for points in curves.values() for m in points})
+    axes.set_xticks(ticks, [str(m) for m in ticks])
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, format="png")

@@ -11,13 +11,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["DEGREE_RULES", "Connectivity", "Staircase", "draw_connectivity", "draw_degrees", "draw_ordering"]
+__all__ = [
+    "DEGREE_RULES",
+    "DIRECT_CONNECTIONS",
+    "RESAMPLE",
+    "Connectivity",
+    "MaskRule",
+    "MaskSet",
+    "Staircase",
+    "draw_connectivity",
+    "draw_degrees",
+    "draw_ordering",
+]
 
 DEGREE_RULES = ("stratified", "uniform")
+DIRECT_CONNECTIONS = ("none", "output", "all")
+RESAMPLE = ("both", "order", "connectivity")
 IntVector = NDArray[np.int32]
 
 
@@ -46,26 +60,74 @@ class Connectivity:
         """Number of units of each hidden layer."""
         return tuple(len(m) for m in self.degrees)
 
-    def staircase(self) -> Staircase:
+    def staircase(self, direct: str = "none") -> Staircase:
         """Sort every layer by degree, so that each unit sees a prefix of the layer below."""
-        below = np.sort(self.ordering)
-        sorts = [np.argsort(self.ordering, kind="stable")]
-        n_live = []
-        for m in self.degrees:
-            sort = np.argsort(m, kind="stable")
-            above = m[sort]
-            n_live.append(np.searchsorted(below, above, side="right").astype(np.int32))
+        return MaskSet.of([self]).staircase(direct)[0]
+
+
+@dataclass(frozen=True)
+class MaskSet:
+    """K connectivities of one network: the mask set that one set of weights is trained and evaluated under.
+
+    Attributes
+    ----------
+    orderings : (K, D) int32
+        Row k is the ordering of mask k.
+    degrees : tuple of (K, H_l) int32
+        Likewise the degrees of every hidden layer.
+    """
+
+    orderings: IntVector
+    degrees: tuple[IntVector, ...]
+
+    @classmethod
+    def of(cls, connectivities: Sequence[Connectivity]) -> MaskSet:
+        """Stack connectivities of equal sizes."""
+        orderings = np.stack([c.ordering for c in connectivities])
+        return cls(orderings, tuple(np.stack(m) for m in zip(*(c.degrees for c in connectivities), strict=True)))
+
+    def __len__(self) -> int:
+        return len(self.orderings)
+
+    def __getitem__(self, k: int) -> Connectivity:
+        return Connectivity(self.orderings[k], tuple(m[k] for m in self.degrees))
+
+    def staircase(self, direct: str = "none") -> Staircase:
+        """Sort every layer of every connectivity by degree; the vectors of the result have K rows."""
+        D = self.orderings.shape[1]
+        below = np.broadcast_to(np.arange(1, D + 1, dtype=np.int32), self.orderings.shape)  # degrees, sorted
+        sorts, n_live, direct_live = [_argsort(self.orderings)], [], []
+        for l, m in enumerate(self.degrees):
+            sort = _argsort(m)
+            above = np.take_along_axis(m, sort, axis=1)
+            n_live.append(_count(below, above, D))
+            direct_live.append(above if direct == "all" and l > 0 else None)  # a unit of degree m sees the first m inputs
             sorts.append(sort)
             below = above
-        places = np.arange(1, self.n_inputs + 1, dtype=np.int32)
-        n_live.append(np.searchsorted(below, places, side="left").astype(np.int32))
-        sorts.append(sorts[0])
-        return Staircase(tuple(sorts), tuple(n_live))
+        before = np.broadcast_to(np.arange(D, dtype=np.int32), self.orderings.shape)  # the output at place p + 1 sees p inputs
+        n_live.append(_count(below, before, D))
+        direct_live.append(before if direct != "none" and self.degrees else None)
+        return Staircase((*sorts, sorts[0]), tuple(n_live), tuple(direct_live))
+
+
+def _argsort(degrees: IntVector) -> NDArray[np.intp]:
+    narrow = degrees.astype(np.uint16) if degrees.max(initial=0) < 2**16 else degrees  # NumPy sorts these by radix
+    return np.argsort(narrow, axis=1, kind="stable")
+
+
+def _count(degrees: IntVector, limits: IntVector, D: int) -> IntVector:
+    """Return how many of each row's ``degrees`` are at most each of the row's ``limits``; all in 0..D."""
+    K = len(degrees)
+    cells = degrees + np.arange(K, dtype=np.int64)[:, None] * (D + 1)
+    up_to = np.bincount(cells.ravel(), minlength=K * (D + 1)).reshape(K, D + 1).cumsum(axis=1)
+    return np.take_along_axis(up_to, limits, axis=1).astype(np.int32)
 
 
 @dataclass(frozen=True)
 class Staircase:
-    """The masks of one connectivity after both sides of each are sorted by degree.
+    """The masks of one connectivity, or of K at once, after both sides of each are sorted by degree.
+
+    Every vector has the shape (n,) for one connectivity and (K, n) for K.
 
     Attributes
     ----------
@@ -74,10 +136,86 @@ class Staircase:
         the inputs (sorted position = place - 1), the last layer are the outputs (the same permutation).
     n_live : tuple of L + 1 int32 vectors
         Sorted unit j of layer l + 1 sees exactly the first ``n_live[l][j]`` sorted units of layer l. Never decreases.
+    direct : tuple of L + 1 int32 vectors or None
+        Sorted unit j of layer l + 1 has direct connections from exactly the first ``direct[l][j]`` inputs.
     """
 
     sorts: tuple[NDArray[np.intp], ...]
     n_live: tuple[IntVector, ...]
+    direct: tuple[IntVector | None, ...]
+
+    def __getitem__(self, k: int) -> Staircase:
+        """Return that of mask k."""
+        direct = tuple(None if live is None else live[k] for live in self.direct)
+        return Staircase(tuple(sort[k] for sort in self.sorts), tuple(live[k] for live in self.n_live), direct)
+
+
+@dataclass(frozen=True)
+class MaskRule:
+    """How the connectivities of a network are drawn: what varies, and what all of them share.
+
+    Attributes
+    ----------
+    base : Connectivity
+        The first mask; what is not resampled is taken from it.
+    degrees : {"stratified", "uniform"}
+        How degrees are drawn.
+    resample : {"both", "order", "connectivity"}
+        What varies from mask to mask: ordering and degrees, the ordering only, the degrees only (sections 4.1 and 4.2).
+    """
+
+    base: Connectivity
+    degrees: str
+    resample: str
+
+    def draw(self, n: int, rng: np.random.Generator) -> MaskSet:
+        """Draw n connectivities, independent of each other."""
+        return self.with_orderings(self.draw_orderings(n, rng), rng)
+
+    def draw_orderings(self, n: int, rng: np.random.Generator) -> IntVector:
+        """Draw the orderings of n connectivities, (n, D)."""
+        if self.resample == "connectivity":
+            return np.tile(self.base.ordering, (n, 1))
+        return _draw_orderings(n, self.base.n_inputs, rng)
+
+    def with_orderings(self, orderings: IntVector, rng: np.random.Generator) -> MaskSet:
+        """Draw the degrees of connectivities whose orderings (n, D) are given."""
+        n, base = len(orderings), self.base
+        if self.resample == "order":
+            return MaskSet(orderings, tuple(np.tile(m, (n, 1)) for m in base.degrees))
+        return MaskSet(orderings, _draw_degrees(n, base.n_inputs, base.hidden_sizes, self.degrees, rng))
+
+    def mask_set(self, n: int, rng: np.random.Generator) -> MaskSet:
+        """Return the base and n - 1 further draws."""
+        drawn = self.draw(n - 1, rng)
+        orderings = np.concatenate([self.base.ordering[None], drawn.orderings])
+        return MaskSet(orderings, tuple(np.concatenate([a[None], b]) for a, b in zip(self.base.degrees, drawn.degrees, strict=True)))
+
+
+def _draw_orderings(n: int, n_inputs: int, rng: np.random.Generator) -> IntVector:
+    places = np.arange(1, n_inputs + 1, dtype=np.int32)
+    return rng.permuted(np.tile(places, (n, 1)), axis=1)
+
+
+def _draw_degrees(
+    n: int, n_inputs: int, hidden_sizes: Sequence[int], rule: str, rng: np.random.Generator
+) -> tuple[IntVector, ...]:
+    """Draw n times what ``draw_degrees`` draws; vectors (n, H_l)."""
+    largest = max(n_inputs - 1, 1)
+    smallest: Any = np.ones((n, 1), np.int64)
+    layers: list[IntVector] = []
+    for size in hidden_sizes:
+        if rule == "uniform":
+            m = rng.integers(smallest, largest + 1, size=(n, size))
+        else:
+            stratum = (np.arange(size) + rng.random((n, size))) / size
+            m = smallest + np.floor(stratum * (largest - smallest + 1)).astype(np.int64)
+            m = np.minimum(m, largest)  # the last stratum may round up to 1
+            m[:, :1] = smallest
+            m = rng.permuted(m, axis=1)
+        smallest = m.min(axis=1, keepdims=True)
+        layers.append(m.astype(np.int32))
+    return tuple(layers)
 
 
 def draw_ordering(n_inputs: int, ordering: str | Sequence[int], rng: np.random.Generator) -> IntVector:
@@ -87,8 +225,7 @@ def draw_ordering(n_inputs: int, ordering: str | Sequence[int], rng: np.random.G
     places themselves. It has been checked by :func:`made_fast.checks.ordering`.
     """
     if isinstance(ordering, str):
-        places = np.arange(1, n_inputs + 1, dtype=np.int32)
-        return rng.permutation(places) if ordering == "random" else places
+        return _draw_orderings(1, n_inputs, rng)[0] if ordering == "random" else np.arange(1, n_inputs + 1, dtype=np.int32)
     return np.array(ordering, dtype=np.int32)
 
 
@@ -101,21 +238,7 @@ def draw_degrees(n_inputs: int, hidden_sizes: Sequence[int], rule: str, rng: np.
 
     With D = 1 no degree exists; the units get degree 1 and no output sees them: the model is the output bias.
     """
-    largest = max(n_inputs - 1, 1)
-    smallest = 1
-    layers: list[IntVector] = []
-    for size in hidden_sizes:
-        if rule == "uniform":
-            m = rng.integers(smallest, largest + 1, size=size)
-        else:
-            stratum = (np.arange(size) + rng.random(size)) / size
-            m = smallest + np.floor(stratum * (largest - smallest + 1)).astype(np.int64)
-            m = np.minimum(m, largest)  # the last stratum may round up to 1
-            m[0] = smallest
-            rng.shuffle(m)
-        smallest = int(m.min())
-        layers.append(m.astype(np.int32))
-    return tuple(layers)
+    return tuple(m[0] for m in _draw_degrees(1, n_inputs, hidden_sizes, rule, rng))
 
 
 def draw_connectivity(

@@ -1,47 +1,48 @@
-"""The fitted model: parameters and connectivity in, conditionals, log-likelihood and samples out. Inference only.
+"""The fitted model: parameters and a mask set in, log-likelihood, conditionals, samples and answers out. Inference only.
 
 This is what a server embeds: it needs NumPy and the compiled kernels, nothing else, and may be called from many threads at
-once. Training is in ``training.py``; the file format is in ``storage.py``.
+once. One member's arithmetic is in ``network.py``, questions about missing inputs in ``queries.py``, training in
+``training.py``, the file in ``modelfile.py``.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from functools import cached_property
-from itertools import pairwise
+from collections.abc import Mapping
 from threading import Lock
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from made_fast import checks, data, kernels, storage, threads
-from made_fast.kernels import layout as panels
-from made_fast.kernels import reference
-from made_fast.masks import Connectivity
+from made_fast import checks, data, modelfile, queries, storage, threads
+from made_fast.masks import Connectivity, MaskRule, MaskSet
+from made_fast.network import Network, Shared
 
-__all__ = ["MADEModel", "load", "score_bits"]
+__all__ = ["MADEModel", "from_content"]
 
-BLOCK = 96
-"""Rows that a kernel takes through all layers at once: sixteen register tiles, so the activations stay in the L2 cache."""
+KEPT_BYTES = 64 << 20
+"""Packed members that a model may keep between calls: 40 of 784-500-784 in float32. The others are packed when needed."""
 
-SPARSE_BELOW = 0.33
-"""Density of ones below which the first layer adds rows of weights instead of multiplying. The bits are the same; the times
-crossed between 0.30 and 0.35 in training and scoring, at D = 784 and 180 (AVX-512, one thread)."""
+MASKS_AT_ONCE = 32
+"""Most masks whose log-likelihoods stand in memory before they are summed; so memory does not grow with the mask set."""
 
 
-class MADEModel:
-    """An autoregressive density over binary vectors, ``p(x) = prod_d p(x_d | x_<d)``, each factor one output of a masked net.
+class MADEModel(queries.Queries):
+    """A density over binary vectors: the mixture, in equal parts, of one masked network under each of K connectivities.
+
+    Each member is autoregressive in its own ordering, ``p_k(x) = prod_d p(x_d | x_<d)``, each factor one output of the net; the
+    model is ``p(x) = 1/K sum_k p_k(x)``. With K = 1 it is that one member.
 
     Parameters
     ----------
-    connectivity : Connectivity
-        Ordering and hidden degrees.
-    theta : (n,) float32 or float64
-        Parameters in the panel layout (``made_fast.kernels.layout``); used as it is, not copied.
-    activation : str
-        Of the hidden layers.
+    source : Network or Shared
+        One network, or parameters shared by all connectivities of ``masks``.
+    masks : MaskSet, optional
+        Given with ``Shared``.
+    rule : MaskRule, optional
+        How to draw further connectivities, if the model was trained under ever fresh ones. It then answers any-order
+        questions by a connectivity drawn for each.
     binarize : float, optional
         Inputs above it count as 1, the others as 0. None demands 0/1 input.
     hyper : mapping, optional
@@ -49,47 +50,97 @@ class MADEModel:
 
     Notes
     -----
-    Germain, Gregor, Murray, Larochelle, "MADE: Masked Autoencoder for Distribution Estimation", ICML 2015, eqs. 4 to 13.
+    Germain, Gregor, Murray, Larochelle, "MADE: Masked Autoencoder for Distribution Estimation", ICML 2015, eqs. 4 to 13 and
+    section 4.
     """
 
     def __init__(
         self,
-        connectivity: Connectivity,
-        theta: NDArray[Any],
-        activation: str,
+        source: Network | Shared,
+        masks: MaskSet | None = None,
         *,
+        rule: MaskRule | None = None,
         binarize: float | None = None,
         hyper: Mapping[str, Any] | None = None,
     ) -> None:
-        self.connectivity = connectivity
-        self.theta = theta
-        self.activation = activation
+        self.source = source
+        self.architecture = source.architecture
+        self.masks = MaskSet.of([source.connectivity]) if isinstance(source, Network) else masks
+        if self.masks is None:
+            raise TypeError("masks must be a MaskSet when the parameters are Shared, got None. Pass the trained mask set.")
+        self.rule = rule
         self.binarize = checks.threshold(binarize)
         self.hyper = dict(hyper or {})
-        self.staircase = connectivity.staircase()
-        self.layout = panels.make_layout(connectivity.n_inputs, self.staircase.n_live, activation)
+        self._kept: dict[int, Network] = {0: source} if isinstance(source, Network) else {}
 
     @property
     def n_features_in(self) -> int:
         """Number of inputs, D."""
-        return self.connectivity.n_inputs
+        return self.architecture.n_inputs
 
-    @cached_property
+    @property
+    def n_masks(self) -> int:
+        """Number of connectivities that the model is the mixture over, K."""
+        return len(self.masks)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the parameters, float32 or float64."""
+        return self.source.theta.dtype if isinstance(self.source, Network) else self.source.values.dtype
+
+    @property
     def n_parameters(self) -> int:
-        """Number of live weights and biases."""
-        return int(sum(int(live.sum()) + len(live) for live in self.staircase.n_live))
+        """Number of weights and biases: those live under the one mask, or all that several masks share."""
+        if isinstance(self.source, Network):
+            return self.source.n_parameters
+        table, layers = self.architecture.shared_layout, self.architecture.layers
+        return sum(
+            int(n_in * n_out) * (1 if u < 0 else 2) + (int(n_out) if b >= 0 else 0)
+            for (_, b, u, *_), (n_in, n_out, *_) in zip(table, layers, strict=True)
+        )
 
     def __repr__(self) -> str:
-        sizes = "-".join(str(n) for n in (self.n_features_in, *self.connectivity.hidden_sizes, self.n_features_in))
-        return f"MADEModel({sizes}, {self.activation}, {self.theta.dtype}, {self.n_parameters} parameters)"
+        a = self.architecture
+        sizes = "-".join(str(n) for n in (a.n_inputs, *a.hidden_sizes, a.n_inputs))
+        extra = "".join([f", direct={a.direct}" * (a.direct != "none"), ", connectivity weights" * a.connectivity_weights])
+        masks = f", {self.n_masks} masks" * (self.n_masks > 1)
+        return f"MADEModel({sizes}, {a.activation}{extra}{masks}, {self.dtype}, {self.n_parameters} parameters)"
 
-    def score_samples(self, X: checks.MatrixLike, *, n_threads: int | None = None) -> NDArray[np.float64]:
-        """Return the log-likelihood of each row, ``log p(x) = sum_d log p(x_d | x_<d)`` (eq. 5).
+    def member(self, mask: int | Connectivity = 0) -> Network:
+        """Return the network under one mask of the set, or, with shared parameters, under any connectivity.
+
+        Coming back to a mask gives the same bits.
+        """
+        if isinstance(mask, Connectivity):
+            if isinstance(self.source, Network):
+                asked, own = _vectors(mask), _vectors(self.masks[0])
+                if len(asked) != len(own) or not all(map(np.array_equal, asked, own)):
+                    raise ValueError(
+                        "mask must be the model's own connectivity: it was trained under one mask and holds no weights for others. "
+                        "Train with n_masks=None for answers under any."
+                    )
+                return self.source
+            return self.source.network(checks.connectivity(mask, self.n_features_in, self.architecture.hidden_sizes))
+        k = checks.mask_number(mask, self.n_masks)
+        found = self._kept.get(k)
+        if found is None:
+            assert isinstance(self.source, Shared)
+            found = self.source.network(self.masks[k])
+            if (k + 1) * found.theta.nbytes <= KEPT_BYTES:
+                self._kept[k] = found
+        return found
+
+    def score_samples(
+        self, X: checks.MatrixLike, *, mask: int | None = None, n_threads: int | None = None
+    ) -> NDArray[np.float64]:
+        """Return the log-likelihood of each row: ``log p(x) = logsumexp_k(log p_k(x)) - log K`` (eq. 5, section 4.1).
 
         Parameters
         ----------
         X : (n, D) of 0/1
             Dense of any dtype and layout, or scipy.sparse.
+        mask : int, optional
+            Of one member alone, ``log p_k(x)``.
         n_threads : int, optional
             Threads to use; by default the CPUs of this process. The result does not depend on it, to the bit.
 
@@ -101,40 +152,47 @@ class MADEModel:
         Raises
         ------
         ValueError
-            X is not a 0/1 matrix of D columns.
+            X is not a 0/1 matrix of D columns, or there is no such mask.
         """
-        X = checks.matrix(X, self.n_features_in)
-        return _score(self.theta, self.layout, X.shape[0], lambda part: self._bits(X, part), _n_threads(n_threads))
+        X, n_threads = checks.matrix(X, self.n_features_in), checks.n_threads(n_threads)
+        if mask is not None or self.n_masks == 1:
+            member = self.member(0 if mask is None else mask)
+            return member.score(X.shape[0], lambda part: self._bits(X, part, member), n_threads)
+        return self._mixture(X, n_threads)
 
     def score(self, X: checks.MatrixLike, *, n_threads: int | None = None) -> float:
         """Return the mean log-likelihood of the rows of X, in nats."""
         return float(np.mean(self.score_samples(X, n_threads=n_threads)))
 
-    def conditional_proba(self, X: checks.MatrixLike, *, n_threads: int | None = None) -> NDArray[Any]:
-        """Return every conditional, ``P[i, d] = p(x_d = 1 | x_i's inputs at places before d's)`` (eq. 8).
+    def conditional_proba(
+        self, X: checks.MatrixLike, *, mask: int | None = None, n_threads: int | None = None
+    ) -> NDArray[Any]:
+        """Return every conditional, ``P[i, d] = p(x_d = 1 | x_i's inputs at places before d's)`` (eq. 8), of one member.
 
-        Takes and raises what ``score_samples`` does; returns (n, D) of the model's dtype, columns in the order of X's.
+        Takes and raises what ``score_samples`` does; returns (n, D) of the model's dtype, columns in the order of X's. What comes
+        before an input depends on the member: with several, ``mask`` says which.
         """
         X = checks.matrix(X, self.n_features_in)
-        P = np.empty(X.shape, self.theta.dtype)
-
-        def work(part: slice, *bits_and_scratch: Any) -> None:
-            proba = np.empty_like(P[part])
-            kernels.active.conditionals(self.theta, *self.layout, *bits_and_scratch, proba)
-            P[part, self.staircase.sorts[0]] = proba
-
-        _for_rows(self.layout, self.theta.dtype, len(P), lambda part: self._bits(X, part), _n_threads(n_threads), work)
+        member = self.member(checks.the_mask(mask, self.n_masks))
+        P = np.empty(X.shape, self.dtype)
+        P[:, member.order] = member.conditionals(
+            X.shape[0], lambda part: self._bits(X, part, member), checks.n_threads(n_threads)
+        )
         return P
 
-    def sample(self, n_samples: int = 1, random_state: Any = None, *, n_threads: int | None = None) -> NDArray[np.uint8]:
+    def sample(
+        self, n_samples: int = 1, random_state: Any = None, *, mask: int | None = None, n_threads: int | None = None
+    ) -> NDArray[np.uint8]:
         """Draw independent rows from the model by ancestral sampling; the cost of a row is about that of scoring it.
 
         Parameters
         ----------
         n_samples : int
-            Rows to draw.
+            Rows to draw; each from a member drawn for it.
         random_state : None, int, Generator, SeedSequence or RandomState
             An int gives the same rows every time, whatever the number of threads.
+        mask : int, optional
+            Draw from one member alone.
         n_threads : int, optional
             As in ``score_samples``.
 
@@ -143,152 +201,95 @@ class MADEModel:
         (n_samples, D) uint8
         """
         n, D = checks.positive_int(n_samples, "n_samples"), self.n_features_in
-        rng = checks.generator(random_state)
-        X = np.empty((n, D), np.uint8)
-        rows = _chunk_rows(self.layout)
-        scratch = _Scratch(panels.sample_workspace(self.layout, min(n, BLOCK)), self.theta.dtype)
-        lock, order = Lock(), self.staircase.sorts[0]
-        drawn = 0
+        rng, step = checks.generator(random_state), self.architecture.chunk_rows
+        if mask is not None or self.n_masks == 1:
+            rows_of = {checks.mask_number(0 if mask is None else mask, self.n_masks): np.arange(n)}
+        else:
+            drawn = rng.integers(self.n_masks, size=n)
+            rows_of = {int(k): np.flatnonzero(drawn == k) for k in np.unique(drawn)}
+        items = [(k, rows[i : i + step]) for k, rows in rows_of.items() for i in range(0, len(rows), step)]
+        X, waiting, lock = np.empty((n, D), np.uint8), iter(items), Lock()
+        scratch = self.architecture.walk_scratch(self.dtype)
 
         def work(_: int, rank: int) -> None:
-            nonlocal drawn
             with lock:  # rows and random numbers are handed out together, in order
-                lo, hi = drawn, min(n, drawn + rows)
-                drawn = hi
-                uniforms = rng.random((hi - lo, D))
-            x = np.empty((hi - lo, D), np.uint8)
-            kernels.active.sample(self.theta, *self.layout, uniforms, min(n, BLOCK), *scratch[rank], x)
-            X[lo:hi, order] = x
+                k, rows = next(waiting)
+                uniforms = rng.random((len(rows), D))
+            member = self.member(k)
+            X[rows[:, None], member.order] = member.walk(uniforms, scratch[rank])
 
-        threads.for_each(work, -(-n // rows), _n_threads(n_threads))
+        threads.for_each(work, len(items), checks.n_threads(n_threads))
         return X
 
-    def to_dense(self) -> dict[str, Any]:
-        """Return the network as plain arrays in the original order of features and units.
+    def to_dense(self, mask: int | Connectivity | None = None) -> dict[str, Any]:
+        """Return one member as plain arrays in the original order of features and units.
+
+        Parameters
+        ----------
+        mask : int or Connectivity, optional
+            Which, if there are several.
 
         Returns
         -------
         dict
             ``ordering`` (D,) places 1..D; ``degrees``: L vectors (H_l,); ``masks`` and ``weights`` (masked): L + 1 matrices
-            (n_out, n_in); ``biases``: L + 1 vectors (n_out,).
+            (n_out, n_in); ``biases``: L + 1 vectors (n_out,), with the sums of the live connectivity weights U in them;
+            ``direct``: L + 1 matrices (n_out, D), or None for layers without direct connections.
 
         Examples
         --------
         Recompute the logits of a relu network::
 
             net, h = model.to_dense(), X
-            for W, b in zip(net["weights"][:-1], net["biases"][:-1]):
-                h = np.maximum(h @ W.T + b, 0)
-            logits = h @ net["weights"][-1].T + net["biases"][-1]
+            for W, b, A in zip(net["weights"][:-1], net["biases"][:-1], net["direct"][:-1]):
+                h = np.maximum(h @ W.T + b + (0 if A is None else X @ A.T), 0)
+            A = net["direct"][-1]
+            logits = h @ net["weights"][-1].T + net["biases"][-1] + (0 if A is None else X @ A.T)
         """
-        sorts = self.staircase.sorts
-        weights, biases = [], []
-        for l, (below, above) in enumerate(pairwise(sorts)):
-            W_sorted, mask, b_sorted = reference.unpack_layer(self.theta, *self.layout, l)
-            W, b = np.empty(W_sorted.T.shape, W_sorted.dtype), np.empty_like(b_sorted)
-            W[np.ix_(above, below)] = np.where(mask, W_sorted, 0).T
-            b[above] = b_sorted
-            weights.append(W)
-            biases.append(b)
-        return {
-            "ordering": self.connectivity.ordering.copy(),
-            "degrees": [m.copy() for m in self.connectivity.degrees],
-            "masks": reference.masks(self.connectivity.ordering, self.connectivity.degrees),
-            "weights": weights,
-            "biases": biases,
-        }
+        return self.member(checks.the_mask(mask, self.n_masks)).dense()
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model to one file, durably: the old file or the new one is there, whole, whatever happens."""
-        c = self.connectivity
         hyper = {**self.hyper, "binarize": self.binarize}
-        storage.write(path, *storage.encode(c.ordering, c.degrees, self.activation, self.theta, hyper))
+        storage.write(path, *modelfile.encode(modelfile.Content(self.source, self.masks, self.rule, hyper)))
 
-    def _bits(self, X: Any, part: slice) -> NDArray[np.uint64]:
-        return data.pack_rows(X[part], self.staircase.sorts[0], binarize=self.binarize, first_row=part.start)
+    def _bits(self, X: Any, part: slice, member: Network) -> NDArray[np.uint64]:
+        return data.pack_rows(X[part], member.order, binarize=self.binarize, first_row=part.start)
+
+    def _mixture(self, X: checks.Matrix, n_threads: int) -> NDArray[np.float64]:
+        """Return log p of each row, (n,) in nats; masks and blocks of rows run in parallel."""
+        n, step = X.shape[0], self.architecture.chunk_rows
+        parts = [slice(i, min(i + step, n)) for i in range(0, n, step)]
+        packed_bytes = self.architecture.n_packed * self.dtype.itemsize
+        at_once = max(1, min(MASKS_AT_ONCE, KEPT_BYTES // packed_bytes))
+        total = np.full(n, -np.inf)
+        for first in range(0, self.n_masks, at_once):
+            masks = range(first, min(first + at_once, self.n_masks))
+            members: dict[int, Network] = {}
+            log_p = np.empty((len(masks), n))
+
+            def pack(i: int, _: int, masks: range = masks, members: dict[int, Network] = members) -> None:
+                members[i] = self.member(masks[i])
+
+            def work(item: int, _: int, members: dict[int, Network] = members, log_p: NDArray[Any] = log_p) -> None:
+                i, j = divmod(item, len(parts))
+                log_p[i, parts[j]] = members[i].score_bits(self._bits(X, parts[j], members[i]), 1)
+
+            threads.for_each(pack, len(masks), n_threads)
+            threads.for_each(work, len(masks) * len(parts), n_threads)
+            total = np.logaddexp(total, np.logaddexp.reduce(log_p, axis=0))
+        return total - np.log(self.n_masks)
 
 
-def load(path: str | os.PathLike[str], *, mmap: bool = False) -> MADEModel:
-    """Read a model that ``save`` wrote.
+def _vectors(connectivity: Connectivity) -> list[NDArray[np.int32]]:
+    return [connectivity.ordering, *connectivity.degrees]
 
-    Parameters
-    ----------
-    path : path
-        The file is untrusted: everything in it is checked, nothing in it is executed.
-    mmap : bool
-        Map the parameters instead of reading them: many processes then share one copy.
 
-    Raises
-    ------
-    OSError
-        The file cannot be opened.
-    ModelFileError
-        It is not a whole, consistent model file; a ValueError.
-    """
-    content = storage.decode(*storage.read(path, mmap=mmap), path)
+def from_content(content: modelfile.Content, path: storage.StrPath) -> MADEModel:
+    """Return the model that a file holds; ModelFileError if the threshold in it is none. ``made_fast.load`` is for users."""
     hyper = dict(content.hyper)
     try:
         binarize = checks.threshold(hyper.pop("binarize", None))
     except (TypeError, ValueError) as error:
         raise storage.ModelFileError(f"{path}: {error} Save the model again.") from error
-    return MADEModel(content.connectivity, content.theta, content.activation, binarize=binarize, hyper=hyper)
-
-
-def score_bits(theta: NDArray[Any], layout: panels.Layout, bits: NDArray[np.uint64], n_threads: int) -> NDArray[np.float64]:
-    """Return the log-likelihood in nats of rows that are packed already; what training asks of a validation set."""
-    return _score(theta, layout, len(bits), bits.__getitem__, n_threads)
-
-
-def _score(
-    theta: NDArray[Any], layout: panels.Layout, n: int, bits_of: Callable[[slice], NDArray[np.uint64]], n_threads: int
-) -> NDArray[np.float64]:
-    log_p = np.empty(n)
-
-    def work(part: slice, *bits_and_scratch: Any) -> None:
-        kernels.active.score(theta, *layout, *bits_and_scratch, log_p[part])
-
-    _for_rows(layout, theta.dtype, n, bits_of, n_threads, work)
-    return log_p
-
-
-def _for_rows(
-    layout: panels.Layout,
-    dtype: np.dtype[Any],
-    n: int,
-    bits_of: Callable[[slice], NDArray[np.uint64]],
-    n_threads: int,
-    work: Callable[..., None],
-) -> None:
-    """Call ``work(part, bits, sparse, block, reals, ints)`` on slices of the rows 0..n - 1, spread over threads."""
-    rows, block = _chunk_rows(layout), min(n, BLOCK)
-    n_features = int(layout.layers[0, panels.N_IN])
-    scratch = _Scratch(panels.score_workspace(layout, block), dtype)
-
-    def chunk(i: int, rank: int) -> None:
-        part = slice(i * rows, min(n, (i + 1) * rows))
-        bits = bits_of(part)
-        work(part, bits, data.density(bits, n_features) < SPARSE_BELOW, block, *scratch[rank])
-
-    threads.for_each(chunk, -(-n // rows), n_threads)
-
-
-class _Scratch(dict[int, tuple[NDArray[Any], NDArray[np.int32]]]):
-    """The workspace of each rank, made when it is first asked for."""
-
-    def __init__(self, sizes: tuple[int, int], dtype: np.dtype[Any]) -> None:
-        self._sizes, self._dtype = sizes, dtype
-
-    def __missing__(self, rank: int) -> tuple[NDArray[Any], NDArray[np.int32]]:
-        reals, ints = self._sizes
-        self[rank] = panels.aligned_empty(reals, self._dtype), np.empty(ints, np.int32)
-        return self[rank]
-
-
-def _chunk_rows(layout: panels.Layout) -> int:
-    """Return how many rows to hand out at a time: about a millisecond of work, whole blocks; not a matter of threads."""
-    blocks = 100_000_000 // (2 * BLOCK * (panels.n_parameters(layout) + 1000))
-    return BLOCK * min(max(blocks, 1), 64)
-
-
-def _n_threads(n_threads: int | None) -> int:
-    return checks.n_threads(n_threads) or threads.available()
+    return MADEModel(content.source, content.masks, rule=content.rule, binarize=binarize, hyper=hyper)

@@ -16,9 +16,14 @@ __all__ = ["UsageError", "parser"]
 ACTIVATIONS = ("relu", "softplus", "tanh", "sigmoid", "softsign")
 ORDERINGS = ("random", "natural")
 DEGREES = ("stratified", "uniform")
+RESAMPLE = ("both", "order", "connectivity")
+DIRECT = ("none", "output", "all")
 OPTIMIZERS = ("adam", "adadelta", "adagrad", "rmsprop", "momentum", "sgd")
-WEIGHT_INITS = ("glorot_uniform", "glorot_normal", "zeros")
+WEIGHT_INITS = ("glorot_uniform", "glorot_normal", "orthogonal", "zeros")
+SCHEDULES = ("constant", "linear", "cosine")
 DTYPES = ("float32", "float64")
+METHODS = ("mode", "mean", "sample")
+WEIGHTS = ("equal", "em")
 SPLITS = ("train", "valid", "test")
 
 TILES = 100
@@ -29,7 +34,12 @@ DATA is 'digits' (1797 images of 8 x 8 that come with scikit-learn) or a file of
   .npz                     arrays train, valid, test, or one array; packed bits if n_features is there
   .npy                     one array
   .csv .data  .amat .txt   a row a line, separated by commas, by blanks
-  .libsvm .svm .svmlight   'label index:1 index:1 ...'; labels are dropped"""
+  .libsvm .svm .svmlight   'label index:1 index:1 ...'; labels are dropped
+A missing entry is NaN, or in text an empty cell, nan, NA or ?."""
+
+CONSTANTS = """\
+--optimizer-param: sgd has lr_decay (c of 1 / (1 + c t)), momentum has lr_decay and momentum, adagrad eps,
+adadelta and rmsprop rho and eps, adam beta_1, beta_2 and eps."""
 
 
 class UsageError(Exception):
@@ -62,6 +72,8 @@ examples:
   made-fast train digits --out model.safetensors --samples samples.png
   made-fast evaluate model.safetensors digits
   made-fast sample model.safetensors -n 5
+  made-fast impute model.safetensors digits --hide 32:64 --samples imputed.png
+  made-fast ensemble digits --members 5 --out ensemble.safetensors
   made-fast info model.safetensors
 
 'made-fast COMMAND --help' tells the options of a command.""",
@@ -69,8 +81,10 @@ examples:
     top.add_argument("--version", action="version", version=f"made-fast {__version__}", help="show the version and leave")
     commands = top.add_subparsers(dest="command", required=True, title="commands", metavar="COMMAND")
     _add_train(commands)
+    _add_ensemble(commands)
     _add_evaluate(commands)
     _add_sample(commands)
+    _add_impute(commands)
     _add_info(commands)
     return top
 
@@ -83,37 +97,89 @@ def _add_train(commands: Any) -> None:
         "fit a model to data and write it to a file",
         "Fit a model, write it to a file, and print its negative log-likelihood (NLL) on every split\n"
         "beside that of independent Bernoulli variables. Ctrl-C stops early and keeps the best parameters.",
-        f"{DATA}\n\nexamples:\n"
+        f"{DATA}\n\n{CONSTANTS}\n\nexamples:\n"
         "  made-fast train digits --samples samples.png --seed 0\n"
-        "  made-fast train mnist.npz --hidden 500 500 --activation softplus --out deep.safetensors",
+        "  made-fast train mnist.npz --hidden 500 500 --activation softplus --out deep.safetensors\n"
+        "  made-fast train dna.npz --masks unlimited --direct output --weight-init orthogonal --optimizer adadelta\n"
+        "  made-fast train mnist.npz --masks 32 --checkpoint mnist.checkpoint --resume",
     )
-    train.add_argument("data", metavar="DATA", help="'digits' or a file, see below")
+    _add_training(train, "model.safetensors")
+    checkpoint = train.add_argument_group("checkpoints")
+    _option(checkpoint, "--checkpoint", "FILE", "write there all that it takes to go on to the bit", Path)
+    _option(checkpoint, "--checkpoint-every", "N", "every so many epochs, and at the end", _positive_int, default=1)
+    resume = "go on from the checkpoint, if it is there; repeat the other options, but --max-epochs and --patience may change"
+    checkpoint.add_argument("--resume", action="store_true", help=resume)
 
-    output = train.add_argument_group("output")
-    _option(output, "--out", "FILE", "model file, replaced if it exists", Path, default=Path("model.safetensors"))
+
+def _add_ensemble(commands: Any) -> None:
+    ensemble = _command(
+        commands,
+        "ensemble",
+        "DATA [options]",
+        "fit several models, independent of each other, and mix them",
+        "Fit members that differ in every random draw, mix them, write the mixture to a file, and print what\n"
+        "each member and the mixture score. Every other command takes the file as it takes a model's.",
+        f"{DATA}\n\n{CONSTANTS}\n\nexample:\n  made-fast ensemble digits --members 5 --weights em --out ensemble.safetensors",
+    )
+    mixture = ensemble.add_argument_group("mixture")
+    _option(mixture, "--members", "N", "models to fit", _positive_int, default=5)
+    _choice(mixture, "--weights", WEIGHTS, "parts of the members, em: fitted to the validation rows: ")
+    _option(mixture, "--jobs", "N", "members to fit at the same time (default: one for each CPU)", _positive_int)
+    _add_training(ensemble, "ensemble.safetensors")
+
+
+def _add_training(command: Any, out: str) -> None:
+    """Add all that there is to say about data, network and training."""
+    command.add_argument("data", metavar="DATA", help="'digits' or a file, see below")
+
+    output = command.add_argument_group("output")
+    _option(output, "--out", "FILE", "model file, replaced if it exists", Path, default=Path(out))
     _option(output, "--samples", "FILE.png", f"draw a picture of {TILES} samples, too", Path)
     _option(output, "--shape", "ROWSxCOLS", "shape of a row as a picture (default: a square)", _shape)
     output.add_argument("--quiet", action="store_true", help="show no progress bar")
 
-    rows = train.add_argument_group("data")
+    rows = command.add_argument_group("data")
     _add_threshold(rows, "demand 0/1")
     _add_fractions(rows, 0.1, "share of the rows for {}, if DATA has none apart; 0: none")
 
-    model = train.add_argument_group("model")
-    hidden = "units of each hidden layer; 'none' for no hidden layer (default: 500)"
-    model.add_argument("--hidden", metavar="N", nargs="*", type=_units, default=[500], help=hidden)
-    _choice(model, "--activation", ACTIVATIONS)
-    _choice(model, "--ordering", ORDERINGS, "order of the inputs: ")
-    _choice(model, "--degrees", DEGREES, "how hidden degrees are drawn: ")
-    _choice(model, "--dtype", DTYPES)
+    network = command.add_argument_group("network")
+    hidden = "units of each hidden layer; 'none' for no hidden layer, FVSBN (default: 500)"
+    network.add_argument("--hidden", metavar="N", nargs="*", type=_units, default=[500], help=hidden)
+    _choice(network, "--activation", ACTIVATIONS)
+    _choice(network, "--direct", DIRECT, "layers with direct connections from the inputs: ", dest="direct_connections")
+    weights = "give each unit weights for how many inputs it is connected to"
+    network.add_argument("--connectivity-weights", action="store_true", help=weights)
+    _choice(network, "--weight-init", WEIGHT_INITS)
+    _choice(network, "--dtype", DTYPES)
 
-    training = train.add_argument_group("training")
-    _choice(training, "--optimizer", OPTIMIZERS)
-    _option(training, "--learning-rate", "R", "step size (default: the optimizer's own)", _positive_float)
+    masks = command.add_argument_group("masks")
+    n_masks = "masks that take turns, one a mini-batch, and then mix; 'unlimited': a fresh one each time"
+    _option(masks, "--masks", "N", n_masks, _masks, default=1, dest="n_masks")
+    _choice(masks, "--resample", RESAMPLE, "what masks differ in: ")
+    eval_masks = "masks of the mixture after --masks unlimited"
+    _option(masks, "--eval-masks", "N", eval_masks, _positive_int, default=300, dest="n_eval_masks")
+    val_masks = "most masks that validation rows are scored under in training"
+    _option(masks, "--val-masks", "N", val_masks, _positive_int, default=8, dest="n_val_masks")
+    _choice(masks, "--ordering", ORDERINGS, "order of the inputs, under the first mask: ")
+    _choice(masks, "--degrees", DEGREES, "how hidden degrees are drawn: ")
+
+    optimizer = command.add_argument_group("optimizer")
+    _choice(optimizer, "--optimizer", OPTIMIZERS)
+    _option(optimizer, "--learning-rate", "R", "step size (default: the optimizer's own)", _positive_float)
+    _option(
+        optimizer, "--optimizer-param", "NAME=X", "another constant, see below; may be repeated", _constant,
+        action="append", dest="optimizer_params",
+    )  # fmt: skip
+    falls = "how the learning rate falls to 0 over --max-epochs: "
+    _choice(optimizer, "--schedule", SCHEDULES, falls, dest="learning_rate_schedule")
+    _option(optimizer, "--weight-decay", "R", "weights shrink by rate * R a step", _non_negative_float, default=0.0)
+    _option(optimizer, "--clip-norm", "R", "scale larger gradients down to this norm (default: never)", _positive_float)
+    _option(optimizer, "--dropout", "P", "probability that a hidden unit is dropped", _fraction, default=0.0)
+
+    training = command.add_argument_group("training")
     _option(training, "--batch-size", "N", "rows of a mini-batch", _positive_int, default=100)
     _option(training, "--max-epochs", "N", "most passes over the training rows", _positive_int, default=200)
     _option(training, "--patience", "N", "stop after N epochs without a better validation NLL", _positive_int, default=30)
-    _choice(training, "--weight-init", WEIGHT_INITS)
     _add_seed(training, "makes the run repeatable to the bit")
     _add_threads(training)
 
@@ -125,14 +191,20 @@ def _add_evaluate(commands: Any) -> None:
         "MODEL DATA [options]",
         "score data under a model",
         "Print the mean negative log-likelihood (NLL, with its standard error) of every split of DATA under\n"
-        "MODEL, beside that of independent Bernoulli variables fitted to DATA's training rows.",
-        f"{DATA}\n\nexample:\n  made-fast evaluate model.safetensors digits --split test",
+        "MODEL, beside that of independent Bernoulli variables fitted to DATA's training rows. For a model of\n"
+        "several masks, also the NLL of the mixture over the first 1, 2, 4, ... of them. Of rows with missing\n"
+        "entries, what is observed is scored (the others are summed out).",
+        f"{DATA}\n\nexamples:\n"
+        "  made-fast evaluate model.safetensors digits --split test\n"
+        "  made-fast evaluate masks32.safetensors digits --plot masks.png",
     )
     evaluate.add_argument("model", metavar="MODEL", type=Path, help="model file")
     evaluate.add_argument("data", metavar="DATA", help="'digits' or a file, see below")
-    _option(evaluate, "--split", "NAME", f"only this one: {', '.join(SPLITS)} (default: all)", choices=SPLITS)
+    _add_split(evaluate)
+    _option(evaluate, "--plot", "FILE.png", "draw the NLL against the number of masks (needs matplotlib)", Path)
     _add_threshold(evaluate, "that of the model")
     _add_fractions(evaluate, None, "as in train, to find its {} rows again")
+    _add_answering(evaluate)
     _add_threads(evaluate)
 
 
@@ -155,6 +227,41 @@ def _add_sample(commands: Any) -> None:
     _add_threads(sample)
 
 
+def _add_impute(commands: Any) -> None:
+    impute = _command(
+        commands,
+        "impute",
+        "MODEL DATA [options]",
+        "fill in missing entries",
+        "Fill in the missing entries of DATA, given the others of their row, and write the rows to a file that\n"
+        "every command reads. With --hide, entries of complete rows are hidden first: what comes out is then\n"
+        "compared with the truth, and with the value that is the most frequent of its column.",
+        f"{DATA}\n\nexamples:\n"
+        "  made-fast impute model.safetensors survey.csv --out filled.csv\n"
+        "  made-fast impute model.safetensors digits --split test --hide 32:64 --rows 20 --samples imputed.png",
+    )
+    impute.add_argument("model", metavar="MODEL", type=Path, help="model file")
+    impute.add_argument("data", metavar="DATA", help="'digits' or a file, see below")
+
+    output = impute.add_argument_group("output")
+    _option(output, "--out", "FILE", "write a .npz, .npy, .csv or .txt of the filled rows", Path)
+    picture = "draw the rows (20 at most) as given, as hidden and as filled"
+    _option(output, "--samples", "FILE.png", picture, Path)
+    _option(output, "--shape", "ROWSxCOLS", "shape of a row as a picture (default: that of the training data)", _shape)
+
+    rows = impute.add_argument_group("data")
+    _add_split(rows)
+    _option(rows, "--rows", "N", "only the first N rows of each split (default: all)", _positive_int)
+    _option(rows, "--hide", "A:B", "hide the columns A .. B - 1, counted from 0", _columns)
+    _add_threshold(rows, "that of the model")
+
+    answers = impute.add_argument_group("answers")
+    _choice(answers, "--method", METHODS, "the likelier value, one entry after the other; probabilities; a draw: ")
+    _add_answering(answers)
+    _option(answers, "--seed", "N", "of draws and estimates", _whole, default=0)
+    _add_threads(answers)
+
+
 def _add_info(commands: Any) -> None:
     info = _command(
         commands,
@@ -175,13 +282,23 @@ def _command(commands: Any, name: str, usage: str, title: str, description: str,
 def _option(
     group: Any, flag: str, metavar: str, text: str, type_: Any = str, *flags: str, default: Any = None, **more: Any
 ) -> None:
-    shown = "" if default is None else "(default: %(default)s)"
+    shown = "" if default is None else f"(default: %(default){'g' if isinstance(default, float) else 's'})"
     group.add_argument(flag, *flags, metavar=metavar, type=type_, default=default, help=f"{text} {shown}".strip(), **more)
 
 
-def _choice(group: Any, flag: str, options: tuple[str, ...], text: str = "") -> None:
+def _choice(group: Any, flag: str, options: tuple[str, ...], text: str = "", **more: Any) -> None:
     """Add an option that takes one of some names; the first is the default."""
-    _option(group, flag, "NAME", text + ", ".join(options), default=options[0], choices=options)
+    _option(group, flag, "NAME", text + ", ".join(options), default=options[0], choices=options, **more)
+
+
+def _add_split(group: Any) -> None:
+    _option(group, "--split", "NAME", f"only this one: {', '.join(SPLITS)} (default: all)", choices=SPLITS)
+
+
+def _add_answering(group: Any) -> None:
+    """Add who answers for rows with missing entries, and how long it may think."""
+    _option(group, "--members", "N", "masks or members that answer for a row with missing entries", _positive_int, default=1)
+    _option(group, "--walks", "N", "walks behind each answer that has to be estimated", _positive_int, default=256)
 
 
 def _add_threshold(group: Any, default: str) -> None:
@@ -238,6 +355,36 @@ def _positive_float(text: str) -> float:
     if number <= 0:
         raise argparse.ArgumentTypeError(f"must be > 0, got {text!r}")
     return number
+
+
+def _non_negative_float(text: str) -> float:
+    number = _number(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"must be >= 0, got {text!r}")
+    return number
+
+
+def _masks(text: str) -> int | None:
+    if text == "unlimited":
+        return None
+    try:
+        return _whole(text, 1)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"must be a whole number >= 1 or 'unlimited', got {text!r}") from error
+
+
+def _constant(text: str) -> tuple[str, float]:
+    name, equals, number = text.partition("=")
+    if not equals or not name:
+        raise argparse.ArgumentTypeError(f"must be NAME=X, rho=0.95 say, got {text!r}")
+    return name, _number(number)
+
+
+def _columns(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"([0-9]{1,9}):([0-9]{1,9})", text)
+    if not found or int(found[1]) >= int(found[2]):
+        raise argparse.ArgumentTypeError(f"must be A:B with A < B, 392:784 say, got {text!r}")
+    return int(found[1]), int(found[2])
 
 
 def _fraction(text: str) -> float:

@@ -3,43 +3,93 @@
 from __future__ import annotations
 
 import json
-from math import log
+from collections.abc import Sequence
+from math import isnan, log, nan
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from made_fast import checks, data
+from made_fast import checks, data, tables
+from made_fast.mixture import MixtureModel
 from made_fast.model import MADEModel
+from made_fast.network import Network
 
 if TYPE_CHECKING:
     from made_fast.datasets import Dataset
-    from made_fast.estimator import MADE
 
-__all__ = ["describe_data", "describe_file", "describe_model", "independent_nll", "model_facts", "print_scores", "splits"]
+__all__ = [
+    "Asking", "Scores", "by_masks", "describe_data", "describe_file", "describe_model", "independent_nll", "majority",
+    "model_facts", "print_curves", "print_members", "print_scores", "score", "single_models",
+]  # fmt: skip
+
+AnyModel: TypeAlias = "MADEModel | MixtureModel"
+Floats: TypeAlias = "NDArray[np.float64]"
+Curve: TypeAlias = dict[int, tuple[float, float]]
+"""The mean NLL, and its standard error, by number of masks."""
 
 
-def splits(dataset: Dataset) -> dict[str, Any]:
-    """Return the splits that there are, by name."""
-    named = {"train": dataset.train, "valid": dataset.valid, "test": dataset.test}
-    return {name: X for name, X in named.items() if X is not None}
+class Asking(NamedTuple):
+    """How a model is asked: threads, and for rows with missing entries how many members answer, by how many walks."""
+
+    n_threads: int | None
+    n_members: int = 1
+    n_walks: int = 256
+
+
+class Scores(NamedTuple):
+    """What the rows of a table scored.
+
+    Attributes
+    ----------
+    nll : (n,) float64
+        Negative log-likelihood of each row in nats; of what is observed of it.
+    std : (n,) float64
+        Its standard error, if it is an estimate; 0 where it is exact.
+    n_entries : int
+        How many entries were scored.
+    """
+
+    nll: Floats
+    std: Floats
+    n_entries: int
+
+
+# Data and models in words
 
 
 def describe_data(dataset: Dataset, shape: tuple[int, int] | None, threshold: float | None) -> str:
-    """Return one line: name, width, rows of each split, the threshold they came through."""
-    sizes = ", ".join(f"{X.shape[0]} {name}" for name, X in splits(dataset).items())
+    """Return one line: name, width, rows of each split, the threshold they came through, how much is missing."""
+    found = tables.splits(dataset)
+    sizes = ", ".join(f"{X.shape[0]} {name}" for name, X in found.items())
     image = f" ({shape[0]} x {shape[1]})" if shape else ""
     ones = "" if threshold is None else f"; values > {threshold:g} are 1"
-    return f"{dataset.name}: {dataset.train.shape[1]} inputs{image}; {sizes} rows{ones}"
+    n_missing, n = sum(map(tables.n_missing, found.values())), sum(X.shape[0] * X.shape[1] for X in found.values())
+    missing = f"; {n_missing:,} entries ({n_missing / n:.1%}) are missing" if n_missing else ""
+    return f"{dataset.name}: {dataset.train.shape[1]} inputs{image}; {sizes} rows{ones}{missing}"
 
 
-def describe_model(model: MADEModel) -> str:
-    """Return one line: sizes, activation, parameters."""
-    D = model.n_features_in
-    sizes = "-".join(str(n) for n in (D, *model.connectivity.hidden_sizes, D))
-    activation = f" {model.activation}" if model.connectivity.hidden_sizes else ""
-    return f"{sizes}{activation}, {model.n_parameters:,} parameters, {model.theta.dtype}"
+def single_models(model: AnyModel) -> tuple[MADEModel, ...]:
+    """Return the members of an ensemble; of a single model, itself."""
+    return model.members if isinstance(model, MixtureModel) else (model,)
+
+
+def describe_model(model: AnyModel) -> str:
+    """Return one line: sizes, activation, what else the network has, masks, parameters; of an ensemble, of its members."""
+    if isinstance(model, MixtureModel):
+        each = list(dict.fromkeys(map(describe_model, model.members)))
+        kind = f"each {each[0]}" if len(each) == 1 else f"the first {each[0]}"
+        return f"ensemble of {model.n_members}, {model.n_parameters:,} parameters; {kind}"
+    a = model.architecture
+    words = ["-".join(map(str, (a.n_inputs, *a.hidden_sizes, a.n_inputs))) + (f" {a.activation}" if a.hidden_sizes else "")]
+    if a.direct != "none":
+        words.append(f"direct connections ({a.direct})")
+    if a.connectivity_weights:
+        words.append("connectivity weights")
+    if model.n_masks > 1:
+        words.append(f"{model.n_masks} masks")
+    return ", ".join([*words, f"{model.n_parameters:,} parameters", str(model.dtype)])
 
 
 def describe_file(path: Path) -> str:
@@ -48,66 +98,167 @@ def describe_file(path: Path) -> str:
     return f"{path} ({n / 1e6:.1f} MB)" if n >= 1e6 else f"{path} ({n / 1e3:.1f} kB)"
 
 
-def describe_training(made: MADE, dataset: Dataset, seconds: float) -> str:
-    """Return one line: epochs, time, speed (of the training passes alone), threads, seed."""
-    records = made.history_
-    speed = dataset.train.shape[0] * len(records) / sum(record["seconds"] for record in records)
-    kept = f"epoch {made.best_epoch_} of {len(records)} is the best" if dataset.valid is not None else f"{len(records)} epochs"
-    threads = f"{made.n_threads} thread{'s' if made.n_threads != 1 else ''}"
-    return f"{kept}, {seconds:.1f} s, {speed:,.0f} rows/s, {threads}, seed {made.random_state}"
-
-
-def model_facts(model: MADEModel) -> dict[str, str]:
+def model_facts(model: AnyModel) -> dict[str, str]:
     """Return what a model is and, indented, how it was trained.
 
     The file may be anybody's: what it remembers is shown as JSON, which cannot send control codes to a terminal.
     """
-    places = model.connectivity.ordering
-    natural = bool((places == np.arange(1, len(places) + 1)).all())
-    first = " ".join(map(str, places[:8])) + (" ..." if len(places) > 8 else "")
-    facts = {
-        "inputs": f"{model.n_features_in}, "
-        + ("0/1 values" if model.binarize is None else f"numbers; those > {model.binarize:g} count as 1"),
-        "hidden layers": " ".join(map(str, model.connectivity.hidden_sizes)) or "none",
-        "activation": model.activation,
-        "ordering": "natural" if natural else f"permutation {first}",
-        "degrees": ", ".join(f"{m.min()}..{m.max()}" for m in model.connectivity.degrees) or "none",
-        "parameters": f"{model.n_parameters:,} live weights and biases",
-        "dtype": str(model.theta.dtype),
-    }
+    binarize = model.binarize
+    values = "0/1 values" if binarize is None else f"numbers; those > {binarize:g} count as 1"
+    facts = {"inputs": f"{model.n_features_in}, {values}"}
+    if isinstance(model, MixtureModel):
+        facts["members"] = str(model.n_members)
+        for m, (member, weight) in enumerate(zip(model.members, model.weights, strict=True)):
+            facts[f"  member {m}"] = f"weight {weight:.4f}, {describe_model(member)}"
+        facts["parameters"] = f"{model.n_parameters:,}"
+    else:
+        facts |= _network_facts(model)
     if model.hyper:
         facts["trained with"] = ""
         facts |= {"  " + json.dumps(name)[1:-1]: json.dumps(value) for name, value in model.hyper.items()}
     return facts
 
 
-def print_scores(model: MADEModel, dataset: Dataset, chosen: dict[str, Any], n_threads: int | None) -> None:
-    """Print, for each chosen split, mean NLL and its standard error for the model and for the baseline."""
-    rows = [("NLL in nats", "rows", "MADE", "bits/dim", "independent Bernoulli")]
+def _network_facts(model: MADEModel) -> dict[str, str]:
+    a, orderings = model.architecture, model.masks.orderings
+    natural = bool((orderings == np.arange(1, a.n_inputs + 1)).all())
+    first = " ".join(map(str, orderings[0, :8])) + (" ..." if a.n_inputs > 8 else "")
+    of_first = " (of mask 0)" if (orderings != orderings[0]).any() else ""
+    masks, shared = str(model.n_masks), "live weights and biases"
+    if not isinstance(model.source, Network):
+        shared = "weights and biases, shared by all masks" if model.n_masks > 1 else "weights and biases, live and dead"
+    if model.rule is not None:
+        masks += f" of unlimited; to differ: {model.rule.resample}"
+    leads = {"none": "none", "output": "inputs to outputs", "all": "inputs to every layer but the first hidden one"}
+    return {
+        "hidden layers": " ".join(map(str, a.hidden_sizes)) or "none",
+        "activation": a.activation,
+        "direct connections": leads[a.direct],
+        "connectivity weights": "yes" if a.connectivity_weights else "no",
+        "masks": masks,
+        "ordering": "natural" if natural else f"permutation {first}{of_first}",
+        "degrees": ", ".join(f"{m.min()}..{m.max()}" for m in model.masks.degrees) or "none",
+        "parameters": f"{model.n_parameters:,} {shared}",
+        "dtype": str(model.dtype),
+    }
+
+
+# Scores
+
+
+def score(model: AnyModel, X: Any, ask: Asking) -> Scores:
+    """Score the rows of X under a model: the whole rows, or where entries are missing what is observed."""
+    n_missing, n_entries = tables.n_missing(X), X.shape[0] * X.shape[1]
+    if not n_missing:
+        nll = -model.score_samples(X, n_threads=ask.n_threads)
+        return Scores(nll, np.zeros_like(nll), n_entries)
+    log_p, std = model.log_marginal(
+        X, n_members=ask.n_members, n_walks=ask.n_walks, random_state=0, return_std=True, n_threads=ask.n_threads
+    )
+    return Scores(-np.asarray(log_p), np.asarray(std), n_entries - n_missing)
+
+
+def by_masks(model: MADEModel, X: Any, ask: Asking) -> tuple[Scores, Curve]:
+    """Score complete rows under the mixture over the first 1, 2, 4, ... masks and over all; one mask at a time."""
+    total, curve, K = np.full(X.shape[0], -np.inf), {}, model.n_masks
+    for k in range(K):
+        total = np.logaddexp(total, model.score_samples(X, mask=k, n_threads=ask.n_threads))
+        m = k + 1
+        if m & (m - 1) == 0 or m == K:
+            curve[m] = _mean_and_error(log(m) - total)
+    return Scores(log(K) - total, np.zeros_like(total), X.shape[0] * X.shape[1]), curve
+
+
+def print_scores(dataset: Dataset, chosen: dict[str, Any], scores: dict[str, Scores], ask: Asking) -> None:
+    """Print, for each chosen split, mean NLL and its standard error for the model and for the baseline; then what is estimated."""
+    missing = any(map(tables.n_missing, chosen.values()))
+    title, dim = ("log-marginal NLL in nats", "bits/observed dim") if missing else ("NLL in nats", "bits/dim")
+    if missing:
+        who = "1 member answers" if ask.n_members == 1 else f"{ask.n_members} members answer"
+        print(f"Of rows with missing entries, what is observed is scored; for each {who}.\n")
+    rows = [(title, "rows", "MADE", dim, "independent Bernoulli")]
     for name, X in chosen.items():
-        nll = -model.score_samples(X, n_threads=n_threads)
-        bits = nll.mean() / (model.n_features_in * log(2))
+        nll, _, n_entries = scores[name]
+        bits = nll.sum() / (n_entries * log(2))
         rows.append((name, str(len(nll)), _mean(nll), f"{bits:.4f}", _mean(independent_nll(dataset.train, X))))
+    _print_table(rows)
+    for name, (_, std, _) in scores.items():
+        if std.any():
+            error = float(np.sqrt((std**2).sum())) / len(std)
+            print(
+                f"\n{name}: {np.count_nonzero(std)} rows are estimates by {ask.n_walks} walks; by that, the mean is off by "
+                f"about {error:.3f}. A model trained with --masks unlimited answers exactly."
+            )
+
+
+def print_curves(curves: dict[str, Curve]) -> None:
+    """Print the NLL of each split against the number of masks."""
+    numbers = next(iter(curves.values()))
+    rows = [("masks", *(f"{name} NLL" for name in curves))]
+    rows += [(str(m), *(_with_error(*curve[m]) for curve in curves.values())) for m in numbers]
+    _print_table(rows)
+
+
+def print_members(model: MixtureModel, chosen: dict[str, Any], ask: Asking) -> None:
+    """Print the NLL of each split under each member of an ensemble, and the weights."""
+    rows = [("NLL of each member", "weight", *chosen)]
+    for m, (member, weight) in enumerate(zip(model.members, model.weights, strict=True)):
+        rows.append((f"member {m}", f"{weight:.4f}", *(_mean(score(member, X, ask).nll) for X in chosen.values())))
+    _print_table(rows)
+
+
+def _print_table(rows: Sequence[Sequence[str]]) -> None:
+    """Print cells in columns; the first one to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for first, *others in rows:
         cells = [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))]
-        print("   ".join(cells))
+        print("   ".join(cells).rstrip())
 
 
-def _mean(nll: NDArray[np.float64]) -> str:
-    error = f" ± {nll.std(ddof=1) / len(nll) ** 0.5:.3f}" if len(nll) > 1 else ""
-    return f"{nll.mean():.3f}{error}"
+def _mean_and_error(nll: Floats) -> tuple[float, float]:
+    return float(nll.mean()), float(nll.std(ddof=1) / len(nll) ** 0.5) if len(nll) > 1 else nan
 
 
-def independent_nll(train: Any, X: Any) -> NDArray[np.float64]:
-    """Return the NLL in nats of each row of X when every input is a coin of its own.
+def _with_error(mean: float, error: float) -> str:
+    return f"{mean:.3f}" + ("" if isnan(error) else f" ± {error:.3f}")
 
-    The coins are fitted to ``train``, with p = (ones + 1) / (rows + 2).
+
+def _mean(nll: Floats) -> str:
+    return _with_error(*_mean_and_error(nll))
+
+
+# The baseline
+
+
+def _coins(train: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return how many ones each column has, and how many observed entries."""
+    ones, observed = np.zeros((2, train.shape[1]), np.int64)
+    for part in data.chunks(*train.shape):
+        rows, missing = train[part], checks.missing(train[part])
+        ones += checks.ones(rows, missing=True).sum(axis=0)
+        observed += rows.shape[0] if missing is None else (~missing).sum(axis=0)
+    return ones, observed
+
+
+def majority(train: Any) -> NDArray[np.bool_]:
+    """Return the most frequent value of each column, (D,); of two equally frequent ones 0."""
+    ones, observed = _coins(train)
+    frequent: NDArray[np.bool_] = 2 * ones > observed
+    return frequent
+
+
+def independent_nll(train: Any, X: Any) -> Floats:
+    """Return the NLL in nats of each row of X, of what is observed of it, when every input is a coin of its own.
+
+    The coins are fitted to ``train``, with p = (ones + 1) / (observed rows + 2).
     """
-    ones = sum(checks.ones(train[part]).sum(axis=0) for part in data.chunks(*train.shape))
-    p = (ones + 1) / (train.shape[0] + 2)
-    weights = np.log(p) - np.log1p(-p)
+    ones, observed = _coins(train)
+    p = (ones + 1) / (observed + 2)
+    weights, of_zero = np.log(p) - np.log1p(-p), np.log1p(-p)
     nll = np.empty(X.shape[0])
     for part in data.chunks(*X.shape):
-        nll[part] = -(checks.ones(X[part]) @ weights + np.log1p(-p).sum())
+        missing = checks.missing(X[part])
+        nll[part] = -(checks.ones(X[part], missing=True) @ weights + of_zero.sum())
+        if missing is not None:
+            nll[part] += missing @ of_zero
     return nll

@@ -1,6 +1,6 @@
-"""Model files: safetensors, written durably, read as untrusted data.
+"""Files of tensors: safetensors, written durably, read as untrusted data.
 
-Not here: the model class (it hands over and gets back plain arrays by :func:`encode` and :func:`decode`), pickle, guessing. A
+Not here: what the tensors of a model mean (``modelfile.py``) or those of a checkpoint (``checkpoint.py``), pickle, guessing. A
 file that breaks the format is refused by name (:class:`ModelFileError`), before memory for what it announces is taken.
 
 The file, byte by byte; numbers are little-endian::
@@ -17,12 +17,6 @@ entries are the file's own and mean the same in every version of the format:
 - ``format``: ``made_fast``; ``format_version``: ``1``; ``data_sha256``: SHA-256 of the data, 64 small hexadecimal digits;
 - ``header_sha256``: SHA-256 of the first 8 + N bytes (length, JSON and spaces) with the digits of this entry written as 64
   times 0. The bytes ``"header_sha256":"<digits>"`` stand in the header once, just so.
-
-A model has these tensors, in this order (the big one first, for its alignment), and these further metadata:
-
-- ``parameters`` (n,) F32 or F64: ``theta`` in the panel layout of :mod:`made_fast.kernels.layout`, corners and fill-up 0;
-- ``ordering`` (D,) I32: the place 1..D of each input; ``degrees.0``, ... (H_l,) I32: the degrees of hidden layer l;
-- ``kind``: ``model``; ``activation``: of the hidden layers; ``hyper``: a JSON object, whatever else the writer wants back.
 
 The safetensors package opens these files (https://github.com/huggingface/safetensors); the checks here are stricter.
 """
@@ -47,9 +41,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from made_fast.kernels import layout as panels
-from made_fast.masks import Connectivity, IntVector
 
-__all__ = ["Content", "ModelFileError", "decode", "encode", "read", "write"]
+__all__ = ["ModelFileError", "file_error", "json_object", "read", "write"]
 
 OWN_METADATA = ("format", "format_version", "data_sha256", "header_sha256")
 FORMAT, VERSION, UNSEALED = "made_fast", "1", "0" * 64
@@ -73,15 +66,6 @@ class ModelFileError(ValueError):
     """A file breaks the format of model files; the text names the file, the demand, what was found, and a way out."""
 
 
-class Content(NamedTuple):
-    """What a model file says: masks, hidden activation, all parameters (n,), and the JSON object given to :func:`encode`."""
-
-    connectivity: Connectivity
-    activation: str
-    theta: NDArray[Any]
-    hyper: dict[str, Any]
-
-
 class Tensor(NamedTuple):
     """A tensor as the header announces it; ``begin`` and ``end`` count bytes from the start of the data."""
 
@@ -92,7 +76,8 @@ class Tensor(NamedTuple):
     end: int
 
 
-def _error(path: StrPath, demand: str, found: object, way_out: str = DAMAGED) -> ModelFileError:
+def file_error(path: StrPath, demand: str, found: object, way_out: str = DAMAGED) -> ModelFileError:
+    """Return the error for the file at ``path``: what is demanded, what was found, what to do."""
     return ModelFileError(f"{os.fspath(path)}: {demand}, got {_short.repr(found)}. {way_out}")
 
 
@@ -218,7 +203,7 @@ def read(path: StrPath, *, mmap: bool = False) -> tuple[dict[str, NDArray[Any]],
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:  # a pipe would block
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
-            raise _error(path, "a model file must be a regular file", "a device, pipe or socket", FOREIGN)
+            raise file_error(path, "a model file must be a regular file", "a device, pipe or socket", FOREIGN)
         size = status.st_size
         head = file.read(8)
         head += file.read(_header_length(head, size, path))
@@ -231,7 +216,7 @@ def read(path: StrPath, *, mmap: bool = False) -> tuple[dict[str, NDArray[Any]],
             data.flags.writeable = False
     tensors = {t.name: data[t.begin : t.end].view(t.dtype).reshape(t.shape) for t in announced}
     if (found := _digest(tensors, path)) != digest:
-        raise _error(path, f"the SHA-256 in the metadata must be that of the data, {found}", digest)
+        raise file_error(path, f"the SHA-256 in the metadata must be that of the data, {found}", digest)
     return tensors, metadata
 
 
@@ -244,7 +229,7 @@ def _digest(tensors: Mapping[str, NDArray[Any]], path: StrPath) -> str:
             part = flat[start : start + CHUNK]
             digest.update(part.view(np.uint8).data)
             if part.dtype.kind == "f" and not np.isfinite(part).all():
-                raise _error(path, f"tensor {_short.repr(name)} must be finite", "NaN or infinity", DIVERGED)
+                raise file_error(path, f"tensor {_short.repr(name)} must be finite", "NaN or infinity", DIVERGED)
     return digest.hexdigest()
 
 
@@ -253,35 +238,35 @@ def _header_length(head: bytes, size: int, path: StrPath) -> int:
     length = int.from_bytes(head[:8], "little")
     if len(head) < 8 or not 2 <= length <= min(MAX_HEADER, size - 8):
         demand = f"the length of the header (first 8 bytes) must be 2 to {MAX_HEADER} and fit into the file's {size} bytes"
-        raise _error(path, demand, length, FOREIGN)
+        raise file_error(path, demand, length, FOREIGN)
     if (8 + length) % ALIGNMENT:
-        raise _error(path, f"the data must start on a multiple of {ALIGNMENT} bytes", 8 + length, FOREIGN)
+        raise file_error(path, f"the data must start on a multiple of {ALIGNMENT} bytes", 8 + length, FOREIGN)
     return length
 
 
 def _parse_header(head: bytes, size: int, path: StrPath) -> tuple[list[Tensor], dict[str, str], str]:
     """Check the first 8 + N bytes of a file of ``size`` bytes; return the tensors by offset, metadata, SHA-256 of the data."""
-    header = _json_object(head[8:], "the header", path)
+    header = json_object(head[8:], "the header", path)
     metadata = header.pop("__metadata__", None)
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise _error(path, "the header must have __metadata__, an object of strings", metadata, FOREIGN)
+        raise file_error(path, "the header must have __metadata__, an object of strings", metadata, FOREIGN)
     name, version, digest, seal = (metadata.pop(key, "") for key in OWN_METADATA)
     if name != FORMAT:
-        raise _error(path, f"the format in its metadata must be {FORMAT!r}", name, FOREIGN)
+        raise file_error(path, f"the format in its metadata must be {FORMAT!r}", name, FOREIGN)
     unsealed = head.replace(_seal(seal), _seal(UNSEALED))
     if head.count(_seal(seal)) != 1 or hashlib.sha256(unsealed).hexdigest() != seal:
-        raise _error(path, "the SHA-256 in the metadata must be that of the header", seal)
+        raise file_error(path, "the SHA-256 in the metadata must be that of the header", seal)
     if version != VERSION:
-        raise _error(path, f"the version of the format must be {VERSION!r}", version, NEWER)
+        raise file_error(path, f"the version of the format must be {VERSION!r}", version, NEWER)
     tensors = sorted((_parse_tensor(*item, size, path) for item in header.items()), key=lambda t: (t.begin, t.end))
     end = 0
     for t in tensors:
         if t.begin != end:
             found = f"{t.begin}, {'an overlap' if t.begin < end else 'a hole'}"
-            raise _error(path, f"tensor {_short.repr(t.name)} must begin at byte {end} of the data", found)
+            raise file_error(path, f"tensor {_short.repr(t.name)} must begin at byte {end} of the data", found)
         end = t.end
     if end != size - len(head):
-        raise _error(path, f"the header announces {end} bytes of data, all the file's, none more", size - len(head))
+        raise file_error(path, f"the header announces {end} bytes of data, all the file's, none more", size - len(head))
     return tensors, metadata, digest
 
 
@@ -289,20 +274,20 @@ def _parse_tensor(name: str, entry: Any, size: int, path: StrPath) -> Tensor:
     """Check one tensor's entry as far as possible without the others; every number is bounded before it is used."""
     tensor = f"tensor {_short.repr(name)}"
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
-        raise _error(path, f"{tensor} must have dtype, shape and data_offsets", entry)
+        raise file_error(path, f"{tensor} must have dtype, shape and data_offsets", entry)
     code, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(code, str) or code not in DTYPES:
-        raise _error(path, f"the dtype of {tensor} must be one of {', '.join(DTYPES)}", code)
+        raise file_error(path, f"the dtype of {tensor} must be one of {', '.join(DTYPES)}", code)
     if not _are_counts(shape, size) or len(shape) > MAX_DIMENSIONS or math.prod(n or 1 for n in shape) > size:
-        raise _error(path, f"the shape of {tensor} must be up to {MAX_DIMENSIONS} counts and fit into the file", shape)
+        raise file_error(path, f"the shape of {tensor} must be up to {MAX_DIMENSIONS} counts and fit into the file", shape)
     if not _are_counts(offsets, size) or len(offsets) != 2:
-        raise _error(path, f"the data_offsets of {tensor} must be two counts of bytes in the file", offsets)
+        raise file_error(path, f"the data_offsets of {tensor} must be two counts of bytes in the file", offsets)
     dtype, (begin, end) = np.dtype(DTYPES[code]), offsets
     n_bytes = dtype.itemsize * math.prod(shape)
     if end - begin != n_bytes:
-        raise _error(path, f"{tensor} must have {n_bytes} bytes, by its dtype and shape", end - begin)
+        raise file_error(path, f"{tensor} must have {n_bytes} bytes, by its dtype and shape", end - begin)
     if begin % dtype.itemsize:
-        raise _error(path, f"{tensor} must begin on a multiple of {dtype.itemsize} bytes", begin, "Put wider dtypes first.")
+        raise file_error(path, f"{tensor} must begin on a multiple of {dtype.itemsize} bytes", begin, "Put wider dtypes first.")
     return Tensor(name, dtype, tuple(shape), begin, end)
 
 
@@ -310,7 +295,7 @@ def _are_counts(value: Any, most: int) -> bool:
     return isinstance(value, list) and all(type(n) is int and 0 <= n <= most for n in value)  # True is no count
 
 
-def _json_object(text: bytes, what: str, path: StrPath) -> dict[str, Any]:
+def json_object(text: bytes, what: str, path: StrPath) -> dict[str, Any]:
     """Return the object that strict JSON holds: no name twice, no NaN, no infinity, no half of a surrogate pair."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -327,62 +312,7 @@ def _json_object(text: bytes, what: str, path: StrPath) -> dict[str, Any]:
         value = json.loads(text.decode(), object_pairs_hook=unique, parse_float=finite, parse_constant=finite)
         json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
-        raise _error(path, f"{what} must be strict JSON", str(error)) from None
+        raise file_error(path, f"{what} must be strict JSON", str(error)) from None
     if not isinstance(value, dict):
-        raise _error(path, f"{what} must be a JSON object", value)
+        raise file_error(path, f"{what} must be a JSON object", value)
     return value
-
-
-def encode(
-    ordering: IntVector, degrees: Sequence[IntVector], activation: str, theta: NDArray[Any], hyper: dict[str, Any]
-) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
-    """Return the (tensors, metadata) of a model, for :func:`write`. They passed :func:`decode`: what is saved can be loaded.
-
-    ``hyper`` is a JSON object: names are strings, tuples come back as lists, NumPy's numbers and NaN are refused.
-    """
-    tensors = {"parameters": theta, "ordering": ordering, **{f"degrees.{l}": m for l, m in enumerate(degrees)}}
-    metadata = {"kind": "model", "activation": activation, "hyper": json.dumps(hyper, ensure_ascii=False, allow_nan=False)}
-    decode(tensors, metadata, "the model to be saved")
-    return tensors, metadata
-
-
-def decode(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str], path: StrPath) -> Content:
-    """Return the content of what :func:`read` got from ``path``; ModelFileError if it is no model that the kernels can run."""
-    kind, activation, text = (metadata.get(key, "") for key in ("kind", "activation", "hyper"))
-    if kind != "model":
-        raise _error(path, "the kind of the file must be 'model'", kind, FOREIGN)
-    if activation not in panels.ACTIVATIONS[1:]:
-        raise _error(path, f"the activation must be one of {', '.join(panels.ACTIVATIONS[1:])}", activation)
-    hyper = _json_object(text.encode(), "hyper", path)
-    names = ["parameters", "ordering", *(f"degrees.{l}" for l in range(len(tensors) - 2))]
-    if list(tensors) != names or len(names) - 1 > panels.MAX_LAYERS:
-        raise _error(path, f"tensors must be parameters, ordering, up to {panels.MAX_LAYERS - 1} degrees.<l>", list(tensors))
-    theta, *vectors = tensors.values()
-    if theta.dtype not in (np.float32, np.float64) or theta.ndim != 1:
-        raise _error(path, "parameters must be a vector of F32 or F64", f"{theta.dtype} {theta.shape}")
-    for name, vector in zip(names[1:], vectors, strict=True):
-        if vector.dtype != np.int32 or vector.ndim != 1 or not 1 <= len(vector) <= min(len(theta), 2**31 - 1):
-            demand = f"{name} must be a vector of I32, not empty, no longer than the {len(theta)} parameters"
-            raise _error(path, demand, f"{vector.dtype} {vector.shape}")
-    ordering, *degrees = vectors
-    places = np.arange(1, len(ordering) + 1)
-    if (np.sort(ordering) != places).any():
-        raise _error(path, f"the ordering must hold each place 1..{len(places)} once", ordering[:8].tolist())
-    largest = max(len(places) - 1, 1)
-    for name, m in zip(names[2:], degrees, strict=True):
-        if m.min() < 1 or m.max() > largest:
-            raise _error(path, f"{name} must be in 1..{largest}", f"{m.min()}..{m.max()}")
-    connectivity = Connectivity(ordering, tuple(degrees))
-    layout = panels.make_layout(len(ordering), connectivity.staircase().n_live, activation)
-    if len(theta) != panels.n_parameters(layout):
-        raise _error(path, f"there must be {panels.n_parameters(layout)} parameters, by ordering and degrees", len(theta))
-    if unclean := [l for l in range(len(layout.layers)) if not _is_clean(theta, layout, l)]:
-        raise _error(path, "dead weights and fill-up units must be 0", f"others in layers {unclean}")
-    return Content(connectivity, activation, theta, hyper)
-
-
-def _is_clean(theta: NDArray[Any], layout: panels.Layout, l: int) -> bool:
-    """Return whether the zero corners and the fill-up units of layer l are 0. Reads the corners, not the panels."""
-    bias, n_out, count = (int(layout.layers[l, column]) for column in (panels.BIAS, panels.N_OUT, panels.N_PANELS))
-    fill_up = theta[bias + n_out : bias + panels.PANEL * count]
-    return not (fill_up.any() or any(part.any(where=dead) for part, dead in panels.dead_entries(theta, layout, l)))

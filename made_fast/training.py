@@ -1,40 +1,31 @@
-"""Training by mini-batches: initial parameters, epochs, early stopping. No arithmetic on weights happens here; kernels do it.
+"""Training: initial parameters, epochs, validation, early stopping. The steps themselves are in ``trainers.py``.
 
-Not here: what the user typed (``estimator.py``), the finished model (``model.py``).
+Not here: what the user typed (``estimator.py``), the finished model (``model.py``), files (``checkpoint.py``).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
-from made_fast import data, kernels, threads
 from made_fast.kernels import layout as panels
-from made_fast.kernels.optimizers import OPTIMIZERS, Optimizer
-from made_fast.masks import Connectivity, draw_connectivity
-from made_fast.model import SPARSE_BELOW, score_bits
+from made_fast.network import Architecture, Network
+from made_fast.trainers import Trainer, TrainingRows
 
-__all__ = ["WEIGHT_INITS", "EpochRecord", "Trainer", "fit", "run_epoch"]
+__all__ = ["WEIGHT_INITS", "EpochRecord", "FitState", "fit", "initial_parameters", "run_epoch", "validator"]
 
-WEIGHT_INITS = ("glorot_uniform", "glorot_normal", "zeros")
-
-CALL_OFF = 48
-"""Where in ``sync`` the kernel ``train`` looks, while it waits for other ranks, whether to give up."""
-
-CALL_SECONDS = 0.04
-"""Length of one call into the training kernel: between calls Ctrl-C is answered."""
-
+WEIGHT_INITS = ("glorot_uniform", "glorot_normal", "orthogonal", "zeros")
 
 class EpochRecord(TypedDict):
     """What ``history_`` tells of one epoch; NLL is the mean negative log-likelihood of a row in nats.
 
-    ``train_nll`` is the mean over the epoch's mini-batches, each scored before its update; ``seconds`` are those of training,
-    without validation.
+    ``train_nll`` is the mean over the epoch's mini-batches, each scored before its update, weighted if there are weights;
+    ``seconds`` are those of training, without validation.
     """
 
     epoch: int
@@ -44,183 +35,112 @@ class EpochRecord(TypedDict):
     rows_per_second: float
 
 
-@dataclass
-class Trainer:
-    """Everything that changes while a network is trained; enough to go on from where it stopped.
-
-    Attributes
-    ----------
-    connectivity, activation, layout
-        Which weights exist, between what, and where they stand.
-    theta : (n,)
-        Parameters, updated in place.
-    optimizer, hyper
-        The rule and ``[lr, a, b, eps]``, see ``kernels/optimizers.py``.
-    state : (n_state, n)
-        The rule's memory.
-    step : int
-        Updates made.
-    shuffle : Generator
-        Draws the order of the rows of every epoch.
-    """
-
-    connectivity: Connectivity
-    activation: str
-    layout: panels.Layout
-    theta: NDArray[Any]
-    optimizer: Optimizer
-    hyper: NDArray[np.float64]
-    state: NDArray[Any]
-    shuffle: np.random.Generator
-    step: int = 0
-    _steps_per_call: int = field(default=8, repr=False)
-
-    @classmethod
-    def start(
-        cls,
-        n_inputs: int,
-        *,
-        hidden_sizes: tuple[int, ...],
-        activation: str,
-        ordering: Any,
-        degrees: str,
-        optimizer: str,
-        learning_rate: float,
-        weight_init: str,
-        dtype: np.dtype[Any],
-        rng: np.random.Generator,
-    ) -> Trainer:
-        """Draw a connectivity and initial parameters; connectivity, weights and shuffling each get a stream of their own."""
-        for_connectivity, for_weights, for_shuffling = rng.spawn(3)
-        connectivity = draw_connectivity(n_inputs, hidden_sizes, ordering, degrees, for_connectivity)
-        layout = panels.make_layout(n_inputs, connectivity.staircase().n_live, activation)
-        theta = initial_parameters(layout, weight_init, dtype, for_weights)
-        rule = OPTIMIZERS[optimizer]
-        hyper = np.array([learning_rate, *rule.hyper[1:]])
-        state = panels.aligned_zeros(rule.n_state * len(theta), dtype).reshape(rule.n_state, len(theta))
-        return cls(connectivity, activation, layout, theta, rule, hyper, state, for_shuffling)
-
-    def epoch(self, bits: NDArray[np.uint64], batch_size: int, n_threads: int) -> float:
-        """Make one pass over the rows in a new random order; return the mean NLL of a row as the pass met it.
-
-        bits (n, W) are in order of place. Raises FloatingPointError when the loss is no longer finite.
-        """
-        n, n_inputs = len(bits), self.connectivity.n_inputs
-        batch_size = min(batch_size, n)
-        rows = self.shuffle.permutation(n)
-        sparse = data.density(bits, n_inputs) < SPARSE_BELOW
-        reals, ints = panels.train_workspace(self.layout, batch_size)
-        scratch = panels.aligned_empty(reals, self.theta.dtype), panels.aligned_empty(ints, np.int32)
-        n_ranks = _ranks(self.layout, batch_size, n_threads)
-        total, done = 0.0, 0
-        while done < n:
-            part = rows[done : done + self._steps_per_call * batch_size]
-            nll = np.empty(-(-len(part) // batch_size))
-            sync = panels.aligned_zeros(64, np.int32)
-            begin = time.perf_counter()
-
-            def work(rank: int, part: Any = part, nll: Any = nll, sync: Any = sync) -> None:
-                kernels.active.train(
-                    self.theta, *self.layout, bits, part, batch_size, sparse, self.optimizer.code, self.step, self.hyper,
-                    self.state, *scratch, nll, rank, n_ranks, sync,
-                )  # fmt: skip
-
-            def call_off(sync: Any = sync) -> None:
-                sync[CALL_OFF] = 1
-
-            threads.run(work, n_ranks, call_off)
-            seconds = time.perf_counter() - begin
-            if not np.isfinite(nll).all():
-                bad = int(np.flatnonzero(~np.isfinite(nll))[0])
-                raise FloatingPointError(
-                    f"the loss became {nll[bad]} at step {self.step + bad + 1}. Try a smaller learning_rate "
-                    f"(now {self.hyper[0]:g}) or dtype='float64'."
-                )
-            self.step += len(nll)
-            done += len(part)
-            total += nll.sum()
-            fitting = self._steps_per_call * CALL_SECONDS / max(seconds, 1e-6)
-            self._steps_per_call = int(min(max(fitting, 1), 2 * self._steps_per_call, 10_000))
-        return float(total) / n
-
-
 def initial_parameters(
-    layout: panels.Layout, weight_init: str, dtype: np.dtype[Any], rng: np.random.Generator
+    architecture: Architecture, weight_init: str, dtype: np.dtype[Any], rng: np.random.Generator
 ) -> NDArray[Any]:
-    """Return theta with random weights and zero biases.
+    """Return shared parameters with random weights W and A, and with b and U of 0.
 
-    ``"glorot_uniform"``: U(-r, r) with r = sqrt(6 / (n_in + n_out)); ``"glorot_normal"``: N(0, 2 / (n_in + n_out)), with the
-    sizes of the full layers (Glorot and Bengio 2010); ``"zeros"``.
+    ``"glorot_uniform"``: U(-r, r) with r = sqrt(6 / (n_in + n_out)); ``"glorot_normal"``: N(0, 2 / (n_in + n_out)) (Glorot and
+    Bengio 2010); ``"orthogonal"``: orthonormal rows or columns, whichever are fewer (Saxe, McClelland, Ganguli 2014);
+    ``"zeros"``. Sizes are those of the full layers.
     """
-    theta = panels.aligned_zeros(panels.n_parameters(layout), dtype)
-    if weight_init == "zeros":
-        return theta
-    for l, (n_in, n_out, _, start, stop, *_others) in enumerate(layout.layers):
+    shared = panels.aligned_zeros(architecture.n_shared, dtype)
+    for (n_in, n_out, *_), row in zip(architecture.layers, architecture.shared_layout, strict=True):
+        start, stride = row[panels.SHARED_WEIGHTS], row[panels.ROW]
+        W = shared[start : start + n_in * stride].reshape(n_in, stride)[:, :n_out]
         if weight_init == "glorot_uniform":
-            limit = np.sqrt(6.0 / (n_in + n_out))
-            theta[start:stop] = (2 * rng.random(stop - start, dtype=dtype) - 1) * dtype.type(limit)
-        else:
-            theta[start:stop] = rng.standard_normal(stop - start, dtype=dtype) * dtype.type(np.sqrt(2.0 / (n_in + n_out)))
-        for part, dead in panels.dead_entries(theta, layout, l):
-            part[dead] = 0
-    return theta
+            W[:] = (2 * rng.random(W.shape, dtype=dtype) - 1) * dtype.type(np.sqrt(6.0 / (n_in + n_out)))
+        elif weight_init == "glorot_normal":
+            W[:] = rng.standard_normal(W.shape, dtype=dtype) * dtype.type(np.sqrt(2.0 / (n_in + n_out)))
+        elif weight_init == "orthogonal":
+            W[:] = _orthogonal(int(n_in), int(n_out), dtype, rng)
+    return shared
 
 
-def run_epoch(trainer: Trainer, bits: NDArray[np.uint64], batch_size: int, n_threads: int, number: int) -> EpochRecord:
+def _orthogonal(n_in: int, n_out: int, dtype: np.dtype[Any], rng: np.random.Generator) -> NDArray[Any]:
+    """Draw an (n_in, n_out) matrix with orthonormal columns (rows, if those are fewer), uniform among all of them.
+
+    The thin QR factorisation of a Gaussian matrix; with the signs of R's diagonal taken out it is uniform (Mezzadri 2007).
+    """
+    tall = rng.standard_normal((max(n_in, n_out), min(n_in, n_out)), dtype=dtype)
+    Q, R = np.linalg.qr(tall)
+    Q = Q * np.where(np.diagonal(R) < 0, -1, 1).astype(dtype)
+    return Q if n_in >= n_out else Q.T
+
+
+def validator(trainer: Trainer, tables: Sequence[NDArray[np.uint64]], n_threads: int) -> Callable[[], float]:
+    """Return what tells the mean NLL of validation rows under the trainer's parameters as they are.
+
+    ``tables[k]`` are the rows packed for mask k, for as many of the first masks as shall be mixed.
+    """
+
+    def nll() -> float:
+        source = trainer.source(trainer.parameters)
+        log_p: Any = -np.inf
+        for k, bits in enumerate(tables):
+            network = source if isinstance(source, Network) else source.network(trainer.masks[k])
+            log_p = np.logaddexp(log_p, network.score_bits(bits, n_threads))
+        return float(np.log(len(tables)) - np.mean(log_p))
+
+    return nll
+
+
+def run_epoch(trainer: Trainer, rows: TrainingRows, batch_size: int, n_threads: int, number: int) -> EpochRecord:
     """Make one pass over the rows and tell of it as epoch ``number``."""
     begin = time.perf_counter()
-    train_nll = trainer.epoch(bits, batch_size, n_threads)
+    train_nll = trainer.epoch(rows, batch_size, n_threads)
     seconds = time.perf_counter() - begin
     return EpochRecord(
         epoch=number,
         train_nll=train_nll,
         validation_nll=None,
         seconds=seconds,
-        rows_per_second=len(bits) / seconds,
+        rows_per_second=len(rows.bits) / seconds,
     )
+
+
+@dataclass
+class FitState:
+    """Where a fit stands: epochs made, and the best one so far."""
+
+    epoch: int = 0
+    best_epoch: int = 0
+    best_nll: float = np.inf
+    best_parameters: NDArray[Any] | None = None
 
 
 def fit(
     trainer: Trainer,
-    bits: NDArray[np.uint64],
-    bits_validation: NDArray[np.uint64] | None,
+    rows: TrainingRows,
+    validate: Callable[[], float] | None,
     *,
+    state: FitState,
     batch_size: int,
     max_epochs: int,
     patience: int,
+    schedule: Callable[[int], float],
     n_threads: int,
     on_epoch: Callable[[EpochRecord, int], None],
 ) -> None:
-    """Train for ``max_epochs``, or with validation rows until ``patience`` epochs have brought no better one.
+    """Train for at most ``max_epochs`` epochs, or until ``patience`` of them have brought no better validation score.
 
-    At the end, and also after an error or Ctrl-C, ``trainer.theta`` holds the best parameters seen on the validation rows
-    (without them: the last). ``on_epoch(record, best_epoch)`` is told of every epoch.
+    ``schedule(epoch)`` is the learning rate, ``validate()`` the mean NLL of the validation rows under the parameters as they
+    are. ``on_epoch(record, best_epoch)`` is told of every epoch. ``state`` is where to go on from, and is kept up; the best
+    parameters seen on the validation rows are in it, whatever ends the fit.
     """
-    best, best_epoch, best_theta = np.inf, 0, None
-    try:
-        for number in range(1, max_epochs + 1):
-            record = run_epoch(trainer, bits, batch_size, n_threads, number)
-            if bits_validation is None:
-                best_epoch = number
-            else:
-                nll = float(-score_bits(trainer.theta, trainer.layout, bits_validation, n_threads).mean())
-                record["validation_nll"] = nll
-                if nll < best:
-                    best, best_epoch = nll, number
-                    if best_theta is None:
-                        best_theta = panels.aligned_empty(len(trainer.theta), trainer.theta.dtype)
-                    best_theta[:] = trainer.theta
-            on_epoch(record, best_epoch)
-            if number - best_epoch >= patience:
-                break
-    finally:
-        if best_theta is not None:
-            trainer.theta[:] = best_theta
-
-
-def _ranks(layout: panels.Layout, batch_size: int, n_threads: int) -> int:
-    """Return how many threads share a step: few enough that each has work for well over the cost of two barriers."""
-    if kernels.implementation != "native":
-        return 1  # the other implementations have no barrier
-    multiply_adds = 3 * batch_size * panels.n_parameters(layout)
-    return max(1, min(n_threads, batch_size, multiply_adds // 1_000_000))
+    while state.epoch < max_epochs and (validate is None or state.epoch - state.best_epoch < patience):
+        number = state.epoch + 1
+        trainer.hyper[0] = schedule(number)
+        record = run_epoch(trainer, rows, batch_size, n_threads, number)
+        if validate is None:
+            state.best_epoch = number
+        else:
+            nll = validate()
+            record["validation_nll"] = nll
+            if nll < state.best_nll:
+                state.best_nll, state.best_epoch = nll, number
+                if state.best_parameters is None:
+                    state.best_parameters = panels.aligned_empty(len(trainer.parameters), trainer.parameters.dtype)
+                state.best_parameters[:] = trainer.parameters
+        state.epoch = number
+        on_epoch(record, state.best_epoch)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from made_fast import MADEModel
 from made_fast.kernels import layout as panels
-from made_fast.masks import draw_connectivity
+from made_fast.masks import MaskRule, draw_connectivity
+from made_fast.network import Architecture, Shared
 
 
 def random_model(
@@ -18,21 +21,40 @@ def random_model(
     dtype: str = "float64",
     ordering: str = "random",
     degrees: str = "stratified",
+    direct: str = "none",
+    connectivity_weights: bool = False,
+    n_masks: int | None = 1,
+    resample: str = "both",
     seed: int = 0,
     scale: float = 2.0,
 ) -> MADEModel:
-    """Return a model with random weights and biases, large enough that its conditionals are far from 1/2."""
+    """Return a model with random parameters, large enough that its conditionals are far from 1/2.
+
+    With ``n_masks=None`` it is one that was trained under ever fresh masks, and a mixture over 5.
+    """
     rng = np.random.default_rng(seed)
-    connectivity = draw_connectivity(n_inputs, hidden_sizes, ordering, degrees, rng)
-    layout = panels.make_layout(n_inputs, connectivity.staircase().n_live, activation)
-    theta = panels.aligned_empty(panels.n_parameters(layout), np.dtype(dtype))
-    theta[:] = rng.normal(size=len(theta))
-    for l, (n_in, n_out, count, start, bias, *_) in enumerate(layout.layers):
-        theta[start:bias] *= scale / np.sqrt(n_in)
-        theta[bias + n_out : bias + panels.PANEL * count] = 0
-        for part, dead in panels.dead_entries(theta, layout, l):
-            part[dead] = 0
-    return MADEModel(connectivity, theta, activation)
+    architecture = Architecture(n_inputs, hidden_sizes, activation, direct, connectivity_weights)
+    rule = MaskRule(draw_connectivity(n_inputs, hidden_sizes, ordering, degrees, rng), degrees, resample)
+    shared = Shared(architecture, random_parameters(architecture, dtype, rng, scale))
+    if n_masks == 1 and not connectivity_weights:
+        return MADEModel(shared.network(rule.base))
+    return MADEModel(shared, rule.mask_set(n_masks or 5, rng), rule=rule if n_masks is None else None)
+
+
+def random_parameters(architecture: Architecture, dtype: str, rng: np.random.Generator, scale: float = 2.0) -> NDArray[Any]:
+    """Return random shared parameters, 0 in the fill-up: weights of N(0, scale^2 / n_in), biases of N(0, 1)."""
+    values = panels.aligned_zeros(architecture.n_shared, np.dtype(dtype))
+    for (n_in, n_out, *_), row in zip(architecture.layers, architecture.shared_layout, strict=True):
+        starts = [
+            (row[panels.SHARED_WEIGHTS], n_in, scale),
+            (row[panels.SHARED_U], n_in, 0.3),
+            (row[panels.SHARED_BIAS], 1, 1),
+        ]
+        for start, n_rows, size in starts:
+            if start >= 0:
+                block = values[start : start + n_rows * row[panels.ROW]].reshape(n_rows, -1)
+                block[:, :n_out] = rng.normal(size=(n_rows, n_out)) * size / np.sqrt(n_rows)
+    return values
 
 
 def all_inputs(n_inputs: int) -> NDArray[np.uint8]:

@@ -10,7 +10,17 @@ import pytest
 from scipy.stats import chisquare
 
 from made_fast.kernels import reference
-from made_fast.masks import Connectivity, draw_connectivity, draw_degrees, draw_ordering
+from made_fast.masks import (
+    DEGREE_RULES,
+    DIRECT_CONNECTIONS,
+    RESAMPLE,
+    Connectivity,
+    MaskRule,
+    MaskSet,
+    draw_connectivity,
+    draw_degrees,
+    draw_ordering,
+)
 
 SHAPES = [
     (1, ()),
@@ -23,6 +33,10 @@ SHAPES = [
     (30, (7, 64, 5)),
     (6, (8, 3, 9, 4, 8)),
 ]
+
+
+def same(a: Connectivity, b: Connectivity) -> bool:
+    return all(np.array_equal(m, n) for m, n in zip((a.ordering, *a.degrees), (b.ordering, *b.degrees), strict=True))
 
 
 @pytest.mark.parametrize(("n_inputs", "hidden_sizes"), SHAPES)
@@ -59,11 +73,18 @@ def test_uniform_degrees_do_leave_outputs_without_input():
 @pytest.mark.parametrize(("n_inputs", "hidden_sizes"), SHAPES)
 def test_product_of_masks_is_autoregressive(n_inputs, hidden_sizes):
     connectivity = draw_connectivity(n_inputs, hidden_sizes, "random", "uniform", np.random.default_rng(3))
-    paths = np.eye(n_inputs)
-    for mask in reference.masks(connectivity.ordering, connectivity.degrees):
-        paths = mask @ paths
-    m0 = connectivity.ordering
-    assert (paths[m0[:, None] <= m0[None, :]] == 0).all()
+    m0, masks = connectivity.ordering, reference.masks(connectivity.ordering, connectivity.degrees)
+    for direct in DIRECT_CONNECTIONS:
+        paths, staircase = np.eye(n_inputs), connectivity.staircase(direct)
+        for l, mask in enumerate(masks):
+            paths = mask @ paths
+            if staircase.direct[l] is not None:
+                seen = np.arange(n_inputs) < staircase.direct[l][:, None]
+                paths[np.ix_(staircase.sorts[l + 1], staircase.sorts[0])] += seen
+        earlier = m0[:, None] > m0[None, :]
+        assert (paths[~earlier] == 0).all()
+        if direct != "none" and hidden_sizes:
+            assert (paths[earlier] > 0).all()
 
 
 @pytest.mark.parametrize(("n_inputs", "hidden_sizes"), SHAPES)
@@ -113,3 +134,129 @@ def test_connectivity_knows_its_sizes():
     connectivity = Connectivity(np.array([2, 1], np.int32), (np.array([1, 1, 1], np.int32),))
     assert connectivity.n_inputs == 2
     assert connectivity.hidden_sizes == (3,)
+
+
+@pytest.mark.parametrize(("n_inputs", "hidden_sizes"), SHAPES)
+@pytest.mark.parametrize("direct", DIRECT_CONNECTIONS)
+def test_direct_connections_are_those_written_out(n_inputs, hidden_sizes, direct):
+    connectivity = draw_connectivity(n_inputs, hidden_sizes, "random", "stratified", np.random.default_rng(6))
+    staircase, m0 = connectivity.staircase(direct), connectivity.ordering
+    expected = [None] * (len(hidden_sizes) + 1)
+    if direct == "all":
+        for l, m in list(enumerate(connectivity.degrees))[1:]:
+            expected[l] = m[:, None] >= m0  # a unit of degree m may see the first m inputs
+    if direct != "none" and hidden_sizes:
+        expected[-1] = m0[:, None] > m0
+        assert (staircase.direct[-1] == np.arange(n_inputs)).all()  # strictly lower triangular in order of place
+    assert len(staircase.direct) == len(expected)
+    for l, (found, mask) in enumerate(zip(staircase.direct, expected, strict=True)):
+        assert (found is None) == (mask is None)
+        if found is not None:
+            assert found.dtype == np.int32
+            in_order = mask[np.ix_(staircase.sorts[l + 1], staircase.sorts[0])]
+            assert (in_order == (np.arange(n_inputs) < found[:, None])).all()
+            assert (np.diff(found) >= 0).all()
+
+
+@pytest.mark.parametrize(("n_inputs", "hidden_sizes"), SHAPES)
+@pytest.mark.parametrize("direct", DIRECT_CONNECTIONS)
+def test_stacked_staircase_is_the_single_ones(n_inputs, hidden_sizes, direct):
+    connectivities = [
+        draw_connectivity(n_inputs, hidden_sizes, "random", rule, np.random.default_rng(seed))
+        for seed, rule in enumerate(["stratified", "uniform", "stratified"])
+    ]
+    mask_set = MaskSet.of(connectivities)
+    assert len(mask_set) == 3
+    stacked = mask_set.staircase(direct)
+    for k, connectivity in enumerate(connectivities):
+        assert same(mask_set[k], connectivity)
+        found, single = stacked[k], connectivity.staircase(direct)
+        for vectors, right in ((found.sorts, single.sorts), (found.n_live, single.n_live), (found.direct, single.direct)):
+            for a, b in zip(vectors, right, strict=True):
+                assert (a is None) == (b is None)
+                assert a is None or (np.array_equal(a, b) and a.dtype == b.dtype)
+
+
+@pytest.mark.parametrize("rule", DEGREE_RULES)
+@pytest.mark.parametrize("resample", RESAMPLE)
+def test_only_what_is_resampled_varies(rule, resample):
+    base = draw_connectivity(30, (40, 20), "random", rule, np.random.default_rng(7))
+    drawn = MaskRule(base, rule, resample).draw(5, np.random.default_rng(8))
+    for k in range(5):
+        assert np.array_equal(np.sort(drawn.orderings[k]), np.arange(1, 31))
+        assert np.array_equal(drawn.orderings[k], base.ordering) == (resample == "connectivity")
+        for m, below, mine in zip(drawn.degrees, (np.ones((5, 1)), *drawn.degrees), base.degrees, strict=False):
+            assert np.array_equal(m[k], mine) == (resample == "order")
+            assert below[k].min() <= m[k].min()
+            assert m[k].max() <= 29
+    if resample != "connectivity":
+        assert len(np.unique(drawn.orderings, axis=0)) == 5
+    if resample != "order":
+        assert all(len(np.unique(m, axis=0)) == 5 for m in drawn.degrees)
+
+
+@pytest.mark.parametrize("rule", DEGREE_RULES)
+def test_layers_of_equal_width_draw_different_degrees_under_every_mask(rule):
+    base = draw_connectivity(100, (200, 200), "random", rule, np.random.default_rng(0))
+    first, second = MaskRule(base, rule, "both").draw(4, np.random.default_rng(1)).degrees
+    assert (first != second).any(axis=1).all()
+    assert (np.sort(first) != np.sort(second)).any(axis=1).all()
+
+
+def test_every_mask_keeps_to_the_rule_and_is_shuffled_anew():
+    base = draw_connectivity(21, (20, 20), "random", "stratified", np.random.default_rng(0))
+    for rule in DEGREE_RULES:
+        drawn = MaskRule(base, rule, "connectivity").draw(4, np.random.default_rng(1))
+        one_of_each = (np.sort(drawn.degrees, axis=-1) == np.arange(1, 21)).all(axis=-1)
+        assert one_of_each.tolist() == [[rule == "stratified"] * 4] * 2  # a stratum for every degree
+        assert len(np.unique(np.concatenate(drawn.degrees), axis=0)) == 8
+
+
+@pytest.mark.parametrize("resample", RESAMPLE)
+def test_a_mask_set_begins_with_the_base_and_is_fixed_by_the_seed(resample):
+    base = draw_connectivity(9, (7, 8), "random", "stratified", np.random.default_rng(10))
+    rule = MaskRule(base, "stratified", resample)
+    sets = [rule.mask_set(4, np.random.default_rng(seed)) for seed in (11, 11, 12)]
+    for mask_set in sets:
+        assert len(mask_set) == 4
+        assert same(mask_set[0], base)
+        assert mask_set.orderings.dtype == np.int32
+        assert all(m.dtype == np.int32 for m in mask_set.degrees)
+    assert all(same(sets[0][k], sets[1][k]) for k in range(4))
+    assert not all(same(sets[0][k], sets[2][k]) for k in range(4))
+    alone = rule.mask_set(1, np.random.default_rng(11))
+    assert len(alone) == 1
+    assert same(alone[0], base)
+
+
+def test_degrees_may_be_drawn_for_given_orderings():
+    base = draw_connectivity(9, (7, 8), "random", "stratified", np.random.default_rng(10))
+    rule, orderings = MaskRule(base, "stratified", "both"), np.array([[3, 2, 1, 4, 5, 6, 7, 8, 9]] * 2, np.int32)
+    found = rule.with_orderings(orderings, np.random.default_rng(0))
+    assert np.array_equal(found.orderings, orderings)
+    assert not np.array_equal(found.degrees[0][0], found.degrees[0][1])
+
+
+def test_orderings_are_drawn_uniformly():
+    def draw(n_inputs, n):
+        base = draw_connectivity(n_inputs, (), "natural", "stratified", np.random.default_rng(0))
+        return MaskRule(base, "stratified", "both").draw_orderings(n, np.random.default_rng(13))
+
+    _, counts = np.unique(draw(4, 24_000), axis=0, return_counts=True)
+    assert len(counts) == 24
+    assert chisquare(counts).pvalue > 1e-3
+    orderings = draw(30, 30_000)
+    places = np.stack([np.bincount(column, minlength=31)[1:] for column in orderings.T])
+    assert min(chisquare(places[d]).pvalue for d in range(30)) > 1e-4
+    pairs = np.bincount(orderings[:, 0] * 31 + orderings[:, 1], minlength=31 * 31).reshape(31, 31)[1:, 1:]
+    assert not np.diag(pairs).any()
+    assert chisquare(pairs[~np.eye(30, dtype=bool)]).pvalue > 1e-3
+
+
+def test_a_large_mask_set_is_small():
+    base = draw_connectivity(1000, (8000, 8000), "random", "stratified", np.random.default_rng(0))
+    tracemalloc.start()
+    MaskRule(base, "stratified", "both").mask_set(8, np.random.default_rng(1)).staircase("all")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 * 1000 * 8000 / 4  # no array of K x D x H

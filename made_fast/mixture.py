@@ -1,0 +1,510 @@
+"""A mixture of models that were trained apart: ``p(x) = sum_m w_m p_m(x)``. Inference only.
+
+Like a single model (``model.py``), it is for a server: NumPy and the compiled kernels are all it needs. Each member, a
+``MADEModel``, may itself be a mixture, in equal parts, over the masks of its set. Not here: training of members and weights
+(``ensemble.py``), arithmetic of a network (``network.py``), how a member deals with missing inputs (``queries.py``), the file
+(``modelfile.py``). :func:`load` is here because what it returns may be a mixture.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from numbers import Integral
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from made_fast import checks, modelfile, queries, storage
+from made_fast.evidence import Inquiry, Table, pack
+from made_fast.masks import Connectivity
+from made_fast.model import MADEModel, from_content
+
+__all__ = ["MixtureModel", "load"]
+
+Floats: TypeAlias = "NDArray[np.float64]"
+
+
+class MixtureModel:
+    """A density over binary vectors: the mixture ``p(x) = sum_m w_m p_m(x)`` of M models of the same inputs.
+
+    Parameters
+    ----------
+    members : sequence of MADEModel
+        With the same number of inputs and the same ``binarize``; sizes, masks and dtypes may differ.
+    weights : (M,) of float, optional
+        Positive, adding up to 1. By default all are 1/M.
+    hyper : mapping, optional
+        Anything to remember about how the mixture came to be; saved with it, beside what each member remembers. JSON values only.
+
+    Attributes
+    ----------
+    members : tuple of MADEModel
+    weights : (M,) float64
+        Read-only.
+
+    Notes
+    -----
+    Questions about rows with missing inputs (NaN) are put to every member, which answers by one connectivity chosen for what is
+    missing, or by ``n_members`` of them in equal parts (see ``MADEModel.log_marginal``, and ``MADEModel.member_for`` for which).
+    The answer of the mixture is then that of the mixture of those: members weigh ``w_m p_m(observed)``. It is exact if every
+    member's is: always if they were trained with ``n_masks=None``, otherwise if evidence stands early in an ordering of
+    their sets or few inputs are missing. What is estimated comes with a standard error or an ``ApproximationWarning``; each
+    member has random numbers of its own.
+
+    Examples
+    --------
+    Check one member's answer by enumeration: ``mixture.to_dense(member=m, mask=mixture.members[m].member_for(observed))`` is
+    the network that gives it.
+    """
+
+    def __init__(
+        self, members: Sequence[MADEModel], weights: Any = None, *, hyper: Mapping[str, Any] | None = None
+    ) -> None:
+        self.members = _members(members)
+        self.weights = _weights(np.full(len(self.members), 1 / len(self.members)) if weights is None else weights, len(self.members))
+        self.hyper = dict(hyper or {})
+
+    @property
+    def n_members(self) -> int:
+        """Number of models that are mixed, M."""
+        return len(self.members)
+
+    @property
+    def n_features_in(self) -> int:
+        """Number of inputs, D."""
+        return self.members[0].n_features_in
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of weights and biases of all members; the M mixture weights are not among them."""
+        return sum(model.n_parameters for model in self.members)
+
+    @property
+    def binarize(self) -> float | None:
+        """Inputs above it count as 1, the others as 0. None demands 0/1 input."""
+        return self.members[0].binarize
+
+    def __repr__(self) -> str:
+        weights = ", ".join(f"{w:.3g}" for w in self.weights[:8]) + ", ..." * (self.n_members > 8)
+        kinds = list(dict.fromkeys(map(repr, self.members)))
+        some = kinds[0] if len(kinds) == 1 else f"{kinds[0]} and others"
+        return f"MixtureModel({self.n_members} members, weights {weights}, {self.n_parameters} parameters: {some})"
+
+    def score_samples(
+        self, X: checks.MatrixLike, *, member: int | None = None, n_threads: int | None = None
+    ) -> NDArray[np.float64]:
+        """Return the log-likelihood of each row: ``log p(x) = logsumexp_m(log w_m + log p_m(x))``. Exact.
+
+        Parameters
+        ----------
+        X : (n, D) of 0/1
+            Dense of any dtype and layout, or scipy.sparse.
+        member : int, optional
+            Of one member alone, ``log p_m(x)``.
+        n_threads : int, optional
+            Threads to use; by default the CPUs of this process. The result does not depend on it, to the bit.
+
+        Returns
+        -------
+        (n,) float64
+            In nats.
+
+        Raises
+        ------
+        ValueError
+            X is not a 0/1 matrix of D columns, or there is no such member.
+        """
+        X, n_threads = checks.matrix(X, self.n_features_in), checks.n_threads(n_threads)
+        if member is not None:
+            return self._member(member).score_samples(X, n_threads=n_threads)
+        total = np.full(X.shape[0], -np.inf)
+        for model, log_w in zip(self.members, np.log(self.weights), strict=True):
+            total = np.logaddexp(total, log_w + model.score_samples(X, n_threads=n_threads))
+        return total
+
+    def score(self, X: checks.MatrixLike, *, n_threads: int | None = None) -> float:
+        """Return the mean log-likelihood of the rows of X, in nats."""
+        return float(np.mean(self.score_samples(X, n_threads=n_threads)))
+
+    def conditional_proba(
+        self, X: checks.MatrixLike, *, member: int | None = None, mask: int | None = None, n_threads: int | None = None
+    ) -> NDArray[Any]:
+        """Return ``p(x_d = 1 | the inputs before d)`` for every row and input, (n, D), of one member.
+
+        What comes before an input depends on the member, and on the mask if the member has several; so ``member`` and ``mask``
+        must say which if there is a choice. See ``MADEModel.conditional_proba``.
+        """
+        return self._one_member(member).conditional_proba(X, mask=mask, n_threads=n_threads)
+
+    def sample(
+        self, n_samples: int = 1, random_state: Any = None, *, member: int | None = None, n_threads: int | None = None
+    ) -> NDArray[np.uint8]:
+        """Draw independent rows, each from a member that is drawn for it with probability w_m. Exact.
+
+        Parameters
+        ----------
+        n_samples : int
+            Rows to draw.
+        random_state : None, int, Generator, SeedSequence or RandomState
+            An int gives the same rows every time, whatever the number of threads.
+        member : int, optional
+            Draw from this member alone.
+        n_threads : int, optional
+            As in ``score_samples``.
+
+        Returns
+        -------
+        (n_samples, D) uint8
+        """
+        n, rng = checks.positive_int(n_samples, "n_samples"), checks.generator(random_state)
+        if member is not None:
+            return self._member(member).sample(n, rng, n_threads=n_threads)
+        who = _choose(self.weights[:, None], rng.random(n))
+        X = np.empty((n, self.n_features_in), np.uint8)
+        for m in np.unique(who):
+            rows = np.flatnonzero(who == m)
+            X[rows] = self.members[m].sample(len(rows), rng, n_threads=n_threads)
+        return X
+
+    def log_marginal(
+        self,
+        X: checks.MatrixLike,
+        *,
+        n_members: int = 1,
+        n_walks: int = queries.N_WALKS,
+        random_state: Any = 0,
+        return_std: bool = False,
+        n_threads: int | None = None,
+    ) -> Floats | tuple[Floats, Floats]:
+        """Return the log-likelihood of what is observed of each row, ``logsumexp_m(log w_m + log p_m(observed))``.
+
+        Exact, for the members that answer, if every ``p_m(observed)`` is; see the class.
+
+        Parameters
+        ----------
+        X : (n, D) of 0, 1 and NaN
+            NaN marks a missing input.
+        n_members : int
+            By how many connectivities each member answers, mixed in equal parts.
+        n_walks, random_state, n_threads
+            As for ``MADEModel.log_marginal``.
+        return_std : bool
+            Return standard errors too; 0 where the answer is exact.
+
+        Returns
+        -------
+        (n,) float64, or two of them
+            In nats.
+
+        Warns
+        -----
+        ApproximationWarning
+            Some rows are estimates, and ``return_std`` is false.
+        """
+        asked = self._asked(X, n_members, n_walks, random_state, n_threads)
+        log_p, std = self._log_marginal(asked)
+        if return_std:
+            return log_p, std
+        queries._warn_of_errors("log_marginal", std, asked[0], " nats")
+        return log_p
+
+    def conditional(
+        self,
+        X: checks.MatrixLike,
+        target: Any,
+        *,
+        n_members: int = 1,
+        n_walks: int = queries.N_WALKS,
+        random_state: Any = 0,
+        return_std: bool = False,
+        n_threads: int | None = None,
+    ) -> Floats | tuple[Floats, Floats]:
+        """Return ``p(x_t = 1 | what is observed of the row)`` for one input t of each row.
+
+        It is ``sum_m w_m p_m(x_t = 1, observed) / sum_m w_m p_m(observed)``: each member counts by how well it explains what is
+        observed. Exact if every member's marginals are; see the class.
+
+        Parameters
+        ----------
+        X, n_members, n_walks, random_state, return_std, n_threads
+            As for :meth:`log_marginal`. What a row has at t is ignored.
+        target : int, or (n,) of int
+            Column t, counted from 0; the same for all rows, or one for each.
+
+        Returns
+        -------
+        (n,) float64, or two of them
+            Probabilities, and their standard errors.
+
+        Warns
+        -----
+        ApproximationWarning
+            Some rows are estimates, and ``return_std`` is false.
+        """
+        asked = self._asked(X, n_members, n_walks, random_state, n_threads)
+        n = len(asked[0].table.bits)
+        columns = queries._target(target, n, self.n_features_in)
+        log_p, std = self._log_marginal([replace(one, table=one.table.with_target(columns)) for one in asked])
+        proba: Floats = np.exp(-np.logaddexp(0, log_p[:n] - log_p[n:]))
+        std = proba * (1 - proba) * np.hypot(std[:n], std[n:])  # the delta method, on the logit
+        if return_std:
+            return proba, std
+        queries._warn_of_errors("conditional", std, asked[0])
+        return proba
+
+    def sample_conditional(
+        self,
+        X: checks.MatrixLike,
+        n_draws: int = 1,
+        *,
+        n_members: int = 1,
+        n_walks: int = queries.N_WALKS,
+        random_state: Any = None,
+        n_threads: int | None = None,
+    ) -> NDArray[np.uint8]:
+        """Draw what is missing of each row, given what is observed.
+
+        Every draw comes from a member that is drawn for it with probability ``w_m p_m(observed) / p(observed)``, and so from the
+        mixture given what is observed; exactly, if the members' marginals and draws are exact, see the class.
+
+        Parameters
+        ----------
+        X, n_members, n_walks, random_state, n_threads
+            As for :meth:`log_marginal`.
+        n_draws : int
+            Draws for each row, independent of each other.
+
+        Returns
+        -------
+        (n_draws, n, D) uint8
+            Whole rows; observed entries are as they were.
+
+        Warns
+        -----
+        ApproximationWarning
+            Some rows are drawn from weighted walks, see ``MADEModel.sample_conditional``.
+        """
+        asked = self._asked(X, n_members, n_walks, random_state, n_threads)
+        rows, effective = self._draws(asked, checks.positive_int(n_draws, "n_draws"))
+        queries._warn_of_weights("sample_conditional", effective, asked[0])
+        return rows
+
+    def impute(
+        self,
+        X: checks.MatrixLike,
+        method: str = "mode",
+        *,
+        n_members: int = 1,
+        n_walks: int = queries.N_WALKS,
+        random_state: Any = 0,
+        n_threads: int | None = None,
+    ) -> NDArray[Any]:
+        """Fill in what is missing of each row.
+
+        Parameters
+        ----------
+        X, n_members, n_walks, random_state, n_threads
+            As for :meth:`log_marginal`.
+        method : {"mode", "mean", "sample"}
+            "mode": of the rows that the members come up with (greedily, see ``MADEModel.impute``), the one that is the most
+            probable under the mixture, by its ``log_marginal``. Rows that no member proposes may be more probable.
+            "mean": ``E[x_d | observed]``, the members' means weighed by ``w_m p_m(observed)``; exact if those are.
+            "sample": one draw of :meth:`sample_conditional`.
+
+        Returns
+        -------
+        (n, D) uint8, or float64 for "mean"
+            Observed entries are as they were.
+
+        Warns
+        -----
+        ApproximationWarning
+            Some rows rest on weighted walks.
+        """
+        how = checks.choice(method, "method", queries.METHODS)
+        asked = self._asked(X, n_members, n_walks, random_state, n_threads)
+        filled: NDArray[Any]
+        if how == "sample":
+            drawn, effective = self._draws(asked, 1)
+            filled = drawn[0]
+        else:
+            filled, effective = self._modes(asked) if how == "mode" else self._means(asked)
+        queries._warn_of_weights("impute", effective, asked[0])
+        return filled
+
+    def to_dense(self, *, member: int | None = None, mask: int | Connectivity | None = None) -> dict[str, Any]:
+        """Return one member, under one mask, as plain arrays; see ``MADEModel.to_dense``."""
+        return self._one_member(member).to_dense(mask)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the mixture to one file, durably; ``made_fast.load`` reads it."""
+        contents = [
+            modelfile.Content(model.source, model.masks, model.rule, {**model.hyper, "binarize": model.binarize})
+            for model in self.members
+        ]
+        storage.write(path, *modelfile.encode_ensemble(modelfile.EnsembleContent(contents, self.weights, self.hyper)))
+
+    def _member(self, member: Any) -> MADEModel:
+        return self.members[_number(member, self.n_members)]
+
+    def _one_member(self, member: Any) -> MADEModel:
+        """Return that member, or the only one there is."""
+        if member is None and self.n_members > 1:
+            raise ValueError(
+                f"member must say which is meant: the model is a mixture of {self.n_members}, each with an ordering of its own. "
+                f"Pass member=0, say, or any up to {self.n_members - 1}."
+            )
+        return self._member(0 if member is None else member)
+
+    def _asked(
+        self, X: checks.MatrixLike, n_members: Any, n_walks: Any, random_state: Any, n_threads: Any
+    ) -> list[Inquiry]:
+        """Return what to ask each member; independent random numbers, so that errors of estimates do not add up."""
+        X = checks.matrix(X, self.n_features_in)
+        seeds = checks.generator(random_state).integers(2**63, size=self.n_members).tolist()
+        return [
+            model._asked(X, n_members, n_walks, seed, n_threads) for model, seed in zip(self.members, seeds, strict=True)
+        ]
+
+    def _joint(self, asked: Sequence[Inquiry]) -> tuple[Floats, Floats]:
+        """Return ``log(w_m p_m(observed))`` and the standard error of each, (M, n) both."""
+        log_p, std = np.stack([one.log_marginal() for one in asked], axis=1)
+        return log_p + np.log(self.weights)[:, None], std
+
+    def _log_marginal(self, asked: Sequence[Inquiry]) -> tuple[Floats, Floats]:
+        joint, std = self._joint(asked)
+        total = _log_sum(joint)
+        return total, np.sqrt(((np.exp(joint - total) * std) ** 2).sum(axis=0))
+
+    def _shares(self, asked: Sequence[Inquiry]) -> Floats:
+        """Return the probability of each member given what is observed, (M, n)."""
+        joint, _ = self._joint(asked)
+        return np.exp(joint - _log_sum(joint))
+
+    def _draws(self, asked: Sequence[Inquiry], n_draws: int) -> tuple[NDArray[np.uint8], Floats]:
+        """Return draws (n_draws, n, D) and the smallest effective number of walks of each row (inf: exact)."""
+        table, rng = asked[0].table, asked[0].rng
+        n = len(table.bits)
+        who = _choose(self._shares(asked), rng.random((n_draws, n)))
+        out, effective = np.empty((n_draws, n, table.n_inputs), np.uint8), np.full(n, np.inf)
+        for m, one in enumerate(asked):
+            count = (who == m).sum(axis=0)
+            rows = np.flatnonzero(count)
+            if len(rows):
+                part = Table(table.bits[rows], table.missing[rows], table.n_inputs)
+                # As many draws for each row as the neediest has: which are left unused does not depend on what they are.
+                drawn, found = replace(one, table=part).draws(int(count.max()))
+                mine = who[:, rows] == m
+                draws, which = np.nonzero(mine)
+                out[draws, rows[which]] = drawn[np.cumsum(mine, axis=0)[draws, which] - 1, which]
+                effective[rows] = np.minimum(effective[rows], found)
+        return out, effective
+
+    def _means(self, asked: Sequence[Inquiry]) -> tuple[Floats, Floats]:
+        table, shares = asked[0].table, self._shares(asked)
+        mean, effective = np.zeros((len(table.bits), table.n_inputs)), np.full(len(table.bits), np.inf)
+        for one, share in zip(asked, shares, strict=True):
+            part, found = one.means()
+            mean += share[:, None] * part
+            effective = np.minimum(effective, found)
+        missing, ones = table.columns(table.missing), table.columns(table.bits)
+        return np.where(missing, np.clip(mean, 0, 1), ones), effective
+
+    def _modes(self, asked: Sequence[Inquiry]) -> tuple[NDArray[np.uint8], Floats]:
+        """Return each row filled in as the member does it whose way is the most probable under the mixture."""
+        proposals, effective = zip(*(one.modes() for one in asked), strict=True)
+        log_p = []
+        for rows in proposals if len(asked) > 1 else ():
+            bits = pack(rows)
+            whole = Table(bits, np.zeros_like(bits), self.n_features_in)
+            log_p.append(self._log_marginal([replace(one, table=whole) for one in asked])[0])
+        best = np.argmax(log_p, axis=0) if log_p else 0
+        return np.stack(proposals)[best, np.arange(len(proposals[0]))], np.min(effective, axis=0)
+
+
+def load(path: str | os.PathLike[str], *, mmap: bool = False) -> MADEModel | MixtureModel:
+    """Read a model, or a mixture of models, that ``save`` wrote.
+
+    Parameters
+    ----------
+    path : path
+        The file is untrusted: everything in it is checked, nothing in it is executed.
+    mmap : bool
+        Map the parameters instead of reading them: many processes then share one copy.
+
+    Raises
+    ------
+    OSError
+        The file cannot be opened.
+    ModelFileError
+        It is not a whole, consistent model file; a ValueError.
+    """
+    tensors, metadata = storage.read(path, mmap=mmap)
+    if metadata.get("kind") != "ensemble":
+        return from_content(modelfile.decode(tensors, metadata, path), path)
+    content = modelfile.decode_ensemble(tensors, metadata, path)
+    members = [from_content(member, path) for member in content.members]
+    try:
+        return MixtureModel(members, content.weights, hyper=content.hyper)
+    except ValueError as error:
+        raise storage.ModelFileError(f"{os.fspath(path)}: {error} Save the model again.") from error
+
+
+def _choose(shares: Floats, uniforms: Floats) -> NDArray[np.intp]:
+    """Return who is chosen by each uniform, (..., n), where who comes m-th has the shares (M, n) or (M, 1)."""
+    who = np.zeros(uniforms.shape, np.intp)
+    for up_to in np.cumsum(shares, axis=0)[:-1]:
+        who += uniforms >= up_to
+    return who
+
+
+def _log_sum(joint: Floats) -> Floats:
+    total: Floats = np.logaddexp.reduce(joint, axis=0)
+    return total
+
+
+# At the door
+
+
+def _members(value: Any) -> tuple[MADEModel, ...]:
+    members = tuple(value)
+    for m, model in enumerate(members):
+        if not isinstance(model, MADEModel):
+            raise TypeError(f"members must be MADEModels, got {type(model).__name__} for member {m}. Of a fitted MADE it is model_.")
+    if not members:
+        raise ValueError("members must be at least one MADEModel, got none.")
+    first = members[0]
+    for m, model in enumerate(members):
+        if model.n_features_in != first.n_features_in:
+            raise ValueError(
+                f"members must have the same inputs, got {first.n_features_in} for member 0 and {model.n_features_in} for member {m}."
+            )
+        if model.binarize != first.binarize:
+            raise ValueError(f"members must have the same binarize, got {first.binarize} for member 0, {model.binarize} for {m}.")
+    return members
+
+
+def _weights(value: Any, n_members: int) -> Floats:
+    weights = np.array(value)
+    if weights.dtype.kind not in "iuf":
+        raise TypeError(f"weights must hold numbers, got dtype {weights.dtype}.")
+    if weights.shape != (n_members,):
+        raise ValueError(f"weights must have shape ({n_members},), one number a member, got {weights.shape}.")
+    weights = weights.astype(np.float64)
+    if not (np.isfinite(weights) & (weights > 0)).all():
+        raise ValueError(f"weights must be finite and > 0, got {weights.tolist()}. Leave out members that shall not count.")
+    if abs(weights.sum() - 1) > modelfile.WEIGHT_TOLERANCE:
+        raise ValueError(f"weights must add up to 1, got {weights.sum()!r}. Divide them by their sum.")
+    weights.flags.writeable = False
+    return weights
+
+
+def _number(value: Any, n_members: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"member must be an int >= 0, got {value!r} of type {type(value).__name__}.")
+    if not 0 <= value < n_members:
+        raise ValueError(f"member must be one of the mixture's 0..{n_members - 1}, got {value}.")
+    return int(value)

@@ -1,0 +1,266 @@
+"""One member: a network under one connectivity, its parameters packed into panels. Arithmetic on packed rows, nothing else.
+
+What a user asks (tables in, in the order of their columns; mixtures; missing inputs) is in ``model.py`` and ``queries.py``; here
+rows are bits in order of place, whole blocks of them, spread over threads. Where many connectivities share one set of weights,
+:class:`Shared` holds that set and makes the network of any of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from made_fast import data, kernels, threads
+from made_fast.kernels import layout as panels
+from made_fast.kernels import reference
+from made_fast.masks import Connectivity, MaskSet, Staircase
+
+__all__ = ["BLOCK", "SPARSE_BELOW", "Architecture", "Network", "Scratch", "Shared"]
+
+BLOCK = 96
+"""Rows that a kernel takes through all layers at once: sixteen register tiles, so the activations stay in the L2 cache."""
+
+SPARSE_BELOW = 0.33
+"""Density of ones below which the inputs are read by adding rows of weights instead of multiplying. The bits are the same; the
+times crossed between 0.30 and 0.35 in training and scoring, at D = 784 and 180 (AVX-512, one thread)."""
+
+Bits = NDArray[np.uint64]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What all members of a model have in common, but for the values of the parameters.
+
+    Attributes
+    ----------
+    n_inputs : int
+    hidden_sizes : tuple of int
+    activation : str
+        Of the hidden layers.
+    direct : {"none", "output", "all"}
+        Where direct connections A from the inputs lead (section 4.4 of the paper): nowhere; to the output layer; to every
+        layer but the first. Without a hidden layer the output layer reads the inputs anyway.
+    connectivity_weights : bool
+        Whether every layer has U: ``h = g((W * M) x + (U * M) 1 + b)`` (section 4.3).
+    """
+
+    n_inputs: int
+    hidden_sizes: tuple[int, ...]
+    activation: str
+    direct: str = "none"
+    connectivity_weights: bool = False
+
+    def layouts(self, staircase: Staircase) -> panels.Layout:
+        """Return the tables of a staircase of K connectivities."""
+        return panels.make_layouts(self.n_inputs, staircase.n_live, self.activation, staircase.direct)
+
+    def layout(self, staircase: Staircase) -> panels.Layout:
+        """Return the tables of a staircase of one connectivity."""
+        return panels.make_layout(self.n_inputs, staircase.n_live, self.activation, staircase.direct)
+
+    @cached_property
+    def _no_layout(self) -> panels.Layout:
+        """Return a layout with every weight live, for what does not depend on the connectivity."""
+        full = [np.full(n, below, np.int32) for below, n in pairwise((self.n_inputs, *self.hidden_sizes, self.n_inputs))]
+        direct = [self.has_direct(l) for l in range(len(full))]
+        extra = [np.full(len(live), self.n_inputs, np.int32) if d else None for live, d in zip(full, direct, strict=True)]
+        return panels.make_layout(self.n_inputs, full, self.activation, extra)
+
+    def has_direct(self, l: int) -> bool:
+        """Say whether layer l of the chain has direct connections."""
+        last = len(self.hidden_sizes)
+        return l > 0 and (self.direct == "all" or (self.direct == "output" and l == last))
+
+    @cached_property
+    def shared_layout(self) -> panels.SharedLayout:
+        """Where each parameter stands when they are shared."""
+        return panels.make_shared_layout(self.layers, self.connectivity_weights)
+
+    @property
+    def layers(self) -> NDArray[np.int64]:
+        """Table of layers with every weight live: sizes are right for every connectivity, offsets for none."""
+        return self._no_layout.layers
+
+    @property
+    def chunk_rows(self) -> int:
+        """How many rows to hand to a thread at a time: about a millisecond of work, whole blocks; not a matter of threads."""
+        blocks = 100_000_000 // (BLOCK * (self.n_packed + 2000))
+        return BLOCK * min(max(blocks, 1), 64)
+
+    def walk_scratch(self, dtype: np.dtype[Any]) -> Scratch:
+        """Return the workspace for ``Network.walk``."""
+        return Scratch(panels.sample_workspace(self._no_layout, BLOCK), dtype)
+
+    def score_scratch(self, dtype: np.dtype[Any], block: int) -> Scratch:
+        """Return the workspace for scoring ``block`` rows at a time."""
+        return Scratch(panels.score_workspace(self._no_layout, block), dtype)
+
+    def shared_train_workspace(self, batch_size: int, n_ranks: int) -> tuple[int, int]:
+        """Return the scratch that ``train_shared`` needs, see ``made_fast.kernels.layout``."""
+        layouts = panels.Layout(*(table[None] for table in self._no_layout))
+        return panels.shared_train_workspace(layouts, self.shared_layout, batch_size, n_ranks)
+
+    @property
+    def n_shared(self) -> int:
+        """Length of the vector of shared parameters."""
+        return panels.n_shared(self.shared_layout, self.layers)
+
+    @property
+    def n_packed(self) -> int:
+        """Length that is enough for the packed parameters of any connectivity."""
+        return panels.n_parameters(self._no_layout)
+
+
+class Shared:
+    """One set of parameters, in the original order of features and units, for any connectivity of an architecture.
+
+    Parameters
+    ----------
+    architecture : Architecture
+    values : (architecture.n_shared,) float32 or float64
+        In the shared layout (``made_fast.kernels.layout``); used as it is, not copied.
+    """
+
+    def __init__(self, architecture: Architecture, values: NDArray[Any]) -> None:
+        self.architecture = architecture
+        self.values = values
+
+    def tables(self, masks: MaskSet) -> tuple[NDArray[np.int32], panels.Layout]:
+        """Return the orders and the layouts of K connectivities, as the kernels take them."""
+        staircase = masks.staircase(self.architecture.direct)
+        return _order(staircase), self.architecture.layouts(staircase)
+
+    def network(self, connectivity: Connectivity) -> Network:
+        """Pack the parameters for one connectivity."""
+        staircase = connectivity.staircase(self.architecture.direct)
+        layout = self.architecture.layout(staircase)
+        theta = panels.aligned_empty(panels.n_parameters(layout), self.values.dtype)
+        kernels.active.pack(self.values, self.architecture.shared_layout, _order(staircase), theta, *layout)
+        return Network(self.architecture, connectivity, theta)
+
+
+def _order(staircase: Staircase) -> NDArray[np.int32]:
+    return np.concatenate(staircase.sorts[:-1], axis=-1).astype(np.int32)
+
+
+class Network:
+    """A network under one connectivity.
+
+    Parameters
+    ----------
+    architecture : Architecture
+    connectivity : Connectivity
+    theta : (n,) float32 or float64
+        Parameters in the panel layout (``made_fast.kernels.layout``); used as it is, not copied.
+
+    Attributes
+    ----------
+    order : (D,) intp
+        ``order[p]`` is the feature at place p + 1; bits, uniforms and results are in this order.
+    """
+
+    def __init__(self, architecture: Architecture, connectivity: Connectivity, theta: NDArray[Any]) -> None:
+        self.architecture = architecture
+        self.connectivity = connectivity
+        self.theta = theta
+        self.staircase = connectivity.staircase(architecture.direct)
+        self.layout = architecture.layout(self.staircase)
+        self.order = self.staircase.sorts[0]
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of live weights and biases."""
+        direct = sum(int(live.sum()) for live in self.staircase.direct if live is not None)
+        return direct + sum(int(live.sum()) + len(live) for live in self.staircase.n_live)
+
+    def score(
+        self, n: int, bits_of: Callable[[slice], Bits], n_threads: int, n_places: int | None = None
+    ) -> NDArray[np.float64]:
+        """Return log p of n rows in nats, (n,); ``bits_of(part)`` gives the rows of a slice.
+
+        With ``n_places``, log p of the inputs at the first so many places, the others summed out.
+        """
+        log_p = np.empty(n)
+        places = self.architecture.n_inputs if n_places is None else n_places
+
+        def work(part: slice, bits: Bits, *rest: Any) -> None:
+            kernels.active.score(self.theta, *self.layout, bits, places, *rest, log_p[part])
+
+        self._for_rows(n, bits_of, n_threads, work)
+        return log_p
+
+    def score_bits(self, bits: Bits, n_threads: int, n_places: int | None = None) -> NDArray[np.float64]:
+        """Do ``score`` on rows that are packed already, (n, W) in order of place."""
+        return self.score(len(bits), bits.__getitem__, n_threads, n_places)
+
+    def conditionals(self, n: int, bits_of: Callable[[slice], Bits], n_threads: int) -> NDArray[Any]:
+        """Return ``p(x at place p + 1 is 1 | the places before it)``, (n, D) of the dtype of theta."""
+        proba = np.empty((n, self.architecture.n_inputs), self.theta.dtype)
+
+        def work(part: slice, *bits_and_scratch: Any) -> None:
+            kernels.active.conditionals(self.theta, *self.layout, *bits_and_scratch, proba[part])
+
+        self._for_rows(n, bits_of, n_threads, work)
+        return proba
+
+    def walk(self, uniforms: NDArray[np.float64], scratch: tuple[NDArray[Any], NDArray[np.int32]]) -> NDArray[np.uint8]:
+        """Draw rows by one walk along the ordering: x at place p + 1 is 1 where ``uniforms[i, p] < p(1 | places before)``.
+
+        A uniform below 0 puts in a 1, one above 1 a 0: so evidence is given. On the caller's thread; (n, D) uint8.
+        """
+        x = np.empty(uniforms.shape, np.uint8)
+        kernels.active.sample(self.theta, *self.layout, uniforms, BLOCK, *scratch, x)
+        return x
+
+    def dense(self) -> dict[str, Any]:
+        """Return the network as plain arrays in the original order; see ``MADEModel.to_dense``."""
+        sorts, L = self.staircase.sorts, len(self.connectivity.degrees)
+
+        def original(row: int, below: NDArray[np.intp], above: NDArray[np.intp]) -> tuple[NDArray[Any], NDArray[Any]]:
+            W_sorted, mask, b_sorted = reference.unpack_layer(self.theta, *self.layout, row)
+            W, b = np.empty(W_sorted.T.shape, W_sorted.dtype), np.empty_like(b_sorted)
+            W[np.ix_(above, below)] = np.where(mask, W_sorted, 0).T
+            b[above] = b_sorted
+            return W, b
+
+        chain = [original(l, sorts[l], sorts[l + 1]) for l in range(L + 1)]
+        rows = self.layout.layers[: L + 1, panels.DIRECT]
+        direct = [original(row, sorts[0], sorts[l + 1])[0] if row else None for l, row in enumerate(rows)]
+        return {
+            "ordering": self.connectivity.ordering.copy(),
+            "degrees": [m.copy() for m in self.connectivity.degrees],
+            "masks": reference.masks(self.connectivity.ordering, self.connectivity.degrees),
+            "weights": [W for W, _ in chain],
+            "biases": [b for _, b in chain],
+            "direct": direct,
+        }
+
+    def _for_rows(self, n: int, bits_of: Callable[[slice], Bits], n_threads: int, work: Callable[..., None]) -> None:
+        """Call ``work(part, bits, sparse, block, reals, ints)`` on slices of the rows 0..n - 1, spread over threads."""
+        rows, block = self.architecture.chunk_rows, min(n, BLOCK)
+        scratch = self.architecture.score_scratch(self.theta.dtype, block)
+
+        def chunk(i: int, rank: int) -> None:
+            part = slice(i * rows, min(n, (i + 1) * rows))
+            bits = bits_of(part)
+            work(part, bits, data.density(bits, self.architecture.n_inputs) < SPARSE_BELOW, block, *scratch[rank])
+
+        threads.for_each(chunk, -(-n // rows), n_threads)
+
+
+class Scratch(dict[int, tuple[NDArray[Any], NDArray[np.int32]]]):
+    """The workspace of each rank, made when it is first asked for."""
+
+    def __init__(self, sizes: tuple[int, int], dtype: np.dtype[Any]) -> None:
+        self._sizes, self._dtype = sizes, dtype
+
+    def __missing__(self, rank: int) -> tuple[NDArray[Any], NDArray[np.int32]]:
+        reals, ints = self._sizes
+        self[rank] = panels.aligned_empty(reals, self._dtype), np.empty(ints, np.int32)
+        return self[rank]

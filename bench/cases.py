@@ -24,7 +24,11 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from bench.dense_numpy import DenseMADE
 from made_fast import MADEModel, data, kernels
-from made_fast.training import Trainer
+from made_fast.kernels.optimizers import OPTIMIZERS
+from made_fast.masks import MaskSet, draw_connectivity
+from made_fast.network import Architecture, Shared
+from made_fast.trainers import FixedTrainer, TrainingRows
+from made_fast.training import initial_parameters
 
 __all__ = ["CASES", "IMPLEMENTATIONS", "SIZES", "Case", "Size", "Work", "available", "machine", "one_blas_thread", "using"]
 
@@ -131,39 +135,34 @@ def rows(size: Size) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     return X[:n], X[n:]
 
 
-def new_trainer(size: Size) -> Trainer:
+def new_trainer(size: Size) -> FixedTrainer:
     """Return an untrained network, the same every time."""
-    return Trainer.start(
-        size.n_features,
-        hidden_sizes=size.hidden_sizes,
-        activation="relu",
-        ordering="random",
-        degrees="stratified",
-        optimizer="adam",
-        learning_rate=1e-3,
-        weight_init="glorot_uniform",
-        dtype=np.dtype(np.float32),
-        rng=np.random.default_rng(SEED),
-    )
+    rng, adam = np.random.default_rng(SEED), OPTIMIZERS["adam"]
+    architecture = Architecture(size.n_features, size.hidden_sizes, "relu")
+    connectivity = draw_connectivity(size.n_features, size.hidden_sizes, "random", "stratified", rng)
+    parameters = initial_parameters(architecture, "glorot_uniform", np.dtype(np.float32), rng)
+    theta = Shared(architecture, parameters).network(connectivity).theta
+    hyper = np.array([*adam.hyper, 0.0, 0.0])  # neither weight decay nor clipping
+    return FixedTrainer(architecture, MaskSet.of([connectivity]), theta, adam, hyper, rng)
 
 
-def pack(size: Size, trainer: Trainer) -> NDArray[np.uint64]:
+def pack(size: Size, trainer: FixedTrainer) -> TrainingRows:
     """Return the training rows as ``Trainer.epoch`` takes them."""
-    return data.pack_rows(rows(size)[0], trainer.connectivity.staircase().sorts[0])
+    return TrainingRows(data.pack_rows(rows(size)[0], trainer.column_order), None, np.empty(0))
 
 
-def to_model(trainer: Trainer) -> MADEModel:
+def to_model(trainer: FixedTrainer) -> MADEModel:
     """Return the model that is being trained; it shares the parameters."""
-    return MADEModel(trainer.connectivity, trainer.theta, "relu")
+    return MADEModel(trainer.source(trainer.parameters))
 
 
 @cache
 def trained_model(size: Size) -> MADEModel:
     """Return a model that has seen enough rows for its samples to look like data: sampling is the faster, the fewer ones."""
     trainer = new_trainer(size)
-    bits = pack(size, trainer)
+    packed = pack(size, trainer)
     for _ in range(10):
-        trainer.epoch(bits, BATCH, 1)
+        trainer.epoch(packed, BATCH, 1)
     return to_model(trainer)
 
 
@@ -171,12 +170,12 @@ def trained_model(size: Size) -> MADEModel:
 def true_epoch(size: Size) -> tuple[float, NDArray[np.float64], float]:
     """Return the mean NLL and the parameters after one epoch of the float64 reference, and how far they have moved."""
     start = new_trainer(size)
-    theta = start.theta.astype(np.float64)
-    trainer = replace(start, theta=theta.copy(), state=np.zeros(start.state.shape))
-    bits = pack(size, trainer)
+    theta = start.parameters.astype(np.float64)
+    trainer = replace(start, parameters=theta.copy())
+    packed = pack(size, trainer)
     with using("reference"):
-        nll = trainer.epoch(bits, BATCH, 1)
-    return nll, flatten(to_model(trainer).to_dense()), float(np.linalg.norm(trainer.theta - theta))
+        nll = trainer.epoch(packed, BATCH, 1)
+    return nll, flatten(to_model(trainer).to_dense()), float(np.linalg.norm(trainer.parameters - theta))
 
 
 @cache
@@ -220,10 +219,10 @@ def training_step(size: Size, implementation: str) -> Work:
         def parameters() -> NDArray[Any]:
             return dense.theta
     else:
-        bits = pack(size, trainer)
+        packed = pack(size, trainer)
 
         def run() -> float:
-            return trainer.epoch(bits, BATCH, 1)
+            return trainer.epoch(packed, BATCH, 1)
 
         def parameters() -> NDArray[Any]:
             return flatten(to_model(trainer).to_dense())
@@ -268,7 +267,7 @@ def sample(size: Size, implementation: str, n: int) -> Work:
 
     def check(X: NDArray[np.uint8]) -> None:
         # one pass tells every conditional that a row was drawn from, so the whole row is right if each entry is
-        uniforms = np.random.default_rng(SEED).random((n, D))[:, model.connectivity.ordering - 1]
+        uniforms = np.random.default_rng(SEED).random((n, D))[:, model.to_dense()["ordering"] - 1]
         p = 1 / (1 + np.exp(-true_logits(model, X.tobytes())))
         wrong = ((uniforms < p) != X) & (np.abs(uniforms - p) > FLOAT32)  # closer than that is a tie
         assert not wrong.any(), f"{wrong.any(axis=1).sum()} of {n} rows are not what these uniforms give"

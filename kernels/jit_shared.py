@@ -9,6 +9,8 @@ one on that only moves forward.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from made_fast.kernels.jit_layers import batch_bits, fit_batch, lowest_one
@@ -39,6 +41,15 @@ __all__ = ["pack", "train_shared", "unpack_gradient"]
 def _orders(order: Int32, layer: Int64, row: Int64) -> tuple[Int32, Int32]:
     """Return the original numbers of a layer's sorted inputs and units."""
     return order[row[IN_ORDER] :][: layer[N_IN]], order[row[OUT_ORDER] :][: layer[N_OUT]]
+
+
+@inline
+def _live_units(p: int, done: int, n_out: int) -> tuple[Any, Any]:
+    """Return the first and the end of panel p's true units from unit ``done`` of the layer on.
+
+    As uint64: a number that may be negative would be tested at every access.
+    """
+    return np.uint64(max(done - p * PANEL, 0)), np.uint64(min(PANEL, n_out - p * PANEL))
 
 
 @inline
@@ -95,7 +106,7 @@ def pack(
             row = shared[at[SHARED_WEIGHTS] + inputs[k] * at[ROW] :]
             for p in range(done // PANEL, panels):
                 mine, w = units[p * PANEL :], theta[panel_start[layer[PANELS] + p] + k * PANEL :]
-                first, n = max(done - p * PANEL, 0), min(PANEL, n_out - p * PANEL)
+                first, n = _live_units(p, done, n_out)
                 for u in range(first):  # the zero corner
                     w[u] = 0
                 for u in range(first, n):
@@ -110,7 +121,8 @@ def _add_row(net: Net, layer: Int64, k: int, done: int, units: Int32, row: Real)
     gradient, _, _, panel_start = net
     for p in range(done // PANEL, layer[N_PANELS]):
         mine, w = units[p * PANEL :], gradient[panel_start[layer[PANELS] + p] + k * PANEL :]
-        for u in range(max(done - p * PANEL, 0), min(PANEL, layer[N_OUT] - p * PANEL)):
+        first, n = _live_units(p, done, layer[N_OUT])
+        for u in range(first, n):
             row[np.uint64(mine[u])] += w[u]
 
 

@@ -173,7 +173,7 @@ static REAL *NAME(reach)(const net_t *net, int64_t l, int64_t j, walk_t *walks, 
 }
 
 /* column = g(sum of unit j of layer l); returns where the unit's numbers stand. */
-static REAL *NAME(finish_unit)(const net_t *net, int64_t l, int64_t j, int activation, walk_t *walks, int64_t m,
+static ALWAYS_INLINE REAL *NAME(finish_unit)(const net_t *net, int64_t l, int64_t j, int activation, walk_t *walks, int64_t m,
                                const int32_t *count, const int32_t *index, int32_t *taken, REAL *column)
 {
     const int64_t direct = NAME(direct)(net, l);

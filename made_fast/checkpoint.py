@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from made_fast import modelfile, storage
+from made_fast import checks, modelfile, storage
 from made_fast.kernels.layout import aligned_empty
 from made_fast.kernels.optimizers import OPTIMIZERS
 from made_fast.network import Network
@@ -92,8 +92,8 @@ def _decode(
 ) -> tuple[Trainer, FitState, dict[str, Any]]:
     source, masks, rule, _ = content
     optimizer, hyper = OPTIMIZERS[text["optimizer"]], np.array(text["hyper"], np.float64)
-    if hyper.shape != (6,) or not np.isfinite(hyper).all():
-        raise ValueError("hyper must be 6 numbers")
+    if hyper.shape != (6,) or not (np.isfinite(hyper) & (hyper >= 0)).all():
+        raise ValueError("hyper must be 6 numbers >= 0")
     shuffle = _generator(text["shuffle"])
     trainer: Trainer
     if isinstance(source, Network):
@@ -101,7 +101,7 @@ def _decode(
     else:
         trainer = SharedTrainer(
             source.architecture, masks, _own(source.values), optimizer, hyper, shuffle, rule,
-            _generator(text["fresh"]), _generator(text["noise"]), float(text["dropout"]),
+            _generator(text["fresh"]), _generator(text["noise"]), checks.probability(text["dropout"], "dropout"),
         )  # fmt: skip
     trainer.step = _count(text["step"])
     if isinstance(trainer, SharedTrainer) and rule is not None and text["pool_start"] is not None:
@@ -135,6 +135,6 @@ def _generator(state: Any) -> np.random.Generator:
 
 
 def _count(value: Any) -> int:
-    if type(value) is not int or value < 0:
-        raise ValueError(f"a count must be an int >= 0, got {value!r}")
+    if type(value) is not int or not 0 <= value < 2**62:
+        raise ValueError(f"a count must be an int >= 0 and below 2^62, got {value!r}")
     return value

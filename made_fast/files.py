@@ -19,9 +19,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from made_fast.datasets import Dataset
-    from made_fast.model import MADEModel
+    from made_fast.report import AnyModel
 
-__all__ = ["check_shape", "check_writable", "load_data", "load_model", "refusing", "remembered_shape", "write_csv", "write_png"]
+__all__ = [
+    "check_shape", "check_writable", "chosen_splits", "load_data", "load_model", "refusing", "remembered_shape", "write_csv",
+    "write_png",
+]  # fmt: skip
 
 CSV_ENTRIES = 1 << 20
 """Entries sampled and written at a time: a pipe gets its first lines at once, and any number of rows fits in memory."""
@@ -65,13 +68,13 @@ def chosen_splits(args: argparse.Namespace, dataset: Dataset) -> dict[str, Any]:
     return {args.split: found[args.split]}
 
 
-def load_model(path: Path) -> MADEModel:
+def load_model(path: Path) -> AnyModel:
     """Read a model file."""
-    from made_fast.model import load
+    import made_fast
     from made_fast.storage import ModelFileError
 
     with refusing(OSError, ModelFileError):
-        return load(path)
+        return made_fast.load(path)
 
 
 def check_writable(path: Path | None, *suffixes: str) -> None:
@@ -99,7 +102,7 @@ def check_shape(shape: tuple[int, int] | None, D: int) -> None:
         raise UsageError(f"--shape must have {D} entries, as many as there are inputs, got {shape[0]}x{shape[1]}.")
 
 
-def remembered_shape(model: MADEModel) -> tuple[int, int] | None:
+def remembered_shape(model: AnyModel) -> tuple[int, int] | None:
     """Return the shape that ``train`` noted in the file (which may be anybody's), or that of a square."""
     from math import isqrt
 
@@ -120,7 +123,7 @@ def write_png(path: Path, X: NDArray[Any], shape: tuple[int, int] | None, column
         images.save_png(path, images.grid(X, shape, columns))
 
 
-def write_csv(stream: Any, model: MADEModel, n: int, rng: np.random.Generator, n_threads: int | None) -> None:
+def write_csv(stream: Any, model: AnyModel, n: int, rng: np.random.Generator, n_threads: int | None) -> None:
     """Draw n rows and write them as lines of 0/1, a few at a time."""
     import numpy as np
 

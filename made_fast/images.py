@@ -1,4 +1,4 @@
-"""Pictures: binary rows as a grid of tiles, curves of scores. Pillow and matplotlib are imported only when a file is written."""
+"""Pictures: binary rows as a grid of tiles, curves of scores. Pillow and matplotlib are imported when a file is written."""
 
 from __future__ import annotations
 
@@ -95,6 +95,7 @@ def save_curves(path: str | os.PathLike[str], curves: Mapping[str, Mapping[int, 
         means, errors = zip(*points.values(), strict=True)
         axes.errorbar(list(points), means, errors, marker="o", markersize=4, capsize=3, label=name)
     ticks = sorted({m for points in curves.values() for m in points})
+    ticks = [m for m in ticks if m == ticks[-1] or m <= 0.7 * ticks[-1]]  # 256 and 300 would stand on each other
     axes.set_xticks(ticks, [str(m) for m in ticks])
     axes.minorticks_off()
     axes.grid(alpha=0.3)

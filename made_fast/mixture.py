@@ -37,7 +37,7 @@ class MixtureModel:
     weights : (M,) of float, optional
         Positive, adding up to 1. By default all are 1/M.
     hyper : mapping, optional
-        Anything to remember about how the mixture came to be; saved with it, beside what each member remembers. JSON values only.
+        Anything to remember about how the mixture came to be; saved with it, beside that of each member. JSON values only.
 
     Attributes
     ----------
@@ -47,24 +47,22 @@ class MixtureModel:
 
     Notes
     -----
-    Questions about rows with missing inputs (NaN) are put to every member, which answers by one connectivity chosen for what is
-    missing, or by ``n_members`` of them in equal parts (see ``MADEModel.log_marginal``, and ``MADEModel.member_for`` for which).
-    The answer of the mixture is then that of the mixture of those: members weigh ``w_m p_m(observed)``. It is exact if every
-    member's is: always if they were trained with ``n_masks=None``, otherwise if evidence stands early in an ordering of
-    their sets or few inputs are missing. What is estimated comes with a standard error or an ``ApproximationWarning``; each
-    member has random numbers of its own.
+    Questions about rows with missing inputs (NaN) are put to every member, which answers by one connectivity that is chosen
+    for what is missing, or by ``n_members`` of them in equal parts: ``members[m].member_for(observed)`` says which. The answer
+    is then that of the mixture of those, where member m weighs ``w_m p_m(observed)``. It is exact where every member's is
+    (see ``MADEModel.log_marginal``); what is estimated has a standard error or an ``ApproximationWarning``. Parameters that
+    these methods have in common:
 
-    Examples
-    --------
-    Check one member's answer by enumeration: ``mixture.to_dense(member=m, mask=mixture.members[m].member_for(observed))`` is
-    the network that gives it.
+    X : (n, D) of 0, 1 and NaN
+        As for :meth:`score_samples`, but NaN marks a missing input.
+    n_members, n_walks, random_state, n_threads
+        As for ``MADEModel.log_marginal``. Every member has its own random numbers, so that errors of estimates do not add up.
     """
 
-    def __init__(
-        self, members: Sequence[MADEModel], weights: Any = None, *, hyper: Mapping[str, Any] | None = None
-    ) -> None:
+    def __init__(self, members: Sequence[MADEModel], weights: Any = None, *, hyper: Mapping[str, Any] | None = None) -> None:
         self.members = _members(members)
-        self.weights = _weights(np.full(len(self.members), 1 / len(self.members)) if weights is None else weights, len(self.members))
+        M = len(self.members)
+        self.weights = _weights(np.full(M, 1 / M) if weights is None else weights, M)
         self.hyper = dict(hyper or {})
 
     @property
@@ -181,34 +179,15 @@ class MixtureModel:
     ) -> Floats | tuple[Floats, Floats]:
         """Return the log-likelihood of what is observed of each row, ``logsumexp_m(log w_m + log p_m(observed))``.
 
-        Exact, for the members that answer, if every ``p_m(observed)`` is; see the class.
-
-        Parameters
-        ----------
-        X : (n, D) of 0, 1 and NaN
-            NaN marks a missing input.
-        n_members : int
-            By how many connectivities each member answers, mixed in equal parts.
-        n_walks, random_state, n_threads
-            As for ``MADEModel.log_marginal``.
-        return_std : bool
-            Return standard errors too; 0 where the answer is exact.
-
-        Returns
-        -------
-        (n,) float64, or two of them
-            In nats.
-
-        Warns
-        -----
-        ApproximationWarning
-            Some rows are estimates, and ``return_std`` is false.
+        Exact where every ``p_m(observed)`` is. Returns (n,) float64 in nats; with ``return_std`` also the standard errors, 0
+        where exact. Without it, estimates come with an ``ApproximationWarning``. For the other parameters see the class.
         """
         asked = self._asked(X, n_members, n_walks, random_state, n_threads)
         log_p, std = self._log_marginal(asked)
         if return_std:
             return log_p, std
-        queries._warn_of_errors("log_marginal", std, asked[0], " nats")
+        if std.any():
+            queries._warn("log_marginal", std > 0, asked[0], queries._worst(std, " nats"))
         return log_p
 
     def conditional(
@@ -222,27 +201,11 @@ class MixtureModel:
         return_std: bool = False,
         n_threads: int | None = None,
     ) -> Floats | tuple[Floats, Floats]:
-        """Return ``p(x_t = 1 | what is observed of the row)`` for one input t of each row.
+        """Return ``p(x_t = 1 | what is observed of the row)`` for one input t of each row, (n,) float64.
 
-        It is ``sum_m w_m p_m(x_t = 1, observed) / sum_m w_m p_m(observed)``: each member counts by how well it explains what is
-        observed. Exact if every member's marginals are; see the class.
-
-        Parameters
-        ----------
-        X, n_members, n_walks, random_state, return_std, n_threads
-            As for :meth:`log_marginal`. What a row has at t is ignored.
-        target : int, or (n,) of int
-            Column t, counted from 0; the same for all rows, or one for each.
-
-        Returns
-        -------
-        (n,) float64, or two of them
-            Probabilities, and their standard errors.
-
-        Warns
-        -----
-        ApproximationWarning
-            Some rows are estimates, and ``return_std`` is false.
+        It is ``sum_m w_m p_m(x_t = 1, observed) / sum_m w_m p_m(observed)``: a member counts by how well it explains what is
+        observed. Exact where every member's marginals are. ``target`` is the column t, counted from 0: an int, or one for each
+        row, (n,); what X has there is ignored. ``return_std`` and warnings as for :meth:`log_marginal`.
         """
         asked = self._asked(X, n_members, n_walks, random_state, n_threads)
         n = len(asked[0].table.bits)
@@ -252,7 +215,8 @@ class MixtureModel:
         std = proba * (1 - proba) * np.hypot(std[:n], std[n:])  # the delta method, on the logit
         if return_std:
             return proba, std
-        queries._warn_of_errors("conditional", std, asked[0])
+        if std.any():
+            queries._warn("conditional", std > 0, asked[0], queries._worst(std))
         return proba
 
     def sample_conditional(
@@ -265,31 +229,15 @@ class MixtureModel:
         random_state: Any = None,
         n_threads: int | None = None,
     ) -> NDArray[np.uint8]:
-        """Draw what is missing of each row, given what is observed.
+        """Draw what is missing of each row given what is observed; ``n_draws`` independent draws, (n_draws, n, D) uint8.
 
-        Every draw comes from a member that is drawn for it with probability ``w_m p_m(observed) / p(observed)``, and so from the
-        mixture given what is observed; exactly, if the members' marginals and draws are exact, see the class.
-
-        Parameters
-        ----------
-        X, n_members, n_walks, random_state, n_threads
-            As for :meth:`log_marginal`.
-        n_draws : int
-            Draws for each row, independent of each other.
-
-        Returns
-        -------
-        (n_draws, n, D) uint8
-            Whole rows; observed entries are as they were.
-
-        Warns
-        -----
-        ApproximationWarning
-            Some rows are drawn from weighted walks, see ``MADEModel.sample_conditional``.
+        Every draw comes from a member that is drawn for it with probability ``w_m p_m(observed) / p(observed)``. Exact where
+        the members' marginals and draws are; an ``ApproximationWarning`` tells of others. Observed entries are as they were.
         """
         asked = self._asked(X, n_members, n_walks, random_state, n_threads)
         rows, effective = self._draws(asked, checks.positive_int(n_draws, "n_draws"))
-        queries._warn_of_weights("sample_conditional", effective, asked[0])
+        if np.isfinite(effective).any():
+            queries._warn("sample_conditional", np.isfinite(effective), asked[0], queries._fewest(effective))
         return rows
 
     def impute(
@@ -302,27 +250,14 @@ class MixtureModel:
         random_state: Any = 0,
         n_threads: int | None = None,
     ) -> NDArray[Any]:
-        """Fill in what is missing of each row.
+        """Fill in what is missing of each row: (n, D) uint8, or float64 for "mean"; observed entries are as they were.
 
-        Parameters
-        ----------
-        X, n_members, n_walks, random_state, n_threads
-            As for :meth:`log_marginal`.
-        method : {"mode", "mean", "sample"}
-            "mode": of the rows that the members come up with (greedily, see ``MADEModel.impute``), the one that is the most
-            probable under the mixture, by its ``log_marginal``. Rows that no member proposes may be more probable.
-            "mean": ``E[x_d | observed]``, the members' means weighed by ``w_m p_m(observed)``; exact if those are.
-            "sample": one draw of :meth:`sample_conditional`.
+        - "mode": of the rows that the members come up with (greedily, see ``MADEModel.impute``), the one that is the most
+          probable under the mixture, by its :meth:`log_marginal`. Rows that no member proposes may be more probable.
+        - "mean": ``E[x_d | observed]``, the members' means weighed by ``w_m p_m(observed)``; exact where those are.
+        - "sample": one draw of :meth:`sample_conditional`.
 
-        Returns
-        -------
-        (n, D) uint8, or float64 for "mean"
-            Observed entries are as they were.
-
-        Warns
-        -----
-        ApproximationWarning
-            Some rows rest on weighted walks.
+        An ``ApproximationWarning`` tells of rows that rest on weighted walks.
         """
         how = checks.choice(method, "method", queries.METHODS)
         asked = self._asked(X, n_members, n_walks, random_state, n_threads)
@@ -332,11 +267,15 @@ class MixtureModel:
             filled = drawn[0]
         else:
             filled, effective = self._modes(asked) if how == "mode" else self._means(asked)
-        queries._warn_of_weights("impute", effective, asked[0])
+        if np.isfinite(effective).any():
+            queries._warn("impute", np.isfinite(effective), asked[0], queries._fewest(effective))
         return filled
 
     def to_dense(self, *, member: int | None = None, mask: int | Connectivity | None = None) -> dict[str, Any]:
-        """Return one member, under one mask, as plain arrays; see ``MADEModel.to_dense``."""
+        """Return one member, under one mask or connectivity, as plain arrays; see ``MADEModel.to_dense``.
+
+        ``mixture.to_dense(member=m, mask=mixture.members[m].member_for(observed))`` is what answers for member m.
+        """
         return self._one_member(member).to_dense(mask)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -354,20 +293,16 @@ class MixtureModel:
         """Return that member, or the only one there is."""
         if member is None and self.n_members > 1:
             raise ValueError(
-                f"member must say which is meant: the model is a mixture of {self.n_members}, each with an ordering of its own. "
+                f"member must say which is meant: the model is a mixture of {self.n_members}, each with its own ordering. "
                 f"Pass member=0, say, or any up to {self.n_members - 1}."
             )
         return self._member(0 if member is None else member)
 
-    def _asked(
-        self, X: checks.MatrixLike, n_members: Any, n_walks: Any, random_state: Any, n_threads: Any
-    ) -> list[Inquiry]:
-        """Return what to ask each member; independent random numbers, so that errors of estimates do not add up."""
+    def _asked(self, X: checks.MatrixLike, n_members: Any, n_walks: Any, random_state: Any, n_threads: Any) -> list[Inquiry]:
+        """Return what to ask each member."""
         X = checks.matrix(X, self.n_features_in)
         seeds = checks.generator(random_state).integers(2**63, size=self.n_members).tolist()
-        return [
-            model._asked(X, n_members, n_walks, seed, n_threads) for model, seed in zip(self.members, seeds, strict=True)
-        ]
+        return [model._asked(X, n_members, n_walks, seed, n_threads) for model, seed in zip(self.members, seeds, strict=True)]
 
     def _joint(self, asked: Sequence[Inquiry]) -> tuple[Floats, Floats]:
         """Return ``log(w_m p_m(observed))`` and the standard error of each, (M, n) both."""
@@ -471,19 +406,17 @@ def _log_sum(joint: Floats) -> Floats:
 
 def _members(value: Any) -> tuple[MADEModel, ...]:
     members = tuple(value)
-    for m, model in enumerate(members):
-        if not isinstance(model, MADEModel):
-            raise TypeError(f"members must be MADEModels, got {type(model).__name__} for member {m}. Of a fitted MADE it is model_.")
     if not members:
         raise ValueError("members must be at least one MADEModel, got none.")
-    first = members[0]
     for m, model in enumerate(members):
-        if model.n_features_in != first.n_features_in:
-            raise ValueError(
-                f"members must have the same inputs, got {first.n_features_in} for member 0 and {model.n_features_in} for member {m}."
+        if not isinstance(model, MADEModel):
+            raise TypeError(
+                f"members must be MADEModels, got {type(model).__name__} for member {m}. A fitted MADE has it in model_."
             )
-        if model.binarize != first.binarize:
-            raise ValueError(f"members must have the same binarize, got {first.binarize} for member 0, {model.binarize} for {m}.")
+    for name in ("n_features_in", "binarize"):
+        found = [getattr(model, name) for model in members]
+        if found.count(found[0]) < len(found):
+            raise ValueError(f"members must have the same {name}, got {found}.")
     return members
 
 
@@ -497,7 +430,7 @@ def _weights(value: Any, n_members: int) -> Floats:
     if not (np.isfinite(weights) & (weights > 0)).all():
         raise ValueError(f"weights must be finite and > 0, got {weights.tolist()}. Leave out members that shall not count.")
     if abs(weights.sum() - 1) > modelfile.WEIGHT_TOLERANCE:
-        raise ValueError(f"weights must add up to 1, got {weights.sum()!r}. Divide them by their sum.")
+        raise ValueError(f"weights must add up to 1, got {float(weights.sum())!r}. Divide them by their sum.")
     weights.flags.writeable = False
     return weights
 
@@ -505,6 +438,7 @@ def _weights(value: Any, n_members: int) -> Floats:
 def _number(value: Any, n_members: int) -> int:
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"member must be an int >= 0, got {value!r} of type {type(value).__name__}.")
-    if not 0 <= value < n_members:
-        raise ValueError(f"member must be one of the mixture's 0..{n_members - 1}, got {value}.")
-    return int(value)
+    m = int(value)
+    if not 0 <= m < n_members:
+        raise ValueError(f"member must be one of the mixture's 0..{n_members - 1}, got {m}.")
+    return m

@@ -216,7 +216,7 @@ class MADEModel(queries.Queries):
                 k, rows = next(waiting)
                 uniforms = rng.random((len(rows), D))
             member = self.member(k)
-            X[rows[:, None], member.order] = member.walk(uniforms, scratch[rank])
+            X[rows] = member.walk(uniforms, scratch[rank]).take(member.connectivity.ordering - 1, axis=1)
 
         threads.for_each(work, len(items), checks.n_threads(n_threads))
         return X

@@ -15,8 +15,8 @@ rows, (K, D) and (K, H_l), and there may be two more metadata: ``connectivity_we
 parameters), and ``rule``, a JSON object of ``degrees`` and ``resample``: how further connectivities may be drawn.
 
 A mixture of M models is of kind ``ensemble``. Tensors and metadata of member m = 0 .. M - 1 are those of its own file, with
-``member.<m>.`` before their names, and without ``kind``. First come the ``parameters`` of all members (whole cache lines, so that
-each is aligned), then ``weights`` (M,) F64, positive and adding up to 1, then the rest. ``hyper`` is that of the mixture.
+``member.<m>.`` before their names, and without ``kind``. First come the ``parameters`` of all members (whole cache lines, so
+that each is aligned), then ``weights`` (M,) F64, positive and adding up to 1, then the rest. ``hyper`` is that of the mixture.
 """
 
 from __future__ import annotations
@@ -133,12 +133,16 @@ def decode_ensemble(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, 
     hyper = json_object(metadata.get("hyper", "").encode(), "hyper", path)
     weights = tensors.get("weights")
     if weights is None or weights.dtype != np.float64 or weights.ndim != 1:
-        raise file_error(path, "weights must be a vector of F64", weights if weights is None else f"{weights.dtype} {weights.shape}")
+        raise file_error(
+            path, "weights must be a vector of F64", None if weights is None else f"{weights.dtype} {weights.shape}"
+        )
     M = len(weights)
     if not 0 < M < len(tensors):
-        raise file_error(path, f"there must be a member for each of the {M} weights, and one at least", f"{len(tensors)} tensors")
+        raise file_error(path, f"there must be members, as many as weights ({M})", f"{len(tensors)} tensors")
     if (weights <= 0).any() or not abs(weights.sum() - 1) <= WEIGHT_TOLERANCE:
-        raise file_error(path, "weights must be positive and add up to 1", f"{weights[:8].tolist()}, sum {weights.sum()!r}")
+        raise file_error(
+            path, "weights must be positive and add up to 1", f"{weights[:8].tolist()}, sum {float(weights.sum())!r}"
+        )
     starts = [*(f"{PREFIX}{m}.parameters" for m in range(M)), "weights"]
     if list(tensors)[: M + 1] != starts:
         raise file_error(path, "tensors must begin with the parameters of each member, then weights", list(tensors))
@@ -165,11 +169,9 @@ def _by_member(entries: Mapping[str, Any], n_members: int, path: StrPath) -> lis
     return list(parts.values())
 
 
-def _one_of(
-    values: Mapping[str, str], name: str, options: Sequence[str], path: StrPath, absent: str | None = None
-) -> str:
+def _one_of(values: Mapping[str, str], name: str, options: Sequence[str], path: StrPath, absent: str | None = None) -> str:
     value = values.get(name, absent)
-    if value not in options:
+    if value is None or value not in options:
         raise file_error(path, f"the {name.replace('_', ' ')} must be one of {', '.join(options)}", value or "")
     return value
 
@@ -178,7 +180,8 @@ def _decode_tensors(tensors: Mapping[str, NDArray[Any]], path: StrPath) -> tuple
     """Return the parameters, the mask set, and whether its masks share the parameters."""
     names = ["parameters", "ordering", *(f"degrees.{l}" for l in range(len(tensors) - 2))]
     if list(tensors) != names or len(names) - 1 > panels.MAX_LAYERS:
-        raise file_error(path, f"tensors must be parameters, ordering, up to {panels.MAX_LAYERS - 1} degrees.<l>", list(tensors))
+        demand = f"tensors must be parameters, ordering, up to {panels.MAX_LAYERS - 1} degrees.<l>"
+        raise file_error(path, demand, list(tensors))
     theta, *vectors = tensors.values()
     if theta.dtype not in (np.float32, np.float64) or theta.ndim != 1:
         raise file_error(path, "parameters must be a vector of F32 or F64", f"{theta.dtype} {theta.shape}")
@@ -201,7 +204,7 @@ def _decode_tensors(tensors: Mapping[str, NDArray[Any]], path: StrPath) -> tuple
 
 
 def _is_clean(theta: NDArray[Any], layout: panels.Layout, l: int) -> bool:
-    """Return whether the zero corners, fill-up units and biases of direct connections in layer l are 0. Reads no whole panel."""
+    """Return whether zero corners, fill-up units and biases of direct connections in layer l are 0. Reads no whole panel."""
     bias, n_out, count = (int(layout.layers[l, column]) for column in (panels.BIAS, panels.N_OUT, panels.N_PANELS))
     used = 0 if layout.layers[l, panels.DIRECT] < 0 else n_out
     fill_up = theta[bias + used : bias + panels.PANEL * count]

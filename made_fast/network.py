@@ -82,12 +82,12 @@ class Architecture:
         """Where each parameter stands when they are shared."""
         return panels.make_shared_layout(self.layers, self.connectivity_weights)
 
-    @property
+    @cached_property
     def layers(self) -> NDArray[np.int64]:
         """Table of layers with every weight live: sizes are right for every connectivity, offsets for none."""
         return self._no_layout.layers
 
-    @property
+    @cached_property
     def chunk_rows(self) -> int:
         """How many rows to hand to a thread at a time: about a millisecond of work, whole blocks; not a matter of threads."""
         blocks = 100_000_000 // (BLOCK * (self.n_packed + 2000))
@@ -106,12 +106,12 @@ class Architecture:
         layouts = panels.Layout(*(table[None] for table in self._no_layout))
         return panels.shared_train_workspace(layouts, self.shared_layout, batch_size, n_ranks)
 
-    @property
+    @cached_property
     def n_shared(self) -> int:
         """Length of the vector of shared parameters."""
         return panels.n_shared(self.shared_layout, self.layers)
 
-    @property
+    @cached_property
     def n_packed(self) -> int:
         """Length that is enough for the packed parameters of any connectivity."""
         return panels.n_parameters(self._no_layout)

@@ -38,8 +38,8 @@ DATA is 'digits' (1797 images of 8 x 8 that come with scikit-learn) or a file of
 A missing entry is NaN, or in text an empty cell, nan, NA or ?."""
 
 CONSTANTS = """\
---optimizer-param: sgd has lr_decay (c of 1 / (1 + c t)), momentum has lr_decay and momentum, adagrad eps,
-adadelta and rmsprop rho and eps, adam beta_1, beta_2 and eps."""
+--optimizer-param: sgd has lr_decay, the c of 1 / (1 + c t); momentum lr_decay and momentum; adagrad eps;
+adadelta and rmsprop rho and eps; adam beta_1, beta_2 and eps."""
 
 
 class UsageError(Exception):
@@ -156,10 +156,10 @@ def _add_training(command: Any, out: str) -> None:
     n_masks = "masks that take turns, one a mini-batch, and then mix; 'unlimited': a fresh one each time"
     _option(masks, "--masks", "N", n_masks, _masks, default=1, dest="n_masks")
     _choice(masks, "--resample", RESAMPLE, "what masks differ in: ")
-    eval_masks = "masks of the mixture after --masks unlimited"
-    _option(masks, "--eval-masks", "N", eval_masks, _positive_int, default=300, dest="n_eval_masks")
-    val_masks = "most masks that validation rows are scored under in training"
-    _option(masks, "--val-masks", "N", val_masks, _positive_int, default=8, dest="n_val_masks")
+    mixed = "masks of the mixture after --masks unlimited"
+    _option(masks, "--eval-masks", "N", mixed, _positive_int, default=300, dest="n_eval_masks")
+    most = "most masks that validation rows are scored under in training"
+    _option(masks, "--val-masks", "N", most, _positive_int, default=8, dest="n_val_masks")
     _choice(masks, "--ordering", ORDERINGS, "order of the inputs, under the first mask: ")
     _choice(masks, "--degrees", DEGREES, "how hidden degrees are drawn: ")
 
@@ -245,8 +245,7 @@ def _add_impute(commands: Any) -> None:
 
     output = impute.add_argument_group("output")
     _option(output, "--out", "FILE", "write a .npz, .npy, .csv or .txt of the filled rows", Path)
-    picture = "draw the rows (20 at most) as given, as hidden and as filled"
-    _option(output, "--samples", "FILE.png", picture, Path)
+    _option(output, "--samples", "FILE.png", "draw rows (20 of the last split) as given, hidden and filled", Path)
     _option(output, "--shape", "ROWSxCOLS", "shape of a row as a picture (default: that of the training data)", _shape)
 
     rows = impute.add_argument_group("data")

@@ -126,7 +126,8 @@ class Queries:
         -------
         (n,) float64, or two of them
             In nats; the standard errors are 0 where the answer is exact. An estimate is the log of an unbiased mean, and so
-            too low on average, by about half the square of its standard error.
+            too low on average, by about half the square of its standard error; that is itself estimated from the walks, and
+            both are too low where hardly any walk happens to suit the evidence.
 
         Warns
         -----

@@ -20,14 +20,12 @@ if TYPE_CHECKING:
     from made_fast.datasets import Dataset
 
 __all__ = [
-    "Asking", "Scores", "by_masks", "describe_data", "describe_file", "describe_model", "independent_nll", "majority",
-    "model_facts", "print_curves", "print_members", "print_scores", "score", "single_models",
+    "Asking", "Scores", "describe_data", "describe_file", "describe_model", "independent_nll", "majority", "model_facts",
+    "print_parts", "print_scores", "score", "single_models",
 ]  # fmt: skip
 
 AnyModel: TypeAlias = "MADEModel | MixtureModel"
 Floats: TypeAlias = "NDArray[np.float64]"
-Curve: TypeAlias = dict[int, tuple[float, float]]
-"""The mean NLL, and its standard error, by number of masks."""
 
 
 class Asking(NamedTuple):
@@ -49,11 +47,15 @@ class Scores(NamedTuple):
         Its standard error, if it is an estimate; 0 where it is exact.
     n_entries : int
         How many entries were scored.
+    parts : dict
+        The mean NLL and its standard error under each member of an ensemble, by its number; under the mixture of the first m
+        masks of a model of several, by m = 1, 2, 4, ..., K. Empty where nothing was asked, or rows are incomplete.
     """
 
     nll: Floats
     std: Floats
     n_entries: int
+    parts: dict[int, tuple[float, float]]
 
 
 # Data and models in words
@@ -113,9 +115,13 @@ def model_facts(model: AnyModel) -> dict[str, str]:
         facts["parameters"] = f"{model.n_parameters:,}"
     else:
         facts |= _network_facts(model)
-    if model.hyper:
-        facts["trained with"] = ""
-        facts |= {"  " + json.dumps(name)[1:-1]: json.dumps(value) for name, value in model.hyper.items()}
+    remembered = {"trained with": model.hyper}
+    if isinstance(model, MixtureModel) and all(member.hyper == model.members[0].hyper for member in model.members):
+        remembered["each member with"] = model.members[0].hyper
+    for title, hyper in remembered.items():
+        if hyper:
+            facts[title] = ""
+            facts |= {"  " + json.dumps(name)[1:-1]: json.dumps(value) for name, value in hyper.items()}
     return facts
 
 
@@ -146,64 +152,72 @@ def _network_facts(model: MADEModel) -> dict[str, str]:
 # Scores
 
 
-def score(model: AnyModel, X: Any, ask: Asking) -> Scores:
-    """Score the rows of X under a model: the whole rows, or where entries are missing what is observed."""
+def score(model: AnyModel, X: Any, ask: Asking, *, parts: bool = False) -> Scores:
+    """Score the rows of X under a model: the whole rows, or where entries are missing what is observed.
+
+    With ``parts``, say what it is made of, too. Parts are scored one at a time: memory does not grow with their number.
+    """
     n_missing, n_entries = tables.n_missing(X), X.shape[0] * X.shape[1]
-    if not n_missing:
-        nll = -model.score_samples(X, n_threads=ask.n_threads)
-        return Scores(nll, np.zeros_like(nll), n_entries)
-    log_p, std = model.log_marginal(
-        X, n_members=ask.n_members, n_walks=ask.n_walks, random_state=0, return_std=True, n_threads=ask.n_threads
-    )
-    return Scores(-np.asarray(log_p), np.asarray(std), n_entries - n_missing)
-
-
-def by_masks(model: MADEModel, X: Any, ask: Asking) -> tuple[Scores, Curve]:
-    """Score complete rows under the mixture over the first 1, 2, 4, ... masks and over all; one mask at a time."""
-    total, curve, K = np.full(X.shape[0], -np.inf), {}, model.n_masks
-    for k in range(K):
-        total = np.logaddexp(total, model.score_samples(X, mask=k, n_threads=ask.n_threads))
-        m = k + 1
-        if m & (m - 1) == 0 or m == K:
-            curve[m] = _mean_and_error(log(m) - total)
-    return Scores(log(K) - total, np.zeros_like(total), X.shape[0] * X.shape[1]), curve
+    if n_missing:
+        log_p, std = model.log_marginal(
+            X, n_members=ask.n_members, n_walks=ask.n_walks, random_state=0, return_std=True, n_threads=ask.n_threads
+        )
+        return Scores(-np.asarray(log_p), np.asarray(std), n_entries - n_missing, {})
+    total, found = np.full(X.shape[0], -np.inf), {}
+    if parts and isinstance(model, MixtureModel):
+        for m, log_w in enumerate(np.log(model.weights)):
+            log_p = model.score_samples(X, member=m, n_threads=ask.n_threads)
+            found[m] = _mean_and_error(-log_p)
+            total = np.logaddexp(total, log_w + log_p)
+    elif parts and isinstance(model, MADEModel) and model.n_masks > 1:
+        for m in range(1, model.n_masks + 1):
+            total = np.logaddexp(total, model.score_samples(X, mask=m - 1, n_threads=ask.n_threads))
+            if m & (m - 1) == 0 or m == model.n_masks:
+                found[m] = _mean_and_error(log(m) - total)
+        total -= log(model.n_masks)
+    else:
+        total = model.score_samples(X, n_threads=ask.n_threads)
+    return Scores(-total, np.zeros_like(total), n_entries, found)
 
 
 def print_scores(dataset: Dataset, chosen: dict[str, Any], scores: dict[str, Scores], ask: Asking) -> None:
-    """Print, for each chosen split, mean NLL and its standard error for the model and for the baseline; then what is estimated."""
+    """Print, for each chosen split, mean NLL and its standard error for the model and the baseline; then what is estimated."""
     missing = any(map(tables.n_missing, chosen.values()))
     title, dim = ("log-marginal NLL in nats", "bits/observed dim") if missing else ("NLL in nats", "bits/dim")
     if missing:
-        who = "1 member answers" if ask.n_members == 1 else f"{ask.n_members} members answer"
-        print(f"Of rows with missing entries, what is observed is scored; for each {who}.\n")
+        print(f"Of rows with missing entries, what is observed is scored (log_marginal, n_members={ask.n_members}).\n")
     rows = [(title, "rows", "MADE", dim, "independent Bernoulli")]
     for name, X in chosen.items():
-        nll, _, n_entries = scores[name]
+        nll, _, n_entries, _ = scores[name]
         bits = nll.sum() / (n_entries * log(2))
         rows.append((name, str(len(nll)), _mean(nll), f"{bits:.4f}", _mean(independent_nll(dataset.train, X))))
     _print_table(rows)
-    for name, (_, std, _) in scores.items():
-        if std.any():
-            error = float(np.sqrt((std**2).sum())) / len(std)
-            print(
-                f"\n{name}: {np.count_nonzero(std)} rows are estimates by {ask.n_walks} walks; by that, the mean is off by "
-                f"about {error:.3f}. A model trained with --masks unlimited answers exactly."
-            )
+    estimates = [
+        f"{np.count_nonzero(std)} rows of {name} (the mean is off by about {np.sqrt((std**2).sum()) / len(std):.3f})"
+        for name, (_, std, *_) in scores.items()
+        if std.any()
+    ]
+    if estimates:
+        print(f"\nBy {ask.n_walks} walks each, and so not exact: {', '.join(estimates)}.")
+        print("A model trained with --masks unlimited answers exactly.")
 
 
-def print_curves(curves: dict[str, Curve]) -> None:
-    """Print the NLL of each split against the number of masks."""
-    numbers = next(iter(curves.values()))
-    rows = [("masks", *(f"{name} NLL" for name in curves))]
-    rows += [(str(m), *(_with_error(*curve[m]) for curve in curves.values())) for m in numbers]
-    _print_table(rows)
-
-
-def print_members(model: MixtureModel, chosen: dict[str, Any], ask: Asking) -> None:
-    """Print the NLL of each split under each member of an ensemble, and the weights."""
-    rows = [("NLL of each member", "weight", *chosen)]
-    for m, (member, weight) in enumerate(zip(model.members, model.weights, strict=True)):
-        rows.append((f"member {m}", f"{weight:.4f}", *(_mean(score(member, X, ask).nll) for X in chosen.values())))
+def print_parts(model: AnyModel, scores: dict[str, Scores]) -> None:
+    """Print what the parts of a model score: mixtures of its first masks, or members."""
+    columns = {name: found.parts for name, found in scores.items() if found.parts}
+    if not columns:
+        return
+    numbers = list(next(iter(columns.values())))
+    rows: list[tuple[str, ...]]
+    lead: list[tuple[str, ...]]
+    if isinstance(model, MixtureModel):
+        rows = [("members", "weight", *(f"{name} NLL" for name in columns))]
+        lead = [(f"member {m}", f"{model.weights[m]:.4f}") for m in numbers]
+    else:
+        rows = [("masks", *(f"{name} NLL" for name in columns))]
+        lead = [(str(m),) for m in numbers]
+    rows += [(*cells, *(_with_error(*parts[m]) for parts in columns.values())) for m, cells in zip(numbers, lead, strict=True)]
+    print()
     _print_table(rows)
 
 

@@ -1,7 +1,7 @@
-"""Tables for the command line, missing entries (NaN) included: read from what :mod:`made_fast.datasets` reads, hidden, written.
+"""Tables for the command line, missing entries (NaN) included: read, hidden, written.
 
-Complete data is read by :mod:`made_fast.datasets`, which refuses NaN; only when it has refused a file is that read again here, with an
-eye to missing entries. What is written here can be read here.
+Complete data is read by :mod:`made_fast.datasets`, which refuses NaN; only when it has refused a file is that read again here,
+with an eye to missing entries. What is written here can be read here.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import gzip
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 from made_fast import checks, data, datasets
 from made_fast.datasets import Dataset
 
-__all__ = ["SUFFIXES", "first_rows", "hide", "load", "n_missing", "save", "splits"]
+__all__ = ["SUFFIXES", "dense", "hide", "load", "n_missing", "save", "splits"]
 
 SPLITS = ("train", "valid", "test")
 SUFFIXES = (".npz", ".npy", ".csv", ".txt")
@@ -38,7 +37,7 @@ def splits(dataset: Dataset) -> dict[str, Any]:
 def load(source: str | PathLike[str], *, threshold: float | None = None, n_features: int | None = None) -> Dataset:
     """Load a data set as :func:`made_fast.datasets.load` does, but let entries be missing.
 
-    A split that misses entries becomes a float32 matrix of 0, 1 and NaN. In text an empty cell, nan, NA and ? stand for a
+    Where some are, all splits become float32 matrices of 0, 1 and NaN. In text an empty cell, nan, NA and ? stand for a
     missing entry; an array has NaN.
     """
     try:
@@ -61,8 +60,8 @@ def _checked(found: dict[str, NDArray[Any]], path: Path, threshold: float | None
         rows: Any = checks.matrix(X, n_features, name=label, min_rows=0)
         if len(rows):
             n_features = rows.shape[1]
-            tables[name] = _binary(rows, threshold, label) if n_missing(rows) else checks.ones(rows, threshold, label).astype(np.uint8)
-            if n_missing(tables[name]) == tables[name].size:
+            binary = tables[name] = _binary(rows, threshold, label)
+            if np.isnan(binary).all():
                 raise ValueError(f"{label} must have an entry that is not missing. Check that it is the file you mean.")
     if "train" not in tables:
         raise ValueError(f"{path} must have training rows, got only {', '.join(tables)}. Save the rows to use as 'train'.")
@@ -136,14 +135,14 @@ def n_missing(X: Any) -> int:
 
 def hide(X: Any, columns: tuple[int, int]) -> NDArray[np.float32]:
     """Return a copy of a table whose columns ``columns[0] .. columns[1] - 1`` are missing."""
-    out = (X.toarray() if checks.is_sparse(X) else np.asarray(X)).astype(np.float32)
+    out = dense(X)
     out[:, slice(*columns)] = np.nan
     return out
 
 
-def first_rows(dataset: Dataset, n: int | None) -> Dataset:
-    """Return the first n rows of every split."""
-    return replace(dataset, **{name: X[:n] for name, X in splits(dataset).items()})
+def dense(X: Any) -> NDArray[np.float32]:
+    """Return a copy of a table of 0, 1 and NaN as an array."""
+    return np.array(X.toarray() if checks.is_sparse(X) else X, np.float32)  # type: ignore[attr-defined]  # SciPy's
 
 
 def save(path: Path, tables: dict[str, NDArray[Any]]) -> None:

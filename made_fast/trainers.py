@@ -131,11 +131,12 @@ class Trainer(ABC):
         sparse = data.density(rows.bits, self.architecture.n_inputs) < SPARSE_BELOW
         n_ranks = self._ranks(batch_size, n_threads)
         scratch = self._scratch(batch_size, n_ranks)
-        total, done = 0.0, 0
+        losses = np.empty(-(-n // batch_size))  # summed at the end: how steps are cut into calls is a matter of time
+        done = 0
         while done < n:
             n_steps = min(self._steps_per_call, self._steps_ahead(batch_size))
             part = order[done : done + n_steps * batch_size]
-            nll = np.empty(-(-len(part) // batch_size))
+            nll = losses[done // batch_size :][: -(-len(part) // batch_size)]
             begin = time.perf_counter()
             train = self._kernel(rows, part, batch_size, sparse)
             sync = panels.aligned_zeros(64, np.int32)
@@ -156,10 +157,9 @@ class Trainer(ABC):
                 )
             self.step += len(nll)
             done += len(part)
-            total += nll.sum()
             fitting = len(nll) * CALL_SECONDS / max(seconds, 1e-6)
             self._steps_per_call = int(min(max(fitting, 1), 2 * self._steps_per_call, 10_000))
-        return float(total) / n
+        return float(losses.sum()) / n
 
     def _ranks(self, batch_size: int, n_threads: int) -> int:
         """Return how many threads share a step: few enough that each has work for well over the cost of two barriers."""

@@ -14,8 +14,9 @@ import scipy.sparse as sp
 from hypothesis import given
 from hypothesis import strategies as st
 
-from made_fast import checks
+from made_fast import checks, threads
 from made_fast.kernels import layout
+from made_fast.masks import Connectivity, draw_connectivity
 
 FORMATS = ("csr", "csc", "coo", "bsr", "lil", "dok", "dia")
 DTYPES = ("?", "i1", "u1", "<i2", ">i2", "<u4", "<i8", ">i8", "<u8", "<f2", "<f4", ">f4", "<f8", ">f8", "g", "O")
@@ -141,7 +142,11 @@ def test_threshold_may_lie_beyond_the_range_of_the_values(dtype):
         (np.zeros((2, 3), complex), ValueError, "Complex data not supported: X must hold real numbers, got complex128"),
         (sp.csr_array((2, 3), dtype=complex), ValueError, "Complex data not supported"),
         ([[1, 0, 1], [1, 0]], ValueError, "got rows that form no table.*same length"),
-        (np.ma.masked_array([[1, 0, 1]], mask=[[0, 1, 0]]), ValueError, "X must hold no masked entries.*drop or fill"),
+        (
+            np.ma.masked_array([[1, 0, 1]], mask=[[0, 1, 0]]),
+            ValueError,
+            r"X must hold no masked entries.*Mark missing ones by NaN: X\.astype\(float\)\.filled\(np\.nan\)",
+        ),
         ([["1", "0", "1"]], TypeError, "X must hold numbers, got dtype <U1"),
         ([[b"1", b"0", b"1"]], TypeError, "X must hold numbers, got dtype"),
         (np.zeros((2, 3), "M8[s]"), TypeError, "X must hold numbers, got dtype datetime64"),
@@ -168,9 +173,9 @@ WRONG = [
     (-1, None, r"only 0 and 1, got -1(\.0)?", "binarize=0.5"),
     (0.5, None, "only 0 and 1, got 0.5", "binarize=0.5"),
     (np.nextafter(1, 2), None, r"only 0 and 1, got 1\.0000000000000002", "binarize=0.5"),
-    (np.nan, None, "only 0 and 1, got NaN", "Missing values are not supported yet"),
+    (np.nan, None, "only 0 and 1, got NaN", "Rows with missing entries can be fitted and imputed"),
     (np.inf, None, "only 0 and 1, got inf", "infinite"),
-    (np.nan, 0.5, "finite numbers, got NaN", "Missing values are not supported yet"),
+    (np.nan, 0.5, "finite numbers, got NaN", "Rows with missing entries can be fitted and imputed"),
     (-np.inf, 0.5, "finite numbers, got -inf", "infinite"),
 ]
 
@@ -242,6 +247,48 @@ def test_ones_or_the_first_wrong_entry(data):
         assert ones(X).ravel().tolist() == [bool(value) for value in flat]
 
 
+# Missing entries
+
+
+def known_to(change, dtype):
+    """Return a dtype that a container can hold: scipy.sparse has few."""
+    if change in (np.asarray, np.asfortranarray, pd.DataFrame):
+        return dtype
+    return "f8" if dtype in ("<f2", "g", "O") else np.dtype(dtype).newbyteorder("=")
+
+
+@pytest.mark.parametrize("dtype", [dtype for dtype in DTYPES if np.dtype(dtype).kind in "fO"])
+@pytest.mark.parametrize("change", [np.asarray, np.asfortranarray, sp.csr_array, sp.csc_matrix, pd.DataFrame])
+@pytest.mark.parametrize("binarize", [None, 0.5, -0.5, 1.0])
+def test_missing_entries_are_found_and_taken_for_zeros(X, dtype, change, binarize):
+    nan = np.zeros(X.shape, bool)
+    nan[[0, 3, 6], [4, 0, 2]] = True
+    dtype = known_to(change, dtype)
+    rows = checks.matrix(change(np.where(nan, np.nan, X).astype(dtype)))
+    assert (checks.missing(rows) == nan).all()
+    assert checks.missing(rows).dtype == bool
+    want = (X if binarize is None else np.greater(X, binarize)) & ~nan
+    assert (checks.ones(rows, binarize, missing=True) == want).all()
+    with pytest.raises(ValueError, match="got NaN at row 0, column 4"):
+        checks.ones(rows, binarize)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("change", [np.asarray, sp.csr_array])
+def test_nothing_missing(X, dtype, change):
+    assert checks.missing(checks.matrix(change(X.astype(known_to(change, dtype))))) is None
+
+
+@pytest.mark.parametrize(("value", "binarize", "found", "way_out"), [case for case in WRONG if not np.isnan(case[0])])
+@pytest.mark.parametrize("change", [np.asarray, sp.csr_array, lambda X: X.astype(object)])
+def test_missing_entries_excuse_no_others(X, value, binarize, found, way_out, change):
+    wrong = X.astype(float)
+    wrong[0, 0] = wrong[4, 2] = np.nan
+    wrong[4, 3] = value
+    with pytest.raises(ValueError, match=rf"X must hold {found} at row 4, column 3 \(counted from 0\)\. .*{way_out}"):
+        ones(change(wrong), binarize, missing=True)
+
+
 # Hyper-parameters
 
 
@@ -304,6 +351,8 @@ NUMBERS = [
     (checks.positive_int, [1, 5, np.int8(3), np.uint64(2)], [0, -1], [1.0, "1", None, True, np.True_, [1]]),
     (checks.positive_float, [1, 1e-300, np.float32(0.5), np.int64(2)], [0, -1.0, np.nan, np.inf], ["1", None, True, 1j]),
     (checks.fraction, [0.5, np.float32(0.1), 1e-9], [0, 1, 1.5, -0.1, np.nan], ["0.5", None, True]),
+    (checks.non_negative_float, [0, 0.0, 1, np.float32(0.5), 1e300], [-1, -1e-300, np.nan, np.inf], ["1", None, True, 1j]),
+    (checks.probability, [0, 0.0, 0.5, np.float32(0.1), 1 - 1e-16], [1, 1.0, -0.1, np.nan, np.inf], ["0.5", None, True]),
     (checks.threshold, [None, 0, -1.5, np.float32(0.5)], [np.nan, np.inf], ["0.5", True, [0.5]]),
 ]
 
@@ -323,12 +372,110 @@ def test_numbers(check, good, wrong_value, wrong_type):
 
 
 def test_n_threads():
-    assert checks.n_threads(None) is None
+    assert checks.n_threads(None) == threads.available()
     assert checks.n_threads(np.int64(2)) == 2
     with pytest.raises(ValueError, match=r"n_threads must be an int >= 1, got -1\. Leave it at None"):
         checks.n_threads(-1)
     with pytest.raises(TypeError, match=r"n_threads must be an int >= 1, got 2\.0 of type float"):
         checks.n_threads(2.0)
+
+
+def test_boolean():
+    for value in (True, False, np.True_, np.False_):
+        assert checks.boolean(value, "flag") is bool(value)
+    for value in (1, 0, None, "yes", 1.0, [True]):
+        with pytest.raises(TypeError, match=rf"flag must be True or False, got {re.escape(repr(value))} of type"):
+            checks.boolean(value, "flag")
+
+
+def test_mask_number():
+    assert [checks.mask_number(k, 3) for k in (0, np.int64(2), np.uint8(1))] == [0, 2, 1]
+    assert type(checks.mask_number(np.int64(2), 3)) is int
+    with pytest.raises(ValueError, match=r"mask must be one of the model's masks 0\.\.2, got 3"):
+        checks.mask_number(3, 3)
+    with pytest.raises(ValueError, match="mask must be an int >= 0, got -1"):
+        checks.mask_number(-1, 3)
+    for value in (None, True, 1.0, "0", [0], slice(2)):
+        with pytest.raises(TypeError, match=r"mask must be an int >= 0, got .* of type"):
+            checks.mask_number(value, 3)
+
+
+def test_the_mask():
+    assert checks.the_mask(None, 1) == 0
+    assert checks.the_mask(2, 3) == 2
+    assert checks.the_mask("odd", 1) == "odd"  # to be checked as a number
+    with pytest.raises(ValueError, match=r"mask must say which member is meant: .* a mixture over 3 masks.*any up to 2"):
+        checks.the_mask(None, 3)
+
+
+def test_connectivity():
+    good = draw_connectivity(5, (4, 3), "random", "uniform", np.random.default_rng(0))
+    assert checks.connectivity(good, 5, (4, 3)) is good
+    one = draw_connectivity(1, (2,), "random", "uniform", np.random.default_rng(0))
+    assert checks.connectivity(one, 1, (2,)) is one  # its units have degree 1, though there is none to have
+    for n, sizes in ((4, (4, 3)), (6, (4, 3)), (5, (4,)), (5, (3, 4)), (5, (4, 3, 1))):
+        with pytest.raises(ValueError, match=rf"must be of {n} inputs and hidden layers of .* units, got 5 and"):
+            checks.connectivity(good, n, sizes)
+    for places in ([1, 2, 3, 4, 4], [0, 1, 2, 3, 4], [1, 2, 3, 4, 6]):
+        with pytest.raises(ValueError, match=r"ordering must hold each place 1\.\.5 once"):
+            checks.connectivity(Connectivity(np.array(places, np.int32), good.degrees), 5, (4, 3))
+    for m in ([0, 1, 1], [1, 1, 5], [-1, 2, 2]):
+        with pytest.raises(ValueError, match=r"degrees must be in 1\.\.4, got"):
+            checks.connectivity(Connectivity(good.ordering, (good.degrees[0], np.array(m, np.int32))), 5, (4, 3))
+
+
+def test_constants():
+    assert checks.constants(None, "extra", ["a"]) == {}
+    found = checks.constants({"b": np.float32(0.5), "a": 1}, "extra", ["a", "b", "c"])
+    assert found == {"b": 0.5, "a": 1.0}
+    assert all(type(number) is float for number in found.values())
+    with pytest.raises(ValueError, match="extra may have 'a', 'b' with this optimizer, got 'd'"):
+        checks.constants({"d": 1}, "extra", ["a", "b"])
+    with pytest.raises(ValueError, match="extra may have nothing with this optimizer, got 'd'"):
+        checks.constants({"d": 1}, "extra", [])
+    for value in (-1, np.nan, np.inf):
+        with pytest.raises(ValueError, match=r"extra\['a'\] must be a finite number >= 0"):
+            checks.constants({"a": value}, "extra", ["a"])
+    with pytest.raises(TypeError, match=r"extra\['a'\] must be a finite number >= 0, got '1' of type str"):
+        checks.constants({"a": "1"}, "extra", ["a"])
+    for value in (0.5, "a", [("a", 1)]):
+        with pytest.raises(TypeError, match=r"extra must be a mapping of names to numbers, got .* of type"):
+            checks.constants(value, "extra", ["a"])
+
+
+@pytest.mark.parametrize(
+    "value",
+    [[2, 0, -1], (2.0, 0.0, -1.0), np.array([2, 0, -1], "i1"), np.array([2, 9, 0, 9, -1], "f4")[::2], pd.Series([2, 0, -1])],
+)
+def test_sample_weight(value):
+    found = checks.sample_weight(value, 3)
+    assert found.tolist() == [2.0, 0.0, -1.0]
+    assert found.dtype == np.float64
+    assert found.flags.c_contiguous
+
+
+def test_sample_weight_of_all_rows_and_none():
+    assert checks.sample_weight(None, 3).shape == (0,)
+    assert checks.sample_weight(2, 3).tolist() == [2.0, 2.0, 2.0]
+    assert checks.sample_weight([True, False], 2).tolist() == [1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "match"),
+    [
+        ([1, 2], ValueError, r"sample_weight must have shape \(3,\), one number a row, got \(2,\)"),
+        (np.ones((3, 1)), ValueError, r"sample_weight must have shape \(3,\), .* got \(3, 1\)"),
+        ([], ValueError, r"sample_weight must have shape \(3,\), .* got \(0,\)"),
+        ([1, np.nan, 2], ValueError, "sample_weight must be finite"),
+        ([1, -np.inf, 2], ValueError, "sample_weight must be finite"),
+        (["1", "2", "3"], TypeError, "sample_weight must hold numbers, got dtype <U1"),
+        ([1, None, 2], TypeError, "sample_weight must hold numbers, got dtype object"),
+        (np.ones(3, complex), TypeError, "sample_weight must hold numbers, got dtype complex128"),
+    ],
+)
+def test_refused_sample_weights(value, error, match):
+    with pytest.raises(error, match=match):
+        checks.sample_weight(value, 3)
 
 
 def test_choice():

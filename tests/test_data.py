@@ -102,6 +102,33 @@ def test_errors_count_rows_from_the_start_of_the_table(change):
         data.pack_rows(change(X)[4000:], np.arange(100), name="X_val", first_row=4000)
 
 
+@pytest.mark.parametrize("change", [np.asarray, np.asfortranarray, sp.csr_array, sp.csc_matrix, pd.DataFrame])
+@pytest.mark.parametrize("n", [1, 3, 2 * data.CHUNK // 300 + 5])
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+def test_missing_entries_are_bits_of_their_own(change, n, dtype):
+    X, order = binary(n, 300).astype(dtype), np.random.default_rng(1).permutation(300)
+    nan = binary(n, 300, seed=2) == 1
+    nan[:, 0] = True
+    X[nan] = np.nan
+    found = data.pack_missing(change(X), order)
+    assert (unpack_rows(found, order) == nan).all()
+    assert found.dtype == np.uint64
+    assert found.shape == (n, 5)
+    bits = data.pack_rows(change(X), order, missing=True)
+    assert (unpack_rows(bits, order) == (np.where(nan, 0, X) == 1)).all()
+    assert not (found & bits).any()
+    with pytest.raises(ValueError, match="got NaN at row 0, column 0 "):
+        data.pack_rows(change(X), order)
+
+
+def test_a_missing_entry_in_the_last_chunk_is_found():
+    X = np.zeros((2 * data.CHUNK // 300 + 5, 300), np.float32)
+    assert data.pack_missing(X, np.arange(300)) is None
+    X[-1, 7] = np.nan
+    found = data.pack_missing(X, np.arange(300)[::-1])
+    assert np.argwhere(unpack_rows(found, np.arange(300)[::-1])).tolist() == [[len(X) - 1, 7]]
+
+
 def test_width_is_that_of_the_order():
     with pytest.raises(ValueError, match="X has 3 features, but MADE is expecting 5 features as input"):
         data.pack_rows(np.ones((2, 3)), np.arange(5))

@@ -24,38 +24,55 @@ from hypothesis import strategies as st
 
 from made_fast import masks, storage
 from made_fast.kernels import layout, reference
-from made_fast.storage import ModelFileError, decode, encode, read, write
+from made_fast.masks import DIRECT_CONNECTIONS, MaskRule, MaskSet
+from made_fast.modelfile import Content, decode, encode
+from made_fast.network import Architecture, Network, Shared
+from made_fast.storage import ModelFileError, read, write
 
 HYPER = {"learning_rate": 1e-3, "hidden_sizes": [500], "note": "größer", "random_state": None, "nested": {"a": [True, 1]}}
 SHAPES = [(1, ()), (1, (3,)), (2, ()), (2, (1,)), (5, (7, 3)), (65, (64, 65)), (130, (200,)), (9, (70, 1, 130, 4, 66))]
 
 
-def make_model(n_inputs, hidden_sizes, dtype=np.float32, rule="stratified"):
-    """Return a connectivity and a theta whose every live entry differs from 0."""
+def make_model(
+    n_inputs, hidden_sizes, dtype=np.float32, *, activation="relu", degrees="stratified", direct="none", hyper=HYPER
+):
+    """Return a model of one mask, every live entry of whose theta differs from 0."""
     rng = np.random.default_rng(n_inputs)
-    connectivity = masks.draw_connectivity(n_inputs, hidden_sizes, "random", rule, rng)
-    plan = layout.make_layout(n_inputs, connectivity.staircase().n_live, "relu")
+    architecture = Architecture(n_inputs, hidden_sizes, activation, direct)
+    connectivity = masks.draw_connectivity(n_inputs, hidden_sizes, "random", degrees, rng)
+    plan = architecture.layout(connectivity.staircase(direct))
     theta = layout.aligned_zeros(layout.n_parameters(plan), dtype)
     for l, row in enumerate(plan.layers):
         n_in, n_out = row[layout.N_IN], row[layout.N_OUT]
-        reference.pack_layer(1 + rng.random((n_in, n_out)), 1 + rng.random(n_out), *plan, l, theta)
-    return connectivity, theta
+        bias = 1 + rng.random(n_out) if row[layout.DIRECT] >= 0 else np.zeros(n_out)
+        reference.pack_layer(1 + rng.random((n_in, n_out)), bias, *plan, l, theta)
+    return Content(Network(architecture, connectivity, theta), MaskSet.of([connectivity]), None, hyper)
 
 
-def encoded(n_inputs=2, hidden_sizes=(), dtype=np.float32):
-    connectivity, theta = make_model(n_inputs, hidden_sizes, dtype)
-    return encode(connectivity.ordering, connectivity.degrees, "relu", theta, HYPER)
+def make_shared(n_inputs, hidden_sizes, dtype=np.float32, *, n_masks=3, direct="output", connectivity_weights=True, rule=True):
+    """Return a model of several masks that share random parameters."""
+    rng = np.random.default_rng(n_inputs)
+    architecture = Architecture(n_inputs, hidden_sizes, "tanh", direct, connectivity_weights)
+    base = masks.draw_connectivity(n_inputs, hidden_sizes, "random", "uniform", rng)
+    drawing = MaskRule(base, "uniform", "both")
+    values = layout.aligned_zeros(architecture.n_shared, dtype)
+    values[:] = 1 + rng.random(len(values))
+    return Content(Shared(architecture, values), drawing.mask_set(n_masks, rng), drawing if rule else None, HYPER)
+
+
+def encoded(n_inputs=2, hidden_sizes=(), dtype=np.float32, *, several=False, **options):
+    return encode((make_shared if several else make_model)(n_inputs, hidden_sizes, dtype, **options))
 
 
 def load(path, **options):
     return decode(*read(path, **options), path)
 
 
-@pytest.fixture
-def small(tmp_path):
+@pytest.fixture(params=[False, True], ids=["one mask", "several"])
+def small(request, tmp_path):
     """Return the path of a model of two inputs."""
     path = tmp_path / "small.safetensors"
-    write(path, *encoded())
+    write(path, *encoded(several=request.param))
     return path
 
 
@@ -105,29 +122,75 @@ def refuse(path, raw, match=None, mmap=False):
 @pytest.mark.parametrize("mmap", [False, True])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(("n_inputs", "hidden_sizes"), SHAPES)
-def test_a_model_comes_back_as_it_was(tmp_path, n_inputs, hidden_sizes, dtype, mmap):
-    connectivity, theta = make_model(n_inputs, hidden_sizes, dtype)
+@pytest.mark.parametrize("direct", DIRECT_CONNECTIONS)
+def test_a_model_comes_back_as_it_was(tmp_path, n_inputs, hidden_sizes, dtype, mmap, direct):
+    model = make_model(n_inputs, hidden_sizes, dtype, activation="tanh", direct=direct)
     path = tmp_path / "model.safetensors"
-    write(path, *encode(connectivity.ordering, connectivity.degrees, "tanh", theta, HYPER))
+    write(path, *encode(model))
     content = load(path, mmap=mmap)
-    assert content.theta.dtype == dtype
-    np.testing.assert_array_equal(content.theta, theta)
-    assert content.theta.ctypes.data % 64 == 0
-    np.testing.assert_array_equal(content.connectivity.ordering, connectivity.ordering)
-    assert content.connectivity.hidden_sizes == hidden_sizes
-    for found, m in zip(content.connectivity.degrees, connectivity.degrees, strict=True):
+    theta, connectivity = content.source.theta, content.source.connectivity
+    assert theta.dtype == dtype
+    np.testing.assert_array_equal(theta, model.source.theta)
+    assert theta.ctypes.data % 64 == 0
+    np.testing.assert_array_equal(connectivity.ordering, model.source.connectivity.ordering)
+    assert connectivity.hidden_sizes == hidden_sizes
+    for found, m in zip(connectivity.degrees, model.source.connectivity.degrees, strict=True):
         np.testing.assert_array_equal(found, m)
-    assert (content.activation, content.hyper) == ("tanh", HYPER)
-    for array in (content.theta, content.connectivity.ordering, *content.connectivity.degrees):
+    assert len(content.masks) == 1
+    assert content.source.architecture == model.source.architecture
+    assert (content.rule, content.hyper) == (None, HYPER)
+    for array in (theta, connectivity.ordering, *connectivity.degrees):
         with pytest.raises(ValueError, match="read-only"):
             array[0] = 0
 
 
-def test_the_deepest_model_is_kept_and_a_deeper_one_refused(tmp_path):
-    write(tmp_path / "deep", *encoded(3, (2,) * (layout.MAX_LAYERS - 1)))
-    assert len(load(tmp_path / "deep").connectivity.degrees) == layout.MAX_LAYERS - 1
+@pytest.mark.parametrize("mmap", [False, True])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("n_inputs", "hidden_sizes"), SHAPES)
+@pytest.mark.parametrize(
+    ("n_masks", "direct", "connectivity_weights", "rule"),
+    [(1, "none", False, False), (5, "all", True, True), (2, "output", False, True)],
+)
+def test_a_model_of_several_masks_comes_back_as_it_was(
+    tmp_path, n_inputs, hidden_sizes, dtype, mmap, n_masks, direct, connectivity_weights, rule
+):
+    options = {"n_masks": n_masks, "direct": direct, "connectivity_weights": connectivity_weights, "rule": rule}
+    model = make_shared(n_inputs, hidden_sizes, dtype, **options)
+    path = tmp_path / "model.safetensors"
+    write(path, *encode(model))
+    content = load(path, mmap=mmap)
+    values = content.source.values
+    assert values.dtype == dtype
+    np.testing.assert_array_equal(values, model.source.values)
+    assert values.ctypes.data % 64 == 0
+    assert content.source.architecture == model.source.architecture
+    assert len(content.masks) == n_masks
+    arrays = [values, content.masks.orderings, *content.masks.degrees]
+    for found, m in zip(arrays[1:], [model.masks.orderings, *model.masks.degrees], strict=True):
+        np.testing.assert_array_equal(found, m, strict=True)
+    assert (content.rule is not None) == rule
+    if rule:
+        assert (content.rule.degrees, content.rule.resample) == ("uniform", "both")
+        np.testing.assert_array_equal(content.rule.base.ordering, model.rule.base.ordering)
+    assert content.hyper == HYPER
+    for array in arrays:
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 0
+
+
+def test_a_file_of_the_first_version_still_opens():
+    """It had no word of direct connections or connectivity weights."""
+    tensors, metadata = encoded(5, (7,))
+    assert metadata.pop("direct") == "none"
+    assert decode(tensors, metadata, "x").source.architecture == Architecture(5, (7,), "relu")
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_the_deepest_model_is_kept_and_a_deeper_one_refused(tmp_path, several):
+    write(tmp_path / "deep", *encoded(3, (2,) * (layout.MAX_LAYERS - 1), several=several, direct="all"))
+    assert len(load(tmp_path / "deep").masks.degrees) == layout.MAX_LAYERS - 1
     with pytest.raises(ModelFileError, match="up to 63 degrees"):
-        encoded(3, (2,) * layout.MAX_LAYERS)
+        encoded(3, (2,) * layout.MAX_LAYERS, several=several)
 
 
 @pytest.mark.parametrize("mmap", [False, True])
@@ -158,8 +221,9 @@ def test_no_tensors_at_all(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_the_safetensors_package_opens_it(tmp_path, dtype):
-    tensors, metadata = encoded(70, (130, 65), dtype)
+@pytest.mark.parametrize("several", [False, True])
+def test_the_safetensors_package_opens_it(tmp_path, dtype, several):
+    tensors, metadata = encoded(70, (130, 65), dtype, several=several)
     write(tmp_path / "model.safetensors", tensors, metadata)
     found = safetensors.numpy.load_file(tmp_path / "model.safetensors")
     assert found.keys() == tensors.keys()
@@ -189,7 +253,7 @@ def test_the_file_is_as_the_docs_say(small):
 @pytest.mark.parametrize("mmap", [False, True])
 def test_every_flipped_bit_is_refused(small, mmap):
     raw = small.read_bytes()
-    assert len(raw) < 1500
+    assert len(raw) < 1800
     with open(small, "r+b", buffering=0) as file:
         for place, byte in enumerate(raw):
             for bit in range(8) if not mmap else [place % 8]:
@@ -360,19 +424,21 @@ def test_every_part_of_the_header_replaced_is_refused(small):
 
 @settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
-def test_edited_headers_are_refused_or_read(small, data):
+@pytest.mark.parametrize("several", [False, True])
+def test_edited_headers_are_refused_or_read(tmp_path, several, data):
     """Behind a right checksum, any text leads to ModelFileError or to arrays, never to another exception."""
-    raw = storage._make_header(*encoded(3, (2,)), "0" * 64)
-    rest = b"".join(array.tobytes() for array in encoded(3, (2,))[0].values())
+    tensors, metadata = encoded(3, (2,), several=several)
+    raw = storage._make_header(tensors, metadata, "0" * 64)
+    rest = b"".join(array.tobytes() for array in tensors.values())
     text = raw[8:].rstrip().replace(b"0" * 64, hashlib.sha256(rest).hexdigest().encode())
     for _ in range(data.draw(st.integers(1, 3))):
         start = data.draw(st.integers(0, len(text)))
         length = data.draw(st.integers(0, 30))
         piece = data.draw(st.one_of(st.binary(max_size=4), st.sampled_from([b"0", b'"', b"{}", b",", b"1e9", b"-", b"null"])))
         text = text[:start] + piece + text[start + length :]
-    small.write_bytes(seal(text, rest))
+    (tmp_path / "edited").write_bytes(seal(text, rest))
     try:
-        load(small)
+        load(tmp_path / "edited")
     except ModelFileError as error:
         assert len(str(error)) < 500  # noqa: PT017
 
@@ -430,8 +496,9 @@ def test_what_is_no_file(tmp_path):
 @pytest.mark.parametrize("mmap", [False, True])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_weights_that_are_not_finite_are_refused(tmp_path, dtype, value, mmap):
-    tensors, metadata = encoded(5, (7,), dtype)
+@pytest.mark.parametrize("several", [False, True])
+def test_weights_that_are_not_finite_are_refused(tmp_path, dtype, value, mmap, several):
+    tensors, metadata = encoded(5, (7,), dtype, several=several)
     write(tmp_path / "model", tensors, metadata)
     header, data = split((tmp_path / "model").read_bytes())
     theta = tensors["parameters"].copy()
@@ -456,8 +523,9 @@ def test_weights_that_are_not_finite_are_refused(tmp_path, dtype, value, mmap):
         ("hyper", "[" * 100_000, "hyper must be strict JSON"),
     ],
 )
-def test_metadata_of_no_model_are_refused(key, value, match):
-    tensors, metadata = encoded(4, (5,))
+@pytest.mark.parametrize("several", [False, True])
+def test_metadata_of_no_model_are_refused(key, value, match, several):
+    tensors, metadata = encoded(4, (5,), several=several)
     with pytest.raises(ModelFileError, match=match):
         decode(tensors, {**metadata, key: value}, "x")
     del metadata[key]
@@ -465,9 +533,43 @@ def test_metadata_of_no_model_are_refused(key, value, match):
         decode(tensors, metadata, "x")
 
 
-def changed(name, change):
+@pytest.mark.parametrize(
+    ("key", "value", "match"),
+    [
+        ("direct", "input", "direct must be one of none, output, all, got 'input'"),
+        ("direct", "", "direct must be one of none, output, all, got ''"),
+        ("direct", "none", "parameters, by ordering and degrees"),
+        ("direct", "all", "parameters, by ordering and degrees"),
+        ("connectivity_weights", "True", "connectivity weights must be one of false, true, got 'True'"),
+        ("connectivity_weights", "false", "parameters, by ordering and degrees"),
+        ("rule", "", "rule must be strict JSON"),
+        ("rule", "[]", "rule must be a JSON object"),
+        ("rule", "{}", "rule must be of degrees and resample"),
+        ("rule", '{"degrees": "uniform"}', "rule must be of degrees and resample"),
+        ("rule", '{"degrees": "uniform", "resample": "both", "n": "1"}', "rule must be of degrees and resample"),
+        ("rule", '{"degrees": "uniform", "resample": ["both"]}', "rule must be of degrees and resample"),
+        ("rule", '{"degrees": "uniform", "resample": null}', "rule must be of degrees and resample"),
+        ("rule", '{"degrees": "even", "resample": "both"}', "degrees must be one of stratified, uniform"),
+        ("rule", '{"degrees": "uniform", "resample": "some"}', "resample must be one of both, order, connectivity"),
+        ("rule", '{"degrees": "uniform", "resample": "both", "resample": "both"}', "rule must be strict JSON"),
+        ("rule", "[" * 100_000, "rule must be strict JSON"),
+    ],
+)
+def test_metadata_of_no_model_of_several_masks_are_refused(key, value, match):
+    tensors, metadata = encoded(4, (5, 6), several=True)
+    with pytest.raises(ModelFileError, match=match):
+        decode(tensors, {**metadata, key: value}, "x")
+
+
+def test_connectivity_weights_of_one_packed_mask_are_refused():
+    tensors, metadata = encoded(4, (5,))
+    with pytest.raises(ModelFileError, match="connectivity weights need parameters that several masks may share"):
+        decode(tensors, {**metadata, "connectivity_weights": "true"}, "x")
+
+
+def changed(name, change, several=False):
     """Return the tensors of a model of 4 inputs and 5, 6 hidden units with one of them changed."""
-    tensors, metadata = encoded(4, (5, 6))
+    tensors, metadata = encoded(4, (5, 6), several=several)
     return {**tensors, name: change(tensors[name].copy())}, metadata
 
 
@@ -489,13 +591,17 @@ def put(place, value):
         ("degrees.0", put(2, 0), "degrees.0 must be in 1..3"),
         ("degrees.1", put(2, 4), "degrees.1 must be in 1..3"),
         ("degrees.1", put(2, 2**31 - 1), "degrees.1 must be in 1..3"),
-        ("degrees.1", lambda m: m[:0], "degrees.1 must be a vector of I32, not empty"),
-        ("degrees.1", lambda m: m[None], "degrees.1 must be a vector"),
-        ("degrees.1", lambda m: m.astype(np.int64), "degrees.1 must be a vector"),
-        ("degrees.1", lambda m: np.tile(m, 1000), "no longer than the"),
-        ("degrees.1", lambda m: np.broadcast_to(np.int32(1), 2**31), "no longer than the"),
-        ("ordering", lambda m: m.astype(np.float32), "ordering must be a vector"),
-        ("ordering", lambda m: m[:0], "ordering must be a vector"),
+        ("degrees.1", lambda m: m[:0], "degrees.1 must not be empty"),
+        ("degrees.1", lambda m: m[None], "degrees.1 must be I32, a vector or K of them"),
+        ("degrees.1", lambda m: m[0], "degrees.1 must be I32, a vector or K of them"),
+        ("degrees.1", lambda m: m.astype(np.int64), "degrees.1 must be I32, a vector or K of them"),
+        ("degrees.1", lambda m: np.tile(m, 1000), "nor longer than the"),
+        ("degrees.1", lambda m: np.broadcast_to(np.int32(1), 2**31), "nor longer than the"),
+        ("ordering", lambda m: m.astype(np.float32), "ordering must be I32, a vector or K of them"),
+        ("ordering", lambda m: m[:0], "ordering must not be empty"),
+        ("ordering", lambda m: m[None], "degrees.0 must be I32, a vector or K of them"),
+        ("ordering", lambda m: m[None, None], "ordering must be I32, a vector or K of them"),
+        ("ordering", lambda m: m[0], "ordering must be I32, a vector or K of them"),
         ("ordering", lambda m: np.arange(1, 66, dtype=np.int32), "parameters, by ordering and degrees"),
         ("parameters", lambda theta: theta[:-1], "parameters, by ordering and degrees"),
         ("parameters", lambda theta: theta[:-64], "parameters, by ordering and degrees"),
@@ -510,8 +616,52 @@ def test_tensors_of_no_model_are_refused(name, change, match):
         decode(*changed(name, change), "x")
 
 
-def test_other_tensors_are_refused():
-    tensors, metadata = encoded(4, (5, 6))
+@pytest.mark.parametrize(
+    ("name", "change", "match"),
+    [
+        ("ordering", put((2, 0), 0), "each place 1..4 once"),
+        ("ordering", put(2, [1, 2, 3, 3]), r"each place 1..4 once, got \[1, 2, 3, 3\]"),  # the wrong one, not the first
+        ("ordering", put(1, [1, 2, 3, 5]), "each place 1..4 once"),
+        ("ordering", put((0, 0), -(2**31)), "each place 1..4 once"),
+        ("degrees.0", put((2, 2), 0), "degrees.0 must be in 1..3"),
+        ("degrees.1", put((1, 2), 4), "degrees.1 must be in 1..3"),
+        ("degrees.1", put((2, 5), 2**31 - 1), "degrees.1 must be in 1..3"),
+        ("degrees.1", lambda m: m[:, :0], "degrees.1 must not be empty"),
+        ("degrees.1", lambda m: m[0], "degrees.1 must be I32, a vector or K of them"),
+        ("degrees.1", lambda m: m[:2], "degrees.1 must be I32, a vector or K of them"),
+        ("degrees.1", lambda m: m[:0], "degrees.1 must be I32, a vector or K of them"),
+        ("degrees.1", lambda m: np.tile(m, (2, 1)), "degrees.1 must be I32, a vector or K of them"),
+        ("degrees.0", lambda m: m[None], "degrees.0 must be I32, a vector or K of them"),
+        ("degrees.1", lambda m: m.astype(np.int64), "degrees.1 must be I32, a vector or K of them"),
+        ("degrees.1", lambda m: np.tile(m, (1, 1000)), "nor longer than the"),
+        ("degrees.1", lambda m: np.broadcast_to(np.int32(1), (3, 2**31)), "nor longer than the"),
+        ("degrees.1", lambda m: m[:, :-1], "parameters, by ordering and degrees"),
+        ("ordering", lambda m: m[0], "degrees.0 must be I32, a vector or K of them"),
+        ("ordering", lambda m: m[:2], "degrees.0 must be I32, a vector or K of them"),
+        ("ordering", lambda m: m[:0], "ordering must be I32, a vector or K of them"),
+        ("ordering", lambda m: m.astype(np.float32), "ordering must be I32, a vector or K of them"),
+        ("ordering", lambda m: np.tile(np.arange(1, 66, dtype=np.int32), (3, 1)), "parameters, by ordering and degrees"),
+        ("parameters", lambda values: values[:-1], "parameters, by ordering and degrees"),
+        ("parameters", lambda values: np.append(values, values[:16]), "parameters, by ordering and degrees"),
+        ("parameters", lambda values: values[None], "vector of F32 or F64"),
+        ("parameters", lambda values: values.astype(np.int32), "vector of F32 or F64"),
+        ("parameters", lambda values: values.astype(">f4"), "vector of F32 or F64"),
+    ],
+)
+def test_tensors_of_no_model_of_several_masks_are_refused(name, change, match):
+    with pytest.raises(ModelFileError, match=match):
+        decode(*changed(name, change, several=True), "x")
+
+
+def test_an_empty_mask_set_is_refused():
+    tensors, metadata = encoded(4, (5, 6), several=True)
+    with pytest.raises(ModelFileError, match="ordering must be I32, a vector or K of them"):
+        decode({name: v if name == "parameters" else v[:0] for name, v in tensors.items()}, metadata, "x")
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_other_tensors_are_refused(several):
+    tensors, metadata = encoded(4, (5, 6), several=several)
     one = tensors["ordering"]
     reordered = {name: tensors[name] for name in ("ordering", "parameters", "degrees.0", "degrees.1")}
     without = {name: tensors[name] for name in ("parameters", "ordering", "degrees.1")}
@@ -522,10 +672,12 @@ def test_other_tensors_are_refused():
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(("n_inputs", "hidden_sizes"), [*SHAPES[:5], (70, (65,))])
-def test_every_dead_entry_must_be_zero(n_inputs, hidden_sizes, dtype):
+@pytest.mark.parametrize("direct", DIRECT_CONNECTIONS)
+def test_every_dead_entry_must_be_zero(n_inputs, hidden_sizes, dtype, direct):
     """The entries that may differ from 0 are exactly those that the dense weights, masked, are packed into."""
-    connectivity, theta = make_model(n_inputs, hidden_sizes, dtype, rule="uniform")
-    tensors, metadata = encode(connectivity.ordering, connectivity.degrees, "relu", theta, {})
+    model = make_model(n_inputs, hidden_sizes, dtype, degrees="uniform", direct=direct)
+    theta = model.source.theta
+    tensors, metadata = encode(model)
     dead = np.flatnonzero(theta == 0)
     assert len(dead)
     for place in dead if len(dead) < 500 else np.random.default_rng(0).choice(dead, 500, replace=False):
@@ -538,9 +690,10 @@ def test_every_dead_entry_must_be_zero(n_inputs, hidden_sizes, dtype):
 
 @pytest.mark.parametrize("hyper", [{"a": np.nan}, {"a": np.inf}, {1: 1, "1": 2}])
 def test_hyper_parameters_that_are_no_json_are_not_encoded(hyper):
-    connectivity, theta = make_model(3, (2,))
     with pytest.raises(ValueError, match="JSON"):
-        encode(connectivity.ordering, connectivity.degrees, "relu", theta, hyper)
+        encode(make_model(3, (2,), hyper=hyper))
+    with pytest.raises(ValueError, match="JSON"):
+        encode(make_shared(3, (2,))._replace(hyper=hyper))
 
 
 # ---------------------------------------------------------------------------------------------------------------------------

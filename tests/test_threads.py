@@ -85,8 +85,9 @@ def test_available_follows_affinity_and_environment(monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # fork in a process that has threads: the point of the test
-def test_a_forked_child_starts_threads_of_its_own():
-    model = random_model(20, (30,), dtype="float32")
+@pytest.mark.parametrize("n_masks", [1, 3])
+def test_a_forked_child_starts_threads_of_its_own(n_masks):
+    model = random_model(20, (30,), dtype="float32", n_masks=n_masks)
     X = np.zeros((20_000, 20), np.uint8)
     expected = model.score_samples(X, n_threads=2)
     child = os.fork()
@@ -107,22 +108,25 @@ def test_a_forked_child_starts_threads_of_its_own():
 FIT = """
 import sys, numpy as np
 from made_fast import MADE
-made = MADE(hidden_sizes=(400,), max_epochs=100_000, n_threads={n_threads}, random_state=0)
-X = (np.random.default_rng(0).random((20_000, 200)) < 0.2).astype(np.uint8)
+made = MADE(hidden_sizes=(400,), max_epochs=100_000, n_threads={n_threads}, random_state=0, n_masks={n_masks})
+X = (np.random.default_rng(0).random((20_000, 200)) < 0.2).astype(np.float32)
+if {missing}:
+    X[np.random.default_rng(1).random(X.shape) < 0.1] = np.nan
 print("ready", flush=True)
 try:
-    made.fit(X, X_val=X[:500])
+    made.fit(X, X_val=np.nan_to_num(X[:500]))
 except KeyboardInterrupt:
     import time
-    print(time.monotonic(), bool(np.isfinite(made.score(X[:100]))), flush=True)
+    print(time.monotonic(), bool(np.isfinite(made.score(np.nan_to_num(X[:100])))), flush=True)
 """
 
 
-@pytest.mark.parametrize("n_threads", [1, 2])
-def test_ctrl_c_ends_a_fit_soon_and_leaves_a_model(n_threads):
-    with subprocess.Popen(
-        [sys.executable, "-c", FIT.format(n_threads=n_threads)], stdout=subprocess.PIPE, text=True
-    ) as process:
+@pytest.mark.parametrize(
+    ("n_threads", "n_masks", "missing"), [(1, 1, False), (2, 1, False), (1, 8, False), (2, 8, False), (2, 8, True)]
+)
+def test_ctrl_c_ends_a_fit_soon_and_leaves_a_model(n_threads, n_masks, missing):
+    code = FIT.format(n_threads=n_threads, n_masks=n_masks, missing=missing)
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "ready\n"
         time.sleep(1.5)
         sent = time.monotonic()

@@ -1,0 +1,217 @@
+"""The commands that use a model file: evaluate, sample, impute, info. Only the standard library until one of them runs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from made_fast import files
+from made_fast.files import refusing
+from made_fast.options import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from made_fast.report import AnyModel
+
+__all__ = ["evaluate", "impute", "info", "sample"]
+
+PICTURED = 20
+"""Most rows in the picture that ``impute --samples`` draws, side by side."""
+
+
+def evaluate(args: argparse.Namespace) -> int:
+    """Score data under a model."""
+    files.check_writable(args.plot, ".png")
+    from made_fast import images, report
+
+    model = files.load_model(args.model)
+    if args.plot is not None:
+        if getattr(model, "n_masks", 1) == 1:
+            raise UsageError(f"--plot draws the NLL against the number of masks, but {args.model} is no model of several.")
+        if not images.has_matplotlib():
+            raise UsageError(
+                "--plot needs matplotlib, which is not installed. Run: pip install 'made_fast[plot]'. "
+                "Without --plot, the same figures are printed as a table."
+            )
+    _check_members(model, args)
+    dataset = _load_data_for(model, args)
+    chosen = files.chosen_splits(args, dataset)
+    print(f"data        {report.describe_data(dataset, dataset.shape, args.threshold)}")
+    print(f"model       {report.describe_model(model)}\n", flush=True)
+    ask = report.Asking(args.threads, args.members, args.walks)
+    scores = {name: report.score(model, X, ask, parts=True) for name, X in chosen.items()}
+    report.print_scores(dataset, chosen, scores, ask)
+    report.print_parts(model, scores)
+    if args.plot is not None:
+        curves = {name: found.parts for name, found in scores.items() if found.parts}
+        if not curves:
+            raise UsageError("--plot needs complete rows; all of these have missing entries.")
+        with refusing(OSError):
+            images.save_curves(args.plot, curves, dataset.name)
+        print(f"\nplot        {report.describe_file(args.plot)}")
+    return 0
+
+
+def sample(args: argparse.Namespace) -> int:
+    """Draw rows from a model."""
+    files.check_writable(args.out, ".npy", ".csv", ".png")
+    import numpy as np
+
+    from made_fast import checks
+
+    model = files.load_model(args.model)
+    suffix = ".csv" if args.out is None else args.out.suffix.lower()
+    shape = args.shape or files.remembered_shape(model)
+    if args.shape is not None or suffix == ".png":
+        files.check_shape(shape, model.n_features_in)
+    rng = checks.generator(args.seed)
+    if args.out is None:
+        files.write_csv(sys.stdout, model, args.n_samples, rng, args.threads)
+        return 0
+    if suffix == ".csv":
+        with refusing(OSError), args.out.open("w", encoding="ascii") as stream:
+            files.write_csv(stream, model, args.n_samples, rng, args.threads)
+        return 0
+    X = model.sample(args.n_samples, rng, n_threads=args.threads)
+    if suffix == ".png":
+        files.write_png(args.out, X, shape)
+    else:
+        with refusing(OSError), args.out.open("wb") as stream:
+            np.save(stream, X)
+    return 0
+
+
+def impute(args: argparse.Namespace) -> int:
+    """Fill in missing entries."""
+    if args.out is None and args.samples is None and args.hide is None:
+        raise UsageError("nothing to write: give --out FILE, --samples FILE.png or --hide A:B. See made-fast impute --help.")
+    from made_fast import report, tables
+
+    files.check_writable(args.out, *tables.SUFFIXES)
+    files.check_writable(args.samples, ".png")
+    model = files.load_model(args.model)
+    _check_members(model, args)
+    D = model.n_features_in
+    shape = args.shape or files.remembered_shape(model)
+    if args.shape is not None or args.samples is not None:
+        files.check_shape(shape, D)
+    if args.hide is not None and args.hide[1] > D:
+        raise UsageError(f"--hide must name columns of the {D} there are, 0:{D} at most, got {args.hide[0]}:{args.hide[1]}.")
+    dataset = _load_data_for(model, args)
+    given = {name: X[: args.rows] for name, X in files.chosen_splits(args, dataset).items()}
+    if args.out is not None and len(given) > 1 and args.out.suffix.lower() != ".npz":
+        raise UsageError(f"{args.out} holds one table, not {', '.join(given)}. Choose one by --split, or write a .npz.")
+    asked = given if args.hide is None else {name: tables.hide(X, args.hide) for name, X in given.items()}
+    n_missing = {name: tables.n_missing(X) for name, X in asked.items()}
+    if not any(n_missing.values()):
+        raise UsageError(f"{args.data} has no missing entries: NaN, or empty cells of text. To hide some, give --hide A:B.")
+    print(f"data        {report.describe_data(dataset, dataset.shape, args.threshold)}")
+    print(f"model       {report.describe_model(model)}", flush=True)
+    filled = {name: _fill(model, X, args) for name, X in asked.items()}
+    rows = sum(len(X) for X in filled.values())
+    print(f"imputed     {sum(n_missing.values()):,} entries in {rows:,} row{'s' if rows != 1 else ''}, by {args.method}")
+    if args.hide is not None:
+        frequent = report.majority(dataset.train)
+        for name, X in given.items():
+            print(f"{name:12}{_hits(X, asked[name], filled[name], frequent)}")
+    if args.out is not None:
+        with refusing(OSError):
+            tables.save(args.out, filled)
+        print(f"output      {report.describe_file(args.out)}{_way_back(args)}")
+    if args.samples is not None:
+        name = list(filled)[-1]
+        _draw(args, given[name], asked[name], filled[name], shape)
+        print(f"samples     {report.describe_file(args.samples)}")
+    return 0
+
+
+def info(args: argparse.Namespace) -> int:
+    """Tell what a model file holds."""
+    from made_fast import report
+
+    model = files.load_model(args.model)
+    facts = {"file": report.describe_file(args.model)} | report.model_facts(model)
+    for name, fact in facts.items():
+        print(f"{name:26}{fact}".rstrip())
+    return 0
+
+
+def _load_data_for(model: AnyModel, args: argparse.Namespace) -> Any:
+    """Load DATA through the model's threshold, or that of the user; the model then takes 0/1."""
+    from made_fast import report
+
+    if args.threshold is None:
+        args.threshold = model.binarize
+    dataset = files.load_data(args, model.n_features_in)
+    for single in report.single_models(model):
+        single.binarize = None
+    return dataset
+
+
+def _check_members(model: AnyModel, args: argparse.Namespace) -> None:
+    """Refuse --members where a model has fewer."""
+    import numpy as np
+
+    try:
+        model.log_marginal(np.full((1, model.n_features_in), np.nan), n_members=args.members)
+    except ValueError as error:
+        raise UsageError(_as_options(str(error))) from error
+
+
+def _fill(model: AnyModel, X: Any, args: argparse.Namespace) -> NDArray[Any]:
+    """Return X with its missing entries filled in; what that rests on is told on standard error, in a line."""
+    from made_fast.queries import ApproximationWarning
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ApproximationWarning)
+        filled = model.impute(
+            X, args.method, n_members=args.members, n_walks=args.walks, random_state=args.seed, n_threads=args.threads
+        )
+    for warning in caught:
+        print(f"made-fast: note: {_as_options(str(warning.message))}", file=sys.stderr)
+    return filled
+
+
+def _as_options(text: str) -> str:
+    """Return what the package says of its parameters in the words of the command line."""
+    for name, option in (("n_members", "--members"), ("n_walks", "--walks"), ("n_masks=None", "--masks unlimited")):
+        text = text.replace(name, option)
+    return text
+
+
+def _hits(X: Any, asked: NDArray[np.float32], filled: NDArray[Any], frequent: NDArray[np.bool_]) -> str:
+    """Say how many of the hidden entries came out right."""
+    import numpy as np
+
+    from made_fast import tables
+
+    truth = tables.dense(X)
+    hidden = np.isnan(asked) & ~np.isnan(truth)
+    right = ((filled > 0.5) == (truth > 0.5))[hidden].mean()
+    baseline = (frequent == (truth > 0.5))[hidden].mean()
+    entries = f"{hidden.sum():,} hidden entries"
+    return f"{right:.2%} of {entries} are right; by the most frequent value of each column in training rows {baseline:.2%}"
+
+
+def _way_back(args: argparse.Namespace) -> str:
+    """Say how to read rows whose values are not those the model knows."""
+    if args.method == "mean":
+        return ": probabilities; to read them as 0/1, give --threshold 0.5"
+    if args.threshold is not None and not 0 <= args.threshold < 1:
+        return f": 0/1; where the model has the threshold {args.threshold:g}, give --threshold 0.5 with it"
+    return ""
+
+
+def _draw(args: argparse.Namespace, given: Any, asked: Any, filled: Any, shape: tuple[int, int] | None) -> None:
+    """Draw columns of three pictures: a row as it is, as it was hidden, and as it came out. Without --hide, the last two."""
+    import numpy as np
+
+    from made_fast import tables
+
+    n = min(PICTURED, len(filled))
+    bands = [given, asked, filled] if args.hide is not None else [asked, filled]
+    files.write_png(args.samples, np.concatenate([tables.dense(band[:n]) for band in bands]), shape, columns=n)

@@ -1,0 +1,246 @@
+"""The commands that fit and write a model file: train, ensemble. Only the standard library until one of them runs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from made_fast import files
+from made_fast.files import refusing
+from made_fast.options import TILES, UsageError
+
+if TYPE_CHECKING:
+    from made_fast.datasets import Dataset
+    from made_fast.estimator import MADE
+    from made_fast.model import MADEModel
+    from made_fast.report import AnyModel
+
+__all__ = ["ensemble", "train"]
+
+PARAMS = (
+    "activation", "ordering", "degrees", "optimizer", "learning_rate", "batch_size", "max_epochs", "patience", "weight_init",
+    "dtype", "n_masks", "resample", "n_eval_masks", "n_val_masks", "direct_connections", "connectivity_weights",
+    "learning_rate_schedule", "weight_decay", "clip_norm", "dropout",
+)  # fmt: skip
+"""The parameters of MADE that the options give just so."""
+
+MAY_CHANGE = ("max_epochs", "patience", "n_threads", "verbose")
+"""The parameters that a resumed fit takes from the options; those of the checkpoint must be the same in all others."""
+
+
+class _Plan(NamedTuple):
+    """What is to be fitted to what: data, its splits, shape of a row as a picture, parameters of MADE, seed."""
+
+    dataset: Dataset
+    splits: dict[str, Any]
+    shape: tuple[int, int] | None
+    params: dict[str, Any]
+    seed: int
+
+
+def train(args: argparse.Namespace) -> int:
+    """Fit a model and write it to a file."""
+    if args.resume and args.checkpoint is None:
+        raise UsageError("--resume needs --checkpoint FILE, to know what to go on from.")
+    if args.checkpoint is not None and args.checkpoint.absolute() == args.out.absolute():
+        raise UsageError(f"--checkpoint and --out must be two files, got {args.out} for both.")
+    files.check_writable(args.checkpoint)
+    plan = _plan(args)
+    from made_fast.estimator import MADE
+
+    made = MADE(**plan.params, random_state=plan.seed)
+    done = 0
+    if args.resume and args.checkpoint.exists():
+        made = _resumed(args, plan)
+        done = len(made.history_)
+
+    def save() -> None:
+        _save(_with_notes(made.model_, args, plan, random_state=made.random_state, best_epoch=made.best_epoch_), args)
+
+    kinds = (OSError, ValueError) if done else (OSError,) if args.checkpoint else ()
+    begin = time.perf_counter()
+    try:
+        with _one_warning(), refusing(*kinds):
+            made.fit(
+                plan.splits["train"],
+                X_val=plan.splits.get("valid"),
+                checkpoint=args.checkpoint,
+                checkpoint_every=args.checkpoint_every,
+            )
+    except FloatingPointError as error:
+        raise UsageError(f"{error} {_save_unfinished(made, plan, save, args)}") from error
+    except KeyboardInterrupt:
+        print(f"made-fast: interrupted. {_save_unfinished(made, plan, save, args)}", file=sys.stderr)
+        return 130
+    seconds = time.perf_counter() - begin
+    save()
+    _print_all(args, plan, made, f"{_course(made, plan)}, {_circumstances(args, plan, made, seconds, done)}")
+    return 0
+
+
+def ensemble(args: argparse.Namespace) -> int:
+    """Fit several models and write their mixture to a file."""
+    plan = _plan(args)
+    if args.weights == "em" and "valid" not in plan.splits:
+        raise UsageError("--weights em needs validation rows: DATA has none, and --valid-fraction is 0.")
+    from made_fast.ensemble import MADEEnsemble
+
+    jobs = args.jobs or plan.params["n_threads"]
+    made = MADEEnsemble(args.members, weights=args.weights, n_jobs=jobs, random_state=plan.seed, **plan.params)
+    begin = time.perf_counter()
+    try:
+        with _one_warning():
+            made.fit(plan.splits["train"], X_val=plan.splits.get("valid"))
+    except FloatingPointError as error:
+        raise UsageError(f"{error} Nothing was saved.") from error
+    except KeyboardInterrupt:
+        below_the_bars = "" if args.quiet else "\n"
+        print(f"{below_the_bars}made-fast: interrupted. Nothing was saved: the ensemble was not complete.", file=sys.stderr)
+        return 130
+    seconds = time.perf_counter() - begin
+    epochs = ", ".join(f"{member.best_epoch_} of {len(member.history_)}" for member in made.members_)
+    best = [member.best_epoch_ for member in made.members_]
+    _save(_with_notes(made.model_, args, plan, random_state=plan.seed, best_epochs=best), args)
+    _print_all(args, plan, made, f"best epochs {epochs}, {_circumstances(args, plan, made, seconds)}", parts=True)
+    return 0
+
+
+# Before
+
+
+def _plan(args: argparse.Namespace) -> _Plan:
+    """Check the options and load the data."""
+    files.check_writable(args.out, ".safetensors")
+    files.check_writable(args.samples, ".png")
+    import secrets
+
+    from made_fast import checks, tables, threads
+    from made_fast.kernels.optimizers import OPTIMIZERS
+
+    constants = dict(args.optimizer_params or ())
+    with refusing(ValueError):
+        hidden_sizes = checks.hidden_sizes([] if args.hidden == [0] else args.hidden)
+        checks.constants(constants, "--optimizer-param", [name for name in OPTIMIZERS[args.optimizer].names[1:] if name])
+    dataset = files.load_data(args)
+    shape = args.shape or dataset.shape
+    if args.shape is not None or args.samples is not None:
+        files.check_shape(shape, dataset.train.shape[1])
+    params: dict[str, Any] = {name: getattr(args, name) for name in PARAMS}
+    params |= {"hidden_sizes": hidden_sizes, "optimizer_params": constants or None}
+    params |= {"n_threads": args.threads or threads.available(), "verbose": 0 if args.quiet else 1}
+    seed = secrets.randbits(32) if args.seed is None else args.seed
+    return _Plan(dataset, tables.splits(dataset), shape, params, seed)
+
+
+def _resumed(args: argparse.Namespace, plan: _Plan) -> MADE:
+    """Return the estimator of the checkpoint, if it is one of the fit that the options describe."""
+    from made_fast.estimator import MADE
+    from made_fast.storage import ModelFileError
+
+    with refusing(OSError, ModelFileError):
+        made = MADE.resume(args.checkpoint)
+    known, D = made.get_params(), plan.dataset.train.shape[1]
+    if made.n_features_in_ != D:
+        raise UsageError(f"{args.checkpoint} is a checkpoint for {made.n_features_in_} inputs, but {args.data} has {D}.")
+    seed = {} if args.seed is None else {"random_state": args.seed}
+    for name, value in (plan.params | seed).items():
+        if name not in MAY_CHANGE and json.dumps(value) != json.dumps(known[name]):
+            was, now = json.dumps(known[name]), json.dumps(value)
+            raise UsageError(
+                f"{args.checkpoint} was made with {name} = {was}, but the options say {now}. "
+                "Repeat the options of the first run, or leave --resume out to begin anew."
+            )
+    made.set_params(**{name: plan.params[name] for name in MAY_CHANGE})
+    return made
+
+
+@contextmanager
+def _one_warning() -> Iterator[None]:
+    """Let validation scores of rows with missing entries be estimates without a word; the report says so in the end."""
+    from made_fast.queries import ApproximationWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ApproximationWarning)
+        yield
+
+
+# After
+
+
+def _with_notes(model: AnyModel, args: argparse.Namespace, plan: _Plan, **notes: Any) -> AnyModel:
+    """Return the model with what the estimator does not know: the threshold that the data came through, and notes."""
+    from made_fast.mixture import MixtureModel
+    from made_fast.model import MADEModel
+
+    def with_threshold(single: MADEModel, **more: Any) -> MADEModel:
+        hyper = {**single.hyper, "ordering": args.ordering, **more}
+        return MADEModel(single.source, single.masks, rule=single.rule, binarize=args.threshold, hyper=hyper)
+
+    notes |= {"data": plan.dataset.name, "shape": plan.shape}
+    if isinstance(model, MixtureModel):
+        return MixtureModel([with_threshold(m) for m in model.members], model.weights, hyper={**model.hyper, **notes})
+    return with_threshold(model, **notes)
+
+
+def _save(model: AnyModel, args: argparse.Namespace) -> None:
+    with refusing(OSError):
+        model.save(args.out)
+
+
+def _save_unfinished(made: MADE, plan: _Plan, save: Callable[[], None], args: argparse.Namespace) -> str:
+    """Save the model of a fit that was cut short, if it is of any use, and say what happened."""
+    import numpy as np
+
+    from made_fast.network import Network
+
+    go_on = " To go on, add --resume." if args.checkpoint and args.checkpoint.exists() else ""
+    if not getattr(made, "best_epoch_", 0):
+        return "Nothing was saved: no epoch was finished."
+    source = made.model_.source
+    if not np.isfinite(source.theta if isinstance(source, Network) else source.values).all():
+        return "Nothing was saved: without validation rows no earlier parameters were kept."
+    save()
+    which = "best parameters so far, those of" if plan.dataset.valid is not None else "parameters after"
+    return f"The {which} epoch {made.best_epoch_}, are saved in {args.out}.{go_on}"
+
+
+def _course(made: MADE, plan: _Plan) -> str:
+    n = len(made.history_)
+    return f"epoch {made.best_epoch_} of {n} is the best" if plan.dataset.valid is not None else f"{n} epochs"
+
+
+def _circumstances(args: argparse.Namespace, plan: _Plan, made: Any, seconds: float, done: int = 0) -> str:
+    """Return where a fit went on, its time, its speed (of the training passes alone), threads and seed."""
+    words = [f"on from epoch {done}"] if done else []
+    words.append(f"{seconds:.1f} s")
+    records = getattr(made, "history_", [])[done:]
+    if records:
+        speed = plan.dataset.train.shape[0] * len(records) / sum(record["seconds"] for record in records)
+        words.append(f"{speed:,.0f} rows/s")
+    words.append(f"{made.n_threads} thread{'s' if made.n_threads != 1 else ''}")
+    return ", ".join([*words, f"seed {made.random_state}"])
+
+
+def _print_all(args: argparse.Namespace, plan: _Plan, made: Any, course: str, *, parts: bool = False) -> None:
+    """Draw samples, if asked to, and print what was fitted, how it went, and what it scores."""
+    from made_fast import report
+
+    model = made.model_
+    if args.samples is not None:
+        files.write_png(args.samples, made.sample(TILES, made.random_state), plan.shape)
+    print(f"data        {report.describe_data(plan.dataset, plan.shape, args.threshold)}")
+    print(f"model       {report.describe_model(model)}, {args.ordering} ordering")
+    print(f"training    {course}\n", flush=True)
+    ask = report.Asking(made.n_threads)
+    scores = {name: report.score(model, X, ask, parts=parts) for name, X in plan.splits.items()}
+    report.print_scores(plan.dataset, plan.splits, scores, ask)
+    report.print_parts(model, scores)
+    print(f"\nmodel file  {report.describe_file(args.out)}")
+    if args.samples is not None:
+        print(f"samples     {report.describe_file(args.samples)}")

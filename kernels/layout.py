@@ -40,8 +40,8 @@ __all__ = [
     "make_layout",
     "make_layouts",
     "make_shared_layout",
-    "n_panels",
     "n_chain",
+    "n_panels",
     "n_parameters",
     "n_shared",
     "sample_workspace",
@@ -120,8 +120,8 @@ def make_layout(
 ) -> Layout:
     """Lay out the network whose layer l has the live counts ``n_live[l]`` (sorted, never decreasing).
 
-    ``activation`` is that of every hidden layer; the output layer gives logits (``"identity"``). ``direct[l]``, if not None, are
-    the live counts of layer l's direct connections.
+    ``activation`` is that of every hidden layer; the output layer gives logits (``"identity"``). ``direct[l]``, if not None,
+    are the live counts of layer l's direct connections.
     """
     stacked = [None if live is None else live[None] for live in direct]
     return make_layouts(n_inputs, [live[None] for live in n_live], activation, stacked).of_mask(0)
@@ -259,9 +259,7 @@ def train_workspace(layout: Layout, batch_size: int) -> tuple[int, int]:
     return reals, ints + 2 * batch_size * (words + 1) + n_inputs * (batch_size + 1)
 
 
-def shared_train_workspace(
-    layouts: Layout, shared_layout: SharedLayout, batch_size: int, n_ranks: int = 1
-) -> tuple[int, int]:
+def shared_train_workspace(layouts: Layout, shared_layout: SharedLayout, batch_size: int, n_ranks: int = 1) -> tuple[int, int]:
     """Return (reals, int32s) of scratch that ``train_shared`` needs beside theta and its gradient; shared by all ranks.
 
     Reals: as ``train``, then the output of one more hidden layer, then for every rank the longest row of ``shared``. Integers:

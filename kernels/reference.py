@@ -277,8 +277,8 @@ def affine_backward_weights(
 ) -> None:
     """Gradient of layer l's weights and bias, and the optimiser's update with it.
 
-    In the forward pass this was ``z = x (W * M) + b``; so now ``dW = (x^T dz) * M`` and ``db = sum_b dz_b``. The bias of direct
-    connections stays as it is.
+    In the forward pass this was ``z = x (W * M) + b``; so now ``dW = (x^T dz) * M`` and ``db = sum_b dz_b``. The bias of
+    direct connections stays as it is.
 
     theta IN OUT; x (panels, B, 64) of n_in units IN; dz (panels, B, 64) of n_out units IN, 0 in the fill-up units;
     optimizer, hyper (6,), state (n_state, len(theta)) IN OUT: see ``optimizers.py``; step: updates made before this one.
@@ -327,9 +327,7 @@ def _update_layer(
         _update(theta[bias:stop], gradient[bias:stop], optimizer, step, hyper, state[:, bias:stop], decays=False)
 
 
-def _update(
-    w: Real, g: Real, optimizer: int, step: int, hyper: NDArray[np.float64], state: Real, decays: bool
-) -> None:
+def _update(w: Real, g: Real, optimizer: int, step: int, hyper: NDArray[np.float64], state: Real, decays: bool) -> None:
     lr, a, b, eps, decay, _ = (float(value) for value in hyper)
     t = step + 1
     if optimizer in (1, 2):
@@ -430,9 +428,9 @@ def score(
 ) -> None:
     """Log-likelihood of each row in nats: ``log p(x) = sum_d log p(x_d | x_<d)`` (eq. 5), over the first n_places places.
 
-    bits (n, W) IN, in order of place; n_places: D gives log p(x), fewer give the log marginal of the first inputs; sparse: read
-    the input by its ones rather than as numbers (the same bits come out); block: rows worked on at once; reals, ints: scratch,
-    see ``score_workspace(layout, block)``; log_p (n,) float64 OUT.
+    bits (n, W) IN, in order of place; n_places: D gives log p(x), fewer give the log marginal of the first inputs; sparse:
+    read the input by its ones rather than as numbers (the same bits come out); block: rows worked on at once; reals, ints:
+    scratch, see ``score_workspace(layout, block)``; log_p (n,) float64 OUT.
     """
     x = unpack_bits(bits, layers[0, N_IN])
     a = _forward(theta, layers, n_live, panel_start, x.astype(theta.dtype))[-1].astype(np.float64)
@@ -633,15 +631,15 @@ def train_shared(
     NLL over the rows of the step; the NLL of a group's rows counts the first so many places.
 
     shared, state (n_state, len(shared)) IN OUT; orders, layers, n_live, panel_start: the tables of K connectivities, with K
-    first, IN; bits (n, W) IN, here **in order of feature**; weights (n,) float64 IN, or of length 0; rows (m,) int64 IN, in the
-    order of use; groups (G, 6) int64 IN: first row in ``rows``, the one after the last, connectivity, places that count, step
-    (from 0, in order), rows of the step; batch_size: the most rows of a group.
+    first, IN; bits (n, W) IN, here **in order of feature**; weights (n,) float64 IN, or of length 0; rows (m,) int64 IN, in
+    the order of use; groups (G, 6) int64 IN: first row in ``rows``, the one after the last, connectivity, places that count,
+    step (from 0, in order), rows of the step; batch_size: the most rows of a group.
 
     keep (m, sum of hidden panels) uint64 IN, or of length 0: unit 64 p + u of a hidden layer is dropped for row i where bit u
     of word p of that layer is 0; dropout: the probability of that, kept units are multiplied by 1 / (1 - dropout).
 
     hyper: see ``optimizers.py``; gradient like shared OUT, or of length 0 if no step has two groups and nothing is clipped;
-    theta, dtheta: scratch, as long as the longest theta of a connectivity, dtheta 0 at the start; reals, ints: scratch, see
+    theta, dtheta: scratch, as long as the longest theta of a connectivity; reals, ints: scratch, see
     ``shared_train_workspace``; nll (steps,) float64 OUT; the rest as in ``train``.
     """
     rule = optimizer, step, hyper, state

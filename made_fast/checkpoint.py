@@ -1,8 +1,8 @@
 """Checkpoints: all that a fit needs to go on, to the bit, in one file, written durably and read as untrusted data.
 
-A checkpoint is a model file (``modelfile.py``) of kind ``checkpoint`` with more tensors: ``state`` (n_state, n), the memory of the
-optimiser; ``best`` (n,), the best parameters so far, if there were validation rows; and ``text``, UTF-8 JSON as U8: counters,
-generators, hyper-parameters, history.
+A checkpoint is a model file (``modelfile.py``) of kind ``checkpoint`` with more tensors: ``state`` (n_state, n), the memory of
+the optimiser; ``best`` (n,), the best parameters so far, if there were validation rows; and ``text``, UTF-8 JSON as U8:
+counters, generators, hyper-parameters, history.
 
 Not here: what the hyper-parameters mean (the estimator hands over a JSON object of its own and gets it back).
 """
@@ -73,7 +73,9 @@ def read(path: StrPath) -> tuple[Trainer, FitState, dict[str, Any]]:
     tensors, metadata = storage.read(path)
     if metadata.get("kind") != "checkpoint":
         demand = "the kind of the file must be 'checkpoint'"
-        raise file_error(path, demand, metadata.get("kind", ""), "Read models with made_fast.load; write checkpoints with fit.")
+        raise file_error(
+            path, demand, metadata.get("kind", ""), "Read models with made_fast.load; write checkpoints with fit."
+        )
     extra = {name: tensors.pop(name, None) for name in ("state", "best", "text")}
     content = modelfile.decode(tensors, {**metadata, "kind": "model"}, path)
     if extra["best"] is not None:  # these must do for a model too
@@ -84,7 +86,9 @@ def read(path: StrPath) -> tuple[Trainer, FitState, dict[str, Any]]:
     try:
         return _decode(content, text, extra["state"], extra["best"])
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
-        raise file_error(path, "the text must be what a checkpoint's writer wrote", f"{type(error).__name__}: {error}") from error
+        raise file_error(
+            path, "the text must be what a checkpoint's writer wrote", f"{type(error).__name__}: {error}"
+        ) from error
 
 
 def _decode(
@@ -107,7 +111,9 @@ def _decode(
     if isinstance(trainer, SharedTrainer) and rule is not None and text["pool_start"] is not None:
         trainer.fresh = _generator(text["pool_start"])
         trainer.draw_pool()
-    if (0 if memory is None else memory.size) != trainer.state.size or (memory is not None and memory.dtype != trainer.state.dtype):
+    if (0 if memory is None else memory.size) != trainer.state.size or (
+        memory is not None and memory.dtype != trainer.state.dtype
+    ):
         raise ValueError(f"the state must be {trainer.state.shape} of {trainer.state.dtype}")
     if memory is not None:
         trainer.state[:] = memory.reshape(trainer.state.shape)

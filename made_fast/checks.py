@@ -137,7 +137,7 @@ def ones(
     rows : (n, D) array or CSR
         A chunk of what :func:`matrix` returned. Bool, any int, any float, or objects that are numbers.
     binarize : float, optional
-        A value is 1 if it is larger than this. None demands values that are exactly 0 or 1. Infinity is refused in either case.
+        A value is 1 if it is larger than this. None demands values that are exactly 0 or 1. Infinity is always refused.
     name, first_row
         What the error text calls the table, and the number of the chunk's first row in it.
     missing : bool
@@ -316,7 +316,7 @@ def the_mask(value: Any, n_masks: int) -> Any:
         return value
     if n_masks > 1:
         raise ValueError(
-            f"mask must say which member is meant: the model is a mixture over {n_masks} masks, each with an ordering of its own. "
+            f"mask must say which member is meant: the model is a mixture over {n_masks} masks, each with its own ordering. "
             f"Pass mask=0, say, or any up to {n_masks - 1}."
         )
     return 0
@@ -327,8 +327,8 @@ def connectivity(value: Connectivity, n_features: int, hidden_sizes: Sequence[in
     found = (value.n_inputs, *value.hidden_sizes)
     if found != (n_features, *hidden_sizes):
         raise ValueError(
-            f"the connectivity must be of {n_features} inputs and hidden layers of {tuple(hidden_sizes)} units, got {found[0]} and "
-            f"{found[1:]}."
+            f"the connectivity must be of {n_features} inputs and hidden layers of {tuple(hidden_sizes)} units, "
+            f"got {found[0]} and {found[1:]}."
         )
     largest = max(n_features - 1, 1)
     if (np.sort(value.ordering) != np.arange(1, n_features + 1)).any():

@@ -66,8 +66,8 @@ class MADE(DensityMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn h
     verbose : int
         1 shows a progress bar, 2 a line an epoch.
     n_masks : int or None
-        Connectivities that take turns, one a mini-batch; the model is the mixture over exactly these. None draws a fresh one for
-        every mini-batch (sections 4.1 and 4.2); the model is then the mixture over ``n_eval_masks`` further ones.
+        Connectivities that take turns, one a mini-batch; the model is the mixture over exactly these. None draws a fresh one
+        for every mini-batch (sections 4.1 and 4.2); the model is then the mixture over ``n_eval_masks`` further ones.
     resample : {"both", "order", "connectivity"}
         What differs between masks: ordering and hidden degrees, the ordering only, the degrees only.
     n_eval_masks : int
@@ -231,9 +231,13 @@ class MADE(DensityMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn h
                 f"got {self.learning_rate_schedule!r}."
             )
         resumed = getattr(self, "_resumed", False)
-        trainer, rows = (self._trainer, self._rows(X, self._trainer, sample_weight)) if resumed else self._start(X, sample_weight)
+        trainer, rows = (
+            (self._trainer, self._rows(X, self._trainer, sample_weight)) if resumed else self._start(X, sample_weight)
+        )
         if len(rows.weights) and not rows.weights.any():
-            raise ValueError("sample_weight must not be zero for all rows: nothing would be learned. Drop it, or give weights.")
+            raise ValueError(
+                "sample_weight must not be zero for all rows: nothing would be learned. Drop it, or give weights."
+            )
         if X_val is None and self.validation_fraction is not None:
             train, held_out = self._hold_out(len(rows.bits))
             X_val, rows = checks.matrix(X)[held_out], rows.take(train)
@@ -412,7 +416,7 @@ class MADE(DensityMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn h
         missing = data.pack_missing(X, trainer.column_order)
         if missing is not None and isinstance(trainer, FixedTrainer):
             raise ValueError(
-                "X must be complete here, got NaN: training began on complete rows, under one mask whose ordering cannot vary. "
+                "X must be complete here, got NaN: training began on complete rows, under one mask of a fixed ordering. "
                 "Begin with rows that miss something, or set n_masks=None."
             )
         bits = data.pack_rows(X, trainer.column_order, binarize=self.binarize, missing=True)

@@ -189,7 +189,9 @@ class MaskRule:
         """Return the base and n - 1 further draws."""
         drawn = self.draw(n - 1, rng)
         orderings = np.concatenate([self.base.ordering[None], drawn.orderings])
-        return MaskSet(orderings, tuple(np.concatenate([a[None], b]) for a, b in zip(self.base.degrees, drawn.degrees, strict=True)))
+        return MaskSet(
+            orderings, tuple(np.concatenate([a[None], b]) for a, b in zip(self.base.degrees, drawn.degrees, strict=True))
+        )
 
 
 def _draw_orderings(n: int, n_inputs: int, rng: np.random.Generator) -> IntVector:
@@ -218,7 +220,7 @@ def _draw_degrees(
     return tuple(layers)
 
 
-def draw_ordering(n_inputs: int, ordering: str | Sequence[int], rng: np.random.Generator) -> IntVector:
+def draw_ordering(n_inputs: int, ordering: str | Sequence[int] | IntVector, rng: np.random.Generator) -> IntVector:
     """Return the place 1..D of each input, shape (D,).
 
     ``"natural"`` keeps the order of the columns, ``"random"`` draws a uniform permutation, a sequence is taken as the
@@ -244,7 +246,7 @@ def draw_degrees(n_inputs: int, hidden_sizes: Sequence[int], rule: str, rng: np.
 def draw_connectivity(
     n_inputs: int,
     hidden_sizes: Sequence[int],
-    ordering: str | Sequence[int],
+    ordering: str | Sequence[int] | IntVector,
     degrees: str,
     rng: np.random.Generator,
 ) -> Connectivity:

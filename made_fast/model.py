@@ -31,8 +31,8 @@ MASKS_AT_ONCE = 32
 class MADEModel(queries.Queries):
     """A density over binary vectors: the mixture, in equal parts, of one masked network under each of K connectivities.
 
-    Each member is autoregressive in its own ordering, ``p_k(x) = prod_d p(x_d | x_<d)``, each factor one output of the net; the
-    model is ``p(x) = 1/K sum_k p_k(x)``. With K = 1 it is that one member.
+    Each member is autoregressive in its own ordering, ``p_k(x) = prod_d p(x_d | x_<d)``, each factor one output of the net;
+    the model is ``p(x) = 1/K sum_k p_k(x)``. With K = 1 it is that one member.
 
     Parameters
     ----------
@@ -65,9 +65,11 @@ class MADEModel(queries.Queries):
     ) -> None:
         self.source = source
         self.architecture = source.architecture
-        self.masks = MaskSet.of([source.connectivity]) if isinstance(source, Network) else masks
-        if self.masks is None:
+        if isinstance(source, Network):
+            masks = MaskSet.of([source.connectivity])
+        elif masks is None:
             raise TypeError("masks must be a MaskSet when the parameters are Shared, got None. Pass the trained mask set.")
+        self.masks = masks
         self.rule = rule
         self.binarize = checks.threshold(binarize)
         self.hyper = dict(hyper or {})
@@ -116,7 +118,7 @@ class MADEModel(queries.Queries):
                 asked, own = _vectors(mask), _vectors(self.masks[0])
                 if len(asked) != len(own) or not all(map(np.array_equal, asked, own)):
                     raise ValueError(
-                        "mask must be the model's own connectivity: it was trained under one mask and holds no weights for others. "
+                        "mask must be the model's own connectivity: trained under one mask, it has no weights for others. "
                         "Train with n_masks=None for answers under any."
                     )
                 return self.source
@@ -169,8 +171,8 @@ class MADEModel(queries.Queries):
     ) -> NDArray[Any]:
         """Return every conditional, ``P[i, d] = p(x_d = 1 | x_i's inputs at places before d's)`` (eq. 8), of one member.
 
-        Takes and raises what ``score_samples`` does; returns (n, D) of the model's dtype, columns in the order of X's. What comes
-        before an input depends on the member: with several, ``mask`` says which.
+        Takes and raises what ``score_samples`` does; returns (n, D) of the model's dtype, columns in the order of X's. What
+        comes before an input depends on the member: with several, ``mask`` says which.
         """
         X = checks.matrix(X, self.n_features_in)
         member = self.member(checks.the_mask(mask, self.n_masks))
@@ -278,7 +280,8 @@ class MADEModel(queries.Queries):
             threads.for_each(pack, len(masks), n_threads)
             threads.for_each(work, len(masks) * len(parts), n_threads)
             total = np.logaddexp(total, np.logaddexp.reduce(log_p, axis=0))
-        return total - np.log(self.n_masks)
+        total -= np.log(self.n_masks)
+        return total
 
 
 def _vectors(connectivity: Connectivity) -> list[NDArray[np.int32]]:

@@ -1,8 +1,8 @@
 """One member: a network under one connectivity, its parameters packed into panels. Arithmetic on packed rows, nothing else.
 
-What a user asks (tables in, in the order of their columns; mixtures; missing inputs) is in ``model.py`` and ``queries.py``; here
-rows are bits in order of place, whole blocks of them, spread over threads. Where many connectivities share one set of weights,
-:class:`Shared` holds that set and makes the network of any of them.
+What a user asks (tables in, in the order of their columns; mixtures; missing inputs) is in ``model.py`` and ``queries.py``;
+here rows are bits in order of place, whole blocks of them, spread over threads. Where many connectivities share one set of
+weights, :class:`Shared` holds that set and makes the network of any of them.
 """
 
 from __future__ import annotations
@@ -103,7 +103,8 @@ class Architecture:
 
     def shared_train_workspace(self, batch_size: int, n_ranks: int) -> tuple[int, int]:
         """Return the scratch that ``train_shared`` needs, see ``made_fast.kernels.layout``."""
-        layouts = panels.Layout(*(table[None] for table in self._no_layout))
+        layers, n_live, panel_start = self._no_layout
+        layouts = panels.Layout(layers[None], n_live[None], panel_start[None])
         return panels.shared_train_workspace(layouts, self.shared_layout, batch_size, n_ranks)
 
     @cached_property

@@ -34,7 +34,7 @@ import os
 import reprlib
 import secrets
 import stat
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -287,7 +287,9 @@ def _parse_tensor(name: str, entry: Any, size: int, path: StrPath) -> Tensor:
     if end - begin != n_bytes:
         raise file_error(path, f"{tensor} must have {n_bytes} bytes, by its dtype and shape", end - begin)
     if begin % dtype.itemsize:
-        raise file_error(path, f"{tensor} must begin on a multiple of {dtype.itemsize} bytes", begin, "Put wider dtypes first.")
+        raise file_error(
+            path, f"{tensor} must begin on a multiple of {dtype.itemsize} bytes", begin, "Put wider dtypes first."
+        )
     return Tensor(name, dtype, tuple(shape), begin, end)
 
 

@@ -325,7 +325,8 @@ def _pattern_groups(
     The mask is that of the step, but the missing inputs have gone to the end of the ordering: what is there is seen only by
     what is there, and only that counts in the loss.
     """
-    ordered, table, chosen = [], [], []
+    ordered, chosen = [], []
+    table: list[tuple[int, ...]] = []
     done = 0
     for i, start in enumerate(range(0, len(rows), batch_size)):
         batch = rows[start : start + batch_size]

@@ -21,6 +21,7 @@ __all__ = ["WEIGHT_INITS", "EpochRecord", "FitState", "fit", "initial_parameters
 
 WEIGHT_INITS = ("glorot_uniform", "glorot_normal", "orthogonal", "zeros")
 
+
 class EpochRecord(TypedDict):
     """What ``history_`` tells of one epoch; NLL is the mean negative log-likelihood of a row in nats.
 
@@ -63,8 +64,9 @@ def _orthogonal(n_in: int, n_out: int, dtype: np.dtype[Any], rng: np.random.Gene
     The thin QR factorisation of a Gaussian matrix; with the signs of R's diagonal taken out it is uniform (Mezzadri 2007).
     """
     tall = rng.standard_normal((max(n_in, n_out), min(n_in, n_out)), dtype=dtype)
+    Q: NDArray[Any]
     Q, R = np.linalg.qr(tall)
-    Q = Q * np.where(np.diagonal(R) < 0, -1, 1).astype(dtype)
+    Q *= np.where(np.diagonal(R) < 0, -1, 1).astype(dtype)
     return Q if n_in >= n_out else Q.T
 
 

@@ -13,3 +13,9 @@ from bench.cases import IMPLEMENTATIONS, SIZES, Size
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_training_step(clock: Any, size: Size, implementation: str) -> None:
     clock("step", size, implementation)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_training_step_with_fresh_masks(clock: Any, size: Size, implementation: str) -> None:
+    clock("fresh", size, implementation)

@@ -22,12 +22,13 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from bench.dense_numpy import DenseMADE
+from bench.dense_numpy import DenseMADE, FreshDenseMADE
 from made_fast import MADEModel, data, kernels
+from made_fast.kernels.layout import N_IN, N_OUT, ROW
 from made_fast.kernels.optimizers import OPTIMIZERS
-from made_fast.masks import MaskSet, draw_connectivity
+from made_fast.masks import MaskRule, MaskSet, draw_connectivity
 from made_fast.network import Architecture, Shared
-from made_fast.trainers import FixedTrainer, TrainingRows
+from made_fast.trainers import POOL, FixedTrainer, SharedTrainer, Trainer, TrainingRows
 from made_fast.training import initial_parameters
 
 __all__ = ["CASES", "IMPLEMENTATIONS", "SIZES", "Case", "Size", "Work", "available", "machine", "one_blas_thread", "using"]
@@ -40,6 +41,10 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 FLOAT32 = 1e-5
 """Error allowed: relative in a score and in the way that parameters went, absolute in a probability."""
+
+
+FRESH = 1e-4
+"""The same for parameters under fresh connectivities: Adam goes by the sign of a weight's first gradients, and those come late."""
 
 
 class Size(NamedTuple):
@@ -146,7 +151,28 @@ def new_trainer(size: Size) -> FixedTrainer:
     return FixedTrainer(architecture, MaskSet.of([connectivity]), theta, adam, hyper, rng)
 
 
-def pack(size: Size, trainer: FixedTrainer) -> TrainingRows:
+def new_shared_trainer(size: Size, dtype: str = "float32") -> SharedTrainer:
+    """Return an untrained network that gets a fresh connectivity with every mini-batch, the same ones every time."""
+    rng, adam = np.random.default_rng(SEED), OPTIMIZERS["adam"]
+    architecture = Architecture(size.n_features, size.hidden_sizes, "relu")
+    rule = MaskRule(draw_connectivity(size.n_features, size.hidden_sizes, "random", "stratified", rng), "stratified", "both")
+    parameters = initial_parameters(architecture, "glorot_uniform", np.dtype(np.float32), rng).astype(dtype)
+    hyper = np.array([*adam.hyper, 0.0, 0.0])
+    fresh, noise = rng.spawn(2)
+    return SharedTrainer(architecture, MaskSet.of([rule.base]), parameters, adam, hyper, rng, rule, fresh, noise)
+
+
+def flatten_shared(trainer: SharedTrainer) -> NDArray[Any]:
+    """Return the shared parameters without the fill-up of their rows."""
+    parts, done = [], 0
+    for layer, row in zip(trainer.architecture.layers, trainer.architecture.shared_layout, strict=True):
+        size = (layer[N_IN] + 1) * row[ROW]
+        parts.append(trainer.parameters[done : done + size].reshape(-1, row[ROW])[:, : layer[N_OUT]].ravel())
+        done += size
+    return np.concatenate(parts)
+
+
+def pack(size: Size, trainer: Trainer) -> TrainingRows:
     """Return the training rows as ``Trainer.epoch`` takes them."""
     return TrainingRows(data.pack_rows(rows(size)[0], trainer.column_order), None, np.empty(0))
 
@@ -176,6 +202,16 @@ def true_epoch(size: Size) -> tuple[float, NDArray[np.float64], float]:
     with using("reference"):
         nll = trainer.epoch(packed, BATCH, 1)
     return nll, flatten(to_model(trainer).to_dense()), float(np.linalg.norm(trainer.parameters - theta))
+
+
+@cache
+def true_fresh_epoch(size: Size) -> tuple[float, NDArray[Any], float]:
+    """Do ``true_epoch`` under a fresh connectivity in every step."""
+    trainer = new_shared_trainer(size, "float64")
+    start, packed = flatten_shared(trainer).copy(), pack(size, trainer)
+    with using("reference"):
+        nll = trainer.epoch(packed, BATCH, 1)
+    return nll, flatten_shared(trainer), float(np.linalg.norm(flatten_shared(trainer) - start))
 
 
 @cache
@@ -236,6 +272,53 @@ def training_step(size: Size, implementation: str) -> Work:
     return Work(implementation, run, check, units=STEPS)
 
 
+def fresh_step(size: Size, implementation: str) -> Work:
+    """Do ``training_step`` under a fresh connectivity, ordering and degrees, in every step; drawing it is included."""
+    trainer = new_shared_trainer(size)
+    run: Callable[[], float]
+    parameters: Callable[[], NDArray[Any]]
+    if implementation == "numpy":
+        assert trainer.rule is not None
+        rule, fresh, shuffle = trainer.rule, trainer.fresh, trainer.shuffle
+        net = to_model(new_trainer(size)).to_dense()
+        dense = FreshDenseMADE(net, flatten_shared(trainer), n_rows=BATCH)
+        X = rows(size)[0].astype(np.float32)
+        batch = np.empty((BATCH, size.n_features), np.float32)
+        drawn = 0
+        masks = rule.draw(POOL, fresh)
+
+        def run() -> float:
+            nonlocal drawn, masks
+            order, nll = shuffle.permutation(len(X)), 0.0
+            for start in range(0, len(X), BATCH):
+                if drawn == POOL:
+                    masks, drawn = rule.draw(POOL, fresh), 0
+                dense.connect(masks.orderings[drawn], [m[drawn] for m in masks.degrees])
+                drawn += 1
+                np.take(X, order[start : start + BATCH], axis=0, out=batch, mode="clip")
+                nll += dense.step(batch)
+            return nll / len(X)
+
+        def parameters() -> NDArray[Any]:
+            return dense.theta
+    else:
+        packed = pack(size, trainer)
+
+        def run() -> float:
+            return trainer.epoch(packed, BATCH, 1)
+
+        def parameters() -> NDArray[Any]:
+            return flatten_shared(trainer)
+
+    def check(nll: float) -> None:
+        true_nll, theta, moved = true_fresh_epoch(size)
+        np.testing.assert_allclose(nll, true_nll, rtol=FLOAT32)
+        error = float(np.linalg.norm(parameters() - theta)) / moved
+        assert error < FRESH, f"after {STEPS} steps the parameters are off by {error:.2g} of the way they went"
+
+    return Work(implementation, run, check, units=STEPS)
+
+
 def score(size: Size, implementation: str, n: int) -> Work:
     """Log-likelihood of n rows of uint8."""
     model, X = trained_model(size), rows(size)[1][:n]
@@ -277,6 +360,7 @@ def sample(size: Size, implementation: str, n: int) -> Work:
 
 CASES = {
     "step": Case("training step, 100 rows", training_step),
+    "fresh": Case("training step, 100 rows, fresh connectivity", fresh_step),
     "score-1000": Case("score 1000 rows", partial(score, n=1000)),
     "score-1": Case("score one row", partial(score, n=1)),
     "sample": Case("sample 100 rows", partial(sample, n=100), note=" (NumPy: D full passes)"),

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["DenseMADE"]
+__all__ = ["DenseMADE", "FreshDenseMADE"]
 
 Float = NDArray[np.float32]
 
@@ -199,8 +199,39 @@ class DenseMADE:
             np.subtract(w, update, out=w)
 
 
-def _views(flat: Float, shapes: list[tuple[int, int]]) -> list[tuple[Float, Float]]:
-    """Return W (n_in, n_out) and bias (n_out,) of every layer as views of a flat vector."""
+class FreshDenseMADE(DenseMADE):
+    """The same network, trained under another connectivity in every step: all its weights are kept and updated.
+
+    Before a step, ``connect`` writes the masks and multiplies the weights by them, once, so that the products of the step are
+    as before.
+
+    Parameters
+    ----------
+    net : dict
+        What ``MADEModel.to_dense()`` returns, for the shapes.
+    theta : (n,) float32
+        For layer after layer W (n_in, n_out) and the bias, under no mask.
+    """
+
+    def __init__(self, net: dict[str, Any], theta: Float, n_rows: int = 500, learning_rate: float = 1e-3) -> None:
+        super().__init__(net, n_rows, learning_rate)
+        shapes = [W.shape for W, _ in self.layers]
+        self.theta[:] = theta
+        self.live[:] = True
+        self._masks = [M for M, _ in _views(self.live, shapes)]
+        self._masked = np.empty_like(self.theta)
+        self.layers = _views(self._masked, shapes)
+
+    def connect(self, ordering: NDArray[np.int32], degrees: list[NDArray[np.int32]]) -> None:
+        """Mask the weights for the next step."""
+        for M, below, above in zip(self._masks[:-1], [ordering, *degrees], degrees, strict=False):
+            np.greater_equal(above, below[:, None], out=M)
+        np.greater(ordering, [ordering, *degrees][-1][:, None], out=self._masks[-1])
+        np.multiply(self.theta, self.live, out=self._masked)
+
+
+def _views(flat: NDArray[Any], shapes: list[tuple[int, ...]]) -> list[tuple[NDArray[Any], NDArray[Any]]]:
+    """Return W (n_in, n_out) and bias (n_out,) of every layer as views of a flat vector, or their masks."""
     views, start = [], 0
     for n_in, n_out in shapes:
         W = flat[start : start + n_in * n_out].reshape(n_in, n_out)

@@ -143,7 +143,7 @@ class Shared:
         layout = self.architecture.layout(staircase)
         theta = panels.aligned_empty(panels.n_parameters(layout), self.values.dtype)
         kernels.active.pack(self.values, self.architecture.shared_layout, _order(staircase), theta, *layout)
-        return Network(self.architecture, connectivity, theta)
+        return Network(self.architecture, connectivity, theta, staircase, layout)
 
 
 def _order(staircase: Staircase) -> NDArray[np.int32]:
@@ -159,6 +159,8 @@ class Network:
     connectivity : Connectivity
     theta : (n,) float32 or float64
         Parameters in the panel layout (``made_fast.kernels.layout``); used as it is, not copied.
+    staircase, layout : optional
+        Those of the connectivity, if they are at hand.
 
     Attributes
     ----------
@@ -166,12 +168,19 @@ class Network:
         ``order[p]`` is the feature at place p + 1; bits, uniforms and results are in this order.
     """
 
-    def __init__(self, architecture: Architecture, connectivity: Connectivity, theta: NDArray[Any]) -> None:
+    def __init__(
+        self,
+        architecture: Architecture,
+        connectivity: Connectivity,
+        theta: NDArray[Any],
+        staircase: Staircase | None = None,
+        layout: panels.Layout | None = None,
+    ) -> None:
         self.architecture = architecture
         self.connectivity = connectivity
         self.theta = theta
-        self.staircase = connectivity.staircase(architecture.direct)
-        self.layout = architecture.layout(self.staircase)
+        self.staircase = staircase or connectivity.staircase(architecture.direct)
+        self.layout = layout or architecture.layout(self.staircase)
         self.order = self.staircase.sorts[0]
 
     @property

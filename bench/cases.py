@@ -44,7 +44,7 @@ FLOAT32 = 1e-5
 
 
 FRESH = 1e-4
-"""The same for parameters under fresh connectivities: Adam goes by the sign of a weight's first gradients, and those come late."""
+"""The same under fresh connectivities, where some weights get their first gradients late: Adam goes by the sign of those."""
 
 
 class Size(NamedTuple):

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from made_fast import checks, modelfile, storage
+from made_fast import arguments, modelfile, storage
 from made_fast.kernels.layout import aligned_empty
 from made_fast.kernels.optimizers import OPTIMIZERS
 from made_fast.network import Network
@@ -105,7 +105,7 @@ def _decode(
     else:
         trainer = SharedTrainer(
             source.architecture, masks, _own(source.values), optimizer, hyper, shuffle, rule,
-            _generator(text["fresh"]), _generator(text["noise"]), checks.probability(text["dropout"], "dropout"),
+            _generator(text["fresh"]), _generator(text["noise"]), arguments.probability(text["dropout"], "dropout"),
         )  # fmt: skip
     trainer.step = _count(text["step"])
     if isinstance(trainer, SharedTrainer) and rule is not None and text["pool_start"] is not None:

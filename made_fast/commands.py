@@ -61,14 +61,14 @@ def sample(args: argparse.Namespace) -> int:
     files.check_writable(args.out, ".npy", ".csv", ".png")
     import numpy as np
 
-    from made_fast import checks
+    from made_fast import arguments
 
     model = files.load_model(args.model)
     suffix = ".csv" if args.out is None else args.out.suffix.lower()
     shape = args.shape or files.remembered_shape(model)
     if args.shape is not None or suffix == ".png":
         files.check_shape(shape, model.n_features_in)
-    rng = checks.generator(args.seed)
+    rng = arguments.generator(args.seed)
     if args.out is None:
         files.write_csv(sys.stdout, model, args.n_samples, rng, args.threads)
         return 0

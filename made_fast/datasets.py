@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from made_fast import checks, data
+from made_fast import arguments, checks, data
 from made_fast.checks import Matrix
 
 __all__ = ["FORMATS", "Dataset", "load", "split"]
@@ -138,7 +138,7 @@ def split(dataset: Dataset, *, valid: float | None = 0.1, test: float | None = 0
 
 
 def _share(fraction: float | None, name: str, n: int) -> int:
-    return 0 if fraction is None else max(1, round(checks.fraction(fraction, name) * n))
+    return 0 if fraction is None else max(1, round(arguments.fraction(fraction, name) * n))
 
 
 def _digits(threshold: float) -> Dataset:

@@ -15,11 +15,11 @@ from typing import Any
 import joblib
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, DensityMixin
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import validate_data
 
-from made_fast import checks, data, threads
+from made_fast import arguments, checks, data, threads
 from made_fast.estimator import MADE
+from made_fast.fitted import FittedDensity
 from made_fast.mixture import MixtureModel
 from made_fast.model import MADEModel
 
@@ -35,7 +35,7 @@ MADE_PARAMS = {
 """What a member is made with, and the defaults."""
 
 
-class MADEEnsemble(DensityMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+class MADEEnsemble(FittedDensity):
     """A mixture of MADEs trained independently, ``p(x) = sum_m w_m p_m(x)``: an exact density model of binary data.
 
     Members differ in their random numbers: masks, initial weights, order of the rows. They are trained by joblib: on threads
@@ -130,13 +130,13 @@ class MADEEnsemble(DensityMixin, BaseEstimator):  # type: ignore[misc]  # scikit
         FloatingPointError
             The loss of a member became infinite or NaN. What was fitted before stays.
         """
-        n_members, n_threads = checks.positive_int(self.n_members, "n_members"), checks.n_threads(self.n_threads)
-        weights = checks.choice(self.weights, "weights", WEIGHTS)
+        n_members, n_threads = arguments.positive_int(self.n_members, "n_members"), arguments.n_threads(self.n_threads)
+        weights = arguments.choice(self.weights, "weights", WEIGHTS)
         if weights == "em" and X_val is None and self.validation_fraction is None:
             raise ValueError("weights='em' needs validation rows, got none. Pass X_val to fit, or set validation_fraction.")
         table = checks.matrix(X)
-        row_weights: Any = checks.sample_weight(sample_weight, table.shape[0])
-        for_splitting, *for_members = checks.generator(self.random_state).spawn(n_members + 1)
+        row_weights: Any = arguments.sample_weight(sample_weight, table.shape[0])
+        for_splitting, *for_members = arguments.generator(self.random_state).spawn(n_members + 1)
         if X_val is None and self.validation_fraction is not None:
             train, held_out = self._hold_out(table.shape[0], for_splitting)
             X_val, table = table[held_out], table[train]
@@ -167,67 +167,11 @@ class MADEEnsemble(DensityMixin, BaseEstimator):  # type: ignore[misc]  # scikit
         self.model_ = MixtureModel(models, found, hyper={"n_members": n_members, "weights": weights})
         return self
 
-    def score_samples(self, X: checks.MatrixLike, *, member: int | None = None) -> NDArray[np.float64]:
-        """Return log p(x) of each row in nats, (n,) float64; see ``MixtureModel.score_samples``."""
-        table = self._table(X)
-        return self.model_.score_samples(table, member=member, n_threads=self.n_threads)
-
-    def score(self, X: checks.MatrixLike, y: Any = None) -> float:
-        """Return the mean log-likelihood of the rows of X in nats."""
-        return float(np.mean(self.score_samples(X)))
-
-    def conditional_proba(self, X: checks.MatrixLike, *, member: int | None = None, mask: int | None = None) -> NDArray[Any]:
-        """Return ``p(x_d = 1 | x_<d)`` of one member, (n, D); see ``MixtureModel.conditional_proba``."""
-        table = self._table(X)
-        return self.model_.conditional_proba(table, member=member, mask=mask, n_threads=self.n_threads)
-
-    def sample(self, n_samples: int = 1, random_state: Any = None, *, member: int | None = None) -> NDArray[np.uint8]:
-        """Draw rows from the mixture, (n_samples, D) uint8; see ``MixtureModel.sample``."""
-        check_is_fitted(self, "model_")
-        return self.model_.sample(n_samples, random_state, member=member, n_threads=self.n_threads)
-
-    def log_marginal(self, X: checks.MatrixLike, **options: Any) -> Any:
-        """Return log p of what is observed (not NaN) of each row in nats, (n,) float64; see ``MixtureModel.log_marginal``."""
-        table = self._table(X)
-        return self.model_.log_marginal(table, n_threads=self.n_threads, **options)
-
-    def conditional(self, X: checks.MatrixLike, target: Any, **options: Any) -> Any:
-        """Return ``p(x_target = 1 | what is observed)`` of each row, (n,) float64; see ``MixtureModel.conditional``."""
-        table = self._table(X)
-        return self.model_.conditional(table, target, n_threads=self.n_threads, **options)
-
-    def sample_conditional(self, X: checks.MatrixLike, n_draws: int = 1, **options: Any) -> NDArray[np.uint8]:
-        """Draw what is missing given what is observed, (n_draws, n, D) uint8; see ``MixtureModel.sample_conditional``."""
-        table = self._table(X)
-        return self.model_.sample_conditional(table, n_draws, n_threads=self.n_threads, **options)
-
-    def impute(self, X: checks.MatrixLike, method: str = "mode", **options: Any) -> NDArray[Any]:
-        """Fill in what is missing, (n, D) uint8, or float64 for ``method="mean"``; see ``MixtureModel.impute``."""
-        table = self._table(X)
-        return self.model_.impute(table, method, n_threads=self.n_threads, **options)
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the fitted mixture to a file that ``made_fast.load`` reads."""
-        check_is_fitted(self, "model_")
-        self.model_.save(path)
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.sparse = True
-        tags.input_tags.allow_nan = True
-        return tags
-
     def _hold_out(self, n: int, rng: np.random.Generator) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         """Return the numbers of the rows to train on and of those to validate on, by MADE's rule."""
         splitter = MADE(validation_fraction=self.validation_fraction)
         splitter._split_seed = int(rng.integers(2**63))
         return splitter._hold_out(n)
-
-    def _table(self, X: checks.MatrixLike) -> Any:
-        check_is_fitted(self, "model_")
-        table = checks.matrix(X, self.n_features_in_)
-        validate_data(self, X, reset=False, skip_check_array=True)  # the names of the columns
-        return table
 
 
 def _name_the_parameters() -> None:

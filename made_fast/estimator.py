@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, DensityMixin
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import validate_data
 
+from made_fast import arguments, checks, data, recipe, training
 from made_fast import checkpoint as checkpoint_file
-from made_fast import checks, data, training
-from made_fast.kernels.layout import ACTIVATIONS, aligned_empty
-from made_fast.kernels.optimizers import OPTIMIZERS
-from made_fast.masks import DEGREE_RULES, DIRECT_CONNECTIONS, RESAMPLE, MaskRule, MaskSet, draw_connectivity
+from made_fast.fitted import FittedDensity
+from made_fast.kernels.layout import aligned_empty
+from made_fast.masks import Connectivity
 from made_fast.model import MADEModel
-from made_fast.network import Architecture, Shared
 from made_fast.progress import Progress
+from made_fast.recipe import SCHEDULES
 from made_fast.storage import ModelFileError
 from made_fast.trainers import FixedTrainer, SharedTrainer, Trainer, TrainingRows
 
-__all__ = ["MADE", "SCHEDULES"]
-
-SCHEDULES = ("constant", "linear", "cosine")
+__all__ = ["MADE"]
 
 
-class MADE(DensityMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+class MADE(FittedDensity):
     """Masked autoencoder for distribution estimation: an exact density model of binary data, trained on CPUs.
 
     ``p(x) = prod_d p(x_d | x_<d)``, where the conditionals are the outputs of a feed-forward net whose weights are masked so
@@ -219,12 +215,12 @@ class MADE(DensityMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn h
             The loss became infinite or NaN. With validation rows ``model_`` then has the best parameters seen; without, the
             last, which are of no use.
         """
-        batch_size, n_threads = checks.positive_int(self.batch_size, "batch_size"), checks.n_threads(self.n_threads)
-        max_epochs = checks.positive_int(self.max_epochs, "max_epochs")
-        patience = checks.positive_int(self.patience, "patience")
-        every = checks.positive_int(checkpoint_every, "checkpoint_every")
-        n_val_masks = checks.positive_int(self.n_val_masks, "n_val_masks")
-        schedule = self._schedule(max_epochs)
+        batch_size, n_threads = arguments.positive_int(self.batch_size, "batch_size"), arguments.n_threads(self.n_threads)
+        max_epochs = arguments.positive_int(self.max_epochs, "max_epochs")
+        patience = arguments.positive_int(self.patience, "patience")
+        every = arguments.positive_int(checkpoint_every, "checkpoint_every")
+        n_val_masks = arguments.positive_int(self.n_val_masks, "n_val_masks")
+        schedule = recipe.schedule(self.get_params(deep=False), max_epochs)
         if checkpoint is not None and callable(self.learning_rate_schedule):
             raise TypeError(
                 f"a checkpoint cannot hold a function: learning_rate_schedule must be one of {', '.join(SCHEDULES)} with it, "
@@ -283,8 +279,8 @@ class MADE(DensityMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn h
 
         Takes what ``fit`` does. Rows with missing entries need a model that was started with some, or whose masks vary.
         """
-        batch_size, n_threads = checks.positive_int(self.batch_size, "batch_size"), checks.n_threads(self.n_threads)
-        schedule = self._schedule(checks.positive_int(self.max_epochs, "max_epochs"))
+        batch_size, n_threads = arguments.positive_int(self.batch_size, "batch_size"), arguments.n_threads(self.n_threads)
+        schedule = recipe.schedule(self.get_params(deep=False), arguments.positive_int(self.max_epochs, "max_epochs"))
         if hasattr(self, "_trainer"):
             trainer = self._trainer
             rows = self._rows(X, trainer, sample_weight)
@@ -300,29 +296,10 @@ class MADE(DensityMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn h
         self._snapshot(trainer.parameters)
         return self
 
-    def score_samples(self, X: checks.MatrixLike, *, mask: int | None = None) -> NDArray[np.float64]:
-        """Return log p(x) of each row in nats, (n,) float64; see ``MADEModel.score_samples``."""
-        table = self._table(X)
-        return self.model_.score_samples(table, mask=mask, n_threads=self.n_threads)
-
-    def score(self, X: checks.MatrixLike, y: Any = None) -> float:
-        """Return the mean log-likelihood of the rows of X in nats."""
-        return float(np.mean(self.score_samples(X)))
-
-    def conditional_proba(self, X: checks.MatrixLike, *, mask: int | None = None) -> NDArray[Any]:
-        """Return ``p(x_d = 1 | x_<d)`` for every row and input, (n, D); see ``MADEModel.conditional_proba``."""
-        table = self._table(X)
-        return self.model_.conditional_proba(table, mask=mask, n_threads=self.n_threads)
-
-    def sample(self, n_samples: int = 1, random_state: Any = None, *, mask: int | None = None) -> NDArray[np.uint8]:
-        """Draw rows from the model, (n_samples, D) uint8; see ``MADEModel.sample``."""
-        check_is_fitted(self, "model_")
-        return self.model_.sample(n_samples, random_state, mask=mask, n_threads=self.n_threads)
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the fitted model to a file that ``made_fast.load`` reads."""
-        check_is_fitted(self, "model_")
-        self.model_.save(path)
+    def member_for(self, observed: Any, *, draw: int = 0) -> Connectivity:
+        """Return the connectivity that answers when these inputs are observed; see ``MADEModel.member_for``."""
+        connectivity: Connectivity = self._fitted().member_for(observed, draw=draw)
+        return connectivity
 
     def _called_off(self) -> bool:
         """Say whether nobody waits for this fit any more; who trains several at a time puts something else here."""
@@ -351,7 +328,7 @@ class MADE(DensityMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn h
         return made
 
     def _write_checkpoint(self, path: str | os.PathLike[str]) -> None:
-        params = {name: _plain(value) for name, value in self.get_params(deep=False).items()}
+        params = {name: recipe.plain(value) for name, value in self.get_params(deep=False).items()}
         if not isinstance(self.random_state, int | None):
             params["random_state"] = None  # it has done its work: the trainer has its own
         names = getattr(self, "feature_names_in_", None)
@@ -363,56 +340,17 @@ class MADE(DensityMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn h
         }
         checkpoint_file.write(path, self._trainer, self._fit_state, about)
 
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.sparse = True
-        tags.input_tags.allow_nan = True
-        return tags
-
     def _start(self, X: checks.MatrixLike, sample_weight: Any) -> tuple[Trainer, TrainingRows]:
         """Check every parameter and X; return a fresh trainer and the packed rows."""
-        checks.threshold(self.binarize)
+        arguments.threshold(self.binarize)
         X = checks.matrix(X)
-        n_features = X.shape[1]
-        architecture = Architecture(
-            n_features,
-            checks.hidden_sizes(self.hidden_sizes),
-            checks.choice(self.activation, "activation", ACTIVATIONS[1:]),
-            checks.choice(self.direct_connections, "direct_connections", DIRECT_CONNECTIONS),
-            checks.boolean(self.connectivity_weights, "connectivity_weights"),
-        )
-        ordering = checks.ordering(self.ordering, n_features)
-        degrees = checks.choice(self.degrees, "degrees", DEGREE_RULES)
-        resample = checks.choice(self.resample, "resample", RESAMPLE)
-        n_masks = None if self.n_masks is None else checks.positive_int(self.n_masks, "n_masks")
-        n_eval_masks = checks.positive_int(self.n_eval_masks, "n_eval_masks")
-        dropout = checks.probability(self.dropout, "dropout")
-        weight_init = checks.choice(self.weight_init, "weight_init", training.WEIGHT_INITS)
-        dtype = checks.dtype(self.dtype)
-        rule, hyper = OPTIMIZERS[checks.choice(self.optimizer, "optimizer", tuple(OPTIMIZERS))], self._hyper()
-        # Each kind of draw has a stream of its own: what one uses up does not change the others.
-        rng = checks.generator(self.random_state)
-        for_masks, for_weights, for_shuffling, for_fresh, for_noise, for_splitting = rng.spawn(6)
-        self._split_seed = int(for_splitting.integers(2**63))
-        base = draw_connectivity(n_features, architecture.hidden_sizes, ordering, degrees, for_masks)
-        mask_rule = MaskRule(base, degrees, resample)
-        masks = MaskSet.of([base]) if n_masks == 1 else mask_rule.mask_set(n_masks or n_eval_masks, for_masks)
-        parameters = training.initial_parameters(architecture, weight_init, dtype, for_weights)
-        missing = data.pack_missing(X, np.arange(n_features))
-        trainer: Trainer
-        if n_masks == 1 and not (self.connectivity_weights or dropout or hyper[5] or missing is not None):
-            theta = Shared(architecture, parameters).network(base).theta
-            trainer = FixedTrainer(architecture, masks, theta, rule, hyper, for_shuffling)
-        else:
-            fresh = mask_rule if n_masks is None else None
-            trainer = SharedTrainer(
-                architecture, masks, parameters, rule, hyper, for_shuffling, fresh, for_fresh, for_noise, dropout
-            )
+        missing = any(checks.missing(X[part]) is not None for part in data.chunks(*X.shape))
+        trainer, self._split_seed = recipe.start(self.get_params(deep=False), X.shape[1], missing)
         return trainer, self._rows(X, trainer, sample_weight)
 
     def _rows(self, X: Any, trainer: Trainer, sample_weight: Any) -> TrainingRows:
         X = checks.matrix(X, trainer.architecture.n_inputs)
-        weights = checks.sample_weight(sample_weight, X.shape[0])
+        weights = arguments.sample_weight(sample_weight, X.shape[0])
         missing = data.pack_missing(X, trainer.column_order)
         if missing is not None and isinstance(trainer, FixedTrainer):
             raise ValueError(
@@ -432,7 +370,7 @@ class MADE(DensityMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn h
 
     def _hold_out(self, n: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         """Return the numbers of the rows to train on and of those to validate on; the same ones after ``resume``."""
-        n_val = round(n * checks.fraction(self.validation_fraction, "validation_fraction"))
+        n_val = round(n * arguments.fraction(self.validation_fraction, "validation_fraction"))
         if not 0 < n_val < n:
             raise ValueError(
                 f"validation_fraction={self.validation_fraction} of {n} rows leaves {n - n_val} for training "
@@ -450,8 +388,8 @@ class MADE(DensityMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn h
         return training.validator(trainer, tables, n_threads)
 
     def _model(self, parameters: NDArray[Any], trainer: Trainer) -> MADEModel:
-        hyper = {name: _plain(value) for name, value in self.get_params(deep=False).items() if name not in _NOT_SAVED}
-        hyper["learning_rate"] = float(self._hyper()[0])
+        hyper = {name: recipe.plain(value) for name, value in self.get_params(deep=False).items() if name not in _NOT_SAVED}
+        hyper["learning_rate"] = float(recipe.hyper(self.get_params(deep=False))[0])
         rule = trainer.rule if isinstance(trainer, SharedTrainer) else None
         return MADEModel(trainer.source(parameters), trainer.masks, rule=rule, binarize=self.binarize, hyper=hyper)
 
@@ -461,49 +399,5 @@ class MADE(DensityMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn h
         copy[:] = parameters
         self.model_ = self._model(copy, self._trainer)
 
-    def _table(self, X: checks.MatrixLike) -> Any:
-        check_is_fitted(self, "model_")
-        table = checks.matrix(X, self.n_features_in_)
-        validate_data(self, X, reset=False, skip_check_array=True)  # the names of the columns
-        return table
-
-    def _hyper(self) -> NDArray[np.float64]:
-        """Return [lr, a, b, eps, decay, clip] of the kernels."""
-        rule = OPTIMIZERS[self.optimizer]
-        hyper = dict(zip(rule.names, rule.hyper, strict=True))
-        given = checks.constants(self.optimizer_params, "optimizer_params", [name for name in rule.names[1:] if name])
-        hyper.update(given)
-        if self.learning_rate is not None:
-            hyper["learning_rate"] = checks.positive_float(self.learning_rate, "learning_rate")
-        decay = checks.non_negative_float(self.weight_decay, "weight_decay")
-        clip = 0.0 if self.clip_norm is None else checks.positive_float(self.clip_norm, "clip_norm")
-        return np.array([*(hyper.get(name, 0.0) if name else 0.0 for name in rule.names), decay, clip])
-
-    def _schedule(self, max_epochs: int) -> Callable[[int], float]:
-        """Return the learning rate as a function of the epoch."""
-        checks.choice(self.optimizer, "optimizer", tuple(OPTIMIZERS))
-        rate, kind = float(self._hyper()[0]), self.learning_rate_schedule
-        if callable(kind):
-            return lambda epoch: rate * checks.non_negative_float(kind(epoch), "the value of learning_rate_schedule")
-        checks.choice(kind, "learning_rate_schedule", SCHEDULES)
-        if kind == "linear":
-            return lambda epoch: rate * max(0.0, 1 - (epoch - 1) / max_epochs)
-        if kind == "cosine":
-            return lambda epoch: rate * (1 + math.cos(math.pi * min(1.0, (epoch - 1) / max_epochs))) / 2
-        return lambda epoch: rate
-
 
 _NOT_SAVED = ("random_state", "verbose", "n_threads", "binarize", "ordering")
-
-
-def _plain(value: Any) -> Any:
-    """Return a hyper-parameter as JSON knows it."""
-    if isinstance(value, type):  # np.float32, say
-        return np.dtype(value).name
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    if isinstance(value, list | tuple | range):
-        return [_plain(item) for item in value]
-    if isinstance(value, Mapping):
-        return {str(name): _plain(item) for name, item in value.items()}
-    return value if value is None or isinstance(value, str | int | float) else str(value)

@@ -120,13 +120,13 @@ def _plan(args: argparse.Namespace) -> _Plan:
     files.check_writable(args.samples, ".png")
     import secrets
 
-    from made_fast import checks, tables, threads
+    from made_fast import arguments, tables, threads
     from made_fast.kernels.optimizers import OPTIMIZERS
 
     constants = dict(args.optimizer_params or ())
     with refusing(ValueError):
-        hidden_sizes = checks.hidden_sizes([] if args.hidden == [0] else args.hidden)
-        checks.constants(constants, "--optimizer-param", [name for name in OPTIMIZERS[args.optimizer].names[1:] if name])
+        hidden_sizes = arguments.hidden_sizes([] if args.hidden == [0] else args.hidden)
+        arguments.constants(constants, "--optimizer-param", [name for name in OPTIMIZERS[args.optimizer].names[1:] if name])
     dataset = files.load_data(args)
     shape = args.shape or dataset.shape
     if args.shape is not None or args.samples is not None:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin, clone
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from made_fast import checks
+from made_fast import arguments, checks
 from made_fast.estimator import MADE
 from made_fast.queries import METHODS, N_WALKS
 
@@ -88,9 +88,9 @@ class MADEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # typ
         ValueError
             A parameter or the data is not as demanded.
         """
-        checks.choice(self.method, "method", METHODS)
-        checks.positive_int(self.n_members, "n_members")
-        checks.positive_int(self.n_walks, "n_walks")
+        arguments.choice(self.method, "method", METHODS)
+        arguments.positive_int(self.n_members, "n_members")
+        arguments.positive_int(self.n_walks, "n_walks")
         if self.estimator is None:
             made = MADE(n_masks=None, random_state=self.random_state, n_threads=self.n_threads)
         else:

@@ -224,7 +224,7 @@ def draw_ordering(n_inputs: int, ordering: str | Sequence[int] | IntVector, rng:
     """Return the place 1..D of each input, shape (D,).
 
     ``"natural"`` keeps the order of the columns, ``"random"`` draws a uniform permutation, a sequence is taken as the
-    places themselves. It has been checked by :func:`made_fast.checks.ordering`.
+    places themselves. It has been checked by :func:`made_fast.arguments.ordering`.
     """
     if isinstance(ordering, str):
         return _draw_orderings(1, n_inputs, rng)[0] if ordering == "random" else np.arange(1, n_inputs + 1, dtype=np.int32)

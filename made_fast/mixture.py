@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from made_fast import checks, modelfile, queries, storage
+from made_fast import arguments, checks, modelfile, queries, storage
 from made_fast.evidence import Inquiry, Table, pack
 from made_fast.masks import Connectivity
 from made_fast.model import MADEModel, from_content
@@ -115,7 +115,7 @@ class MixtureModel:
         ValueError
             X is not a 0/1 matrix of D columns, or there is no such member.
         """
-        X, n_threads = checks.matrix(X, self.n_features_in), checks.n_threads(n_threads)
+        X, n_threads = checks.matrix(X, self.n_features_in), arguments.n_threads(n_threads)
         if member is not None:
             return self._member(member).score_samples(X, n_threads=n_threads)
         total = np.full(X.shape[0], -np.inf)
@@ -157,7 +157,7 @@ class MixtureModel:
         -------
         (n_samples, D) uint8
         """
-        n, rng = checks.positive_int(n_samples, "n_samples"), checks.generator(random_state)
+        n, rng = arguments.positive_int(n_samples, "n_samples"), arguments.generator(random_state)
         if member is not None:
             return self._member(member).sample(n, rng, n_threads=n_threads)
         who = _choose(self.weights[:, None], rng.random(n))
@@ -235,7 +235,7 @@ class MixtureModel:
         the members' marginals and draws are; an ``ApproximationWarning`` tells of others. Observed entries are as they were.
         """
         asked = self._asked(X, n_members, n_walks, random_state, n_threads)
-        rows, effective = self._draws(asked, checks.positive_int(n_draws, "n_draws"))
+        rows, effective = self._draws(asked, arguments.positive_int(n_draws, "n_draws"))
         if np.isfinite(effective).any():
             queries._warn("sample_conditional", np.isfinite(effective), asked[0], queries._fewest(effective))
         return rows
@@ -259,7 +259,7 @@ class MixtureModel:
 
         An ``ApproximationWarning`` tells of rows that rest on weighted walks.
         """
-        how = checks.choice(method, "method", queries.METHODS)
+        how = arguments.choice(method, "method", queries.METHODS)
         asked = self._asked(X, n_members, n_walks, random_state, n_threads)
         filled: NDArray[Any]
         if how == "sample":
@@ -301,7 +301,7 @@ class MixtureModel:
     def _asked(self, X: checks.MatrixLike, n_members: Any, n_walks: Any, random_state: Any, n_threads: Any) -> list[Inquiry]:
         """Return what to ask each member."""
         X = checks.matrix(X, self.n_features_in)
-        seeds = checks.generator(random_state).integers(2**63, size=self.n_members).tolist()
+        seeds = arguments.generator(random_state).integers(2**63, size=self.n_members).tolist()
         return [model._asked(X, n_members, n_walks, seed, n_threads) for model, seed in zip(self.members, seeds, strict=True)]
 
     def _joint(self, asked: Sequence[Inquiry]) -> tuple[Floats, Floats]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from made_fast import checks, data, modelfile, queries, storage, threads
+from made_fast import arguments, checks, data, modelfile, queries, storage, threads
 from made_fast.masks import Connectivity, MaskRule, MaskSet
 from made_fast.network import Network, Shared
 
@@ -71,7 +71,7 @@ class MADEModel(queries.Queries):
             raise TypeError("masks must be a MaskSet when the parameters are Shared, got None. Pass the trained mask set.")
         self.masks = masks
         self.rule = rule
-        self.binarize = checks.threshold(binarize)
+        self.binarize = arguments.threshold(binarize)
         self.hyper = dict(hyper or {})
         self._kept: dict[int, Network] = {0: source} if isinstance(source, Network) else {}
 
@@ -122,8 +122,8 @@ class MADEModel(queries.Queries):
                         "Train with n_masks=None for answers under any."
                     )
                 return self.source
-            return self.source.network(checks.connectivity(mask, self.n_features_in, self.architecture.hidden_sizes))
-        k = checks.mask_number(mask, self.n_masks)
+            return self.source.network(arguments.connectivity(mask, self.n_features_in, self.architecture.hidden_sizes))
+        k = arguments.mask_number(mask, self.n_masks)
         found = self._kept.get(k)
         if found is None:
             assert isinstance(self.source, Shared)
@@ -156,7 +156,7 @@ class MADEModel(queries.Queries):
         ValueError
             X is not a 0/1 matrix of D columns, or there is no such mask.
         """
-        X, n_threads = checks.matrix(X, self.n_features_in), checks.n_threads(n_threads)
+        X, n_threads = checks.matrix(X, self.n_features_in), arguments.n_threads(n_threads)
         if mask is not None or self.n_masks == 1:
             member = self.member(0 if mask is None else mask)
             return member.score(X.shape[0], lambda part: self._bits(X, part, member), n_threads)
@@ -175,10 +175,10 @@ class MADEModel(queries.Queries):
         comes before an input depends on the member: with several, ``mask`` says which.
         """
         X = checks.matrix(X, self.n_features_in)
-        member = self.member(checks.the_mask(mask, self.n_masks))
+        member = self.member(arguments.the_mask(mask, self.n_masks))
         P = np.empty(X.shape, self.dtype)
         P[:, member.order] = member.conditionals(
-            X.shape[0], lambda part: self._bits(X, part, member), checks.n_threads(n_threads)
+            X.shape[0], lambda part: self._bits(X, part, member), arguments.n_threads(n_threads)
         )
         return P
 
@@ -202,10 +202,10 @@ class MADEModel(queries.Queries):
         -------
         (n_samples, D) uint8
         """
-        n, D = checks.positive_int(n_samples, "n_samples"), self.n_features_in
-        rng, step = checks.generator(random_state), self.architecture.chunk_rows
+        n, D = arguments.positive_int(n_samples, "n_samples"), self.n_features_in
+        rng, step = arguments.generator(random_state), self.architecture.chunk_rows
         if mask is not None or self.n_masks == 1:
-            rows_of = {checks.mask_number(0 if mask is None else mask, self.n_masks): np.arange(n)}
+            rows_of = {arguments.mask_number(0 if mask is None else mask, self.n_masks): np.arange(n)}
         else:
             drawn = rng.integers(self.n_masks, size=n)
             rows_of = {int(k): np.flatnonzero(drawn == k) for k in np.unique(drawn)}
@@ -220,7 +220,7 @@ class MADEModel(queries.Queries):
             member = self.member(k)
             X[rows] = member.walk(uniforms, scratch[rank]).take(member.connectivity.ordering - 1, axis=1)
 
-        threads.for_each(work, len(items), checks.n_threads(n_threads))
+        threads.for_each(work, len(items), arguments.n_threads(n_threads))
         return X
 
     def to_dense(self, mask: int | Connectivity | None = None) -> dict[str, Any]:
@@ -248,7 +248,7 @@ class MADEModel(queries.Queries):
             A = net["direct"][-1]
             logits = h @ net["weights"][-1].T + net["biases"][-1] + (0 if A is None else X @ A.T)
         """
-        return self.member(checks.the_mask(mask, self.n_masks)).dense()
+        return self.member(arguments.the_mask(mask, self.n_masks)).dense()
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model to one file, durably: the old file or the new one is there, whole, whatever happens."""
@@ -292,7 +292,7 @@ def from_content(content: modelfile.Content, path: storage.StrPath) -> MADEModel
     """Return the model that a file holds; ModelFileError if the threshold in it is none. ``made_fast.load`` is for users."""
     hyper = dict(content.hyper)
     try:
-        binarize = checks.threshold(hyper.pop("binarize", None))
+        binarize = arguments.threshold(hyper.pop("binarize", None))
     except (TypeError, ValueError) as error:
         raise storage.ModelFileError(f"{path}: {error} Save the model again.") from error
     return MADEModel(content.source, content.masks, rule=content.rule, binarize=binarize, hyper=hyper)

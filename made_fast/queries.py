@@ -22,7 +22,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from made_fast import checks, data
+from made_fast import arguments, checks, data
 from made_fast.evidence import ENUMERATED, Inquiry, Table
 from made_fast.masks import Connectivity, MaskRule, MaskSet
 from made_fast.network import Architecture, Network
@@ -222,7 +222,7 @@ class Queries:
             effective number of walks, ``(sum w)^2 / sum w^2``.
         """
         asked = self._asked(X, n_members, n_walks, random_state, n_threads)
-        rows, effective = asked.draws(checks.positive_int(n_draws, "n_draws"))
+        rows, effective = asked.draws(arguments.positive_int(n_draws, "n_draws"))
         if np.isfinite(effective).any():
             _warn("sample_conditional", np.isfinite(effective), asked, _fewest(effective))
         return rows
@@ -264,7 +264,7 @@ class Queries:
         ApproximationWarning
             Some rows rest on weighted walks, see :meth:`sample_conditional`.
         """
-        how = checks.choice(method, "method", METHODS)
+        how = arguments.choice(method, "method", METHODS)
         asked = self._asked(X, n_members, n_walks, random_state, n_threads)
         filled: NDArray[Any]
         if how == "sample":
@@ -277,9 +277,9 @@ class Queries:
         return filled
 
     def _asked(self, X: checks.MatrixLike, n_members: Any, n_walks: Any, random_state: Any, n_threads: Any) -> Inquiry:
-        n_members = self._within(checks.positive_int(n_members, "n_members"), "n_members", 1)
-        n_walks, n_threads = checks.positive_int(n_walks, "n_walks"), checks.n_threads(n_threads)
-        rng, D = checks.generator(random_state), self.architecture.n_inputs
+        n_members = self._within(arguments.positive_int(n_members, "n_members"), "n_members", 1)
+        n_walks, n_threads = arguments.positive_int(n_walks, "n_walks"), arguments.n_threads(n_threads)
+        rng, D = arguments.generator(random_state), self.architecture.n_inputs
         X = checks.matrix(X, D)
         bits, missing = (
             data.pack_rows(X, np.arange(D), binarize=self.binarize, missing=True),

@@ -14,7 +14,7 @@ import scipy.sparse as sp
 from hypothesis import given
 from hypothesis import strategies as st
 
-from made_fast import checks, threads
+from made_fast import arguments, checks, threads
 from made_fast.kernels import layout
 from made_fast.masks import Connectivity, draw_connectivity
 
@@ -297,8 +297,8 @@ def test_missing_entries_excuse_no_others(X, value, binarize, found, way_out, ch
     [((), ()), ([], ()), ((500,), (500,)), ([3, 4], (3, 4)), (np.array([7, 8], np.int16), (7, 8)), (range(1, 3), (1, 2))],
 )
 def test_hidden_sizes(value, sizes):
-    assert checks.hidden_sizes(value) == sizes
-    assert all(type(size) is int for size in checks.hidden_sizes(value))
+    assert arguments.hidden_sizes(value) == sizes
+    assert all(type(size) is int for size in arguments.hidden_sizes(value))
 
 
 @pytest.mark.parametrize(
@@ -316,15 +316,15 @@ def test_hidden_sizes(value, sizes):
 )
 def test_refused_hidden_sizes(value, error, match):
     with pytest.raises(error, match=match):
-        checks.hidden_sizes(value)
+        arguments.hidden_sizes(value)
 
 
 @given(st.permutations(range(1, 9)), st.sampled_from([list, tuple, np.array, pd.Series]))
 def test_ordering_takes_every_permutation_of_the_places(places, container):
-    found = checks.ordering(container(places), 8)
+    found = arguments.ordering(container(places), 8)
     assert found.dtype == np.int32
     assert found.tolist() == places
-    assert [checks.ordering(name, 8) for name in ("natural", "random")] == ["natural", "random"]
+    assert [arguments.ordering(name, 8) for name in ("natural", "random")] == ["natural", "random"]
 
 
 @pytest.mark.parametrize(
@@ -344,16 +344,16 @@ def test_ordering_takes_every_permutation_of_the_places(places, container):
 )
 def test_refused_orderings(value, error, match):
     with pytest.raises(error, match=match):
-        checks.ordering(value, 3)
+        arguments.ordering(value, 3)
 
 
 NUMBERS = [
-    (checks.positive_int, [1, 5, np.int8(3), np.uint64(2)], [0, -1], [1.0, "1", None, True, np.True_, [1]]),
-    (checks.positive_float, [1, 1e-300, np.float32(0.5), np.int64(2)], [0, -1.0, np.nan, np.inf], ["1", None, True, 1j]),
-    (checks.fraction, [0.5, np.float32(0.1), 1e-9], [0, 1, 1.5, -0.1, np.nan], ["0.5", None, True]),
-    (checks.non_negative_float, [0, 0.0, 1, np.float32(0.5), 1e300], [-1, -1e-300, np.nan, np.inf], ["1", None, True, 1j]),
-    (checks.probability, [0, 0.0, 0.5, np.float32(0.1), 1 - 1e-16], [1, 1.0, -0.1, np.nan, np.inf], ["0.5", None, True]),
-    (checks.threshold, [None, 0, -1.5, np.float32(0.5)], [np.nan, np.inf], ["0.5", True, [0.5]]),
+    (arguments.positive_int, [1, 5, np.int8(3), np.uint64(2)], [0, -1], [1.0, "1", None, True, np.True_, [1]]),
+    (arguments.positive_float, [1, 1e-300, np.float32(0.5), np.int64(2)], [0, -1.0, np.nan, np.inf], ["1", None, True, 1j]),
+    (arguments.fraction, [0.5, np.float32(0.1), 1e-9], [0, 1, 1.5, -0.1, np.nan], ["0.5", None, True]),
+    (arguments.non_negative_float, [0, 0.0, 1, np.float32(0.5), 1e300], [-1, -1e-300, np.nan, np.inf], ["1", None, True, 1j]),
+    (arguments.probability, [0, 0.0, 0.5, np.float32(0.1), 1 - 1e-16], [1, 1.0, -0.1, np.nan, np.inf], ["0.5", None, True]),
+    (arguments.threshold, [None, 0, -1.5, np.float32(0.5)], [np.nan, np.inf], ["0.5", True, [0.5]]),
 ]
 
 
@@ -372,75 +372,75 @@ def test_numbers(check, good, wrong_value, wrong_type):
 
 
 def test_n_threads():
-    assert checks.n_threads(None) == threads.available()
-    assert checks.n_threads(np.int64(2)) == 2
+    assert arguments.n_threads(None) == threads.available()
+    assert arguments.n_threads(np.int64(2)) == 2
     with pytest.raises(ValueError, match=r"n_threads must be an int >= 1, got -1\. Leave it at None"):
-        checks.n_threads(-1)
+        arguments.n_threads(-1)
     with pytest.raises(TypeError, match=r"n_threads must be an int >= 1, got 2\.0 of type float"):
-        checks.n_threads(2.0)
+        arguments.n_threads(2.0)
 
 
 def test_boolean():
     for value in (True, False, np.True_, np.False_):
-        assert checks.boolean(value, "flag") is bool(value)
+        assert arguments.boolean(value, "flag") is bool(value)
     for value in (1, 0, None, "yes", 1.0, [True]):
         with pytest.raises(TypeError, match=rf"flag must be True or False, got {re.escape(repr(value))} of type"):
-            checks.boolean(value, "flag")
+            arguments.boolean(value, "flag")
 
 
 def test_mask_number():
-    assert [checks.mask_number(k, 3) for k in (0, np.int64(2), np.uint8(1))] == [0, 2, 1]
-    assert type(checks.mask_number(np.int64(2), 3)) is int
+    assert [arguments.mask_number(k, 3) for k in (0, np.int64(2), np.uint8(1))] == [0, 2, 1]
+    assert type(arguments.mask_number(np.int64(2), 3)) is int
     with pytest.raises(ValueError, match=r"mask must be one of the model's masks 0\.\.2, got 3"):
-        checks.mask_number(3, 3)
+        arguments.mask_number(3, 3)
     with pytest.raises(ValueError, match="mask must be an int >= 0, got -1"):
-        checks.mask_number(-1, 3)
+        arguments.mask_number(-1, 3)
     for value in (None, True, 1.0, "0", [0], slice(2)):
         with pytest.raises(TypeError, match=r"mask must be an int >= 0, got .* of type"):
-            checks.mask_number(value, 3)
+            arguments.mask_number(value, 3)
 
 
 def test_the_mask():
-    assert checks.the_mask(None, 1) == 0
-    assert checks.the_mask(2, 3) == 2
-    assert checks.the_mask("odd", 1) == "odd"  # to be checked as a number
+    assert arguments.the_mask(None, 1) == 0
+    assert arguments.the_mask(2, 3) == 2
+    assert arguments.the_mask("odd", 1) == "odd"  # to be checked as a number
     with pytest.raises(ValueError, match=r"mask must say which member is meant: .* a mixture over 3 masks.*any up to 2"):
-        checks.the_mask(None, 3)
+        arguments.the_mask(None, 3)
 
 
 def test_connectivity():
     good = draw_connectivity(5, (4, 3), "random", "uniform", np.random.default_rng(0))
-    assert checks.connectivity(good, 5, (4, 3)) is good
+    assert arguments.connectivity(good, 5, (4, 3)) is good
     one = draw_connectivity(1, (2,), "random", "uniform", np.random.default_rng(0))
-    assert checks.connectivity(one, 1, (2,)) is one  # its units have degree 1, though there is none to have
+    assert arguments.connectivity(one, 1, (2,)) is one  # its units have degree 1, though there is none to have
     for n, sizes in ((4, (4, 3)), (6, (4, 3)), (5, (4,)), (5, (3, 4)), (5, (4, 3, 1))):
         with pytest.raises(ValueError, match=rf"must be of {n} inputs and hidden layers of .* units, got 5 and"):
-            checks.connectivity(good, n, sizes)
+            arguments.connectivity(good, n, sizes)
     for places in ([1, 2, 3, 4, 4], [0, 1, 2, 3, 4], [1, 2, 3, 4, 6]):
         with pytest.raises(ValueError, match=r"ordering must hold each place 1\.\.5 once"):
-            checks.connectivity(Connectivity(np.array(places, np.int32), good.degrees), 5, (4, 3))
+            arguments.connectivity(Connectivity(np.array(places, np.int32), good.degrees), 5, (4, 3))
     for m in ([0, 1, 1], [1, 1, 5], [-1, 2, 2]):
         with pytest.raises(ValueError, match=r"degrees must be in 1\.\.4, got"):
-            checks.connectivity(Connectivity(good.ordering, (good.degrees[0], np.array(m, np.int32))), 5, (4, 3))
+            arguments.connectivity(Connectivity(good.ordering, (good.degrees[0], np.array(m, np.int32))), 5, (4, 3))
 
 
 def test_constants():
-    assert checks.constants(None, "extra", ["a"]) == {}
-    found = checks.constants({"b": np.float32(0.5), "a": 1}, "extra", ["a", "b", "c"])
+    assert arguments.constants(None, "extra", ["a"]) == {}
+    found = arguments.constants({"b": np.float32(0.5), "a": 1}, "extra", ["a", "b", "c"])
     assert found == {"b": 0.5, "a": 1.0}
     assert all(type(number) is float for number in found.values())
     with pytest.raises(ValueError, match="extra may have 'a', 'b' with this optimizer, got 'd'"):
-        checks.constants({"d": 1}, "extra", ["a", "b"])
+        arguments.constants({"d": 1}, "extra", ["a", "b"])
     with pytest.raises(ValueError, match="extra may have nothing with this optimizer, got 'd'"):
-        checks.constants({"d": 1}, "extra", [])
+        arguments.constants({"d": 1}, "extra", [])
     for value in (-1, np.nan, np.inf):
         with pytest.raises(ValueError, match=r"extra\['a'\] must be a finite number >= 0"):
-            checks.constants({"a": value}, "extra", ["a"])
+            arguments.constants({"a": value}, "extra", ["a"])
     with pytest.raises(TypeError, match=r"extra\['a'\] must be a finite number >= 0, got '1' of type str"):
-        checks.constants({"a": "1"}, "extra", ["a"])
+        arguments.constants({"a": "1"}, "extra", ["a"])
     for value in (0.5, "a", [("a", 1)]):
         with pytest.raises(TypeError, match=r"extra must be a mapping of names to numbers, got .* of type"):
-            checks.constants(value, "extra", ["a"])
+            arguments.constants(value, "extra", ["a"])
 
 
 @pytest.mark.parametrize(
@@ -448,16 +448,16 @@ def test_constants():
     [[2, 0, -1], (2.0, 0.0, -1.0), np.array([2, 0, -1], "i1"), np.array([2, 9, 0, 9, -1], "f4")[::2], pd.Series([2, 0, -1])],
 )
 def test_sample_weight(value):
-    found = checks.sample_weight(value, 3)
+    found = arguments.sample_weight(value, 3)
     assert found.tolist() == [2.0, 0.0, -1.0]
     assert found.dtype == np.float64
     assert found.flags.c_contiguous
 
 
 def test_sample_weight_of_all_rows_and_none():
-    assert checks.sample_weight(None, 3).shape == (0,)
-    assert checks.sample_weight(2, 3).tolist() == [2.0, 2.0, 2.0]
-    assert checks.sample_weight([True, False], 2).tolist() == [1.0, 0.0]
+    assert arguments.sample_weight(None, 3).shape == (0,)
+    assert arguments.sample_weight(2, 3).tolist() == [2.0, 2.0, 2.0]
+    assert arguments.sample_weight([True, False], 2).tolist() == [1.0, 0.0]
 
 
 @pytest.mark.parametrize(
@@ -475,21 +475,21 @@ def test_sample_weight_of_all_rows_and_none():
 )
 def test_refused_sample_weights(value, error, match):
     with pytest.raises(error, match=match):
-        checks.sample_weight(value, 3)
+        arguments.sample_weight(value, 3)
 
 
 def test_choice():
-    assert checks.choice("adam", "optimizer", ("adam", "sgd")) == "adam"
+    assert arguments.choice("adam", "optimizer", ("adam", "sgd")) == "adam"
     with pytest.raises(ValueError, match="optimizer must be one of 'adam', 'sgd', got 'adm'"):
-        checks.choice("adm", "optimizer", ("adam", "sgd"))
+        arguments.choice("adm", "optimizer", ("adam", "sgd"))
     with pytest.raises(TypeError, match="optimizer must be one of 'adam', 'sgd', got None of type NoneType"):
-        checks.choice(None, "optimizer", ("adam", "sgd"))
+        arguments.choice(None, "optimizer", ("adam", "sgd"))
 
 
 @pytest.mark.parametrize("value", ["float32", np.float32, np.dtype("f4"), "float64", float, "d"])
 def test_dtype(value):
-    assert checks.dtype(value) in (np.float32, np.float64)
-    assert checks.dtype(value).isnative
+    assert arguments.dtype(value) in (np.float32, np.float64)
+    assert arguments.dtype(value).isnative
 
 
 @pytest.mark.parametrize(
@@ -505,22 +505,22 @@ def test_dtype(value):
 )
 def test_refused_dtypes(value, error):
     with pytest.raises(error, match="dtype must be 'float32' or 'float64', got"):
-        checks.dtype(value)
+        arguments.dtype(value)
 
 
 @pytest.mark.parametrize(
     "make", [lambda: 7, lambda: np.int64(7), lambda: np.random.SeedSequence(7), lambda: np.random.RandomState(7)]
 )
 def test_generator_repeats(make):
-    assert checks.generator(make()).random() == checks.generator(make()).random()
+    assert arguments.generator(make()).random() == arguments.generator(make()).random()
 
 
 def test_generator_uses_a_generator_and_moves_a_random_state():
     rng = np.random.default_rng(0)
-    assert checks.generator(rng) is rng
+    assert arguments.generator(rng) is rng
     state = np.random.RandomState(0)
-    assert checks.generator(state).random() != checks.generator(state).random()
-    assert checks.generator(None).random() != checks.generator(None).random()
+    assert arguments.generator(state).random() != arguments.generator(state).random()
+    assert arguments.generator(None).random() != arguments.generator(None).random()
 
 
 @pytest.mark.parametrize(
@@ -534,7 +534,7 @@ def test_generator_uses_a_generator_and_moves_a_random_state():
 )
 def test_refused_random_states(value, error, match):
     with pytest.raises(error, match=match):
-        checks.generator(value)
+        arguments.generator(value)
 
 
 def test_checks_need_numpy_alone():

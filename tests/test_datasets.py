@@ -181,7 +181,7 @@ WRONG = {
     "half.csv": ("0,1\n0,0.5\n", r"half\.csv must hold only 0 and 1, got 0\.5 at row 1, column 1 .*Set a threshold"),
     "minus.csv": ("0,1\n0,-1\n", "minus.csv must hold only 0 and 1, got -1.0 at row 1, column 1"),
     "big.csv": ("0,1\n0,256\n", "big.csv must hold only 0 and 1, got 256.0 at row 1, column 1"),
-    "gap.csv": ("0,1\n0,nan\n", "gap.csv must hold only 0 and 1, got NaN at row 1, column 1 .*Missing values"),
+    "gap.csv": ("0,1\n0,nan\n", "gap.csv must hold only 0 and 1, got NaN at row 1, column 1 .*missing entries"),
     "hole.csv": ("0,1\n0,\n", "hole.csv cannot be read: could not convert string ''"),
     "empty.csv": ("", "empty.csv cannot be read: .*no data"),
     "header.csv": ("a,b\n", "header.csv cannot be read: .*no data"),

@@ -576,7 +576,7 @@ def test_no_more_threads_than_there_are(monkeypatch):
                 running[0] -= 1
 
     monkeypatch.setattr(MADE, "fit", watched)
-    monkeypatch.setattr(ensemble.checks.threads, "available", lambda: 6)
+    monkeypatch.setattr(ensemble.arguments.threads, "available", lambda: 6)
     for n_jobs, n_threads, each, at_once in ((1, None, 6, 1), (2, None, 3, 2), (4, None, 2, 3), (2, 9, 4, 2), (3, 2, 1, 3)):
         used.clear()
         most[0] = 0

@@ -76,12 +76,13 @@ def test_python_in_the_readme_runs(tmp_path, monkeypatch):
     X = (np.random.default_rng(0).random((60, 9)) < 0.3).astype(np.uint8)
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
     assert blocks
+    names = {"X": X, "X_val": X[:20], "X_test": X[20:40]}
     for block in blocks:
-        exec(block, {"X": X, "X_val": X[:20], "X_test": X[20:40]})
+        exec(block, names)
 
 
 def test_commands_in_the_readme_parse():
-    commands = re.findall(r"made-fast ((?:train|evaluate|sample|info) [^#&`\n]*)", (ROOT / "README.md").read_text())
+    commands = re.findall(r"made-fast ((?:train|evaluate|sample|impute|ensemble|info) [^#&`\n]*)", (ROOT / "README.md").read_text())
     assert len(commands) >= 5
     for command in commands:
         if "--help" not in command:

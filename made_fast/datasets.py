@@ -33,6 +33,10 @@ DIGITS_THRESHOLD = 7.0
 """The grey values of ``digits`` go from 0 to 16."""
 
 
+MISSING = ("", "NA", "?")
+"""What stands for a missing entry in text, beside ``nan``."""
+
+
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """Up to three binary matrices of one width.
@@ -40,7 +44,7 @@ class Dataset:
     Attributes
     ----------
     name : str
-    train : (n, D) array, memmap or CSR of 0/1
+    train : (n, D) array, memmap or CSR of 0/1; where entries are missing, float32 of 0, 1 and NaN
     valid, test : like ``train``, or None
     shape : (rows, columns) of a row seen as an image, or None
     """
@@ -52,7 +56,9 @@ class Dataset:
     shape: tuple[int, int] | None = None
 
 
-def load(source: str | PathLike[str], *, threshold: float | None = None, n_features: int | None = None) -> Dataset:
+def load(
+    source: str | PathLike[str], *, threshold: float | None = None, n_features: int | None = None, missing: bool = False
+) -> Dataset:
     """Load a data set; every value in it has been checked to be 0 or 1.
 
     Parameters
@@ -72,6 +78,8 @@ def load(source: str | PathLike[str], *, threshold: float | None = None, n_featu
         Values larger than this become 1, the others 0.
     n_features : int, optional
         Width that the data must have. A LIBSVM file does not tell its own if the last features are never set.
+    missing : bool
+        Let entries be missing: NaN in arrays, and in text an empty cell, ``nan``, ``NA`` or ``?`` too.
 
     Raises
     ------
@@ -94,12 +102,12 @@ def load(source: str | PathLike[str], *, threshold: float | None = None, n_featu
         )
     read, form = _READERS[suffix]
     try:
-        splits = read(path, n_features)
+        splits = read(path, n_features, missing)
     except _UNREADABLE as error:
         cause = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         raise ValueError(f"{path} cannot be read: {cause}. A {suffix} file must hold {form}.") from error
     try:
-        return _checked(splits, path, threshold, n_features)
+        return _checked(splits, path, threshold, n_features, missing)
     except TypeError as error:  # to whoever names a file, text in it is a wrong value
         raise ValueError(str(error)) from error
 
@@ -148,7 +156,7 @@ def _digits(threshold: float) -> Dataset:
     return split(Dataset("digits", X, shape=(8, 8)), valid=250 / 1797, test=250 / 1797)
 
 
-def _checked(splits: dict[str, Any], path: Path, threshold: float | None, n_features: int | None) -> Dataset:
+def _checked(splits: dict[str, Any], path: Path, threshold: float | None, n_features: int | None, missing: bool) -> Dataset:
     """Check widths and values of the splits, and leave out the empty ones."""
     found = {}
     for name, X in splits.items():
@@ -157,7 +165,7 @@ def _checked(splits: dict[str, Any], path: Path, threshold: float | None, n_feat
         if rows.shape[0]:
             if n_features not in (None, rows.shape[1]):
                 raise ValueError(f"{label} must have {n_features} columns, got {rows.shape[1]}. Use data of one width.")
-            found[name] = _binary(rows, threshold, label)
+            found[name] = _binary(rows, threshold, label, missing)
             n_features = rows.shape[1]
     if "train" not in found:
         rest = f" only {', '.join(found)}" if found else ""
@@ -167,17 +175,22 @@ def _checked(splits: dict[str, Any], path: Path, threshold: float | None, n_feat
     return Dataset(path.name.split(".")[0], **found, shape=shape)
 
 
-def _binary(rows: Matrix, threshold: float | None, name: str) -> Matrix:
-    """Return ``rows`` after a look at every value, or with a threshold a uint8 matrix made of them."""
-    out = None if threshold is None else np.empty(rows.shape, dtype=np.uint8)
+def _binary(rows: Matrix, threshold: float | None, name: str, missing: bool) -> Matrix:
+    """Return ``rows`` after a look at every value, or a matrix made of them where there is a threshold or a gap."""
+    gaps = missing and any(checks.missing(rows[part], name) is not None for part in data.chunks(*rows.shape))
+    out: Any = np.empty(rows.shape, np.float32 if gaps else np.uint8) if gaps or threshold is not None else None
     for part in data.chunks(*rows.shape):
-        one = checks.ones(rows[part], threshold, name, part.start)
+        one = checks.ones(rows[part], threshold, name, part.start, missing=missing)
         if out is not None:
             out[part] = one
+        if gaps and (nan := checks.missing(rows[part], name)) is not None:
+            out[part][nan] = np.nan
+    if gaps and np.isnan(out).all():
+        raise ValueError(f"{name} must have an entry that is not missing. Check that it is the file you mean.")
     return rows if out is None else out
 
 
-def _read_npz(path: Path, _: int | None) -> dict[str, Any]:
+def _read_npz(path: Path, *_: Any) -> dict[str, Any]:
     with path.open("rb") as file:
         arrays = np.load(file, allow_pickle=False)
         if isinstance(arrays, np.ndarray):
@@ -202,7 +215,7 @@ def _unpacked(packed: NDArray[Any], width: int, name: str) -> NDArray[np.uint8]:
     return np.unpackbits(packed, axis=1, count=width)
 
 
-def _read_npy(path: Path, _: int | None) -> dict[str, Any]:
+def _read_npy(path: Path, *_: Any) -> dict[str, Any]:
     array = np.load(path, mmap_mode="r", allow_pickle=False)
     if not isinstance(array, np.ndarray):
         array.close()
@@ -210,7 +223,7 @@ def _read_npy(path: Path, _: int | None) -> dict[str, Any]:
     return {"train": array}
 
 
-def _read_text(path: Path, delimiter: str | None) -> dict[str, Any]:
+def _read_text(path: Path, delimiter: str | None, missing: bool) -> dict[str, Any]:
     """Read lines of numbers: as uint8 if they are, which is quick and small, or else as float32."""
     options: dict[str, Any] = {
         "delimiter": delimiter,
@@ -223,8 +236,17 @@ def _read_text(path: Path, delimiter: str | None) -> dict[str, Any]:
         try:
             X = np.loadtxt(path, dtype=np.uint8, **options)
         except (ValueError, DeprecationWarning):
-            X = np.loadtxt(path, dtype=np.float32, **options)
+            try:
+                X = np.loadtxt(path, dtype=np.float32, **options)
+            except ValueError:
+                if not missing:
+                    raise
+                X = np.loadtxt(path, dtype=np.float32, converters=_entry, **options)
     return {"train": X}
+
+
+def _entry(text: str) -> float:
+    return math.nan if text.strip() in MISSING else float(text)
 
 
 def _header_lines(path: Path, delimiter: str | None) -> int:
@@ -235,7 +257,8 @@ def _header_lines(path: Path, delimiter: str | None) -> int:
             fields = [field.strip() for field in line.split("#")[0].strip().split(delimiter)]
             if any(fields):
                 numbered = len(fields) > 2 and fields == [str(d) for d in range(len(fields))]
-                return number if numbered or not any(map(_is_number, fields)) else 0
+                given = [field for field in fields if field not in MISSING]
+                return number if numbered or (given and not any(map(_is_number, given))) else 0
     return 0
 
 
@@ -247,15 +270,15 @@ def _is_number(field: str) -> bool:
     return True
 
 
-def _read_csv(path: Path, _: int | None) -> dict[str, Any]:
-    return _read_text(path, ",")
+def _read_csv(path: Path, _: int | None, missing: bool) -> dict[str, Any]:
+    return _read_text(path, ",", missing)
 
 
-def _read_amat(path: Path, _: int | None) -> dict[str, Any]:
-    return _read_text(path, None)
+def _read_amat(path: Path, _: int | None, missing: bool) -> dict[str, Any]:
+    return _read_text(path, None, missing)
 
 
-def _read_libsvm(path: Path, n_features: int | None) -> dict[str, Any]:
+def _read_libsvm(path: Path, n_features: int | None, _: bool) -> dict[str, Any]:
     from sklearn.datasets import load_svmlight_file
 
     return {"train": load_svmlight_file(str(path), n_features=n_features)[0]}
@@ -280,7 +303,7 @@ _NPZ = "arrays 'train', 'valid', 'test' or a single one; if there is a number 'n
 _CSV = "rows of 0 and 1 of one length, separated by commas"
 _AMAT = "rows of 0 and 1 of one length, separated by blanks"
 _LIBSVM = "lines of the form 'label index:1 index:1', with rising indices"
-_READERS: dict[str, tuple[Callable[[Path, int | None], dict[str, Any]], str]] = {
+_READERS: dict[str, tuple[Callable[[Path, int | None, bool], dict[str, Any]], str]] = {
     ".npz": (_read_npz, _NPZ),
     ".npy": (_read_npy, "one two-dimensional array"),
     ".csv": (_read_csv, _CSV),

@@ -43,11 +43,11 @@ def refusing(*kinds: type[Exception]) -> Iterator[None]:
 
 def load_data(args: argparse.Namespace, n_features: int | None = None) -> Dataset:
     """Load DATA and take the splits that it lacks out of its training rows, the same ones every time."""
-    from made_fast import datasets, tables
+    from made_fast import datasets
 
     with refusing(OSError, ValueError, TypeError):
         try:
-            dataset = tables.load(args.data, threshold=args.threshold, n_features=n_features)
+            dataset = datasets.load(args.data, threshold=args.threshold, n_features=n_features, missing=True)
         except ValueError as error:
             raise UsageError(str(error).replace("binarize=", "--threshold ")) from error
         if n_features not in (None, dataset.train.shape[1]):

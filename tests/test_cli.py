@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gzip
 import inspect
 import io
 import json
@@ -19,7 +18,7 @@ import pytest
 from helpers import random_model
 from PIL import Image
 
-from made_fast import MADE, datasets, estimator, files, fitting, images, load, options, queries, report, tables, training
+from made_fast import MADE, datasets, estimator, files, fitting, images, load, options, queries, report, training
 from made_fast.cli import main
 from made_fast.ensemble import WEIGHTS
 from made_fast.kernels.layout import ACTIVATIONS
@@ -536,45 +535,6 @@ def test_a_model_of_one_mask_learns_from_gaps(tiny, tmp_path, capsys):
     text, err = capsys.readouterr()
     assert "gaps: 12 inputs; 82 train, 10 valid, 10 test rows; " in text
     assert err == ""
-
-
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("x.csv", "a,b,c\n1,,0\n,,\n0,1,\n"),
-        ("x.csv", "1,,0\n , ,\n0,1, # no more\n\n"),
-        ("x.csv", "1,NA,0\nNA,NA,NA\n0,1,?\n"),
-        ("x.data", ",a,\n1.0,nan,0\nnan,NaN, nan\n0,1,nan\n"),
-        ("x.csv", "0,1,2\n1,,0\n,,\n0,1,\n"),
-        ("x.txt", "1 NA 0\n? ? ?\n 0  1 nan\n"),
-        ("x.csv.gz", "\ufeffa,b,c\r\n1,,0\r\n,,\r\n0,1,\r\n"),
-    ],
-)
-def test_a_missing_entry_of_text_may_look_like(name, text, tmp_path):
-    path = tmp_path / name
-    path.write_bytes(gzip.compress(text.encode()) if name.endswith("gz") else text.encode())
-    for threshold, X in ((None, [[1, 0], [0, 1]]), (-0.5, [[1, 1], [1, 1]])):
-        found = tables.load(path, threshold=threshold).train
-        assert found.dtype == np.float32
-        expected = [[X[0][0], np.nan, X[0][1]], [np.nan] * 3, [X[1][0], X[1][1], np.nan]]
-        assert np.array_equal(found, expected, equal_nan=True)
-
-
-def test_arrays_with_gaps(tmp_path):
-    X = with_gaps(rows_of_twelve(50, 0))
-    np.save(tmp_path / "x.npy", X)
-    np.savez(tmp_path / "one.npz", rows=X)
-    np.savez(tmp_path / "x.npz", train=X.astype(np.float16), valid=np.zeros((0, 12)), test=rows_of_twelve(5, 1))
-    for name in ("x.npy", "one.npz", "x.npz"):
-        assert np.array_equal(tables.load(tmp_path / name).train, X, equal_nan=True)
-    found = tables.load(tmp_path / "x.npz")
-    assert found.valid is None
-    assert (found.test == rows_of_twelve(5, 1)).all()
-    with pytest.raises(ValueError, match=r"train of .* must have shape \(rows, 5\)"):
-        tables.load(tmp_path / "x.npz", n_features=5)
-    np.savez(tmp_path / "x.npz", valid=X)
-    with pytest.raises(ValueError, match="must have training rows, got only valid"):
-        tables.load(tmp_path / "x.npz")
 
 
 # impute

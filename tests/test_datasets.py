@@ -323,3 +323,48 @@ def test_refused_splits():
         datasets.split(one, test=None)
     with pytest.raises(ValueError, match="valid must be a number between 0 and 1"):
         datasets.split(one, valid=1.0)
+
+
+# Missing entries
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("x.csv", "a,b,c\n1,,0\n,,\n0,1,\n"),
+        ("x.csv", "1,,0\n , ,\n0,1, # no more\n\n"),
+        ("x.csv", "1,NA,0\nNA,NA,NA\n0,1,?\n"),
+        ("x.data", ",a,\n1.0,nan,0\nnan,NaN, nan\n0,1,nan\n"),
+        ("x.csv", "0,1,2\n1,,0\n,,\n0,1,\n"),
+        ("x.txt", "1 NA 0\n? ? ?\n 0  1 nan\n"),
+        ("x.csv.gz", "\ufeffa,b,c\r\n1,,0\r\n,,\r\n0,1,\r\n"),
+    ],
+)
+def test_a_missing_entry_of_text_may_look_like(name, text, tmp_path):
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(text.encode()) if name.endswith("gz") else text.encode())
+    for threshold, X in ((None, [[1, 0], [0, 1]]), (-0.5, [[1, 1], [1, 1]])):
+        found = datasets.load(path, threshold=threshold, missing=True).train
+        assert found.dtype == np.float32
+        expected = [[X[0][0], np.nan, X[0][1]], [np.nan] * 3, [X[1][0], X[1][1], np.nan]]
+        assert np.array_equal(found, expected, equal_nan=True)
+
+
+def test_arrays_with_gaps(tmp_path):
+    rng = np.random.default_rng(0)
+    X = rng.integers(2, size=(50, 12)).astype(float)
+    X[rng.random(X.shape) < 0.1] = np.nan
+    test = rng.integers(2, size=(5, 12))
+    np.save(tmp_path / "x.npy", X)
+    np.savez(tmp_path / "one.npz", rows=X)
+    np.savez(tmp_path / "x.npz", train=X.astype(np.float16), valid=np.zeros((0, 12)), test=test)
+    for name in ("x.npy", "one.npz", "x.npz"):
+        assert np.array_equal(datasets.load(tmp_path / name, missing=True).train, X, equal_nan=True)
+    found = datasets.load(tmp_path / "x.npz", missing=True)
+    assert found.valid is None
+    assert (found.test == test).all()
+    with pytest.raises(ValueError, match=r"train of .* must have 5 columns"):
+        datasets.load(tmp_path / "x.npz", n_features=5, missing=True)
+    np.savez(tmp_path / "x.npz", valid=X)
+    with pytest.raises(ValueError, match="must have training rows, got only valid"):
+        datasets.load(tmp_path / "x.npz", missing=True)

@@ -82,7 +82,9 @@ def test_python_in_the_readme_runs(tmp_path, monkeypatch):
 
 
 def test_commands_in_the_readme_parse():
-    commands = re.findall(r"made-fast ((?:train|evaluate|sample|impute|ensemble|info) [^#&`\n]*)", (ROOT / "README.md").read_text())
+    commands = re.findall(
+        r"made-fast ((?:train|evaluate|sample|impute|ensemble|info) [^#&`\n]*)", (ROOT / "README.md").read_text()
+    )
     assert len(commands) >= 5
     for command in commands:
         if "--help" not in command:

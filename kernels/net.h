@@ -168,7 +168,7 @@ static REAL *NAME(reach)(const net_t *net, int64_t l, int64_t j, walk_t *walks, 
                                              z + i * PANEL + u););
             k = to;
         }
-    if (end > walk->seen) walk->seen = end;
+    walk->seen = end;
     return z + j % PANEL;
 }
 

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from made_fast import data, kernels, threads
 from made_fast.kernels import layout as panels
-from made_fast.kernels import reference
 from made_fast.masks import Connectivity, MaskSet, Staircase
 
 __all__ = ["BLOCK", "SPARSE_BELOW", "Architecture", "Network", "Scratch", "Shared"]
@@ -230,6 +229,8 @@ class Network:
 
     def dense(self) -> dict[str, Any]:
         """Return the network as plain arrays in the original order; see ``MADEModel.to_dense``."""
+        from made_fast.kernels import reference  # a server seldom needs it
+
         sorts, L = self.staircase.sorts, len(self.connectivity.degrees)
 
         def original(row: int, below: NDArray[np.intp], above: NDArray[np.intp]) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -158,7 +158,10 @@ class MADEModel(queries.Queries):
         """
         X, n_threads = checks.matrix(X, self.n_features_in), arguments.n_threads(n_threads)
         if mask is not None or self.n_masks == 1:
-            member = self.member(0 if mask is None else mask)
+            if mask is None and isinstance(self.source, Network):
+                member = self.source
+            else:
+                member = self.member(0 if mask is None else mask)
             return member.score(X.shape[0], lambda part: self._bits(X, part, member), n_threads)
         return self._mixture(X, n_threads)
 
@@ -218,7 +221,7 @@ class MADEModel(queries.Queries):
                 k, rows = next(waiting)
                 uniforms = rng.random((len(rows), D))
             member = self.member(k)
-            X[rows] = member.walk(uniforms, scratch[rank]).take(member.connectivity.ordering - 1, axis=1)
+            X[rows] = member.walk(uniforms, scratch[rank]).take(member.connectivity.ordering - 1, axis=1, mode="clip")
 
         threads.for_each(work, len(items), arguments.n_threads(n_threads))
         return X

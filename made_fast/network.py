@@ -98,7 +98,12 @@ class Architecture:
 
     def score_scratch(self, dtype: np.dtype[Any], block: int) -> Scratch:
         """Return the workspace for scoring ``block`` rows at a time."""
-        return Scratch(panels.score_workspace(self._no_layout, block), dtype)
+        reals, ints = self._score_row
+        return Scratch((reals * block, ints * block), dtype)
+
+    @cached_property
+    def _score_row(self) -> tuple[int, int]:
+        return panels.score_workspace(self._no_layout, 1)
 
     def shared_train_workspace(self, batch_size: int, n_ranks: int) -> tuple[int, int]:
         """Return the scratch that ``train_shared`` needs, see ``made_fast.kernels.layout``."""

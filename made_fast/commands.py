@@ -207,11 +207,15 @@ def _way_back(args: argparse.Namespace) -> str:
 
 
 def _draw(args: argparse.Namespace, given: Any, asked: Any, filled: Any, shape: tuple[int, int] | None) -> None:
-    """Draw columns of three pictures: a row as it is, as it was hidden, and as it came out. Without --hide, the last two."""
+    """Draw columns of three pictures: a row as it is, as it was hidden, and as it came out. Without --hide, the last two.
+
+    Rows are taken from all over the split: many files hold one class after the other.
+    """
     import numpy as np
 
     from made_fast import tables
 
-    n = min(PICTURED, len(filled))
+    rows = np.linspace(0, len(filled) - 1, min(PICTURED, len(filled))).round().astype(np.intp)
     bands = [given, asked, filled] if args.hide is not None else [asked, filled]
-    files.write_png(args.samples, np.concatenate([tables.dense(band[:n]) for band in bands]), shape, columns=n)
+    pictures = np.concatenate([tables.dense(band[rows]) for band in bands])
+    files.write_png(args.samples, pictures, shape, columns=len(rows))

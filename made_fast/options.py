@@ -245,7 +245,7 @@ def _add_impute(commands: Any) -> None:
 
     output = impute.add_argument_group("output")
     _option(output, "--out", "FILE", "write a .npz, .npy, .csv or .txt of the filled rows", Path)
-    _option(output, "--samples", "FILE.png", "draw rows (20 of the last split) as given, hidden and filled", Path)
+    _option(output, "--samples", "FILE.png", "draw 20 rows, from all over the last split, as given, hidden and filled", Path)
     _option(output, "--shape", "ROWSxCOLS", "shape of a row as a picture (default: that of the training data)", _shape)
 
     rows = impute.add_argument_group("data")

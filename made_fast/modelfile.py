@@ -84,7 +84,9 @@ def encode(content: Content) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
 def decode(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str], path: StrPath) -> Content:
     """Return the content of what :func:`read` got from ``path``; ModelFileError if it is no model that the kernels can run."""
     if metadata.get("kind") != "model":
-        raise file_error(path, "the kind of the file must be 'model'", metadata.get("kind", ""), FOREIGN)
+        kind = metadata.get("kind", "")
+        way_out = "Finish that fit: MADE.resume, or made-fast train --resume." if kind == "checkpoint" else FOREIGN
+        raise file_error(path, "the kind of the file must be 'model'", kind, way_out)
     activation = _one_of(metadata, "activation", panels.ACTIVATIONS[1:], path)
     direct = _one_of(metadata, "direct", DIRECT_CONNECTIONS, path, "none")
     connectivity_weights = _one_of(metadata, "connectivity_weights", ("false", "true"), path, "false") == "true"

@@ -1,6 +1,6 @@
 """The optimisers the kernels know: code, state vectors, hyper-parameters, source.
 
-Each is an elementwise rule ``(w, g, state, t) -> (w, state)``; the rules themselves stand in ``reference.py`` (plainly), in
+Each is an elementwise rule ``(w, g, state, t) -> (w, state)``; the rules themselves stand in ``dense.py`` (plainly), in
 ``jit_tile.py`` and in ``update.h``. ``t`` counts the updates from 1.
 
 The kernels take ``hyper = [lr, a, b, eps, decay, clip]``. ``lr`` is the learning rate. ``decay``: before every update, weights

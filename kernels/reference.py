@@ -1,8 +1,7 @@
 """Dense NumPy kernels: slow, obviously right. The oracle of the tests.
 
-This is the only file that builds a 0/1 mask matrix or multiplies by dead weights. Every kernel of the other two
-implementations has its twin here, under the same name and signature; nothing is fast, nothing is done in place that could
-be written as a formula. Letters and array conventions: see ``made_fast.kernels``.
+Every kernel of the other two implementations has its twin here, under the same name and signature; the dense matrices it works
+on come from ``dense.py``. Letters and array conventions: see ``made_fast.kernels``.
 """
 
 from __future__ import annotations
@@ -12,17 +11,37 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from made_fast.kernels.dense import (
+    Bits,
+    Int32,
+    Int64,
+    Real,
+    activate,
+    derivative,
+    forward,
+    gradient_of,
+    lists_to_dense,
+    loss,
+    masks,
+    pack_layer,
+    read_buffer,
+    sigmoid,
+    to_buffer,
+    unpack_bits,
+    unpack_layer,
+    update,
+    update_layer,
+    write_buffer,
+)
 from made_fast.kernels.layout import (
     ACTIVATION,
     BIAS,
-    DIRECT,
     IN_ORDER,
     N_IN,
     N_OUT,
     N_PANELS,
     OUT_ORDER,
     PANEL,
-    PANELS,
     ROW,
     SHARED_BIAS,
     SHARED_U,
@@ -30,11 +49,10 @@ from made_fast.kernels.layout import (
     UNITS,
     SharedLayout,
     n_chain,
-    n_panels,
 )
-from made_fast.kernels.optimizers import GRADIENT
 
 __all__ = [
+    "activate",
     "affine_backward_input",
     "affine_backward_weights",
     "affine_backward_weights_sparse",
@@ -52,121 +70,11 @@ __all__ = [
     "score",
     "train",
     "train_shared",
+    "unpack_bits",
     "unpack_gradient",
     "unpack_layer",
     "write_buffer",
 ]
-
-Real = NDArray[Any]  # float32 or float64, the same in one call
-Int64 = NDArray[np.int64]
-Int32 = NDArray[np.int32]
-Bits = NDArray[np.uint64]
-
-# ---------------------------------------------------------------------------------------------------------------------------
-# Dense forms of panels, buffers, masks and bits
-# ---------------------------------------------------------------------------------------------------------------------------
-
-
-def masks(ordering: Int32, degrees: tuple[Int32, ...]) -> list[NDArray[np.uint8]]:
-    """Return the L + 1 masks (n_out, n_in) in original unit order: ``>=`` hidden, ``>`` output (eqs. 12 and 13)."""
-    below = [ordering, *degrees]
-    hidden = [above[:, None] >= m[None, :] for above, m in zip(degrees, below, strict=False)]
-    return [mask.astype(np.uint8) for mask in [*hidden, ordering[:, None] > below[-1][None, :]]]
-
-
-def unpack_layer(
-    theta: Real, layers: Int64, n_live: Int32, panel_start: Int64, l: int
-) -> tuple[Real, NDArray[np.bool_], Real]:
-    """Return dense W (n_in, n_out), its mask, and the bias (n_out,) of layer l, all in sorted order."""
-    n_in, n_out = layers[l, N_IN], layers[l, N_OUT]
-    dense = np.zeros((n_in, PANEL * layers[l, N_PANELS]), theta.dtype)
-    live = n_live[layers[l, UNITS] :][: dense.shape[1]]
-    for p in range(layers[l, N_PANELS]):
-        depth = live[PANEL * p + PANEL - 1]
-        start = panel_start[layers[l, PANELS] + p]
-        dense[:depth, PANEL * p : PANEL * (p + 1)] = theta[start : start + PANEL * depth].reshape(depth, PANEL)
-    mask = np.arange(n_in)[:, None] < live[None, :n_out]
-    return dense[:, :n_out], mask, theta[layers[l, BIAS] :][:n_out]
-
-
-def pack_layer(dense: Real, bias: Real, layers: Int64, n_live: Int32, panel_start: Int64, l: int, theta: Real) -> None:
-    """Write the live entries of dense W (n_in, n_out) and the bias of layer l, in sorted order, to their place in theta."""
-    n_out = layers[l, N_OUT]
-    padded = np.zeros((layers[l, N_IN], PANEL * layers[l, N_PANELS]), theta.dtype)
-    live = n_live[layers[l, UNITS] :][: padded.shape[1]]
-    padded[:, :n_out] = np.where(np.arange(layers[l, N_IN])[:, None] < live[None, :n_out], dense, 0)
-    for p in range(layers[l, N_PANELS]):
-        depth = live[PANEL * p + PANEL - 1]
-        start = panel_start[layers[l, PANELS] + p]
-        theta[start : start + PANEL * depth] = padded[:depth, PANEL * p : PANEL * (p + 1)].ravel()
-    theta[layers[l, BIAS] :][:n_out] = bias
-
-
-def read_buffer(buffer: Real, n: int) -> Real:
-    """Return the first n units of an activation buffer (panels, B, 64) as a matrix (B, n)."""
-    panels, m, _ = buffer.shape
-    return buffer.transpose(1, 0, 2).reshape(m, PANEL * panels)[:, :n]
-
-
-def write_buffer(dense: Real, buffer: Real) -> None:
-    """Write a matrix (B, n) to an activation buffer (panels, B, 64), with 0 in the fill-up units."""
-    panels, m, _ = buffer.shape
-    padded = np.zeros((m, PANEL * panels), buffer.dtype)
-    padded[:, : dense.shape[1]] = dense
-    buffer[:] = padded.reshape(m, panels, PANEL).transpose(1, 0, 2)
-
-
-def unpack_bits(bits: Bits, n_columns: int) -> NDArray[np.uint8]:
-    """Return the 0/1 matrix (n, n_columns)."""
-    return np.unpackbits(bits.view(np.uint8), axis=1, bitorder="little", count=n_columns)
-
-
-def _lists_to_dense(count: Int32, index: Int32, n_columns: int, dtype: Any) -> Real:
-    dense = np.zeros((len(count), n_columns), dtype)
-    for row, n, ones in zip(dense, count, index, strict=True):
-        row[ones[:n]] = 1
-    return dense
-
-
-def _to_buffer(dense: Real) -> Real:
-    buffer = np.zeros((n_panels(dense.shape[1]), len(dense), PANEL), dense.dtype)
-    write_buffer(dense, buffer)
-    return buffer
-
-
-# ---------------------------------------------------------------------------------------------------------------------------
-# Activations and the loss
-# ---------------------------------------------------------------------------------------------------------------------------
-
-
-def activate(z: Real, code: int) -> Real:
-    """Return g(z); codes as in ``layout.ACTIVATIONS``."""
-    return (
-        lambda: z,
-        lambda: np.maximum(z, 0),
-        lambda: np.logaddexp(z, z.dtype.type(0)),
-        lambda: np.tanh(z),
-        lambda: _sigmoid(z),
-        lambda: z / (1 + np.abs(z)),
-    )[code]()
-
-
-def derivative(h: Real, code: int) -> Real:
-    """Return g'(z) as a function of h = g(z)."""
-    return (
-        lambda: np.ones_like(h),
-        lambda: (h > 0).astype(h.dtype),
-        lambda: -np.expm1(-h),
-        lambda: 1 - h * h,
-        lambda: h * (1 - h),
-        lambda: (1 - np.abs(h)) ** 2,
-    )[code]()
-
-
-def _sigmoid(z: Real) -> Real:
-    e = np.exp(-np.abs(z))
-    return np.where(z >= 0, 1 / (1 + e), e / (1 + e)).astype(z.dtype)
-
 
 # ---------------------------------------------------------------------------------------------------------------------------
 # Kernels: one step of the network
@@ -220,7 +128,7 @@ def affine_forward_sparse(
     out: Real,
 ) -> None:
     """Do ``affine_forward`` on binary input given by its ones: count (B,), index (B, n_in) as from ``list_ones``."""
-    x = _to_buffer(_lists_to_dense(count, index, layers[l, N_IN], theta.dtype))
+    x = to_buffer(lists_to_dense(count, index, layers[l, N_IN], theta.dtype))
     affine_forward(theta, layers, n_live, panel_start, l, x, x[:0], out)
 
 
@@ -244,7 +152,7 @@ def bernoulli_nll(
     x = unpack_bits(bits, n_columns)
     nll[:] = np.logaddexp(0, np.where(x == 1, -a, a).astype(np.float64)).sum(axis=1)
     scales = scale * (weights if len(weights) else np.ones(len(a)))
-    write_buffer(scales.astype(a.dtype)[:, None] * (_sigmoid(a) - x), dlogits)
+    write_buffer(scales.astype(a.dtype)[:, None] * (sigmoid(a) - x), dlogits)
 
 
 def affine_backward_input(
@@ -287,7 +195,7 @@ def affine_backward_weights(
     _, mask, _ = unpack_layer(theta, layers, n_live, panel_start, l)
     gradient = np.zeros_like(theta)
     pack_layer((rows.T @ d) * mask, d.sum(axis=0), layers, n_live, panel_start, l, gradient)
-    _update_layer(theta, gradient, layers, panel_start, l, optimizer, step, hyper, state)
+    update_layer(theta, gradient, layers, panel_start, l, optimizer, step, hyper, state)
 
 
 def affine_backward_weights_sparse(
@@ -305,112 +213,13 @@ def affine_backward_weights_sparse(
     state: Real,
 ) -> None:
     """Do ``affine_backward_weights`` on binary input given by place: count (n_in,), index (n_in, B) as from ``list_rows``."""
-    x = _to_buffer(_lists_to_dense(count, index, dz.shape[1], theta.dtype).T)
+    x = to_buffer(lists_to_dense(count, index, dz.shape[1], theta.dtype).T)
     affine_backward_weights(theta, layers, n_live, panel_start, l, x, dz, optimizer, step, hyper, state)
-
-
-def _update_layer(
-    theta: Real,
-    gradient: Real,
-    layers: Int64,
-    panel_start: Int64,
-    l: int,
-    optimizer: int,
-    step: int,
-    hyper: NDArray[np.float64],
-    state: Real,
-) -> None:
-    start, bias = panel_start[layers[l, PANELS]], layers[l, BIAS]
-    stop = bias + PANEL * layers[l, N_PANELS]
-    _update(theta[start:bias], gradient[start:bias], optimizer, step, hyper, state[:, start:bias], decays=True)
-    if layers[l, DIRECT] >= 0:
-        _update(theta[bias:stop], gradient[bias:stop], optimizer, step, hyper, state[:, bias:stop], decays=False)
-
-
-def _update(w: Real, g: Real, optimizer: int, step: int, hyper: NDArray[np.float64], state: Real, decays: bool) -> None:
-    lr, a, b, eps, decay, _ = (float(value) for value in hyper)
-    t = step + 1
-    if optimizer in (1, 2):
-        lr = lr / (1 + a * step)
-    if optimizer == GRADIENT:
-        state[0] = g
-        return
-    if decays:
-        w *= 1 - lr * decay
-    if optimizer == 1:  # sgd
-        w -= lr * g
-    elif optimizer == 2:  # momentum
-        state[0] = b * state[0] - lr * g
-        w += state[0]
-    elif optimizer == 3:  # adagrad
-        state[0] += g * g
-        w -= lr * g / np.sqrt(state[0] + eps)
-    elif optimizer == 4:  # adadelta
-        state[0] = a * state[0] + (1 - a) * g * g
-        d = np.sqrt(state[1] + eps) / np.sqrt(state[0] + eps) * g
-        state[1] = a * state[1] + (1 - a) * d * d
-        w -= lr * d
-    elif optimizer == 5:  # rmsprop
-        state[0] = a * state[0] + (1 - a) * g * g
-        w -= lr * g / (np.sqrt(state[0]) + eps)
-    elif optimizer == 6:  # adam
-        state[0] = a * state[0] + (1 - a) * g
-        state[1] = b * state[1] + (1 - b) * g * g
-        w -= lr * (state[0] / (1 - a**t)) / (np.sqrt(state[1] / (1 - b**t)) + eps)
 
 
 # ---------------------------------------------------------------------------------------------------------------------------
 # Kernels: the whole network
 # ---------------------------------------------------------------------------------------------------------------------------
-
-
-def _forward(
-    theta: Real, layers: Int64, n_live: Int32, panel_start: Int64, x: Real, keep: list[Real] | None = None
-) -> list[Real]:
-    """Return the output of every layer of the chain, the logits last, fill-up columns left out.
-
-    ``keep[l]``, if there is dropout, is what the output of hidden layer l is multiplied by.
-    """
-    outputs = []
-    h = x
-    for l in range(n_chain(layers)):
-        W, mask, b = unpack_layer(theta, layers, n_live, panel_start, l)
-        z = h @ (W * mask) + b
-        if direct := layers[l, DIRECT]:
-            A, mask, _ = unpack_layer(theta, layers, n_live, panel_start, direct)
-            z = z + x @ (A * mask)
-        h = activate(z, layers[l, ACTIVATION])
-        if keep and l < len(keep):
-            h = h * keep[l]
-        outputs.append(h)
-    return outputs
-
-
-def _gradient(
-    theta: Real,
-    layers: Int64,
-    n_live: Int32,
-    panel_start: Int64,
-    x: Real,
-    outputs: list[Real],
-    dz: Real,
-    keep: list[Real] | None = None,
-) -> Real:
-    """Return the gradient like theta, from the gradient dz of the logits."""
-    gradient = np.zeros_like(theta)
-    inputs = [x, *outputs[:-1]]
-    for l in reversed(range(n_chain(layers))):
-        W, mask, _ = unpack_layer(theta, layers, n_live, panel_start, l)
-        pack_layer((inputs[l].T @ dz) * mask, dz.sum(axis=0), layers, n_live, panel_start, l, gradient)
-        if direct := layers[l, DIRECT]:
-            _, direct_mask, _ = unpack_layer(theta, layers, n_live, panel_start, direct)
-            pack_layer((x.T @ dz) * direct_mask, 0 * dz[0], layers, n_live, panel_start, direct, gradient)
-        if l and keep:
-            h = np.divide(inputs[l], keep[l - 1], out=np.zeros_like(inputs[l]), where=keep[l - 1] != 0)
-            dz = (dz @ (W * mask).T) * keep[l - 1] * derivative(h, layers[l - 1, ACTIVATION])
-        elif l:
-            dz = (dz @ (W * mask).T) * derivative(inputs[l], layers[l - 1, ACTIVATION])
-    return gradient
 
 
 def score(
@@ -433,7 +242,7 @@ def score(
     scratch, see ``score_workspace(layout, block)``; log_p (n,) float64 OUT.
     """
     x = unpack_bits(bits, layers[0, N_IN])
-    a = _forward(theta, layers, n_live, panel_start, x.astype(theta.dtype))[-1].astype(np.float64)
+    a = forward(theta, layers, n_live, panel_start, x.astype(theta.dtype))[-1].astype(np.float64)
     log_p[:] = -np.logaddexp(0, np.where(x == 1, -a, a))[:, :n_places].sum(axis=1)
 
 
@@ -451,7 +260,7 @@ def conditionals(
 ) -> None:
     """Every conditional of each row: ``proba[b, p] = p(x at place p + 1 is 1 | the places before it)``, (n, D) OUT."""
     x = unpack_bits(bits, layers[0, N_IN]).astype(theta.dtype)
-    proba[:] = _sigmoid(_forward(theta, layers, n_live, panel_start, x)[-1])
+    proba[:] = sigmoid(forward(theta, layers, n_live, panel_start, x)[-1])
 
 
 def sample(
@@ -474,8 +283,8 @@ def sample(
     """
     x[:] = 0
     for p in range(x.shape[1]):
-        a = _forward(theta, layers, n_live, panel_start, x.astype(theta.dtype))[-1]
-        x[:, p] = uniforms[:, p] < _sigmoid(a[:, p])
+        a = forward(theta, layers, n_live, panel_start, x.astype(theta.dtype))[-1]
+        x[:, p] = uniforms[:, p] < sigmoid(a[:, p])
 
 
 def train(
@@ -513,19 +322,11 @@ def train(
     for i in range(len(nll)):
         batch = rows[i * batch_size : (i + 1) * batch_size]
         x = unpack_bits(bits[batch], layers[0, N_IN]).astype(theta.dtype)
-        outputs = _forward(*net, x)
-        nll[i], dz = _loss(outputs[-1], x, x.shape[1], weights[batch] if len(weights) else np.ones(len(batch)), len(batch))
-        gradient = _gradient(*net, x, outputs, dz)
+        outputs = forward(*net, x)
+        nll[i], dz = loss(outputs[-1], x, x.shape[1], weights[batch] if len(weights) else np.ones(len(batch)), len(batch))
+        gradient = gradient_of(*net, x, outputs, dz)
         for l in range(len(layers)):
-            _update_layer(theta, gradient, layers, panel_start, l, optimizer, step + i, hyper, state)
-
-
-def _loss(logits: Real, x: Real, n_places: int, weights: NDArray[np.float64], n_rows: int) -> tuple[float, Real]:
-    """Return the weighted sum of the rows' NLL and the gradient of it, divided by n_rows, with respect to the logits."""
-    a = logits.astype(np.float64)
-    counts = np.arange(x.shape[1]) < n_places
-    nll = (np.logaddexp(0, np.where(x == 1, -a, a)) * counts).sum(axis=1)
-    return float(weights @ nll), (weights / n_rows).astype(logits.dtype)[:, None] * (_sigmoid(logits) - x) * counts
+            update_layer(theta, gradient, layers, panel_start, l, optimizer, step + i, hyper, state)
 
 
 # ---------------------------------------------------------------------------------------------------------------------------
@@ -650,11 +451,11 @@ def train_shared(
         x = unpack_bits(bits[batch], layers[k, 0, N_IN]).astype(theta.dtype)[:, orders[k, : layers[k, 0, N_IN]]]
         pack(shared, shared_layout, orders[k], *net)
         kept = _keep(keep[first:stop], layers[k], dropout, theta.dtype) if len(keep) else None
-        outputs = _forward(*net, x, kept)
-        total, dz = _loss(outputs[-1], x, n_places, weights[batch] if len(weights) else np.ones(len(batch)), n_rows)
+        outputs = forward(*net, x, kept)
+        total, dz = loss(outputs[-1], x, n_places, weights[batch] if len(weights) else np.ones(len(batch)), n_rows)
         nll[i] = total if starts else nll[i] + total
         found = np.zeros_like(shared)
-        unpack_gradient(_gradient(*net, x, outputs, dz, kept), *net[1:], shared_layout, orders[k], False, found)
+        unpack_gradient(gradient_of(*net, x, outputs, dz, kept), *net[1:], shared_layout, orders[k], False, found)
         if len(gradient):
             gradient[:] = found if starts else gradient + found
             found = gradient
@@ -669,7 +470,7 @@ def train_shared(
                 decays[row[SHARED_BIAS] :][: row[ROW]] = False
         for part in (decays, ~decays):
             w, part_state = shared[part], state[:, part]
-            _update(w, found[part], rule[0], rule[1] + i, hyper, part_state, decays=bool(decays[part].any()))
+            update(w, found[part], rule[0], rule[1] + i, hyper, part_state, decays=bool(decays[part].any()))
             shared[part], state[:, part] = w, part_state
 
 

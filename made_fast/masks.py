@@ -1,7 +1,7 @@
 """Orderings, degrees and the staircase: what decides which unit sees which.
 
 Pure functions of small integer vectors. Nothing here holds a mask matrix, a weight or a row of data; a mask of
-``D x H`` booleans is only ever written down by :mod:`made_fast.kernels.reference`.
+``D x H`` booleans is only ever written down by :mod:`made_fast.kernels.dense`.
 
 Source: Germain, Gregor, Murray, Larochelle, "MADE: Masked Autoencoder for Distribution Estimation", ICML 2015,
 arXiv:1502.03509, sections 3 and 4.

@@ -234,12 +234,12 @@ class Network:
 
     def dense(self) -> dict[str, Any]:
         """Return the network as plain arrays in the original order; see ``MADEModel.to_dense``."""
-        from made_fast.kernels import reference  # a server seldom needs it
+        from made_fast.kernels import dense  # a server seldom needs it
 
         sorts, L = self.staircase.sorts, len(self.connectivity.degrees)
 
         def original(row: int, below: NDArray[np.intp], above: NDArray[np.intp]) -> tuple[NDArray[Any], NDArray[Any]]:
-            W_sorted, mask, b_sorted = reference.unpack_layer(self.theta, *self.layout, row)
+            W_sorted, mask, b_sorted = dense.unpack_layer(self.theta, *self.layout, row)
             W, b = np.empty(W_sorted.T.shape, W_sorted.dtype), np.empty_like(b_sorted)
             W[np.ix_(above, below)] = np.where(mask, W_sorted, 0).T
             b[above] = b_sorted
@@ -251,7 +251,7 @@ class Network:
         return {
             "ordering": self.connectivity.ordering.copy(),
             "degrees": [m.copy() for m in self.connectivity.degrees],
-            "masks": reference.masks(self.connectivity.ordering, self.connectivity.degrees),
+            "masks": dense.masks(self.connectivity.ordering, self.connectivity.degrees),
             "weights": [W for W, _ in chain],
             "biases": [b for _, b in chain],
             "direct": direct,

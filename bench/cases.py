@@ -26,7 +26,7 @@ from bench.dense_numpy import DenseMADE, FreshDenseMADE
 from made_fast import MADEModel, data, kernels
 from made_fast.kernels.layout import N_IN, N_OUT, ROW
 from made_fast.kernels.optimizers import OPTIMIZERS
-from made_fast.masks import MaskRule, MaskSet, draw_connectivity
+from made_fast.masks import Connectivity, MaskRule, MaskSet, draw_connectivity
 from made_fast.network import Architecture, Shared
 from made_fast.trainers import POOL, FixedTrainer, SharedTrainer, Trainer, TrainingRows
 from made_fast.training import initial_parameters
@@ -238,83 +238,76 @@ def flatten(net: dict[str, Any]) -> NDArray[np.float64]:
 def training_step(size: Size, implementation: str) -> Work:
     """Adam on mini-batches of 100: one call is an epoch of 20 steps, shuffling, gathering of rows and loss included."""
     trainer = new_trainer(size)
+
+    def dense() -> tuple[DenseMADE, Callable[[], None]]:
+        return DenseMADE(to_model(trainer).to_dense(), n_rows=BATCH), lambda: None
+
+    def parameters() -> NDArray[Any]:
+        return flatten(to_model(trainer).to_dense())
+
+    return _epochs(size, implementation, trainer, dense, parameters, partial(true_epoch, size), FLOAT32)
+
+
+def fresh_step(size: Size, implementation: str) -> Work:
+    """Do ``training_step`` under a fresh connectivity, ordering and degrees, in every step; drawing it is included."""
+    trainer = new_shared_trainer(size)
+
+    def dense() -> tuple[DenseMADE, Callable[[], None]]:
+        net = FreshDenseMADE(to_model(new_trainer(size)).to_dense(), flatten_shared(trainer), n_rows=BATCH)
+        drawn = _connectivities(trainer)
+
+        def connect() -> None:
+            connectivity = next(drawn)
+            net.connect(connectivity.ordering, list(connectivity.degrees))
+
+        return net, connect
+
+    return _epochs(
+        size, implementation, trainer, dense, partial(flatten_shared, trainer), partial(true_fresh_epoch, size), FRESH
+    )
+
+
+def _connectivities(trainer: SharedTrainer) -> Iterator[Connectivity]:
+    """Yield the connectivities of the trainer's steps, drawn as it draws them."""
+    assert trainer.rule is not None
+    while True:
+        masks = trainer.rule.draw(POOL, trainer.fresh)
+        yield from (masks[k] for k in range(POOL))
+
+
+def _epochs(
+    size: Size,
+    implementation: str,
+    trainer: Trainer,
+    dense: Callable[[], tuple[DenseMADE, Callable[[], None]]],
+    parameters: Callable[[], NDArray[Any]],
+    truth: Callable[[], tuple[float, NDArray[Any], float]],
+    tolerance: float,
+) -> Work:
+    """Return an epoch of the trainer, or of the dense net, which has something to do before each step, as work."""
     run: Callable[[], float]
-    parameters: Callable[[], NDArray[Any]]
     if implementation == "numpy":
-        dense = DenseMADE(to_model(trainer).to_dense(), n_rows=BATCH)
+        net, before_step = dense()
         X, shuffle = rows(size)[0].astype(np.float32), trainer.shuffle
         batch = np.empty((BATCH, size.n_features), np.float32)
 
         def run() -> float:
             order, nll = shuffle.permutation(len(X)), 0.0
             for start in range(0, len(X), BATCH):
+                before_step()
                 np.take(X, order[start : start + BATCH], axis=0, out=batch, mode="clip")
-                nll += dense.step(batch)
+                nll += net.step(batch)
             return nll / len(X)
 
-        def parameters() -> NDArray[Any]:
-            return dense.theta
+        parameters = partial(getattr, net, "theta")
     else:
-        packed = pack(size, trainer)
-
-        def run() -> float:
-            return trainer.epoch(packed, BATCH, 1)
-
-        def parameters() -> NDArray[Any]:
-            return flatten(to_model(trainer).to_dense())
+        run = partial(trainer.epoch, pack(size, trainer), BATCH, 1)
 
     def check(nll: float) -> None:
-        true_nll, theta, moved = true_epoch(size)
+        true_nll, theta, moved = truth()
         np.testing.assert_allclose(nll, true_nll, rtol=FLOAT32)
         error = float(np.linalg.norm(parameters() - theta)) / moved
-        assert error < FLOAT32, f"after {STEPS} steps the parameters are off by {error:.2g} of the way they went"
-
-    return Work(implementation, run, check, units=STEPS)
-
-
-def fresh_step(size: Size, implementation: str) -> Work:
-    """Do ``training_step`` under a fresh connectivity, ordering and degrees, in every step; drawing it is included."""
-    trainer = new_shared_trainer(size)
-    run: Callable[[], float]
-    parameters: Callable[[], NDArray[Any]]
-    if implementation == "numpy":
-        assert trainer.rule is not None
-        rule, fresh, shuffle = trainer.rule, trainer.fresh, trainer.shuffle
-        net = to_model(new_trainer(size)).to_dense()
-        dense = FreshDenseMADE(net, flatten_shared(trainer), n_rows=BATCH)
-        X = rows(size)[0].astype(np.float32)
-        batch = np.empty((BATCH, size.n_features), np.float32)
-        drawn = 0
-        masks = rule.draw(POOL, fresh)
-
-        def run() -> float:
-            nonlocal drawn, masks
-            order, nll = shuffle.permutation(len(X)), 0.0
-            for start in range(0, len(X), BATCH):
-                if drawn == POOL:
-                    masks, drawn = rule.draw(POOL, fresh), 0
-                dense.connect(masks.orderings[drawn], [m[drawn] for m in masks.degrees])
-                drawn += 1
-                np.take(X, order[start : start + BATCH], axis=0, out=batch, mode="clip")
-                nll += dense.step(batch)
-            return nll / len(X)
-
-        def parameters() -> NDArray[Any]:
-            return dense.theta
-    else:
-        packed = pack(size, trainer)
-
-        def run() -> float:
-            return trainer.epoch(packed, BATCH, 1)
-
-        def parameters() -> NDArray[Any]:
-            return flatten_shared(trainer)
-
-    def check(nll: float) -> None:
-        true_nll, theta, moved = true_fresh_epoch(size)
-        np.testing.assert_allclose(nll, true_nll, rtol=FLOAT32)
-        error = float(np.linalg.norm(parameters() - theta)) / moved
-        assert error < FRESH, f"after {STEPS} steps the parameters are off by {error:.2g} of the way they went"
+        assert error < tolerance, f"after {STEPS} steps the parameters are off by {error:.2g} of the way they went"
 
     return Work(implementation, run, check, units=STEPS)
 

@@ -47,10 +47,10 @@ def is_autoregressive(net):
     return all(fine)
 
 
+@pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize(("case", "combination"), list(enumerate(COMBINATIONS)), ids=[str(c) for c in COMBINATIONS])
-def test_the_mixture_and_each_member_sum_to_one_after_training(case, combination):
+def test_the_mixture_and_each_member_sum_to_one_after_training(case, combination, activation):
     connectivity_weights, direct, hidden_sizes, n_masks = combination
-    activation = list(ACTIVATIONS)[case % len(ACTIVATIONS)]
     rng = np.random.default_rng(case)
     made = MADE(
         hidden_sizes, activation, n_masks=n_masks, n_eval_masks=3, direct_connections=direct, dtype="float64", batch_size=10,

@@ -30,13 +30,17 @@ __all__ = [
     "generator",
     "hidden_sizes",
     "mask_number",
+    "member_number",
     "n_threads",
     "non_negative_float",
+    "non_negative_int",
+    "observed",
     "ordering",
     "positive_float",
     "positive_int",
     "probability",
     "sample_weight",
+    "target",
     "the_mask",
     "threshold",
 ]
@@ -63,6 +67,11 @@ def positive_int(value: Any, name: str) -> int:
     return _int(value, name, 1)
 
 
+def non_negative_int(value: Any, name: str) -> int:
+    """Return ``value`` as an int that is at least 0."""
+    return _int(value, name, 0)
+
+
 def n_threads(value: Any) -> int:
     """Return a number of threads; None is as many as the process may use."""
     if value is None:
@@ -76,6 +85,40 @@ def mask_number(value: Any, n_masks: int) -> int:
     if k >= n_masks:
         raise ValueError(f"mask must be one of the model's masks 0..{n_masks - 1}, got {k}.")
     return k
+
+
+def member_number(value: Any, n_members: int) -> int:
+    """Return the number of a member of a mixture, 0..M - 1."""
+    m = _int(value, "member", 0)
+    if m >= n_members:
+        raise ValueError(f"member must be one of the mixture's 0..{n_members - 1}, got {m}.")
+    return m
+
+
+def observed(value: Any, n_inputs: int) -> NDArray[np.bool_]:
+    """Return a mask (n_inputs,) bool, True where an input is observed."""
+    mask = np.asarray(value)
+    if mask.dtype != np.bool_:
+        raise TypeError(
+            f"observed must be a mask of bools, True where an input is observed, got dtype {mask.dtype}. Of a row x with NaN "
+            "for missing it is ~np.isnan(x)."
+        )
+    if mask.shape != (n_inputs,):
+        raise ValueError(f"observed must have shape ({n_inputs},), got {mask.shape}. Pass one bool for each input.")
+    return mask
+
+
+def target(value: Any, n_rows: int, n_inputs: int) -> NDArray[np.intp]:
+    """Return one column for each row, (n_rows,) intp, from that or from one for all."""
+    columns = np.asarray(value)
+    if columns.dtype.kind not in "iu":
+        raise TypeError(f"target must be an int or an array of ints, columns counted from 0, got {value!r}.")
+    if columns.shape not in ((), (n_rows,)):
+        raise ValueError(f"target must be one column, or one for each of the {n_rows} rows, got shape {columns.shape}.")
+    wrong = columns[(columns < 0) | (columns >= n_inputs)]
+    if wrong.size:
+        raise ValueError(f"target must be in 0..{n_inputs - 1}, got {wrong.flat[0]}. Columns are counted from 0.")
+    return np.broadcast_to(columns, n_rows).astype(np.intp)
 
 
 def the_mask(value: Any, n_masks: int) -> Any:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from made_fast import checks
 
-__all__ = ["chunks", "density", "pack_missing", "pack_rows"]
+__all__ = ["chunks", "density", "pack_missing", "pack_rows", "unpack_rows"]
 
 CHUNK = 1 << 18
 """Entries worked on at once. Temporaries of one byte an entry then stay in a level-2 cache."""
@@ -76,6 +76,11 @@ def pack_rows(
             one = checks.ones(rows[part], binarize, name, first_row + part.start, missing=missing)
             _pack(one, order, out[part], n_bytes)
     return out.view("<u8").astype(np.uint64, copy=False)
+
+
+def unpack_rows(bits: NDArray[np.uint64], n_columns: int) -> NDArray[np.uint8]:
+    """Return packed rows as (n, n_columns) of 0/1, columns in the order in which they are packed."""
+    return np.unpackbits(bits.astype("<u8", copy=False).view(np.uint8), axis=1, count=n_columns, bitorder="little")
 
 
 def pack_missing(X: Any, order: NDArray[np.intp], *, name: str = "X") -> NDArray[np.uint64] | None:

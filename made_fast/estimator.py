@@ -344,20 +344,24 @@ class MADE(FittedDensity):
         """Check every parameter and X; return a fresh trainer and the packed rows."""
         arguments.threshold(self.binarize)
         X = checks.matrix(X)
-        missing = any(checks.missing(X[part]) is not None for part in data.chunks(*X.shape))
-        trainer, self._split_seed = recipe.start(self.get_params(deep=False), X.shape[1], missing)
-        return trainer, self._rows(X, trainer, sample_weight)
+        missing = data.pack_missing(X, np.arange(X.shape[1]))
+        trainer, self._split_seed = recipe.start(self.get_params(deep=False), X.shape[1], missing is not None)
+        return trainer, self._pack(X, missing, trainer, sample_weight)
 
     def _rows(self, X: Any, trainer: Trainer, sample_weight: Any) -> TrainingRows:
         X = checks.matrix(X, trainer.architecture.n_inputs)
-        weights = arguments.sample_weight(sample_weight, X.shape[0])
-        missing = data.pack_missing(X, trainer.column_order)
+        missing = data.pack_missing(X, np.arange(X.shape[1]))
         if missing is not None and isinstance(trainer, FixedTrainer):
             raise ValueError(
                 "X must be complete here, got NaN: training began on complete rows, under one mask of a fixed ordering. "
                 "Begin with rows that miss something, or set n_masks=None."
             )
-        bits = data.pack_rows(X, trainer.column_order, binarize=self.binarize, missing=True)
+        return self._pack(X, missing, trainer, sample_weight)
+
+    def _pack(self, X: Any, missing: NDArray[np.uint64] | None, trainer: Trainer, sample_weight: Any) -> TrainingRows:
+        """Pack a checked table; a trainer that takes missing entries packs columns as they are, like ``missing``."""
+        weights = arguments.sample_weight(sample_weight, X.shape[0])
+        bits = data.pack_rows(X, trainer.column_order, binarize=self.binarize, missing=missing is not None)
         return TrainingRows(bits, missing, weights)
 
     def _begin(self, X: Any, trainer: Trainer) -> None:

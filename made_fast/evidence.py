@@ -196,7 +196,7 @@ class Evidence:
         return self.network.conditionals(len(bits), bits.__getitem__, 1)
 
     def _unpack(self, bits: Bits) -> NDArray[np.uint8]:
-        return unpack(bits, len(self.network.order))
+        return data.unpack_rows(bits, len(self.network.order))
 
     def _parts(self, n: int) -> Iterator[slice]:
         step = self.network.architecture.chunk_rows
@@ -206,11 +206,6 @@ class Evidence:
 def pack(X: NDArray[np.uint8]) -> Bits:
     """Pack rows (n, D) without changing the order of the columns."""
     return data.pack_rows(X, np.arange(X.shape[1]))
-
-
-def unpack(bits: Bits, n_columns: int) -> NDArray[np.uint8]:
-    """Return packed rows as (n, n_columns)."""
-    return np.unpackbits(bits.astype("<u8", copy=False).view(np.uint8), axis=1, count=n_columns, bitorder="little")
 
 
 def _choose(share: Floats, n: int, rng: np.random.Generator) -> Index:
@@ -248,7 +243,7 @@ class Table(NamedTuple):
 
     def columns(self, bits: Bits) -> NDArray[np.uint8]:
         """Return packed rows as (n, D)."""
-        return unpack(bits, self.n_inputs)
+        return data.unpack_rows(bits, self.n_inputs)
 
     def patterns(self) -> list[Index]:
         """Return the rows of each pattern of missing inputs."""

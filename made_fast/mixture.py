@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from numbers import Integral
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -209,7 +208,7 @@ class MixtureModel:
         """
         asked = self._asked(X, n_members, n_walks, random_state, n_threads)
         n = len(asked[0].table.bits)
-        columns = queries._target(target, n, self.n_features_in)
+        columns = arguments.target(target, n, self.n_features_in)
         log_p, std = self._log_marginal([replace(one, table=one.table.with_target(columns)) for one in asked])
         proba: Floats = np.exp(-np.logaddexp(0, log_p[:n] - log_p[n:]))
         std = proba * (1 - proba) * np.hypot(std[:n], std[n:])  # the delta method, on the logit
@@ -287,7 +286,7 @@ class MixtureModel:
         storage.write(path, *modelfile.encode_ensemble(modelfile.EnsembleContent(contents, self.weights, self.hyper)))
 
     def _member(self, member: Any) -> MADEModel:
-        return self.members[_number(member, self.n_members)]
+        return self.members[arguments.member_number(member, self.n_members)]
 
     def _one_member(self, member: Any) -> MADEModel:
         """Return that member, or the only one there is."""
@@ -433,12 +432,3 @@ def _weights(value: Any, n_members: int) -> Floats:
         raise ValueError(f"weights must add up to 1, got {float(weights.sum())!r}. Divide them by their sum.")
     weights.flags.writeable = False
     return weights
-
-
-def _number(value: Any, n_members: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"member must be an int >= 0, got {value!r} of type {type(value).__name__}.")
-    m = int(value)
-    if not 0 <= m < n_members:
-        raise ValueError(f"member must be one of the mixture's 0..{n_members - 1}, got {m}.")
-    return m

@@ -15,8 +15,8 @@ an estimate comes with its standard error, or with an :class:`ApproximationWarni
 from __future__ import annotations
 
 import warnings
+from abc import ABC, abstractmethod
 from dataclasses import replace
-from numbers import Integral
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -45,7 +45,7 @@ class ApproximationWarning(UserWarning):
     """An answer is an estimate: no ordering of the model puts the evidence first, and too much is missing to enumerate."""
 
 
-class Queries:
+class Queries(ABC):
     """What can be asked of a model about rows with missing inputs; a base of ``MADEModel``, which has what is declared here.
 
     One member answers for all rows with the same inputs missing, see :meth:`member_for`. ``n_members`` asks for the mixture of
@@ -69,13 +69,13 @@ class Queries:
     binarize: float | None
 
     @property
+    @abstractmethod
     def dtype(self) -> np.dtype[Any]:
         """Type of the parameters."""
-        raise NotImplementedError
 
+    @abstractmethod
     def member(self, mask: int | Connectivity = 0) -> Network:
         """Return the network under one mask."""
-        raise NotImplementedError
 
     def member_for(self, observed: Any, *, draw: int = 0) -> Connectivity:
         """Return the connectivity that answers for rows of which these inputs are observed.
@@ -96,8 +96,8 @@ class Queries:
         TypeError, ValueError
             ``observed`` is no such mask, or the set has no such member.
         """
-        mask = _observed(observed, self.architecture.n_inputs)
-        found = self._answering(mask, self._within(_number(draw), "draw", 0))
+        mask = arguments.observed(observed, self.architecture.n_inputs)
+        found = self._answering(mask, self._within(arguments.non_negative_int(draw, "draw"), "draw", 0))
         return found if isinstance(found, Connectivity) else self.masks[found]
 
     def log_marginal(
@@ -177,7 +177,7 @@ class Queries:
         """
         asked = self._asked(X, n_members, n_walks, random_state, n_threads)
         n = len(asked.table.bits)
-        columns = _target(target, n, self.architecture.n_inputs)
+        columns = arguments.target(target, n, self.architecture.n_inputs)
         log_p, std = replace(asked, table=asked.table.with_target(columns)).log_marginal()
         proba: Floats = np.exp(-np.logaddexp(0, log_p[:n] - log_p[n:]))
         std = proba * (1 - proba) * np.hypot(std[:n], std[n:])  # the delta method, on the logit
@@ -310,41 +310,6 @@ class Queries:
                 "A model trained with n_masks=None answers by as many as are asked for."
             )
         return number
-
-
-# At the door
-
-
-def _number(draw: Any) -> int:
-    if isinstance(draw, bool) or not isinstance(draw, Integral):
-        raise TypeError(f"draw must be an int >= 0, got {draw!r} of type {type(draw).__name__}.")
-    if draw < 0:
-        raise ValueError(f"draw must be an int >= 0, got {draw}. The first is 0.")
-    return int(draw)
-
-
-def _observed(value: Any, n_inputs: int) -> NDArray[np.bool_]:
-    mask = np.asarray(value)
-    if mask.dtype != np.bool_:
-        raise TypeError(
-            f"observed must be a mask of bools, True where an input is observed, got dtype {mask.dtype}. Of a row x with NaN "
-            "for missing it is ~np.isnan(x)."
-        )
-    if mask.shape != (n_inputs,):
-        raise ValueError(f"observed must have shape ({n_inputs},), got {mask.shape}. Pass one bool for each input.")
-    return mask
-
-
-def _target(value: Any, n_rows: int, n_inputs: int) -> NDArray[np.intp]:
-    columns = np.asarray(value)
-    if columns.dtype.kind not in "iu":
-        raise TypeError(f"target must be an int or an array of ints, columns counted from 0, got {value!r}.")
-    if columns.shape not in ((), (n_rows,)):
-        raise ValueError(f"target must be one column, or one for each of the {n_rows} rows, got shape {columns.shape}.")
-    wrong = columns[(columns < 0) | (columns >= n_inputs)]
-    if wrong.size:
-        raise ValueError(f"target must be in 0..{n_inputs - 1}, got {wrong.flat[0]}. Columns are counted from 0.")
-    return np.broadcast_to(columns, n_rows).astype(np.intp)
 
 
 def _warn(method: str, estimated: NDArray[np.bool_], asked: Inquiry, how_good: str) -> None:

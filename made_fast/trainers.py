@@ -184,7 +184,8 @@ class FixedTrainer(Trainer):
 
     def source(self, parameters: NDArray[Any]) -> Network:
         """Return the network with these parameters."""
-        return Network(self.architecture, self.masks[0], parameters)
+        same = self._network
+        return Network(self.architecture, same.connectivity, parameters, same.staircase, same.layout)
 
     def _scratch(self, batch_size: int, n_ranks: int) -> tuple[NDArray[Any], ...]:
         reals, ints = panels.train_workspace(self._network.layout, batch_size)
@@ -307,7 +308,7 @@ def _groups(n_rows: int, batch_size: int, step: int, n_masks: int, n_inputs: int
 def _find_patterns(missing: NDArray[np.uint64], n_inputs: int) -> tuple[Any, Any, Any]:
     """Return the distinct patterns (P, D) bool of missing inputs, the number of inputs each has, and every row's pattern."""
     patterns, of_row = np.unique(missing, axis=0, return_inverse=True)
-    found = np.unpackbits(patterns.astype("<u8").view(np.uint8), axis=1, count=n_inputs, bitorder="little").astype(np.bool_)
+    found = data.unpack_rows(patterns, n_inputs).astype(np.bool_)
     return found, n_inputs - found.sum(axis=1), of_row.reshape(-1)
 
 

@@ -16,22 +16,20 @@
 #define TILE_UNITS (TILE_VECTORS * LANES)
 #define PADDED(n) (((n) + PANEL - 1) / PANEL * PANEL) /* layout.width */
 
-/* acc[r][v] += sum_k a[r * a_row + k * a_step] * w[k * ldw + v * LANES], for r < rows, first <= v < TILE_VECTORS. */
-static ALWAYS_INLINE void NAME(multiply)(int rows, int first, const REAL *a, int64_t a_row, int64_t a_step, const REAL *w,
-                                         int64_t ldw, int64_t n, vec acc[ROWS][4])
+/* acc[r][v] += sum_k a[r * a_row + k * a_step] * w[k * ldw + v * LANES], for r < rows, first <= v < stop. */
+static ALWAYS_INLINE void NAME(multiply)(int rows, int first, int stop, const REAL *a, int64_t a_row, int64_t a_step,
+                                         const REAL *w, int64_t ldw, int64_t n, vec acc[ROWS][4])
 {
     for (int64_t k = 0; k < n; k++) {
         vec b[4];
 #pragma GCC unroll 4
-        for (int v = 0; v < TILE_VECTORS; v++)
-            if (v >= first) b[v] = load(w + k * ldw + v * LANES);
+        for (int v = first; v < stop; v++) b[v] = load(w + k * ldw + v * LANES);
 #pragma GCC unroll 6
         for (int r = 0; r < ROWS; r++)
             if (r < rows) {
                 const vec x = splat(a[r * a_row + k * a_step]);
 #pragma GCC unroll 4
-                for (int v = 0; v < TILE_VECTORS; v++)
-                    if (v >= first) acc[r][v] = FMADD(x, b[v], acc[r][v]);
+                for (int v = first; v < stop; v++) acc[r][v] = FMADD(x, b[v], acc[r][v]);
             }
     }
 }
@@ -46,24 +44,33 @@ static ALWAYS_INLINE void NAME(multiply)(int rows, int first, const REAL *a, int
         if (I + 1 <= (m)) { enum { R = 1 }; BODY I += 1; }                                                                    \
     } while (0)
 
-/* z[i, u] += sum_{from <= k < to, n_live[u]} x[i, k] w[k, u] for the units u of one tile of a panel, which start at w, live, z;
+/* For the true units of a panel, `units` of 64: run BODY with the constant number of vectors V, at unit U. The fill-up units
+ * are left out, vector by vector. */
+#define FOR_UNITS(units, U, BODY)                                                                                             \
+    do {                                                                                                                      \
+        int U = 0;                                                                                                            \
+        for (; U + TILE_UNITS - LANES < (units); U += TILE_UNITS) { enum { V = TILE_VECTORS }; BODY }                         \
+        for (; U < (units); U += LANES) { enum { V = 1 }; BODY }                                                              \
+    } while (0)
+
+/* z[i, u] += sum_{from <= k < to, n_live[u]} x[i, k] w[k, u] for `vectors` vectors of units, which start at w, live, z;
  * x holds the inputs from k0 on. With a bias, the sum starts from it and not from z.
  * Vector by vector the units leave the sum as their live prefix ends: no multiply-add beyond one vector's corner is dead. */
-static ALWAYS_INLINE void NAME(tile_forward)(int rows, const REAL *x, int64_t k0, const REAL *w, const int32_t *live,
-                                             int64_t from, int64_t to, const REAL *bias, REAL *z)
+static ALWAYS_INLINE void NAME(tile_forward)(int rows, int vectors, const REAL *x, int64_t k0, const REAL *w,
+                                             const int32_t *live, int64_t from, int64_t to, const REAL *bias, REAL *z)
 {
     vec acc[ROWS][4];
 #pragma GCC unroll 6
     for (int r = 0; r < ROWS; r++)
         if (r < rows)
 #pragma GCC unroll 4
-            for (int v = 0; v < TILE_VECTORS; v++) acc[r][v] = load((bias ? bias : z + r * PANEL) + v * LANES);
+            for (int v = 0; v < vectors; v++) acc[r][v] = load((bias ? bias : z + r * PANEL) + v * LANES);
     int64_t k = from;
 #pragma GCC unroll 4
-    for (int v = 0; v < TILE_VECTORS; v++) {
+    for (int v = 0; v < vectors; v++) {
         const int64_t end = live[v * LANES + LANES - 1] < to ? live[v * LANES + LANES - 1] : to;
         if (end > k) {
-            NAME(multiply)(rows, v, x + (k - k0), PANEL, 1, w + k * PANEL, PANEL, end - k, acc);
+            NAME(multiply)(rows, v, vectors, x + (k - k0), PANEL, 1, w + k * PANEL, PANEL, end - k, acc);
             k = end;
         }
     }
@@ -71,7 +78,7 @@ static ALWAYS_INLINE void NAME(tile_forward)(int rows, const REAL *x, int64_t k0
     for (int r = 0; r < ROWS; r++)
         if (r < rows)
 #pragma GCC unroll 4
-            for (int v = 0; v < TILE_VECTORS; v++) store(z + r * PANEL + v * LANES, acc[r][v]);
+            for (int v = 0; v < vectors; v++) store(z + r * PANEL + v * LANES, acc[r][v]);
 }
 
 /* One panel of one layer: where its weights, live counts, bias and state stand. */
@@ -80,41 +87,48 @@ typedef struct {
     const int32_t *live;
     const REAL *bias;
     int64_t depth;
+    int units; /* true ones, the rest is fill-up */
 } NAME(panel_t);
 
 static ALWAYS_INLINE NAME(panel_t) NAME(panel)(const net_t *net, int64_t l, int64_t p)
 {
     const int64_t *layer = net->layers + l * LAYER_COLUMNS;
     const int32_t *live = net->n_live + layer[UNITS] + p * PANEL;
+    const int64_t units = layer[N_OUT] - p * PANEL;
     REAL *theta = net->theta;
-    return (NAME(panel_t)){theta + net->panel_start[layer[PANELS] + p], live, theta + layer[BIAS] + p * PANEL, live[PANEL - 1]};
+    return (NAME(panel_t)){theta + net->panel_start[layer[PANELS] + p], live, theta + layer[BIAS] + p * PANEL, live[PANEL - 1],
+                           units < PANEL ? (int)units : PANEL};
 }
 #define panel_t NAME(panel_t)
 
-/* Layer l on m rows of x: out = g(x (W * M) + b + direct), all buffers of `rows` rows; direct may be null. */
-static void NAME(forward)(const net_t *net, int64_t l, const void *x_, const void *direct, int64_t rows, int64_t m, void *out_)
+/* Panel p of layer l on m rows of x: out = g(x (W * M) + b + direct), all buffers of `rows` rows; direct may be null. */
+static void NAME(forward_panel)(const net_t *net, int64_t l, int64_t p, const REAL *x, const REAL *direct, int64_t rows,
+                                int64_t m, REAL *out)
 {
-    const int64_t *layer = net->layers + l * LAYER_COLUMNS;
-    const REAL *x = x_;
-    for (int64_t p = 0; p < layer[N_PANELS]; p++) {
-        const panel_t panel = NAME(panel)(net, l, p);
-        REAL *out = (REAL *)out_ + p * rows * PANEL;
-        for (int u = 0; u < PANEL; u += TILE_UNITS) {
-            const int32_t *live = panel.live + u;
-            int64_t k = 0;
-            do { /* 64 rows of weights at a time: they stay in the L1 cache while all rows of x pass */
-                FOR_TILES(m, i,
-                          NAME(tile_forward)(R, x + k * rows + i * PANEL, k, panel.w + u, live, k, k + PANEL,
-                                             k ? 0 : panel.bias + u, out + i * PANEL + u););
-                k += PANEL;
-            } while (k < live[TILE_UNITS - 1]);
-        }
-        if (direct) {
-            const REAL *add = (const REAL *)direct + p * rows * PANEL;
-            for (int64_t j = 0; j < m * PANEL; j += LANES) store(out + j, load(out + j) + load(add + j));
-        }
-        NAME(activate)(out, m * PANEL, (int)layer[ACTIVATION]);
-    }
+    const panel_t panel = NAME(panel)(net, l, p);
+    out += p * rows * PANEL;
+    FOR_UNITS(panel.units, u, {
+        const int32_t *live = panel.live + u;
+        int64_t k = 0;
+        do { /* 64 rows of weights at a time: they stay in the L1 cache while all rows of x pass */
+            FOR_TILES(m, i,
+                      NAME(tile_forward)(R, V, x + k * rows + i * PANEL, k, panel.w + u, live, k, k + PANEL,
+                                         k ? 0 : panel.bias + u, out + i * PANEL + u););
+            k += PANEL;
+        } while (k < live[V * LANES - 1]);
+    });
+    for (int u = (panel.units + LANES - 1) / LANES * LANES; u < PANEL; u += LANES)
+        for (int64_t i = 0; i < m; i++) store(out + i * PANEL + u, splat(0));
+    if (direct)
+        for (int64_t j = 0; j < m * PANEL; j += LANES)
+            store(out + j, load(out + j) + load(direct + p * rows * PANEL + j));
+    NAME(activate)(out, m * PANEL, (int)net->layers[l * LAYER_COLUMNS + ACTIVATION]);
+}
+
+static void NAME(forward)(const net_t *net, int64_t l, const void *x, const void *direct, int64_t rows, int64_t m, void *out)
+{
+    for (int64_t p = 0; p < net->layers[l * LAYER_COLUMNS + N_PANELS]; p++)
+        NAME(forward_panel)(net, l, p, x, direct, rows, m, out);
 }
 
 /* z[0..PANEL) += the weights of each listed place below `depth`; returns how many places were taken. */
@@ -138,19 +152,23 @@ static ALWAYS_INLINE int64_t NAME(add_ones)(const panel_t *panel, const int32_t 
 }
 
 /* `forward` on binary input given by its ones: rows of weights are added, nothing is multiplied. */
-static void NAME(forward_sparse)(const net_t *net, int64_t l, const int32_t *count, const int32_t *index, int64_t ld,
-                                 int64_t rows, int64_t m, void *out_)
+static void NAME(forward_panel_sparse)(const net_t *net, int64_t l, int64_t p, const int32_t *count, const int32_t *index,
+                                       int64_t ld, int64_t rows, int64_t m, REAL *out)
 {
-    const int64_t *layer = net->layers + l * LAYER_COLUMNS;
-    for (int64_t p = 0; p < layer[N_PANELS]; p++) {
-        const panel_t panel = NAME(panel)(net, l, p);
-        REAL *out = (REAL *)out_ + p * rows * PANEL;
-        for (int64_t i = 0; i < m; i++) {
-            memcpy(out + i * PANEL, panel.bias, PANEL * sizeof(REAL));
-            NAME(add_ones)(&panel, index + i * ld, count[i], panel.depth, out + i * PANEL);
-        }
-        NAME(activate)(out, m * PANEL, (int)layer[ACTIVATION]);
+    const panel_t panel = NAME(panel)(net, l, p);
+    out += p * rows * PANEL;
+    for (int64_t i = 0; i < m; i++) {
+        memcpy(out + i * PANEL, panel.bias, PANEL * sizeof(REAL));
+        NAME(add_ones)(&panel, index + i * ld, count[i], panel.depth, out + i * PANEL);
     }
+    NAME(activate)(out, m * PANEL, (int)net->layers[l * LAYER_COLUMNS + ACTIVATION]);
+}
+
+static void NAME(forward_sparse)(const net_t *net, int64_t l, const int32_t *count, const int32_t *index, int64_t ld,
+                                 int64_t rows, int64_t m, void *out)
+{
+    for (int64_t p = 0; p < net->layers[l * LAYER_COLUMNS + N_PANELS]; p++)
+        NAME(forward_panel_sparse)(net, l, p, count, index, ld, rows, m, out);
 }
 
 /* Transpose LANES x LANES numbers: log2(LANES) rounds, each a perfect shuffle of the rows. */
@@ -188,7 +206,10 @@ static ALWAYS_INLINE void NAME(transpose)(const REAL *from, int64_t ld_from, REA
 #undef LOW
 #undef HIGH
 
-static ALWAYS_INLINE void NAME(tile_backward)(int rows, int fresh, const REAL *dz, const REAL *w, int64_t n, REAL *dh)
+/* dh[i, k] += sum_j dz[i, j] w[j, k] for `rows` rows and a tile of inputs, where vector v has inputs that units
+ * starts[v] .. units - 1 see: vector by vector the inputs join the sum. */
+static ALWAYS_INLINE void NAME(tile_backward)(int rows, int fresh, const REAL *dz, const REAL *w, const int *starts, int units,
+                                              REAL *dh)
 {
     vec acc[ROWS][4];
 #pragma GCC unroll 6
@@ -196,7 +217,11 @@ static ALWAYS_INLINE void NAME(tile_backward)(int rows, int fresh, const REAL *d
         if (r < rows)
 #pragma GCC unroll 4
             for (int v = 0; v < TILE_VECTORS; v++) acc[r][v] = fresh ? splat(0) : load(dh + r * PANEL + v * LANES);
-    NAME(multiply)(rows, 0, dz, PANEL, 1, w, PANEL, n, acc);
+#pragma GCC unroll 4
+    for (int v = 0; v < TILE_VECTORS; v++) {
+        const int end = v + 1 < TILE_VECTORS ? starts[v + 1] : units;
+        NAME(multiply)(rows, 0, v + 1, dz + starts[v], PANEL, 1, w + starts[v] * PANEL, PANEL, end - starts[v], acc);
+    }
 #pragma GCC unroll 6
     for (int r = 0; r < ROWS; r++)
         if (r < rows)
@@ -204,41 +229,49 @@ static ALWAYS_INLINE void NAME(tile_backward)(int rows, int fresh, const REAL *d
             for (int v = 0; v < TILE_VECTORS; v++) store(dh + r * PANEL + v * LANES, acc[r][v]);
 }
 
-/* Forward was z_l = h (W * M) + b with h = g(z_{l-1}); so now dh = dz (W * M)^T * g'(z_{l-1}), m rows of `rows`.
+/* Forward was z_l = h (W * M) + b with h = g(z_{l-1}); so now dh = dz (W * M)^T * g'(z_{l-1}), m rows of `rows`, for the panel
+ * of inputs that begins at k0.
  *
  * The sum runs over units, along a panel's rows; so 64 x 64 blocks of the panels are transposed into a scratch that stays
  * in the L1 cache, and used for all rows. */
-static void NAME(backward_input)(const net_t *net, int64_t l, const void *dz_, const void *h, int64_t rows, int64_t m, void *dh_)
+static void NAME(backward_input_panel)(const net_t *net, int64_t l, int64_t k0, const REAL *dz, const REAL *h, int64_t rows,
+                                       int64_t m, REAL *dh)
 {
     const int64_t *layer = net->layers + l * LAYER_COLUMNS;
     REAL block[PANEL * PANEL] __attribute__((aligned(64)));
-    for (int64_t k0 = 0; k0 < PADDED(layer[N_IN]); k0 += PANEL) {
-        REAL *dh = (REAL *)dh_ + k0 * rows;
-        int fresh = 1;
-        for (int64_t p = 0; p < layer[N_PANELS]; p++) {
-            const panel_t panel = NAME(panel)(net, l, p);
-            const int64_t n = panel.depth - k0 < PANEL ? panel.depth - k0 : PANEL;
-            if (n <= 0) continue; /* no unit of this panel sees these inputs */
-            int64_t j0 = 0;
-            while (panel.live[j0] <= k0) j0++;
-            const int64_t j_start = j0 / LANES * LANES, n_full = n / LANES * LANES;
-            for (int64_t k = 0; k < n_full; k += LANES)
-                for (int64_t j = j_start; j < PANEL; j += LANES)
-                    NAME(transpose)(panel.w + (k0 + k) * PANEL + j, PANEL, block + j * PANEL + k, PANEL);
-            for (int64_t j = j_start; j < PANEL; j++)
-                for (int64_t k = n_full; k < PANEL; k++)
-                    block[j * PANEL + k] = k < n ? panel.w[(k0 + k) * PANEL + j] : 0;
-            const REAL *dz = (const REAL *)dz_ + p * rows * PANEL + j0;
-            for (int u = 0; u < PANEL; u += TILE_UNITS)
-                FOR_TILES(m, i,
-                          NAME(tile_backward)(R, fresh, dz + i * PANEL, block + j0 * PANEL + u, PANEL - j0,
-                                              dh + i * PANEL + u););
-            fresh = 0;
-        }
-        if (fresh)
-            memset(dh, 0, m * PANEL * sizeof(REAL));
-        else
-            NAME(derive)(dh, (const REAL *)h + k0 * rows, m * PANEL, (int)layer[ACTIVATION - LAYER_COLUMNS]);
+    int fresh = 1;
+    dh += k0 * rows;
+    for (int64_t p = 0; p < layer[N_PANELS]; p++) {
+        const panel_t panel = NAME(panel)(net, l, p);
+        if (panel.depth <= k0) continue; /* no unit of this panel sees these inputs */
+        const int n = panel.depth - k0 < PANEL ? (int)(panel.depth - k0) : PANEL;
+        int starts[PANEL / LANES]; /* first unit that sees an input of each vector */
+        for (int v = 0, j = 0; v < PANEL / LANES; starts[v++] = j)
+            while (j < panel.units && panel.live[j] <= k0 + v * LANES) j++;
+        for (int k = 0; k < n; k += LANES)
+            for (int j = starts[k / LANES] / LANES * LANES; j < panel.units; j += LANES) {
+                const REAL *w = panel.w + (k0 + k) * PANEL + j;
+                if (k + LANES <= n)
+                    NAME(transpose)(w, PANEL, block + j * PANEL + k, PANEL);
+                else
+                    for (int a = 0; a < LANES; a++)
+                        for (int b = 0; b < LANES; b++) block[(j + a) * PANEL + k + b] = k + b < n ? w[b * PANEL + a] : 0;
+            }
+        for (int u = 0; u < PANEL; u += TILE_UNITS)
+            FOR_TILES(m, i,
+                      NAME(tile_backward)(R, fresh, dz + p * rows * PANEL + i * PANEL, block + u, starts + u / LANES, panel.units,
+                                          dh + i * PANEL + u););
+        fresh = 0;
     }
+    if (fresh)
+        memset(dh, 0, m * PANEL * sizeof(REAL));
+    else
+        NAME(derive)(dh, h + k0 * rows, m * PANEL, (int)layer[ACTIVATION - LAYER_COLUMNS]);
     /* The fill-up units of the layer below get dh = 0 because no live count reaches them. */
+}
+
+static void NAME(backward_input)(const net_t *net, int64_t l, const void *dz, const void *h, int64_t rows, int64_t m, void *dh)
+{
+    for (int64_t k0 = 0; k0 < net->layers[l * LAYER_COLUMNS + N_IN]; k0 += PANEL)
+        NAME(backward_input_panel)(net, l, k0, dz, h, rows, m, dh);
 }

@@ -374,7 +374,7 @@ def fit_batch(
     cut = 2 * batch_size * n_words  # scratch, as layout.train_workspace says: bits, NLL, places, then as score
     bits = batch_bits(ints, batch_size, n_words)[:m]
     nll = ints[cut : cut + 2 * m].view(np.float64)
-    places = ints[cut + 2 * batch_size :]
+    places = ints[2 * cut :]
     count, index = places[:n_inputs], places[n_inputs : n_inputs * (batch_size + 1)].reshape(n_inputs, batch_size)
     logits = forward(net, bits, keep, dropout, sparse, batch_size, reals, places[n_inputs * (batch_size + 1) :])
     dz = _outputs(reals, layers, len(layers) + last, batch_size, m)

@@ -57,6 +57,9 @@ PANEL = 64
 MAX_LAYERS = 64
 """Most affine layers of the chain, and most layers of direct connections; native kernels keep small tables of that length."""
 
+STRIP = 16
+"""Rows of weights whose gradient native kernels sum at a time."""
+
 STRIDE = 16
 """Rows of shared weights are filled up to a multiple of this many numbers: whole vectors at every CPU level."""
 
@@ -250,28 +253,28 @@ def train_workspace(layout: Layout, batch_size: int) -> tuple[int, int]:
     """Return (reals, int32s) of scratch that ``train`` needs; shared by all ranks, on an 8-byte boundary.
 
     Reals: as ``score``, then the gradient of the sums of every layer of the chain. Integers: the batch's bits (as uint64), the
-    rows' NLL (as float64), the ones of every place, then as ``score``.
+    NLL of every row and panel of outputs (as float64), the ones of every place, then as ``score``.
     """
     n_inputs = int(layout.layers[0, N_IN])
     reals, ints = score_workspace(layout, batch_size)
     words = -(-n_inputs // 64)
     reals += _activations(layout.layers[: n_chain(layout.layers)], batch_size)
-    return reals, ints + 2 * batch_size * (words + 1) + n_inputs * (batch_size + 1)
+    return reals, ints + 4 * batch_size * words + n_inputs * (batch_size + 1)
 
 
 def shared_train_workspace(layouts: Layout, shared_layout: SharedLayout, batch_size: int, n_ranks: int = 1) -> tuple[int, int]:
     """Return (reals, int32s) of scratch that ``train_shared`` needs beside theta and its gradient; shared by all ranks.
 
-    Reals: as ``train``, then the output of one more hidden layer, then for every rank the longest row of ``shared``. Integers:
-    as ``train``, then (on an 8-byte boundary) a float64 for every row of ``shared``, then for every rank the place of every
-    input.
+    Reals: as ``train``, then the output of one more hidden layer, then for every rank 16 times the longest row of ``shared``.
+    Integers: as ``train``, then (on an 8-byte boundary) a float64 for every row of ``shared``, then for every rank the place of
+    every input and hidden unit.
     """
     layers = layouts.layers[0]
     reals, ints = train_workspace(layouts.of_mask(0), batch_size)
     hidden = layers[: n_chain(layers) - 1, N_OUT]
-    reals += batch_size * width(int(hidden.max(initial=0))) + n_ranks * int(shared_layout[:, ROW].max())
+    reals += batch_size * width(int(hidden.max(initial=0))) + n_ranks * STRIP * int(shared_layout[:, ROW].max())
     rows = int(2 * layers[:, N_IN].sum() + len(layers))
-    return reals, ints + ints % 2 + 2 * rows + n_ranks * int(layers[0, N_IN])
+    return reals, ints + ints % 2 + 2 * rows + n_ranks * int(layers[: n_chain(layers), N_IN].sum())
 
 
 def aligned_empty(n: int, dtype: DTypeLike) -> NDArray[Any]:

@@ -35,57 +35,91 @@ static REAL *NAME(cut_buffers)(buffers_t *s, const net_t *net, int64_t rows, REA
     return reals;
 }
 
-static void NAME(bits_to_numbers)(const uint64_t *bits, int64_t words, int64_t n, int64_t rows, int64_t m, REAL *x)
+/* What the first layer reads: the ones of m rows of bits, or the bits as numbers, as rows i0 .. of the buffers. */
+static void NAME(read_bits)(const net_t *net, const uint64_t *bits, int64_t words, int sparse, const buffers_t *s, int64_t i0,
+                            int64_t m)
 {
-    for (int64_t j = 0; j < PADDED(n); j += LANES)
+    const int64_t D = net->layers[N_IN];
+    if (sparse) {
+        made_fast_list_ones(bits, words, m, D, s->count + i0, s->index + i0 * D);
+        return;
+    }
+    for (int64_t p = 0; p < PADDED(D) / PANEL; p++)
         for (int64_t i = 0; i < m; i++)
-            store(x + (j / PANEL * rows + i) * PANEL + j % PANEL,
-                  (vec)(NAME(inputs)(bits + i * words, words, j) & (ivec)splat(1)));
+            for (int j = 0; j < PANEL; j += LANES)
+                store(s->x + (p * s->rows + i0 + i) * PANEL + j, (vec)(spread(bits[i * words + p] >> j) & (ivec)splat(1)));
 }
 
-/* A layer that reads the inputs, on rows i0 .. i0 + m - 1 of the buffers. */
-static void NAME(forward_inputs)(const net_t *net, int64_t l, int sparse, const buffers_t *s, int64_t i0, int64_t m)
+/* Panel p of a layer that reads the inputs, on rows i0 .. i0 + m - 1 of the buffers. */
+static void NAME(forward_inputs)(const net_t *net, int64_t l, int64_t p, int sparse, const buffers_t *s, int64_t i0, int64_t m)
 {
     const int64_t D = net->layers[N_IN], at = i0 * PANEL;
     if (sparse)
-        NAME(forward_sparse)(net, l, s->count + i0, s->index + i0 * D, D, s->rows, m, s->h[l] + at);
+        NAME(forward_panel_sparse)(net, l, p, s->count + i0, s->index + i0 * D, D, s->rows, m, s->h[l] + at);
     else
-        NAME(forward)(net, l, s->x + at, 0, s->rows, m, s->h[l] + at);
+        NAME(forward_panel)(net, l, p, s->x + at, 0, s->rows, m, s->h[l] + at);
 }
 
-/* h = h * scale where the unit is kept, else 0; keep has the words of this layer's panels for each of m rows. */
-static void NAME(drop)(REAL *h, int64_t panels, const uint64_t *keep, int64_t words, double scale, int64_t rows, int64_t m)
+/* h = h * scale where the unit is kept, else 0, for m rows of 64 units; keep has a word for each row, `words` apart. */
+static void NAME(drop)(REAL *h, const uint64_t *keep, int64_t words, double scale, int64_t m)
 {
-    for (int64_t p = 0; p < panels; p++)
-        for (int64_t i = 0; i < m; i++)
-            for (int64_t u = 0; u < PANEL; u += LANES) {
-                REAL *at = h + (p * rows + i) * PANEL + u;
-                store(at, (vec)((ivec)(load(at) * splat((REAL)scale)) & spread(keep[i * words + p] >> u)));
-            }
+    for (int64_t i = 0; i < m; i++)
+        for (int u = 0; u < PANEL; u += LANES) {
+            REAL *at = h + i * PANEL + u;
+            store(at, (vec)((ivec)(load(at) * splat((REAL)scale)) & spread(keep[i * words] >> u)));
+        }
 }
 
-/* All layers, for rows i0 .. i0 + m - 1 of the buffers; bits, and dropout's words if any, are those of row i0 on.
- * The logits end up in h[n_layers - 1]. */
-static void NAME(forward_all)(const net_t *net, const uint64_t *bits, int64_t words, int sparse, const dropout_t *dropout,
+/* The first word in dropout's rows of layer l. */
+static int64_t NAME(first_word)(const net_t *net, int64_t l)
+{
+    int64_t words = 0;
+    for (int64_t q = 0; q < l; q++) words += net->layers[q * LAYER_COLUMNS + N_PANELS];
+    return words;
+}
+
+/* What the loss of the outputs needs beside the logits. */
+typedef struct {
+    const uint64_t *bits;
+    int64_t words, n_places; /* the first so many outputs count */
+    double scale;
+    const double *weights; /* or null; of row which[i] */
+    const int64_t *which;
+    double *nll;
+    int64_t panel_step; /* panel p of row i adds to nll[p * panel_step + i] */
+    REAL *dz;           /* gradient of the logits, or null */
+} NAME(loss_t);
+#define loss_t NAME(loss_t)
+
+/* Panel p of layer l of the chain, on rows i0 .. i0 + m - 1 of the buffers. */
+static void NAME(layer_panel)(const net_t *net, int64_t l, int64_t p, int sparse, const dropout_t *dropout, const loss_t *loss,
                               const buffers_t *s, int64_t i0, int64_t m)
 {
-    const int64_t D = net->layers[N_IN], rows = s->rows, at = i0 * PANEL;
-    const uint64_t *keep = dropout ? dropout->keep : 0;
-    if (sparse)
-        made_fast_list_ones(bits, words, m, D, s->count + i0, s->index + i0 * D);
+    const int64_t direct = NAME(direct)(net, l), last = net->n_layers - 1, at = i0 * PANEL, block = (p * s->rows + i0) * PANEL;
+    if (direct) NAME(forward_inputs)(net, direct, p, sparse, s, i0, m);
+    if (l == 0)
+        NAME(forward_inputs)(net, 0, p, sparse, s, i0, m);
     else
-        NAME(bits_to_numbers)(bits, words, D, rows, m, s->x + at);
+        NAME(forward_panel)(net, l, p, s->h[l - 1] + at, direct ? s->h[direct] + at : 0, s->rows, m, s->h[l] + at);
+    if (l < last && dropout) {
+        const uint64_t *keep = dropout->keep + i0 * dropout->words + NAME(first_word)(net, l) + p;
+        NAME(drop)(s->h[l] + block, keep, dropout->words, dropout->scale, m);
+    }
+    if (l == last && loss)
+        NAME(nll_panel)(s->h[l] + block, p, loss->bits + i0 * loss->words, loss->words, loss->n_places, m, loss->scale,
+                        loss->weights, loss->which ? loss->which + i0 : 0, p > 0 && !loss->panel_step,
+                        loss->nll + p * loss->panel_step + i0, loss->dz ? loss->dz + block : 0);
+}
+
+/* All layers of `m` rows, by one thread. Outputs behind the last one that the loss counts are left out. */
+static void NAME(forward_all)(const net_t *net, const uint64_t *bits, int64_t words, int sparse, const loss_t *loss,
+                              const buffers_t *s, int64_t m)
+{
+    NAME(read_bits)(net, bits, words, sparse, s, 0, m);
     for (int64_t l = 0; l < net->n_layers; l++) {
-        const int64_t direct = NAME(direct)(net, l), panels = net->layers[l * LAYER_COLUMNS + N_PANELS];
-        if (direct) NAME(forward_inputs)(net, direct, sparse, s, i0, m);
-        if (l == 0)
-            NAME(forward_inputs)(net, 0, sparse, s, i0, m);
-        else
-            NAME(forward)(net, l, s->h[l - 1] + at, direct ? s->h[direct] + at : 0, rows, m, s->h[l] + at);
-        if (keep && l < net->n_layers - 1) {
-            NAME(drop)(s->h[l] + at, panels, keep, dropout->words, dropout->scale, rows, m);
-            keep += panels;
-        }
+        int64_t panels = net->layers[l * LAYER_COLUMNS + N_PANELS];
+        if (l == net->n_layers - 1 && loss) panels = PADDED(loss->n_places) / PANEL;
+        for (int64_t p = 0; p < panels; p++) NAME(layer_panel)(net, l, p, sparse, 0, loss, s, 0, m);
     }
 }
 
@@ -96,8 +130,9 @@ static void NAME(score)(const net_t *net, const uint64_t *bits, int64_t words, i
     NAME(cut_buffers)(&s, net, block, reals, ints);
     for (int64_t i = 0; i < n; i += block) {
         const int64_t m = n - i < block ? n - i : block;
-        NAME(forward_all)(net, bits + i * words, words, sparse, 0, &s, 0, m);
-        NAME(nll_rows)(s.h[net->n_layers - 1], PADDED(n_places), bits + i * words, words, n_places, block, m, 0, 0, 0, log_p + i, 0);
+        const loss_t loss = {.bits = bits + i * words, .words = words, .n_places = n_places, .nll = log_p + i};
+        if (n_places == 0) memset(log_p + i, 0, m * sizeof(double));
+        NAME(forward_all)(net, bits + i * words, words, sparse, &loss, &s, m);
         for (int64_t r = i; r < i + m; r++) log_p[r] = -log_p[r];
     }
 }
@@ -110,7 +145,7 @@ static void NAME(conditionals)(const net_t *net, const uint64_t *bits, int64_t w
     NAME(cut_buffers)(&s, net, block, reals, ints);
     for (int64_t i = 0; i < n; i += block) {
         const int64_t m = n - i < block ? n - i : block;
-        NAME(forward_all)(net, bits + i * words, words, sparse, 0, &s, 0, m);
+        NAME(forward_all)(net, bits + i * words, words, sparse, 0, &s, m);
         for (int64_t p = 0; p < D; p += PANEL) {
             REAL *z = s.h[net->n_layers - 1] + p * block;
             for (int64_t j = 0; j < m * PANEL; j += LANES) store(z + j, NAME(vsigmoid)(load(z + j)));
@@ -162,9 +197,9 @@ static REAL *NAME(reach)(const net_t *net, int64_t l, int64_t j, walk_t *walks, 
     if (!inputs)
         for (int64_t k = walk->seen; k < end;) {
             const int64_t k0 = k / PANEL * PANEL, to = k0 + PANEL < end ? k0 + PANEL : end;
-            for (int u = j % PANEL / TILE_UNITS * TILE_UNITS; u < PANEL; u += TILE_UNITS)
+            for (int u = j % PANEL / TILE_UNITS * TILE_UNITS; u < panel.units; u += TILE_UNITS)
                 FOR_TILES(m, i,
-                          NAME(tile_forward)(R, walk[-1].z + k0 * m + i * PANEL, k0, panel.w + u, panel.live + u, k, to, 0,
+                          NAME(tile_forward)(R, TILE_VECTORS, walk[-1].z + k0 * m + i * PANEL, k0, panel.w + u, panel.live + u, k, to, 0,
                                              z + i * PANEL + u););
             k = to;
         }
@@ -232,9 +267,9 @@ static void NAME(sample)(const net_t *net, const double *uniforms, int64_t n, in
 /* ---------------------------------------------------------------------------------------------------------------------------
  * Training
  *
- * A step has two halves. First each thread owns rows: it takes its share of the batch through the whole network and back to
- * the gradients of every layer's sums, reading the weights. Then each owns weights: it sums the gradient of its share of the
- * panels over all rows and applies the update. Two barriers a step, whatever the depth.
+ * A crew goes through a step phase by phase: the rows of the batch are read; each layer forward; each layer back; the weights.
+ * A phase is cut into runs of equal cost, one for each rank, over panels first and rows second. So a rank meets mostly the
+ * same weights in every phase of every step, and finds them in its cache; what travels between ranks are activations.
  */
 
 /* Wait for all ranks; returns 0 when they have come, 1 when the caller has called the step off because one never will. */
@@ -258,13 +293,41 @@ static int NAME(meet)(const crew_t *crew)
     return 0;
 }
 
+/* A rank's run of a phase's total cost; `at` is the cost of the items that have been passed. */
+typedef struct {
+    int64_t from, to, at;
+} NAME(run_t);
+#define run_t NAME(run_t)
+
+static run_t NAME(run_of)(const crew_t *crew, int64_t total)
+{
+    return (run_t){total * crew->rank / crew->n_ranks, total * (crew->rank + 1) / crew->n_ranks, 0};
+}
+
+/* Where cost t cuts an item of n parts of cost `each`; only multiples of `grain` will do. */
+static ALWAYS_INLINE int64_t NAME(cut)(const run_t *run, int64_t t, int64_t n, int64_t each, int64_t grain)
+{
+    if (t <= run->at) return 0;
+    const int64_t k = ((t - run->at) / each + grain) / grain * grain;
+    return k < n ? k : n;
+}
+
+/* Pass an item of n parts; says whether any of them, [*first, *stop), are in the run. */
+static int NAME(take)(run_t *run, int64_t n, int64_t each, int64_t grain, int64_t *first, int64_t *stop)
+{
+    *first = NAME(cut)(run, run->from, n, each, grain);
+    *stop = NAME(cut)(run, run->to, n, each, grain);
+    run->at += n * each;
+    return *stop > *first;
+}
+
 /* Scratch of a step, cut as layout.train_workspace says. */
 typedef struct {
     buffers_t forward;
     REAL *dz[MAX_LAYERS];               /* gradients of the sums of every layer of the chain */
     REAL *undropped;                    /* one more hidden output, with dropout only */
     uint64_t *bits;                     /* (B, words) */
-    double *nll;                        /* (B,) */
+    double *nll;                        /* (panels, B) */
     int32_t *place_count, *place_index; /* (D,), (D, B): the rows that have each place on */
 } NAME(train_scratch_t);
 #define train_scratch_t NAME(train_scratch_t)
@@ -274,7 +337,7 @@ static REAL *NAME(cut_train_scratch)(train_scratch_t *s, const net_t *net, int64
     const int64_t D = net->layers[N_IN];
     s->bits = (uint64_t *)ints;
     s->nll = (double *)(s->bits + B * words);
-    s->place_count = (int32_t *)(s->nll + B);
+    s->place_count = (int32_t *)(s->nll + B * words);
     s->place_index = s->place_count + D;
     reals = NAME(cut_buffers)(&s->forward, net, B, reals, s->place_index + D * B);
     for (int64_t l = 0; l < net->n_layers; reals += B * PADDED(n_units(net, l)), l++) s->dz[l] = reals;
@@ -283,56 +346,78 @@ static REAL *NAME(cut_train_scratch)(train_scratch_t *s, const net_t *net, int64
 }
 
 /* The weighted sum of the NLL of the batch's rows. */
-static double NAME(total)(const train_scratch_t *s, int64_t m, const double *weights, const int64_t *which)
+static double NAME(total)(const train_scratch_t *s, const loss_t *loss, int64_t m)
 {
-    double sum = 0;
-    for (int64_t i = 0; i < m; i++) sum += weights ? weights[which[i]] * s->nll[i] : s->nll[i];
-    return sum;
+    double total = 0;
+    for (int64_t i = 0; i < m; i++) {
+        double sum = 0;
+        for (int64_t p = 0; p < loss->words; p++) sum += s->nll[p * loss->panel_step + i];
+        total += loss->weights ? loss->weights[loss->which[i]] * sum : sum;
+    }
+    return total;
 }
 
-/* What rows own: rows i0 <= i < i1 of the batch, through the network and back to the gradients of all sums. The first n_places
- * outputs count; which[i] is the number of row i0 + i among all weights. */
-static void NAME(train_rows)(const net_t *net, const train_scratch_t *s, int64_t words, int64_t i0, int64_t i1, int sparse,
-                             const dropout_t *dropout, int64_t n_places, double scale, const double *weights,
-                             const int64_t *which)
+enum { NAME(ROW_GRAIN) = 2 * ROWS, NAME(PER_ROW) = 48 }; /* cost of a panel's row beside its sums, in multiply-adds of 64 */
+
+static void NAME(forward_share)(const net_t *net, int64_t l, int64_t m, int sparse, const dropout_t *dropout, const loss_t *loss,
+                                const buffers_t *s, const crew_t *crew)
 {
-    const int64_t last = net->n_layers - 1, m = i1 - i0, rows = s->forward.rows, at = i0 * PANEL;
-    const uint64_t *bits = s->bits + i0 * words;
-    const dropout_t own = {dropout ? dropout->keep + i0 * dropout->words : 0, dropout ? dropout->words : 0,
-                           dropout ? dropout->scale : 1};
-    REAL *const *h = s->forward.h;
-    if (m == 0) return;
-    NAME(forward_all)(net, bits, words, sparse, dropout ? &own : 0, &s->forward, i0, m);
-    NAME(nll_rows)(h[last] + at, PADDED(n_units(net, last)), bits, words, n_places, rows, m, scale, weights, which, s->nll + i0,
-                   s->dz[last] + at);
-    const uint64_t *keep = own.keep;
-    if (keep)
-        for (int64_t l = 0; l < last; l++) keep += net->layers[l * LAYER_COLUMNS + N_PANELS];
-    for (int64_t l = last; l > 0; l--) {
-        const int64_t panels = net->layers[(l - 1) * LAYER_COLUMNS + N_PANELS];
-        if (!keep) {
-            NAME(backward_input)(net, l, s->dz[l] + at, h[l - 1] + at, rows, m, s->dz[l - 1] + at);
-            continue;
+    const int64_t panels = net->layers[l * LAYER_COLUMNS + N_PANELS], direct = NAME(direct)(net, l);
+    run_t run = {0};
+    int64_t i0, i1;
+    for (int pass = 0; pass < 2; pass++) { /* first the total cost, then the work */
+        if (pass) run = NAME(run_of)(crew, run.at);
+        for (int64_t p = 0; p < panels; p++) {
+            const int64_t each = NAME(PER_ROW) + NAME(panel)(net, l, p).depth + (direct ? NAME(panel)(net, direct, p).depth : 0);
+            if (NAME(take)(&run, m, each, NAME(ROW_GRAIN), &i0, &i1) && pass)
+                NAME(layer_panel)(net, l, p, sparse, dropout, loss, s, i0, i1 - i0);
         }
-        /* The derivative is a function of what the activation gave: h before it was scaled, which is in no buffer. */
-        keep -= panels;
-        REAL *const unscaled = s->undropped;
-        for (int64_t p = 0; p < panels; p++)
-            for (int64_t j = 0; j < m * PANEL; j += LANES) {
-                const int64_t k = p * rows * PANEL + at + j;
-                store(unscaled + k, load(h[l - 1] + k) / splat((REAL)own.scale));
-            }
-        NAME(backward_input)(net, l, s->dz[l] + at, unscaled + at, rows, m, s->dz[l - 1] + at);
-        NAME(drop)(s->dz[l - 1] + at, panels, keep, own.words, own.scale, rows, m);
     }
 }
 
-/* Where share `t` of the cost begins in a panel whose rows cost `each` and whose first row begins at `start`. */
-static ALWAYS_INLINE int64_t NAME(boundary)(int64_t t, int64_t start, int64_t each, int64_t depth)
+/* From the gradient of the sums of layer l to that of the layer below. */
+static void NAME(backward_share)(const net_t *net, int64_t l, int64_t m, const dropout_t *dropout, const train_scratch_t *s,
+                                 const crew_t *crew)
 {
-    if (t <= start) return 0;
-    const int64_t k = ((t - start) / each + 16) / 16 * 16; /* tiles of 6 + 6 + 4 */
-    return k < depth ? k : depth;
+    const int64_t rows = s->forward.rows, below = l - 1, n_in = net->layers[l * LAYER_COLUMNS + N_IN], n_out = n_units(net, l);
+    const int32_t *live = net->n_live + net->layers[l * LAYER_COLUMNS + UNITS];
+    run_t run = {0};
+    int64_t i0, i1;
+    for (int pass = 0; pass < 2; pass++) {
+        if (pass) run = NAME(run_of)(crew, run.at);
+        for (int64_t k = 0, j = 0; k < n_in; k += PANEL) {
+            while (j < n_out && live[j] <= k) j++; /* units j .. see these inputs */
+            if (!NAME(take)(&run, m, NAME(PER_ROW) + n_out - j, NAME(ROW_GRAIN), &i0, &i1) || !pass) continue;
+            const int64_t at = i0 * PANEL, block = k * rows + at, n = (i1 - i0) * PANEL;
+            const REAL *h = s->forward.h[below];
+            if (dropout) { /* the derivative is a function of what the activation gave: h before it was scaled */
+                for (int64_t q = 0; q < n; q += LANES)
+                    store(s->undropped + block + q, load(h + block + q) / splat((REAL)dropout->scale));
+                h = s->undropped;
+            }
+            NAME(backward_input_panel)(net, l, k, s->dz[l] + at, h + at, rows, i1 - i0, s->dz[below] + at);
+            if (dropout) {
+                const uint64_t *keep = dropout->keep + i0 * dropout->words + NAME(first_word)(net, below) + k / PANEL;
+                NAME(drop)(s->dz[below] + block, keep, dropout->words, dropout->scale, i1 - i0);
+            }
+        }
+    }
+}
+
+/* The batch, whose bits have been read, through the network and back to the gradients of all sums. Returns 1 if called off. */
+static int NAME(train_rows)(const net_t *net, const train_scratch_t *s, int64_t m, int sparse, const dropout_t *dropout,
+                            const loss_t *loss, const crew_t *crew)
+{
+    const int64_t last = net->n_layers - 1;
+    for (int64_t l = 0; l <= last; l++) {
+        NAME(forward_share)(net, l, m, sparse, dropout, loss, &s->forward, crew);
+        if (NAME(meet)(crew)) return 1;
+    }
+    for (int64_t l = last; l > 0; l--) {
+        NAME(backward_share)(net, l, m, dropout, s, crew);
+        if (NAME(meet)(crew)) return 1;
+    }
+    return 0;
 }
 
 /* The layer of the chain that row l adds to. */
@@ -344,36 +429,34 @@ static int64_t NAME(fed)(const net_t *net, int64_t l)
     return fed;
 }
 
-/* What weights own: gradient and update of this rank's share of all panels, cut into contiguous runs of equal cost. */
+/* What row l of the network read. */
+static source_t NAME(source)(const net_t *net, const train_scratch_t *s, int64_t l, int sparse)
+{
+    if (!NAME(reads_inputs)(net, l)) return (source_t){.x = s->forward.h[l - 1]};
+    if (!sparse) return (source_t){.x = s->forward.x};
+    return (source_t){.count = s->place_count, .index = s->place_index, .ld = s->forward.rows};
+}
+
+/* Gradient and update of this rank's share of every layer's weights and biases. */
 static void NAME(train_weights)(const net_t *net, const train_scratch_t *s, int64_t m, int sparse, const step_t *step,
                                 const crew_t *crew)
 {
-    enum { UPDATE = 24 }; /* cost of updating a panel row, in rows of the batch */
-    const int64_t D = net->layers[N_IN], B = s->forward.rows;
-    int64_t ones = 0, total = 0;
-    if (sparse)
-        for (int64_t i = 0; i < m; i++) ones += s->forward.count[i];
-    for (int pass = 0; pass < 2; pass++) { /* first the total cost, then the work */
-        int64_t start = 0;
-        const int64_t lo = total * crew->rank / crew->n_ranks, hi = total * (crew->rank + 1) / crew->n_ranks;
-        for (int64_t l = 0; l < net->n_rows; l++) {
-            const int inputs = NAME(reads_inputs)(net, l), listed = sparse && inputs;
-            const int64_t each = UPDATE + (listed ? 2 * ones / D : m);
-            const REAL *x = inputs ? s->forward.x : s->forward.h[l - 1], *dz = s->dz[NAME(fed)(net, l)];
+    const int64_t B = s->forward.rows;
+    for (int64_t l = 0; l < net->n_rows; l++) {
+        const source_t source = NAME(source)(net, s, l, sparse);
+        const REAL *dz = s->dz[NAME(fed)(net, l)];
+        run_t run = {0};
+        int64_t k0, k1;
+        for (int pass = 0; pass < 2; pass++) {
+            if (pass) run = NAME(run_of)(crew, run.at);
             for (int64_t p = 0; p < net->layers[l * LAYER_COLUMNS + N_PANELS]; p++) {
                 const int64_t depth = NAME(panel)(net, l, p).depth;
-                if (pass == 1) {
-                    const int64_t k0 = NAME(boundary)(lo, start, each, depth), k1 = NAME(boundary)(hi, start, each, depth);
-                    if (crew->rank == 0) NAME(panel_bias)(net, l, p, dz, B, m, step);
-                    if (k1 > k0 && listed)
-                        NAME(panel_weights_sparse)(net, l, p, k0, k1, s->place_count, s->place_index, B, dz, B, step);
-                    else if (k1 > k0)
-                        NAME(panel_weights)(net, l, p, k0, k1, x, dz, B, m, step);
-                }
-                start += depth * each;
+                const int mine = NAME(take)(&run, depth, 1, STRIP, &k0, &k1);
+                if (!pass) continue;
+                if (mine) NAME(panel_weights)(net, l, p, k0, k1, &source, dz, B, m, step);
+                if (depth ? mine && k0 == 0 : crew->rank == 0) NAME(panel_bias)(net, l, p, dz, B, m, step);
             }
         }
-        total = start;
     }
 }
 
@@ -389,12 +472,15 @@ static void NAME(train)(const net_t *net, const batches_t *data, const rule_t *r
         const int64_t i0 = m * rank / n_ranks, i1 = m * (rank + 1) / n_ranks, *rows = data->rows + start;
         for (int64_t i = i0; i < i1; i++)
             memcpy(s.bits + i * words, data->bits + rows[i] * words, words * sizeof(uint64_t));
+        NAME(read_bits)(net, s.bits + i0 * words, words, data->sparse, &s.forward, i0, i1 - i0);
         if (data->sparse)
             made_fast_list_rows(data->bits, words, rows, m, D, words * rank / n_ranks, words * (rank + 1) / n_ranks,
                                 data->batch_size, s.place_count, s.place_index);
-        NAME(train_rows)(net, &s, words, i0, i1, data->sparse, 0, D, 1.0 / (double)m, data->weights, rows + i0);
-        if (NAME(meet)(crew)) return; /* before this step has changed anything */
-        if (rank == 0) nll[batch] = NAME(total)(&s, m, data->weights, rows);
+        if (NAME(meet)(crew)) return;
+        const loss_t loss = {s.bits, words, D, 1.0 / (double)m, data->weights, rows, s.nll, data->batch_size,
+                             s.dz[net->n_layers - 1]};
+        if (NAME(train_rows)(net, &s, m, data->sparse, 0, &loss, crew)) return; /* before this step has changed anything */
+        if (rank == 0) nll[batch] = NAME(total)(&s, &loss, m);
         const step_t step = NAME(prepare)(&now);
         NAME(train_weights)(net, &s, m, data->sparse, &step, crew);
         if (NAME(meet)(crew)) return;

@@ -46,101 +46,91 @@ static void NAME(pack_bias)(const net_t *net, const REAL *values, const shared_l
         if (s->unit[j] / PANEL == run) bias[j] = values[s->b + s->unit[j]] + sum[s->unit[j] % PANEL];
 }
 
-/* A rank's share of the panels and biases of one connectivity. */
-static void NAME(pack_share)(const net_t *net, const shared_t *shared, int64_t rank, int64_t n_ranks)
+/* Sorted input k of a layer: its row of weights, which stands in shared, into the panels. */
+static void NAME(pack_row)(const net_t *net, const shared_layer_t *s, int64_t k, const REAL *row)
+{
+    for (int64_t p = 0; p < s->n_panels; p++) {
+        const panel_t panel = NAME(panel)(net, s->l, p);
+        if (panel.depth <= k) continue; /* none of its units sees the input */
+        const int32_t *unit = s->unit + p * PANEL;
+        REAL *restrict to = panel.w + k * PANEL;
+        if (panel.units == PANEL)
+            for (int64_t u = 0; u < PANEL; u++) to[u] = row[unit[u]];
+        else {
+            for (int64_t u = 0; u < panel.units; u++) to[u] = row[unit[u]];
+            for (int64_t u = panel.units; u < PANEL; u++) to[u] = 0;
+        }
+        for (int64_t u = 0; panel.live[u] <= k; u++) to[u] = 0;
+    }
+}
+
+/* A rank's share of the rows of weights of one connectivity, and of its biases. */
+static void NAME(pack_weights)(const net_t *net, const shared_t *shared, int64_t rank, int64_t n_ranks)
 {
     const REAL *values = shared->values;
     for (int64_t l = 0; l < net->n_rows; l++) {
         const shared_layer_t s = NAME(shared_layer)(net, shared, l);
-        int64_t p0 = 0; /* first panel that sees input k */
         for (int64_t k = 0; k < s.n_in; k++) {
-            const REAL *row = values + s.w + s.in[k] * s.stride;
-            const REAL *next = values + s.w + s.in[k + 1 < s.n_in ? k + 1 : k] * s.stride; /* rows are long leaps apart */
-            while (p0 < s.n_panels && s.live[p0 * PANEL + PANEL - 1] <= k) p0++;
             if (!DEALT_TO(rank, n_ranks, k)) continue;
-            for (int64_t p = p0; p < s.n_panels; p++) {
-                const panel_t panel = NAME(panel)(net, l, p);
-                const int64_t n = s.n_out - p * PANEL < PANEL ? s.n_out - p * PANEL : PANEL;
-                const int32_t *unit = s.unit + p * PANEL;
-                REAL *restrict to = panel.w + k * PANEL;
-                for (int64_t u = 0; u < n; u += 64 / sizeof(REAL)) __builtin_prefetch(next + p * PANEL + u);
-                if (n == PANEL)
-                    for (int64_t u = 0; u < PANEL; u++) to[u] = row[unit[u]];
-                else {
-                    for (int64_t u = 0; u < n; u++) to[u] = row[unit[u]];
-                    for (int64_t u = n; u < PANEL; u++) to[u] = 0;
-                }
-                for (int64_t u = 0; u < n && panel.live[u] <= k; u++) to[u] = 0;
-            }
+            const REAL *next = values + s.w + s.in[k + 1 < s.n_in ? k + 1 : k] * s.stride; /* rows are long leaps apart */
+            for (int64_t j = 0; j < s.stride; j += 64 / sizeof(REAL)) __builtin_prefetch(next + j);
+            NAME(pack_row)(net, &s, k, values + s.w + s.in[k] * s.stride);
         }
+    }
+}
+
+static void NAME(pack_biases)(const net_t *net, const shared_t *shared, int64_t rank, int64_t n_ranks)
+{
+    for (int64_t l = 0; l < net->n_rows; l++) {
+        const shared_layer_t s = NAME(shared_layer)(net, shared, l);
         if (s.b >= 0)
-            for (int64_t run = rank; run < s.n_panels; run += n_ranks) NAME(pack_bias)(net, values, &s, run);
+            for (int64_t run = rank; run < s.n_panels; run += n_ranks) NAME(pack_bias)(net, shared->values, &s, run);
         const int64_t n = s.b >= 0 ? s.n_out : 0;
         if (rank == 0) memset((REAL *)net->theta + s.bias + n, 0, (s.n_panels * PANEL - n) * sizeof(REAL));
     }
 }
 
-static void NAME(pack)(const net_t *net, const shared_t *shared) { NAME(pack_share)(net, shared, 0, 1); }
-
-/* What becomes of the rows of a gradient of shared. */
-typedef struct {
-    REAL *gradient; /* like shared: they are put there, or added; null: they update the parameters at once */
-    int add;
-    REAL *values; /* the parameters */
-    step_t weights, biases;
-    REAL *row; /* scratch, as long as the longest row */
-} NAME(sink_t);
-#define sink_t NAME(sink_t)
-
-/* g, of n numbers, is the gradient of the parameters from `at` on. */
-static void NAME(update_row)(const step_t *step, REAL *values, int64_t at, const REAL *g, REAL scale, int64_t n)
+static void NAME(pack)(const net_t *net, const shared_t *shared)
 {
-    for (int64_t j = 0; j < n; j += LANES) NAME(apply)(step, values, at + j, load(g + j) * splat(scale));
+    NAME(pack_weights)(net, shared, 0, 1);
+    NAME(pack_biases)(net, shared, 0, 1);
 }
 
-/* The row of the gradient that begins at `at`, from the sorted units j0 on; `from` says where panel p has its 64 numbers. */
-static ALWAYS_INLINE void NAME(sink_row)(const sink_t *sink, const step_t *step, const shared_layer_t *s, int64_t at, int64_t j0,
-                                         const REAL *(*from)(const net_t *, const shared_layer_t *, int64_t p, int64_t k),
-                                         const net_t *net, int64_t k)
+/* to[unit[j]] = g[j], or += g[j], for the first n units of a panel but `skip`. */
+static ALWAYS_INLINE void NAME(scatter)(REAL *to, const int32_t *unit, const REAL *g, int64_t skip, int64_t n, int add)
 {
-    REAL *to = sink->gradient ? sink->gradient + at : sink->row;
-    if (!sink->add) memset(to, 0, s->stride * sizeof(REAL));
-    for (int64_t j = j0; j < s->n_out;) {
-        const int64_t p = j / PANEL, end = (p + 1) * PANEL < s->n_out ? (p + 1) * PANEL : s->n_out;
-        const REAL *g = from(net, s, p, k) - p * PANEL;
-        if (sink->add)
-            for (; j < end; j++) to[s->unit[j]] += g[j];
-        else
-            for (; j < end; j++) to[s->unit[j]] = g[j];
-    }
-    if (!sink->gradient) NAME(update_row)(step, sink->values, at, to, 1, s->stride);
+    if (add)
+        for (int64_t j = skip; j < n; j++) to[unit[j]] += g[j];
+    else
+        for (int64_t j = skip; j < n; j++) to[unit[j]] = g[j];
 }
 
-static ALWAYS_INLINE const REAL *NAME(panel_row)(const net_t *net, const shared_layer_t *s, int64_t p, int64_t k)
+/* The gradient of the biases, which stands in net, in the order of shared: to[unit] for the sorted units from j0 on. */
+static void NAME(unpack_biases)(const net_t *net, const shared_layer_t *s, int64_t j0, int add, REAL *to)
 {
-    return NAME(panel)(net, s->l, p).w + k * PANEL;
+    if (!add) memset(to, 0, s->stride * sizeof(REAL));
+    NAME(scatter)(to, s->unit, (REAL *)net->theta + s->bias, j0, s->n_out, add);
 }
 
-static ALWAYS_INLINE const REAL *NAME(panel_biases)(const net_t *net, const shared_layer_t *s, int64_t p, int64_t k)
+/* A gradient of shared, from that of one connectivity, which net->theta is here. */
+static void NAME(unpack_gradient)(const net_t *net, const shared_t *shared, int add)
 {
-    (void)k;
-    return NAME(panel)(net, s->l, p).bias;
-}
-
-/* A rank's share of a gradient of shared, from that of one connectivity, which net->theta is here. */
-static void NAME(unpack_share)(const net_t *net, const shared_t *shared, const sink_t *sink, int64_t rank, int64_t n_ranks)
-{
+    REAL *gradient = shared->values;
     for (int64_t l = 0; l < net->n_rows; l++) {
         const shared_layer_t s = NAME(shared_layer)(net, shared, l);
         int64_t j0 = 0; /* first unit that sees input k */
         for (int64_t k = 0; k < s.n_in; k++) {
             while (j0 < s.n_out && s.live[j0] <= k) j0++;
-            if (!DEALT_TO(rank, n_ranks, k)) continue;
-            NAME(sink_row)(sink, &sink->weights, &s, s.w + s.in[k] * s.stride, j0, NAME(panel_row), net, k);
-            if (s.u >= 0)
-                NAME(sink_row)(sink, &sink->weights, &s, s.u + s.in[k] * s.stride, j0, NAME(panel_biases), net, k);
+            REAL *to = gradient + s.w + s.in[k] * s.stride;
+            if (!add) memset(to, 0, s.stride * sizeof(REAL));
+            for (int64_t p = j0 / PANEL; p < s.n_panels; p++) {
+                const panel_t panel = NAME(panel)(net, l, p);
+                const int64_t dead = j0 > p * PANEL ? j0 - p * PANEL : 0;
+                NAME(scatter)(to, s.unit + p * PANEL, panel.w + k * PANEL, dead, panel.units, add);
+            }
+            if (s.u >= 0) NAME(unpack_biases)(net, &s, j0, add, gradient + s.u + s.in[k] * s.stride);
         }
-        if (s.b >= 0 && rank == 0) NAME(sink_row)(sink, &sink->biases, &s, s.b, 0, NAME(panel_biases), net, 0);
+        if (s.b >= 0) NAME(unpack_biases)(net, &s, 0, add, gradient + s.b);
     }
 }
 
@@ -164,16 +154,79 @@ static int64_t NAME(n_shared_rows)(const net_t *net, const shared_t *shared)
     return n;
 }
 
-static void NAME(unpack_gradient)(const net_t *net, const shared_t *shared, int add)
+/* What becomes of the rows of a gradient of shared. */
+typedef struct {
+    REAL *gradient; /* like shared: they are put there, or added; null: they update the parameters at once */
+    int add;
+    REAL *values; /* the parameters */
+    step_t weights, biases;
+    REAL *rows; /* scratch, STRIP times the longest row */
+    int64_t longest;
+    const net_t *next; /* or null: the network that updated rows of weights are packed for, */
+    const shared_t *next_shared;
+    const int32_t *next_place; /* and where in it an input stands */
+} NAME(sink_t);
+#define sink_t NAME(sink_t)
+
+/* Where row r of a strip, which begins at `at` in shared, is put together. */
+static ALWAYS_INLINE REAL *NAME(sink_row)(const sink_t *sink, int64_t at, int r)
 {
-    const sink_t sink = {.gradient = shared->values, .add = add};
-    NAME(unpack_share)(net, shared, &sink, 0, 1);
+    return sink->gradient ? sink->gradient + at : sink->rows + r * sink->longest;
+}
+
+/* A rank's share of the gradient of one connectivity, row by row of shared, and what becomes of it. `found` has the gradient of
+ * the biases. A row is updated, and packed for the next step, while it is in the cache: no gradient is ever there as a whole. */
+static void NAME(shared_weights)(const net_t *net, const net_t *found, const shared_t *shared, const train_scratch_t *scratch,
+                                 int64_t m, int sparse, const sink_t *sink, const crew_t *crew)
+{
+    const int64_t B = scratch->forward.rows;
+    REAL g[STRIP * PANEL] __attribute__((aligned(64)));
+    int skip[STRIP];
+    for (int64_t l = 0; l < net->n_rows; l++) {
+        const shared_layer_t s = NAME(shared_layer)(net, shared, l);
+        const source_t source = NAME(source)(net, scratch, l, sparse);
+        const REAL *dz = scratch->dz[NAME(fed)(net, l)];
+        for (int64_t k = 0, j0 = 0; k < s.n_in; k += STRIP) {
+            if (!DEALT_TO(crew->rank, crew->n_ranks, k)) continue;
+            const int n = s.n_in - k < STRIP ? (int)(s.n_in - k) : STRIP;
+            for (int r = 0; r < n && !sink->add; r++)
+                memset(NAME(sink_row)(sink, s.w + s.in[k + r] * s.stride, r), 0, s.stride * sizeof(REAL));
+            for (int64_t p = 0; p < s.n_panels; p++) {
+                const panel_t panel = NAME(panel)(net, l, p);
+                if (panel.depth <= k) continue;
+                const int seen = panel.depth - k < n ? (int)(panel.depth - k) : n;
+                NAME(strip_gradient)(&panel, k, seen, &source, dz + p * B * PANEL, B, m, g, skip);
+                for (int r = 0; r < seen; r++)
+                    NAME(scatter)(NAME(sink_row)(sink, s.w + s.in[k + r] * s.stride, r), s.unit + p * PANEL, g + r * PANEL,
+                                  skip[r], panel.units, sink->add);
+            }
+            for (int r = 0; r < n && !sink->gradient; r++) {
+                const int64_t at = s.w + s.in[k + r] * s.stride;
+                NAME(update)(&sink->weights, sink->values, at, NAME(sink_row)(sink, at, r), s.stride);
+                if (sink->next) {
+                    const shared_layer_t next = NAME(shared_layer)(sink->next, sink->next_shared, l);
+                    const int64_t input = shared->layout[l * SHARED_COLUMNS + IN_ORDER] + s.in[k + r];
+                    NAME(pack_row)(sink->next, &next, sink->next_place[input], sink->values + at);
+                }
+            }
+            for (int r = 0; r < n && s.u >= 0; r++) {
+                const int64_t at = s.u + s.in[k + r] * s.stride;
+                while (j0 < s.n_out && s.live[j0] <= k + r) j0++;
+                NAME(unpack_biases)(found, &s, j0, sink->add, NAME(sink_row)(sink, at, r));
+                if (!sink->gradient) NAME(update)(&sink->weights, sink->values, at, NAME(sink_row)(sink, at, r), s.stride);
+            }
+        }
+        if (s.b >= 0 && crew->rank == 0) {
+            NAME(unpack_biases)(found, &s, 0, sink->add, NAME(sink_row)(sink, s.b, 0));
+            if (!sink->gradient) NAME(update)(&sink->biases, sink->values, s.b, NAME(sink_row)(sink, s.b, 0), s.stride);
+        }
+    }
 }
 
 /* A rank's share of an update by a gradient that is there as a whole, times scale; or, with `squares`, no update, but the sum
  * of squares of every row. */
 static void NAME(update_share)(const net_t *net, const shared_t *shared, const sink_t *sink, REAL scale, double *squares,
-                                  int64_t rank, int64_t n_ranks)
+                               const crew_t *crew)
 {
     int64_t row = 0;
     for (int64_t l = 0; l < net->n_rows; l++) {
@@ -183,15 +236,16 @@ static void NAME(update_share)(const net_t *net, const shared_t *shared, const s
             if (starts[part] < 0) continue;
             for (int64_t k = 0; k < counts[part]; k++, row++) {
                 const int64_t at = starts[part] + k * s.stride;
-                const REAL *g = sink->gradient + at;
-                if (!DEALT_TO(rank, n_ranks, k)) continue;
-                if (!squares) {
-                    NAME(update_row)(part == 2 ? &sink->biases : &sink->weights, sink->values, at, g, scale, s.stride);
+                REAL *g = sink->gradient + at;
+                if (!DEALT_TO(crew->rank, crew->n_ranks, k)) continue;
+                if (squares) {
+                    double sum = 0;
+                    for (int64_t j = 0; j < s.stride; j++) sum += (double)g[j] * (double)g[j];
+                    squares[row] = sum;
                     continue;
                 }
-                double sum = 0;
-                for (int64_t j = 0; j < s.stride; j++) sum += (double)g[j] * (double)g[j];
-                squares[row] = sum;
+                for (int64_t j = 0; j < s.stride && scale != 1; j++) g[j] *= scale;
+                NAME(update)(part == 2 ? &sink->biases : &sink->weights, sink->values, at, g, s.stride);
             }
         }
     }
@@ -208,15 +262,34 @@ static void NAME(permute_bits)(const uint64_t *from, int64_t words, const int32_
         }
 }
 
+/* The tables of connectivity k. */
+static void NAME(connect)(const masks_t *masks, int64_t k, net_t *net, shared_t *shared)
+{
+    net->layers = masks->layers + k * masks->n_rows * LAYER_COLUMNS;
+    net->n_live = masks->n_live + k * masks->units;
+    net->panel_start = masks->panel_start + k * masks->n_panels;
+    shared->order = masks->orders + k * masks->n_order;
+}
+
+/* place[n]: where the input or unit with the original number n stands among those of its layer. */
+static void NAME(find_places)(const masks_t *masks, const shared_t *shared, int32_t *place)
+{
+    int64_t start = 0;
+    for (int64_t l = 0; l < masks->n_layers; l++) {
+        const int64_t n = masks->layers[l * LAYER_COLUMNS + N_IN];
+        for (int64_t p = 0; p < n; p++) place[start + shared->order[start + p]] = (int32_t)p;
+        start += n;
+    }
+}
+
 static void NAME(train_shared)(const shared_t *shared, const masks_t *masks, const batches_t *data, const int64_t *groups,
                                int64_t n_groups, const dropout_t *dropout, const rule_t *rule, void *gradient, void *theta,
                                void *dtheta, void *reals, int32_t *ints, double *nll, const crew_t *crew)
 {
     const int64_t rank = crew->rank, n_ranks = crew->n_ranks, words = data->words, D = masks->layers[N_IN];
-    net_t net = {theta, masks->layers, masks->n_live, masks->panel_start, masks->n_layers, masks->n_rows};
-    const int64_t longest = NAME(longest_row)(&net, shared);
+    net_t net = {theta, masks->layers, masks->n_live, masks->panel_start, masks->n_layers, masks->n_rows}, next = net;
     rule_t now = *rule, gather = {0, 0, rule->hyper, dtheta, 0};
-    shared_t own = *shared;
+    shared_t own = *shared, next_shared = *shared;
     train_scratch_t s;
 
     /* Scratch, as layout.shared_train_workspace says: that of train, one more hidden output, then a share for every rank. */
@@ -227,59 +300,70 @@ static void NAME(train_shared)(const shared_t *shared, const masks_t *masks, con
     free += data->batch_size * PADDED(widest);
     int32_t *free_ints = s.forward.index + data->batch_size * D;
     double *squares = (double *)(free_ints + (free_ints - ints) % 2);
-    int32_t *place = (int32_t *)(squares + NAME(n_shared_rows)(&net, shared)) + rank * D;
+    int32_t *place = (int32_t *)(squares + NAME(n_shared_rows)(&net, shared)) + rank * masks->n_order;
 
-    sink_t sink = {.gradient = gradient, .values = shared->values, .row = free + rank * longest};
+    sink_t sink = {.gradient = gradient, .values = shared->values, .longest = NAME(longest_row)(&net, shared),
+                   .next_shared = &next_shared, .next_place = place};
+    sink.rows = free + rank * STRIP * sink.longest;
     const step_t collect = NAME(prepare)(&gather);
+    int packed = 0;
     for (const int64_t *group = groups; group < groups + n_groups * GROUP_COLUMNS; group += GROUP_COLUMNS) {
-        const int64_t k = group[MASK], m = group[STOP] - group[FIRST], *rows = data->rows + group[FIRST];
+        const int64_t m = group[STOP] - group[FIRST], *rows = data->rows + group[FIRST];
         const int64_t i0 = m * rank / n_ranks, i1 = m * (rank + 1) / n_ranks;
         const int first = group == groups || group[STEP - GROUP_COLUMNS] != group[STEP];
-        const int last = group == groups + (n_groups - 1) * GROUP_COLUMNS || group[STEP + GROUP_COLUMNS] != group[STEP];
+        const int final = group == groups + (n_groups - 1) * GROUP_COLUMNS;
+        const int last = final || group[STEP + GROUP_COLUMNS] != group[STEP];
         const dropout_t dropped = {dropout->keep ? dropout->keep + group[FIRST] * dropout->words : 0, dropout->words, dropout->scale};
-        net.layers = masks->layers + k * masks->n_rows * LAYER_COLUMNS;
-        net.n_live = masks->n_live + k * masks->units;
-        net.panel_start = masks->panel_start + k * masks->n_panels;
-        own.order = masks->orders + k * masks->n_order;
-
-        for (int64_t p = 0; p < D; p++) place[own.order[p]] = (int32_t)p;
+        NAME(connect)(masks, group[MASK], &net, &own);
+        if (!packed) {
+            NAME(find_places)(masks, &own, place);
+            NAME(pack_weights)(&net, &own, rank, n_ranks);
+        }
+        NAME(pack_biases)(&net, &own, rank, n_ranks);
         for (int64_t i = i0; i < i1; i++) NAME(permute_bits)(data->bits + rows[i] * words, words, place, s.bits + i * words);
-        NAME(pack_share)(&net, &own, rank, n_ranks);
-        if (NAME(meet)(crew)) return; /* before this step has changed anything */
+        NAME(read_bits)(&net, s.bits + i0 * words, words, data->sparse, &s.forward, i0, i1 - i0);
+        if (NAME(meet)(crew)) return;
 
         if (data->sparse)
             made_fast_list_rows(s.bits, words, 0, m, D, words * rank / n_ranks, words * (rank + 1) / n_ranks, data->batch_size,
                                 s.place_count, s.place_index);
-        NAME(train_rows)(&net, &s, words, i0, i1, data->sparse, dropped.keep ? &dropped : 0, group[PLACES],
-                         1.0 / (double)group[STEP_ROWS], data->weights, rows + i0);
-        if (NAME(meet)(crew)) return;
-
+        const loss_t loss = {s.bits, words, group[PLACES], 1.0 / (double)group[STEP_ROWS], data->weights, rows, s.nll,
+                             data->batch_size, s.dz[net.n_layers - 1]};
+        if (NAME(train_rows)(&net, &s, m, data->sparse, dropped.keep ? &dropped : 0, &loss, crew)) return;
         if (rank == 0) {
-            const double total = NAME(total)(&s, m, data->weights, rows);
+            const double total = NAME(total)(&s, &loss, m);
             nll[group[STEP]] = first ? total : nll[group[STEP]] + total;
         }
         net_t found = net;
         found.theta = dtheta;
-        NAME(train_weights)(&net, &s, m, data->sparse, &collect, crew);
-        if (NAME(meet)(crew)) return;
+        for (int64_t l = 0; l < net.n_layers; l++)
+            for (int64_t p = rank; p < net.layers[l * LAYER_COLUMNS + N_PANELS]; p += n_ranks)
+                NAME(panel_bias)(&found, l, p, s.dz[l], s.forward.rows, m, &collect);
+        if (NAME(meet)(crew)) return; /* before this step has changed anything */
 
         now.step = rule->step + group[STEP];
         sink.weights = NAME(prepare)(&now);
         sink.biases = NAME(without_decay)(&sink.weights);
         sink.add = gradient && !first;
-        NAME(unpack_share)(&found, &own, &sink, rank, n_ranks);
+        packed = !gradient && !final;
+        sink.next = packed ? &next : 0;
+        if (packed) {
+            NAME(connect)(masks, group[MASK + GROUP_COLUMNS], &next, &next_shared);
+            NAME(find_places)(masks, &next_shared, place);
+        }
+        NAME(shared_weights)(&net, &found, &own, &s, m, data->sparse, &sink, crew);
         if (NAME(meet)(crew)) return;
         if (!gradient || !last) continue;
 
         REAL scale = 1;
         if (rule->hyper[5] > 0) {
-            NAME(update_share)(&net, &own, &sink, 1, squares, rank, n_ranks);
+            NAME(update_share)(&net, &own, &sink, 1, squares, crew);
             if (NAME(meet)(crew)) return;
             double sum = 0;
             for (int64_t i = 0; i < NAME(n_shared_rows)(&net, shared); i++) sum += squares[i];
             if (sqrt(sum) > rule->hyper[5]) scale = (REAL)(rule->hyper[5] / sqrt(sum));
         }
-        NAME(update_share)(&net, &own, &sink, scale, 0, rank, n_ranks);
+        NAME(update_share)(&net, &own, &sink, scale, 0, crew);
         if (NAME(meet)(crew)) return;
     }
 }

@@ -25,11 +25,15 @@
 #undef ROWS
 #undef PADDED
 #undef FOR_TILES
+#undef FOR_UNITS
 #undef panel_t
 #undef step_t
+#undef source_t
 #undef walk_t
 #undef n_units
 #undef buffers_t
+#undef loss_t
+#undef run_t
 #undef train_scratch_t
 #undef shared_layer_t
 #undef sink_t

@@ -16,36 +16,35 @@ static ALWAYS_INLINE void NAME(bernoulli)(vec a, ivec x, vec *loss, vec *gradien
     }
 }
 
-/* Bits of the inputs at columns j .. j + LANES - 1; words beyond the last are 0. */
-static ALWAYS_INLINE ivec NAME(inputs)(const uint64_t *row, int64_t words, int64_t j)
+/* -log p(x_d | x_i<d) in nats of the outputs of panel p, added up over d < n in double, lane by lane, for m rows: to nll[i],
+ * which starts from 0 unless `add`. dlogits (if any) = scale weight (sigmoid(a) - x), 0 from column n on; row i has
+ * weights[which[i]]; which may be null for i, weights null for 1. Logits and dlogits are that panel's part of a buffer. */
+static ALWAYS_INLINE void NAME(nll_panel)(const REAL *logits, int64_t p, const uint64_t *bits, int64_t words, int64_t n, int64_t m,
+                                          double scale, const double *weights, const int64_t *which, int add, double *nll,
+                                          REAL *dlogits)
 {
-    return j / 64 < words ? spread(row[j / 64] >> (j % 64)) : (ivec){0};
-}
-
-/* nll[i] = sum_{d < n} -log p(x_id | x_i<d) in nats, summed in double lane by lane; dlogits (if any) = scale weight
- * (sigmoid(a) - x), 0 from column n to the end. Row i has weights[which[i]]; which may be null for i, weights null for 1.
- * Logits and dlogits are buffers of `rows` rows and `columns` columns. */
-static ALWAYS_INLINE void NAME(nll_rows)(const REAL *logits, int64_t columns, const uint64_t *bits, int64_t words, int64_t n,
-                                         int64_t rows, int64_t m, double scale, const double *weights, const int64_t *which,
-                                         double *nll, REAL *dlogits)
-{
+    const int64_t columns = n - p * PANEL;
     for (int64_t i = 0; i < m; i++) {
         dvec total = {0};
         const REAL row_scale = (REAL)(weights ? scale * weights[which ? which[i] : i] : scale);
-        for (int64_t j = 0; j < columns; j += LANES) {
-            const int64_t at = (j / PANEL * rows + i) * PANEL + j % PANEL;
+        const uint64_t word = p < words ? bits[i * words + p] : 0;
+        for (int j = 0; j < PANEL; j += LANES) {
+            const int64_t at = i * PANEL + j;
+            if (columns <= j) {
+                if (dlogits) store(dlogits + at, splat(0));
+                continue;
+            }
             vec loss, gradient;
-            const ivec x = NAME(inputs)(bits + i * words, words, j);
-            NAME(bernoulli)(load(logits + at), x, &loss, dlogits ? &gradient : 0);
-            if (j + LANES > n) {
-                const ivec real = spread(j < n ? (1ull << (n - j)) - 1 : 0);
+            NAME(bernoulli)(load(logits + at), spread(word >> j), &loss, dlogits ? &gradient : 0);
+            if (columns < j + LANES) {
+                const ivec real = spread((1ull << (columns - j)) - 1);
                 loss = (vec)((ivec)loss & real);
                 if (dlogits) gradient = (vec)((ivec)gradient & real);
             }
             total += widen(loss);
             if (dlogits) store(dlogits + at, gradient * splat(row_scale));
         }
-        double sum = 0;
+        double sum = add ? nll[i] : 0;
         for (int v = 0; v < LANES; v++) sum += total[v];
         nll[i] = sum;
     }
@@ -54,7 +53,9 @@ static ALWAYS_INLINE void NAME(nll_rows)(const REAL *logits, int64_t columns, co
 static void NAME(nll)(const void *logits, int64_t columns, const uint64_t *bits, int64_t words, int64_t n, int64_t m, double scale,
                       const double *weights, double *nll, void *dlogits)
 {
-    NAME(nll_rows)(logits, columns, bits, words, n, m, m, scale, weights, 0, nll, dlogits);
+    for (int64_t p = 0; p < columns / PANEL; p++)
+        NAME(nll_panel)((const REAL *)logits + p * m * PANEL, p, bits, words, n, m, scale, weights, 0, p > 0, nll,
+                        (REAL *)dlogits + p * m * PANEL);
 }
 
 /* What one step of a rule needs, worked out once per step in double. */
@@ -87,11 +88,11 @@ static step_t NAME(without_decay)(const step_t *s)
 }
 
 /* Update one vector of weights at w; at is its position in theta. The rules are written out in optimizers.py. */
-static ALWAYS_INLINE void NAME(apply)(const step_t *s, REAL *theta, int64_t at, vec g)
+static ALWAYS_INLINE void NAME(apply)(const step_t *s, int optimizer, REAL *theta, int64_t at, vec g)
 {
     REAL *w = theta + at, *s0 = s->s0 + at, *s1 = s->s1 + at;
     const vec lr = splat(s->lr), eps = splat(s->eps), w0 = load(w) * splat(s->shrink);
-    switch (s->optimizer) {
+    switch (optimizer) {
     case 0: store(s0, g); break;
     case 1: store(w, FMADD(-lr, g, w0)); break;
     case 2: {
@@ -131,90 +132,102 @@ static ALWAYS_INLINE void NAME(apply)(const step_t *s, REAL *theta, int64_t at, 
     }
 }
 
-/* Gradient of the vector of units `live` belongs to, at input k; the dead entries of a panel's corner get 0 and so stay 0. */
-static ALWAYS_INLINE vec NAME(live_only)(vec g, const int32_t *live, int64_t k)
+/* Update the parameters theta[at .. at + n - 1] by their gradient g; n may be rounded up to whole vectors. */
+static void NAME(update)(const step_t *s, REAL *theta, int64_t at, const REAL *g, int64_t n)
 {
-    if (k < live[0]) return g;
-    REAL lanes[LANES];
-    store(lanes, g);
-    for (int i = 0; i < LANES; i++)
-        if (k >= live[i]) lanes[i] = 0;
-    return load(lanes);
+#define EACH(CODE)                                                                                                            \
+    case CODE:                                                                                                                \
+        for (int64_t j = 0; j < n; j += LANES) NAME(apply)(s, CODE, theta, at + j, load(g + j));                              \
+        break;
+    switch (s->optimizer) { EACH(0) EACH(1) EACH(2) EACH(3) EACH(4) EACH(5) EACH(6) }
+#undef EACH
 }
 
-/* dW for `rows` inputs from k on and one tile of units, vectors `first` on; then the update. m rows of x and dz. */
-static ALWAYS_INLINE void NAME(tile_weights)(int rows, int first, const REAL *x, const REAL *dz, int64_t m, const int32_t *live,
-                                             int64_t k, const step_t *s, REAL *theta, int64_t at)
+/* What a layer read: numbers, a buffer; or, if there are counts, for every input the rows of the batch that have it on:
+ * count[k] of them, index[k * ld ..]. */
+typedef struct {
+    const REAL *x;
+    const int32_t *count, *index;
+    int64_t ld;
+} NAME(source_t);
+#define source_t NAME(source_t)
+
+/* g = x^T dz for `rows` inputs and `vectors` vectors of units, those from `first` on. m rows of x and dz. */
+static ALWAYS_INLINE void NAME(tile_weights)(int rows, int vectors, int first, const REAL *x, const REAL *dz, int64_t m, REAL *g)
 {
     vec acc[ROWS][4];
 #pragma GCC unroll 6
     for (int r = 0; r < ROWS; r++)
 #pragma GCC unroll 4
         for (int v = 0; v < TILE_VECTORS; v++) acc[r][v] = splat(0);
-    NAME(multiply)(rows, first, x, 1, PANEL, dz, PANEL, m, acc);
+    NAME(multiply)(rows, first, vectors, x, 1, PANEL, dz, PANEL, m, acc);
 #pragma GCC unroll 6
     for (int r = 0; r < ROWS; r++)
         if (r < rows)
 #pragma GCC unroll 4
-            for (int v = 0; v < TILE_VECTORS; v++)
-                if (v >= first)
-                    NAME(apply)(s, theta, at + r * PANEL + v * LANES, NAME(live_only)(acc[r][v], live + v * LANES, k + r));
+            for (int v = first; v < vectors; v++) store(g + r * PANEL + v * LANES, acc[r][v]);
 }
 
-/* Forward was z = x (W * M) + b; so now dW = (x^T dz) * M, for inputs k0 <= k < k1 of panel p, with the update.
- * x and dz are buffers of `rows` rows. */
-static void NAME(panel_weights)(const net_t *net, int64_t l, int64_t p, int64_t k0, int64_t k1, const REAL *x, const REAL *dz,
-                                int64_t rows, int64_t m, const step_t *s)
+/* g = the sum of the n rows of dz that are listed, `vectors` vectors of units. */
+static ALWAYS_INLINE void NAME(sum_listed)(int vectors, const int32_t *index, int64_t n, const REAL *dz, REAL *g)
 {
-    const panel_t panel = NAME(panel)(net, l, p);
-    const int64_t start = panel.w - (REAL *)net->theta;
-    dz += p * rows * PANEL;
-    for (int u = 0; u < PANEL; u += TILE_UNITS) {
-        const int32_t *live = panel.live + u;
-        const int64_t end = live[TILE_UNITS - 1] < k1 ? live[TILE_UNITS - 1] : k1;
+    vec acc[4];
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; v++) acc[v] = splat(0);
+    for (int64_t i = 0; i < n; i++)
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++) acc[v] += load(dz + (int64_t)index[i] * PANEL + v * LANES);
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; v++) store(g + v * LANES, acc[v]);
+}
+
+/* Forward was z = x (W * M) + b; so now g = (x^T dz) * M, (n, 64), for inputs k .. k + n - 1 of one panel: at most STRIP, all in
+ * one panel of x. dz is that panel's part of a buffer, x a buffer, both of `rows` rows. In row r, the first skip[r] numbers of g
+ * (whole vectors) are dead and not touched, nor are vectors of fill-up. */
+static __attribute__((noinline)) void NAME(strip_gradient)(const panel_t *panel, int64_t k, int n, const source_t *source,
+                                                           const REAL *dz, int64_t rows, int64_t m, REAL *g, int *skip)
+{
+    if (source->count)
+        FOR_UNITS(panel->units, u, {
+            for (int r = 0; r < n; r++)
+                NAME(sum_listed)(V, source->index + (k + r) * source->ld, source->count[k + r], dz + u, g + r * PANEL + u);
+        });
+    else {
+        const REAL *x = source->x + k / PANEL * rows * PANEL + k % PANEL;
 #define TILE(FIRST)                                                                                                           \
-    NAME(tile_weights)(R, FIRST, x_k + i, dz + u, m, live, k + i, s, net->theta, start + (k + i) * PANEL + u)
-        for (int64_t k = k0, next; k < end; k = next) { /* inputs of one panel of the layer below */
-            next = (k / PANEL + 1) * PANEL < end ? (k / PANEL + 1) * PANEL : end;
-            const REAL *x_k = x + k / PANEL * rows * PANEL + k % PANEL;
-            FOR_TILES(next - k, i, {
-                int first = 0;
-                while (live[first * LANES + LANES - 1] <= k + i) first++;
-                switch (first) {
-                case 0: TILE(0); break;
-                case 1: TILE(1); break;
-                case 2: TILE(2); break;
-                default: TILE(3);
-                }
+    case FIRST:                                                                                                               \
+        if (FIRST < V) NAME(tile_weights)(R, V, FIRST, x + i, dz + u, m, g + i * PANEL + u);                                  \
+        break;
+        FOR_UNITS(panel->units, u, {
+            FOR_TILES(n, i, {
+                int first = 0; /* vectors before are dead to all inputs of the tile */
+                while (first < V && panel->live[u + first * LANES + LANES - 1] <= k + i) first++;
+                switch (first) { TILE(0) TILE(1) TILE(2) TILE(3) }
             });
-        }
+        });
 #undef TILE
+    }
+    for (int r = 0, dead = 0; r < n; r++) {
+        while (dead < panel->units && panel->live[dead] <= k + r) dead++;
+        skip[r] = dead / LANES * LANES;
+        for (int j = skip[r]; j < dead; j++) g[r * PANEL + j] = 0;
     }
 }
 
-/* The same from lists: count[k] rows of the batch have input k on, index[k * ld ..] are they. */
-static void NAME(panel_weights_sparse)(const net_t *net, int64_t l, int64_t p, int64_t k0, int64_t k1, const int32_t *count,
-                                       const int32_t *index, int64_t ld, const REAL *dz, int64_t rows, const step_t *s)
+/* Gradient and update of the weights of inputs k0 <= k < k1 of panel p; k0 is a multiple of STRIP. The dead entries of a panel's
+ * corner get a gradient of 0 and so stay 0. */
+static void NAME(panel_weights)(const net_t *net, int64_t l, int64_t p, int64_t k0, int64_t k1, const source_t *source,
+                                const REAL *dz, int64_t rows, int64_t m, const step_t *s)
 {
     const panel_t panel = NAME(panel)(net, l, p);
-    const int64_t start = panel.w - (REAL *)net->theta;
-    dz += p * rows * PANEL;
-    for (int u = 0; u < PANEL; u += TILE_UNITS) {
-        const int32_t *live = panel.live + u;
-        const int64_t end = live[TILE_UNITS - 1] < k1 ? live[TILE_UNITS - 1] : k1;
-        for (int64_t k = k0; k < end; k++) {
-            vec acc[TILE_VECTORS];
-#pragma GCC unroll 4
-            for (int v = 0; v < TILE_VECTORS; v++) acc[v] = splat(0);
-            for (int64_t i = 0; i < count[k]; i++) {
-                const REAL *row = dz + (int64_t)index[k * ld + i] * PANEL + u;
-#pragma GCC unroll 4
-                for (int v = 0; v < TILE_VECTORS; v++) acc[v] += load(row + v * LANES);
-            }
-#pragma GCC unroll 4
-            for (int v = 0; v < TILE_VECTORS; v++)
-                NAME(apply)(s, net->theta, start + k * PANEL + u + v * LANES, NAME(live_only)(acc[v], live + v * LANES, k));
-        }
+    REAL g[STRIP * PANEL] __attribute__((aligned(64)));
+    int skip[STRIP];
+    for (int64_t k = k0; k < k1; k += STRIP) {
+        const int n = k1 - k < STRIP ? (int)(k1 - k) : STRIP;
+        NAME(strip_gradient)(&panel, k, n, source, dz + p * rows * PANEL, rows, m, g, skip);
+        const int64_t at = panel.w - (REAL *)net->theta + k * PANEL;
+        for (int r = 0; r < n; r++)
+            NAME(update)(s, net->theta, at + r * PANEL + skip[r], g + r * PANEL + skip[r], panel.units - skip[r]);
     }
 }
 
@@ -223,29 +236,34 @@ static void NAME(panel_bias)(const net_t *net, int64_t l, int64_t p, const REAL 
 {
     if (l >= net->n_layers) return; /* direct connections have none */
     const step_t step = NAME(without_decay)(s);
+    REAL sum[PANEL] __attribute__((aligned(64)));
     dz += p * rows * PANEL;
     for (int u = 0; u < PANEL; u += LANES) {
-        vec sum = splat(0);
-        for (int64_t i = 0; i < m; i++) sum += load(dz + i * PANEL + u);
-        NAME(apply)(&step, net->theta, net->layers[l * LAYER_COLUMNS + BIAS] + p * PANEL + u, sum);
+        vec acc = splat(0);
+        for (int64_t i = 0; i < m; i++) acc += load(dz + i * PANEL + u);
+        store(sum + u, acc);
+    }
+    NAME(update)(&step, net->theta, net->layers[l * LAYER_COLUMNS + BIAS] + p * PANEL, sum, PANEL);
+}
+
+static void NAME(all_weights)(const net_t *net, int64_t l, const source_t *source, const REAL *dz, int64_t m, const rule_t *rule)
+{
+    const step_t s = NAME(prepare)(rule);
+    for (int64_t p = 0; p < net->layers[l * LAYER_COLUMNS + N_PANELS]; p++) {
+        NAME(panel_weights)(net, l, p, 0, NAME(panel)(net, l, p).depth, source, dz, m, m, &s);
+        NAME(panel_bias)(net, l, p, dz, m, m, &s);
     }
 }
 
 static void NAME(backward_weights)(const net_t *net, int64_t l, const void *x, const void *dz, int64_t m, const rule_t *rule)
 {
-    const step_t s = NAME(prepare)(rule);
-    for (int64_t p = 0; p < net->layers[l * LAYER_COLUMNS + N_PANELS]; p++) {
-        NAME(panel_weights)(net, l, p, 0, NAME(panel)(net, l, p).depth, x, dz, m, m, &s);
-        NAME(panel_bias)(net, l, p, dz, m, m, &s);
-    }
+    const source_t source = {.x = x};
+    NAME(all_weights)(net, l, &source, dz, m, rule);
 }
 
 static void NAME(backward_weights_sparse)(const net_t *net, int64_t l, const int32_t *count, const int32_t *index, int64_t ld,
                                           const void *dz, int64_t m, const rule_t *rule)
 {
-    const step_t s = NAME(prepare)(rule);
-    for (int64_t p = 0; p < net->layers[l * LAYER_COLUMNS + N_PANELS]; p++) {
-        NAME(panel_weights_sparse)(net, l, p, 0, NAME(panel)(net, l, p).depth, count, index, ld, dz, m, &s);
-        NAME(panel_bias)(net, l, p, dz, m, m, &s);
-    }
+    const source_t source = {.count = count, .index = index, .ld = ld};
+    NAME(all_weights)(net, l, &source, dz, m, rule);
 }

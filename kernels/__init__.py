@@ -53,6 +53,7 @@ KERNELS = (
     "list_ones",
     "list_rows",
     "pack",
+    "permute",
     "sample",
     "score",
     "train",

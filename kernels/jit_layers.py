@@ -55,6 +55,8 @@ __all__ = [
     "list_ones",
     "list_rows",
     "lowest_one",
+    "permute",
+    "permute_row",
 ]
 
 # ---------------------------------------------------------------------------------------------------------------------------
@@ -80,6 +82,27 @@ def list_ones(bits: Bits, n_columns: int, count: Int32, index: Int32) -> None:
                 n += 1
                 word &= word - np.uint64(1)
         count[i] = n
+
+
+@inline
+def permute_row(bits: Bits, place: Int32, out: Bits) -> None:
+    """Write to ``out`` the bits of one row in another order, given the place of every column."""
+    out[:] = 0
+    for q in range(len(bits)):
+        word = bits[q]
+        while word != 0:
+            p = np.int64(place[64 * q + lowest_one(word)])
+            out[p // 64] |= np.uint64(1) << np.uint64(p % 64)
+            word &= word - np.uint64(1)
+
+
+@kernel
+def permute(bits: Bits, order: Int64, place: Int32, out: Bits) -> None:
+    """See ``reference.permute``."""
+    for p in range(len(order)):
+        place[order[p]] = p
+    for i in range(len(bits)):
+        permute_row(bits[i], place, out[i])
 
 
 @kernel

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from made_fast.kernels.jit_layers import batch_bits, fit_batch, lowest_one
+from made_fast.kernels.jit_layers import batch_bits, fit_batch, permute_row
 from made_fast.kernels.jit_tile import Bits, Float64, Int32, Int64, Net, Real, for_bias, inline, kernel, prepare, stack, update
 from made_fast.kernels.layout import (
     BIAS,
@@ -237,18 +237,6 @@ def _update_by(
                 update(shared, start, g, optimizer, now, state)
 
 
-@inline
-def _permute(bits: Bits, places: Int32, out: Bits) -> None:
-    """Write to ``out`` the bits of one row by place, given the row by feature and the place of every feature."""
-    out[:] = 0
-    for q in range(len(bits)):
-        word = bits[q]
-        while word != 0:
-            p = np.int64(places[64 * q + lowest_one(word)])
-            out[p // 64] |= np.uint64(1) << np.uint64(p % 64)
-            word &= word - np.uint64(1)
-
-
 @kernel
 def train_shared(
     shared: Real,
@@ -289,7 +277,7 @@ def train_shared(
         for p in range(n_inputs):
             places[order[p]] = p
         for i in range(len(chosen)):
-            _permute(bits[chosen[i]], places, batch[i])
+            permute_row(bits[chosen[i]], places, batch[i])
         pack(shared, shared_layout, order, theta, *tables)
         net, rule = (theta, *tables), (GRADIENT, 0, hyper, found)
         total = fit_batch(net, chosen, weights, row[3], row[5], batch_size, kept, dropout, sparse, *rule, reals, ints)

@@ -266,8 +266,8 @@ def shared_train_workspace(layouts: Layout, shared_layout: SharedLayout, batch_s
     """Return (reals, int32s) of scratch that ``train_shared`` needs beside theta and its gradient; shared by all ranks.
 
     Reals: as ``train``, then the output of one more hidden layer, then for every rank 16 times the longest row of ``shared``.
-    Integers: as ``train``, then (on an 8-byte boundary) a float64 for every row of ``shared``, then for every rank the place of
-    every input and hidden unit.
+    Integers: as ``train``, then (on an 8-byte boundary) a float64 for every row of ``shared``, then for every rank the place
+    of every input and hidden unit.
     """
     layers = layouts.layers[0]
     reals, ints = train_workspace(layouts.of_mask(0), batch_size)

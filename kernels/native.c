@@ -33,6 +33,16 @@ void made_fast_list_rows(const uint64_t *bits, int64_t words, const int64_t *row
     }
 }
 
+void made_fast_permute(const uint64_t *bits, int64_t words, const int32_t *place, uint64_t *out)
+{
+    for (int64_t w = 0; w < words; w++) out[w] = 0;
+    for (int64_t w = 0; w < words; w++)
+        for (uint64_t word = bits[w]; word; word &= word - 1) {
+            const int32_t p = place[64 * w + __builtin_ctzll(word)];
+            out[p / 64] |= 1ull << (p % 64);
+        }
+}
+
 uint64_t made_fast_enter(void)
 {
 #if defined(__x86_64__)

@@ -102,6 +102,9 @@ void made_fast_list_ones(const uint64_t *bits, int64_t words, int64_t n, int64_t
 void made_fast_list_rows(const uint64_t *bits, int64_t words, const int64_t *rows, int64_t n, int64_t n_columns,
                          int64_t word_start, int64_t word_stop, int64_t ld, int32_t *count, int32_t *index);
 
+/* Bits of one row in another order; place[d] is that of column d. */
+void made_fast_permute(const uint64_t *bits, int64_t words, const int32_t *place, uint64_t *out);
+
 /* Take denormal numbers as 0 on this thread, and give back the mode it was in before. The state of an optimiser decays into
  * denormals where an input is never on, stays there, and each makes the CPU stumble: MNIST took twice the time. */
 uint64_t made_fast_enter(void);

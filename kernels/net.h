@@ -288,7 +288,7 @@ static int NAME(meet)(const crew_t *crew)
 #if defined(__x86_64__)
         _mm_pause();
 #endif
-        if (spins > 4000) sched_yield();
+        if (spins > 300) sched_yield();
     }
     return 0;
 }

@@ -65,6 +65,7 @@ __all__ = [
     "masks",
     "pack",
     "pack_layer",
+    "permute",
     "read_buffer",
     "sample",
     "score",
@@ -79,6 +80,18 @@ __all__ = [
 # ---------------------------------------------------------------------------------------------------------------------------
 # Kernels: one step of the network
 # ---------------------------------------------------------------------------------------------------------------------------
+
+
+def permute(bits: Bits, order: Int64, place: Int32, out: Bits) -> None:
+    """Put the columns of bits into another order: column p of ``out`` is column ``order[p]`` of ``bits``.
+
+    bits (n, W) IN; order (D,) IN, a permutation; place (D,) OUT, its inverse; out (n, W) OUT, bits from D on are 0.
+    """
+    place[order] = np.arange(len(order))
+    packed = np.packbits(unpack_bits(bits, len(order))[:, order], axis=1, bitorder="little")
+    out[:] = 0
+    for q in range(packed.shape[1]):
+        out[:, q // 8] |= packed[:, q].astype(np.uint64) << np.uint64(8 * (q % 8))
 
 
 def list_ones(bits: Bits, n_columns: int, count: Int32, index: Int32) -> None:

@@ -251,17 +251,6 @@ static void NAME(update_share)(const net_t *net, const shared_t *shared, const s
     }
 }
 
-/* Bits of one row in order of place, from bits in order of feature; place[d] is that of feature d, from 0. */
-static void NAME(permute_bits)(const uint64_t *from, int64_t words, const int32_t *place, uint64_t *to)
-{
-    memset(to, 0, words * sizeof(uint64_t));
-    for (int64_t w = 0; w < words; w++)
-        for (uint64_t word = from[w]; word; word &= word - 1) {
-            const int32_t p = place[64 * w + __builtin_ctzll(word)];
-            to[p / 64] |= 1ull << (p % 64);
-        }
-}
-
 /* The tables of connectivity k. */
 static void NAME(connect)(const masks_t *masks, int64_t k, net_t *net, shared_t *shared)
 {
@@ -320,7 +309,7 @@ static void NAME(train_shared)(const shared_t *shared, const masks_t *masks, con
             NAME(pack_weights)(&net, &own, rank, n_ranks);
         }
         NAME(pack_biases)(&net, &own, rank, n_ranks);
-        for (int64_t i = i0; i < i1; i++) NAME(permute_bits)(data->bits + rows[i] * words, words, place, s.bits + i * words);
+        for (int64_t i = i0; i < i1; i++) made_fast_permute(data->bits + rows[i] * words, words, place, s.bits + i * words);
         NAME(read_bits)(&net, s.bits + i0 * words, words, data->sparse, &s.forward, i0, i1 - i0);
         if (NAME(meet)(crew)) return;
 

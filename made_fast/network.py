@@ -29,6 +29,9 @@ SPARSE_BELOW = 0.33
 """Density of ones below which the inputs are read by adding rows of weights instead of multiplying. The bits are the same; the
 times crossed between 0.30 and 0.35 in training and scoring, at D = 784 and 180 (AVX-512, one thread)."""
 
+ALIGNED_FROM = 4096
+"""Scratch of so many numbers begins on a cache line."""
+
 Bits = NDArray[np.uint64]
 
 
@@ -260,6 +263,9 @@ class Network:
     def _for_rows(self, n: int, bits_of: Callable[[slice], Bits], n_threads: int, work: Callable[..., None]) -> None:
         """Call ``work(part, bits, sparse, block, reals, ints)`` on slices of the rows 0..n - 1, spread over threads."""
         rows, block = self.architecture.chunk_rows, min(n, BLOCK)
+        if n_threads > 1:  # so that the ranks end at about the same time
+            least = max(1, rows // BLOCK // 4) * BLOCK
+            rows = max(least, min(rows, -(-n // (4 * n_threads * BLOCK)) * BLOCK))
         scratch = self.architecture.score_scratch(self.theta.dtype, block)
 
         def chunk(i: int, rank: int) -> None:
@@ -267,7 +273,10 @@ class Network:
             bits = bits_of(part)
             work(part, bits, data.density(bits, self.architecture.n_inputs) < SPARSE_BELOW, block, *scratch[rank])
 
-        threads.for_each(chunk, -(-n // rows), n_threads)
+        if n <= rows:
+            chunk(0, 0)
+        else:
+            threads.for_each(chunk, -(-n // rows), n_threads)
 
 
 class Scratch(dict[int, tuple[NDArray[Any], NDArray[np.int32]]]):
@@ -278,5 +287,6 @@ class Scratch(dict[int, tuple[NDArray[Any], NDArray[np.int32]]]):
 
     def __missing__(self, rank: int) -> tuple[NDArray[Any], NDArray[np.int32]]:
         reals, ints = self._sizes
-        self[rank] = panels.aligned_empty(reals, self._dtype), np.empty(ints, np.int32)
+        new = np.empty if reals < ALIGNED_FROM else panels.aligned_empty  # which takes longer than what one row gains by it
+        self[rank] = new(reals, self._dtype), np.empty(ints, np.int32)
         return self[rank]

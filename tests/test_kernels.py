@@ -109,6 +109,19 @@ def test_lists(module, kernel, n_columns):
 
 
 @everywhere
+@pytest.mark.parametrize("n_columns", [1, 7, 64, 65, 100, 192])
+def test_permute(module, n_columns):
+    rng = np.random.default_rng(n_columns)
+    for n_rows, density in ((0, 0.5), (1, 1.0), (7, 0.1), (31, 0.5)):
+        X, order = rng.random((n_rows, n_columns)) < density, rng.permutation(n_columns)
+        bits = pack_bits(X)
+        place, out = room(n_columns, np.int32, -1), room(bits.shape, np.uint64, 7)
+        run(module, "permute", bits, order, place, out)
+        assert np.array_equal(out, pack_bits(X[:, order]))
+        assert np.array_equal(order[place], np.arange(n_columns))
+
+
+@everywhere
 @both_types
 @shapes
 def test_forward_of_every_layer(module, dtype, shape):

@@ -34,6 +34,7 @@ __all__ = [
     "PANEL",
     "Layout",
     "SharedLayout",
+    "aligned_copy",
     "aligned_empty",
     "aligned_zeros",
     "dead_entries",
@@ -287,6 +288,13 @@ def aligned_zeros(n: int, dtype: DTypeLike) -> NDArray[Any]:
     """Return a vector of zeros that starts on a 64-byte boundary."""
     dtype = np.dtype(dtype)
     return _aligned(np.zeros(n * dtype.itemsize + 64, dtype=np.uint8), n, dtype)
+
+
+def aligned_copy(values: NDArray[Any]) -> NDArray[Any]:
+    """Return a copy of a vector, on a 64-byte boundary."""
+    copy = aligned_empty(len(values), values.dtype)
+    copy[:] = values
+    return copy
 
 
 def _aligned(raw: NDArray[np.uint8], n: int, dtype: np.dtype[Any]) -> NDArray[Any]:

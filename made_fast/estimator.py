@@ -13,7 +13,7 @@ from sklearn.utils.validation import validate_data
 from made_fast import arguments, checks, data, recipe, training
 from made_fast import checkpoint as checkpoint_file
 from made_fast.fitted import FittedDensity
-from made_fast.kernels.layout import aligned_empty
+from made_fast.kernels.layout import aligned_copy
 from made_fast.masks import Connectivity
 from made_fast.model import MADEModel
 from made_fast.progress import Progress
@@ -241,6 +241,7 @@ class MADE(FittedDensity):
         if resumed:
             validate_data(self, X, reset=False, skip_check_array=True)
             self._resumed = False
+            self._detach()
         else:
             self._begin(X, trainer)
         state = self._fit_state
@@ -271,7 +272,7 @@ class MADE(FittedDensity):
             if checkpoint is not None and state.epoch % every:
                 self._write_checkpoint(checkpoint)
         finally:
-            self._snapshot(trainer.parameters if state.best_parameters is None else state.best_parameters)
+            self._show()
         return self
 
     def partial_fit(self, X: checks.MatrixLike, y: Any = None, *, sample_weight: Any = None) -> MADE:
@@ -285,6 +286,8 @@ class MADE(FittedDensity):
             trainer = self._trainer
             rows = self._rows(X, trainer, sample_weight)
             validate_data(self, X, reset=False, skip_check_array=True)
+            if self._fit_state.best_parameters is None:  # otherwise ``model_`` has those, not the trainer's
+                trainer.detach()
         else:
             trainer, rows = self._start(X, sample_weight)
             self._begin(X, trainer)
@@ -293,7 +296,8 @@ class MADE(FittedDensity):
         record = training.run_epoch(trainer, rows, batch_size, n_threads, number)
         self.history_.append(record)
         self.best_epoch_ = self._fit_state.epoch = self._fit_state.best_epoch = number
-        self._snapshot(trainer.parameters)
+        self._fit_state.best_parameters = None  # whatever was best is behind us
+        self._show()
         return self
 
     def member_for(self, observed: Any, *, draw: int = 0) -> Connectivity:
@@ -322,7 +326,7 @@ class MADE(FittedDensity):
             made.best_epoch_, made.n_features_in_ = state.best_epoch, trainer.architecture.n_inputs
             if names is not None:
                 made.feature_names_in_ = np.array(names, dtype=object)
-            made._snapshot(trainer.parameters if state.best_parameters is None else state.best_parameters)
+            made._show()
         except (KeyError, TypeError, ValueError) as error:
             raise ModelFileError(f"{os.fspath(path)}: what it says of the estimator is not whole ({error}).") from error
         return made
@@ -397,11 +401,18 @@ class MADE(FittedDensity):
         rule = trainer.rule if isinstance(trainer, SharedTrainer) else None
         return MADEModel(trainer.source(parameters), trainer.masks, rule=rule, binarize=self.binarize, hyper=hyper)
 
-    def _snapshot(self, parameters: NDArray[Any]) -> None:
-        """Make ``model_`` from a copy of the parameters: further training does not change a model that is in use."""
-        copy = aligned_empty(len(parameters), parameters.dtype)
-        copy[:] = parameters
-        self.model_ = self._model(copy, self._trainer)
+    def _show(self) -> None:
+        """Make ``model_`` of the best parameters so far. It holds them, not a copy: see ``_detach``."""
+        best = self._fit_state.best_parameters
+        self.model_ = self._model(self._trainer.parameters if best is None else best, self._trainer)
+
+    def _detach(self) -> None:
+        """Leave its parameters to ``model_``: further training does not change a model that is in use."""
+        state = self._fit_state
+        if state.best_parameters is not None:
+            state.best_parameters = aligned_copy(state.best_parameters)
+        else:
+            self._trainer.detach()
 
 
 _NOT_SAVED = ("random_state", "verbose", "n_threads", "binarize", "ordering")

@@ -109,6 +109,10 @@ class Trainer(ABC):
     def source(self, parameters: NDArray[Any]) -> Network | Shared:
         """Return what a model is made of, with these parameters."""
 
+    def detach(self) -> None:
+        """Go on with a copy of the parameters: who has the old ones keeps them as they are."""
+        self.parameters = panels.aligned_copy(self.parameters)
+
     @abstractmethod
     def _scratch(self, batch_size: int, n_ranks: int) -> tuple[NDArray[Any], ...]:
         """Return the workspace of an epoch."""
@@ -177,6 +181,11 @@ class FixedTrainer(Trainer):
         super().__post_init__()
         self._network = Network(self.architecture, self.masks[0], self.parameters)
 
+    def detach(self) -> None:
+        """See :meth:`Trainer.detach`."""
+        super().detach()
+        self._network = self.source(self.parameters)
+
     @property
     def column_order(self) -> NDArray[np.intp]:
         """Order of place."""
@@ -227,6 +236,11 @@ class SharedTrainer(Trainer):
         self._missing: NDArray[np.uint64] | None = None
         self._patterns: tuple[Any, Any, Any] = (None, None, None)
         self.pool_start: Any = None
+
+    def detach(self) -> None:
+        """See :meth:`Trainer.detach`."""
+        super().detach()
+        self._shared = self.source(self.parameters)
 
     @property
     def column_order(self) -> NDArray[np.intp]:

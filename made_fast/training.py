@@ -144,7 +144,8 @@ def fit(
             if nll < state.best_nll:
                 state.best_nll, state.best_epoch = nll, number
                 if state.best_parameters is None:
-                    state.best_parameters = panels.aligned_empty(len(trainer.parameters), trainer.parameters.dtype)
-                state.best_parameters[:] = trainer.parameters
+                    state.best_parameters = panels.aligned_copy(trainer.parameters)
+                else:
+                    state.best_parameters[:] = trainer.parameters
         state.epoch = number
         on_epoch(record, state.best_epoch)

@@ -266,16 +266,16 @@ def train_workspace(layout: Layout, batch_size: int) -> tuple[int, int]:
 def shared_train_workspace(layouts: Layout, shared_layout: SharedLayout, batch_size: int, n_ranks: int = 1) -> tuple[int, int]:
     """Return (reals, int32s) of scratch that ``train_shared`` needs beside theta and its gradient; shared by all ranks.
 
-    Reals: as ``train``, then the output of one more hidden layer, then for every rank 16 times the longest row of ``shared``.
-    Integers: as ``train``, then (on an 8-byte boundary) a float64 for every row of ``shared``, then for every rank the place
-    of every input and hidden unit.
+    Reals: as ``train``, then the output of one more hidden layer, then for every rank 17 of the longest rows of ``shared``.
+    Integers: as ``train``, then (on an 8-byte boundary) a float64 for every row of ``shared``, then for every rank, twice,
+    the place of every input and hidden unit.
     """
     layers = layouts.layers[0]
     reals, ints = train_workspace(layouts.of_mask(0), batch_size)
     hidden = layers[: n_chain(layers) - 1, N_OUT]
-    reals += batch_size * width(int(hidden.max(initial=0))) + n_ranks * STRIP * int(shared_layout[:, ROW].max())
+    reals += batch_size * width(int(hidden.max(initial=0))) + n_ranks * (STRIP + 1) * int(shared_layout[:, ROW].max())
     rows = int(2 * layers[:, N_IN].sum() + len(layers))
-    return reals, ints + ints % 2 + 2 * rows + n_ranks * int(layers[: n_chain(layers), N_IN].sum())
+    return reals, ints + ints % 2 + 2 * rows + 2 * n_ranks * int(layers[: n_chain(layers), N_IN].sum())
 
 
 def aligned_empty(n: int, dtype: DTypeLike) -> NDArray[Any]:

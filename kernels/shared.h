@@ -25,7 +25,16 @@ static shared_layer_t NAME(shared_layer)(const net_t *net, const shared_t *share
                             shared->order + row[IN_ORDER], shared->order + row[OUT_ORDER], net->n_live + layer[UNITS], layer[BIAS]};
 }
 
-/* Biases of the original units 64 run .. 64 run + 63: b, or b + sum_{live k} U[k, :] in ascending order of k. Taken in runs of
+/* to[j] = from[index[j]] for j < n, 0 from there to `end`. */
+static void NAME(gather_row)(const REAL *from, const int32_t *index, int64_t n, int64_t end, REAL *to)
+{
+    int64_t j = 0;
+    for (; j + LANES <= n; j += LANES) store(to + j, NAME(gather)(from, index + j));
+    for (; j < n; j++) to[j] = from[index[j]];
+    for (; j < end; j++) to[j] = 0;
+}
+
+/* Biases of the original units 64 run .. 64 run + 63: b + sum_{live k} U[k, :] in ascending order of k. Taken in runs of
  * original units, U is read in whole cache lines. */
 static void NAME(pack_bias)(const net_t *net, const REAL *values, const shared_layer_t *s, int64_t run)
 {
@@ -37,11 +46,10 @@ static void NAME(pack_bias)(const net_t *net, const REAL *values, const shared_l
             live[s->unit[j] % PANEL] = s->live[j];
             deepest = s->live[j]; /* they never decrease */
         }
-    if (s->u >= 0)
-        for (int32_t k = 0; k < deepest; k++) {
-            const REAL *u = values + s->u + s->in[k] * s->stride + first;
-            for (int64_t o = 0; o < n; o++) sum[o] += k < live[o] ? u[o] : 0;
-        }
+    for (int32_t k = 0; k < deepest; k++) {
+        const REAL *u = values + s->u + s->in[k] * s->stride + first;
+        for (int64_t o = 0; o < n; o++) sum[o] += k < live[o] ? u[o] : 0;
+    }
     for (int64_t j = 0; j < s->n_out; j++)
         if (s->unit[j] / PANEL == run) bias[j] = values[s->b + s->unit[j]] + sum[s->unit[j] % PANEL];
 }
@@ -52,14 +60,8 @@ static void NAME(pack_row)(const net_t *net, const shared_layer_t *s, int64_t k,
     for (int64_t p = 0; p < s->n_panels; p++) {
         const panel_t panel = NAME(panel)(net, s->l, p);
         if (panel.depth <= k) continue; /* none of its units sees the input */
-        const int32_t *unit = s->unit + p * PANEL;
-        REAL *restrict to = panel.w + k * PANEL;
-        if (panel.units == PANEL)
-            for (int64_t u = 0; u < PANEL; u++) to[u] = row[unit[u]];
-        else {
-            for (int64_t u = 0; u < panel.units; u++) to[u] = row[unit[u]];
-            for (int64_t u = panel.units; u < PANEL; u++) to[u] = 0;
-        }
+        REAL *to = panel.w + k * PANEL;
+        NAME(gather_row)(row, s->unit + p * PANEL, panel.units, PANEL, to);
         for (int64_t u = 0; panel.live[u] <= k; u++) to[u] = 0;
     }
 }
@@ -83,10 +85,11 @@ static void NAME(pack_biases)(const net_t *net, const shared_t *shared, int64_t 
 {
     for (int64_t l = 0; l < net->n_rows; l++) {
         const shared_layer_t s = NAME(shared_layer)(net, shared, l);
-        if (s.b >= 0)
-            for (int64_t run = rank; run < s.n_panels; run += n_ranks) NAME(pack_bias)(net, shared->values, &s, run);
+        REAL *bias = (REAL *)net->theta + s.bias;
         const int64_t n = s.b >= 0 ? s.n_out : 0;
-        if (rank == 0) memset((REAL *)net->theta + s.bias + n, 0, (s.n_panels * PANEL - n) * sizeof(REAL));
+        for (int64_t run = rank; s.u >= 0 && run < s.n_panels; run += n_ranks) NAME(pack_bias)(net, shared->values, &s, run);
+        if (rank == 0 && s.u < 0) NAME(gather_row)((REAL *)shared->values + s.b, s.unit, n, n, bias);
+        if (rank == 0) memset(bias + n, 0, (s.n_panels * PANEL - n) * sizeof(REAL));
     }
 }
 
@@ -160,18 +163,25 @@ typedef struct {
     int add;
     REAL *values; /* the parameters */
     step_t weights, biases;
-    REAL *rows; /* scratch, STRIP times the longest row */
+    REAL *rows; /* scratch: STRIP + 1 of the longest rows */
     int64_t longest;
-    const net_t *next; /* or null: the network that updated rows of weights are packed for, */
+    const int32_t *place; /* where the original inputs and units stand among the sorted ones, like `order` */
+    const net_t *next;    /* or null: the network that updated rows of weights are packed for, */
     const shared_t *next_shared;
-    const int32_t *next_place; /* and where in it an input stands */
+    const int32_t *next_place; /* and the places in it */
 } NAME(sink_t);
 #define sink_t NAME(sink_t)
 
-/* Where row r of a strip, which begins at `at` in shared, is put together. */
-static ALWAYS_INLINE REAL *NAME(sink_row)(const sink_t *sink, int64_t at, int r)
+/* g is the gradient, by sorted unit, of the row of layer s that begins at `at` in shared. */
+static void NAME(sink_row)(const sink_t *sink, const step_t *step, const shared_layer_t *s, const int32_t *place, int64_t at,
+                           const REAL *g)
 {
-    return sink->gradient ? sink->gradient + at : sink->rows + r * sink->longest;
+    REAL *row = sink->gradient && !sink->add ? sink->gradient + at : sink->rows + STRIP * sink->longest;
+    NAME(gather_row)(g, place, s->n_out, s->stride, row);
+    if (!sink->gradient)
+        NAME(update)(step, sink->values, at, row, s->stride);
+    else if (sink->add)
+        for (int64_t j = 0; j < s->stride; j++) sink->gradient[at + j] += row[j];
 }
 
 /* A rank's share of the gradient of one connectivity, row by row of shared, and what becomes of it. `found` has the gradient of
@@ -180,46 +190,38 @@ static void NAME(shared_weights)(const net_t *net, const net_t *found, const sha
                                  int64_t m, int sparse, const sink_t *sink, const crew_t *crew)
 {
     const int64_t B = scratch->forward.rows;
-    REAL g[STRIP * PANEL] __attribute__((aligned(64)));
     int skip[STRIP];
     for (int64_t l = 0; l < net->n_rows; l++) {
         const shared_layer_t s = NAME(shared_layer)(net, shared, l);
         const source_t source = NAME(source)(net, scratch, l, sparse);
-        const REAL *dz = scratch->dz[NAME(fed)(net, l)];
+        const REAL *dz = scratch->dz[NAME(fed)(net, l)], *dbias = (REAL *)found->theta + s.bias;
+        const int64_t *at = shared->layout + l * SHARED_COLUMNS;
+        const int32_t *place = sink->place + at[OUT_ORDER];
         for (int64_t k = 0, j0 = 0; k < s.n_in; k += STRIP) {
             if (!DEALT_TO(crew->rank, crew->n_ranks, k)) continue;
             const int n = s.n_in - k < STRIP ? (int)(s.n_in - k) : STRIP;
-            for (int r = 0; r < n && !sink->add; r++)
-                memset(NAME(sink_row)(sink, s.w + s.in[k + r] * s.stride, r), 0, s.stride * sizeof(REAL));
             for (int64_t p = 0; p < s.n_panels; p++) {
                 const panel_t panel = NAME(panel)(net, l, p);
                 if (panel.depth <= k) continue;
                 const int seen = panel.depth - k < n ? (int)(panel.depth - k) : n;
-                NAME(strip_gradient)(&panel, k, seen, &source, dz + p * B * PANEL, B, m, g, skip);
-                for (int r = 0; r < seen; r++)
-                    NAME(scatter)(NAME(sink_row)(sink, s.w + s.in[k + r] * s.stride, r), s.unit + p * PANEL, g + r * PANEL,
-                                  skip[r], panel.units, sink->add);
+                NAME(strip_gradient)(&panel, k, seen, &source, dz + p * B * PANEL, B, m, sink->rows + p * PANEL, sink->longest, skip);
             }
-            for (int r = 0; r < n && !sink->gradient; r++) {
-                const int64_t at = s.w + s.in[k + r] * s.stride;
-                NAME(update)(&sink->weights, sink->values, at, NAME(sink_row)(sink, at, r), s.stride);
+            for (int r = 0; r < n; r++) {
+                const int64_t input = s.in[k + r];
+                REAL *g = sink->rows + r * sink->longest;
+                while (j0 < s.n_out && s.live[j0] <= k + r) j0++;
+                memset(g, 0, j0 * sizeof(REAL));
+                NAME(sink_row)(sink, &sink->weights, &s, place, s.w + input * s.stride, g);
                 if (sink->next) {
                     const shared_layer_t next = NAME(shared_layer)(sink->next, sink->next_shared, l);
-                    const int64_t input = shared->layout[l * SHARED_COLUMNS + IN_ORDER] + s.in[k + r];
-                    NAME(pack_row)(sink->next, &next, sink->next_place[input], sink->values + at);
+                    NAME(pack_row)(sink->next, &next, sink->next_place[at[IN_ORDER] + input], sink->values + s.w + input * s.stride);
                 }
-            }
-            for (int r = 0; r < n && s.u >= 0; r++) {
-                const int64_t at = s.u + s.in[k + r] * s.stride;
-                while (j0 < s.n_out && s.live[j0] <= k + r) j0++;
-                NAME(unpack_biases)(found, &s, j0, sink->add, NAME(sink_row)(sink, at, r));
-                if (!sink->gradient) NAME(update)(&sink->weights, sink->values, at, NAME(sink_row)(sink, at, r), s.stride);
+                if (s.u < 0) continue;
+                memcpy(g + j0, dbias + j0, (s.n_out - j0) * sizeof(REAL));
+                NAME(sink_row)(sink, &sink->weights, &s, place, s.u + input * s.stride, g);
             }
         }
-        if (s.b >= 0 && crew->rank == 0) {
-            NAME(unpack_biases)(found, &s, 0, sink->add, NAME(sink_row)(sink, s.b, 0));
-            if (!sink->gradient) NAME(update)(&sink->biases, sink->values, s.b, NAME(sink_row)(sink, s.b, 0), s.stride);
-        }
+        if (s.b >= 0 && crew->rank == 0) NAME(sink_row)(sink, &sink->biases, &s, place, s.b, dbias);
     }
 }
 
@@ -289,11 +291,12 @@ static void NAME(train_shared)(const shared_t *shared, const masks_t *masks, con
     free += data->batch_size * PADDED(widest);
     int32_t *free_ints = s.forward.index + data->batch_size * D;
     double *squares = (double *)(free_ints + (free_ints - ints) % 2);
-    int32_t *place = (int32_t *)(squares + NAME(n_shared_rows)(&net, shared)) + rank * masks->n_order;
+    int32_t *place = (int32_t *)(squares + NAME(n_shared_rows)(&net, shared)) + 2 * rank * masks->n_order;
+    int32_t *next_place = place + masks->n_order;
 
     sink_t sink = {.gradient = gradient, .values = shared->values, .longest = NAME(longest_row)(&net, shared),
-                   .next_shared = &next_shared, .next_place = place};
-    sink.rows = free + rank * STRIP * sink.longest;
+                   .next_shared = &next_shared};
+    sink.rows = free + rank * (STRIP + 1) * sink.longest;
     const step_t collect = NAME(prepare)(&gather);
     int packed = 0;
     for (const int64_t *group = groups; group < groups + n_groups * GROUP_COLUMNS; group += GROUP_COLUMNS) {
@@ -338,10 +341,17 @@ static void NAME(train_shared)(const shared_t *shared, const masks_t *masks, con
         sink.next = packed ? &next : 0;
         if (packed) {
             NAME(connect)(masks, group[MASK + GROUP_COLUMNS], &next, &next_shared);
-            NAME(find_places)(masks, &next_shared, place);
+            NAME(find_places)(masks, &next_shared, next_place);
         }
+        sink.place = place;
+        sink.next_place = next_place;
         NAME(shared_weights)(&net, &found, &own, &s, m, data->sparse, &sink, crew);
         if (NAME(meet)(crew)) return;
+        if (packed) {
+            int32_t *const now_free = place;
+            place = next_place;
+            next_place = now_free;
+        }
         if (!gradient || !last) continue;
 
         REAL scale = 1;

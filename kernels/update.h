@@ -152,20 +152,21 @@ typedef struct {
 } NAME(source_t);
 #define source_t NAME(source_t)
 
-/* g = x^T dz for `rows` inputs and `vectors` vectors of units, those from `first` on. m rows of x and dz. */
-static ALWAYS_INLINE void NAME(tile_weights)(int rows, int vectors, int first, const REAL *x, const REAL *dz, int64_t m, REAL *g)
+/* g (+)= x^T dz for `rows` inputs and `vectors` vectors of units, those from `first` on. m rows of x and dz. */
+static ALWAYS_INLINE void NAME(tile_weights)(int rows, int vectors, int first, int fresh, const REAL *x, const REAL *dz, int64_t m,
+                                             REAL *g, int64_t ld)
 {
     vec acc[ROWS][4];
 #pragma GCC unroll 6
     for (int r = 0; r < ROWS; r++)
 #pragma GCC unroll 4
-        for (int v = 0; v < TILE_VECTORS; v++) acc[r][v] = splat(0);
+        for (int v = first; v < vectors; v++) acc[r][v] = fresh || r >= rows ? splat(0) : load(g + r * ld + v * LANES);
     NAME(multiply)(rows, first, vectors, x, 1, PANEL, dz, PANEL, m, acc);
 #pragma GCC unroll 6
     for (int r = 0; r < ROWS; r++)
         if (r < rows)
 #pragma GCC unroll 4
-            for (int v = first; v < vectors; v++) store(g + r * PANEL + v * LANES, acc[r][v]);
+            for (int v = first; v < vectors; v++) store(g + r * ld + v * LANES, acc[r][v]);
 }
 
 /* g = the sum of the n rows of dz that are listed, `vectors` vectors of units. */
@@ -181,36 +182,40 @@ static ALWAYS_INLINE void NAME(sum_listed)(int vectors, const int32_t *index, in
     for (int v = 0; v < vectors; v++) store(g + v * LANES, acc[v]);
 }
 
-/* Forward was z = x (W * M) + b; so now g = (x^T dz) * M, (n, 64), for inputs k .. k + n - 1 of one panel: at most STRIP, all in
- * one panel of x. dz is that panel's part of a buffer, x a buffer, both of `rows` rows. In row r, the first skip[r] numbers of g
- * (whole vectors) are dead and not touched, nor are vectors of fill-up. */
+/* Forward was z = x (W * M) + b; so now g = (x^T dz) * M, n rows `ld` apart, for inputs k .. k + n - 1 of one panel: at most STRIP,
+ * all in one panel of x. dz is that panel's part of a buffer, x a buffer, both of `rows` rows. In row r, the first skip[r] numbers
+ * of g (whole vectors) are dead and mean nothing; vectors of fill-up are not touched. */
 static __attribute__((noinline)) void NAME(strip_gradient)(const panel_t *panel, int64_t k, int n, const source_t *source,
-                                                           const REAL *dz, int64_t rows, int64_t m, REAL *g, int *skip)
+                                                           const REAL *dz, int64_t rows, int64_t m, REAL *g, int64_t ld,
+                                                           int *skip)
 {
     if (source->count)
         FOR_UNITS(panel->units, u, {
             for (int r = 0; r < n; r++)
-                NAME(sum_listed)(V, source->index + (k + r) * source->ld, source->count[k + r], dz + u, g + r * PANEL + u);
+                NAME(sum_listed)(V, source->index + (k + r) * source->ld, source->count[k + r], dz + u, g + r * ld + u);
         });
-    else {
-        const REAL *x = source->x + k / PANEL * rows * PANEL + k % PANEL;
+    else
+        for (int64_t i0 = 0; i0 < m; i0 += TRAIN_BLOCK) { /* rows whose dz stays in the L1 cache */
+            const int64_t mi = m - i0 < TRAIN_BLOCK ? m - i0 : TRAIN_BLOCK;
+            const REAL *x = source->x + (k / PANEL * rows + i0) * PANEL + k % PANEL;
+            const REAL *dz_i = dz + i0 * PANEL;
 #define TILE(FIRST)                                                                                                           \
     case FIRST:                                                                                                               \
-        if (FIRST < V) NAME(tile_weights)(R, V, FIRST, x + i, dz + u, m, g + i * PANEL + u);                                  \
+        if (FIRST < V) NAME(tile_weights)(R, V, FIRST, i0 == 0, x + i, dz_i + u, mi, g + i * ld + u, ld);                     \
         break;
-        FOR_UNITS(panel->units, u, {
-            FOR_TILES(n, i, {
-                int first = 0; /* vectors before are dead to all inputs of the tile */
-                while (first < V && panel->live[u + first * LANES + LANES - 1] <= k + i) first++;
-                switch (first) { TILE(0) TILE(1) TILE(2) TILE(3) }
+            FOR_UNITS(panel->units, u, {
+                FOR_TILES(n, i, {
+                    int first = 0; /* vectors before are dead to all inputs of the tile */
+                    while (first < V && panel->live[u + first * LANES + LANES - 1] <= k + i) first++;
+                    switch (first) { TILE(0) TILE(1) TILE(2) TILE(3) }
+                });
             });
-        });
 #undef TILE
     }
     for (int r = 0, dead = 0; r < n; r++) {
         while (dead < panel->units && panel->live[dead] <= k + r) dead++;
         skip[r] = dead / LANES * LANES;
-        for (int j = skip[r]; j < dead; j++) g[r * PANEL + j] = 0;
+        for (int j = skip[r]; j < dead; j++) g[r * ld + j] = 0;
     }
 }
 
@@ -224,7 +229,7 @@ static void NAME(panel_weights)(const net_t *net, int64_t l, int64_t p, int64_t 
     int skip[STRIP];
     for (int64_t k = k0; k < k1; k += STRIP) {
         const int n = k1 - k < STRIP ? (int)(k1 - k) : STRIP;
-        NAME(strip_gradient)(&panel, k, n, source, dz + p * rows * PANEL, rows, m, g, skip);
+        NAME(strip_gradient)(&panel, k, n, source, dz + p * rows * PANEL, rows, m, g, PANEL, skip);
         const int64_t at = panel.w - (REAL *)net->theta + k * PANEL;
         for (int r = 0; r < n; r++)
             NAME(update)(s, net->theta, at + r * PANEL + skip[r], g + r * PANEL + skip[r], panel.units - skip[r]);

@@ -1,4 +1,8 @@
-"""Training by Adam on mini-batches of 100 rows, one thread. A call is an epoch of 20 steps: divide its time by 20."""
+"""Training by Adam, one thread: a call is an epoch of some steps, 20 or fewer; divide its time by them.
+
+Under one connectivity, under a fresh one each step, and with inputs of any density: ``native`` chooses how to read them,
+``native-sparse`` and ``native-dense`` read them one way.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +10,25 @@ from typing import Any
 
 import pytest
 
-from bench.cases import IMPLEMENTATIONS, SIZES, Size
+from bench.implementations import DENSE, IMPLEMENTATIONS
+from bench.nets import DENSITIES, DNA, MNIST, STEP_SIZES, Size
+
+EVERYONE = (*DENSE, "jit", "native")
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("implementation", EVERYONE)
+@pytest.mark.parametrize("size", STEP_SIZES, ids=str)
 def test_training_step(clock: Any, size: Size, implementation: str) -> None:
-    clock("step", size, implementation)
+    clock("training step", "step", size, implementation)
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("size", [MNIST, DNA], ids=str)
 def test_training_step_with_fresh_masks(clock: Any, size: Size, implementation: str) -> None:
-    clock("fresh", size, implementation)
+    clock("training step", "fresh", size, implementation)
+
+
+@pytest.mark.parametrize("implementation", ["native", "native-sparse", "native-dense"])
+@pytest.mark.parametrize("size", DENSITIES, ids=str)
+def test_training_step_by_density(clock: Any, size: Size, implementation: str) -> None:
+    clock("training step", "step", size, implementation)

@@ -1,4 +1,4 @@
-"""Set the machine up for the bench: one BLAS thread, and what the figures depend on in the output."""
+"""Set the machine up for the bench: one BLAS thread, what the figures depend on in the output, and the clock."""
 
 from __future__ import annotations
 
@@ -7,36 +7,38 @@ from typing import Any
 
 import pytest
 
-from bench import cases
+from bench import machine
+from bench.cases import CASES, Run
+from bench.implementations import missing, n_threads, one_blas_thread, using
+from bench.nets import Layer, Size
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_blas_thread() -> Iterator[None]:
-    with cases.one_blas_thread():
+    with one_blas_thread():
         yield
 
 
 def pytest_report_header() -> str:
-    return "bench: " + ", ".join(f"{name} {value}" for name, value in cases.machine().items())
+    return "bench: " + ", ".join(f"{name} {value}" for name, value in machine.facts().items())
 
 
 def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
-    machine_info["made_fast"] = cases.machine()
+    machine_info["made_fast"] = machine.facts()
 
 
 @pytest.fixture
 def clock(benchmark: Any) -> Any:
     """Return a function that checks a case on the arrays that it then times."""
 
-    def run(name: str, size: cases.Size, implementation: str) -> None:
-        if not cases.available(implementation):
-            pytest.skip(f"{implementation} is not here")
-        case = cases.CASES[name]
-        work = case.build(size, implementation)
+    def run(group: str, case: str, size: Size | Layer, implementation: str) -> None:
+        if reason := missing(implementation):
+            pytest.skip(reason)
+        work = Run(case, size, implementation).build()
         work.warm_up()
-        benchmark.group = f"{case.title}, {size}" + (f" (times are of {work.units})" if work.units > 1 else "")
-        benchmark.extra_info.update(data=size.source, units=work.units, threads=1)
-        with cases.using(implementation):
+        benchmark.group = f"{group}: {CASES[case].title}, {size}" + f" (times are of {work.units})" * (work.units > 1)
+        benchmark.extra_info.update(data=size.source, units=work.units, threads=n_threads(implementation))
+        with using(implementation):
             benchmark(work.run)
 
     return run

@@ -1,0 +1,167 @@
+"""Single kernels on one masked layer, 100 rows, float32: what is timed, and how it is held to the truth.
+
+Beside ``jit`` and ``native`` stand ``numpy``, the dense product with masked weights into a buffer, and ``peak``, as many
+multiply-adds as are *live* and nothing else: what there is left to gain. Truth is the same kernel of ``reference`` in float64
+on the same arrays. Whole steps and calls of users are in ``cases.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache, partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench import machine, nets
+from bench.implementations import kernels_of
+from bench.nets import Layer
+from bench.work import FLOAT32, TRAINED, Work
+from made_fast import kernels
+from made_fast.kernels import dense
+from made_fast.kernels import layout as panels
+from made_fast.kernels.layout import N_OUT, UNITS
+from made_fast.kernels.optimizers import GRADIENT, OPTIMIZERS
+
+__all__ = ["BACKWARD", "BACKWARD_INPUT", "FORWARD", "KERNELS", "LAYERS", "implementations"]
+
+LAYERS = (Layer(784, 500, 0), Layer(500, 784, 1), Layer(2000, 2000, 1))
+
+FORWARD, FORWARD_SPARSE, BACKWARD_INPUT = "affine_forward", "affine_forward_sparse", "affine_backward_input"
+BACKWARD, BACKWARD_ADAM = "affine_backward_weights", "affine_backward_weights, Adam"
+BACKWARD_SPARSE = "affine_backward_weights_sparse, Adam"
+KERNELS = {
+    FORWARD: LAYERS,
+    FORWARD_SPARSE: LAYERS[:1],
+    BACKWARD_INPUT: LAYERS[1:],
+    BACKWARD: LAYERS,
+    BACKWARD_ADAM: LAYERS,
+    BACKWARD_SPARSE: LAYERS[:1],
+}
+"""What is timed, on which layers: only the first has binary input, and it passes no gradient on."""
+
+Call = tuple[Callable[[], Any], Callable[[], NDArray[Any]]]
+"""A call of a kernel, and what returns its result as a matrix."""
+
+
+class Arrays:
+    """A layer under its staircase, a mini-batch, and gradients of its sums drawn at random, in buffers of the kernels."""
+
+    def __init__(self, layer: Layer, dtype: str) -> None:
+        trainer = nets.new_trainer(layer.size)
+        source: Any = trainer.source(trainer.parameters)
+        self.layer, self.dtype, self.l = layer, dtype, layer.l
+        self.layout: panels.Layout = source.layout
+        self.theta = self.aligned(source.theta)
+        rows, n = nets.rows(layer.size)[0], layer.size.batch
+        self.bits = nets.pack(layer.size, trainer).bits[:n]
+        rng = np.random.default_rng(nets.SEED)
+        x = np.maximum(rng.standard_normal((n, layer.n_in)), 0) if layer.l else rows[:n, source.order]
+        dz = rng.standard_normal((n, layer.n_out)) / n
+        self.x, self.dz = (self.aligned(dense.to_buffer(a.astype(np.float32))) for a in (x, dz))
+        row = self.layout.layers[layer.l]
+        self.flops = 2.0 * n * int(self.layout.n_live[row[UNITS] :][: row[N_OUT]].sum())
+
+    def aligned(self, a: NDArray[Any]) -> NDArray[Any]:
+        """Return a copy on a 64-byte boundary."""
+        made = panels.aligned_empty(a.size, self.dtype).reshape(a.shape)
+        made[:] = a
+        return made
+
+    def ones(self, by_row: bool) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Return how many ones every row has, and which; or every input, in how many rows it is 1, and in which."""
+        shape = (len(self.bits), self.layer.n_in) if by_row else (self.layer.n_in, len(self.bits))
+        count, index = np.zeros(shape[0], np.int32), np.zeros(shape, np.int32)
+        (kernels.active.list_ones if by_row else kernels.active.list_rows)(self.bits, self.layer.n_in, count, index)
+        return count, index
+
+    def dense(self, theta: NDArray[Any]) -> NDArray[Any]:
+        """Return W (n_in, n_out), dead weights 0, with the bias as one more row."""
+        W, mask, b = dense.unpack_layer(theta, *self.layout, self.l)
+        return np.vstack([W * mask, b])
+
+
+def ours(name: str, a: Arrays, module: Any) -> Call:
+    """Return the kernel called ``name`` of an implementation."""
+    fixed, (n_in, n_out, _) = (a.theta, *a.layout, a.l), a.layer
+    if name in (FORWARD, FORWARD_SPARSE):
+        out = a.aligned(np.zeros_like(a.dz))
+        given: Any = (a.x, a.x[:0]) if name == FORWARD else a.ones(by_row=True)
+        kernel = module.affine_forward if name == FORWARD else module.affine_forward_sparse
+        return partial(kernel, *fixed, *given, out), lambda: dense.read_buffer(out, n_out)
+    if name == BACKWARD_INPUT:
+        dh = a.aligned(np.zeros_like(a.x))
+        return partial(module.affine_backward_input, *fixed, a.dz, a.x, dh), lambda: dense.read_buffer(dh, n_in)
+    adam, start = OPTIMIZERS["adam"], a.dense(a.theta)
+    code, n_state = (GRADIENT, 1) if name == BACKWARD else (adam.code, adam.n_state)
+    state = a.aligned(np.zeros((n_state, len(a.theta)), np.float32))
+    given = a.ones(by_row=False) if name == BACKWARD_SPARSE else (a.x,)
+    kernel = module.affine_backward_weights_sparse if name == BACKWARD_SPARSE else module.affine_backward_weights
+    call = partial(kernel, *fixed, *given, a.dz, code, 0, np.array([*adam.hyper, 0.0, 0.0]), state)
+    return call, lambda: a.dense(state[0]) if name == BACKWARD else a.dense(a.theta) - start
+
+
+def implementations(name: str) -> tuple[str, ...]:
+    """Return who can be timed on the kernel called ``name``."""
+    return (*["numpy"] * ("Adam" not in name), "jit", "native", *["peak"] * ("sparse" not in name))
+
+
+def in_numpy(name: str, a: Arrays) -> Call:
+    """Return the dense product that stands against a kernel."""
+    n_in, n_out, _ = a.layer
+    W, b = np.vsplit(a.dense(a.theta), [n_in])
+    x, dz = (np.ascontiguousarray(dense.read_buffer(buffer, n)) for buffer, n in ((a.x, n_in), (a.dz, n_out)))
+    mask = dense.unpack_layer(a.theta, *a.layout, a.l)[1]
+    z, dh, on, gradient, ones = (
+        np.empty_like(dz),
+        np.empty_like(x),
+        x > 0,
+        np.empty_like(a.dense(a.theta)),
+        np.ones_like(x[:, 0]),
+    )
+
+    def forward() -> None:
+        np.add(np.matmul(x, W, out=z), b, out=z)
+        if a.l == 0:
+            np.maximum(z, 0, out=z)
+
+    def backward_input() -> None:
+        np.multiply(np.matmul(dz, W.T, out=dh), np.greater(x, 0, out=on), out=dh)
+
+    def backward_weights() -> None:
+        np.multiply(np.matmul(x.T, dz, out=gradient[:-1]), mask, out=gradient[:-1])
+        np.matmul(ones, dz, out=gradient[-1])
+
+    calls: dict[str, Call] = {
+        FORWARD: (forward, lambda: z),
+        FORWARD_SPARSE: (forward, lambda: z),
+        BACKWARD_INPUT: (backward_input, lambda: dh),
+        BACKWARD: (backward_weights, lambda: gradient),
+    }
+    return calls[name]
+
+
+@lru_cache(nets.KEPT)
+def truth(name: str, layer: Layer) -> NDArray[np.float64]:
+    """Return what the reference makes of the same arrays in float64."""
+    call, read = ours(name, Arrays(layer, "float64"), kernels.load("reference"))
+    call()
+    return read()
+
+
+def work(name: str, layer: Layer, implementation: str) -> Work:
+    """Return the kernel called ``name`` on a layer, by an implementation, as work."""
+    a = Arrays(layer, "float32")
+    if implementation == "peak":
+        nothing_else = machine.multiply_adds(a.flops)
+        assert nothing_else is not None
+        return Work(implementation, nothing_else, lambda _: None)
+    call, read = in_numpy(name, a) if implementation == "numpy" else ours(name, a, kernels.load(kernels_of(implementation)))
+
+    def check(_: Any) -> None:
+        right = truth(name, layer)
+        error = np.linalg.norm(read() - right) / np.linalg.norm(right)
+        assert error < (TRAINED if "Adam" in name else FLOAT32), f"{name} is off by {error:.2g}"
+
+    return Work(implementation, call, check)

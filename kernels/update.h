@@ -231,8 +231,11 @@ static void NAME(panel_weights)(const net_t *net, int64_t l, int64_t p, int64_t 
         const int n = k1 - k < STRIP ? (int)(k1 - k) : STRIP;
         NAME(strip_gradient)(&panel, k, n, source, dz + p * rows * PANEL, rows, m, g, PANEL, skip);
         const int64_t at = panel.w - (REAL *)net->theta + k * PANEL;
-        for (int r = 0; r < n; r++)
-            NAME(update)(s, net->theta, at + r * PANEL + skip[r], g + r * PANEL + skip[r], panel.units - skip[r]);
+        if (skip[n - 1] == 0 && panel.units == PANEL) /* as most strips are: one run */
+            NAME(update)(s, net->theta, at, g, n * PANEL);
+        else
+            for (int r = 0; r < n; r++)
+                NAME(update)(s, net->theta, at + r * PANEL + skip[r], g + r * PANEL + skip[r], panel.units - skip[r]);
     }
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -56,13 +57,16 @@ class Work:
 def measure(works: Sequence[Work], seconds: float, clock: Callable[[], float] = time.perf_counter) -> list[float]:
     """Return the median seconds of a unit of each work; they have been warmed up.
 
-    They take turns, a few milliseconds each (A B C A B C ...): when the machine slows down it does so for all of them.
+    They take turns, a few milliseconds each: when the machine slows down it does so for all of them. Every round has another
+    order, because who comes after a certain other finds the caches as that one left them.
     """
     repeats = [max(1, int(TURN / timed(work, 1, clock))) for work in works]
     times: list[list[float]] = [[] for _ in works]
+    turns, order = list(zip(works, repeats, times, strict=True)), random.Random(0)
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(times[0]) < LEAST_ROUNDS:
-        for work, repeat, found in zip(works, repeats, times, strict=True):
+        order.shuffle(turns)
+        for work, repeat, found in turns:
             found.append(timed(work, repeat, clock) / work.units)
     return [median(found) for found in times]
 

@@ -53,7 +53,7 @@ KERNELS = (
     "list_ones",
     "list_rows",
     "pack",
-    "permute",
+    "pack_bits",
     "sample",
     "score",
     "train",

@@ -94,7 +94,7 @@ cdef extern from "native.h" nogil:
     void made_fast_list_ones(const uint64_t *, int64_t, int64_t, int64_t, int32_t *, int32_t *) noexcept
     void made_fast_list_rows(const uint64_t *, int64_t, const int64_t *, int64_t, int64_t, int64_t, int64_t, int64_t,
                              int32_t *, int32_t *) noexcept
-    void made_fast_permute(const uint64_t *, int64_t, const int32_t *, uint64_t *) noexcept
+    uint8_t made_fast_pack_bits(const uint8_t *, int64_t, const int32_t *, uint64_t *) noexcept
     uint64_t made_fast_enter() noexcept
     void made_fast_leave(uint64_t) noexcept
     int made_fast_levels(const level_t **) noexcept
@@ -155,13 +155,14 @@ cdef inline const kernels_t *_kernels(const real[::1] theta) noexcept nogil:
     return &_level.of[0 if real is float else 1]
 
 
-def permute(const uint64_t[:, ::1] bits, const int64_t[::1] order, int32_t[::1] place, uint64_t[:, ::1] out):
+def pack_bits(const uint8_t[:, ::1] x, const int64_t[::1] order, int32_t[::1] place, uint64_t[:, ::1] out, uint8_t[::1] seen):
     cdef Py_ssize_t i
     with nogil:
         for i in range(order.shape[0]):
             place[order[i]] = <int32_t>i
-        for i in range(bits.shape[0]):
-            made_fast_permute(&bits[i, 0], bits.shape[1], &place[0], &out[i, 0])
+        seen[0] = 0
+        for i in range(x.shape[0]):
+            seen[0] |= made_fast_pack_bits(&x[i, 0], x.shape[1], &place[0], &out[i, 0])
 
 
 def list_ones(const uint64_t[:, ::1] bits, int64_t n_columns, int32_t[::1] count, int32_t[:, ::1] index):

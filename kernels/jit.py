@@ -30,7 +30,7 @@ from made_fast.kernels.jit_layers import (
     forward,
     list_ones,
     list_rows,
-    permute,
+    pack_bits,
 )
 from made_fast.kernels.jit_shared import pack, train_shared, unpack_gradient
 from made_fast.kernels.jit_tile import (
@@ -66,7 +66,7 @@ __all__ = [
     "list_ones",
     "list_rows",
     "pack",
-    "permute",
+    "pack_bits",
     "sample",
     "score",
     "train",

@@ -55,7 +55,7 @@ __all__ = [
     "list_ones",
     "list_rows",
     "lowest_one",
-    "permute",
+    "pack_bits",
     "permute_row",
 ]
 
@@ -97,12 +97,18 @@ def permute_row(bits: Bits, place: Int32, out: Bits) -> None:
 
 
 @kernel
-def permute(bits: Bits, order: Int64, place: Int32, out: Bits) -> None:
-    """See ``reference.permute``."""
+def pack_bits(x: Any, order: Int64, place: Int32, out: Bits, seen: Any) -> None:
+    """See ``reference.pack_bits``."""
     for p in range(len(order)):
         place[order[p]] = p
-    for i in range(len(bits)):
-        permute_row(bits[i], place, out[i])
+    seen[0] = 0
+    out[:] = 0
+    for i in range(len(x)):
+        for d in range(len(order)):
+            seen[0] |= x[i, d]
+            if x[i, d] != 0:
+                at = np.int64(place[d])
+                out[i, at // 64] |= np.uint64(1) << np.uint64(at % 64)
 
 
 @kernel

@@ -2,6 +2,8 @@
 
 #include "native.h"
 
+#include <string.h>
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -33,14 +35,44 @@ void made_fast_list_rows(const uint64_t *bits, int64_t words, const int64_t *row
     }
 }
 
+static void permute_word(uint64_t word, const int32_t *place, uint64_t *out)
+{
+    for (; word; word &= word - 1) {
+        const int32_t p = place[__builtin_ctzll(word)];
+        out[p / 64] |= 1ull << (p % 64);
+    }
+}
+
 void made_fast_permute(const uint64_t *bits, int64_t words, const int32_t *place, uint64_t *out)
 {
     for (int64_t w = 0; w < words; w++) out[w] = 0;
-    for (int64_t w = 0; w < words; w++)
-        for (uint64_t word = bits[w]; word; word &= word - 1) {
-            const int32_t p = place[64 * w + __builtin_ctzll(word)];
-            out[p / 64] |= 1ull << (p % 64);
+    for (int64_t w = 0; w < words; w++) permute_word(bits[w], place + 64 * w, out);
+}
+
+uint8_t made_fast_pack_bits(const uint8_t *x, int64_t n, const int32_t *place, uint64_t *out)
+{
+    uint64_t seen = 0;
+    for (int64_t w = 0; w < (n + 63) / 64; w++) out[w] = 0;
+    for (int64_t d = 0; d < n; d += 64) {
+        const int64_t m = n - d < 64 ? n - d : 64;
+        uint64_t word = 0;
+        int64_t j = 0;
+        for (; j + 8 <= m; j += 8) {
+            uint64_t bytes;
+            memcpy(&bytes, x + d + j, 8);
+            if (__BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__) bytes = __builtin_bswap64(bytes);
+            seen |= bytes;
+            word |= (bytes * 0x0102040810204080ull >> 56) << j; /* moves bit 0 of byte b to bit b of the last byte */
         }
+        for (; j < m; j++) {
+            seen |= x[d + j];
+            word |= (uint64_t)(x[d + j] & 1) << j;
+        }
+        permute_word(word, place + d, out);
+    }
+    seen |= seen >> 32;
+    seen |= seen >> 16;
+    return (uint8_t)(seen | seen >> 8);
 }
 
 uint64_t made_fast_enter(void)

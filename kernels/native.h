@@ -105,6 +105,9 @@ void made_fast_list_rows(const uint64_t *bits, int64_t words, const int64_t *row
 /* Bits of one row in another order; place[d] is that of column d. */
 void made_fast_permute(const uint64_t *bits, int64_t words, const int32_t *place, uint64_t *out);
 
+/* n bytes of 0/1 as bits, in another order; returns the bitwise or of them. */
+uint8_t made_fast_pack_bits(const uint8_t *x, int64_t n, const int32_t *place, uint64_t *out);
+
 /* Take denormal numbers as 0 on this thread, and give back the mode it was in before. The state of an optimiser decays into
  * denormals where an input is never on, stays there, and each makes the CPU stumble: MNIST took twice the time. */
 uint64_t made_fast_enter(void);

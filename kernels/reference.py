@@ -64,8 +64,8 @@ __all__ = [
     "list_rows",
     "masks",
     "pack",
+    "pack_bits",
     "pack_layer",
-    "permute",
     "read_buffer",
     "sample",
     "score",
@@ -82,13 +82,15 @@ __all__ = [
 # ---------------------------------------------------------------------------------------------------------------------------
 
 
-def permute(bits: Bits, order: Int64, place: Int32, out: Bits) -> None:
-    """Put the columns of bits into another order: column p of ``out`` is column ``order[p]`` of ``bits``.
+def pack_bits(x: NDArray[np.uint8], order: Int64, place: Int32, out: Bits, seen: NDArray[np.uint8]) -> None:
+    """Pack rows of 0/1 as bits, in another order of columns: column p of ``out`` is column ``order[p]`` of x.
 
-    bits (n, W) IN; order (D,) IN, a permutation; place (D,) OUT, its inverse; out (n, W) OUT, bits from D on are 0.
+    x (n, D) IN; order (D,) IN, a permutation; place (D,) OUT, its inverse; out (n, W) OUT, bits from D on are 0; seen (1,)
+    OUT, the bitwise or of all of x: if it is above 1, there was something but 0 and 1, and ``out`` means nothing.
     """
     place[order] = np.arange(len(order))
-    packed = np.packbits(unpack_bits(bits, len(order))[:, order], axis=1, bitorder="little")
+    seen[0] = np.bitwise_or.reduce(x, axis=None)
+    packed = np.packbits(x[:, order] != 0, axis=1, bitorder="little")
     out[:] = 0
     for q in range(packed.shape[1]):
         out[:, q // 8] |= packed[:, q].astype(np.uint64) << np.uint64(8 * (q % 8))

@@ -68,12 +68,13 @@ def pack_rows(
     rows = checks.matrix(X, D, name=name)
     n = rows.shape[0]
     out = np.empty((n, -(-D // 64)), dtype=np.uint64)
-    if n * D <= CHUNK:
-        _pack(checks.ones(rows, binarize, name, first_row, missing=missing), order, out)
-    else:
-        for part in chunks(n, D):
-            one = checks.ones(rows[part], binarize, name, first_row + part.start, missing=missing)
-            _pack(one, order, out[part])
+    for part in chunks(n, D):
+        piece = rows if n * D <= CHUNK else rows[part]
+        if isinstance(piece, np.ndarray) and piece.itemsize == 1 and binarize is None and _pack(piece, order, out[part]):
+            continue  # checked as they were packed
+        one = checks.ones(piece, binarize, name, first_row + part.start, missing=missing)
+        if not _pack(one, order, out[part]):  # booleans made of other bytes
+            _pack(one.view(np.uint8) != 0, order, out[part])
     return out
 
 
@@ -96,12 +97,12 @@ def pack_missing(X: Any, order: NDArray[np.intp], *, name: str = "X") -> NDArray
     return out
 
 
-def _pack(one: NDArray[np.bool_], order: NDArray[np.intp], out: NDArray[np.uint64]) -> None:
-    bits = np.zeros((len(one), out.shape[1] * 8), np.uint8)
-    bits[:, : -(-len(order) // 8)] = np.packbits(one, axis=1, bitorder="little")
-    words = bits.view("<u8").astype(np.uint64, copy=False)
-    # bits, not entries, change their places: a row has 64 times as many entries as words
-    kernels.active.permute(words, np.ascontiguousarray(order, np.int64), np.empty(len(order), np.int32), out)
+def _pack(rows: NDArray[Any], order: NDArray[np.intp], out: NDArray[np.uint64]) -> bool:
+    """Pack rows of one-byte numbers; say whether all were 0 or 1."""
+    seen = np.empty(1, np.uint8)
+    x, order = np.ascontiguousarray(rows).view(np.uint8), np.ascontiguousarray(order, np.int64)
+    kernels.active.pack_bits(x, order, np.empty(len(order), np.int32), out, seen)
+    return int(seen[0]) <= 1
 
 
 def density(bits: NDArray[np.uint64], n_features: int) -> float:

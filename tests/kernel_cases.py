@@ -46,7 +46,7 @@ OUTPUTS = {
     "list_ones": {"count", "index"},
     "list_rows": {"count", "index"},
     "pack": {"theta"},
-    "permute": {"place", "out"},
+    "pack_bits": {"place", "out", "seen"},
     "sample": {"reals", "ints", "x"},
     "score": {"reals", "ints", "log_p"},
     "train": {"theta", "state", "reals", "ints", "nll", "sync"},

@@ -109,16 +109,26 @@ def test_lists(module, kernel, n_columns):
 
 
 @everywhere
-@pytest.mark.parametrize("n_columns", [1, 7, 64, 65, 100, 192])
-def test_permute(module, n_columns):
+@pytest.mark.parametrize("n_columns", [1, 7, 8, 63, 64, 65, 100, 192])
+def test_pack_bits(module, n_columns):
     rng = np.random.default_rng(n_columns)
     for n_rows, density in ((0, 0.5), (1, 1.0), (7, 0.1), (31, 0.5)):
-        X, order = rng.random((n_rows, n_columns)) < density, rng.permutation(n_columns)
-        bits = pack_bits(X)
-        place, out = room(n_columns, np.int32, -1), room(bits.shape, np.uint64, 7)
-        run(module, "permute", bits, order, place, out)
+        X, order = (rng.random((n_rows, n_columns)) < density).astype(np.uint8), rng.permutation(n_columns)
+        place, out, seen = (
+            room(n_columns, np.int32, -1),
+            room((n_rows, -(-n_columns // 64)), np.uint64, 7),
+            room(1, np.uint8, 9),
+        )
+        run(module, "pack_bits", X, order, place, out, seen)
         assert np.array_equal(out, pack_bits(X[:, order]))
         assert np.array_equal(order[place], np.arange(n_columns))
+        assert seen[0] == X.max(initial=0)
+        for d in {0, n_columns - 1, n_columns // 2} if n_rows else ():
+            for value in (2, 128, 255):
+                wrong = X.copy()
+                wrong[-1, d] = value
+                run(module, "pack_bits", wrong, order, place, out, seen)
+                assert seen[0] == value | X[:, :n_columns].max(initial=0, where=wrong == X)
 
 
 @everywhere

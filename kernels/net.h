@@ -236,9 +236,26 @@ static void NAME(finish)(const net_t *net, int64_t l, int64_t final, int64_t dra
     }
 }
 
+/* x at place p is 1 where the row's uniform u is below its conditional: in x, and at the end of the row's list of ones. */
+static void NAME(draw)(int64_t p, int64_t D, int64_t m, const double *u, const REAL *conditional, uint8_t *x, int32_t *count,
+                       int32_t *index)
+{
+    for (int64_t i0 = 0; i0 < m; i0 += 64) {
+        const int64_t end = m - i0 < 64 ? m - i0 : 64;
+        uint64_t ones = 0;
+        for (int64_t i = 0; i < end; i++) ones |= (uint64_t)(u[i0 + i] < (double)conditional[i0 + i]) << i;
+        for (; ones; ones &= ones - 1) {
+            const int64_t i = i0 + __builtin_ctzll(ones);
+            x[i * D + p] = 1;
+            index[i * D + count[i]++] = (int32_t)p;
+        }
+    }
+}
+
 static void NAME(sample)(const net_t *net, const double *uniforms, int64_t n, int64_t block, void *reals, int32_t *ints,
                          uint8_t *x)
 {
+    enum { AHEAD = 8 }; /* uniforms of a row that share a cache line */
     const int64_t D = net->layers[N_IN], last = net->n_layers - 1;
     int32_t *count = ints, *index = ints + block, *taken = index + block * D;
     walk_t walks[2 * MAX_LAYERS];
@@ -246,15 +263,15 @@ static void NAME(sample)(const net_t *net, const double *uniforms, int64_t n, in
         const int64_t m = n - start < block ? n - start : block;
         REAL *column = reals, *z = column + (block + 15) / 16 * 16;
         for (int64_t l = 0; l < net->n_rows; z += m * PADDED(n_units(net, l)), l++) walks[l] = (walk_t){z, -1, 0, 0};
+        double *const ahead = (double *)z; /* (AHEAD, m) */
         memset(count, 0, m * sizeof(int32_t));
+        memset(x + start * D, 0, m * D);
         for (int64_t p = 0; p < D; p++) {
+            if (p % AHEAD == 0)
+                for (int64_t i = 0; i < m; i++)
+                    for (int64_t q = 0; q < AHEAD && p + q < D; q++) ahead[q * m + i] = uniforms[(start + i) * D + p + q];
             NAME(finish_unit)(net, last, p, SIGMOID, walks, m, count, index, taken, column);
-            for (int64_t i = 0; i < m; i++) {
-                const int one = uniforms[(start + i) * D + p] < (double)column[i];
-                x[(start + i) * D + p] = (uint8_t)one;
-                index[i * D + count[i]] = (int32_t)p;
-                count[i] += one;
-            }
+            NAME(draw)(p, D, m, ahead + p % AHEAD * m, column, x + start * D, count, index);
             int64_t final = p + 1;
             for (int64_t l = 0; l < last; l++) {
                 NAME(finish)(net, l, final, p + 1, walks, m, count, index, taken, column);
@@ -357,18 +374,20 @@ static double NAME(total)(const train_scratch_t *s, const loss_t *loss, int64_t 
     return total;
 }
 
-enum { NAME(ROW_GRAIN) = 2 * ROWS, NAME(PER_ROW) = 48 }; /* cost of a panel's row beside its sums, in multiply-adds of 64 */
+/* Cost of a row in a panel beside its sums, in multiply-adds of 64: measured. What reads lists of ones has shorter sums. */
+enum { NAME(ROW_GRAIN) = 2 * ROWS, NAME(PER_ROW) = 64, NAME(PER_LOSS) = 160, NAME(PER_LIST) = 200 };
 
 static void NAME(forward_share)(const net_t *net, int64_t l, int64_t m, int sparse, const dropout_t *dropout, const loss_t *loss,
                                 const buffers_t *s, const crew_t *crew)
 {
     const int64_t panels = net->layers[l * LAYER_COLUMNS + N_PANELS], direct = NAME(direct)(net, l);
+    const int64_t per_row = NAME(PER_ROW) + (l == net->n_layers - 1 ? NAME(PER_LOSS) : 0) + (l == 0 && sparse ? NAME(PER_LIST) : 0);
     run_t run = {0};
     int64_t i0, i1;
     for (int pass = 0; pass < 2; pass++) { /* first the total cost, then the work */
         if (pass) run = NAME(run_of)(crew, run.at);
         for (int64_t p = 0; p < panels; p++) {
-            const int64_t each = NAME(PER_ROW) + NAME(panel)(net, l, p).depth + (direct ? NAME(panel)(net, direct, p).depth : 0);
+            const int64_t each = per_row + NAME(panel)(net, l, p).depth + (direct ? NAME(panel)(net, direct, p).depth : 0);
             if (NAME(take)(&run, m, each, NAME(ROW_GRAIN), &i0, &i1) && pass)
                 NAME(layer_panel)(net, l, p, sparse, dropout, loss, s, i0, i1 - i0);
         }
@@ -387,7 +406,7 @@ static void NAME(backward_share)(const net_t *net, int64_t l, int64_t m, const d
         if (pass) run = NAME(run_of)(crew, run.at);
         for (int64_t k = 0, j = 0; k < n_in; k += PANEL) {
             while (j < n_out && live[j] <= k) j++; /* units j .. see these inputs */
-            if (!NAME(take)(&run, m, NAME(PER_ROW) + n_out - j, NAME(ROW_GRAIN), &i0, &i1) || !pass) continue;
+            if (!NAME(take)(&run, m, 1 + n_out - j, NAME(ROW_GRAIN), &i0, &i1) || !pass) continue;
             const int64_t at = i0 * PANEL, block = k * rows + at, n = (i1 - i0) * PANEL;
             const REAL *h = s->forward.h[below];
             if (dropout) { /* the derivative is a function of what the activation gave: h before it was scaled */
@@ -437,10 +456,11 @@ static source_t NAME(source)(const net_t *net, const train_scratch_t *s, int64_t
     return (source_t){.count = s->place_count, .index = s->place_index, .ld = s->forward.rows};
 }
 
-/* Gradient and update of this rank's share of every layer's weights and biases. */
+/* Gradient and update of this rank's share of every layer's weights and biases. The bias counts as so many rows of weights. */
 static void NAME(train_weights)(const net_t *net, const train_scratch_t *s, int64_t m, int sparse, const step_t *step,
                                 const crew_t *crew)
 {
+    enum { PER_BIAS = 2 * STRIP };
     const int64_t B = s->forward.rows;
     for (int64_t l = 0; l < net->n_rows; l++) {
         const source_t source = NAME(source)(net, s, l, sparse);
@@ -450,11 +470,9 @@ static void NAME(train_weights)(const net_t *net, const train_scratch_t *s, int6
         for (int pass = 0; pass < 2; pass++) {
             if (pass) run = NAME(run_of)(crew, run.at);
             for (int64_t p = 0; p < net->layers[l * LAYER_COLUMNS + N_PANELS]; p++) {
-                const int64_t depth = NAME(panel)(net, l, p).depth;
-                const int mine = NAME(take)(&run, depth, 1, STRIP, &k0, &k1);
-                if (!pass) continue;
-                if (mine) NAME(panel_weights)(net, l, p, k0, k1, &source, dz, B, m, step);
-                if (depth ? mine && k0 == 0 : crew->rank == 0) NAME(panel_bias)(net, l, p, dz, B, m, step);
+                if (!NAME(take)(&run, PER_BIAS + NAME(panel)(net, l, p).depth, 1, STRIP, &k0, &k1) || !pass) continue;
+                if (k0 == 0) NAME(panel_bias)(net, l, p, dz, B, m, step);
+                NAME(panel_weights)(net, l, p, k0 > PER_BIAS ? k0 - PER_BIAS : 0, k1 - PER_BIAS, &source, dz, B, m, step);
             }
         }
     }
@@ -480,7 +498,7 @@ static void NAME(train)(const net_t *net, const batches_t *data, const rule_t *r
         const loss_t loss = {s.bits, words, D, 1.0 / (double)m, data->weights, rows, s.nll, data->batch_size,
                              s.dz[net->n_layers - 1]};
         if (NAME(train_rows)(net, &s, m, data->sparse, 0, &loss, crew)) return; /* before this step has changed anything */
-        if (rank == 0) nll[batch] = NAME(total)(&s, &loss, m);
+        if (rank == n_ranks - 1) nll[batch] = NAME(total)(&s, &loss, m); /* rank 0 has more to do in what follows */
         const step_t step = NAME(prepare)(&now);
         NAME(train_weights)(net, &s, m, data->sparse, &step, crew);
         if (NAME(meet)(crew)) return;

@@ -322,7 +322,7 @@ static void NAME(train_shared)(const shared_t *shared, const masks_t *masks, con
         const loss_t loss = {s.bits, words, group[PLACES], 1.0 / (double)group[STEP_ROWS], data->weights, rows, s.nll,
                              data->batch_size, s.dz[net.n_layers - 1]};
         if (NAME(train_rows)(&net, &s, m, data->sparse, dropped.keep ? &dropped : 0, &loss, crew)) return;
-        if (rank == 0) {
+        if (rank == n_ranks - 1) {
             const double total = NAME(total)(&s, &loss, m);
             nll[group[STEP]] = first ? total : nll[group[STEP]] + total;
         }

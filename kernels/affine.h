@@ -101,6 +101,13 @@ static ALWAYS_INLINE NAME(panel_t) NAME(panel)(const net_t *net, int64_t l, int6
 }
 #define panel_t NAME(panel_t)
 
+/* While a block of 64 rows of weights is at work, fetch the next: the part that falls to the tile of rows that begins at i of m. */
+static ALWAYS_INLINE void NAME(fetch)(const REAL *w, int64_t i, int64_t m)
+{
+    const int64_t lines = PANEL * PANEL * sizeof(REAL) / 64, tiles = m / ROWS + 1, t = i / ROWS;
+    for (int64_t q = lines * t / tiles; q < lines * (t + 1) / tiles; q++) __builtin_prefetch((const char *)w + 64 * q, 0, 2);
+}
+
 /* Panel p of layer l on m rows of x: out = g(x (W * M) + b + direct), all buffers of `rows` rows; direct may be null. */
 static void NAME(forward_panel)(const net_t *net, int64_t l, int64_t p, const REAL *x, const REAL *direct, int64_t rows,
                                 int64_t m, REAL *out)
@@ -111,9 +118,11 @@ static void NAME(forward_panel)(const net_t *net, int64_t l, int64_t p, const RE
         const int32_t *live = panel.live + u;
         int64_t k = 0;
         do { /* 64 rows of weights at a time: they stay in the L1 cache while all rows of x pass */
-            FOR_TILES(m, i,
-                      NAME(tile_forward)(R, V, x + k * rows + i * PANEL, k, panel.w + u, live, k, k + PANEL,
-                                         k ? 0 : panel.bias + u, out + i * PANEL + u););
+            FOR_TILES(m, i, {
+                if (u == 0 && k + PANEL < panel.depth) NAME(fetch)(panel.w + (k + PANEL) * PANEL, i, m);
+                NAME(tile_forward)(R, V, x + k * rows + i * PANEL, k, panel.w + u, live, k, k + PANEL,
+                                         k ? 0 : panel.bias + u, out + i * PANEL + u);
+            });
             k += PANEL;
         } while (k < live[V * LANES - 1]);
     });
@@ -258,9 +267,11 @@ static void NAME(backward_input_panel)(const net_t *net, int64_t l, int64_t k0, 
                         for (int b = 0; b < LANES; b++) block[(j + a) * PANEL + k + b] = k + b < n ? w[b * PANEL + a] : 0;
             }
         for (int u = 0; u < PANEL; u += TILE_UNITS)
-            FOR_TILES(m, i,
-                      NAME(tile_backward)(R, fresh, dz + p * rows * PANEL + i * PANEL, block + u, starts + u / LANES, panel.units,
-                                          dh + i * PANEL + u););
+            FOR_TILES(m, i, {
+                if (u == 0 && p + 1 < layer[N_PANELS]) NAME(fetch)(NAME(panel)(net, l, p + 1).w + k0 * PANEL, i, m);
+                NAME(tile_backward)(R, fresh, dz + p * rows * PANEL + i * PANEL, block + u, starts + u / LANES, panel.units,
+                                          dh + i * PANEL + u);
+            });
         fresh = 0;
     }
     if (fresh)

@@ -242,8 +242,8 @@ def score_workspace(layout: Layout, n_rows: int) -> tuple[int, int]:
 def sample_workspace(layout: Layout, n_rows: int) -> tuple[int, int]:
     """Return (reals, int32s) of scratch that ``sample`` needs to work on ``n_rows`` rows at once.
 
-    Reals: one column, then the output of every layer, then room for eight float64 a row. Integers: how many ones every row has so far, which they are, and a
-    read position for every layer.
+    Reals: one column, then the output of every layer, then room for eight float64 a row. Integers: how many ones every row
+    has so far, which they are, and a read position for every layer.
     """
     n_inputs = int(layout.layers[0, N_IN])
     reals = -(-n_rows // 16) * 16 + _activations(layout.layers, n_rows) + 16 * n_rows

@@ -119,7 +119,7 @@ static void NAME(forward_panel)(const net_t *net, int64_t l, int64_t p, const RE
         int64_t k = 0;
         do { /* 64 rows of weights at a time: they stay in the L1 cache while all rows of x pass */
             FOR_TILES(m, i, {
-                if (u == 0 && k + PANEL < panel.depth) NAME(fetch)(panel.w + (k + PANEL) * PANEL, i, m);
+                if (u == 0 && m > ROWS && k + PANEL < panel.depth) NAME(fetch)(panel.w + (k + PANEL) * PANEL, i, m);
                 NAME(tile_forward)(R, V, x + k * rows + i * PANEL, k, panel.w + u, live, k, k + PANEL,
                                          k ? 0 : panel.bias + u, out + i * PANEL + u);
             });
@@ -268,7 +268,7 @@ static void NAME(backward_input_panel)(const net_t *net, int64_t l, int64_t k0, 
             }
         for (int u = 0; u < PANEL; u += TILE_UNITS)
             FOR_TILES(m, i, {
-                if (u == 0 && p + 1 < layer[N_PANELS]) NAME(fetch)(NAME(panel)(net, l, p + 1).w + k0 * PANEL, i, m);
+                if (u == 0 && m > ROWS && p + 1 < layer[N_PANELS]) NAME(fetch)(NAME(panel)(net, l, p + 1).w + k0 * PANEL, i, m);
                 NAME(tile_backward)(R, fresh, dz + p * rows * PANEL + i * PANEL, block + u, starts + u / LANES, panel.units,
                                           dh + i * PANEL + u);
             });

@@ -35,11 +35,10 @@ Index: TypeAlias = "NDArray[np.intp]"
 
 
 class Walks(NamedTuple):
-    """How an estimate is made: the number of walks for each row, their random numbers, and scratch for them."""
+    """How an estimate is made: the number of walks for each row and their random numbers."""
 
     n: int
     rng: np.random.Generator
-    scratch: tuple[NDArray[Any], NDArray[np.int32]]
 
 
 class Evidence:
@@ -114,7 +113,7 @@ class Evidence:
         for i in range(len(bits)) if len(self.early) else ():
             mine = np.flatnonzero(which == i)
             chosen[mine] = rows[i][_choose(share[i], len(mine), walks.rng)]
-        return self._walk(chosen, self.late, walks.scratch, walks.rng), effective
+        return self._walk(chosen, self.late, walks.rng), effective
 
     def mean(self, bits: Bits, walks: Walks) -> tuple[Floats, Floats]:
         """Return ``E[x | observed]`` of each row, (n, D), and the effective number of walks, (n,)."""
@@ -127,7 +126,7 @@ class Evidence:
                 continue
             if self.exact:
                 drawn = along[_choose(weight, walks.n, walks.rng)]
-                along, weight = self._walk(drawn, self.late, walks.scratch, walks.rng), np.full(walks.n, 1 / walks.n)
+                along, weight = self._walk(drawn, self.late, walks.rng), np.full(walks.n, 1 / walks.n)
             for part in self._parts(len(along)):  # the conditionals along a walk vary less than what was drawn from them
                 mean[i, self.late] += weight[part] @ self._conditionals(along[part])[:, self.late]
         return mean, effective
@@ -139,12 +138,12 @@ class Evidence:
             rows, log_w, _ = self._weigh(bits, walks)
             bits = rows[each, _greedy(log_w, len(self.early))]
         elif not self.exact:
-            greedy = self._walk(bits, self.missing, walks.scratch, None)
+            greedy = self._walk(bits, self.missing, None)
             rows, log_w, log_p = self._weigh(bits, walks)
             effective = _effective(log_w)
             log_p = np.concatenate([self._score(greedy)[:, None], log_p], axis=1)
             bits = np.concatenate([greedy[:, None], rows], axis=1)[each, np.argmax(log_p, axis=1)]
-        return self._walk(bits, self.late, walks.scratch, None), effective
+        return self._walk(bits, self.late, None), effective
 
     def _weigh(self, bits: Bits, walks: Walks) -> tuple[Bits, Floats, Floats]:
         """Return candidates, rows with the early inputs filled in, (n, C, W), their log weights, and log p up to ``reach``.
@@ -155,7 +154,7 @@ class Evidence:
             rows = bits[:, None] | self._completions
             log_p = self._score(rows)
             return rows, log_p, log_p
-        rows = self._walk(np.repeat(bits, walks.n, axis=0), self.missing, walks.scratch, walks.rng)
+        rows = self._walk(np.repeat(bits, walks.n, axis=0), self.missing, walks.rng)
         # A weight is p(evidence | before), place by place, multiplied. Taken as p(all) over p(what was drawn) it keeps its
         # precision when evidence is unlikely: 1 - p has none left then, but what was drawn was hardly ever that unlikely.
         log_q = np.empty(len(rows))
@@ -175,7 +174,7 @@ class Evidence:
         share = np.exp(log_w - np.logaddexp.reduce(log_w, axis=1)[:, None])
         return rows, share, np.full(len(bits), np.inf) if self.exact else _effective(log_w)
 
-    def _walk(self, bits: Bits, free: Index, scratch: Any, rng: np.random.Generator | None) -> Bits:
+    def _walk(self, bits: Bits, free: Index, rng: np.random.Generator | None) -> Bits:
         """Return rows with new bits at the places ``free``: drawn ones or, without rng, the likelier ones."""
         if not len(free):
             return bits
@@ -183,7 +182,7 @@ class Evidence:
         for part in self._parts(len(bits)):
             uniforms = np.where(self._unpack(bits[part]), -1.0, 2.0)
             uniforms[:, free] = 0.5 if rng is None else rng.random((len(uniforms), len(free)))
-            out[part] = pack(self.network.walk(uniforms, scratch))
+            out[part] = pack(self.network.walk(uniforms))
         return out
 
     def _score(self, rows: Bits) -> Floats:
@@ -399,7 +398,7 @@ class Inquiry:
         units = [(draw, rows) for draw in draws or range(self.n_members) for rows in self.table.patterns()]
         root: list[int] = self.rng.integers(2**32, size=4).tolist()
         at_once = max(1, min(AT_ONCE, PACKED_BYTES // (self.architecture.n_packed * self.dtype.itemsize)))
-        scratch, chunk_rows = self.architecture.walk_scratch(self.dtype), self.architecture.chunk_rows
+        chunk_rows = self.architecture.chunk_rows
 
         def batch(first: int) -> None:
             some = units[first : first + at_once]
@@ -416,11 +415,11 @@ class Inquiry:
                 step = max(1, chunk_rows // passes(evidence[u]))
                 blocks += [(u, i, rows[i : i + step]) for i in range(0, len(rows), step)]
 
-            def answer(b: int, rank: int) -> None:
+            def answer(b: int, _: int) -> None:
                 u, start, rows = blocks[b]
                 bits = evidence[u].place(self.table.columns(self.table.bits[rows]))
                 own = np.random.default_rng([*root, first + u, start])
-                work(Question(evidence[u], some[u][0], rows, bits, Walks(self.n_walks, own, scratch[rank])))
+                work(Question(evidence[u], some[u][0], rows, bits, Walks(self.n_walks, own)))
 
             threads.for_each(answer, len(blocks), self.n_threads)
 

@@ -214,14 +214,13 @@ class MADEModel(queries.Queries):
             rows_of = {int(k): np.flatnonzero(drawn == k) for k in np.unique(drawn)}
         items = [(k, rows[i : i + step]) for k, rows in rows_of.items() for i in range(0, len(rows), step)]
         X, waiting, lock = np.empty((n, D), np.uint8), iter(items), Lock()
-        scratch = self.architecture.walk_scratch(self.dtype)
 
-        def work(_: int, rank: int) -> None:
+        def work(_: int, __: int) -> None:
             with lock:  # rows and random numbers are handed out together, in order
                 k, rows = next(waiting)
                 uniforms = rng.random((len(rows), D))
             member = self.member(k)
-            X[rows] = member.walk(uniforms, scratch[rank]).take(member.connectivity.ordering - 1, axis=1, mode="clip")
+            X[rows] = member.walk(uniforms).take(member.connectivity.ordering - 1, axis=1, mode="clip")
 
         threads.for_each(work, len(items), arguments.n_threads(n_threads))
         return X

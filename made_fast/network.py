@@ -7,11 +7,12 @@ weights, :class:`Shared` holds that set and makes the network of any of them.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,7 @@ from made_fast import data, kernels, threads
 from made_fast.kernels import layout as panels
 from made_fast.masks import Connectivity, MaskSet, Staircase
 
-__all__ = ["BLOCK", "SPARSE_BELOW", "Architecture", "Network", "Scratch", "Shared"]
+__all__ = ["BLOCK", "SPARSE_BELOW", "Architecture", "Network", "Shared"]
 
 BLOCK = 96
 """Rows that a kernel takes through all layers at once: sixteen register tiles, so the activations stay in the L2 cache."""
@@ -29,10 +30,14 @@ SPARSE_BELOW = 0.33
 """Density of ones below which the inputs are read by adding rows of weights instead of multiplying. The bits are the same; the
 times crossed between 0.30 and 0.35 in training and scoring, at D = 784 and 180 (AVX-512, one thread)."""
 
-ALIGNED_FROM = 4096
-"""Scratch of so many numbers begins on a cache line."""
+SMALL = 4096
+"""Scratch of fewer numbers is made for every call, and begins anywhere."""
+
+MOST_KEPT = 8 << 20
+"""Bytes of scratch that a thread keeps at the most."""
 
 Bits = NDArray[np.uint64]
+Scratch: TypeAlias = "tuple[NDArray[Any], NDArray[np.int32]]"
 
 
 @dataclass(frozen=True)
@@ -96,13 +101,17 @@ class Architecture:
         return BLOCK * min(max(blocks, 1), 64)
 
     def walk_scratch(self, dtype: np.dtype[Any]) -> Scratch:
-        """Return the workspace for ``Network.walk``."""
-        return Scratch(panels.sample_workspace(self._no_layout, BLOCK), dtype)
+        """Return the workspace for ``Network.walk`` on this thread."""
+        return _scratch(*self._walk_block, dtype)
 
     def score_scratch(self, dtype: np.dtype[Any], block: int) -> Scratch:
-        """Return the workspace for scoring ``block`` rows at a time."""
+        """Return the workspace for scoring ``block`` rows at a time on this thread."""
         reals, ints = self._score_row
-        return Scratch((reals * block, ints * block), dtype)
+        return _scratch(reals * block, ints * block, dtype)
+
+    @cached_property
+    def _walk_block(self) -> tuple[int, int]:
+        return panels.sample_workspace(self._no_layout, BLOCK)
 
     @cached_property
     def _score_row(self) -> tuple[int, int]:
@@ -226,13 +235,13 @@ class Network:
         self._for_rows(n, bits_of, n_threads, work)
         return proba
 
-    def walk(self, uniforms: NDArray[np.float64], scratch: tuple[NDArray[Any], NDArray[np.int32]]) -> NDArray[np.uint8]:
+    def walk(self, uniforms: NDArray[np.float64]) -> NDArray[np.uint8]:
         """Draw rows by one walk along the ordering: x at place p + 1 is 1 where ``uniforms[i, p] < p(1 | places before)``.
 
         A uniform below 0 puts in a 1, one above 1 a 0: so evidence is given. On the caller's thread; (n, D) uint8.
         """
         x = np.empty(uniforms.shape, np.uint8)
-        kernels.active.sample(self.theta, *self.layout, uniforms, BLOCK, *scratch, x)
+        kernels.active.sample(self.theta, *self.layout, uniforms, BLOCK, *self.architecture.walk_scratch(self.theta.dtype), x)
         return x
 
     def dense(self) -> dict[str, Any]:
@@ -266,12 +275,12 @@ class Network:
         if n_threads > 1:  # so that the ranks end at about the same time
             least = max(1, rows // BLOCK // 4) * BLOCK
             rows = max(least, min(rows, -(-n // (4 * n_threads * BLOCK)) * BLOCK))
-        scratch = self.architecture.score_scratch(self.theta.dtype, block)
 
-        def chunk(i: int, rank: int) -> None:
+        def chunk(i: int, _: int) -> None:
             part = slice(i * rows, min(n, (i + 1) * rows))
             bits = bits_of(part)
-            work(part, bits, data.density(bits, self.architecture.n_inputs) < SPARSE_BELOW, block, *scratch[rank])
+            scratch = self.architecture.score_scratch(self.theta.dtype, block)
+            work(part, bits, data.density(bits, self.architecture.n_inputs) < SPARSE_BELOW, block, *scratch)
 
         if n <= rows:
             chunk(0, 0)
@@ -279,14 +288,26 @@ class Network:
             threads.for_each(chunk, -(-n // rows), n_threads)
 
 
-class Scratch(dict[int, tuple[NDArray[Any], NDArray[np.int32]]]):
-    """The workspace of each rank, made when it is first asked for."""
+class _Kept(threading.local):
+    """What a thread keeps for its next call."""
 
-    def __init__(self, sizes: tuple[int, int], dtype: np.dtype[Any]) -> None:
-        self._sizes, self._dtype = sizes, dtype
+    def __init__(self) -> None:
+        self.raw = np.empty(0, np.uint8)
 
-    def __missing__(self, rank: int) -> tuple[NDArray[Any], NDArray[np.int32]]:
-        reals, ints = self._sizes
-        new = np.empty if reals < ALIGNED_FROM else panels.aligned_empty  # which takes longer than what one row gains by it
-        self[rank] = new(reals, self._dtype), np.empty(ints, np.int32)
-        return self[rank]
+
+_kept = _Kept()
+
+
+def _scratch(reals: int, ints: int, dtype: np.dtype[Any]) -> Scratch:
+    """Return a workspace for a kernel that this thread calls; what is in it means nothing, and the next call gets it too.
+
+    Memory fresh from the system costs a page fault every 4 KB, which costs up to a tenth of the time of scoring.
+    """
+    if reals < SMALL:
+        return np.empty(reals, dtype), np.empty(ints, np.int32)
+    start = -(-reals * dtype.itemsize // 64) * 64  # of the integers
+    n = start + 4 * ints
+    raw = _kept.raw if len(_kept.raw) >= n else panels.aligned_empty(n, np.uint8)
+    if n <= MOST_KEPT:
+        _kept.raw = raw
+    return raw[: reals * dtype.itemsize].view(dtype), raw[start:n].view(np.int32)

@@ -21,7 +21,7 @@ from made_fast import data, kernels, threads
 from made_fast.kernels import layout as panels
 from made_fast.masks import Connectivity, MaskSet, Staircase
 
-__all__ = ["BLOCK", "SPARSE_BELOW", "Architecture", "Network", "Shared"]
+__all__ = ["BLOCK", "SPARSE_BELOW", "Architecture", "Network", "Shared", "scratch"]
 
 BLOCK = 96
 """Rows that a kernel takes through all layers at once: sixteen register tiles, so the activations stay in the L2 cache."""
@@ -102,12 +102,12 @@ class Architecture:
 
     def walk_scratch(self, dtype: np.dtype[Any]) -> Scratch:
         """Return the workspace for ``Network.walk`` on this thread."""
-        return _scratch(*self._walk_block, dtype)
+        return scratch(*self._walk_block, dtype)
 
     def score_scratch(self, dtype: np.dtype[Any], block: int) -> Scratch:
         """Return the workspace for scoring ``block`` rows at a time on this thread."""
         reals, ints = self._score_row
-        return _scratch(reals * block, ints * block, dtype)
+        return scratch(reals * block, ints * block, dtype)
 
     @cached_property
     def _walk_block(self) -> tuple[int, int]:
@@ -279,8 +279,8 @@ class Network:
         def chunk(i: int, _: int) -> None:
             part = slice(i * rows, min(n, (i + 1) * rows))
             bits = bits_of(part)
-            scratch = self.architecture.score_scratch(self.theta.dtype, block)
-            work(part, bits, data.density(bits, self.architecture.n_inputs) < SPARSE_BELOW, block, *scratch)
+            workspace = self.architecture.score_scratch(self.theta.dtype, block)
+            work(part, bits, data.density(bits, self.architecture.n_inputs) < SPARSE_BELOW, block, *workspace)
 
         if n <= rows:
             chunk(0, 0)
@@ -298,7 +298,7 @@ class _Kept(threading.local):
 _kept = _Kept()
 
 
-def _scratch(reals: int, ints: int, dtype: np.dtype[Any]) -> Scratch:
+def scratch(reals: int, ints: int, dtype: np.dtype[Any]) -> Scratch:
     """Return a workspace for a kernel that this thread calls; what is in it means nothing, and the next call gets it too.
 
     Memory fresh from the system costs a page fault every 4 KB, which costs up to a tenth of the time of scoring.

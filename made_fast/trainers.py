@@ -23,7 +23,7 @@ from made_fast import data, kernels, threads
 from made_fast.kernels import layout as panels
 from made_fast.kernels.optimizers import Optimizer
 from made_fast.masks import MaskRule, MaskSet
-from made_fast.network import SPARSE_BELOW, Architecture, Network, Shared
+from made_fast.network import SPARSE_BELOW, Architecture, Network, Shared, scratch
 
 __all__ = ["FixedTrainer", "SharedTrainer", "Trainer", "TrainingRows"]
 
@@ -134,7 +134,7 @@ class Trainer(ABC):
         order = self.shuffle.permutation(n)
         sparse = data.density(rows.bits, self.architecture.n_inputs) < SPARSE_BELOW
         n_ranks = self._ranks(batch_size, n_threads)
-        scratch = self._scratch(batch_size, n_ranks)
+        workspace = self._scratch(batch_size, n_ranks)
         losses = np.empty(-(-n // batch_size))  # summed at the end: how steps are cut into calls is a matter of time
         done = 0
         while done < n:
@@ -146,7 +146,7 @@ class Trainer(ABC):
             sync = panels.aligned_zeros(64, np.int32)
 
             def work(rank: int, train: Train = train, sync: Any = sync, nll: Any = nll) -> None:
-                train(*scratch, nll, rank, n_ranks, sync)
+                train(*workspace, nll, rank, n_ranks, sync)
 
             def call_off(sync: Any = sync) -> None:
                 sync[CALL_OFF] = 1
@@ -197,8 +197,7 @@ class FixedTrainer(Trainer):
         return Network(self.architecture, same.connectivity, parameters, same.staircase, same.layout)
 
     def _scratch(self, batch_size: int, n_ranks: int) -> tuple[NDArray[Any], ...]:
-        reals, ints = panels.train_workspace(self._network.layout, batch_size)
-        return panels.aligned_empty(reals, self.parameters.dtype), panels.aligned_empty(ints, np.int32)
+        return scratch(*panels.train_workspace(self._network.layout, batch_size), self.parameters.dtype)
 
     def _kernel(self, rows: TrainingRows, part: NDArray[np.int64], batch_size: int, sparse: bool) -> Train:
         return partial(
@@ -275,13 +274,11 @@ class SharedTrainer(Trainer):
 
     def _scratch(self, batch_size: int, n_ranks: int) -> tuple[NDArray[Any], ...]:
         dtype, n = self.parameters.dtype, self.architecture.n_packed
-        reals, ints = self.architecture.shared_train_workspace(batch_size, n_ranks)
         return (
             panels.aligned_empty(len(self.parameters) if self._needs_gradient() else 0, dtype),
             panels.aligned_empty(n, dtype),
             panels.aligned_zeros(n, dtype),
-            panels.aligned_empty(reals, dtype),
-            panels.aligned_empty(ints, np.int32),
+            *scratch(*self.architecture.shared_train_workspace(batch_size, n_ranks), dtype),
         )
 
     def _kernel(self, rows: TrainingRows, part: NDArray[np.int64], batch_size: int, sparse: bool) -> Train:

@@ -1,7 +1,7 @@
 /* The loss, and the backward to the weights with the optimiser's update fused in.
  *
- * Included by level.h for each REAL. A panel's weights, gradient and state meet once per step: the gradient of a tile is
- * summed in registers and used up there, it is never written to memory (except by the rule GRADIENT).
+ * Included by level.h for each REAL. A panel's weights, gradient and state meet once per step: the gradient of a strip of inputs
+ * is summed in registers, and used up while it is in the L1 cache (except by the rule GRADIENT, which keeps it).
  */
 
 /* t = -a where the input is 1, a where it is 0: then -log p(x_d) = log(1 + e^t) and d/da of it = -+ sigmoid(t). */

@@ -40,7 +40,8 @@ from made_fast.kernels import reference
 from made_fast.kernels.layout import ACTIVATION, BIAS, DIRECT, N_IN, N_OUT
 from made_fast.kernels.optimizers import GRADIENT, OPTIMIZERS
 
-# (D, hidden sizes, B, direct connections): below, at and beyond the vectors, the register tiles and the panels of 64.
+# (D, hidden sizes, B, direct connections): below, at and beyond the vectors, the register tiles, the panels of 64
+# and the rows of a batch that are summed at a time.
 SHAPES = [
     (1, (), 7, "none"),
     (1, (9,), 1, "output"),
@@ -50,6 +51,7 @@ SHAPES = [
     (9, (9, 8), 1, "all"),
     (31, (9,), 7, "output"),
     (31, (100,), 100, "none"),
+    (40, (20, 70), 300, "output"),
     (65, (64, 31), 8, "none"),
     (65, (31, 8), 31, "output"),
     (70, (70, 7, 70), 8, "all"),

@@ -422,3 +422,49 @@ def test_parameters_may_be_read_only(module):
     uniforms = np.random.default_rng(0).random((9, 9))
     assert np.array_equal(model.score(module), c.score(module))
     assert np.array_equal(model.sample(module, uniforms), c.sample(module, uniforms))
+
+
+@compiled
+@both_types
+def test_functions_are_accurate_over_their_whole_range(module, dtype):
+    """To 2.5 units in the last place; results below twice the smallest normal number may be flushed to 0."""
+    n, info, rng = 64 * 512, np.finfo(dtype), np.random.default_rng(0)
+    most = -np.log(2 * float(info.tiny))
+    z = np.concatenate(
+        [
+            rng.uniform(-most, most, n // 4),
+            rng.uniform(-1, 1, n // 4),
+            rng.choice([-1, 1], n // 4) * np.exp(rng.uniform(-most, np.log(most), n // 4)),
+            rng.normal(0, 5, n - 3 * (n // 4) - 4),
+            [0.0, -0.0, most, -most],
+        ]
+    ).astype(dtype)
+    exact = z.astype(np.longdouble)
+    e = np.exp(-np.abs(exact))
+    softplus, sigmoid = np.maximum(exact, 0) + np.log1p(e), np.where(exact < 0, e, 1) / (1 + e)
+
+    def assert_accurate(found, true):
+        unit = np.spacing(np.abs(true).astype(dtype)).astype(np.longdouble)
+        fine = (np.abs(found - true) <= 2.5 * unit) | ((np.abs(true) < 2 * info.tiny) & (np.abs(found) <= 2 * info.tiny))
+        assert fine.all(), z[~fine]
+
+    for activation, true in (
+        ("relu", np.maximum(exact, 0)),
+        ("softplus", softplus),
+        ("tanh", np.tanh(exact)),
+        ("sigmoid", sigmoid),
+        ("softsign", exact / (1 + np.abs(exact))),
+    ):
+        layout = panels.make_layout(1, [np.zeros(n, np.int32), np.full(1, n, np.int32)], activation)
+        theta = room(panels.n_parameters(layout), dtype, 0)
+        theta[layout.layers[0, BIAS] :][:n] = z
+        x, h = np.zeros((1, 1, 64), dtype), room((n // 64, 1, 64), dtype, 7)
+        run(module, "affine_forward", theta, *layout, 0, x, x[:0], h)
+        assert_accurate(h.ravel(), true)
+
+    logits, dlogits = np.zeros((1, n, 64), dtype), room((1, n, 64), dtype, 7)
+    logits[0, :, 0] = z
+    nll = room(n, np.float64, 7)
+    run(module, "bernoulli_nll", logits, np.zeros((n, 1), np.uint64), 1, 1.0, np.empty(0), nll, dlogits)
+    assert_accurate(nll.astype(dtype), softplus)
+    assert_accurate(dlogits[0, :, 0], sigmoid)

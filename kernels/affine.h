@@ -101,7 +101,7 @@ static ALWAYS_INLINE NAME(panel_t) NAME(panel)(const net_t *net, int64_t l, int6
 }
 #define panel_t NAME(panel_t)
 
-/* While a block of 64 rows of weights is at work, fetch the next: the part that falls to the tile of rows that begins at i of m. */
+/* While a block of 64 rows of weights is at work, fetch the next: the part that falls to the tile of rows at i of m. */
 static ALWAYS_INLINE void NAME(fetch)(const REAL *w, int64_t i, int64_t m)
 {
     const int64_t lines = PANEL * PANEL * sizeof(REAL) / 64, tiles = m / ROWS + 1, t = i / ROWS;

@@ -23,6 +23,7 @@
 #include "affine.h"
 #include "update.h"
 #include "net.h"
+#include "train.h"
 #include "shared.h"
 #include "undef.h"
 
@@ -35,6 +36,7 @@
 #include "affine.h"
 #include "update.h"
 #include "net.h"
+#include "train.h"
 #include "shared.h"
 #include "undef.h"
 

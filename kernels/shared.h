@@ -1,7 +1,7 @@
 /* Parameters that several connectivities share: gathered into panels, trained, and their gradient brought back.
  *
  * Included by level.h for each REAL. `shared` holds dense rows of weights in original order (layout.SharedLayout); a step packs
- * them into the panels of its connectivity, and what net.h does to panels goes on as ever. Work on rows of weights is dealt
+ * them into the panels of its connectivity, and what train.h does with panels goes on as ever. Work on rows of weights is dealt
  * out to the ranks in runs of 16: a row costs more the more units see it, and neighbours cost the same.
  */
 
@@ -204,7 +204,8 @@ static void NAME(shared_weights)(const net_t *net, const net_t *found, const sha
                 const panel_t panel = NAME(panel)(net, l, p);
                 if (panel.depth <= k) continue;
                 const int seen = panel.depth - k < n ? (int)(panel.depth - k) : n;
-                NAME(strip_gradient)(&panel, k, seen, &source, dz + p * B * PANEL, B, m, sink->rows + p * PANEL, sink->longest, skip);
+                REAL *g = sink->rows + p * PANEL;
+                NAME(strip_gradient)(&panel, k, seen, &source, dz + p * B * PANEL, B, m, g, sink->longest, skip);
             }
             for (int r = 0; r < n; r++) {
                 const int64_t input = s.in[k + r];

@@ -28,7 +28,7 @@ MEMORY = {"256 KB": 256 << 10, "1 MB": 1 << 20, "6 MB": 6 << 20, "100 MB": 100 <
 """How much memory each thread goes over."""
 
 FLAGS: tuple[list[str], ...] = (["-march=native", "-mprefer-vector-width=512"], ["-march=native"], [])
-"""The first that the compiler takes."""
+"""The first that the compiler takes; what it makes measures this machine and is thrown away."""
 
 
 class Peaks(NamedTuple):

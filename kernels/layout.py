@@ -59,7 +59,7 @@ MAX_LAYERS = 64
 """Most affine layers of the chain, and most layers of direct connections; native kernels keep small tables of that length."""
 
 STRIP = 16
-"""Rows of weights whose gradient native kernels sum at a time."""
+"""Rows of weights whose gradient native kernels sum at a time: as in ``native.h``."""
 
 STRIDE = 16
 """Rows of shared weights are filled up to a multiple of this many numbers: whole vectors at every CPU level."""
@@ -266,7 +266,7 @@ def train_workspace(layout: Layout, batch_size: int) -> tuple[int, int]:
 def shared_train_workspace(layouts: Layout, shared_layout: SharedLayout, batch_size: int, n_ranks: int = 1) -> tuple[int, int]:
     """Return (reals, int32s) of scratch that ``train_shared`` needs beside theta and its gradient; shared by all ranks.
 
-    Reals: as ``train``, then the output of one more hidden layer, then for every rank 17 of the longest rows of ``shared``.
+    Reals: as ``train``, then the output of one more hidden layer, then for every rank STRIP + 1 of the longest rows of shared.
     Integers: as ``train``, then (on an 8-byte boundary) a float64 for every row of ``shared``, then for every rank, twice,
     the place of every input and hidden unit.
     """

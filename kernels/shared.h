@@ -2,10 +2,10 @@
  *
  * Included by level.h for each REAL. `shared` holds dense rows of weights in original order (layout.SharedLayout); a step packs
  * them into the panels of its connectivity, and what train.h does with panels goes on as ever. Work on rows of weights is dealt
- * out to the ranks in runs of 16: a row costs more the more units see it, and neighbours cost the same.
+ * out to the ranks in strips: a row costs more the more units see it, and neighbours cost the same.
  */
 
-#define DEALT_TO(rank, n_ranks, k) ((k) / 16 % (n_ranks) == (rank))
+#define DEALT_TO(rank, n_ranks, k) ((k) / STRIP % (n_ranks) == (rank))
 
 /* One row of net.layers and what it has in shared. */
 typedef struct {

@@ -218,6 +218,20 @@ def test_partial_fit_does_not_change_a_model_in_use(options):
     assert (parameters(made) != before).any()
 
 
+@pytest.mark.parametrize("options", [{}, SHARED], ids=["one", "shared"])
+@pytest.mark.parametrize("X_val", [None, blobs(50, seed=1)], ids=["no validation", "validation"])
+def test_going_on_does_not_change_a_model_in_use(tmp_path, options, X_val):
+    X, path = blobs(100), tmp_path / "made.checkpoint"
+    fitted = small(max_epochs=2, **options).fit(X, X_val=X_val, checkpoint=path)
+    resumed = MADE.resume(path).set_params(max_epochs=4)
+    for made, go_on in ((fitted, lambda: fitted.partial_fit(X)), (resumed, lambda: resumed.fit(X, X_val=X_val))):
+        model, theta, before = made.model_, parameters(made), parameters(made).copy()
+        go_on()
+        assert made.model_ is not model
+        assert (theta == before).all()
+        assert (parameters(made) != before).any()
+
+
 def test_history_tells_of_every_epoch():
     made = small(max_epochs=4).fit(blobs(100), X_val=blobs(50, seed=1))
     assert [record["epoch"] for record in made.history_] == [1, 2, 3, 4]

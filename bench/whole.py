@@ -31,7 +31,7 @@ EPOCHS, PROCESSES = 4, 5
 
 EPOCH_SHARE = "epoch of binarized MNIST in times of its steps"
 VALIDATION_SHARE = "validation of each epoch in times of scoring its rows"
-MEMORY_SHARE = "memory of training {} in times of live weights, Adam and a batch"
+MEMORY_SHARE = "memory of training {} in times of live weights, a copy to go back to, Adam and a batch"
 SERVING = "import made_fast, load a model, score a row: beyond import numpy, s"
 FIRST_FIT = "first fit on tiny data in a fresh process, s"
 """Figures that there are targets for."""
@@ -97,7 +97,7 @@ def memory(batch: int, sizes: list[int]) -> tuple[int, int]:
     before = _memory("VmRSS")
     made = MADE(tuple(hidden), batch_size=batch, max_epochs=2, n_threads=1, random_state=nets.SEED).fit(X)
     peak = _memory("VmHWM")
-    weights_and_adam = 3 * made.model_.n_parameters
+    weights_and_adam = 4 * made.model_.n_parameters  # the weights before the epoch, should it diverge, are one
     layers = D + 2 * (sum(hidden) + D)  # rows; outputs and their gradients
     return peak - before, 4 * (weights_and_adam + batch * layers)
 

@@ -212,8 +212,8 @@ class MADE(FittedDensity):
         ValueError
             A parameter or the data is not as demanded.
         FloatingPointError
-            The loss became infinite or NaN. With validation rows ``model_`` then has the best parameters seen; without, the
-            last, which are of no use.
+            The loss became infinite or NaN; the text says in which epoch, at which step. ``model_`` then has the best
+            parameters that validation rows have seen; without such rows, those from before the epoch.
         """
         batch_size, n_threads = arguments.positive_int(self.batch_size, "batch_size"), arguments.n_threads(self.n_threads)
         max_epochs = arguments.positive_int(self.max_epochs, "max_epochs")
@@ -241,10 +241,13 @@ class MADE(FittedDensity):
         if resumed:
             validate_data(self, X, reset=False, skip_check_array=True)
             self._resumed = False
-            self._detach()
         else:
             self._begin(X, trainer)
         state = self._fit_state
+        if state.best_parameters is not None:  # ``model_`` holds them, or the trainer's, and may be in use
+            state.best_parameters = aligned_copy(state.best_parameters)
+        elif resumed:
+            trainer.detach()
         try:
             with Progress(self.verbose, max_epochs) as progress:
 
@@ -286,14 +289,12 @@ class MADE(FittedDensity):
             trainer = self._trainer
             rows = self._rows(X, trainer, sample_weight)
             validate_data(self, X, reset=False, skip_check_array=True)
-            if self._fit_state.best_parameters is None:  # otherwise ``model_`` has those, not the trainer's
-                trainer.detach()
         else:
             trainer, rows = self._start(X, sample_weight)
             self._begin(X, trainer)
         number = len(self.history_) + 1
         trainer.hyper[0] = schedule(number)
-        record = training.run_epoch(trainer, rows, batch_size, n_threads, number)
+        record = training.run_epoch(trainer, rows, batch_size, n_threads, number, trainer.detach())
         self.history_.append(record)
         self.best_epoch_ = self._fit_state.epoch = self._fit_state.best_epoch = number
         self._fit_state.best_parameters = None  # whatever was best is behind us
@@ -402,17 +403,9 @@ class MADE(FittedDensity):
         return MADEModel(trainer.source(parameters), trainer.masks, rule=rule, binarize=self.binarize, hyper=hyper)
 
     def _show(self) -> None:
-        """Make ``model_`` of the best parameters so far. It holds them, not a copy: see ``_detach``."""
+        """Make ``model_`` of the best parameters so far. It holds them, not a copy: who goes on leaves them as they are."""
         best = self._fit_state.best_parameters
         self.model_ = self._model(self._trainer.parameters if best is None else best, self._trainer)
-
-    def _detach(self) -> None:
-        """Leave its parameters to ``model_``: further training does not change a model that is in use."""
-        state = self._fit_state
-        if state.best_parameters is not None:
-            state.best_parameters = aligned_copy(state.best_parameters)
-        else:
-            self._trainer.detach()
 
 
 _NOT_SAVED = ("random_state", "verbose", "n_threads", "binarize", "ordering")

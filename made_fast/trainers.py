@@ -109,9 +109,16 @@ class Trainer(ABC):
     def source(self, parameters: NDArray[Any]) -> Network | Shared:
         """Return what a model is made of, with these parameters."""
 
-    def detach(self) -> None:
-        """Go on with a copy of the parameters: who has the old ones keeps them as they are."""
-        self.parameters = panels.aligned_copy(self.parameters)
+    def detach(self) -> NDArray[Any]:
+        """Go on with a copy of the parameters, and return the old ones: who has those keeps them as they are."""
+        left, self.parameters = self.parameters, panels.aligned_copy(self.parameters)
+        return left
+
+    def go_back(self, parameters: NDArray[Any]) -> None:
+        """Take these parameters and begin anew from them: the optimiser forgets what it remembers."""
+        self.parameters[:] = parameters
+        self.state[:] = 0
+        self.step = 0
 
     @abstractmethod
     def _scratch(self, batch_size: int, n_ranks: int) -> tuple[NDArray[Any], ...]:
@@ -128,7 +135,7 @@ class Trainer(ABC):
     def epoch(self, rows: TrainingRows, batch_size: int, n_threads: int) -> float:
         """Make one pass over the rows in a new random order; return the mean NLL of a row as the pass met it.
 
-        Raises FloatingPointError when the loss is no longer finite.
+        Raises FloatingPointError when the loss is no longer finite, or would not be after the last update.
         """
         n, batch_size = len(rows.bits), min(batch_size, len(rows.bits))
         order = self.shuffle.permutation(n)
@@ -155,15 +162,24 @@ class Trainer(ABC):
             seconds = time.perf_counter() - begin
             if not np.isfinite(nll).all():
                 bad = int(np.flatnonzero(~np.isfinite(nll))[0])
-                raise FloatingPointError(
-                    f"the loss became {nll[bad]} at step {self.step + bad + 1}. Try a smaller learning_rate "
-                    f"(now {self.hyper[0]:g}) or dtype='float64'."
-                )
+                raise FloatingPointError(f"the loss became {nll[bad]} at step {self.step + bad + 1}")
             self.step += len(nll)
             done += len(part)
             fitting = len(nll) * CALL_SECONDS / max(seconds, 1e-6)
             self._steps_per_call = int(min(max(fitting, 1), 2 * self._steps_per_call, 10_000))
+        self._check_last_update(rows, batch_size)
         return float(losses.sum()) / n
+
+    def _check_last_update(self, rows: TrainingRows, batch_size: int) -> None:
+        """Look at some rows' loss under the parameters as they are; no step of this epoch has met those."""
+        source = self.source(self.parameters)
+        network = source if isinstance(source, Network) else source.network(self.masks[0])
+        log_p = network.score_bits(rows.bits[:batch_size], 1)
+        for what, value in (
+            ("the loss", -log_p.min()), ("a parameter", self.parameters.max()), ("a parameter", self.parameters.min())
+        ):  # fmt: skip
+            if not np.isfinite(value):
+                raise FloatingPointError(f"{what} became {value} with the update of step {self.step}")
 
     def _ranks(self, batch_size: int, n_threads: int) -> int:
         """Return how many threads share a step: few enough that each has work for well over the cost of two barriers."""
@@ -181,10 +197,11 @@ class FixedTrainer(Trainer):
         super().__post_init__()
         self._network = Network(self.architecture, self.masks[0], self.parameters)
 
-    def detach(self) -> None:
+    def detach(self) -> NDArray[Any]:
         """See :meth:`Trainer.detach`."""
-        super().detach()
+        left = super().detach()
         self._network = self.source(self.parameters)
+        return left
 
     @property
     def column_order(self) -> NDArray[np.intp]:
@@ -236,10 +253,11 @@ class SharedTrainer(Trainer):
         self._patterns: tuple[Any, Any, Any] = (None, None, None)
         self.pool_start: Any = None
 
-    def detach(self) -> None:
+    def detach(self) -> NDArray[Any]:
         """See :meth:`Trainer.detach`."""
-        super().detach()
+        left = super().detach()
         self._shared = self.source(self.parameters)
+        return left
 
     @property
     def column_order(self) -> NDArray[np.intp]:

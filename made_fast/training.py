@@ -89,10 +89,18 @@ def validator(trainer: Trainer, tables: Sequence[NDArray[np.uint64]], n_threads:
     return nll
 
 
-def run_epoch(trainer: Trainer, rows: TrainingRows, batch_size: int, n_threads: int, number: int) -> EpochRecord:
-    """Make one pass over the rows and tell of it as epoch ``number``."""
+def run_epoch(
+    trainer: Trainer, rows: TrainingRows, batch_size: int, n_threads: int, number: int, good: NDArray[Any]
+) -> EpochRecord:
+    """Make one pass over the rows and tell of it as epoch ``number``.
+
+    Raises FloatingPointError if the loss did not stay finite; the trainer has gone back to the parameters ``good`` then.
+    """
     begin = time.perf_counter()
-    train_nll = trainer.epoch(rows, batch_size, n_threads)
+    try:
+        train_nll = trainer.epoch(rows, batch_size, n_threads)
+    except FloatingPointError as error:
+        raise _diverged(trainer, good, number, str(error)) from None
     seconds = time.perf_counter() - begin
     return EpochRecord(
         epoch=number,
@@ -100,6 +108,15 @@ def run_epoch(trainer: Trainer, rows: TrainingRows, batch_size: int, n_threads: 
         validation_nll=None,
         seconds=seconds,
         rows_per_second=len(rows.bits) / seconds,
+    )
+
+
+def _diverged(trainer: Trainer, good: NDArray[Any], number: int, what: str) -> FloatingPointError:
+    """Go back to ``good``; return the error that says so."""
+    trainer.go_back(good)
+    return FloatingPointError(
+        f"epoch {number}: {what}. Try a smaller learning_rate (now {trainer.hyper[0]:g}), clip_norm, or dtype='float64'. "
+        f"The last good parameters are kept."
     )
 
 
@@ -130,16 +147,24 @@ def fit(
 
     ``schedule(epoch)`` is the learning rate, ``validate()`` the mean NLL of the validation rows under the parameters as they
     are. ``on_epoch(record, best_epoch)`` is told of every epoch. ``state`` is where to go on from, and is kept up; the best
-    parameters seen on the validation rows are in it, whatever ends the fit.
+    parameters seen on the validation rows are in it, whatever ends the fit. If the loss does not stay finite, the trainer goes
+    back to those; without validation, to where it was before the epoch.
     """
+    kept = panels.aligned_empty(len(trainer.parameters) if state.best_parameters is None else 0, trainer.parameters.dtype)
     while state.epoch < max_epochs and (validate is None or state.epoch - state.best_epoch < patience):
         number = state.epoch + 1
         trainer.hyper[0] = schedule(number)
-        record = run_epoch(trainer, rows, batch_size, n_threads, number)
+        if state.best_parameters is None:
+            kept[:] = trainer.parameters
+        good = kept if state.best_parameters is None else state.best_parameters
+        record = run_epoch(trainer, rows, batch_size, n_threads, number, good)
         if validate is None:
             state.best_epoch = number
         else:
             nll = validate()
+            if not np.isfinite(nll):
+                what = f"the validation loss became {nll} with the update of step {trainer.step}"
+                raise _diverged(trainer, good, number, what)
             record["validation_nll"] = nll
             if nll < state.best_nll:
                 state.best_nll, state.best_epoch = nll, number

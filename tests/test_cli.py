@@ -195,10 +195,10 @@ def test_progress_is_shown_on_stderr_unless_quiet(tmp_path, capsys):
 def stop_after(n_epochs, error, monkeypatch):
     run_epoch = training.run_epoch
 
-    def run(trainer, bits, batch_size, n_threads, number):
+    def run(trainer, bits, batch_size, n_threads, number, good):
         if number > n_epochs:
             raise error
-        return run_epoch(trainer, bits, batch_size, n_threads, number)
+        return run_epoch(trainer, bits, batch_size, n_threads, number, good)
 
     monkeypatch.setattr(training, "run_epoch", run)
 

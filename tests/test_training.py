@@ -1000,12 +1000,65 @@ def test_a_table_may_miss_something_later_where_masks_vary():
 # ---------------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", [{}, {"n_masks": 3}, {"n_masks": None}, {"missing": 0.2}], ids=str)
-def test_a_loss_that_is_not_finite_is_said(tmp_path, options):
+EVERY_KIND = pytest.mark.parametrize("options", [{}, {"n_masks": 3}, {"n_masks": None}, {"missing": 0.2}], ids=str)
+
+
+@EVERY_KIND
+@pytest.mark.parametrize("validated", [False, True])
+def test_a_loss_that_is_not_finite_is_said_and_the_last_good_parameters_are_kept(tmp_path, options, validated):
+    """The learning rate explodes with the fourth epoch; what is left is what the third one made."""
     params = dict(options)
-    X = rows(200, missing=params.pop("missing", 0.0))
-    made = small(optimizer="sgd", learning_rate=1e30, max_epochs=50, **params)
-    match = r"the loss became (nan|inf) at step \d+\. Try a smaller learning_rate \(now 1e\+30\)"
+    X, X_val = rows(200, missing=params.pop("missing", 0.0)), rows(50) if validated else None
+
+    def until(n_epochs):
+        return small(
+            optimizer="sgd", learning_rate=0.01, max_epochs=n_epochs, patience=50, random_state=1,
+            learning_rate_schedule=lambda epoch: 1.0 if epoch < 4 else 1e38, **params,
+        )  # fmt: skip
+
+    good, made = until(3).fit(X, X_val=X_val), until(9)
+    match = (
+        r"^epoch 4: (the loss|a parameter|the validation loss) became (nan|-?inf) (at|with the update of) step \d+\. "
+        r"Try a smaller learning_rate \(now 1e\+36\), clip_norm, or dtype='float64'\. The last good parameters are kept\.$"
+    )
     with pytest.raises(FloatingPointError, match=match):
-        made.fit(X, X_val=rows(50), checkpoint=tmp_path / "checkpoint")
-    assert hasattr(made, "model_")
+        made.fit(X, X_val=X_val)
+    assert made.best_epoch_ == good.best_epoch_
+    assert len(made.history_) == 3
+    np.testing.assert_array_equal(parameters(made), parameters(good))
+    made.set_params(learning_rate_schedule="constant").partial_fit(X)  # and one can go on from there
+    assert np.isfinite(made.score(rows(50)))
+
+
+@EVERY_KIND
+def test_an_update_that_diverges_is_found_though_no_step_comes_after_it(options):
+    params = dict(options)
+    X = rows(100, missing=params.pop("missing", 0.0))
+    made = small(optimizer="sgd", learning_rate=0.1, batch_size=100, random_state=1, **params).partial_fit(X)
+    before, model = parameters(made).copy(), made.model_
+    for rate, found in ((3e38, "a parameter|the loss"), (1e25, "the loss")):
+        made.set_params(learning_rate=rate)
+        with pytest.raises(FloatingPointError, match=rf"^epoch 2: ({found}) became (nan|-?inf) with the update of step \d+\."):
+            made.partial_fit(X)
+        assert made.model_ is model
+        np.testing.assert_array_equal(parameters(made), before)
+    assert len(made.set_params(learning_rate=0.1).partial_fit(X).history_) == 2
+
+
+def test_a_validation_loss_that_is_not_finite_ends_the_fit(monkeypatch):
+    X, X_val = rows(100), rows(100)
+    made = small(optimizer="sgd", learning_rate=0.01, max_epochs=9, random_state=1)
+    scores = iter([2.0, 1.0, np.nan])
+    monkeypatch.setattr(training, "validator", lambda *_: lambda: next(scores))
+    with pytest.raises(FloatingPointError, match=r"^epoch 3: the validation loss became nan with the update of step"):
+        made.fit(X, X_val=X_val)
+    assert made.best_epoch_ == 2
+    assert np.isfinite(made.score(X))
+
+
+@pytest.mark.parametrize("options", [{}, {"n_masks": 3}], ids=str)
+def test_a_checkpoint_is_never_of_a_fit_that_diverged(tmp_path, options):
+    made = small(optimizer="sgd", learning_rate=1e30, max_epochs=50, **options)
+    with pytest.raises(FloatingPointError):
+        made.fit(rows(200), X_val=rows(50), checkpoint=tmp_path / "checkpoint")
+    assert os.listdir(tmp_path) == []

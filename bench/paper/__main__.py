@@ -1,0 +1,120 @@
+"""The paper's tables and figures: ``python -m bench.paper TABLE``, from the root of the repository.
+
+Trains, chooses on the validation rows, evaluates on the test rows once, and writes ``bench/paper/results/TABLE.json`` and the
+page ``bench/paper/results/README.md`` of all tables that are there. Every run is kept, and goes on from a checkpoint if it was
+cut off: the same command, given again, does what is left. One line to stderr for each run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bench import machine
+from bench.nets import SHARED
+from bench.paper import figures, page, published, tables
+from bench.paper.runs import Place, find
+from made_fast import threads
+
+__all__ = ["main"]
+
+HERE = Path(__file__).parent
+WIDTHS = (500, 2000)
+TABLES = ("table4", "table6", "figure2", "figure3", "table1", "debd", "baselines", "page")
+
+
+class RefusedError(Exception):
+    """What was asked for cannot be done; the text is the one line to say."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Make what is asked for; return the exit code."""
+    parser = argparse.ArgumentParser("python -m bench.paper", description=__doc__.splitlines()[0])
+    parser.add_argument("table", choices=TABLES, help="what to make; 'page' only writes the page anew")
+    parser.add_argument(
+        "--sets", nargs="+", metavar="NAME", help="data sets (table4, debd, baselines); by default those in DIR"
+    )
+    parser.add_argument("--data", type=Path, default=SHARED, metavar="DIR", help="where NAME.npz (or .amat, ...) are")
+    parser.add_argument("--work", type=Path, default=HERE / "work", metavar="DIR", help="where runs are kept")
+    parser.add_argument("--results", type=Path, default=HERE / "results", metavar="DIR")
+    parser.add_argument(
+        "--jobs", type=int, default=threads.available(), help="sets at a time, each on one thread (table4, debd)"
+    )
+    parser.add_argument("--widths", type=int, nargs="+", default=WIDTHS, help="hidden units of table6")
+    parser.add_argument("--max-epochs", type=int, help="of table6 and figure2")
+    parser.add_argument("--quick", action="store_true", help="tiny runs on a few rows: does it work?")
+    given = parser.parse_args(arguments)
+    try:
+        made = make(given)
+    except KeyboardInterrupt:
+        tables.say("interrupted; what was done is kept, and the same command goes on from there")
+        return 130
+    except (RefusedError, OSError, ValueError, FloatingPointError) as error:
+        tables.say(f"bench.paper: {error}")
+        return 2
+    print(made)
+    return 0
+
+
+def make(given: argparse.Namespace) -> Path:
+    """Make a table or a figure; return the path of the page."""
+    wide = given.table not in ("table4", "debd")
+    jobs = 1 if wide else max(1, given.jobs)
+    place = Place(given.data, given.work, max(1, threads.available() // jobs), given.quick)
+    given.results.mkdir(parents=True, exist_ok=True)
+    changes = {} if given.max_epochs is None else {"max_epochs": given.max_epochs}
+    rows: list[Any] = []
+    if given.table == "table4":
+        rows = list(tables.table_4(names(given, tuple(published.TABLE_4)), place, jobs))
+    elif given.table == "debd":
+        rows = list(tables.debd(names(given, DEBD), place, jobs))
+    elif given.table == "table6":
+        rows = list(tables.table_6(place, given.widths, changes))
+    elif given.table == "figure2":
+        rows = list(tables.figure_2(place, changes))
+        figures.curve(rows, given.results / "figure2.png")
+    elif given.table == "figure3":
+        figures.samples(place, given.results)
+    elif given.table == "table1":
+        rows = list(figures.times(given.quick))
+    elif given.table == "baselines":
+        from bench.paper import others
+
+        rows = list(others.baselines(names(given, others.SETS), place))
+    if rows:
+        command = shlex.join([given.table, *(["--widths", *map(str, given.widths)] if given.table == "table6" else [])])
+        result = {"command": command, "machine": machine.cpu(), "quick": given.quick, "rows": rows}
+        (given.results / f"{given.table}.json").write_text(json.dumps(result, indent=1) + "\n")
+    return page.write(given.results)
+
+
+DEBD = (
+    "nltcs", "msnbc", "kdd", "plants", "baudio", "jester", "bnetflix", "accidents", "tretail", "pumsb_star", "dna", "kosarek",
+    "msweb", "book", "tmovie", "cwebkb", "cr52", "c20ng", "bbc", "ad",
+)  # fmt: skip
+
+
+def names(given: argparse.Namespace, known: Sequence[str]) -> list[str]:
+    """Return the sets to work on; refuse one that is asked for by name and is not known or not there."""
+    asked = list(given.sets or [])
+    if unknown := [name for name in asked if name not in known]:
+        raise RefusedError(f"{given.table} knows no set {', '.join(unknown)}; it knows {', '.join(known)}")
+    there = [name for name in asked or known if find(name, given.data)]
+    if lacking := [name for name in asked if name not in there]:
+        raise RefusedError(
+            f"{', '.join(lacking)}: no such file in {given.data} (NAME.npz or NAME.amat, ...); --data DIR says where"
+        )
+    if not there:
+        raise RefusedError(
+            f"no data set in {given.data}; --data DIR says where they are ({', '.join(known)}, as .npz or .amat)"
+        )
+    return there
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,114 @@
+"""The page of results: one Markdown file of whatever JSON there is. Not here: measuring (``tables.py``, ``figures.py``)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from bench.paper.runs import describe
+
+__all__ = ["write"]
+
+SECTIONS = {
+    "table4": (
+        "Table 4: binary sets",
+        "One mask and mask sampling: the paper's grid, cut down by the rule in `recipes.py`. Our recipe: the best of six.",
+    ),
+    "table6": ("Table 6: binarized MNIST", "AdaGrad, as published; the published networks have layers of 8000 units."),
+    "figure2": ("Figure 2: the number of masks", "Binarized MNIST, one layer of 500 units, AdaGrad."),
+    "debd": ("The DEBD sets", "One recipe for all: ever fresh masks, Adam, and dropout of 0, 0.25 or 0.5 by validation."),
+    "baselines": ("Other models", "Small reference implementations (`bench/baselines/`), each trained as it stands."),
+    "table1": ("Table 1: the time of a test NLL", ""),
+}
+PICTURES = {
+    "figure2.png": "Test NLL of binarized MNIST against the number of masks",
+    "figure3.png": "Samples, and beside each its nearest neighbour among the training rows",
+}
+
+INTRODUCTION = """\
+Made by `python -m bench.paper`. What is chosen is chosen on validation rows; test rows are looked at once, after that. NLL is
+the mean over the test rows, in nats, with half of its 95 % interval (1.96 standard errors). *Within*: the published figure is
+not below that interval. Seconds are those of the chosen run; in brackets, of all the runs it was chosen from."""
+
+
+def write(results: Path) -> Path:
+    """Write ``README.md`` in the folder of results, of all tables and pictures that are there; return its path."""
+    lines = ["# The paper, reproduced", "", INTRODUCTION]
+    for name, (title, about) in SECTIONS.items():
+        if (path := results / f"{name}.json").exists():
+            lines += ["", f"## {title}", "", *_section(name, json.loads(path.read_text()), about)]
+            if (results / f"{name}.png").exists():
+                lines += ["", f"![{PICTURES[f'{name}.png']}]({name}.png)"]
+    if (results / "figure3.png").exists():
+        lines += [
+            "",
+            "## Figure 3: samples",
+            "",
+            f"![{PICTURES['figure3.png']}](figure3.png)",
+            "",
+            "`python -m bench.paper figure3`",
+        ]
+    page = results / "README.md"
+    page.write_text("\n".join(lines) + "\n")
+    return page
+
+
+def _section(name: str, result: dict[str, Any], about: str) -> Iterator[str]:
+    """Yield the lines of a section."""
+    if result["quick"]:
+        yield "**A quick run: it shows that all of it works; its figures mean nothing.**"
+        yield ""
+    yield f"{about} `python -m bench.paper {result['command']}`, {result['machine']}.".strip()
+    yield ""
+    yield from _table(result["rows"])
+    for row in result["rows"]:
+        if row.get("published") is not None and _above(row) > 0:
+            yield ""
+            yield f"- {row['data_set']}, {row['variant']}: short by {_above(row):.2f} nats."
+
+
+def _table(rows: list[dict[str, Any]]) -> Iterator[str]:
+    if "params" not in rows[0]:  # times, or other models
+        columns = list(rows[0])
+        yield f"| {' | '.join(columns)} |"
+        yield f"| {' | '.join('---' if isinstance(rows[0][c], str) else '---:' for c in columns)} |"
+        for row in rows:
+            yield f"| {' | '.join(_cell(row[c]) for c in columns)} |"
+        return
+    yield "| set | model | test NLL | published | within | parameters | masks | epochs | seconds | threads | chosen |"
+    yield "| --- | --- | ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: | --- |"
+    for row in rows:
+        known = row["published"] is not None
+        cells = [
+            row["data_set"],
+            row["variant"],
+            f"{row['nll']:.2f} ± {row['interval']:.2f}",
+            f"{row['published']:.2f}" if known else "-",
+            ("no" if _above(row) > 0 else "yes") if known else "-",
+            f"{row['n_parameters']:,}",
+            str(row["n_masks"]),
+            str(row["epochs"]),
+            f"{row['seconds']:.0f}" + (f" ({row['all_seconds']:.0f})" if row["n_runs"] > 1 else ""),
+            str(row["n_threads"]),
+            describe(row["params"]),
+        ]
+        yield f"| {' | '.join(cells)} |"
+
+
+def _above(row: dict[str, Any]) -> float:
+    """Return by how much the published figure is below our interval; 0 or less if it is not."""
+    return float(row["nll"] - row["interval"] - row["published"])
+
+
+def _cell(value: Any) -> str:
+    return (
+        "-"
+        if value is None
+        else f"{value:.3g}"
+        if isinstance(value, float)
+        else f"{value:,}"
+        if isinstance(value, int)
+        else value
+    )

@@ -1,0 +1,125 @@
+"""The tables of runs: Table 4, Table 6 (and Figure 2, its row of 500 units), DEBD. Every one gives rows for ``page.py``.
+
+Not here: what is trained (``recipes.py``), how a run is kept (``runs.py``), other models (``others.py``).
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, TypedDict
+
+from bench.paper import published, recipes
+from bench.paper.recipes import Choice, Params
+from bench.paper.runs import Place, evaluate, train
+
+__all__ = ["Row", "debd", "figure_2", "say", "table_4", "table_6"]
+
+
+class Row(TypedDict):
+    """A line of a table: NLL in nats with half of its 95 % interval, what it took, and what was published."""
+
+    data_set: str
+    variant: str
+    nll: float
+    interval: float
+    n_test_rows: int
+    published: float | None
+    n_parameters: int
+    epochs: int
+    seconds: float
+    n_threads: int
+    n_runs: int
+    all_seconds: float
+    params: Params
+    n_masks: int
+
+
+def say(line: str) -> None:
+    """Tell of progress, a line at a time."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def row(choice: Choice, variant: str, value: float | None, place: Place) -> Row:
+    """Evaluate the chosen run on the test rows."""
+    record, score = choice.record, evaluate(choice.record, place)
+    say(f"{record['data_set']}: {variant}: test {score['nll']:.3f} +- {score['interval']:.3f}, published {value}")
+    return Row(
+        data_set=record["data_set"],
+        variant=variant,
+        nll=score["nll"],
+        interval=score["interval"],
+        n_test_rows=score["n_rows"],
+        published=value,
+        n_parameters=record["n_parameters"],
+        epochs=record["epochs"],
+        seconds=record["seconds"],
+        n_threads=record["n_threads"],
+        n_runs=len(choice.runs),
+        all_seconds=sum(run["seconds"] for run in choice.runs),
+        params=record["params"],
+        n_masks=record["n_masks"],
+    )
+
+
+def table_4(sets: Sequence[str], place: Place, jobs: int) -> list[Row]:
+    """Return the rows of Table 4."""
+    return [row for rows in _side_by_side(_rows_of_table_4, sets, place, jobs) for row in rows]
+
+
+def debd(sets: Sequence[str], place: Place, jobs: int) -> list[Row]:
+    """Return the rows of the DEBD sets."""
+    return [row for rows in _side_by_side(_rows_of_debd, sets, place, jobs) for row in rows]
+
+
+def _rows_of_table_4(name: str, place: Place) -> list[Row]:
+    values = published.TABLE_4.get(name)
+    shown: dict[str, float | None] = dict.fromkeys(("one mask", "mask sampling", "our recipe"))
+    if values is not None:
+        sampling = values.one_mask if values.mask_sampling is None else values.mask_sampling
+        shown = {"one mask": values.one_mask, "mask sampling": sampling, "our recipe": min(values.one_mask, sampling)}
+    choices = recipes.table_4(lambda params: train(name, params, place, say))
+    return [row(choice, variant, shown[variant], place) for variant, choice in choices.items()]
+
+
+def _rows_of_debd(name: str, place: Place) -> list[Row]:
+    choices = recipes.debd(lambda params: train(name, params, place, say))
+    return [row(choice, variant, published.DEBD.get(name), place) for variant, choice in choices.items()]
+
+
+def _side_by_side(
+    work: Callable[[str, Place], list[Row]], sets: Sequence[str], place: Place, jobs: int
+) -> Iterator[list[Row]]:
+    """Do the sets in ``jobs`` processes. Ctrl-C ends them at once: their runs go on from checkpoints another time."""
+    if jobs == 1:
+        yield from (work(name, place) for name in sets)
+        return
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(jobs, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)) as pool:
+        yield from pool.imap(partial(work, place=place), sets)
+
+
+def table_6(place: Place, widths: Sequence[int], changes: Params) -> list[Row]:
+    """Return the rows of Table 6: binarized MNIST, one and two layers, one mask and 32, of each width."""
+    rows = []
+    for width in widths:
+        for (n_layers, n_masks), value in published.MNIST.items():
+            params = {**recipes.MNIST, "hidden_sizes": (width,) * n_layers, "n_masks": n_masks, **changes}
+            variant = f"{n_layers} layer{'s' * (n_layers > 1)} of {width}, {n_masks} mask{'s' * (n_masks > 1)}"
+            rows.append(_one_run("binarized_mnist", params, variant, value, place))
+    return rows
+
+
+def figure_2(place: Place, changes: Params) -> list[Row]:
+    """Return the NLL of binarized MNIST for growing numbers of masks, one layer of 500 units."""
+    counts = (1, 2, 4, 8, 16, 32, 64)
+    params: list[dict[str, Any]] = [{**recipes.MNIST, "n_masks": n_masks, **changes} for n_masks in counts]
+    return [_one_run("binarized_mnist", one, f"{one['n_masks']} masks", None, place) for one in params]
+
+
+def _one_run(name: str, params: Params, variant: str, value: float | None, place: Place) -> Row:
+    record = train(name, params, place, say)
+    return row(Choice(params, record, [record]), variant, value, place)

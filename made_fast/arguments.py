@@ -7,9 +7,13 @@ wrong value. Nothing below checks again. Not here: tables of rows (:mod:`made_fa
 from __future__ import annotations
 
 import operator
+import os
+import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from math import isfinite
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from contextlib import suppress
+from itertools import islice
+from math import inf, isfinite
 from numbers import Integral, Real
 from typing import Any
 
@@ -29,13 +33,17 @@ __all__ = [
     "fraction",
     "generator",
     "hidden_sizes",
+    "how_many",
+    "mapping",
     "mask_number",
     "member_number",
+    "n_jobs",
     "n_threads",
     "non_negative_float",
     "non_negative_int",
     "observed",
     "ordering",
+    "path",
     "positive_float",
     "positive_int",
     "probability",
@@ -43,28 +51,82 @@ __all__ = [
     "target",
     "the_mask",
     "threshold",
+    "vector",
+    "verbosity",
 ]
 
 IntVector = NDArray[np.int32]
 
 
-def _int(value: Any, name: str, smallest: int, way_out: str = "") -> int:
+MOST = 2**31 - 1
+"""Most units of a layer, which are int32 in the kernels, and most of whatever else is counted in memory."""
+
+MOST_BYTES = 2**62
+"""More than can be asked for at once: NumPy would refuse it without saying of what there is too much."""
+
+
+def _shown(value: Any) -> str:
+    """Return what an error text says was found: the repr, cut short; numbers of thousands of digits have none."""
+    try:
+        text = repr(value)
+    except Exception:
+        return "something without a repr"
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def _int(value: Any, name: str, smallest: int, way_out: str = "", *, largest: int | None = None) -> int:
+    demand = f"{name} must be an int >= {smallest}"
     if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{name} must be an int >= {smallest}, got {value!r} of type {type(value).__name__}.{way_out}")
-    if value < smallest:
-        raise ValueError(f"{name} must be an int >= {smallest}, got {value}.{way_out}")
-    return operator.index(value)
+        raise TypeError(f"{demand}, got {_shown(value)} of type {type(value).__name__}.{way_out}")
+    number = operator.index(value)
+    if number < smallest:
+        raise ValueError(f"{demand}, got {_shown(number)}.{way_out}")
+    if largest is not None and number > largest:
+        raise ValueError(f"{demand} and at most {largest}, got {_shown(number)}.{way_out}")
+    return number
 
 
 def _real(value: Any, name: str, demand: str) -> float:
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} must be {demand}, got {value!r} of type {type(value).__name__}.")
-    return float(value)
+        raise TypeError(f"{name} must be {demand}, got {_shown(value)} of type {type(value).__name__}.")
+    try:
+        return float(value)
+    except OverflowError:  # an int or a fraction of hundreds of digits
+        return inf if value > 0 else -inf
 
 
-def positive_int(value: Any, name: str) -> int:
-    """Return ``value`` as an int that is at least 1."""
-    return _int(value, name, 1)
+def vector(value: Any, name: str, demand: str) -> NDArray[Any]:
+    """Return ``value`` as an array; what NumPy can make none of is refused by name. Its dtype and shape may be any."""
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        raise ValueError(f"{name} must be {demand}, got masked entries. Fill them in: {name}.filled(...).")
+    try:
+        return np.asarray(value)
+    except MemoryError:
+        raise
+    except Exception as error:
+        cause = ValueError if isinstance(error, ValueError) else TypeError
+        raise cause(
+            f"{name} must be {demand}, got a {type(value).__name__} of which NumPy makes no array ({error})."
+        ) from error
+
+
+def _first(value: Any, n: int, refuse: Callable[[], Exception]) -> tuple[list[Any], int | str]:
+    """Return the first n items of an iterable, which may be endless, and how many there are."""
+    try:
+        found = list(islice(value, n + 1))
+    except Exception as error:  # a 0-dimensional array, say
+        raise refuse() from error
+    return found[:n], len(value) if isinstance(value, Sized) else len(found) if len(found) <= n else f"more than {n}"
+
+
+def positive_int(value: Any, name: str, *, largest: int | None = None) -> int:
+    """Return ``value`` as an int that is at least 1, and at most ``largest``: what memory for can be spoken of."""
+    return _int(value, name, 1, largest=largest)
+
+
+def how_many(value: Any, name: str, n_bytes: int) -> int:
+    """Return ``value`` as a positive number of things that take so many bytes each."""
+    return _int(value, name, 1, largest=max(MOST_BYTES // max(n_bytes, 1), 1))
 
 
 def non_negative_int(value: Any, name: str) -> int:
@@ -77,6 +139,44 @@ def n_threads(value: Any) -> int:
     if value is None:
         return threads.available()
     return _int(value, "n_threads", 1, " Leave it at None to use all the cores there are.")
+
+
+def n_jobs(value: Any) -> int | None:
+    """Return how many jobs run at a time, as joblib has it: None, or any int but 0."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"n_jobs must be None or an int, got {_shown(value)} of type {type(value).__name__}.")
+    if value == 0:
+        raise ValueError("n_jobs must be None or an int other than 0, got 0. Pass -1 for as many as there are CPUs.")
+    return operator.index(value)
+
+
+def verbosity(value: Any) -> int:
+    """Return how much is shown, 0 for nothing."""
+    return int(value) if isinstance(value, bool | np.bool_) else _int(value, "verbose", 0)
+
+
+def path(value: Any, name: str = "path") -> str:
+    """Return a path as text."""
+    try:
+        found = os.fsdecode(value)
+    except Exception as error:
+        raise TypeError(
+            f"{name} must be a str, bytes or os.PathLike, got {_shown(value)} of type {type(value).__name__}."
+        ) from error
+    if "\0" in found:
+        raise ValueError(f"{name} must have no null characters, got {_shown(found)}.")
+    return found
+
+
+def mapping(value: Any, name: str) -> dict[Any, Any]:
+    """Return a copy of a mapping; None is an empty one."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{name} must be a mapping, got {_shown(value)} of type {type(value).__name__}.")
+    return dict(value)
 
 
 def mask_number(value: Any, n_masks: int) -> int:
@@ -97,7 +197,7 @@ def member_number(value: Any, n_members: int) -> int:
 
 def observed(value: Any, n_inputs: int) -> NDArray[np.bool_]:
     """Return a mask (n_inputs,) bool, True where an input is observed."""
-    mask = np.asarray(value)
+    mask = vector(value, "observed", f"a mask of {n_inputs} bools")
     if mask.dtype != np.bool_:
         raise TypeError(
             f"observed must be a mask of bools, True where an input is observed, got dtype {mask.dtype}. Of a row x with NaN "
@@ -110,9 +210,10 @@ def observed(value: Any, n_inputs: int) -> NDArray[np.bool_]:
 
 def target(value: Any, n_rows: int, n_inputs: int) -> NDArray[np.intp]:
     """Return one column for each row, (n_rows,) intp, from that or from one for all."""
-    columns = np.asarray(value)
+    demand = "an int or an array of ints, columns counted from 0"
+    columns = vector(value, "target", demand)
     if columns.dtype.kind not in "iu":
-        raise TypeError(f"target must be an int or an array of ints, columns counted from 0, got {value!r}.")
+        raise TypeError(f"target must be {demand}, got {_shown(value)}.")
     if columns.shape not in ((), (n_rows,)):
         raise ValueError(f"target must be one column, or one for each of the {n_rows} rows, got shape {columns.shape}.")
     wrong = columns[(columns < 0) | (columns >= n_inputs)]
@@ -135,26 +236,38 @@ def the_mask(value: Any, n_masks: int) -> Any:
 
 def connectivity(value: Connectivity, n_features: int, hidden_sizes: Sequence[int]) -> Connectivity:
     """Return ``value`` if it is a connectivity of a network of these sizes."""
-    found = (value.n_inputs, *value.hidden_sizes)
+    try:
+        found = (value.n_inputs, *value.hidden_sizes)
+    except TypeError as error:
+        raise TypeError(f"the connectivity must be made of vectors of ints, got {_shown(value)}.") from error
     if found != (n_features, *hidden_sizes):
         raise ValueError(
             f"the connectivity must be of {n_features} inputs and hidden layers of {tuple(hidden_sizes)} units, "
             f"got {found[0]} and {found[1:]}."
         )
+    for vector in (value.ordering, *value.degrees):
+        if not isinstance(vector, np.ndarray) or vector.dtype.kind not in "iu" or vector.ndim != 1:
+            raise TypeError(
+                f"the connectivity must be made of vectors of ints, got {_shown(vector)}. Use np.array(..., np.int32)."
+            )
     largest = max(n_features - 1, 1)
     if (np.sort(value.ordering) != np.arange(1, n_features + 1)).any():
-        raise ValueError(f"the connectivity's ordering must hold each place 1..{n_features} once, got {value.ordering!r}.")
+        raise ValueError(
+            f"the connectivity's ordering must hold each place 1..{n_features} once, got {_shown(value.ordering)}."
+        )
     for m in value.degrees:
         if m.min() < 1 or m.max() > largest:
             raise ValueError(f"the connectivity's degrees must be in 1..{largest}, got {m.min()}..{m.max()}.")
-    return value
+    if all(vector.dtype == np.int32 for vector in (value.ordering, *value.degrees)):
+        return value
+    return Connectivity(value.ordering.astype(np.int32), tuple(m.astype(np.int32) for m in value.degrees))
 
 
 def positive_float(value: Any, name: str) -> float:
     """Return ``value`` as a finite float that is larger than 0."""
     number = _real(value, name, "a finite number > 0")
     if not 0 < number < np.inf:
-        raise ValueError(f"{name} must be a finite number > 0, got {value!r}.")
+        raise ValueError(f"{name} must be a finite number > 0, got {_shown(value)}.")
     return number
 
 
@@ -162,7 +275,7 @@ def non_negative_float(value: Any, name: str) -> float:
     """Return ``value`` as a finite float that is at least 0."""
     number = _real(value, name, "a finite number >= 0")
     if not 0 <= number < np.inf:
-        raise ValueError(f"{name} must be a finite number >= 0, got {value!r}.")
+        raise ValueError(f"{name} must be a finite number >= 0, got {_shown(value)}.")
     return number
 
 
@@ -170,14 +283,14 @@ def probability(value: Any, name: str) -> float:
     """Return ``value`` as a float of at least 0 and below 1."""
     number = _real(value, name, "a number from 0 to below 1")
     if not 0 <= number < 1:
-        raise ValueError(f"{name} must be a number from 0 to below 1, got {value!r}.")
+        raise ValueError(f"{name} must be a number from 0 to below 1, got {_shown(value)}.")
     return number
 
 
 def boolean(value: Any, name: str) -> bool:
     """Return True or False."""
     if not isinstance(value, bool | np.bool_):
-        raise TypeError(f"{name} must be True or False, got {value!r} of type {type(value).__name__}.")
+        raise TypeError(f"{name} must be True or False, got {_shown(value)} of type {type(value).__name__}.")
     return bool(value)
 
 
@@ -186,25 +299,28 @@ def constants(value: Any, name: str, known: Sequence[str]) -> dict[str, float]:
     if value is None:
         return {}
     if not isinstance(value, Mapping):
-        raise TypeError(f"{name} must be a mapping of names to numbers, got {value!r} of type {type(value).__name__}.")
+        raise TypeError(f"{name} must be a mapping of names to numbers, got {_shown(value)} of type {type(value).__name__}.")
     for key in value:
         if key not in known:
-            raise ValueError(f"{name} may have {', '.join(map(repr, known)) or 'nothing'} with this optimizer, got {key!r}.")
-    return {key: non_negative_float(number, f"{name}[{key!r}]") for key, number in value.items()}
+            raise ValueError(
+                f"{name} may have {', '.join(map(repr, known)) or 'nothing'} with this optimizer, got {_shown(key)}."
+            )
+    return {key: non_negative_float(number, f"{name}[{_shown(key)}]") for key, number in value.items()}
 
 
 def sample_weight(value: Any, n_rows: int) -> NDArray[np.float64]:
     """Return the weights of n_rows rows, (n,) float64; None gives length 0, which stands for 1 everywhere."""
     if value is None:
         return np.empty(0)
-    weights = np.asarray(value)
+    weights = vector(value, "sample_weight", "one number a row")
     if weights.dtype.kind not in "biuf":
         raise TypeError(f"sample_weight must hold numbers, got dtype {weights.dtype}.")
     if weights.ndim == 0:
         weights = np.full(n_rows, weights)
     if weights.shape != (n_rows,):
         raise ValueError(f"sample_weight must have shape ({n_rows},), one number a row, got {weights.shape}.")
-    weights = weights.astype(np.float64)
+    with np.errstate(over="ignore"):  # the largest longdoubles become infinite, and are refused as such
+        weights = weights.astype(np.float64)
     if not np.isfinite(weights).all():
         raise ValueError("sample_weight must be finite, got NaN or infinity. Drop those rows, or give them weight 0.")
     return np.ascontiguousarray(weights)
@@ -214,7 +330,7 @@ def fraction(value: Any, name: str) -> float:
     """Return ``value`` as a float strictly between 0 and 1."""
     number = _real(value, name, "a number between 0 and 1")
     if not 0 < number < 1:
-        raise ValueError(f"{name} must be a number between 0 and 1, both excluded, got {value!r}.")
+        raise ValueError(f"{name} must be a number between 0 and 1, both excluded, got {_shown(value)}.")
     return number
 
 
@@ -224,7 +340,7 @@ def threshold(value: Any, name: str = "binarize") -> float | None:
         return None
     number = _real(value, name, "None or a finite number")
     if not isfinite(number):
-        raise ValueError(f"{name} must be None or a finite number, got {value!r}.")
+        raise ValueError(f"{name} must be None or a finite number, got {_shown(value)}.")
     return number
 
 
@@ -232,36 +348,37 @@ def choice(value: Any, name: str, options: Sequence[str]) -> str:
     """Return ``value`` if it is one of ``options``."""
     listed = ", ".join(map(repr, options))
     if not isinstance(value, str):
-        raise TypeError(f"{name} must be one of {listed}, got {value!r} of type {type(value).__name__}.")
+        raise TypeError(f"{name} must be one of {listed}, got {_shown(value)} of type {type(value).__name__}.")
     if value not in options:
-        raise ValueError(f"{name} must be one of {listed}, got {value!r}.")
+        raise ValueError(f"{name} must be one of {listed}, got {_shown(value)}.")
     return value
 
 
 def dtype(value: Any) -> np.dtype[Any]:
     """Return float32 or float64 in the machine's byte order."""
-    try:
-        found: np.dtype[Any] | None = None if value is None else np.dtype(value)
-    except TypeError:
-        found = None
+    found: np.dtype[Any] | None = None
+    # NumPy takes much more: lists, calls of other dtypes, names that it warns of ("a5") or parses as Python ("(2, 3)f4").
+    if isinstance(value, np.dtype | type) or (isinstance(value, str) and re.fullmatch("[<>=|]?[b-zA-Z][a-z]*[0-9]*", value)):
+        with suppress(Exception):
+            found = np.dtype(value)
     if found is None:
-        raise TypeError(f"dtype must be 'float32' or 'float64', got {value!r} of type {type(value).__name__}.")
+        raise TypeError(f"dtype must be 'float32' or 'float64', got {_shown(value)} of type {type(value).__name__}.")
     if found not in (np.float32, np.float64):
-        raise ValueError(f"dtype must be 'float32' or 'float64', got {value!r}.")
+        raise ValueError(f"dtype must be 'float32' or 'float64', got {_shown(value)}.")
     return found
 
 
 def hidden_sizes(value: Any) -> tuple[int, ...]:
     """Return the number of units of each hidden layer; the empty tuple is a model without hidden units."""
     if isinstance(value, Integral):
-        raise TypeError(f"hidden_sizes must be a sequence of ints, got {value!r}. Write one hidden layer as ({value},).")
+        raise TypeError(f"hidden_sizes must be a sequence of ints, got {_shown(value)}. Write one hidden layer as ({value},).")
     if isinstance(value, str | bytes) or not isinstance(value, Iterable):
-        raise TypeError(f"hidden_sizes must be a sequence of ints, got {value!r} of type {type(value).__name__}.")
-    sizes = tuple(_int(size, f"hidden_sizes[{l}]", 1) for l, size in enumerate(value))
+        raise TypeError(f"hidden_sizes must be a sequence of ints, got {_shown(value)} of type {type(value).__name__}.")
     most = layout.MAX_LAYERS - 1
-    if len(sizes) > most:
-        raise ValueError(f"hidden_sizes must name at most {most} layers, got {len(sizes)}.")
-    return sizes
+    listed, n = _first(value, most, lambda: TypeError(f"hidden_sizes must be a sequence of ints, got {_shown(value)}."))
+    if n != len(listed):
+        raise ValueError(f"hidden_sizes must name at most {most} layers, got {n}.")
+    return tuple(_int(size, f"hidden_sizes[{l}]", 1, largest=MOST) for l, size in enumerate(listed))
 
 
 def ordering(value: Any, n_features: int) -> str | IntVector:
@@ -269,16 +386,16 @@ def ordering(value: Any, n_features: int) -> str | IntVector:
     demand = f"ordering must be 'natural', 'random' or the places 1..{n_features} of the features, each once"
     if isinstance(value, str):
         if value not in ("natural", "random"):
-            raise ValueError(f"{demand}, got {value!r}.")
+            raise ValueError(f"{demand}, got {_shown(value)}.")
         return value
     if isinstance(value, bytes) or not isinstance(value, Iterable):
-        raise TypeError(f"{demand}, got {value!r} of type {type(value).__name__}.")
-    places = list(value)
+        raise TypeError(f"{demand}, got {_shown(value)} of type {type(value).__name__}.")
+    places, n = _first(value, n_features, lambda: TypeError(f"{demand}, got {_shown(value)}."))
     for d, place in enumerate(places):
         if isinstance(place, bool) or not isinstance(place, Integral):
-            raise TypeError(f"{demand}, got {place!r} of type {type(place).__name__} for feature {d}.")
-    if len(places) != n_features:
-        raise ValueError(f"{demand}, got {len(places)} places for {n_features} features.")
+            raise TypeError(f"{demand}, got {_shown(place)} of type {type(place).__name__} for feature {d}.")
+    if n != n_features:
+        raise ValueError(f"{demand}, got {n} places for {n_features} features.")
     if set(places) == set(range(n_features)):
         raise ValueError(f"{demand}, got places 0..{n_features - 1}. Places count from 1: add 1 to each.")
     for d, place in enumerate(places):
@@ -306,6 +423,6 @@ def generator(random_state: Any) -> np.random.Generator:
     if isinstance(random_state, bool) or not isinstance(random_state, Integral):
         raise TypeError(
             "random_state must be None, an int >= 0, a SeedSequence, a Generator or a RandomState, "
-            f"got {random_state!r} of type {type(random_state).__name__}."
+            f"got {_shown(random_state)} of type {type(random_state).__name__}."
         )
     return np.random.default_rng(_int(random_state, "random_state", 0))

@@ -5,11 +5,12 @@ again. A refusal says the name, the demand, what was found, and the way out: ``T
 for a wrong value. Where scikit-learn's own checks look for certain words, the texts hold those words.
 
 Not here: packing of rows (:mod:`made_fast.data`), files (:mod:`made_fast.datasets`), defaults (the estimator). SciPy and
-pandas are recognised by what their objects can do and are never imported.
+pandas are never imported here: who hands over an object of theirs has done so.
 """
 
 from __future__ import annotations
 
+import sys
 from typing import Any, Protocol, TypeAlias, TypeGuard
 
 import numpy as np
@@ -17,7 +18,8 @@ from numpy.typing import NDArray
 
 __all__ = ["Matrix", "MatrixLike", "SparseRows", "is_sparse", "matrix", "missing", "ones"]
 
-IntVector = NDArray[np.int32]
+MOST_COLUMNS = 2**31 - 1
+"""Places and numbers of units are int32 in the kernels."""
 
 
 class SparseRows(Protocol):
@@ -44,7 +46,8 @@ MatrixLike: TypeAlias = Any
 
 def is_sparse(X: object) -> TypeGuard[SparseRows]:
     """Say whether ``X`` is a ``scipy.sparse`` container, in whatever format."""
-    return not isinstance(X, np.ndarray) and hasattr(X, "tocsr")
+    issparse = getattr(sys.modules.get("scipy.sparse"), "issparse", None)  # None too while another thread imports SciPy
+    return issparse is not None and issparse(X)
 
 
 def matrix(X: MatrixLike, n_features: int | None = None, *, name: str = "X", min_rows: int = 1) -> Matrix:
@@ -54,6 +57,7 @@ def matrix(X: MatrixLike, n_features: int | None = None, *, name: str = "X", min
     ----------
     X : array-like or sparse of shape (rows, features)
         An array of any order, strides and byte order, a memmap, lists of lists, a data frame, any ``scipy.sparse`` format.
+        The arrays of a sparse matrix are looked at before SciPy uses them: it does not, and reads and writes past their ends.
     n_features : int, optional
         The width demanded; None takes any from 1 on.
     name : str
@@ -67,10 +71,12 @@ def matrix(X: MatrixLike, n_features: int | None = None, *, name: str = "X", min
         A view of ``X`` where it is an array; a memmap stays on disk. Sparse input as CSR with sorted column numbers and no
         duplicates (summed). ``X`` itself is never changed.
     """
-    sparse = is_sparse(X)
+    sparse = type(X) is not np.ndarray and is_sparse(X)
     rows: Any = X if sparse or type(X) is np.ndarray else _array(X, name)
     if rows.ndim != 2:
         raise _wrong_ndim(rows, n_features, name)
+    if sparse and (flaw := _flaw(rows)):
+        raise _unsound(rows, flaw, name)
     if rows.dtype.kind not in "biufO":
         raise _wrong_kind(rows.dtype, name)
     n_rows, width = rows.shape
@@ -84,12 +90,14 @@ def matrix(X: MatrixLike, n_features: int | None = None, *, name: str = "X", min
             f"{name} must have at least 1 column. "
             f"Found array with 0 feature(s) (shape={rows.shape}) while a minimum of 1 is required."
         )
+    if width > MOST_COLUMNS and n_features is None:
+        raise ValueError(f"{name} must have at most {MOST_COLUMNS} columns, got shape {rows.shape}. Leave some out.")
     if n_features is not None and width != n_features:
         raise ValueError(
             f"{name} must have shape (rows, {n_features}), got {rows.shape}: {name} has {width} features, but MADE is "
             f"expecting {n_features} features as input. Pass the columns that the model was fitted on."
         )
-    return _canonical_csr(rows) if sparse else rows
+    return _canonical_csr(rows, name) if sparse else rows
 
 
 def ones(
@@ -145,22 +153,114 @@ def missing(rows: Matrix, name: str = "X") -> NDArray[np.bool_] | None:
     return dense
 
 
-def _canonical_csr(X: Any) -> SparseRows:
-    csr = X.tocsr()
-    if not csr.has_canonical_format:
-        csr = csr.copy()
+_INDICES = {
+    "csr": ("indptr", "indices"),
+    "csc": ("indptr", "indices"),
+    "bsr": ("indptr", "indices"),
+    "coo": ("row", "col"),
+    "dia": ("offsets",),
+}
+"""The index arrays of a sparse matrix, by format. The other formats are made of lists and dicts."""
+
+
+def _flaw(X: Any) -> str | None:
+    """Say what is wrong with the arrays of a sparse matrix, or None. Anybody may have assigned to them or changed them."""
+    (n, D), form = X.shape, X.format
+    if form in _INDICES and not (isinstance(X.data, np.ndarray) and X.data.ndim == {"bsr": 3, "dia": 2}.get(form, 1)):
+        return "data that are no array of the right dimension"
+    if X.dtype.kind == "O" or X.dtype == np.float16 or not X.dtype.isnative:
+        return f"values of dtype {X.dtype}, which SciPy cannot work on"
+    if form == "lil":
+        return None if _are_lists(X.rows, X.data, n) else "other numbers of columns than of values"
+    if form not in _INDICES:  # dok, a dict
+        return None
+    values = X.data
+    for part in _INDICES[form]:
+        index = getattr(X, part)
+        if not isinstance(index, np.ndarray) or index.ndim != 1 or index.dtype.kind != "i" or index.itemsize < 4:
+            return f"{part} that are no vector of int32 or int64"
+    if form == "dia":
+        if len(X.offsets) != len(values):
+            return f"{len(X.offsets)} offsets for {len(values)} diagonals"
+        return _beyond(X.offsets, "offsets", -MOST_COLUMNS, MOST_COLUMNS)
+    if form == "coo":
+        if not len(X.row) == len(X.col) == len(values):
+            return f"{len(X.row)} rows, {len(X.col)} columns and {len(values)} values"
+        return _beyond(X.row, "row numbers", 0, n - 1) or _beyond(X.col, "column numbers", 0, D - 1)
+    down, across = values.shape[1:] if form == "bsr" else (1, 1)
+    if not (down and across) or n % down or D % across:
+        return f"blocks of {down} x {across}, which do not make up the shape {X.shape}"
+    major, minor = (D, n) if form == "csc" else (n // down, D // across)
+    start = X.indptr
+    if len(start) != major + 1 or start[0] != 0 or (start[1:] < start[:-1]).any():
+        return f"indptr that are not {major + 1} numbers, of which the first is 0 and none is less than the one before it"
+    if len(X.indices) != len(values) or start[-1] > len(values):
+        return f"{len(X.indices)} indices and {len(values)} values for the {start[-1]} that indptr counts"
+    return _beyond(X.indices[: start[-1]], "indices", 0, minor - 1)
+
+
+def _are_lists(rows: Any, values: Any, n: int) -> bool:
+    """Say whether these are n lists of columns and as many lists of values, of the same lengths."""
+    if not all(isinstance(part, np.ndarray) and part.shape == (n,) and part.dtype == object for part in (rows, values)):
+        return False
+    return all(type(r) is list and type(v) is list and len(r) == len(v) for r, v in zip(rows, values, strict=True))
+
+
+def _beyond(index: NDArray[Any], name: str, least: int, most: int) -> str | None:
+    if len(index) and (index.min() < least or index.max() > most):
+        return f"{name} {index.min()}..{index.max()}, of which {least}..{most} may be"
+    return None
+
+
+def _canonical_csr(X: Any, name: str) -> SparseRows:
+    """Return CSR with rising column numbers in every row. What SciPy has noted of that may be out of date."""
+    try:
+        csr: Any = X.tocsr()
+    except (TypeError, ValueError, OverflowError, IndexError, KeyError, AttributeError) as error:
+        raise _unsound(X, f"what SciPy cannot convert ({error})", name) from error
+    if csr is not X and (flaw := _flaw(csr)):
+        raise _unsound(X, flaw, name)
+    if not _rises(csr):
+        csr = type(csr)((csr.data, csr.indices, csr.indptr), shape=csr.shape, copy=True)
         csr.sum_duplicates()
     return csr  # type: ignore[no-any-return]
 
 
+def _rises(csr: Any) -> bool:
+    """Say whether the column numbers of every row rise: a number that does not exceed the one before it begins a row."""
+    start, index = csr.indptr, csr.indices[: csr.indptr[-1]]
+    for i in range(0, len(index), 1 << 18):  # at a time, so that it takes no memory
+        falls = i + 1 + np.flatnonzero(index[i + 1 :][: 1 << 18] <= index[i:-1][: 1 << 18])
+        if (start[np.searchsorted(start, falls)] != falls).any():
+            return False
+    return True
+
+
+def _unsound(X: Any, flaw: str, name: str) -> ValueError:
+    return ValueError(
+        f"{name} must be a sound sparse matrix, got {X.format} with {flaw}. "
+        f"Make it anew, as scipy.sparse.coo_array((values, (rows, columns)), shape={X.shape}), say."
+    )
+
+
 def _array(X: Any, name: str) -> NDArray[Any]:
-    if isinstance(X, np.ndarray) and np.any(getattr(X, "mask", False)):  # numpy.ma, which np.asarray would strip in silence
-        raise ValueError(f"{name} must hold no masked entries. Mark missing ones by NaN: {name}.astype(float).filled(np.nan).")
+    rows = X if isinstance(X, list | tuple) else (X,)
+    if any(isinstance(row, np.ma.MaskedArray) and np.ma.is_masked(row) for row in rows):  # np.asarray would strip the mask
+        raise ValueError(
+            f"{name} must hold no masked entries, got some. Mark missing ones by NaN: {name}.astype(float).filled(np.nan)."
+        )
     try:
         return np.asarray(X)
     except ValueError as error:
         raise ValueError(
             f"{name} must have shape (rows, features), got rows that form no table ({error}). Give every row the same length."
+        ) from error
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever the conversion that an object brings along may raise
+        raise TypeError(
+            f"{name} must be a table of numbers, got {type(X).__name__}, of which NumPy can make no array "
+            f"({type(error).__name__}: {error}). Convert it first."
         ) from error
 
 
@@ -227,12 +327,21 @@ def _ones(values: NDArray[Any], binarize: float | None) -> NDArray[np.bool_] | N
     return one if ((values == 0) | one).all() else None
 
 
+_CUT = (str, bytes, complex, np.complexfloating, np.datetime64, np.timedelta64)
+"""What NumPy would make numbers of: of text that looks like some, of real parts, of days."""
+
+
 def _numbers(values: NDArray[Any], name: str) -> NDArray[np.float64]:
-    """Convert an array of objects; NumPy alone would take text for numbers."""
-    if any(isinstance(value, str | bytes) for value in values.flat):
-        raise TypeError(f"{name} must hold numbers, got text. Convert it: {name}.astype(float), say.")
+    """Convert an array of objects."""
+    odd = next((value for value in values.flat if isinstance(value, _CUT)), None)
+    if odd is not None:
+        found = "text" if isinstance(odd, str | bytes) else repr(odd)
+        raise TypeError(f"{name} must hold numbers, got {found}. Convert it: {name}.astype(float), say, or drop it.")
     try:
-        return values.astype(np.float64)
-    except (TypeError, ValueError, OverflowError) as error:
-        cause = TypeError if isinstance(error, TypeError) else ValueError
+        with np.errstate(over="ignore"):  # the largest longdoubles become infinite, and are refused as such
+            return values.astype(np.float64)
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever a number's own __float__ may raise
+        cause = ValueError if isinstance(error, ValueError | ArithmeticError) else TypeError
         raise cause(f"{name} must hold numbers, got objects that are none: {error}. Convert or drop them.") from error

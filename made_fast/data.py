@@ -87,14 +87,17 @@ def pack_missing(X: Any, order: NDArray[np.intp], *, name: str = "X") -> NDArray
     """Return where ``X`` is missing (NaN) as bits, in the form of :func:`pack_rows`; None if nothing is."""
     D = len(order)
     rows = checks.matrix(X, D, name=name)
-    out = None
+    if rows.dtype.kind not in "fO":
+        return None
+    # Pages of zeros that are not written to take no memory, and a table that is too large is refused before the search.
+    out = np.zeros((rows.shape[0], -(-D // 64)), dtype=np.uint64)
+    found = False
     for part in chunks(rows.shape[0], D):
         nan = checks.missing(rows[part], name)
         if nan is not None:
-            if out is None:
-                out = np.zeros((rows.shape[0], -(-D // 64)), dtype=np.uint64)
+            found = True
             _pack(nan, order, out[part])
-    return out
+    return out if found else None
 
 
 def _pack(rows: NDArray[Any], order: NDArray[np.intp], out: NDArray[np.uint64]) -> bool:

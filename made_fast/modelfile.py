@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from made_fast.kernels import layout as panels
 from made_fast.masks import DEGREE_RULES, DIRECT_CONNECTIONS, RESAMPLE, MaskRule, MaskSet
 from made_fast.network import Architecture, Network, Shared
-from made_fast.storage import FOREIGN, StrPath, file_error, json_object
+from made_fast.storage import CHUNK, FOREIGN, StrPath, file_error, json_object
 
 __all__ = ["WEIGHT_TOLERANCE", "Content", "EnsembleContent", "decode", "decode_ensemble", "encode", "encode_ensemble"]
 
@@ -40,6 +40,10 @@ WEIGHT_TOLERANCE = 1e-9
 """How far from 1 the weights of a mixture may add up."""
 
 PREFIX = "member."
+
+FREE_UNITS, PARAMETERS_PER_UNIT = 1 << 20, 64
+"""A file may have a million inputs and hidden units, all members together, and one more for every 64 parameters. Their tables
+take up to 50 bytes a unit: little beside the parameters of a true model, much beside those of one made to fill the memory."""
 
 
 class Content(NamedTuple):
@@ -148,6 +152,8 @@ def decode_ensemble(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, 
     starts = [*(f"{PREFIX}{m}.parameters" for m in range(M)), "weights"]
     if list(tensors)[: M + 1] != starts:
         raise file_error(path, "tensors must begin with the parameters of each member, then weights", list(tensors))
+    vectors = [tensor for tensor in tensors.values() if tensor.dtype == np.int32 and tensor.ndim]
+    _check_units(vectors, sum(tensors[name].size for name in starts[:-1]), path)
     parts = _by_member({name: tensor for name, tensor in tensors.items() if name != "weights"}, M, path)
     abouts = _by_member({name: text for name, text in metadata.items() if name not in ("kind", "hyper")}, M, path)
     members = []
@@ -171,6 +177,13 @@ def _by_member(entries: Mapping[str, Any], n_members: int, path: StrPath) -> lis
     return list(parts.values())
 
 
+def _check_units(vectors: Iterable[NDArray[Any]], n_parameters: int, path: StrPath) -> None:
+    """Bound the sizes of all layers before anything is made of them."""
+    n_units, most = sum(vector.shape[-1] for vector in vectors), FREE_UNITS + n_parameters // PARAMETERS_PER_UNIT
+    if n_units > most:
+        raise file_error(path, f"{n_parameters} parameters must not have more than {most} inputs and hidden units", n_units)
+
+
 def _one_of(values: Mapping[str, str], name: str, options: Sequence[str], path: StrPath, absent: str | None = None) -> str:
     value = values.get(name, absent)
     if value is None or value not in options:
@@ -192,12 +205,15 @@ def _decode_tensors(tensors: Mapping[str, NDArray[Any]], path: StrPath) -> tuple
         if vector.dtype != np.int32 or vector.ndim not in (1, 2) or vector.shape[:-1] != n_masks or n_masks == (0,):
             demand = f"{name} must be I32, a vector or K of them (K x n), like the ordering"
             raise file_error(path, demand, f"{vector.dtype} {vector.shape}")
-        if not 1 <= vector.shape[-1] <= min(len(theta), 2**31 - 1):
+        if not 1 <= vector.shape[-1] <= len(theta):
             raise file_error(path, f"{name} must not be empty nor longer than the {len(theta)} parameters", vector.shape)
+    _check_units(vectors, len(theta), path)
     ordering, *degrees = (np.atleast_2d(vector) for vector in vectors)
-    places = np.arange(1, ordering.shape[1] + 1)
-    if (wrong := (np.sort(ordering, axis=1) != places).any(axis=1)).any():
-        raise file_error(path, f"the ordering must hold each place 1..{len(places)} once", ordering[wrong][0, :8].tolist())
+    places = np.arange(1, ordering.shape[1] + 1, dtype=np.int32)
+    at_once = max(1, CHUNK // len(places))
+    for rows in (ordering[k : k + at_once] for k in range(0, len(ordering), at_once)):
+        if (wrong := (np.sort(rows, axis=1) != places).any(axis=1)).any():
+            raise file_error(path, f"the ordering must hold each place 1..{len(places)} once", rows[wrong][0, :8].tolist())
     largest = max(len(places) - 1, 1)
     for name, m in zip(names[2:], degrees, strict=True):
         if m.min() < 1 or m.max() > largest:

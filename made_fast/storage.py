@@ -18,6 +18,9 @@ entries are the file's own and mean the same in every version of the format:
 - ``header_sha256``: SHA-256 of the first 8 + N bytes (length, JSON and spaces) with the digits of this entry written as 64
   times 0. The bytes ``"header_sha256":"<digits>"`` stand in the header once, just so.
 
+No JSON, be it the header or inside a string or tensor, is longer than 4 MiB or has more than 150,000 values: each ``[``, ``{``
+and ``,`` counts as one.
+
 The safetensors package opens these files (https://github.com/huggingface/safetensors); the checks here are stricter.
 """
 
@@ -47,7 +50,8 @@ __all__ = ["ModelFileError", "file_error", "json_object", "read", "write"]
 OWN_METADATA = ("format", "format_version", "data_sha256", "header_sha256")
 FORMAT, VERSION, UNSEALED = "made_fast", "1", "0" * 64
 ALIGNMENT, MAX_DIMENSIONS = 64, 8
-MAX_HEADER = 1 << 20  # hostile JSON becomes Python objects of up to 40 times its length: 40 MB
+MAX_HEADER = 1 << 20
+MAX_JSON, MAX_VALUES = 1 << 22, 150_000  # bytes and values: as Python objects they take 64 MB at the most
 CHUNK = 1 << 18  # items that are worked on at a time, while they are in cache
 DTYPES = {"F32": "<f4", "F64": "<f8", "I32": "<i4", "I64": "<i8", "U8": "|u1"}  # np.dtype(...).str of each
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
@@ -58,8 +62,8 @@ DIVERGED = "Save a model that is finite: an earlier state, or one trained again 
 NEWER = "Update made_fast, or save the model again with this version."
 
 StrPath = str | os.PathLike[str]
-_short = reprlib.Repr()  # at most a line, whatever a hostile file holds
-_short.maxstring = _short.maxother = 80
+_brief = reprlib.Repr()  # at most a line, whatever a hostile file holds
+_brief.maxlevel, _brief.maxstring, _brief.maxother = 2, 80, 80
 
 
 class ModelFileError(ValueError):
@@ -76,9 +80,14 @@ class Tensor(NamedTuple):
     end: int
 
 
+def _short(value: object) -> str:
+    text = _brief.repr(value)
+    return text if len(text) <= 120 else f"{text[:120]}..."
+
+
 def file_error(path: StrPath, demand: str, found: object, way_out: str = DAMAGED) -> ModelFileError:
     """Return the error for the file at ``path``: what is demanded, what was found, what to do."""
-    return ModelFileError(f"{os.fspath(path)}: {demand}, got {_short.repr(found)}. {way_out}")
+    return ModelFileError(f"{os.fspath(path)}: {demand}, got {_short(found)}. {way_out}")
 
 
 def write(path: StrPath, tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> None:
@@ -229,7 +238,7 @@ def _digest(tensors: Mapping[str, NDArray[Any]], path: StrPath) -> str:
             part = flat[start : start + CHUNK]
             digest.update(part.view(np.uint8).data)
             if part.dtype.kind == "f" and not np.isfinite(part).all():
-                raise file_error(path, f"tensor {_short.repr(name)} must be finite", "NaN or infinity", DIVERGED)
+                raise file_error(path, f"tensor {_short(name)} must be finite", "NaN or infinity", DIVERGED)
     return digest.hexdigest()
 
 
@@ -263,7 +272,7 @@ def _parse_header(head: bytes, size: int, path: StrPath) -> tuple[list[Tensor], 
     for t in tensors:
         if t.begin != end:
             found = f"{t.begin}, {'an overlap' if t.begin < end else 'a hole'}"
-            raise file_error(path, f"tensor {_short.repr(t.name)} must begin at byte {end} of the data", found)
+            raise file_error(path, f"tensor {_short(t.name)} must begin at byte {end} of the data", found)
         end = t.end
     if end != size - len(head):
         raise file_error(path, f"the header announces {end} bytes of data, all the file's, none more", size - len(head))
@@ -272,7 +281,7 @@ def _parse_header(head: bytes, size: int, path: StrPath) -> tuple[list[Tensor], 
 
 def _parse_tensor(name: str, entry: Any, size: int, path: StrPath) -> Tensor:
     """Check one tensor's entry as far as possible without the others; every number is bounded before it is used."""
-    tensor = f"tensor {_short.repr(name)}"
+    tensor = f"tensor {_short(name)}"
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         raise file_error(path, f"{tensor} must have dtype, shape and data_offsets", entry)
     code, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
@@ -302,7 +311,7 @@ def json_object(text: bytes, what: str, path: StrPath) -> dict[str, Any]:
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len(value := dict(pairs)) != len(pairs):
-            raise ValueError(f"a name twice among {_short.repr([name for name, _ in pairs])}")
+            raise ValueError(f"a name twice among {_short([name for name, _ in pairs])}")
         return value
 
     def finite(number: str) -> float:
@@ -310,9 +319,14 @@ def json_object(text: bytes, what: str, path: StrPath) -> dict[str, Any]:
             raise ValueError(f"{number[:20]}, no finite number")
         return value
 
+    n_values = sum(map(text.count, (b"[", b"{", b",")))  # or more, if strings have such characters
+    if len(text) > MAX_JSON or n_values > MAX_VALUES:
+        demand = f"{what} must be at most {MAX_JSON} bytes of JSON and {MAX_VALUES} values"
+        raise file_error(path, demand, f"{len(text)} bytes, {n_values} values", "Keep less in it.")
     try:
         value = json.loads(text.decode(), object_pairs_hook=unique, parse_float=finite, parse_constant=finite)
-        json.dumps(value, ensure_ascii=False).encode()
+        if b"\\u" in text:  # else nothing can be half of a pair
+            json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise file_error(path, f"{what} must be strict JSON", str(error)) from None
     if not isinstance(value, dict):

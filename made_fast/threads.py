@@ -6,6 +6,7 @@ when idle, end with the process, and are forgotten (not used) in a forked child,
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Callable
@@ -16,82 +17,129 @@ from queue import SimpleQueue
 
 __all__ = ["available", "for_each", "run"]
 
+HELPERS = max(16, 2 * (os.cpu_count() or 1))
+"""Threads that may help ``for_each`` at the same time, whoever calls it; and the most that are kept when idle."""
+
+CGROUPS, OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+
 
 def available() -> int:
     """Return how many threads to use by default: our CPUs, cut down to the container's quota and to OMP_NUM_THREADS."""
     n = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    limits = [n, *_quota()]
+    limits: list[float] = [n, _quota()]
     first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     if first.isdigit() and int(first) > 0:
         limits.append(int(first))
-    return max(1, min(limits))
+    return int(max(1, min(limits)))
 
 
 @cache
-def _quota() -> list[int]:
-    """Return the control group's CPU limit, rounded up; nothing if there is none. Read once, because it is slow."""
-    root = Path("/sys/fs/cgroup")
+def _quota() -> float:
+    """Return the smallest CPU limit of our control group and of those it is in, rounded up. Read once, because it is slow."""
+    groups = [("", "/"), ("cpu", "/")]  # a container sees its own group there, whatever it is called outside
     try:
-        quota, period = (root / "cpu.max").read_text().split()
+        lines = [line.split(":", 2) for line in OWN_CGROUPS.read_text().splitlines()]
+        groups += [(controllers, path) for _, controllers, path in lines]
+    except (OSError, ValueError):
+        pass
+    limits = [math.inf]
+    for controllers, path in groups:
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        top = CGROUPS / "cpu" if controllers else CGROUPS  # versions 1 and 2
+        group = top / path.strip("/")
+        limits += [_limit(folder) for folder in (group, *group.parents) if folder.is_relative_to(top)]
+    return min(limits)
+
+
+def _limit(group: Path) -> float:
+    """Return the CPU limit of a control group, rounded up; infinity if it has none or is not there."""
+    try:
+        quota, period = (group / "cpu.max").read_text().split()
     except (OSError, ValueError):
         try:
-            quota = (root / "cpu/cpu.cfs_quota_us").read_text().strip()
-            period = (root / "cpu/cpu.cfs_period_us").read_text().strip()
+            quota, period = ((group / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
         except OSError:
-            return []
+            return math.inf
     try:
         limit = -(-int(quota) // int(period))
     except (ValueError, ZeroDivisionError):  # "max": no limit
-        return []
-    return [limit] if limit > 0 else []
+        return math.inf
+    return limit if limit > 0 else math.inf
+
+
+class _Task:
+    """What a rank has to do on another thread. The caller may be interrupted anywhere and ask again: no news is lost."""
+
+    def __init__(self, work: Callable[[int], None], rank: int) -> None:
+        self._work, self._rank = work, rank
+        self._owner: dict[str, str] = {}
+        self._ended = False
+        self._bell: SimpleQueue[None] = SimpleQueue()
+        self.error: BaseException | None = None
+
+    def belongs_to(self, who: str) -> bool:
+        """Say whether the task is theirs: the first to ask has it, for good."""
+        return self._owner.setdefault("", who) == who
+
+    def do(self) -> None:
+        try:
+            self._work(self._rank)
+        except BaseException as raised:
+            self.error = raised
+
+    def end(self) -> None:
+        self._ended = True
+        self._bell.put(None)
+
+    def wait(self) -> None:
+        """Return when ``end`` has been called."""
+        if not self._ended:
+            self._bell.get()
 
 
 class _Worker:
     """A thread that sleeps until it is given something to do; one user at a time."""
 
-    def __init__(self) -> None:
-        self._inbox: SimpleQueue[tuple[Callable[[int], None], int]] = SimpleQueue()
-        self._outbox: SimpleQueue[BaseException | None] = SimpleQueue()
+    def __init__(self, task: _Task) -> None:
+        self.inbox: SimpleQueue[_Task] = SimpleQueue()
+        self.inbox.put(task)
         threading.Thread(target=self._loop, name="made_fast", daemon=True).start()
 
-    def start(self, work: Callable[[int], None], rank: int) -> None:
-        self._inbox.put((work, rank))
-
-    def wait(self) -> BaseException | None:
-        """Return when the work has ended, with the error that ended it; an interrupt counts as one, but ends no wait."""
-        interrupt = None
-        while True:
-            try:
-                return self._outbox.get() or interrupt
-            except KeyboardInterrupt as raised:
-                interrupt = raised
-
     def _loop(self) -> None:
-        while True:
-            work, rank = self._inbox.get()
-            error = None
-            try:
-                work(rank)
-            except BaseException as raised:
-                error = raised
-            del work
-            self._outbox.put(error)
-            del error
+        kept = True
+        while kept:
+            task = self.inbox.get()
+            if task.belongs_to("worker"):
+                task.do()
+            _given.discard(task)
+            kept = len(_idle) < HELPERS
+            if kept:
+                _idle.append(self)
+            task.end()
+            del task
 
 
 _idle: list[_Worker] = []
+_given: set[_Task] = set()
+"""The tasks that workers have."""
+
+
+def _forget() -> None:
+    _idle.clear()
+    _given.clear()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_idle.clear)  # the parent's threads do not exist in the child
+    os.register_at_fork(after_in_child=_forget)  # the parent's threads do not exist in the child
 
 
-def run(work: Callable[[int], None], n: int, call_off: Callable[[], None] = lambda: None) -> None:
+def run(work: Callable[[int], None], n: int, call_off: Callable[[], None] = lambda: None, *, all_n: bool = True) -> None:
     """Call ``work(0)``, ..., ``work(n - 1)`` at the same time, rank 0 on the caller's thread, and return when all are done.
 
-    All n really run at once, so that ``work`` may wait for the other ranks. After an error it would wait in vain (Ctrl-C can
-    strike before all have begun): ``call_off`` is called then, and must end such waits. An error is raised when every rank has
-    ended.
+    All n really run at once, so that ``work`` may wait for the other ranks; but without ``all_n`` there are fewer if the
+    system has no more threads to give. After an error a rank would wait in vain (Ctrl-C can strike before all have begun):
+    ``call_off`` is called then, and must end such waits. An error is raised when every rank has ended.
     """
     if n == 1:
         work(0)
@@ -104,32 +152,53 @@ def run(work: Callable[[int], None], n: int, call_off: Callable[[], None] = lamb
             call_off()
             raise
 
-    workers: list[_Worker] = []
-    ended: list[BaseException | None] = []
-    try:
-        for rank in range(1, n):
+    tasks = [_Task(guarded, rank) for rank in range(1, n)]
+    errors: list[BaseException] = []
+    begun = False
+    while True:  # Ctrl-C may strike at any instruction, while we wait too
+        try:
+            if not begun:
+                begun = True
+                _hand_out(tasks, all_n)
+                work(0)
+            for task in tasks:
+                if errors and task.belongs_to("caller"):  # it has not begun, and never will
+                    _given.discard(task)
+                else:
+                    task.wait()
+            break
+        except BaseException as raised:
+            errors.append(raised)
+            call_off()
+    for error in (*errors, *(task.error for task in tasks)):
+        if error is not None:
+            raise error
+
+
+def _hand_out(tasks: list[_Task], all_of_them: bool) -> None:
+    """Give each task to a worker; if there are not enough, fail or drop the rest of the tasks."""
+    for i, task in enumerate(tasks):
+        _given.add(task)
+        try:
+            worker = _idle.pop()
+        except IndexError:
             try:
-                worker = _idle.pop()
-            except IndexError:
-                worker = _Worker()
-            worker.start(guarded, rank)
-            workers.append(worker)
-        guarded(0)
-    except BaseException as error:
-        call_off()
-        ended.append(error)
-    for worker in workers:
-        ended.append(worker.wait())
-        _idle.append(worker)
-    for result in ended:
-        if result is not None:
-            raise result
+                _Worker(task)
+            except RuntimeError:  # no more threads: a limit, or the interpreter is about to end
+                if all_of_them:
+                    raise
+                _given.discard(task)
+                del tasks[i:]
+                return
+        else:
+            worker.inbox.put(task)
 
 
 def for_each(work: Callable[[int, int], None], n_items: int, n_threads: int) -> None:
     """Call ``work(item, rank)`` for every item in 0..n_items - 1, each rank taking the next item when it is free.
 
-    Items start in order. After an error (or Ctrl-C) no further item starts.
+    Items start in order. After an error (or Ctrl-C) no further item starts. Where many threads call this at once there are
+    fewer ranks than asked for: they have company enough.
     """
     items = count()
     stop = False
@@ -145,4 +214,4 @@ def for_each(work: Callable[[int, int], None], n_items: int, n_threads: int) -> 
             stop = True
             raise
 
-    run(take, max(1, min(n_threads, n_items)))
+    run(take, max(1, min(n_threads, n_items, 1 + HELPERS - len(_given))), all_n=False)

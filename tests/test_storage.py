@@ -1,5 +1,6 @@
 """Model files: what goes in comes out, whatever is broken is refused by name, and no crash costs the old file."""
 
+import contextlib
 import errno
 import hashlib
 import itertools
@@ -22,10 +23,11 @@ import safetensors.numpy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from made_fast import masks, storage
+import made_fast
+from made_fast import MADE, checkpoint, masks, modelfile, storage
 from made_fast.kernels import layout, reference
 from made_fast.masks import DIRECT_CONNECTIONS, MaskRule, MaskSet
-from made_fast.modelfile import Content, decode, encode
+from made_fast.modelfile import Content, EnsembleContent, decode, decode_ensemble, encode, encode_ensemble
 from made_fast.network import Architecture, Network, Shared
 from made_fast.storage import ModelFileError, read, write
 
@@ -405,6 +407,26 @@ def places_of(value, path=()):
         yield from places_of(inner, (*path, key))
 
 
+def nested(depth, width):
+    return [nested(depth - 1, width) if depth else "x" * 100] * width
+
+
+@pytest.mark.parametrize("value", [nested(2, 6), {"x" * 99 * i: nested(1, 6) for i in range(9)}, ["x" * 999] * 9])
+def test_whatever_was_found_the_text_is_short(small, value):
+    raw = small.read_bytes()
+    header, data = split(raw)
+    for path in places_of(header):
+        forged, _ = split(raw)
+        inner = forged
+        for key in path[:-1]:
+            inner = inner[key]
+        if path and path[-1] != "__metadata__":
+            inner[path[-1]] = value
+            refuse(small, seal(compact(forged), data))
+    refuse(small, seal(compact([value])))
+    refuse(small, seal(compact({"__metadata__": value})))
+
+
 def test_every_part_of_the_header_replaced_is_refused(small):
     raw = small.read_bytes()
     header, data = split(raw)
@@ -452,6 +474,70 @@ def test_what_a_file_announces_is_not_allocated(small):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 1 << 20
+
+
+def peak_of(call):
+    """Return the most memory that a call holds at once, refused or not."""
+    tracemalloc.start()
+    with contextlib.suppress(ModelFileError):
+        call()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
+
+
+MANY = 8 << 20
+BIG = {
+    "an ordering": lambda: {"parameters": np.zeros(MANY, np.float32), "ordering": np.arange(MANY, 0, -1, dtype=np.int32)},
+    "an ordering that is none": lambda: {"parameters": np.zeros(MANY, np.float32), "ordering": np.ones(MANY, np.int32)},
+    "degrees": lambda: {
+        "parameters": np.zeros(MANY, np.float32),
+        "ordering": np.arange(1, 3, dtype=np.int32),
+        "degrees.0": np.ones(MANY, np.int32),
+    },
+    "masks": lambda: {"parameters": np.zeros(32, np.float32), "ordering": np.ones((2 * MANY, 1), np.int32)},
+    "weights": lambda: {"weights": np.full(MANY, 1 / MANY)},
+}
+
+
+@pytest.mark.parametrize("mostly", BIG)
+def test_a_file_of_64_mb_takes_little_more_than_its_size(tmp_path, mostly):
+    metadata = {"kind": "ensemble" if mostly == "weights" else "model", "activation": "relu", "hyper": "{}"}
+    write(tmp_path / "big", BIG[mostly](), metadata)
+    size = (tmp_path / "big").stat().st_size
+    assert size >= 8 * MANY
+    assert peak_of(lambda: made_fast.load(tmp_path / "big")) < size + (24 << 20)
+    assert peak_of(lambda: made_fast.load(tmp_path / "big", mmap=True)) < 24 << 20
+
+
+MOST_LISTS = storage.MAX_VALUES // 2 - 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"a": [' + "[]," * MOST_LISTS + "0]}",
+        '{"a": [' + ",".join(["[" * 900 + "]" * 900] * (MOST_LISTS // 460)) + "]}",
+        "{" + ",".join(f'"{i:05}":{i}.5' for i in range(storage.MAX_VALUES - 2)) + "}",
+        '{"a": "\\u0001' + "x" * (storage.MAX_JSON - 30) + '\U0001f600"}',
+    ],
+    ids=["lists", "nested lists", "names", "one string"],
+)
+def test_the_largest_json_takes_no_64_mb(text):
+    assert peak_of(lambda: storage.json_object(text.encode(), "it", "x")) < 64 << 20
+    assert isinstance(storage.json_object(text.encode(), "it", "x"), dict)  # so it was not refused
+
+
+@pytest.mark.parametrize(
+    "text", ['{"a": "' + "x" * storage.MAX_JSON + '"}', '{"a": [' + "0," * storage.MAX_VALUES + "0]}", "[" * (1 << 20)]
+)
+def test_larger_json_is_refused_before_it_is_parsed(text):
+    def parse():
+        with pytest.raises(ModelFileError, match="it must be at most 4194304 bytes of JSON and 150000 values, got"):
+            storage.json_object(raw, "it", "x")
+
+    raw = text.encode()
+    assert peak_of(parse) < 1 << 20
 
 
 @pytest.mark.parametrize("write_foreign", ["safetensors", "npz", "npy", "pickle", "text", "zeros", "empty", "png"])
@@ -651,6 +737,57 @@ def test_tensors_of_no_model_are_refused(name, change, match):
 def test_tensors_of_no_model_of_several_masks_are_refused(name, change, match):
     with pytest.raises(ModelFileError, match=match):
         decode(*changed(name, change, several=True), "x")
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_units_are_bounded_by_the_parameters(monkeypatch, several):
+    """A model of 4 + 5 + 6 units, counted once even if there are several masks."""
+    tensors, metadata = encoded(4, (5, 6), several=several)
+    free = 15 - len(tensors["parameters"]) // modelfile.PARAMETERS_PER_UNIT
+    monkeypatch.setattr(modelfile, "FREE_UNITS", free)
+    decode(tensors, metadata, "x")
+    monkeypatch.setattr(modelfile, "FREE_UNITS", free - 1)
+    with pytest.raises(ModelFileError, match="must not have more than 14 inputs and hidden units, got 15"):
+        decode(tensors, metadata, "x")
+
+
+def test_units_of_all_members_are_bounded_by_their_parameters(monkeypatch):
+    """Two of 11 units each, either of which would pass alone."""
+    tensors, metadata = encode_ensemble(EnsembleContent([make_shared(4, (7,))] * 2, np.array([0.5, 0.5]), {}))
+    free = 22 - 2 * len(tensors["member.0.parameters"]) // modelfile.PARAMETERS_PER_UNIT
+    monkeypatch.setattr(modelfile, "FREE_UNITS", free)
+    decode_ensemble(tensors, metadata, "x")
+    monkeypatch.setattr(modelfile, "FREE_UNITS", free - 1)
+    with pytest.raises(ModelFileError, match="x: 896 parameters must not have more than 21 inputs and hidden units, got 22"):
+        decode_ensemble(tensors, metadata, "x")
+
+
+@pytest.mark.parametrize("k", range(7))
+def test_a_wrong_ordering_is_found_wherever_it_is(monkeypatch, k):
+    monkeypatch.setattr(modelfile, "CHUNK", 9)  # so two at a time
+    tensors, metadata = encoded(4, (5,), several=True, n_masks=7)
+    decode(tensors, metadata, "x")
+    orderings = tensors["ordering"].copy()
+    orderings[k] = [4, 3, 2, 2]
+    with pytest.raises(ModelFileError, match=r"each place 1..4 once, got \[4, 3, 2, 2\]"):
+        decode({**tensors, "ordering": orderings}, metadata, "x")
+
+
+def test_a_model_is_no_ensemble():
+    with pytest.raises(ModelFileError, match="kind of the file must be 'ensemble', got 'model'"):
+        decode_ensemble(*encoded(), "x")
+
+
+def test_the_best_parameters_of_a_checkpoint_are_of_the_type_of_the_others(tmp_path):
+    X = np.eye(4, dtype=np.uint8)
+    MADE(hidden_sizes=(3,), max_epochs=1).fit(X, X_val=X, checkpoint=tmp_path / "checkpoint")
+    tensors, metadata = read(tmp_path / "checkpoint")
+    best = tensors["best"].astype(np.float64)
+    text = tensors.pop("text")
+    first = {name: tensors.pop(name) for name in ("parameters", "state")}
+    write(tmp_path / "checkpoint", {**first, **tensors, "best": best, "text": text}, metadata)
+    with pytest.raises(ModelFileError, match="best parameters must be"):
+        checkpoint.read(tmp_path / "checkpoint")
 
 
 def test_an_empty_mask_set_is_refused():

@@ -1,13 +1,15 @@
-"""Who runs what: ranks, errors, interrupts, forks, and how many threads there are."""
+"""Who runs what: ranks, errors, interrupts, forks, and how many threads there are. Under load: ``tests/robustness/``."""
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -70,6 +72,163 @@ def test_for_each_does_every_item_once_and_stops_after_an_error():
     with pytest.raises(KeyError):
         threads.for_each(work, 1000, 3)
     assert len(started) < 20
+
+
+INTERRUPTS = """
+import signal, threading, time
+from made_fast import threads
+
+at_work = set()
+
+def work(rank):
+    at_work.add(rank)
+    end = time.perf_counter() + 0.0003 * (rank > 0)
+    while time.perf_counter() < end:
+        pass
+    at_work.discard(rank)
+
+signal.signal(signal.SIGALRM, signal.default_int_handler)
+interrupts = 0
+for i in range(4000):
+    try:
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.0002 + 0.00001 * (i % 100))
+            threads.run(work, 3)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+    except KeyboardInterrupt:
+        interrupts += 1
+        at_work.discard(0)
+    assert not at_work, "some that began have not ended"
+barrier = threading.Barrier(3, timeout=20)
+threads.run(lambda rank: barrier.wait(), 3)
+assert not threads._given
+assert threading.active_count() <= 1 + threads.HELPERS
+print(interrupts)
+"""
+
+
+def test_no_interrupt_is_lost_and_none_loses_a_rank():
+    """Whenever it strikes: while ranks are handed out, at work, or waited for, and between any two of these."""
+    done = subprocess.run([sys.executable, "-c", INTERRUPTS], capture_output=True, text=True, check=False, timeout=90)
+    assert done.stderr == ""
+    assert int(done.stdout) > 500
+
+
+def test_threads_are_few_however_many_call():
+    barrier, most = threading.Barrier(40, timeout=60), []
+
+    def count(item, rank):
+        most.append(sum(thread.name == "made_fast" for thread in threading.enumerate()))
+        time.sleep(0.001)
+
+    def call():
+        barrier.wait()
+        threads.for_each(count, 12, 8)
+
+    before = {thread for thread in threading.enumerate() if thread.name == "made_fast"}
+    callers = [threading.Thread(target=call) for _ in range(40)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert len(most) == 40 * 12
+    assert max(most) <= len(before) + threads.HELPERS + 40  # each caller may have counted before the others began
+    deadline = time.monotonic() + 10
+    while len([t for t in threading.enumerate() if t.name == "made_fast"]) > threads.HELPERS:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_without_threads_to_be_had_items_are_done_all_the_same(monkeypatch):
+    def start(self):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threads, "_idle", [])
+    monkeypatch.setattr(threading.Thread, "start", start)
+    done = []
+    threads.for_each(lambda item, rank: done.append((item, rank)), 5, 3)
+    assert done == [(item, 0) for item in range(5)]
+    off = threading.Event()
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        threads.run(lambda rank: off.wait(10), 3, off.set)
+    assert len(threads._given) == 0
+
+
+def control_groups(folder, lines, files):
+    """Make what the kernel shows of control groups: /proc/self/cgroup, and files below /sys/fs/cgroup."""
+    (folder / "own").write_text("".join(f"{line}\n" for line in lines))
+    for name, text in files.items():
+        path = folder / "groups" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{text}\n")
+
+
+def version_1(group, quota, period=100000):
+    return {f"{group}/cpu.cfs_quota_us": quota, f"{group}/cpu.cfs_period_us": period}
+
+
+@pytest.mark.parametrize(
+    ("lines", "files", "limit"),
+    [
+        ([], {}, None),
+        (["0::/"], {"cpu.max": "max 100000"}, None),
+        (["0::/"], {"cpu.max": "200000 100000"}, 2),
+        (["0::/"], {"cpu.max": "250000 100000"}, 3),
+        (["0::/"], {"cpu.max": "1000 100000"}, 1),
+        (["0::/"], {"cpu.max": ""}, None),
+        (["0::/"], {"cpu.max": "100000 0"}, None),
+        ([], {"cpu.max": "300000 100000"}, 3),
+        ([], version_1("cpu", 150000), 2),
+        ([], version_1("cpu", -1), None),
+        ([], {"cpu/cpu.cfs_quota_us": 150000}, None),
+    ],
+)
+def test_the_quota_is_that_of_loky(tmp_path, monkeypatch, lines, files, limit):
+    control_groups(tmp_path, lines, files)
+    monkeypatch.setattr(threads, "CGROUPS", tmp_path / "groups")
+    monkeypatch.setattr(threads, "OWN_CGROUPS", tmp_path / "own")
+    found = threads._quota.__wrapped__()
+    assert found == (limit or np.inf)
+    context = pytest.importorskip("joblib.externals.loky.backend.context")
+    if files.get("cpu.max") == "100000 0" or list(files) == ["cpu/cpu.cfs_quota_us"]:
+        return  # loky has no answer
+
+    def here(path):
+        return str(path).replace("/sys/fs/cgroup", str(tmp_path / "groups"))
+
+    exists = os.path.exists
+    monkeypatch.setattr(context.os.path, "exists", lambda path: exists(here(path)))
+    monkeypatch.setattr(context, "open", lambda path: io.StringIO(Path(here(path)).read_text()), raising=False)
+    assert context._cpu_count_cgroup(64) == min(found, 64)
+
+
+@pytest.mark.parametrize(
+    ("lines", "files", "limit"),
+    [
+        (["0::/a.slice/b.service"], {"a.slice/b.service/cpu.max": "100000 100000"}, 1),
+        (["0::/a.slice/b.service"], {"a.slice/b.service/cpu.max": "max 100000", "a.slice/cpu.max": "300000 100000"}, 3),
+        (["0::/a/b"], {"a/b/cpu.max": "400000 100000", "a/cpu.max": "200000 100000", "cpu.max": "500000 100000"}, 2),
+        (["0::/a/b"], {"a/c/cpu.max": "100000 100000"}, None),
+        (["0::/docker/id"], {"cpu.max": "200000 100000"}, 2),  # the container's own group is mounted as the root
+        (["0::/../x"], {"cpu.max": "200000 100000"}, 2),  # a group outside of what is mounted
+        (["4:memory:/m", "2:cpu,cpuacct:/a/b", "0::/"], version_1("cpu/a/b", 50000), 1),
+        (["2:cpu,cpuacct:/a/b"], version_1("cpu/a", 350000), 4),
+        (["2:cpuacct:/a"], version_1("cpu/a", 50000), None),
+        (["2:cpu:/a:b"], version_1("cpu/a:b", 50000), 1),
+        (["nonsense"], {"cpu.max": "200000 100000"}, 2),
+    ],
+)
+def test_the_quota_of_every_group_above_counts(tmp_path, monkeypatch, lines, files, limit):
+    """Such is a service of systemd: no namespace makes its group look like the root."""
+    control_groups(tmp_path, lines, files)
+    monkeypatch.setattr(threads, "CGROUPS", tmp_path / "groups")
+    monkeypatch.setattr(threads, "OWN_CGROUPS", tmp_path / "own")
+    assert threads._quota.__wrapped__() == (limit or np.inf)
+    monkeypatch.setattr(threads, "_quota", threads._quota.__wrapped__)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(6))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert threads.available() == (limit or 6)
 
 
 def test_available_follows_affinity_and_environment(monkeypatch):

@@ -214,7 +214,7 @@ def dead_entries(theta: NDArray[Any], layout: Layout, l: int) -> Iterator[tuple[
         live = layout.n_live[units + PANEL * p :][:PANEL]
         first, depth = int(live[0]), int(live[-1])
         block = theta[layout.panel_start[panels + p] :][: PANEL * depth].reshape(depth, PANEL)
-        yield block[first:], np.arange(first, depth)[:, None] >= live
+        yield block[first:], np.arange(first, depth, dtype=live.dtype)[:, None] >= live
         if p == count - 1:
             fill_up = block[:, n_out - PANEL * p :]
             yield fill_up, np.ones(fill_up.shape, np.bool_)

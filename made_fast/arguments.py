@@ -48,6 +48,7 @@ __all__ = [
     "positive_int",
     "probability",
     "sample_weight",
+    "shown",
     "target",
     "the_mask",
     "threshold",
@@ -65,7 +66,7 @@ MOST_BYTES = 2**62
 """More than can be asked for at once: NumPy would refuse it without saying of what there is too much."""
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """Return what an error text says was found: the repr, cut short; numbers of thousands of digits have none."""
     try:
         text = repr(value)
@@ -74,25 +75,29 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 
+def _is_int(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool | np.timedelta64)  # which NumPy counts as an int
+
+
 def _int(value: Any, name: str, smallest: int, way_out: str = "", *, largest: int | None = None) -> int:
     demand = f"{name} must be an int >= {smallest}"
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{demand}, got {_shown(value)} of type {type(value).__name__}.{way_out}")
+    if not _is_int(value):
+        raise TypeError(f"{demand}, got {shown(value)} of type {type(value).__name__}.{way_out}")
     number = operator.index(value)
     if number < smallest:
-        raise ValueError(f"{demand}, got {_shown(number)}.{way_out}")
+        raise ValueError(f"{demand}, got {shown(number)}.{way_out}")
     if largest is not None and number > largest:
-        raise ValueError(f"{demand} and at most {largest}, got {_shown(number)}.{way_out}")
+        raise ValueError(f"{demand} and at most {largest}, got {shown(number)}.{way_out}")
     return number
 
 
 def _real(value: Any, name: str, demand: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} must be {demand}, got {_shown(value)} of type {type(value).__name__}.")
+    if isinstance(value, bool | np.timedelta64) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be {demand}, got {shown(value)} of type {type(value).__name__}.")
     try:
         return float(value)
     except OverflowError:  # an int or a fraction of hundreds of digits
-        return inf if value > 0 else -inf
+        return inf
 
 
 def vector(value: Any, name: str, demand: str) -> NDArray[Any]:
@@ -145,8 +150,8 @@ def n_jobs(value: Any) -> int | None:
     """Return how many jobs run at a time, as joblib has it: None, or any int but 0."""
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"n_jobs must be None or an int, got {_shown(value)} of type {type(value).__name__}.")
+    if not _is_int(value):
+        raise TypeError(f"n_jobs must be None or an int, got {shown(value)} of type {type(value).__name__}.")
     if value == 0:
         raise ValueError("n_jobs must be None or an int other than 0, got 0. Pass -1 for as many as there are CPUs.")
     return operator.index(value)
@@ -163,10 +168,10 @@ def path(value: Any, name: str = "path") -> str:
         found = os.fsdecode(value)
     except Exception as error:
         raise TypeError(
-            f"{name} must be a str, bytes or os.PathLike, got {_shown(value)} of type {type(value).__name__}."
+            f"{name} must be a str, bytes or os.PathLike, got {shown(value)} of type {type(value).__name__}."
         ) from error
     if "\0" in found:
-        raise ValueError(f"{name} must have no null characters, got {_shown(found)}.")
+        raise ValueError(f"{name} must have no null characters, got {shown(found)}.")
     return found
 
 
@@ -175,7 +180,7 @@ def mapping(value: Any, name: str) -> dict[Any, Any]:
     if value is None:
         return {}
     if not isinstance(value, Mapping):
-        raise TypeError(f"{name} must be a mapping, got {_shown(value)} of type {type(value).__name__}.")
+        raise TypeError(f"{name} must be a mapping, got {shown(value)} of type {type(value).__name__}.")
     return dict(value)
 
 
@@ -183,7 +188,7 @@ def mask_number(value: Any, n_masks: int) -> int:
     """Return the number of a mask, 0..K - 1."""
     k = _int(value, "mask", 0)
     if k >= n_masks:
-        raise ValueError(f"mask must be one of the model's masks 0..{n_masks - 1}, got {k}.")
+        raise ValueError(f"mask must be one of the model's masks 0..{n_masks - 1}, got {shown(k)}.")
     return k
 
 
@@ -191,7 +196,7 @@ def member_number(value: Any, n_members: int) -> int:
     """Return the number of a member of a mixture, 0..M - 1."""
     m = _int(value, "member", 0)
     if m >= n_members:
-        raise ValueError(f"member must be one of the mixture's 0..{n_members - 1}, got {m}.")
+        raise ValueError(f"member must be one of the mixture's 0..{n_members - 1}, got {shown(m)}.")
     return m
 
 
@@ -213,7 +218,7 @@ def target(value: Any, n_rows: int, n_inputs: int) -> NDArray[np.intp]:
     demand = "an int or an array of ints, columns counted from 0"
     columns = vector(value, "target", demand)
     if columns.dtype.kind not in "iu":
-        raise TypeError(f"target must be {demand}, got {_shown(value)}.")
+        raise TypeError(f"target must be {demand}, got {shown(value)}.")
     if columns.shape not in ((), (n_rows,)):
         raise ValueError(f"target must be one column, or one for each of the {n_rows} rows, got shape {columns.shape}.")
     wrong = columns[(columns < 0) | (columns >= n_inputs)]
@@ -236,29 +241,24 @@ def the_mask(value: Any, n_masks: int) -> Any:
 
 def connectivity(value: Connectivity, n_features: int, hidden_sizes: Sequence[int]) -> Connectivity:
     """Return ``value`` if it is a connectivity of a network of these sizes."""
-    try:
-        found = (value.n_inputs, *value.hidden_sizes)
-    except TypeError as error:
-        raise TypeError(f"the connectivity must be made of vectors of ints, got {_shown(value)}.") from error
+    vectors = value.ordering, *(value.degrees if isinstance(value.degrees, tuple) else [None])
+    if not all(isinstance(m, np.ndarray) and m.ndim == 1 and m.dtype.kind in "iu" for m in vectors):
+        raise TypeError(f"the connectivity must be made of vectors of ints, got {shown(value)}. Use np.array(..., np.int32).")
+    found = (value.n_inputs, *value.hidden_sizes)
     if found != (n_features, *hidden_sizes):
         raise ValueError(
             f"the connectivity must be of {n_features} inputs and hidden layers of {tuple(hidden_sizes)} units, "
             f"got {found[0]} and {found[1:]}."
         )
-    for vector in (value.ordering, *value.degrees):
-        if not isinstance(vector, np.ndarray) or vector.dtype.kind not in "iu" or vector.ndim != 1:
-            raise TypeError(
-                f"the connectivity must be made of vectors of ints, got {_shown(vector)}. Use np.array(..., np.int32)."
-            )
     largest = max(n_features - 1, 1)
     if (np.sort(value.ordering) != np.arange(1, n_features + 1)).any():
         raise ValueError(
-            f"the connectivity's ordering must hold each place 1..{n_features} once, got {_shown(value.ordering)}."
+            f"the connectivity's ordering must hold each place 1..{n_features} once, got {shown(value.ordering)}."
         )
     for m in value.degrees:
         if m.min() < 1 or m.max() > largest:
             raise ValueError(f"the connectivity's degrees must be in 1..{largest}, got {m.min()}..{m.max()}.")
-    if all(vector.dtype == np.int32 for vector in (value.ordering, *value.degrees)):
+    if all(m.dtype == np.int32 for m in vectors):
         return value
     return Connectivity(value.ordering.astype(np.int32), tuple(m.astype(np.int32) for m in value.degrees))
 
@@ -267,7 +267,7 @@ def positive_float(value: Any, name: str) -> float:
     """Return ``value`` as a finite float that is larger than 0."""
     number = _real(value, name, "a finite number > 0")
     if not 0 < number < np.inf:
-        raise ValueError(f"{name} must be a finite number > 0, got {_shown(value)}.")
+        raise ValueError(f"{name} must be a finite number > 0, got {shown(value)}.")
     return number
 
 
@@ -275,7 +275,7 @@ def non_negative_float(value: Any, name: str) -> float:
     """Return ``value`` as a finite float that is at least 0."""
     number = _real(value, name, "a finite number >= 0")
     if not 0 <= number < np.inf:
-        raise ValueError(f"{name} must be a finite number >= 0, got {_shown(value)}.")
+        raise ValueError(f"{name} must be a finite number >= 0, got {shown(value)}.")
     return number
 
 
@@ -283,14 +283,14 @@ def probability(value: Any, name: str) -> float:
     """Return ``value`` as a float of at least 0 and below 1."""
     number = _real(value, name, "a number from 0 to below 1")
     if not 0 <= number < 1:
-        raise ValueError(f"{name} must be a number from 0 to below 1, got {_shown(value)}.")
+        raise ValueError(f"{name} must be a number from 0 to below 1, got {shown(value)}.")
     return number
 
 
 def boolean(value: Any, name: str) -> bool:
     """Return True or False."""
     if not isinstance(value, bool | np.bool_):
-        raise TypeError(f"{name} must be True or False, got {_shown(value)} of type {type(value).__name__}.")
+        raise TypeError(f"{name} must be True or False, got {shown(value)} of type {type(value).__name__}.")
     return bool(value)
 
 
@@ -299,13 +299,13 @@ def constants(value: Any, name: str, known: Sequence[str]) -> dict[str, float]:
     if value is None:
         return {}
     if not isinstance(value, Mapping):
-        raise TypeError(f"{name} must be a mapping of names to numbers, got {_shown(value)} of type {type(value).__name__}.")
+        raise TypeError(f"{name} must be a mapping of names to numbers, got {shown(value)} of type {type(value).__name__}.")
     for key in value:
         if key not in known:
             raise ValueError(
-                f"{name} may have {', '.join(map(repr, known)) or 'nothing'} with this optimizer, got {_shown(key)}."
+                f"{name} may have {', '.join(map(repr, known)) or 'nothing'} with this optimizer, got {shown(key)}."
             )
-    return {key: non_negative_float(number, f"{name}[{_shown(key)}]") for key, number in value.items()}
+    return {key: non_negative_float(number, f"{name}[{shown(key)}]") for key, number in value.items()}
 
 
 def sample_weight(value: Any, n_rows: int) -> NDArray[np.float64]:
@@ -330,7 +330,7 @@ def fraction(value: Any, name: str) -> float:
     """Return ``value`` as a float strictly between 0 and 1."""
     number = _real(value, name, "a number between 0 and 1")
     if not 0 < number < 1:
-        raise ValueError(f"{name} must be a number between 0 and 1, both excluded, got {_shown(value)}.")
+        raise ValueError(f"{name} must be a number between 0 and 1, both excluded, got {shown(value)}.")
     return number
 
 
@@ -340,7 +340,7 @@ def threshold(value: Any, name: str = "binarize") -> float | None:
         return None
     number = _real(value, name, "None or a finite number")
     if not isfinite(number):
-        raise ValueError(f"{name} must be None or a finite number, got {_shown(value)}.")
+        raise ValueError(f"{name} must be None or a finite number, got {shown(value)}.")
     return number
 
 
@@ -348,9 +348,9 @@ def choice(value: Any, name: str, options: Sequence[str]) -> str:
     """Return ``value`` if it is one of ``options``."""
     listed = ", ".join(map(repr, options))
     if not isinstance(value, str):
-        raise TypeError(f"{name} must be one of {listed}, got {_shown(value)} of type {type(value).__name__}.")
+        raise TypeError(f"{name} must be one of {listed}, got {shown(value)} of type {type(value).__name__}.")
     if value not in options:
-        raise ValueError(f"{name} must be one of {listed}, got {_shown(value)}.")
+        raise ValueError(f"{name} must be one of {listed}, got {shown(value)}.")
     return value
 
 
@@ -362,20 +362,20 @@ def dtype(value: Any) -> np.dtype[Any]:
         with suppress(Exception):
             found = np.dtype(value)
     if found is None:
-        raise TypeError(f"dtype must be 'float32' or 'float64', got {_shown(value)} of type {type(value).__name__}.")
+        raise TypeError(f"dtype must be 'float32' or 'float64', got {shown(value)} of type {type(value).__name__}.")
     if found not in (np.float32, np.float64):
-        raise ValueError(f"dtype must be 'float32' or 'float64', got {_shown(value)}.")
+        raise ValueError(f"dtype must be 'float32' or 'float64', got {shown(value)}.")
     return found
 
 
 def hidden_sizes(value: Any) -> tuple[int, ...]:
     """Return the number of units of each hidden layer; the empty tuple is a model without hidden units."""
     if isinstance(value, Integral):
-        raise TypeError(f"hidden_sizes must be a sequence of ints, got {_shown(value)}. Write one hidden layer as ({value},).")
+        raise TypeError(f"hidden_sizes must be a sequence of ints, got {shown(value)}. Write one hidden layer as (500,), say.")
     if isinstance(value, str | bytes) or not isinstance(value, Iterable):
-        raise TypeError(f"hidden_sizes must be a sequence of ints, got {_shown(value)} of type {type(value).__name__}.")
+        raise TypeError(f"hidden_sizes must be a sequence of ints, got {shown(value)} of type {type(value).__name__}.")
     most = layout.MAX_LAYERS - 1
-    listed, n = _first(value, most, lambda: TypeError(f"hidden_sizes must be a sequence of ints, got {_shown(value)}."))
+    listed, n = _first(value, most, lambda: TypeError(f"hidden_sizes must be a sequence of ints, got {shown(value)}."))
     if n != len(listed):
         raise ValueError(f"hidden_sizes must name at most {most} layers, got {n}.")
     return tuple(_int(size, f"hidden_sizes[{l}]", 1, largest=MOST) for l, size in enumerate(listed))
@@ -386,21 +386,21 @@ def ordering(value: Any, n_features: int) -> str | IntVector:
     demand = f"ordering must be 'natural', 'random' or the places 1..{n_features} of the features, each once"
     if isinstance(value, str):
         if value not in ("natural", "random"):
-            raise ValueError(f"{demand}, got {_shown(value)}.")
+            raise ValueError(f"{demand}, got {shown(value)}.")
         return value
     if isinstance(value, bytes) or not isinstance(value, Iterable):
-        raise TypeError(f"{demand}, got {_shown(value)} of type {type(value).__name__}.")
-    places, n = _first(value, n_features, lambda: TypeError(f"{demand}, got {_shown(value)}."))
+        raise TypeError(f"{demand}, got {shown(value)} of type {type(value).__name__}.")
+    places, n = _first(value, n_features, lambda: TypeError(f"{demand}, got {shown(value)}."))
     for d, place in enumerate(places):
-        if isinstance(place, bool) or not isinstance(place, Integral):
-            raise TypeError(f"{demand}, got {_shown(place)} of type {type(place).__name__} for feature {d}.")
+        if not _is_int(place):
+            raise TypeError(f"{demand}, got {shown(place)} of type {type(place).__name__} for feature {d}.")
     if n != n_features:
         raise ValueError(f"{demand}, got {n} places for {n_features} features.")
     if set(places) == set(range(n_features)):
         raise ValueError(f"{demand}, got places 0..{n_features - 1}. Places count from 1: add 1 to each.")
     for d, place in enumerate(places):
         if not 1 <= place <= n_features:
-            raise ValueError(f"{demand}, got place {place} for feature {d}.")
+            raise ValueError(f"{demand}, got place {shown(place)} for feature {d}.")
     place, count = Counter(places).most_common(1)[0]
     if count > 1:
         missing = min(set(range(1, n_features + 1)) - set(places))
@@ -420,9 +420,9 @@ def generator(random_state: Any) -> np.random.Generator:
         return np.random.default_rng(random_state.randint(0, 2**32, size=4, dtype=np.uint32))
     if random_state is None or isinstance(random_state, np.random.SeedSequence):
         return np.random.default_rng(random_state)
-    if isinstance(random_state, bool) or not isinstance(random_state, Integral):
+    if not _is_int(random_state):
         raise TypeError(
             "random_state must be None, an int >= 0, a SeedSequence, a Generator or a RandomState, "
-            f"got {_shown(random_state)} of type {type(random_state).__name__}."
+            f"got {shown(random_state)} of type {type(random_state).__name__}."
         )
     return np.random.default_rng(_int(random_state, "random_state", 0))

@@ -102,7 +102,7 @@ def write(path: StrPath, tensors: Mapping[str, NDArray[Any]], metadata: Mapping[
     ValueError
         If :func:`read` would refuse the result: a tensor of another dtype, not finite or off its alignment, a long header.
     OSError
-        If it cannot be written. The old file is untouched, unless it was the folder's fsync, the very last step, that failed.
+        If it cannot be written. The old file is untouched, unless it was a step after the rename, such as the folder's fsync.
     """
     arrays = {}
     for name, tensor in tensors.items():
@@ -151,18 +151,19 @@ def _replace_durably(target: str, parts: Iterable[bytes | memoryview]) -> None:
     _remove_leftovers(folder, prefix)
     temporary, descriptor = _create_locked(folder, prefix, 0o666 if mode is None else 0o600)
     try:
-        with open(descriptor, "wb") as file:
+        with open(descriptor, "wb", closefd=False) as file:
             for part in parts:
                 file.write(part)
-            file.flush()
-            if mode is not None:
-                os.fchmod(descriptor, stat.S_IMODE(mode))
-            os.fsync(descriptor)
-            os.replace(temporary, target)
+        if mode is not None:
+            os.fchmod(descriptor, stat.S_IMODE(mode))
+        os.fsync(descriptor)
+        os.replace(temporary, target)  # while we have the lock
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
+    finally:
+        os.close(descriptor)
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -178,13 +179,18 @@ def _create_locked(folder: str, prefix: str, mode: int) -> tuple[str, int]:
     while True:
         temporary = os.path.join(folder, f"{prefix}{secrets.token_hex(8)}.tmp")
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-        blocked = False
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:  # of another kind on a file system without locks: there, leftovers stay
-            blocked = isinstance(error, BlockingIOError)
-        if not blocked and os.fstat(descriptor).st_nlink:
-            return temporary, descriptor
+            blocked = False
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:  # of another kind on a file system without locks: there, leftovers stay
+                blocked = isinstance(error, BlockingIOError)
+            if not blocked and os.fstat(descriptor).st_nlink:
+                return temporary, descriptor
+        except BaseException:
+            os.close(descriptor)
+            os.unlink(temporary)
+            raise
         os.close(descriptor)  # another writer, clearing up, came in between
 
 

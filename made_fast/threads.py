@@ -75,7 +75,8 @@ class _Task:
         self._work, self._rank = work, rank
         self._owner: dict[str, str] = {}
         self._ended = False
-        self._bell: SimpleQueue[None] = SimpleQueue()
+        self._bell = threading.Lock()  # rung by a release, which takes no memory
+        self._bell.acquire()
         self.error: BaseException | None = None
 
     def belongs_to(self, who: str) -> bool:
@@ -90,12 +91,12 @@ class _Task:
 
     def end(self) -> None:
         self._ended = True
-        self._bell.put(None)
+        self._bell.release()
 
     def wait(self) -> None:
         """Return when ``end`` has been called."""
         if not self._ended:
-            self._bell.get()
+            self._bell.acquire()
 
 
 class _Worker:
@@ -110,13 +111,17 @@ class _Worker:
         kept = True
         while kept:
             task = self.inbox.get()
-            if task.belongs_to("worker"):
-                task.do()
-            _given.discard(task)
-            kept = len(_idle) < HELPERS
-            if kept:
-                _idle.append(self)
-            task.end()
+            try:
+                if task.belongs_to("worker"):
+                    task.do()
+                kept = len(_idle) < HELPERS
+                if kept:
+                    _idle.append(self)
+            except BaseException as raised:  # no memory for that
+                task.error, kept = raised, False
+            finally:
+                _given.discard(task)
+                task.end()
             del task
 
 

@@ -55,6 +55,9 @@ __all__ = [
 PANEL = 64
 """Units in a panel. A panel row is four AVX-512 vectors of float32: one register tile wide."""
 
+ROWS_AT_ONCE = 4096
+"""Most rows of a panel that ``dead_entries`` makes a mask of."""
+
 MAX_LAYERS = 64
 """Most affine layers of the chain, and most layers of direct connections; native kernels keep small tables of that length."""
 
@@ -207,17 +210,19 @@ def n_shared(shared_layout: SharedLayout, layers: NDArray[np.int64]) -> int:
 def dead_entries(theta: NDArray[Any], layout: Layout, l: int) -> Iterator[tuple[NDArray[Any], NDArray[np.bool_]]]:
     """Yield parts of layer l's panels as views of theta, each with a mask of its dead entries; together they are all of them.
 
-    One part per panel is its corner; the last panel's fill-up columns are another.
+    A panel's corner comes in parts of so many rows that the masks stay small; the last panel's fill-up columns are one more.
     """
     n_out, count, units, panels = layout.layers[l, [N_OUT, N_PANELS, UNITS, PANELS]]
     for p in range(count):
         live = layout.n_live[units + PANEL * p :][:PANEL]
         first, depth = int(live[0]), int(live[-1])
         block = theta[layout.panel_start[panels + p] :][: PANEL * depth].reshape(depth, PANEL)
-        yield block[first:], np.arange(first, depth, dtype=live.dtype)[:, None] >= live
+        for top in range(first, depth, ROWS_AT_ONCE):
+            corner = block[top : top + ROWS_AT_ONCE]
+            yield corner, np.arange(top, top + len(corner), dtype=live.dtype)[:, None] >= live
         if p == count - 1:
             fill_up = block[:, n_out - PANEL * p :]
-            yield fill_up, np.ones(fill_up.shape, np.bool_)
+            yield fill_up, np.broadcast_to(np.True_, fill_up.shape)
 
 
 def n_parameters(layout: Layout) -> int:

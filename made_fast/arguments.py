@@ -119,9 +119,10 @@ def _first(value: Any, n: int, refuse: Callable[[], Exception]) -> tuple[list[An
     """Return the first n items of an iterable, which may be endless, and how many there are."""
     try:
         found = list(islice(value, n + 1))
+        count = len(found) if len(found) <= n else len(value) if isinstance(value, Sized) else f"more than {n}"
     except Exception as error:  # a 0-dimensional array, say
         raise refuse() from error
-    return found[:n], len(value) if isinstance(value, Sized) else len(found) if len(found) <= n else f"more than {n}"
+    return found[:n], count
 
 
 def positive_int(value: Any, name: str, *, largest: int | None = None) -> int:

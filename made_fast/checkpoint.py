@@ -19,7 +19,7 @@ from made_fast import arguments, modelfile, storage
 from made_fast.kernels.layout import aligned_empty
 from made_fast.kernels.optimizers import OPTIMIZERS
 from made_fast.network import Network
-from made_fast.storage import FOREIGN, StrPath, file_error, json_object
+from made_fast.storage import FOREIGN, MAX_JSON, StrPath, file_error, json_object
 from made_fast.trainers import FixedTrainer, SharedTrainer, Trainer
 from made_fast.training import FitState
 
@@ -53,6 +53,7 @@ def write(path: StrPath, trainer: Trainer, state: FitState, about: dict[str, Any
         text |= {"fresh": _state(trainer.fresh), "pool_start": trainer.pool_start, "noise": _state(trainer.noise)}
         text["dropout"] = trainer.dropout
     encoded = json.dumps(text, ensure_ascii=False, allow_nan=False).encode()
+    json_object(encoded, "the text", path)  # what nobody could read is not written
     vectors = {"state": trainer.state} if trainer.state.size else {}
     if state.best_parameters is not None:
         vectors["best"] = state.best_parameters
@@ -82,7 +83,8 @@ def read(path: StrPath) -> tuple[Trainer, FitState, dict[str, Any]]:
         modelfile.decode({**tensors, "parameters": extra["best"]}, {**metadata, "kind": "model"}, path)
     if extra["text"] is None or extra["text"].dtype != np.uint8:
         raise file_error(path, "there must be a text", None, FOREIGN)
-    text = json_object(extra["text"].tobytes(), "the text", path)
+    beginning = extra["text"].reshape(-1)[: MAX_JSON + 1]  # enough to refuse it, if it is longer
+    text = json_object(beginning.tobytes(), "the text", path)
     try:
         return _decode(content, text, extra["state"], extra["best"])
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:

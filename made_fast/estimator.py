@@ -18,7 +18,7 @@ from made_fast.masks import Connectivity
 from made_fast.model import MADEModel
 from made_fast.progress import Progress
 from made_fast.recipe import SCHEDULES
-from made_fast.storage import ModelFileError
+from made_fast.storage import file_error
 from made_fast.trainers import FixedTrainer, SharedTrainer, Trainer, TrainingRows
 
 __all__ = ["MADE"]
@@ -328,8 +328,8 @@ class MADE(FittedDensity):
             if names is not None:
                 made.feature_names_in_ = np.array(names, dtype=object)
             made._show()
-        except (KeyError, TypeError, ValueError) as error:
-            raise ModelFileError(f"{os.fspath(path)}: what it says of the estimator is not whole ({error}).") from error
+        except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise file_error(path, "what it says of the estimator must be whole", str(error)) from error
         return made
 
     def _write_checkpoint(self, path: str | os.PathLike[str]) -> None:

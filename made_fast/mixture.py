@@ -384,7 +384,7 @@ def load(path: str | os.PathLike[str], *, mmap: bool = False) -> MADEModel | Mix
     try:
         return MixtureModel(members, content.weights, hyper=content.hyper)
     except ValueError as error:
-        raise storage.ModelFileError(f"{os.fspath(path)}: {error} Save the model again.") from error
+        raise storage.file_error(path, "it must hold a mixture", str(error), "Save the model again.") from error
 
 
 def _choose(shares: Floats, uniforms: Floats) -> NDArray[np.intp]:

@@ -950,6 +950,15 @@ def test_a_temporary_file_that_someone_clears_up_before_its_lock_is_given_up(tmp
     assert os.listdir(tmp_path) == ["model"]
 
 
+def test_an_interrupt_while_the_temporary_file_is_locked_leaves_nothing(tmp_path, monkeypatch):
+    write(tmp_path / "model", *content(1))
+    monkeypatch.setattr(storage.fcntl, "flock", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "model", *content(2))
+    assert os.listdir(tmp_path) == ["model"]
+    assert read(tmp_path / "model")[1] == {"n": "1"}
+
+
 def test_file_systems_without_locks_will_do(tmp_path, monkeypatch):
     monkeypatch.setattr(storage.fcntl, "flock", fail)
     write(tmp_path / "model", *content(1))

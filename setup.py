@@ -3,7 +3,8 @@
 The C kernels are compiled once per CPU level and all levels go into one extension, which picks the best at import. Without
 a working C compiler the install goes on without the extension, and ``made_fast`` runs on its Numba kernels.
 
-``MADE_FAST_DEBUG=1`` builds without optimisation, with bounds checks in the Cython part.
+``MADE_FAST_DEBUG=1`` builds with little optimisation, with bounds checks in the Cython part, and does not go on without the
+extension. ``tests/robustness/sanitize.py`` adds sanitizers to that, by ``CFLAGS`` and ``LDFLAGS``.
 """
 
 import os
@@ -58,7 +59,7 @@ native = Extension(
     depends=[header.as_posix() for header in sorted(Path("kernels").glob("*.h"))],
     include_dirs=["kernels"],
     extra_compile_args=FLAGS,
-    optional=True,
+    optional=not DEBUG,
 )
 
 setup(

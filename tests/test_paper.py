@@ -175,3 +175,15 @@ def test_published_figures_are_those_of_the_issue_of_record():
     assert published.MNIST[2, 32] == 86.64
     assert len(published.DEBD) == 15
     assert set(published.DEBD) <= set(paper.DEBD)
+
+
+def test_other_models_stand_beside_with_what_their_likelihood_is(folder, capsys):
+    assert run(folder, "baselines") == 0
+    rows = json.loads((folder / "results" / "baselines.json").read_text())["rows"]
+    assert {row["likelihood"] for row in rows} == {"exact", "lower bound"}  # so few inputs: log Z of an RBM is exact
+    assert all(0 < float(row["test NLL"].split()[0]) < 20 for row in rows)
+    text = (folder / "results" / "README.md").read_text()
+    assert all(f"| dna_made | {row['model']} | {row['test NLL']} | {row['likelihood']} |" in text for row in rows)
+    capsys.readouterr()
+    assert run(folder, "baselines") == 0
+    assert capsys.readouterr().err == ""

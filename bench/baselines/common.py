@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from numba import njit
@@ -24,7 +24,7 @@ Floats = NDArray[np.float64]
 class Baseline(ABC):
     """A density model of binary rows."""
 
-    log_likelihood: ClassVar[Literal["exact", "estimate", "lower bound"]] = "exact"
+    log_likelihood: Literal["exact", "estimate", "lower bound"] = "exact"
 
     n_features_in_: int
     best_epoch_: int

@@ -158,6 +158,7 @@ def describe(params: dict[str, Any]) -> str:
 
 def keep(path: Path, what: Any) -> None:
     """Write JSON: all of it or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(what, indent=1) + "\n")
     os.replace(temporary, path)

@@ -1,0 +1,195 @@
+"""The mixture of Bernoullis: what it scores, what EM does to it, what it draws."""
+
+from __future__ import annotations
+
+import sys
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.append(str(Path(__file__).resolve().parents[2]))  # the bench is not installed
+
+from bench.baselines import bernoulli_mixture
+from bench.baselines.bernoulli_mixture import BernoulliMixture
+
+
+def every_row(D):
+    return np.array(list(product([0, 1], repeat=D)), np.uint8)
+
+
+def two_kinds(n, D=8, seed=0):
+    """Return rows of two kinds, one mostly of ones in its first half, one in its second."""
+    rng = np.random.default_rng(seed)
+    kind = rng.random(n) < 0.3
+    mu = np.where(kind[:, None] == (np.arange(D) < D // 2), 0.9, 0.05)
+    return (rng.random((n, D)) < mu).astype(np.uint8)
+
+
+def probabilities(model):
+    return np.exp(model.log_weights_.astype(float)), 1 / (1 + np.exp(-model.log_odds_.astype(float)))
+
+
+def by_hand(model, X):
+    """Return log p(x, k), (n, K), with no shortcut."""
+    pi, mu = probabilities(model)
+    return np.array([[np.log(pi[k]) + np.log(np.where(x, mu[:, k], 1 - mu[:, k])).sum() for k in range(len(pi))] for x in X])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_probabilities_of_all_rows_sum_to_one(dtype):
+    model = BernoulliMixture(5, dtype=dtype, random_state=0).fit(two_kinds(200))
+    assert np.exp(model.score_samples(every_row(8))).sum() == pytest.approx(1, abs=1e-6 if dtype == "float32" else 1e-12)
+
+
+def test_a_row_scores_what_the_formula_says():
+    X = two_kinds(200)
+    model = BernoulliMixture(5, dtype="float64", random_state=0).fit(X)
+    np.testing.assert_allclose(model.score_samples(X), np.logaddexp.reduce(by_hand(model, X), axis=1), rtol=1e-12)
+
+
+def test_a_step_is_the_step_of_the_formula():
+    X = two_kinds(100)
+    model = BernoulliMixture(3, smoothing=0.7, dtype="float64", random_state=0, max_epochs=2, n_init=1).fit(X)
+    joint = by_hand(model, X)
+    share = np.exp(joint - np.logaddexp.reduce(joint, axis=1)[:, None])
+    m = (X.sum(axis=0) + 1) / 102
+    mu = (X.T @ share + 0.7 * m[:, None]) / (share.sum(axis=0) + 0.7)
+    model._step(X)
+    np.testing.assert_allclose(probabilities(model)[0], (share.sum(axis=0) + 0.7) / (100 + 3 * 0.7), rtol=1e-10)
+    np.testing.assert_allclose(probabilities(model)[1], mu, rtol=1e-10)
+
+
+def test_steps_never_lower_the_posterior():
+    X = two_kinds(150)
+    model = BernoulliMixture(4, dtype="float64", random_state=0, n_init=1, max_epochs=1).fit(X)
+    climb = [model._step(X) for _ in range(40)]
+    assert np.diff(climb).min() > -1e-9
+    assert climb[-1] > climb[0] + 0.1
+    pi, mu = probabilities(model)
+    m = ((X.sum(axis=0) + 1) / 152)[:, None]
+    prior = np.log(pi).sum() + (m * np.log(mu) + (1 - m) * np.log(1 - mu)).sum()
+    before = model.score_samples(X).sum() + prior
+    assert model._step(X) == pytest.approx(before)
+
+
+def test_one_component_is_the_smoothed_marginals():
+    X = two_kinds(50)
+    model = BernoulliMixture(1, smoothing=2, dtype="float64", random_state=0).fit(X)
+    mu = (X.sum(axis=0) + 2 * (X.sum(axis=0) + 1) / 52) / 52
+    np.testing.assert_allclose(probabilities(model)[1][:, 0], mu)
+
+
+def test_the_known_mixture_is_found():
+    X, X_test = two_kinds(4000), two_kinds(4000, seed=1)
+    model = BernoulliMixture(2, random_state=0).fit(X)
+    pi, mu = probabilities(model)
+    first = int(np.argmin(pi))
+    np.testing.assert_allclose(pi[first], 0.3, atol=0.03)
+    np.testing.assert_allclose(mu[:, first], np.where(np.arange(8) < 4, 0.9, 0.05), atol=0.04)
+    one = BernoulliMixture(1, random_state=0).fit(X)
+    assert model.score(X_test) > one.score(X_test) + 1.5
+
+
+def test_the_best_of_several_beginnings_goes_on(monkeypatch):
+    values, ends = [], []
+    step = BernoulliMixture._step
+
+    def watch(self, X):
+        start = self.theta_.copy()
+        values.append(step(self, X))
+        ends.append((start, self.theta_.copy()))
+        return values[-1]
+
+    monkeypatch.setattr(BernoulliMixture, "_step", watch)
+    BernoulliMixture(4, n_init=5, max_epochs=1, random_state=0).fit(two_kinds(100))
+    best = int(np.argmax(values[4:25:5]))
+    assert best != 4  # the last would go on anyway
+    np.testing.assert_array_equal(ends[25][0], ends[4 + 5 * best][1])
+
+
+def test_what_never_happened_is_not_impossible():
+    X = np.zeros((1000, 5), np.uint8)
+    X[:, 1] = 1
+    model = BernoulliMixture(20, random_state=0, max_epochs=50).fit(X)
+    log_p = model.score_samples(every_row(5))
+    assert np.isfinite(log_p).all()
+    assert np.exp(log_p).sum() == pytest.approx(1, abs=1e-5)
+
+
+def test_there_may_be_more_components_than_rows():
+    model = BernoulliMixture(30, random_state=0).fit(two_kinds(10))
+    assert np.exp(model.score_samples(every_row(8))).sum() == pytest.approx(1, abs=1e-5)
+
+
+def test_the_best_step_by_the_validation_rows_is_kept(monkeypatch):
+    seen = []
+    score = BernoulliMixture.score
+    monkeypatch.setattr(BernoulliMixture, "score", lambda self, X: seen.append(score(self, X)) or seen[-1])
+    X, X_val = two_kinds(60), two_kinds(500, seed=1)
+    model = BernoulliMixture(20, smoothing=0.01, patience=4, random_state=0).fit(X, X_val)
+    assert model.best_epoch_ == 1 + np.argmax(seen)
+    assert len(seen) == model.best_epoch_ + 4
+    assert score(model, X_val) == max(seen)
+
+
+def test_samples_have_the_models_own_probabilities():
+    model = BernoulliMixture(3, random_state=0).fit(two_kinds(300, D=5))
+    rows, n = every_row(5), 20_000
+    X = model.sample(n, random_state=1)
+    assert X.dtype == np.uint8
+    counts = np.bincount(X @ (1 << np.arange(5)[::-1]), minlength=32)
+    expected = n * np.exp(model.score_samples(rows))
+    assert ((counts - expected) ** 2 / expected).sum() < 62  # 31 degrees of freedom: one seed in a thousand fails
+    np.testing.assert_array_equal(X[:100], model.sample(n, random_state=1)[:100])
+
+
+def test_threads_change_no_bit(monkeypatch):
+    monkeypatch.setattr(bernoulli_mixture, "BLOCK", 64)
+    X, X_val = two_kinds(1000, D=30), two_kinds(200, D=30, seed=1)
+    one, two = (BernoulliMixture(7, max_epochs=10, n_threads=n, random_state=3).fit(X, X_val) for n in (1, 2))
+    np.testing.assert_array_equal(one.theta_, two.theta_)
+    np.testing.assert_array_equal(one.score_samples(X), two.score_samples(X))
+
+
+def test_blocks_of_rows_add_up(monkeypatch):
+    X = two_kinds(1000)
+    whole = BernoulliMixture(3, max_epochs=5, dtype="float64", random_state=3).fit(X)
+    monkeypatch.setattr(bernoulli_mixture, "BLOCK", 64)
+    cut = BernoulliMixture(3, max_epochs=5, dtype="float64", random_state=3).fit(X)
+    np.testing.assert_allclose(cut.log_odds_, whole.log_odds_, rtol=1e-8)
+    np.testing.assert_allclose(cut.score_samples(X), whole.score_samples(X))
+
+
+def test_parameters_are_counted():
+    assert BernoulliMixture(3, max_epochs=1).fit(two_kinds(20)).n_parameters == 2 + 3 * 8
+
+
+def test_a_model_can_be_fitted_again_on_other_columns():
+    model = BernoulliMixture(2, max_epochs=1).fit(two_kinds(20))
+    assert model.fit(two_kinds(20, D=4)).score_samples(every_row(4)).shape == (16,)
+
+
+def test_bad_input_is_refused():
+    X = two_kinds(20)
+    with pytest.raises(ValueError, match="smoothing"):
+        BernoulliMixture(smoothing=0)
+    with pytest.raises(TypeError, match="n_components"):
+        BernoulliMixture(2.5)
+    with pytest.raises(ValueError, match="only 0 and 1"):
+        BernoulliMixture().fit(X + 1)
+    model = BernoulliMixture(2, max_epochs=1)
+    with pytest.raises(ValueError, match="X_val"):
+        model.fit(X, X[:, :3])
+    with pytest.raises(ValueError, match="8 features"):
+        model.fit(X).score_samples(np.zeros((3, 7)))
+    with pytest.raises(ValueError, match="n_samples"):
+        model.sample(0)
+
+
+def test_verbose_shows_a_line_a_step(capsys):
+    BernoulliMixture(2, max_epochs=3, verbose=1).fit(two_kinds(20), two_kinds(5))
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["epoch 1", "epoch 2", "epoch 3"]
+    assert all("validation" in line for line in lines)

@@ -1,0 +1,103 @@
+"""FVSBN: it is the logistic autoregression of the formula, and as good as one fitted input by input."""
+
+from __future__ import annotations
+
+import sys
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+sys.path.append(str(Path(__file__).resolve().parents[2]))  # the bench is not installed
+
+from bench.baselines.fvsbn import FVSBN
+
+
+def every_row(D):
+    return np.array(list(product([0, 1], repeat=D)), np.uint8)
+
+
+def chain(n, D=6, seed=0):
+    """Return rows in which each input is mostly the one before it."""
+    rng = np.random.default_rng(seed)
+    changes = rng.random((n, D)) < np.where(np.arange(D) == 0, 0.4, 0.15)
+    return (np.cumsum(changes, axis=1) % 2).astype(np.uint8)
+
+
+def by_hand(model, X):
+    """Return log p(x), one input after the other, from plain arrays."""
+    net = model.made.model_.to_dense()
+    A, c = net["weights"][0].astype(float), net["biases"][0].astype(float)
+    log_p = np.zeros(len(X))
+    for d in range(X.shape[1]):
+        before = [e for e in range(X.shape[1]) if net["ordering"][e] < net["ordering"][d]]
+        p = 1 / (1 + np.exp(-c[d] - sum(A[d, e] * X[:, e] for e in before)))
+        log_p += np.log(np.where(X[:, d], p, 1 - p))
+    return log_p
+
+
+@pytest.mark.parametrize("ordering", ["random", "natural", [3, 1, 2, 6, 5, 4]])
+def test_it_is_the_logistic_autoregression_of_the_formula(ordering):
+    model = FVSBN(ordering, dtype="float64", max_epochs=5, random_state=0).fit(chain(300))
+    log_p = model.score_samples(every_row(6))
+    np.testing.assert_allclose(log_p, by_hand(model, every_row(6)), rtol=1e-9)
+    assert np.exp(log_p).sum() == pytest.approx(1, abs=1e-12)
+    assert isinstance(ordering, str) or list(model.made.model_.to_dense()["ordering"]) == ordering
+
+
+def test_it_is_as_good_as_regressions_fitted_input_by_input():
+    X, X_test = chain(2000), chain(2000, seed=1)
+    model = FVSBN("natural", 0.05, max_epochs=60, learning_rate_schedule="linear", random_state=0).fit(X)
+    mean = X[:, 0].mean()
+    log_p = np.log(np.where(X_test[:, 0], mean, 1 - mean))
+    for d in range(1, 6):
+        p = LogisticRegression(C=np.inf).fit(X[:, :d], X[:, d]).predict_proba(X_test[:, :d])
+        log_p += np.log(p[np.arange(len(p)), X_test[:, d]])
+    assert model.score(X_test) == pytest.approx(log_p.mean(), abs=2e-3)
+
+
+def test_the_best_epoch_by_the_validation_rows_is_kept():
+    X_val = chain(100, seed=1)
+    model = FVSBN(learning_rate=0.1, patience=5, random_state=0).fit(chain(100), X_val)
+    validation = [record["validation_nll"] for record in model.made.history_]
+    assert model.best_epoch_ == 1 + np.argmin(validation)
+    assert len(validation) == model.best_epoch_ + 5
+    assert -model.score(X_val) == pytest.approx(min(validation))
+
+
+def test_samples_have_the_models_own_probabilities():
+    model = FVSBN(max_epochs=30, random_state=0).fit(chain(500, D=5))
+    rows, n = every_row(5), 20_000
+    X = model.sample(n, random_state=1)
+    counts = np.bincount(X @ (1 << np.arange(5)[::-1]), minlength=32)
+    expected = n * np.exp(model.score_samples(rows))
+    assert ((counts - expected) ** 2 / expected).sum() < 62  # 31 degrees of freedom: one seed in a thousand fails
+
+
+def test_threads_change_no_bit():
+    X = chain(500, D=70)
+    one, two = (FVSBN(max_epochs=3, n_threads=n, random_state=3).fit(X) for n in (1, 2))
+    np.testing.assert_array_equal(one.score_samples(X), two.score_samples(X))
+    np.testing.assert_array_equal(one.sample(9, random_state=0), two.sample(9, random_state=0))
+
+
+def test_parameters_are_counted():
+    model = FVSBN(max_epochs=1).fit(chain(50))
+    net = model.made.model_.to_dense()
+    assert model.n_parameters == 6 + 15 == net["masks"][0].sum() + len(net["biases"][0])
+
+
+def test_bad_input_is_refused():
+    with pytest.raises(ValueError, match="only 0 and 1"):
+        FVSBN().fit(chain(50) + 1)
+    with pytest.raises(ValueError, match="ordering"):
+        FVSBN([1, 2, 3]).fit(chain(50))
+    with pytest.raises(ValueError, match="6 features"):
+        FVSBN(max_epochs=1).fit(chain(50)).score_samples(np.zeros((3, 7)))
+
+
+def test_verbose_shows_a_line_an_epoch(capsys):
+    FVSBN(max_epochs=3, verbose=1).fit(chain(50))
+    assert capsys.readouterr().err.count("epoch") == 3

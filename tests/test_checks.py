@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import subprocess
 import sys
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -160,6 +162,55 @@ def test_refused_shapes_and_kinds(X, error, match):
         checks.matrix(X, 3)
 
 
+@pytest.mark.parametrize("shape", [(1, 2**40), (1, 2**31), (2**20, 2**31)])
+def test_more_columns_than_the_kernels_can_number_are_refused_at_once(shape):
+    with pytest.raises(ValueError, match="X must have at most 2147483647 columns, got shape"):
+        checks.matrix(np.broadcast_to(np.uint8(0), shape))
+    with pytest.raises(ValueError, match=r"X has .* features, but MADE is expecting 3"):
+        checks.matrix(np.broadcast_to(np.uint8(0), shape), 3)
+
+
+class Convertible:
+    """What NumPy asks for an array, and what it then gives."""
+
+    def __init__(self, answer):
+        self.answer = answer
+
+    def __array__(self, dtype=None, copy=None):
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+def test_an_object_that_gives_an_array_is_taken_and_one_that_fails_to_is_refused(X):
+    assert (checks.matrix(Convertible(X), 5) == X).all()
+    for error in (RuntimeError("no"), KeyError("no"), UserWarning("no")):
+        with pytest.raises(TypeError, match=r"X must be a table of numbers, got Convertible, .* \(\w+: .*no"):
+            checks.matrix(Convertible(error))
+    with pytest.raises(ValueError, match="got rows that form no table"):
+        checks.matrix(Convertible([[1]]))
+    with pytest.raises(MemoryError):
+        checks.matrix(Convertible(MemoryError()))
+
+
+def test_masked_rows_in_a_list_keep_their_masks():
+    row = np.ma.masked_array([1, 0, 1], mask=[0, 1, 0])
+    with pytest.raises(ValueError, match="X must hold no masked entries, got some"):
+        checks.matrix([row, row])
+    assert checks.matrix([np.ma.masked_array([1, 0, 1])] * 2).shape == (2, 3)
+
+
+def test_what_only_looks_sparse_is_not():
+    class HalfSparse:
+        def tocsr(self):
+            return 5
+
+    assert not checks.is_sparse(HalfSparse())
+    assert not checks.is_sparse(sp.csr_array)
+    with pytest.raises(TypeError, match=r"got HalfSparse. Pass an array"):
+        checks.matrix(HalfSparse())
+
+
 def test_refusal_names_the_argument_and_the_fewest_rows():
     with pytest.raises(ValueError, match=r"X_val must have shape \(rows, features\), got \(3,\)\."):
         checks.matrix([1, 0, 1], name="X_val")
@@ -201,6 +252,83 @@ def test_every_dtype_refuses_two(X, dtype):
     assert (ones(wrong, 1.5) == (np.arange(35).reshape(7, 5) == 7)).all()
 
 
+def _with(S, name, value):
+    setattr(S, name, value)
+    return S
+
+
+def _list_of(S, name, value):
+    getattr(S, name)[0] = value
+    return S
+
+
+BROKEN = {
+    "csr, a column beyond the last": lambda S: _with(S, "indices", np.array([0, 4, 2, 5, 1])),
+    "csr, a column below 0": lambda S: _with(S, "indices", np.array([0, 4, 2, -1, 1])),
+    "csr, fewer columns than values": lambda S: _with(S, "indices", S.indices[:4]),
+    "csr, columns that are floats": lambda S: _with(S, "indices", S.indices.astype(float)),
+    "csr, columns that are unsigned": lambda S: _with(S, "indices", S.indices.astype("u8")),
+    "csr, columns that are a list": lambda S: _with(S, "indices", S.indices.tolist()),
+    "csr, starts that go back": lambda S: _with(S, "indptr", np.array([0, 4, 2, 5])),
+    "csr, starts below 0": lambda S: _with(S, "indptr", np.array([0, -2, 3, 5])),
+    "csr, starts that begin later": lambda S: _with(S, "indptr", np.array([1, 2, 4, 5])),
+    "csr, starts that end later": lambda S: _with(S, "indptr", np.array([0, 2, 4, 10**9])),
+    "csr, a start too few": lambda S: _with(S, "indptr", S.indptr[:3]),
+    "csr, no starts": lambda S: _with(S, "indptr", S.indptr[:0]),
+    "csr, values of two dimensions": lambda S: _with(S, "data", S.data[:, None]),
+    "csr, values that SciPy does not work on": lambda S: _with(S, "data", S.data.astype(object)),
+    "csr, values of half precision": lambda S: _with(S, "data", S.data.astype("f2")),
+    "csc, a row beyond the last": lambda S: _with(S.tocsc(), "indices", np.array([0, 10**8, 1, 1, 0])),
+    "csc, starts that end later": lambda S: _with(S.tocsc(), "indptr", np.array([0, 1, 2, 3, 4, 10**9])),
+    "bsr, a column beyond the last": lambda S: _with(S.tobsr((1, 5)), "indices", np.array([0, 1, 0])),
+    "bsr, blocks that do not fit": lambda S: _with(S.tobsr((1, 5)), "data", np.ones((3, 2, 5))),
+    "bsr, empty blocks": lambda S: _with(S.tobsr((1, 5)), "data", np.ones((3, 0, 5))),
+    "coo, a row beyond the last": lambda S: _with(S.tocoo(), "row", np.array([0, 10**8, 1, 1, 2])),
+    "coo, a column below 0": lambda S: _with(S.tocoo(), "col", np.array([0, -1, 1, 1, 2])),
+    "coo, fewer values": lambda S: _with(S.tocoo(), "data", np.ones(3)),
+    "dia, fewer diagonals": lambda S: _with(S.todia(), "data", np.ones((1, 5))),
+    "dia, an offset that 32 bits do not hold": lambda S: _with(S.todia(), "offsets", S.todia().offsets.astype("i8") + 2**32),
+    "lil, more values": lambda S: _list_of(S.tolil(), "data", [1.0] * 50_000),
+    "lil, more columns": lambda S: _list_of(S.tolil(), "rows", [0] * 50_000),
+    "lil, a column beyond the last": lambda S: _list_of(S.tolil(), "rows", [0, 9]),
+    "lil, a column that is text": lambda S: _list_of(S.tolil(), "rows", [0, "a"]),
+    "lil, a row that is none": lambda S: _list_of(S.tolil(), "rows", None),
+    "lil, no rows": lambda S: _with(S.tolil(), "rows", np.empty(0, object)),
+}
+
+
+@pytest.mark.parametrize("how", BROKEN)
+@pytest.mark.parametrize("kind", ["array", "matrix"])
+def test_sparse_arrays_that_do_not_fit_together_are_refused_before_scipy_uses_them(how, kind):
+    """SciPy looks at them when a matrix is made. Afterwards it reads and writes wherever they point to."""
+    S = getattr(sp, f"csr_{kind}")((np.ones(5), [0, 4, 2, 3, 1], [0, 2, 4, 5]), shape=(3, 5))
+    S.has_canonical_format  # noqa: B018  # SciPy notes what it finds, and does not look again
+    with pytest.raises(
+        ValueError, match=r"table must be a sound sparse matrix, got (csr|csc|bsr|coo|dia|lil) with .*Make it anew"
+    ):
+        checks.matrix(BROKEN[how](S), name="table")
+
+
+def test_what_scipy_has_noted_of_a_sparse_matrix_is_not_trusted():
+    S = sp.csr_array((np.ones(2), [0, 1], [0, 2]), shape=(1, 3))
+    assert S.has_canonical_format
+    S.indices[:] = 1
+    with pytest.raises(ValueError, match=r"got 2\.0 at row 0, column 1"):
+        ones(S)
+    S = sp.csr_array((np.array([1.0, 0, 1]), [2, 0, 1], [0, 2, 3]), shape=(2, 3))
+    S.has_sorted_indices = S.has_canonical_format = True
+    assert (ones(S) == [[0, 0, 1], [0, 1, 0]]).all()
+
+
+def test_the_order_of_columns_is_looked_at_in_every_part_of_a_large_matrix():
+    n = (1 << 18) + 10
+    S = sp.csr_array((np.ones(n), np.zeros(n, "i4"), np.arange(n + 1)), shape=(n, 3))
+    assert checks.matrix(S) is S
+    S.indptr[n - 1 :] = n  # the last two entries are in one row now, and are one
+    with pytest.raises(ValueError, match=rf"got 2\.0 at row {n - 2}, column 0"):
+        ones(S)
+
+
 def test_duplicates_that_sum_to_two_are_refused():
     S = sp.coo_array(([1, 1, 1], ([0, 1, 1], [0, 2, 2])), shape=(2, 3))
     with pytest.raises(ValueError, match="got 2 at row 1, column 2"):
@@ -216,6 +344,11 @@ def test_duplicates_that_sum_to_two_are_refused():
         (pd.NA, TypeError, "X must hold numbers, got objects that are none"),
         (None, ValueError, "got NaN at row 1, column 2"),
         (1j, TypeError, "X must hold numbers"),
+        (np.complex64(1), TypeError, "X must hold numbers, got np.complex64"),
+        (np.datetime64("1970-01-02"), TypeError, "X must hold numbers, got np.datetime64"),
+        (np.timedelta64(1), TypeError, "X must hold numbers, got np.timedelta64"),
+        (np.longdouble("1e4000"), ValueError, "got inf at row 1, column 2"),
+        (Fraction(10**400), ValueError, "X must hold numbers"),
         (10**400, ValueError, "X must hold numbers"),
         ([1], (TypeError, ValueError), "X must hold numbers"),
     ],
@@ -312,6 +445,10 @@ def test_hidden_sizes(value, sizes):
         ((5.0,), TypeError, r"hidden_sizes\[0\] must be an int >= 1, got 5.0 of type float"),
         ((True,), TypeError, r"hidden_sizes\[0\] must be an int >= 1, got True of type bool"),
         ((1,) * layout.MAX_LAYERS, ValueError, f"at most {layout.MAX_LAYERS - 1} layers, got {layout.MAX_LAYERS}"),
+        (itertools.count(1), ValueError, f"at most {layout.MAX_LAYERS - 1} layers, got more than {layout.MAX_LAYERS - 1}"),
+        (np.array(5), TypeError, r"hidden_sizes must be a sequence of ints, got array\(5\)"),
+        ((2**31,), ValueError, r"hidden_sizes\[0\] must be an int >= 1 and at most 2147483647, got 2147483648"),
+        ((np.timedelta64(3),), TypeError, r"hidden_sizes\[0\] must be an int >= 1, got np.timedelta64\(3\)"),
     ],
 )
 def test_refused_hidden_sizes(value, error, match):
@@ -340,6 +477,9 @@ def test_ordering_takes_every_permutation_of_the_places(places, container):
         ([True, 2, 3], TypeError, "got True of type bool"),
         (np.eye(3, dtype=int), TypeError, "of type ndarray for feature 0"),
         (None, TypeError, "got None of type NoneType"),
+        (itertools.count(1), ValueError, "got more than 3 places for 3 features"),
+        (np.array(1), TypeError, r"got array\(1\)"),
+        ([1, 2, 10**5000], ValueError, "got place something without a repr for feature 2"),
     ],
 )
 def test_refused_orderings(value, error, match):
@@ -369,6 +509,73 @@ def test_numbers(check, good, wrong_value, wrong_type):
     for value in wrong_type:
         with pytest.raises(TypeError, match=rf"alpha must be .*, got {re.escape(repr(value))} of type"):
             check(value, "alpha")
+
+
+def test_numbers_beyond_all_bounds_are_refused_in_words():
+    for check in (arguments.positive_float, arguments.non_negative_float, arguments.threshold, arguments.fraction):
+        for value in (10**400, Fraction(10**400), 10**5000, np.longdouble("1e4000")):
+            with pytest.raises(ValueError, match="alpha must be"):
+                check(value, "alpha")
+        with pytest.raises(TypeError, match=r"alpha must be .* of type timedelta64"):
+            check(np.timedelta64(1), "alpha")
+    with pytest.raises(ValueError, match="n must be an int >= 1, got something without a repr"):
+        arguments.positive_int(-(10**5000), "n")
+    with pytest.raises(ValueError, match="n must be an int >= 1 and at most 10, got 11"):
+        arguments.positive_int(11, "n", largest=10)
+    assert arguments.positive_int(10**5000, "n") == 10**5000
+    assert len(arguments.shown("a" * 1000)) < 300
+
+
+def test_how_many():
+    assert arguments.how_many(np.int8(3), "n", 100) == 3
+    assert arguments.how_many(1, "n", 2**70) == 1
+    assert arguments.how_many(2**61, "n", 2) == 2**61
+    with pytest.raises(ValueError, match=f"n must be an int >= 1 and at most {2**61}, got {2**61 + 1}"):
+        arguments.how_many(2**61 + 1, "n", 2)
+
+
+def test_n_jobs_and_verbosity():
+    assert [arguments.n_jobs(n) for n in (None, 2, -1, np.int64(3))] == [None, 2, -1, 3]
+    with pytest.raises(ValueError, match="n_jobs must be None or an int other than 0, got 0"):
+        arguments.n_jobs(0)
+    with pytest.raises(TypeError, match="n_jobs must be None or an int, got '2' of type str"):
+        arguments.n_jobs("2")
+    assert [arguments.verbosity(v) for v in (0, 2, True, np.False_)] == [0, 2, 1, 0]
+    for value in ("loud", 1.5, -1, None):
+        with pytest.raises((TypeError, ValueError), match="verbose must be an int >= 0, got"):
+            arguments.verbosity(value)
+
+
+def test_path_and_mapping():
+    assert [arguments.path(p) for p in ("a", b"a", Path("a"))] == ["a", "a", "a"]
+    for value in (None, 5, ["a"], True):
+        with pytest.raises(TypeError, match=r"path must be a str, bytes or os\.PathLike, got .* of type"):
+            arguments.path(value)
+    with pytest.raises(ValueError, match=r"checkpoint must have no null characters, got 'a\\x00'"):
+        arguments.path("a\0", "checkpoint")
+    given_ = {"a": 1}
+    assert arguments.mapping(given_, "hyper") == given_
+    assert arguments.mapping(given_, "hyper") is not given_
+    assert arguments.mapping(None, "hyper") == {}
+    with pytest.raises(TypeError, match="hyper must be a mapping, got 5 of type int"):
+        arguments.mapping(5, "hyper")
+
+
+def test_vectors_that_are_none_are_refused_by_name():
+    masked = np.ma.masked_array([1, 2, 3], mask=[0, 1, 0])
+    for check, name in (
+        (lambda value: arguments.observed(value, 3), "observed"),
+        (lambda value: arguments.target(value, 3, 5), "target"),
+        (lambda value: arguments.sample_weight(value, 3), "sample_weight"),
+    ):
+        with pytest.raises(ValueError, match=f"{name} must be .*, got a list of which NumPy makes no array"):
+            check([1, [2, 3], 4])
+        with pytest.raises(TypeError, match=f"{name} must be .*, got a Convertible of which NumPy makes no array"):
+            check(Convertible(KeyError()))
+        with pytest.raises(ValueError, match=f"{name} must be .*, got masked entries"):
+            check(masked)
+    with pytest.raises(ValueError, match="sample_weight must be finite"):
+        arguments.sample_weight(np.full(3, np.longdouble("1e4000")), 3)
 
 
 def test_n_threads():
@@ -419,6 +626,20 @@ def test_connectivity():
     for places in ([1, 2, 3, 4, 4], [0, 1, 2, 3, 4], [1, 2, 3, 4, 6]):
         with pytest.raises(ValueError, match=r"ordering must hold each place 1\.\.5 once"):
             arguments.connectivity(Connectivity(np.array(places, np.int32), good.degrees), 5, (4, 3))
+    for broken in (
+        Connectivity(good.ordering.astype(float), good.degrees),
+        Connectivity(good.ordering.tolist(), good.degrees),
+        Connectivity(good.ordering[:, None], good.degrees),
+        Connectivity(good.ordering, (good.degrees[0], good.degrees[1] + 0.5)),
+        Connectivity(good.ordering, None),
+    ):
+        with pytest.raises(TypeError, match="the connectivity must be made of vectors of ints, got Connectivity"):
+            arguments.connectivity(broken, 5, (4, 3))
+    cast = arguments.connectivity(
+        Connectivity(good.ordering.astype("i8"), tuple(m.astype("u2") for m in good.degrees)), 5, (4, 3)
+    )
+    assert [m.dtype for m in (cast.ordering, *cast.degrees)] == [np.int32] * 3
+    assert all(map(np.array_equal, (cast.ordering, *cast.degrees), (good.ordering, *good.degrees)))
     for m in ([0, 1, 1], [1, 1, 5], [-1, 2, 2]):
         with pytest.raises(ValueError, match=r"degrees must be in 1\.\.4, got"):
             arguments.connectivity(Connectivity(good.ordering, (good.degrees[0], np.array(m, np.int32))), 5, (4, 3))
@@ -500,6 +721,12 @@ def test_dtype(value):
         (">f4", ValueError),
         (None, TypeError),
         ("real", TypeError),
+        ("a5", TypeError),  # NumPy warns of these,
+        ("(2, 3)f4", TypeError),  # and parses those
+        (",", TypeError),
+        ([("a", "f4")], TypeError),
+        ({"names": ["a"], "formats": [1, 2]}, TypeError),
+        (str, ValueError),
         (32, TypeError),
     ],
 )

@@ -129,6 +129,18 @@ def test_a_missing_entry_in_the_last_chunk_is_found():
     assert np.argwhere(unpack_rows(found, np.arange(300)[::-1])).tolist() == [[len(X) - 1, 7]]
 
 
+@pytest.mark.parametrize("dtype", ["?", "u1", "f4", "O"])
+def test_a_table_beyond_all_memory_is_refused_before_it_is_searched(dtype):
+    X = np.broadcast_to(np.zeros((), dtype), (2**53, 3))
+    with pytest.raises(MemoryError):
+        data.pack_rows(X, np.arange(3))
+    if dtype in ("?", "u1"):
+        assert data.pack_missing(X, np.arange(3)) is None  # there is nothing to search
+    else:
+        with pytest.raises(MemoryError):
+            data.pack_missing(X, np.arange(3))
+
+
 def test_width_is_that_of_the_order():
     with pytest.raises(ValueError, match="X has 3 features, but MADE is expecting 5 features as input"):
         data.pack_rows(np.ones((2, 3)), np.arange(5))

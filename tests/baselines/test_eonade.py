@@ -13,6 +13,7 @@ sys.path.append(str(Path(__file__).resolve().parents[2]))  # the bench is not in
 
 from bench.baselines import eonade
 from bench.baselines.eonade import EoNADE
+from bench.baselines.trained import in_halves
 from made_fast.kernels.layout import ACTIVATIONS
 
 RELU, SIGMOID = ACTIVATIONS.index("relu"), ACTIVATIONS.index("sigmoid")
@@ -102,6 +103,22 @@ def test_the_loss_is_in_the_mean_the_nll_over_all_orderings():
         sets = [given for given in all_rows(D).astype(bool) if given.sum() == n_given]
         expected += np.mean([eonade.gradient(layers, x, given[None], RELU, 0.0, None) for given in sets]) / D
     assert expected == pytest.approx(nll, abs=1e-12)
+
+
+@pytest.mark.parametrize("n_rows", [1, 2, 7])
+def test_the_gradient_of_two_halves_is_that_of_the_whole(n_rows):
+    rng, sizes = np.random.default_rng(0), (12, 5, 6)
+    theta = rng.normal(size=13 * 5 + 6 * 6)
+    layers, whole, out, spare = eonade.views(theta, sizes), *np.empty((3, len(theta)))
+    x, given = some_rows(n_rows, 6), eonade.draw_given(n_rows, 6, rng)
+
+    def half(rows, out):
+        return eonade.gradient(layers, x[rows], given[rows], RELU, 1.0, eonade.views(out, sizes))
+
+    loss = half(slice(None), whole)
+    for n_threads in (1, 2):
+        assert in_halves(half, n_rows, out, spare, n_threads) == pytest.approx(loss)
+        assert out == pytest.approx(whole)
 
 
 def test_sets_of_given_inputs_are_uniform_in_size_and_by_input():

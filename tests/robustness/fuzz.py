@@ -359,7 +359,16 @@ def near(rng: random.Random, value: Any) -> Any:
             return not value
         case int():
             return rng.choice(
-                (value + 1, value - 1, value + 64, 2 * value, -value, value // 2, float(min(value, 2**60)), rng.choice(INTS))
+                (
+                    value + 1,
+                    value - 1,
+                    value + 64,
+                    2 * value,
+                    -value,
+                    value // 2,
+                    float(max(-(2**60), min(value, 2**60))),
+                    rng.choice(INTS),
+                )
             )
         case float():
             return rng.choice((-value, 2 * value, value * 1e30, value + 1, rng.choice(FLOATS)))

@@ -1,0 +1,244 @@
+"""made_fast beside libraries that have thread pools of their own: OpenMP in scikit-learn, LightGBM and PyTorch, BLAS in NumPy.
+
+``beside``: a fresh process imports and uses such a library before made_fast or after it, uses both in turn, on two threads
+each, and forks a child that uses made_fast alone. Bits are those of a process without guests, nothing hangs, and none of our
+threads is there before there is work for it. What the guests' own pools do in a child is their affair: most hang there.
+
+Subnormal numbers are looked at all the while: our kernels take them as 0 (it is faster), and must have put that right when
+they give a thread back, whichever thread it is. A library linked with -ffast-math would break them for the whole process.
+
+``counts``: how many threads a call uses by default, with fewer CPUs (affinity) or OMP_NUM_THREADS; the quotas of control
+groups are in ``tests/test_threads.py``.
+
+    python tests/robustness/guests.py --n 3
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from typing import NamedTuple
+
+ONE = ("one CPU", "OMP_NUM_THREADS=1", "OMP_NUM_THREADS=1,4")
+"""Circumstances in which there is one thread by default."""
+
+PATIENCE = 120.0
+"""Seconds after which a process counts as one that hangs."""
+
+GUESTS = {
+    "numpy": "A = np.ones((700, 700)); A @ A; np.linalg.svd(A[:300, :300])",
+    "sklearn": """
+from sklearn.cluster import KMeans
+from sklearn.ensemble import HistGradientBoostingClassifier
+HistGradientBoostingClassifier(max_iter=3).fit(Z, y)
+KMeans(8, n_init=1, max_iter=5).fit(Z)
+""",
+    "lightgbm": """
+import lightgbm
+lightgbm.train({"objective": "binary", "num_threads": 2, "verbose": -1}, lightgbm.Dataset(Z, y), 5)
+""",
+    "torch": """
+import torch
+torch.set_num_threads(2)
+W = torch.randn(400, 400, requires_grad=True)
+(W @ W).relu().sum().backward()
+""",
+}
+"""What uses the thread pool of each library; ``Z`` (n, d) and ``y`` (n,) are there."""
+
+ORDERS = ("before", "after")
+
+COMMON = """
+import hashlib, json, os, sys, threading, time, warnings
+import numpy as np
+
+rng = np.random.default_rng(0)
+Z, y = rng.normal(size=(3000, 20)), rng.integers(0, 2, 3000)
+X = (rng.random((3000, 90)) < 0.3).astype(np.uint8)
+
+def subnormals():
+    '''Say whether they work on this thread: as results, as operands, one by one and in vectors.'''
+    good = True
+    for kind, small, tiny in ((np.float32, 1e-38, 1e-40), (np.float64, 1e-307, 1e-310)):
+        for n in (1, 100):
+            good &= bool((np.full(n, small, kind) * kind(0.01) > 0).all() and (np.full(n, tiny, kind) * kind(1000) > 0).all())
+        good &= bool(np.finfo(kind).tiny / kind(2) > 0)
+    return good
+
+def on_a_new_thread(ask):
+    found = []
+    thread = threading.Thread(target=lambda: found.append(ask()))
+    thread.start()
+    thread.join()
+    return found[0]
+
+def tasks():
+    return len(os.listdir("/proc/self/task"))
+
+def ours(n_threads):
+    '''Fit, score, sample, impute on so many threads; return what stands for the bits.'''
+    from made_fast import MADE
+    made = MADE(hidden_sizes=(500,), max_epochs=1, n_threads=n_threads, random_state=0).fit(X[:400])
+    digest = hashlib.sha256(made.score_samples(X).tobytes())
+    digest.update(made.sample(500, 1).tobytes())
+    missing = X[:50].astype(np.float32)
+    missing[:, :5] = np.nan
+    digest.update(made.impute(missing, "sample", random_state=0).tobytes())
+    return digest.hexdigest()
+
+def on_our_threads(ask):
+    '''Ask on the caller's thread and on those that help it.'''
+    from made_fast import threads
+    found, barrier = set(), threading.Barrier(3, timeout=60)
+    def work(rank):
+        barrier.wait()
+        found.add(ask())
+    threads.run(work, 3)
+    return found == {True}
+"""
+
+BESIDE = (
+    COMMON
+    + """
+expected, guest, order = sys.argv[1:4]
+wrong = []
+
+def check(good, what):
+    if not good:
+        wrong.append(what)
+
+def use_guest():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exec(guest, globals())
+
+def all_well(when):
+    check(ours(2) == expected, f"other bits {when}")
+    check(subnormals(), f"no subnormals on the main thread {when}")
+    check(on_a_new_thread(subnormals), f"no subnormals on a new thread {when}")
+    check(on_our_threads(subnormals), f"no subnormals on our threads {when}")
+
+check(subnormals(), "no subnormals to begin with")
+if order == "before":
+    use_guest()
+before = tasks()
+import made_fast
+from made_fast import model, threads
+check(tasks() == before, "the import started threads")
+check(subnormals(), "no subnormals after the import")
+all_well("at first")
+use_guest()
+all_well("after the guest's turn")
+check(on_a_new_thread(lambda: ours(2)) == expected, "other bits on a thread of the user's")
+use_guest()
+
+child = os.fork()
+if child == 0:  # uses made_fast, and nothing else that has threads
+    wrong.clear()
+    all_well("in a child")
+    print(*wrong, sep="\\n", file=sys.stderr, flush=True)
+    os._exit(len(wrong))
+end = time.monotonic() + 60
+while time.monotonic() < end:
+    ended, status = os.waitpid(child, os.WNOHANG)
+    if ended:
+        check(status == 0, "things are wrong in a child")
+        break
+    time.sleep(0.01)
+else:
+    os.kill(child, 9)
+    wrong.append("a child hangs")
+all_well("after a fork")
+use_guest()
+print(json.dumps(wrong))
+"""
+)
+
+ALONE = COMMON + "print(ours(1))"
+
+COUNTS = (
+    COMMON
+    + """
+from made_fast import threads
+if sys.argv[1]:
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(sys.argv[1])])
+ours(None)
+print(threads.available(), sum(thread.name == "made_fast" for thread in threading.enumerate()))
+"""
+)
+
+
+class Beside(NamedTuple):
+    """A process with a guest: what was wrong in it."""
+
+    guest: str
+    order: str
+    wrong: list[str]
+
+
+def installed(guest: str) -> bool:
+    """Say whether a library is there."""
+    return find_spec(guest) is not None
+
+
+def python(code: str, *arguments: str, **environment: str) -> str:
+    """Run code in a fresh process; return what it prints, or what went wrong, as a JSON list."""
+    command = [sys.executable, "-W", "ignore:This process:DeprecationWarning", "-c", code, *arguments]
+    env = {**{name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}, **environment}
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE, env=env)
+    except subprocess.TimeoutExpired:
+        return json.dumps(["the process hangs"])
+    return done.stdout.strip() if done.returncode == 0 else json.dumps([f"exit {done.returncode}: {done.stderr[-2000:]}"])
+
+
+def beside(guests: list[str], n: int = 1) -> Iterator[Beside]:
+    """Put made_fast beside each guest, in each order, n times."""
+    expected = python(ALONE)
+    for guest in guests:
+        for order in ORDERS * n:
+            yield Beside(guest, order, json.loads(python(BESIDE, expected, GUESTS[guest], order)))
+
+
+def counts() -> dict[str, tuple[int, int]]:
+    """Return how many threads there are by default, and how many helpers a call has started: with 1 CPU, and as told."""
+    found = {}
+    for name, cpus, environment in [
+        ("all CPUs", "", {}),
+        ("one CPU", "1", {}),
+        ("OMP_NUM_THREADS=1", "", {"OMP_NUM_THREADS": "1"}),
+        ("OMP_NUM_THREADS=1,4", "", {"OMP_NUM_THREADS": "1,4"}),
+    ]:
+        available, helpers = python(COUNTS, cpus, **environment).split()
+        found[name] = int(available), int(helpers)
+    return found
+
+
+def main() -> int:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--n", type=int, default=1, help="processes for each guest and order")
+    args = parser.parse_args()
+    bad = False
+    for guest in GUESTS:
+        if not installed(guest):
+            print(f"beside: {guest}: not installed")
+            continue
+        found = list(beside([guest], args.n))
+        wrong = [what for one in found for what in one.wrong]
+        print(f"beside: {guest}: {len(found)} processes, imported before and after; wrong: {len(wrong)} {wrong[:3] or ''}")
+        sys.stdout.flush()
+        bad |= bool(wrong)
+    for name, (available, helpers) in counts().items():
+        print(f"counts: {name}: {available} threads by default, {helpers} helpers started by a call")
+        bad |= helpers >= available or (name in ONE and available != 1)
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,236 @@
+"""The tests of the kernels on extensions that were compiled to find faults: overruns, undefined behaviour, races.
+
+``memory``: bounds checks in the Cython part, AddressSanitizer and UndefinedBehaviorSanitizer in all of it. Arrays end where
+their memory ends (``exact_arrays.py``), so that a read of one number too many is found too.
+
+``threads``: ThreadSanitizer on the tests that train and score on several threads. It knows the memory model: a wait that
+orders too little is found on a CPU whose own order would hide it. Python and NumPy are not watched, the kernels are.
+
+Both run at every CPU level of this machine. Every build has to find faults that are made on purpose before its tests count.
+All of it happens in a temporary folder, on a copy; the extension of the checkout is not touched. A model that overruns without
+the kernels is none of this file's business, and neither are reads of memory that nobody has written (valgrind finds those).
+
+    python tests/robustness/sanitize.py
+    python tests/robustness/sanitize.py memory --quick --jobs 2
+
+Exit status: 0 if nothing was found, 1 if something was, and 77 if nothing was found but there are no sanitizers here (they are
+GCC's, on Linux); the bounds checks are done even so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = ("setup.py", "pyproject.toml", "README.md", "LICENSE", "kernels", "made_fast")
+NO_SANITIZERS = 77
+
+KERNELS = ("tests/test_kernels.py", "tests/test_shared_kernels.py")
+MODELS = ("tests/test_model.py", "tests/test_masks_mixture.py", "tests/test_queries.py", "tests/test_training.py")
+
+FAULTS = """
+import sys, threading
+import numpy as np
+from made_fast.kernels import _native
+
+print(_native.__file__, *_native.levels())
+sys.stdout.flush()
+
+def ones(n_rows, n_columns, room):  # list_ones, on lists of so many numbers
+    bits = np.full((n_rows, 1), 2 ** 64 - 1 if room else 0, np.uint64)
+    _native.list_ones(bits, n_columns, np.zeros(n_rows, np.int32), np.zeros((1, max(room, 1)), np.int32))
+
+def overrun():
+    ones(1, 64, 63)
+
+def overflow():
+    ones(3, 2 ** 62, 0)
+
+def index():
+    _native.pack_bits(np.zeros((1, 1), np.uint8), np.array([1]), np.zeros(1, np.int32), np.zeros((1, 1), np.uint64),
+                      np.zeros(1, np.uint8))
+
+def race():  # two threads, one output
+    bits, count, index = np.full((9999, 1), 2 ** 64 - 1, np.uint64), np.zeros(9999, np.int32), np.zeros((9999, 64), np.int32)
+    work = lambda: [_native.list_ones(bits, 64, count, index) for _ in range(20)]
+    crew = [threading.Thread(target=work) for _ in range(2)]
+    [thread.start() for thread in crew]
+    [thread.join() for thread in crew]
+
+globals().get(sys.argv[1], int)()
+"""
+
+
+@dataclass(frozen=True)
+class Check:
+    """A way to compile the extension, and what to run on it."""
+
+    title: str
+    sanitizers: str  # as in -fsanitize
+    libraries: tuple[str, ...]  # that have to be there before Python is
+    options: dict[str, str]
+    faults: dict[str, str]  # function of FAULTS -> what is said when it is found
+    tests: tuple[str, ...]
+    only: str  # as in pytest -k
+    quick: tuple[tuple[str, ...], str]
+
+
+BOUNDS = Check(
+    title="bounds checks",
+    sanitizers="",
+    libraries=(),
+    options={},
+    faults={"index": "IndexError: Out of bounds"},
+    tests=KERNELS,
+    only="native",
+    quick=(KERNELS, "native"),
+)
+MEMORY = Check(
+    title="bounds checks, AddressSanitizer, UndefinedBehaviorSanitizer",
+    sanitizers="address,undefined,float-cast-overflow",
+    libraries=("libasan.so", "libubsan.so"),
+    options={
+        # Python does not free all at its end. A test that asks for too much memory wants its MemoryError.
+        "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1",
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+    },
+    faults={"overrun": "heap-buffer-overflow", "overflow": "runtime error: ", "index": "IndexError: Out of bounds"},
+    tests=(*KERNELS, *MODELS),
+    only="not jit and not reference",
+    quick=((*KERNELS, "tests/test_model.py"), "native or thread"),
+)
+THREADS = Check(
+    title="ThreadSanitizer",
+    sanitizers="thread",
+    libraries=("libtsan.so",),
+    options={"TSAN_OPTIONS": "halt_on_error=1:die_after_fork=0:report_signal_unsafe=0"},
+    faults={"race": "ThreadSanitizer: data race"},
+    tests=(*KERNELS, *MODELS),
+    only="thread and not memory",
+    quick=((*KERNELS, "tests/test_model.py"), "thread"),
+)
+
+
+def compiler() -> list[str]:
+    """Return the command of the C compiler that builds extensions."""
+    return shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
+
+
+def find(check: Check) -> list[str] | str:
+    """Return the paths of the compiler's libraries, or why they will not do."""
+    found = []
+    for name in check.libraries:
+        try:
+            done = subprocess.run([*compiler(), f"-print-file-name={name}"], capture_output=True, text=True, check=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            return str(error)
+        if not os.path.isabs(done.stdout.strip()):
+            return f"{shlex.join(compiler())} has no {name}"
+        found.append(done.stdout.strip())
+    env = preloaded(found, **check.options)
+    done = subprocess.run([sys.executable, "-c", ""], env=env, capture_output=True, text=True, check=False)
+    return f"Python does not start with {', '.join(found)}: {done.stderr.strip()}" if done.returncode else found
+
+
+def preloaded(libraries: list[str], **more: str) -> dict[str, str]:
+    """Return the environment with these libraries loaded before all others."""
+    return {**os.environ, **({"LD_PRELOAD": " ".join(libraries)} if libraries else {}), **more}
+
+
+def build(check: Check, folder: Path) -> Path:
+    """Compile and install a copy of the checkout; return where to import it from."""
+    source, site = folder / "source", folder / "site"
+    source.mkdir(parents=True)
+    unwanted = shutil.ignore_patterns("__pycache__", "*.so", "_native.c")
+    for name in SOURCES:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, source / name, ignore=unwanted)
+        else:
+            shutil.copy(ROOT / name, source)
+    flags = {}
+    if check.sanitizers:
+        switch = f"-fsanitize={check.sanitizers}"
+        flags = {"CFLAGS": f"{switch} -fno-sanitize-recover=all -fno-omit-frame-pointer", "LDFLAGS": switch}
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), str(source)]
+    subprocess.run(command, env={**os.environ, "MADE_FAST_DEBUG": "1", **flags}, check=True)
+    return site
+
+
+def sees_faults(check: Check, site: Path, libraries: list[str]) -> bool:
+    """Say whether the extension runs as it should and finds every fault of its kind."""
+    env, fine = preloaded(libraries, PYTHONPATH=str(site), **check.options), True
+    for fault, said in {"none": "", **check.faults}.items():
+        done = subprocess.run(
+            [sys.executable, "-c", FAULTS, fault], env=env, cwd=site, capture_output=True, text=True, check=False
+        )
+        found, ours = done.returncode != 0, done.stdout.startswith(str(site))
+        if not ours or found != bool(said) or said not in done.stderr:
+            print(f"   fault {fault!r} ended with status {done.returncode} and said:\n{done.stdout}{done.stderr}")
+            fine = False
+        elif fault == "none":
+            print(f"   CPU levels: {', '.join(done.stdout.split()[1:])}")
+        else:
+            print(f"   a fault made on purpose is found: {fault}")
+    return fine
+
+
+def run_tests(check: Check, folder: Path, site: Path, libraries: list[str], quick: bool, jobs: int) -> bool:
+    """Run the tests; say whether all passed, to their end: a report ends the process that it is about."""
+    tests, only = check.quick if quick else (check.tests, check.only)
+    work = folder / "work"
+    # Where made_fast/ does not lie beside the tests, or it would be imported in place of the one that was compiled.
+    shutil.copytree(ROOT / "tests", work / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", work)
+    more = {
+        "PYTHONPATH": os.pathsep.join([str(site), str(work / "tests")]),
+        "PYTEST_PLUGINS": "robustness.exact_arrays",
+        "MADE_FAST_KERNELS": "native",
+    }
+    # A sanitizer ends the process when it has reported: what pytest had captured of the report would be lost.
+    options = ["-q", "-x", "-p", "no:cacheprovider", "--capture=sys", *(["-n", str(jobs)] if jobs > 1 else [])]
+    print(f"   pytest {' '.join(tests)} -k {only!r}", flush=True)
+    command = [sys.executable, "-m", "pytest", *options, *tests, "-k", only]
+    return not subprocess.run(command, env=preloaded(libraries, **more, **check.options), cwd=work, check=False).returncode
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Do the checks that the command line names, and return the exit status."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("checks", nargs="*", choices=["memory", "threads"], default=["memory", "threads"])
+    parser.add_argument("--quick", action="store_true", help="the kernels, and models on several threads: two minutes or so")
+    parser.add_argument("--jobs", type=int, default=1, help="processes to run the tests in, by pytest-xdist")
+    wanted = parser.parse_args(arguments)
+    failed, missing = [], False
+    for name in wanted.checks:
+        check, begin = {"memory": MEMORY, "threads": THREADS}[name], time.monotonic()
+        libraries = find(check)
+        if isinstance(libraries, str):
+            missing = True
+            print(f"== {check.title}: not here. {libraries}", flush=True)
+            if name != "memory":
+                continue
+            check, libraries = BOUNDS, []
+        print(f"== {check.title}: compiling", flush=True)
+        with tempfile.TemporaryDirectory() as path:
+            site = build(check, Path(path))
+            print(f"   compiled in {time.monotonic() - begin:.0f} s", flush=True)
+            fine = sees_faults(check, site, libraries)
+            fine = fine and run_tests(check, Path(path), site, libraries, wanted.quick, wanted.jobs)
+        if not fine:
+            failed.append(check.title)
+        print(f"== {check.title}: {'all well' if fine else 'FAILED'} after {time.monotonic() - begin:.0f} s", flush=True)
+    return 1 if failed else NO_SANITIZERS if missing else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -9,6 +9,7 @@ Not here: packing (:mod:`made_fast.data`), what counts as 0/1 (:mod:`made_fast.c
 from __future__ import annotations
 
 import gzip
+import lzma
 import math
 import tokenize
 import warnings
@@ -197,13 +198,20 @@ def _read_npz(path: Path, *_: Any) -> dict[str, Any]:
             raise ValueError("it holds a bare array; is it a .npy file?")
         names = [name for name in SPLITS if name in arrays]
         if "n_features" in arrays:
-            width = arrays["n_features"]
+            width = _member(arrays, "n_features")
             if not names or width.shape != () or width.dtype.kind not in "iu" or width < 1:
                 raise ValueError(f"it holds {', '.join(arrays)}, with n_features = {width}")
-            return {name: _unpacked(arrays[name], int(width), name) for name in names}
+            return {name: _unpacked(_member(arrays, name), int(width), name) for name in names}
         if not names and len(arrays.files) != 1:
             raise ValueError(f"it holds {', '.join(arrays) or 'nothing'}")
-        return {name: arrays[name] for name in names} or {"train": arrays[arrays.files[0]]}
+        return {name: _member(arrays, name) for name in names} or {"train": _member(arrays, arrays.files[0])}
+
+
+def _member(arrays: Any, name: str) -> NDArray[Any]:
+    array = arrays[name]
+    if not isinstance(array, np.ndarray):  # NumPy hands over the bytes of a member that is none
+        raise ValueError(f"{name} in it is no array")
+    return array
 
 
 def _unpacked(packed: NDArray[Any], width: int, name: str) -> NDArray[np.uint8]:
@@ -216,7 +224,8 @@ def _unpacked(packed: NDArray[Any], width: int, name: str) -> NDArray[np.uint8]:
 
 
 def _read_npy(path: Path, *_: Any) -> dict[str, Any]:
-    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    with np.errstate(over="ignore"):  # a shape that is beyond all memory is then refused
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
     if not isinstance(array, np.ndarray):
         array.close()
         raise ValueError("it holds several arrays; is it a .npz file?")
@@ -289,8 +298,10 @@ _UNREADABLE = (
     EOFError,
     ValueError,
     OverflowError,
+    TypeError,
     MemoryError,
     RuntimeError,
+    lzma.LZMAError,
     SyntaxError,
     UserWarning,
     tokenize.TokenError,

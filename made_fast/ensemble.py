@@ -130,7 +130,8 @@ class MADEEnsemble(FittedDensity):
         FloatingPointError
             The loss of a member became infinite or NaN. What was fitted before stays.
         """
-        n_members, n_threads = arguments.positive_int(self.n_members, "n_members"), arguments.n_threads(self.n_threads)
+        n_members = arguments.positive_int(self.n_members, "n_members", largest=arguments.MOST)
+        n_threads, n_jobs = arguments.n_threads(self.n_threads), arguments.n_jobs(self.n_jobs)
         weights = arguments.choice(self.weights, "weights", WEIGHTS)
         if weights == "em" and X_val is None and self.validation_fraction is None:
             raise ValueError("weights='em' needs validation rows, got none. Pass X_val to fit, or set validation_fraction.")
@@ -143,14 +144,14 @@ class MADEEnsemble(FittedDensity):
             row_weights = row_weights[train] if len(row_weights) else row_weights
         elif X_val is not None:
             X_val = checks.matrix(X_val, table.shape[1], name="X_val")
-        at_once = max(1, min(n_members, joblib.effective_n_jobs(self.n_jobs)))
+        at_once = max(1, min(n_members, joblib.effective_n_jobs(n_jobs)))
         params = {name: getattr(self, name) for name in MADE_PARAMS}
         params["n_threads"] = max(1, n_threads // at_once)
         members = _train(
             [MADE(**params, random_state=int(rng.integers(2**63))) for rng in for_members],
             table,
             {"X_val": X_val, "sample_weight": row_weights if len(row_weights) else None},
-            self.n_jobs,
+            n_jobs,
             own_threads=self.n_threads is not None,
         )
         models = [made.model_ for made in members]

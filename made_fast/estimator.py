@@ -218,7 +218,8 @@ class MADE(FittedDensity):
         batch_size, n_threads = arguments.positive_int(self.batch_size, "batch_size"), arguments.n_threads(self.n_threads)
         max_epochs = arguments.positive_int(self.max_epochs, "max_epochs")
         patience = arguments.positive_int(self.patience, "patience")
-        every = arguments.positive_int(checkpoint_every, "checkpoint_every")
+        every, verbose = arguments.positive_int(checkpoint_every, "checkpoint_every"), arguments.verbosity(self.verbose)
+        checkpoint = None if checkpoint is None else arguments.path(checkpoint, "checkpoint")
         n_val_masks = arguments.positive_int(self.n_val_masks, "n_val_masks")
         schedule = recipe.schedule(self.get_params(deep=False), max_epochs)
         if checkpoint is not None and callable(self.learning_rate_schedule):
@@ -249,7 +250,7 @@ class MADE(FittedDensity):
         elif resumed:
             trainer.detach()
         try:
-            with Progress(self.verbose, max_epochs) as progress:
+            with Progress(verbose, max_epochs) as progress:
 
                 def on_epoch(record: training.EpochRecord, best_epoch: int) -> None:
                     self.history_.append(record)
@@ -318,7 +319,7 @@ class MADE(FittedDensity):
         ``set_params(max_epochs=...)`` before it makes that longer. ``partial_fit`` and ``model_`` work too. The file is
         untrusted: ``made_fast.ModelFileError`` if it is no whole, consistent checkpoint.
         """
-        trainer, state, about = checkpoint_file.read(path)
+        trainer, state, about = checkpoint_file.read(path := arguments.path(path))
         try:
             made = cls(**about["params"])
             names = about["feature_names"]
@@ -390,7 +391,9 @@ class MADE(FittedDensity):
 
     def _validator(self, X_val: Any, trainer: Trainer, n_val_masks: int, n_threads: int) -> Callable[[], float]:
         X_val = checks.matrix(X_val, trainer.architecture.n_inputs, name="X_val")
-        if data.pack_missing(X_val, trainer.column_order) is not None:
+        if data.pack_missing(X_val, trainer.column_order, name="X_val") is not None:
+            # Its values are looked at now: once training has begun, they can no longer be refused.
+            data.pack_rows(X_val, trainer.column_order, binarize=self.binarize, name="X_val", missing=True)
             return lambda: -float(np.mean(self._model(trainer.parameters, trainer).log_marginal(X_val, n_threads=n_threads)))
         orders = np.argsort(trainer.masks.orderings[:n_val_masks], axis=1)
         tables = [data.pack_rows(X_val, order, binarize=self.binarize, name="X_val") for order in orders]

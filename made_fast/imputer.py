@@ -10,6 +10,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from made_fast import arguments, checks
 from made_fast.estimator import MADE
+from made_fast.fitted import FittedDensity
 from made_fast.queries import METHODS, N_WALKS
 
 __all__ = ["MADEImputer"]
@@ -93,8 +94,10 @@ class MADEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # typ
         arguments.positive_int(self.n_walks, "n_walks")
         if self.estimator is None:
             made = MADE(n_masks=None, random_state=self.random_state, n_threads=self.n_threads)
-        else:
+        elif isinstance(self.estimator, FittedDensity):
             made = clone(self.estimator)
+        else:
+            raise TypeError(f"estimator must be None, a MADE or a MADEEnsemble, got {type(self.estimator).__name__}.")
         made.fit(X)
         validate_data(self, X, reset=True, skip_check_array=True)
         self.estimator_, self.model_ = made, made.model_

@@ -62,7 +62,7 @@ class MixtureModel:
         self.members = _members(members)
         M = len(self.members)
         self.weights = _weights(np.full(M, 1 / M) if weights is None else weights, M)
-        self.hyper = dict(hyper or {})
+        self.hyper = arguments.mapping(hyper, "hyper")
 
     @property
     def n_members(self) -> int:
@@ -156,11 +156,11 @@ class MixtureModel:
         -------
         (n_samples, D) uint8
         """
-        n, rng = arguments.positive_int(n_samples, "n_samples"), arguments.generator(random_state)
+        n = arguments.how_many(n_samples, "n_samples", max(self.n_features_in, 8))
+        X, rng = np.empty((n, self.n_features_in), np.uint8), arguments.generator(random_state)
         if member is not None:
             return self._member(member).sample(n, rng, n_threads=n_threads)
         who = _choose(self.weights[:, None], rng.random(n))
-        X = np.empty((n, self.n_features_in), np.uint8)
         for m in np.unique(who):
             rows = np.flatnonzero(who == m)
             X[rows] = self.members[m].sample(len(rows), rng, n_threads=n_threads)
@@ -234,7 +234,8 @@ class MixtureModel:
         the members' marginals and draws are; an ``ApproximationWarning`` tells of others. Observed entries are as they were.
         """
         asked = self._asked(X, n_members, n_walks, random_state, n_threads)
-        rows, effective = self._draws(asked, arguments.positive_int(n_draws, "n_draws"))
+        n_draws = arguments.how_many(n_draws, "n_draws", 64 * asked[0].table.bits.size)
+        rows, effective = self._draws(asked, n_draws)
         if np.isfinite(effective).any():
             queries._warn("sample_conditional", np.isfinite(effective), asked[0], queries._fewest(effective))
         return rows
@@ -283,7 +284,9 @@ class MixtureModel:
             modelfile.Content(model.source, model.masks, model.rule, {**model.hyper, "binarize": model.binarize})
             for model in self.members
         ]
-        storage.write(path, *modelfile.encode_ensemble(modelfile.EnsembleContent(contents, self.weights, self.hyper)))
+        storage.write(
+            arguments.path(path), *modelfile.encode_ensemble(modelfile.EnsembleContent(contents, self.weights, self.hyper))
+        )
 
     def _member(self, member: Any) -> MADEModel:
         return self.members[arguments.member_number(member, self.n_members)]
@@ -376,7 +379,8 @@ def load(path: str | os.PathLike[str], *, mmap: bool = False) -> MADEModel | Mix
     ModelFileError
         It is not a whole, consistent model file; a ValueError.
     """
-    tensors, metadata = storage.read(path, mmap=mmap)
+    path = arguments.path(path)
+    tensors, metadata = storage.read(path, mmap=arguments.boolean(mmap, "mmap"))
     if metadata.get("kind") != "ensemble":
         return from_content(modelfile.decode(tensors, metadata, path), path)
     content = modelfile.decode_ensemble(tensors, metadata, path)
@@ -404,7 +408,10 @@ def _log_sum(joint: Floats) -> Floats:
 
 
 def _members(value: Any) -> tuple[MADEModel, ...]:
-    members = tuple(value)
+    try:
+        members = tuple(value)
+    except Exception as error:
+        raise TypeError(f"members must be a sequence of MADEModels, got {type(value).__name__}.") from error
     if not members:
         raise ValueError("members must be at least one MADEModel, got none.")
     for m, model in enumerate(members):
@@ -420,12 +427,13 @@ def _members(value: Any) -> tuple[MADEModel, ...]:
 
 
 def _weights(value: Any, n_members: int) -> Floats:
-    weights = np.array(value)
+    weights = arguments.vector(value, "weights", "one number a member")
     if weights.dtype.kind not in "iuf":
         raise TypeError(f"weights must hold numbers, got dtype {weights.dtype}.")
     if weights.shape != (n_members,):
         raise ValueError(f"weights must have shape ({n_members},), one number a member, got {weights.shape}.")
-    weights = weights.astype(np.float64)
+    with np.errstate(over="ignore"):
+        weights = weights.astype(np.float64)  # a copy
     if not (np.isfinite(weights) & (weights > 0)).all():
         raise ValueError(f"weights must be finite and > 0, got {weights.tolist()}. Leave out members that shall not count.")
     if abs(weights.sum() - 1) > modelfile.WEIGHT_TOLERANCE:

@@ -63,6 +63,8 @@ class MADEModel(queries.Queries):
         binarize: float | None = None,
         hyper: Mapping[str, Any] | None = None,
     ) -> None:
+        if not isinstance(source, Network | Shared):
+            raise TypeError(f"source must be a Network or Shared, got {type(source).__name__}. Read models by made_fast.load.")
         self.source = source
         self.architecture = source.architecture
         if isinstance(source, Network):
@@ -72,7 +74,7 @@ class MADEModel(queries.Queries):
         self.masks = masks
         self.rule = rule
         self.binarize = arguments.threshold(binarize)
-        self.hyper = dict(hyper or {})
+        self.hyper = arguments.mapping(hyper, "hyper")
         self._kept: dict[int, Network] = {0: source} if isinstance(source, Network) else {}
 
     @property
@@ -205,7 +207,9 @@ class MADEModel(queries.Queries):
         -------
         (n_samples, D) uint8
         """
-        n, D = arguments.positive_int(n_samples, "n_samples"), self.n_features_in
+        D = self.n_features_in
+        n = arguments.how_many(n_samples, "n_samples", max(D, 8))
+        X = np.empty((n, D), np.uint8)  # what is too large for that is refused at once
         rng, step = arguments.generator(random_state), self.architecture.chunk_rows
         if mask is not None or self.n_masks == 1:
             rows_of = {arguments.mask_number(0 if mask is None else mask, self.n_masks): np.arange(n)}
@@ -213,7 +217,7 @@ class MADEModel(queries.Queries):
             drawn = rng.integers(self.n_masks, size=n)
             rows_of = {int(k): np.flatnonzero(drawn == k) for k in np.unique(drawn)}
         items = [(k, rows[i : i + step]) for k, rows in rows_of.items() for i in range(0, len(rows), step)]
-        X, waiting, lock = np.empty((n, D), np.uint8), iter(items), Lock()
+        waiting, lock = iter(items), Lock()
 
         def work(_: int, __: int) -> None:
             with lock:  # rows and random numbers are handed out together, in order
@@ -255,7 +259,8 @@ class MADEModel(queries.Queries):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model to one file, durably: the old file or the new one is there, whole, whatever happens."""
         hyper = {**self.hyper, "binarize": self.binarize}
-        storage.write(path, *modelfile.encode(modelfile.Content(self.source, self.masks, self.rule, hyper)))
+        content = modelfile.Content(self.source, self.masks, self.rule, hyper)
+        storage.write(arguments.path(path), *modelfile.encode(content))
 
     def _bits(self, X: Any, part: slice, member: Network) -> NDArray[np.uint64]:
         return data.pack_rows(X[part], member.order, binarize=self.binarize, first_row=part.start)
@@ -263,10 +268,10 @@ class MADEModel(queries.Queries):
     def _mixture(self, X: checks.Matrix, n_threads: int) -> NDArray[np.float64]:
         """Return log p of each row, (n,) in nats; masks and blocks of rows run in parallel."""
         n, step = X.shape[0], self.architecture.chunk_rows
+        total = np.full(n, -np.inf)  # what is too large for that is refused at once
         parts = [slice(i, min(i + step, n)) for i in range(0, n, step)]
         packed_bytes = self.architecture.n_packed * self.dtype.itemsize
         at_once = max(1, min(MASKS_AT_ONCE, KEPT_BYTES // packed_bytes))
-        total = np.full(n, -np.inf)
         for first in range(0, self.n_masks, at_once):
             masks = range(first, min(first + at_once, self.n_masks))
             members: dict[int, Network] = {}

@@ -222,7 +222,7 @@ class Queries(ABC):
             effective number of walks, ``(sum w)^2 / sum w^2``.
         """
         asked = self._asked(X, n_members, n_walks, random_state, n_threads)
-        rows, effective = asked.draws(arguments.positive_int(n_draws, "n_draws"))
+        rows, effective = asked.draws(arguments.how_many(n_draws, "n_draws", 64 * asked.table.bits.size))
         if np.isfinite(effective).any():
             _warn("sample_conditional", np.isfinite(effective), asked, _fewest(effective))
         return rows
@@ -277,8 +277,9 @@ class Queries(ABC):
         return filled
 
     def _asked(self, X: checks.MatrixLike, n_members: Any, n_walks: Any, random_state: Any, n_threads: Any) -> Inquiry:
-        n_members = self._within(arguments.positive_int(n_members, "n_members"), "n_members", 1)
-        n_walks, n_threads = arguments.positive_int(n_walks, "n_walks"), arguments.n_threads(n_threads)
+        n_members = self._within(arguments.positive_int(n_members, "n_members", largest=arguments.MOST), "n_members", 1)
+        n_walks = arguments.positive_int(n_walks, "n_walks", largest=arguments.MOST)
+        n_threads = arguments.n_threads(n_threads)
         rng, D = arguments.generator(random_state), self.architecture.n_inputs
         X = checks.matrix(X, D)
         bits, missing = (
@@ -306,8 +307,8 @@ class Queries(ABC):
         largest = len(self.masks) - 1 + first
         if number > largest and (self.rule is None or self.rule.resample == "connectivity"):
             raise ValueError(
-                f"{name} must be at most {largest}, for the model holds {len(self.masks)} mask(s), got {number}. "
-                "A model trained with n_masks=None answers by as many as are asked for."
+                f"{name} must be at most {largest}, for the model holds {len(self.masks)} mask(s), "
+                f"got {arguments.shown(number)}. A model trained with n_masks=None answers by as many as are asked for."
             )
         return number
 

@@ -41,8 +41,10 @@ def start(params: Params, n_features: int, missing: bool) -> tuple[Trainer, int]
     ordering = arguments.ordering(params["ordering"], n_features)
     degrees = arguments.choice(params["degrees"], "degrees", DEGREE_RULES)
     resample = arguments.choice(params["resample"], "resample", RESAMPLE)
-    n_masks = None if params["n_masks"] is None else arguments.positive_int(params["n_masks"], "n_masks")
-    n_eval_masks = arguments.positive_int(params["n_eval_masks"], "n_eval_masks")
+    n_masks = params["n_masks"]
+    if n_masks is not None:
+        n_masks = arguments.positive_int(n_masks, "n_masks", largest=arguments.MOST)
+    n_eval_masks = arguments.positive_int(params["n_eval_masks"], "n_eval_masks", largest=arguments.MOST)
     dropout = arguments.probability(params["dropout"], "dropout")
     weight_init = arguments.choice(params["weight_init"], "weight_init", training.WEIGHT_INITS)
     dtype, numbers = arguments.dtype(params["dtype"]), hyper(params)

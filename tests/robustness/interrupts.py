@@ -45,7 +45,7 @@ from made_fast import MADE, ApproximationWarning, MADEEnsemble, MADEModel, Mixtu
 PROMISE = 0.1
 """Seconds within which Ctrl-C is answered."""
 
-PATIENCE = 120.0
+PATIENCE = 300.0
 """Seconds after which an operation, with all its interrupts, counts as hanging."""
 
 
@@ -441,7 +441,7 @@ for weight_init in ("glorot_uniform", "glorot_normal", "orthogonal"):
 
     @operation(f"begin a large fit, {weight_init}")
     def _(scale: float, _: Path, weight_init: str = weight_init) -> Prepared:
-        wide = max(64, round((1000 if weight_init == "orthogonal" else 8000) * scale**0.5))
+        wide = max(64, round((500 if weight_init == "orthogonal" else 8000) * scale**0.5))
         made = MADE(hidden_sizes=(wide, wide), weight_init=weight_init, max_epochs=1, random_state=0)
         return Prepared(lambda: made.fit(rows(1, 784)), lambda: None)
 
@@ -603,6 +603,7 @@ def main() -> int:
     print(f"all: {len(times)} interrupts of {len(ours)} operations, the worst answered after {worst:.1f} ms")
     print(f"all: operations over {PROMISE * 1e3:.0f} ms: {len(late)} {late or ''}")
     print(f"all: operations with something wrong: {len(wrong)} {wrong or ''}")
+    print(f"all: load average of the last minutes: {os.getloadavg()[1]:.1f} on {os.cpu_count()} CPUs")
     return 1 if any(f.broken() for f in figures) else 0
 
 

@@ -6,25 +6,28 @@
  * between ranks are activations. Not here: parameters that connectivities share (shared.h).
  */
 
-/* Wait for all ranks; returns 0 when they have come, 1 when the caller has called the step off because one never will. */
+/* Wait for all ranks. Returns 0 to all of them when they have come, or 1 to all: the caller has called the step off, because of
+ * Ctrl-C, or because one of them will never come. */
 static int NAME(meet)(const crew_t *crew)
 {
-    if (crew->n_ranks == 1) return 0;
     int32_t *arrived = crew->sync, *round = crew->sync + 32, *off = crew->sync + 48; /* on cache lines of their own */
-    const int32_t now = __atomic_load_n(round, __ATOMIC_ACQUIRE);
+    if (crew->n_ranks == 1) return __atomic_load_n(off, __ATOMIC_RELAXED);
+    const int32_t now = __atomic_load_n(round, __ATOMIC_ACQUIRE); /* meetings so far; once meeting r is off, -1 - r */
+    int32_t seen = now;
+    if (now < 0) return 1;
     if (__atomic_add_fetch(arrived, 1, __ATOMIC_ACQ_REL) == crew->n_ranks) {
         __atomic_store_n(arrived, 0, __ATOMIC_RELAXED);
-        __atomic_store_n(round, now + 1, __ATOMIC_RELEASE);
-        return 0;
+        __atomic_compare_exchange_n(round, &seen, now + 1, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
     }
     for (int spins = 0; __atomic_load_n(round, __ATOMIC_ACQUIRE) == now; spins++) {
-        if (__atomic_load_n(off, __ATOMIC_RELAXED)) return 1;
+        if (__atomic_load_n(off, __ATOMIC_RELAXED))
+            __atomic_compare_exchange_n(round, &seen, -1 - now, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
 #if defined(__x86_64__)
         _mm_pause();
 #endif
         if (spins > 300) sched_yield();
     }
-    return 0;
+    return __atomic_load_n(round, __ATOMIC_ACQUIRE) == -1 - now;
 }
 
 /* A rank's run of a phase's total cost; `at` is the cost of the items that have been passed. */

@@ -408,6 +408,7 @@ class MADE(FittedDensity):
     def _show(self) -> None:
         """Make ``model_`` of the best parameters so far. It holds them, not a copy: who goes on leaves them as they are."""
         best = self._fit_state.best_parameters
+        self.best_epoch_ = self._fit_state.best_epoch  # Ctrl-C may have come before ``on_epoch`` could tell
         self.model_ = self._model(self._trainer.parameters if best is None else best, self._trainer)
 
 

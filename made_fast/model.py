@@ -181,11 +181,8 @@ class MADEModel(queries.Queries):
         """
         X = checks.matrix(X, self.n_features_in)
         member = self.member(arguments.the_mask(mask, self.n_masks))
-        P = np.empty(X.shape, self.dtype)
-        P[:, member.order] = member.conditionals(
-            X.shape[0], lambda part: self._bits(X, part, member), arguments.n_threads(n_threads)
-        )
-        return P
+        n_threads = arguments.n_threads(n_threads)
+        return member.conditionals(X.shape[0], lambda part: self._bits(X, part, member), n_threads, by_feature=True)
 
     def sample(
         self, n_samples: int = 1, random_state: Any = None, *, mask: int | None = None, n_threads: int | None = None

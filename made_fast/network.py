@@ -10,9 +10,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import pairwise
-from typing import Any, TypeAlias
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,8 +35,29 @@ SMALL = 4096
 MOST_KEPT = 8 << 20
 """Bytes of scratch that a thread keeps at the most."""
 
+HUGE = 4 << 20
+"""Numbers that take more than some 20 ms to pack; Ctrl-C does not wait for that."""
+
 Bits = NDArray[np.uint64]
 Scratch: TypeAlias = "tuple[NDArray[Any], NDArray[np.int32]]"
+T = TypeVar("T")
+
+
+class once(Generic[T]):  # noqa: N801
+    """A property that is computed on first use and kept.
+
+    It takes no lock, unlike ``functools.cached_property`` of Python 3.11: a child forked while another thread holds that would
+    wait for ever. Threads that come first together compute the same.
+    """
+
+    def __init__(self, compute: Callable[[Any], T]) -> None:
+        self.__doc__ = compute.__doc__
+        self._compute = compute
+
+    def __get__(self, instance: Any, owner: Any = None) -> T:
+        value = self._compute(instance)
+        instance.__dict__[self._compute.__name__] = value  # found there before this is asked again
+        return value
 
 
 @dataclass(frozen=True)
@@ -71,7 +91,7 @@ class Architecture:
         """Return the tables of a staircase of one connectivity."""
         return panels.make_layout(self.n_inputs, staircase.n_live, self.activation, staircase.direct)
 
-    @cached_property
+    @once
     def _no_layout(self) -> panels.Layout:
         """Return a layout with every weight live, for what does not depend on the connectivity."""
         full = [np.full(n, below, np.int32) for below, n in pairwise((self.n_inputs, *self.hidden_sizes, self.n_inputs))]
@@ -84,17 +104,17 @@ class Architecture:
         last = len(self.hidden_sizes)
         return l > 0 and (self.direct == "all" or (self.direct == "output" and l == last))
 
-    @cached_property
+    @once
     def shared_layout(self) -> panels.SharedLayout:
         """Where each parameter stands when they are shared."""
         return panels.make_shared_layout(self.layers, self.connectivity_weights)
 
-    @cached_property
+    @once
     def layers(self) -> NDArray[np.int64]:
         """Table of layers with every weight live: sizes are right for every connectivity, offsets for none."""
         return self._no_layout.layers
 
-    @cached_property
+    @once
     def chunk_rows(self) -> int:
         """How many rows to hand to a thread at a time: about a millisecond of work, whole blocks; not a matter of threads."""
         blocks = 100_000_000 // (BLOCK * (self.n_packed + 2000))
@@ -109,11 +129,11 @@ class Architecture:
         reals, ints = self._score_row
         return scratch(reals * block, ints * block, dtype)
 
-    @cached_property
+    @once
     def _walk_block(self) -> tuple[int, int]:
         return panels.sample_workspace(self._no_layout, BLOCK)
 
-    @cached_property
+    @once
     def _score_row(self) -> tuple[int, int]:
         return panels.score_workspace(self._no_layout, 1)
 
@@ -123,12 +143,12 @@ class Architecture:
         layouts = panels.Layout(layers[None], n_live[None], panel_start[None])
         return panels.shared_train_workspace(layouts, self.shared_layout, batch_size, n_ranks)
 
-    @cached_property
+    @once
     def n_shared(self) -> int:
         """Length of the vector of shared parameters."""
         return panels.n_shared(self.shared_layout, self.layers)
 
-    @cached_property
+    @once
     def n_packed(self) -> int:
         """Length that is enough for the packed parameters of any connectivity."""
         return panels.n_parameters(self._no_layout)
@@ -158,7 +178,14 @@ class Shared:
         staircase = connectivity.staircase(self.architecture.direct)
         layout = self.architecture.layout(staircase)
         theta = panels.aligned_empty(panels.n_parameters(layout), self.values.dtype)
-        kernels.active.pack(self.values, self.architecture.shared_layout, _order(staircase), theta, *layout)
+
+        def pack() -> None:
+            kernels.active.pack(self.values, self.architecture.shared_layout, _order(staircase), theta, *layout)
+
+        if len(theta) < HUGE:
+            pack()
+        else:
+            threads.unattended(pack)
         return Network(self.architecture, connectivity, theta, staircase, layout)
 
 
@@ -225,12 +252,20 @@ class Network:
         """Do ``score`` on rows that are packed already, (n, W) in order of place."""
         return self.score(len(bits), bits.__getitem__, n_threads, n_places)
 
-    def conditionals(self, n: int, bits_of: Callable[[slice], Bits], n_threads: int) -> NDArray[Any]:
-        """Return ``p(x at place p + 1 is 1 | the places before it)``, (n, D) of the dtype of theta."""
+    def conditionals(
+        self, n: int, bits_of: Callable[[slice], Bits], n_threads: int, *, by_feature: bool = False
+    ) -> NDArray[Any]:
+        """Return ``p(x at place p + 1 is 1 | the places before it)``, (n, D) of the dtype of theta.
+
+        Columns are in order of place or, ``by_feature``, in that of the features.
+        """
         proba = np.empty((n, self.architecture.n_inputs), self.theta.dtype)
+        feature = self.connectivity.ordering - 1
 
         def work(part: slice, *bits_and_scratch: Any) -> None:
             kernels.active.conditionals(self.theta, *self.layout, *bits_and_scratch, proba[part])
+            if by_feature:  # while these rows are in the cache
+                proba[part] = proba[part].take(feature, axis=1)
 
         self._for_rows(n, bits_of, n_threads, work)
         return proba
@@ -253,7 +288,8 @@ class Network:
         def original(row: int, below: NDArray[np.intp], above: NDArray[np.intp]) -> tuple[NDArray[Any], NDArray[Any]]:
             W_sorted, mask, b_sorted = dense.unpack_layer(self.theta, *self.layout, row)
             W, b = np.empty(W_sorted.T.shape, W_sorted.dtype), np.empty_like(b_sorted)
-            W[np.ix_(above, below)] = np.where(mask, W_sorted, 0).T
+            for part in data.chunks(len(above), len(below)):  # Ctrl-C is answered in between
+                W[np.ix_(above[part], below)] = np.where(mask[:, part], W_sorted[:, part], 0).T
             b[above] = b_sorted
             return W, b
 

@@ -15,7 +15,7 @@ from itertools import count
 from pathlib import Path
 from queue import SimpleQueue
 
-__all__ = ["available", "for_each", "run"]
+__all__ = ["available", "for_each", "run", "unattended"]
 
 HELPERS = max(16, 2 * (os.cpu_count() or 1))
 """Threads that may help ``for_each`` at the same time, whoever calls it; and the most that are kept when idle."""
@@ -139,14 +139,25 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget)  # the parent's threads do not exist in the child
 
 
-def run(work: Callable[[int], None], n: int, call_off: Callable[[], None] = lambda: None, *, all_n: bool = True) -> None:
+def run(
+    work: Callable[[int], None],
+    n: int,
+    call_off: Callable[[], None] = lambda: None,
+    *,
+    all_n: bool = True,
+    aside: bool = False,
+) -> None:
     """Call ``work(0)``, ..., ``work(n - 1)`` at the same time, rank 0 on the caller's thread, and return when all are done.
 
     All n really run at once, so that ``work`` may wait for the other ranks; but without ``all_n`` there are fewer if the
     system has no more threads to give. After an error a rank would wait in vain (Ctrl-C can strike before all have begun):
     ``call_off`` is called then, and must end such waits. An error is raised when every rank has ended.
+
+    With ``aside`` rank 0, too, is on another thread, if the caller is the one that Ctrl-C comes to: who only waits can answer
+    it at once, and call off what would take too long.
     """
-    if n == 1:
+    aside = aside and threading.current_thread() is threading.main_thread()
+    if n == 1 and not aside:
         work(0)
         return
 
@@ -157,7 +168,7 @@ def run(work: Callable[[int], None], n: int, call_off: Callable[[], None] = lamb
             call_off()
             raise
 
-    tasks = [_Task(guarded, rank) for rank in range(1, n)]
+    tasks = [_Task(guarded, rank) for rank in range(0 if aside else 1, n)]
     errors: list[BaseException] = []
     begun = False
     while True:  # Ctrl-C may strike at any instruction, while we wait too
@@ -165,7 +176,8 @@ def run(work: Callable[[int], None], n: int, call_off: Callable[[], None] = lamb
             if not begun:
                 begun = True
                 _hand_out(tasks, all_n)
-                work(0)
+                if not aside:
+                    work(0)
             for task in tasks:
                 if errors and task.belongs_to("caller"):  # it has not begun, and never will
                     _given.discard(task)
@@ -178,6 +190,23 @@ def run(work: Callable[[int], None], n: int, call_off: Callable[[], None] = lamb
     for error in (*errors, *(task.error for task in tasks)):
         if error is not None:
             raise error
+
+
+def unattended(work: Callable[[], None]) -> None:
+    """Call ``work()``; if Ctrl-C comes, be gone at once and let it end by itself. It may write only what nobody looks at."""
+    if threading.current_thread() is not threading.main_thread():  # no Ctrl-C comes here
+        work()
+        return
+    task = _Task(lambda _: work(), 0)
+    try:
+        _hand_out([task], all_of_them=True)
+        task.wait()
+    except BaseException:
+        if task.belongs_to("caller"):
+            _given.discard(task)
+        raise
+    if task.error is not None:
+        raise task.error
 
 
 def _hand_out(tasks: list[_Task], all_of_them: bool) -> None:

@@ -33,6 +33,9 @@ CALL_OFF = 48
 CALL_SECONDS = 0.04
 """Length of one call into the training kernel: between calls Ctrl-C is answered."""
 
+SLOW = 300_000_000
+"""Rows times weights of a step that takes more than some 10 ms on one thread."""
+
 POOL = 32
 """Fresh connectivities are drawn so many at a time: a draw costs a third of what it costs alone."""
 
@@ -94,7 +97,7 @@ class Trainer(ABC):
     shuffle: np.random.Generator
     state: NDArray[Any] = field(init=False)
     step: int = field(default=0, init=False)
-    _steps_per_call: int = field(default=8, init=False, repr=False)
+    _steps_per_call: int = field(default=1, init=False, repr=False)
 
     def __post_init__(self) -> None:
         n, n_state = len(self.parameters), self.optimizer.n_state
@@ -140,7 +143,7 @@ class Trainer(ABC):
         n, batch_size = len(rows.bits), min(batch_size, len(rows.bits))
         order = self.shuffle.permutation(n)
         sparse = data.density(rows.bits, self.architecture.n_inputs) < SPARSE_BELOW
-        n_ranks = self._ranks(batch_size, n_threads)
+        n_ranks, slow = self._ranks(batch_size, n_threads), self._is_slow(batch_size)
         workspace = self._scratch(batch_size, n_ranks)
         losses = np.empty(-(-n // batch_size))  # summed at the end: how steps are cut into calls is a matter of time
         done = 0
@@ -158,8 +161,9 @@ class Trainer(ABC):
             def call_off(sync: Any = sync) -> None:
                 sync[CALL_OFF] = 1
 
-            threads.run(work, n_ranks, call_off)
+            threads.run(work, n_ranks, call_off, aside=slow)
             seconds = time.perf_counter() - begin
+            slow = slow or seconds > len(nll) * CALL_SECONDS
             if not np.isfinite(nll).all():
                 bad = int(np.flatnonzero(~np.isfinite(nll))[0])
                 raise FloatingPointError(f"the loss became {nll[bad]} at step {self.step + bad + 1}")
@@ -187,6 +191,10 @@ class Trainer(ABC):
             return 1  # the other implementations have no barrier
         multiply_adds = 3 * batch_size * self.architecture.n_packed // 2
         return max(1, min(n_threads, batch_size, multiply_adds // 1_000_000))
+
+    def _is_slow(self, batch_size: int) -> bool:
+        """Say whether a step may take so long that Ctrl-C should not wait for its end; later on it is measured."""
+        return batch_size * self.architecture.n_packed > SLOW
 
 
 @dataclass
@@ -285,6 +293,10 @@ class SharedTrainer(Trainer):
     def _steps_ahead(self, batch_size: int) -> int:
         most = POOL - self.step % POOL if self.rule is not None else super()._steps_ahead(batch_size)
         return most if self._missing is None else max(1, min(most, GROUPS_AT_ONCE // batch_size))
+
+    def _is_slow(self, batch_size: int) -> bool:
+        """See :meth:`Trainer._is_slow`. Rows that miss something may need a network each, packed and unpacked."""
+        return super()._is_slow(batch_size if self._missing is None else 10 * batch_size)
 
     def _needs_gradient(self) -> bool:
         """Say whether a step needs its whole gradient before the update."""

@@ -13,6 +13,7 @@ from typing import Any, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
+from made_fast import data
 from made_fast.kernels import layout as panels
 from made_fast.network import Architecture, Network
 from made_fast.trainers import Trainer, TrainingRows
@@ -49,12 +50,14 @@ def initial_parameters(
     for (n_in, n_out, *_), row in zip(architecture.layers, architecture.shared_layout, strict=True):
         start, stride = row[panels.SHARED_WEIGHTS], row[panels.ROW]
         W = shared[start : start + n_in * stride].reshape(n_in, stride)[:, :n_out]
-        if weight_init == "glorot_uniform":
-            W[:] = (2 * rng.random(W.shape, dtype=dtype) - 1) * dtype.type(np.sqrt(6.0 / (n_in + n_out)))
-        elif weight_init == "glorot_normal":
-            W[:] = rng.standard_normal(W.shape, dtype=dtype) * dtype.type(np.sqrt(2.0 / (n_in + n_out)))
-        elif weight_init == "orthogonal":
+        if weight_init == "orthogonal":
             W[:] = _orthogonal(int(n_in), int(n_out), dtype, rng)
+            continue
+        for part in data.chunks(int(n_in), int(n_out)):  # Ctrl-C is answered in between; the numbers are the same
+            if weight_init == "glorot_uniform":
+                W[part] = (2 * rng.random(W[part].shape, dtype=dtype) - 1) * dtype.type(np.sqrt(6.0 / (n_in + n_out)))
+            elif weight_init == "glorot_normal":
+                W[part] = rng.standard_normal(W[part].shape, dtype=dtype) * dtype.type(np.sqrt(2.0 / (n_in + n_out)))
     return shared
 
 

@@ -398,6 +398,42 @@ def test_a_rank_that_waits_in_vain_can_be_called_off(module):
     assert not state.any()
 
 
+@native
+@pytest.mark.parametrize("n_ranks", [1, 2, 3])
+def test_training_that_is_called_off_has_made_whole_steps(module, n_ranks):
+    """Whenever that is: all ranks make a step, or none does."""
+    B, n_steps = 4, 400
+    c, rows = case((100, (31, 7), 31, "all"), "float32"), np.arange(B * n_steps) % 31
+    code, hyper, _ = optimizer_arguments("momentum", len(c.theta), "float32")
+    nll = np.zeros(n_steps)
+
+    def begin():
+        return copied(c.theta), optimizer_arguments("momentum", len(c.theta), "float32")[2]
+
+    theta, state = begin()
+    known = {theta.tobytes() + state.tobytes(): 0}
+    scratch = c.scratch(*panels.train_workspace(c.layout, B))
+    for step in range(n_steps):
+        some = rows[step * B : (step + 1) * B]
+        fixed = theta, *c.layout, c.bits, c.weights, some, B, True, code, step, hyper, state, *scratch, nll
+        module.train(*fixed, 0, 1, np.zeros(64, np.int32))
+        known[theta.tobytes() + state.tobytes()] = step + 1
+    steps = []
+    for i in range(60):
+        (theta, state), sync = begin(), np.zeros(64, np.int32)
+        fixed = theta, *c.layout, c.bits, c.weights, rows, B, True, code, 0, hyper, state, *scratch, nll
+        crew = [threading.Thread(target=module.train, args=(*fixed, rank, n_ranks, sync)) for rank in range(n_ranks)]
+        for rank in crew:
+            rank.start()
+        time.sleep(0.0001 * i)
+        sync[CALL_OFF] = 1
+        for rank in crew:
+            rank.join()
+        steps.append(known.get(theta.tobytes() + state.tobytes()))
+    assert None not in steps
+    assert len(set(steps)) > 3
+
+
 @compiled
 @both_types
 @pytest.mark.parametrize("optimizer", ["momentum", "adadelta", "rmsprop", "adam"])

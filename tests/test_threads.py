@@ -16,6 +16,8 @@ import pytest
 from helpers import random_model
 
 from made_fast import threads
+from made_fast.kernels import layout as panels
+from made_fast.network import Architecture
 
 
 def test_all_ranks_run_at_once():
@@ -113,6 +115,52 @@ def test_no_interrupt_is_lost_and_none_loses_a_rank():
     done = subprocess.run([sys.executable, "-c", INTERRUPTS], capture_output=True, text=True, check=False, timeout=90)
     assert done.stderr == ""
     assert int(done.stdout) > 500
+
+
+def test_aside_all_ranks_leave_the_caller_free(monkeypatch):
+    seen = set()
+    threads.run(lambda rank: seen.add((rank, threading.current_thread() is threading.main_thread())), 2, aside=True)
+    threads.run(lambda rank: seen.add((2 + rank, threading.current_thread() is threading.main_thread())), 1, aside=True)
+    assert seen == {(0, False), (1, False), (2, False)}
+    elsewhere = []
+    other = threading.Thread(target=lambda: threads.run(lambda _: elsewhere.append(threading.current_thread()), 1, aside=True))
+    other.start()
+    other.join()
+    assert elsewhere == [other]  # no Ctrl-C comes there: no need
+
+
+@pytest.mark.parametrize("wait", [True, False])
+def test_ctrl_c_is_answered_while_others_do_the_work(wait):
+    """``aside`` calls them off, and waits until they have ended; ``unattended`` goes at once."""
+    off, ended = threading.Event(), threading.Event()
+
+    def work(_rank=0):
+        off.wait(10)
+        time.sleep(0.1)
+        ended.set()
+
+    old = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):  # noqa: PT012
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+            if wait:
+                threads.run(work, 1, off.set, aside=True)
+            else:
+                threads.unattended(work)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, old)
+    assert ended.is_set() == wait
+    off.set()
+    assert ended.wait(10)
+
+
+def test_what_is_unattended_returns_when_it_is_done_and_raises_what_went_wrong():
+    done = []
+    threads.unattended(lambda: done.append(threading.current_thread()))
+    assert done != [threading.main_thread()]
+    with pytest.raises(ZeroDivisionError):
+        threads.unattended(lambda: 1 / 0)
 
 
 def test_threads_are_few_however_many_call():
@@ -243,6 +291,18 @@ def test_available_follows_affinity_and_environment(monkeypatch):
     assert threads.available() == most
 
 
+def ends_well(child):
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            return os.waitstatus_to_exitcode(status) == 0
+        time.sleep(0.01)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    pytest.fail("the child hangs")
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # fork in a process that has threads: the point of the test
 @pytest.mark.parametrize("n_masks", [1, 3])
 def test_a_forked_child_starts_threads_of_its_own(n_masks):
@@ -253,15 +313,32 @@ def test_a_forked_child_starts_threads_of_its_own(n_masks):
     if child == 0:
         same = (model.score_samples(X, n_threads=2) == expected).all()
         os._exit(0 if same else 1)
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        pid, status = os.waitpid(child, os.WNOHANG)
-        if pid:
-            assert os.waitstatus_to_exitcode(status) == 0
-            return
-        time.sleep(0.01)
-    os.kill(child, signal.SIGKILL)
-    pytest.fail("the child hangs")
+    assert ends_well(child)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_child_needs_nothing_that_another_thread_was_making_at_the_fork(monkeypatch):
+    """What is made on first use is made under no lock: nobody would ever unlock it in the child."""
+    model = random_model(20, (30,), dtype="float32")
+    make, begun, end = panels.make_layout, threading.Event(), threading.Event()
+
+    def slow(*args):
+        if threading.current_thread() is not threading.main_thread():
+            begun.set()
+            end.wait(60)
+        return make(*args)
+
+    monkeypatch.setattr(panels, "make_layout", slow)
+    other = threading.Thread(target=lambda: Architecture(9, (5,), "relu").chunk_rows)
+    other.start()
+    assert begun.wait(60)
+    child = os.fork()
+    if child == 0:
+        model.score_samples(np.zeros((10, 20), np.uint8))
+        os._exit(0)
+    end.set()
+    other.join()
+    assert ends_well(child)
 
 
 FIT = """

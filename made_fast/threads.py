@@ -238,14 +238,13 @@ def for_each(work: Callable[[int, int], None], n_items: int, n_threads: int) -> 
     stop = False
 
     def take(rank: int) -> None:
-        nonlocal stop
-        try:
-            for item in items:
-                if item >= n_items or stop:
-                    return
-                work(item, rank)
-        except BaseException:
-            stop = True
-            raise
+        for item in items:
+            if item >= n_items or stop:
+                return
+            work(item, rank)
 
-    run(take, max(1, min(n_threads, n_items, 1 + HELPERS - len(_given))), all_n=False)
+    def call_off() -> None:
+        nonlocal stop
+        stop = True
+
+    run(take, max(1, min(n_threads, n_items, 1 + HELPERS - len(_given))), call_off, all_n=False)

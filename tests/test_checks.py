@@ -346,7 +346,7 @@ def test_duplicates_that_sum_to_two_are_refused():
         (1j, TypeError, "X must hold numbers"),
         (np.complex64(1), TypeError, "X must hold numbers, got np.complex64"),
         (np.datetime64("1970-01-02"), TypeError, "X must hold numbers, got np.datetime64"),
-        (np.timedelta64(1), TypeError, "X must hold numbers, got np.timedelta64"),
+        (np.timedelta64(1, "D"), TypeError, "X must hold numbers, got np.timedelta64"),
         (np.longdouble("1e4000"), ValueError, "got inf at row 1, column 2"),
         (Fraction(10**400), ValueError, "X must hold numbers"),
         (10**400, ValueError, "X must hold numbers"),
@@ -517,7 +517,7 @@ def test_numbers_beyond_all_bounds_are_refused_in_words():
             with pytest.raises(ValueError, match="alpha must be"):
                 check(value, "alpha")
         with pytest.raises(TypeError, match=r"alpha must be .* of type timedelta64"):
-            check(np.timedelta64(1), "alpha")
+            check(np.timedelta64(1, "D"), "alpha")
     with pytest.raises(ValueError, match="n must be an int >= 1, got something without a repr"):
         arguments.positive_int(-(10**5000), "n")
     with pytest.raises(ValueError, match="n must be an int >= 1 and at most 10, got 11"):

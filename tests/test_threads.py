@@ -117,6 +117,25 @@ def test_no_interrupt_is_lost_and_none_loses_a_rank():
     assert int(done.stdout) > 500
 
 
+def test_ctrl_c_before_the_caller_has_begun_stops_the_others_too(monkeypatch):
+    hand_out, done, begun = threads._hand_out, [], threading.Event()
+
+    def interrupted(*args):
+        hand_out(*args)
+        assert begun.wait(10)
+        raise KeyboardInterrupt
+
+    def work(item, rank):
+        begun.set()
+        done.append(item)
+        time.sleep(0.001)
+
+    monkeypatch.setattr(threads, "_hand_out", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        threads.for_each(work, 2000, 2)
+    assert 0 < len(done) < 200
+
+
 def test_aside_all_ranks_leave_the_caller_free(monkeypatch):
     seen = set()
     threads.run(lambda rank: seen.add((rank, threading.current_thread() is threading.main_thread())), 2, aside=True)

@@ -151,7 +151,7 @@ def log_p(layers: Layers, order: NDArray[np.intp], x: Rows, code: int, n_threads
 
     def work_panels(i: int, rank: int) -> None:
         rows = slice(i * ROWS, (i + 1) * ROWS)
-        part = x[rows, order]
+        part = np.take(x[rows], order, axis=1)
         z = np.empty((len(part), len(V), part.shape[1]), V.dtype)
         _walk_panels(steps, V, b, part, ACTIVATIONS[code] == "relu", z)
         losses(z, c, part, 1.0, result[rows])

@@ -168,8 +168,9 @@ def _sample(V: Real, W: Real, b: Real, c: Real, relu: bool, uniforms: Floats, x:
     real = V.dtype.type
     a, h = np.empty_like(b), np.empty_like(b)
     for r in range(len(x)):
-        a[:] = b
         for q in range(len(b)):
+            for u in range(PANEL):
+                a[q, u] = b[q, u]
             activate(a[q], relu, h[q])
         for d in range(len(c)):
             s = c[d]
@@ -179,7 +180,8 @@ def _sample(V: Real, W: Real, b: Real, c: Real, relu: bool, uniforms: Floats, x:
             x[r, d] = uniforms[r, d] < (e if s < real(0) else real(1)) / (real(1) + e)
             if x[r, d]:
                 for q in range(len(b)):
-                    a[q] += W[q, d]
+                    for u in range(PANEL):
+                        a[q, u] += W[q, d, u]
                     activate(a[q], relu, h[q])
 
 
@@ -222,7 +224,7 @@ class NADE(Trained):
         if isinstance(places, str):
             places = np.arange(D) if places == "natural" else rng.permutation(D)
         self.order_ = np.argsort(places)  # order_[p] is the feature at place p, counted from 0
-        x = np.ascontiguousarray(X[:, self.order_])
+        x = np.take(X, self.order_, axis=1)
         self.theta_ = self._initial(x, rng)
 
         def mean_gradient(rows: NDArray[np.intp], out: Real) -> float:
@@ -236,7 +238,7 @@ class NADE(Trained):
 
     def score_samples(self, X: Any) -> Floats:
         """See ``Baseline.score_samples``; exact."""
-        return log_p(self._net, self._rows(X)[:, self.order_], self._relu, self.n_threads)
+        return log_p(self._net, np.take(self._rows(X), self.order_, axis=1), self._relu, self.n_threads)
 
     def sample(self, n_samples: int, random_state: Any = None) -> Rows:
         """See ``Baseline.sample``; O(D H) a row."""

@@ -63,7 +63,7 @@ ZEROS = (0, 0.0, -0.0, False, np.int8(0), np.float32(0), np.False_, Fraction(0),
 ONES = (1, 1.0, True, np.int8(1), np.float32(1), np.True_, Fraction(1), Decimal(1), np.longdouble(1))
 MISSING = (np.nan, None, np.float32("nan"), Decimal("NaN"), np.longdouble("nan"))
 ALIEN = ("1", b"1", "", 1j, np.complex64(1), pd.NA, pd.NaT, [1], {}, object(), 10**400, Fraction(10**400), Decimal("sNaN"),
-         np.datetime64("1971"), np.timedelta64(1), pd.Timestamp(0), Ellipsis, int, np.ones(2))  # fmt: skip
+         np.datetime64("1971"), np.timedelta64(1, "D"), pd.Timestamp(0), Ellipsis, int, np.ones(2))  # fmt: skip
 """Objects that are no numbers, or none that a float can be made of."""
 
 

@@ -54,6 +54,7 @@ CLASSES = ("raw", "header", "json", "tensors")
 SECONDS = 1.0
 MARGIN = 64 << 20
 LONGEST_TEXT = 500
+LARGEST = 64 << 20  # bytes of a mutant: more take their time to be read, as they should
 LARGEST_PARAMETER = 1000.0
 KILL_AFTER = 10.0  # seconds; what takes longer than SECONDS is run again alone before it counts as a hang
 TRIES, ENOUGH = 3, 5  # runs alone; hangs after which no further suspect is run alone
@@ -237,7 +238,7 @@ def make_mutant(seeds: list[Seed], seed: int, number: int) -> Mutant:
     kind = CLASSES[number % len(CLASSES)]
     source = seeds[number // len(CLASSES) % len(seeds)]
     with np.errstate(all="ignore"):
-        raw = _mutated(rng, kind, source.raw, rng.choice(seeds).raw)
+        raw = _mutated(rng, kind, source.raw, rng.choice(seeds).raw)[:LARGEST]
     other_door = rng.random() < 0.05
     return Mutant(number, kind, source, raw, source.is_checkpoint != other_door, rng.random() < 0.3)
 

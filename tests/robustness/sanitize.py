@@ -206,12 +206,12 @@ def run_tests(check: Check, folder: Path, site: Path, libraries: list[str], quic
 def main(arguments: list[str] | None = None) -> int:
     """Do the checks that the command line names, and return the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("checks", nargs="*", choices=["memory", "threads"], default=["memory", "threads"])
+    parser.add_argument("checks", nargs="*", choices=["memory", "threads"], help="by default both")
     parser.add_argument("--quick", action="store_true", help="the kernels, and models on several threads: two minutes or so")
     parser.add_argument("--jobs", type=int, default=1, help="processes to run the tests in, by pytest-xdist")
     wanted = parser.parse_args(arguments)
     failed, missing = [], False
-    for name in wanted.checks:
+    for name in wanted.checks or ["memory", "threads"]:
         check, begin = {"memory": MEMORY, "threads": THREADS}[name], time.monotonic()
         libraries = find(check)
         if isinstance(libraries, str):

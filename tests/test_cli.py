@@ -694,7 +694,7 @@ def wrong_files(model_file, tmp_path, monkeypatch):
         ("train --hidden 50 digits", "DATA goes before the options"),
         ("train digits --hidden none 5", "hidden_sizes[0] must be an int >= 1"),
         ("train digits --hidden" + 70 * " 5", "at most 63 layers"),
-        ("train digits --hidden 99999999999", "not enough memory"),
+        ("train digits --hidden 99999999999", "hidden_sizes[0] must be an int >= 1 and at most 2147483647"),
         ("train digits --activation swish", "invalid choice: 'swish'"),
         ("train digits --ordering best", "invalid choice: 'best'"),
         ("train digits --learning-rate 0", "--learning-rate: must be > 0"),

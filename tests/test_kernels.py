@@ -418,20 +418,24 @@ def test_training_that_is_called_off_has_made_whole_steps(module, n_ranks):
         fixed = theta, *c.layout, c.bits, c.weights, some, B, True, code, step, hyper, state, *scratch, nll
         module.train(*fixed, 0, 1, np.zeros(64, np.int32))
         known[theta.tobytes() + state.tobytes()] = step + 1
-    steps = []
-    for i in range(60):
+    steps, whole = [], 0.0
+    for i in range(60):  # the first one runs to its end, and tells how long that takes
         (theta, state), sync = begin(), np.zeros(64, np.int32)
         fixed = theta, *c.layout, c.bits, c.weights, rows, B, True, code, 0, hyper, state, *scratch, nll
         crew = [threading.Thread(target=module.train, args=(*fixed, rank, n_ranks, sync)) for rank in range(n_ranks)]
+        started = time.perf_counter()
         for rank in crew:
             rank.start()
-        time.sleep(0.0001 * i)
-        sync[CALL_OFF] = 1
+        if i:
+            time.sleep(whole * i / 60)
+            sync[CALL_OFF] = 1
         for rank in crew:
             rank.join()
+        whole = whole or time.perf_counter() - started
         steps.append(known.get(theta.tobytes() + state.tobytes()))
     assert None not in steps
-    assert len(set(steps)) > 3
+    assert steps[0] == n_steps
+    assert set(steps[1:]) - {0, n_steps}  # some were called off on the way
 
 
 @compiled

@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--sets", nargs="+", metavar="NAME", help="data sets (table4, debd, baselines); by default those in DIR"
     )
     parser.add_argument("--data", type=Path, default=SHARED, metavar="DIR", help="where NAME.npz (or .amat, ...) are")
-    parser.add_argument("--work", type=Path, default=HERE / "work", metavar="DIR", help="where runs are kept")
+    parser.add_argument("--work", type=Path, default=HERE / "kept", metavar="DIR", help="where runs are kept")
     parser.add_argument("--results", type=Path, default=HERE / "results", metavar="DIR")
     parser.add_argument(
         "--jobs", type=int, default=threads.available(), help="sets at a time, each on one thread (table4, debd)"

@@ -361,6 +361,8 @@ def test_a_child_needs_nothing_that_another_thread_was_making_at_the_fork(monkey
 
 
 FIT = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, if the tests run in the background
 import sys, numpy as np
 from made_fast import MADE
 made = MADE(hidden_sizes=(400,), max_epochs=100_000, n_threads={n_threads}, random_state=0, n_masks={n_masks})

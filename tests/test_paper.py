@@ -110,7 +110,7 @@ def test_an_interrupted_run_goes_on_to_the_bit(folder, monkeypatch, capsys, when
     assert run(folder, "table4") == 0
     assert not list((folder / "work").glob("*.checkpoint"))
     rows = json.loads((folder / "results" / "table4.json").read_text())["rows"]
-    times = {"seconds": 0, "all_seconds": 0}
+    times = {"seconds": 0, "cpu_seconds": 0, "all_cpu_seconds": 0}
     assert [{**row, **times} for row in rows] == [{**row, **times} for row in whole]
 
 

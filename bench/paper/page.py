@@ -30,7 +30,8 @@ PICTURES = {
 INTRODUCTION = """\
 Made by `python -m bench.paper`. What is chosen is chosen on validation rows; test rows are looked at once, after that. NLL is
 the mean over the test rows, in nats, with half of its 95 % interval (1.96 standard errors). *Within*: the published figure is
-not below that interval. Seconds are those of the chosen run; in brackets, of all the runs it was chosen from."""
+not below that interval. CPU seconds, of all threads together, are those of the chosen run's training; in brackets, of all the
+runs it was chosen from."""
 
 
 def write(results: Path) -> Path:
@@ -77,7 +78,7 @@ def _table(rows: list[dict[str, Any]]) -> Iterator[str]:
         for row in rows:
             yield f"| {' | '.join(_cell(row[c]) for c in columns)} |"
         return
-    yield "| set | model | test NLL | published | within | parameters | masks | epochs | seconds | threads | chosen |"
+    yield "| set | model | test NLL | published | within | parameters | masks | epochs | CPU s | threads | chosen |"
     yield "| --- | --- | ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: | --- |"
     for row in rows:
         known = row["published"] is not None
@@ -90,7 +91,7 @@ def _table(rows: list[dict[str, Any]]) -> Iterator[str]:
             f"{row['n_parameters']:,}",
             str(row["n_masks"]),
             str(row["epochs"]),
-            f"{row['seconds']:.0f}" + (f" ({row['all_seconds']:.0f})" if row["n_runs"] > 1 else ""),
+            f"{row['cpu_seconds']:.0f}" + (f" ({row['all_cpu_seconds']:.0f})" if row["n_runs"] > 1 else ""),
             str(row["n_threads"]),
             describe(row["params"]),
         ]

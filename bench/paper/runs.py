@@ -43,7 +43,11 @@ class Place(NamedTuple):
 
 
 class Record(TypedDict):
-    """What is known of a run without its test rows. NLL in nats; ``seconds`` of fit, validation included."""
+    """What is known of a run without its test rows. NLL in nats.
+
+    ``seconds`` is the time of the fit with its validation, ``cpu_seconds`` that of all its threads together: other work on
+    the machine lengthens the first and hardly the second. What was done before a checkpoint counts as if no thread waited.
+    """
 
     key: str
     data_set: str
@@ -52,6 +56,7 @@ class Record(TypedDict):
     best_epoch: int
     epochs: int
     seconds: float
+    cpu_seconds: float
     n_parameters: int
     n_masks: int
     n_threads: int
@@ -103,7 +108,7 @@ def train(name: str, params: dict[str, Any], place: Place, say: Callable[[str], 
     made = MADE.resume(checkpoint) if checkpoint.exists() else MADE(**params)
     before = sum(epoch["seconds"] for epoch in getattr(made, "history_", []))
     made.set_params(n_threads=place.n_threads)
-    begin = time.perf_counter()
+    begin, cpu_begin = time.perf_counter(), time.process_time()
     nll: float | None = None
     try:
         work = rows.train.shape[0] * rows.train.shape[1] * max([1, *params["hidden_sizes"]])
@@ -121,6 +126,7 @@ def train(name: str, params: dict[str, Any], place: Place, say: Callable[[str], 
         best_epoch=made.best_epoch_,
         epochs=len(made.history_),
         seconds=before + time.perf_counter() - begin,
+        cpu_seconds=before * place.n_threads + time.process_time() - cpu_begin,
         n_parameters=made.model_.n_parameters,
         n_masks=made.model_.n_masks,
         n_threads=place.n_threads,
@@ -128,7 +134,7 @@ def train(name: str, params: dict[str, Any], place: Place, say: Callable[[str], 
     keep(kept, record)
     checkpoint.unlink(missing_ok=True)
     found = "diverged" if nll is None else f"validation {nll:.3f}"
-    say(f"{name}: {found}, {record['epochs']} epochs, {record['seconds']:.0f} s: {describe(params)}")
+    say(f"{name}: {found}, {record['epochs']} epochs, {record['cpu_seconds']:.0f} CPU s: {describe(params)}")
     return record
 
 

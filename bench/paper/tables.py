@@ -31,9 +31,10 @@ class Row(TypedDict):
     n_parameters: int
     epochs: int
     seconds: float
+    cpu_seconds: float
     n_threads: int
     n_runs: int
-    all_seconds: float
+    all_cpu_seconds: float
     params: Params
     n_masks: int
 
@@ -57,9 +58,10 @@ def row(choice: Choice, variant: str, value: float | None, place: Place) -> Row:
         n_parameters=record["n_parameters"],
         epochs=record["epochs"],
         seconds=record["seconds"],
+        cpu_seconds=record["cpu_seconds"],
         n_threads=record["n_threads"],
         n_runs=len(choice.runs),
-        all_seconds=sum(run["seconds"] for run in choice.runs),
+        all_cpu_seconds=sum(run["cpu_seconds"] for run in choice.runs),
         params=record["params"],
         n_masks=record["n_masks"],
     )

@@ -15,22 +15,21 @@ import re
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
-FUZZ = "fuzz" if __name__ == "__main__" else "robustness.fuzz"
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # where its neighbours are, also for a script
 DATA_SEAL = re.compile(rb'"data_sha256":"[^"]*"')
 
 
 def repair(raw: bytes) -> bytes:
     """Return a file with the length of its header and both checksums put right, if there is anything like a header."""
-    fuzz: Any = importlib.import_module(FUZZ)
+    from robustness.mutations import seal
+
     end = 8 + int.from_bytes(raw[:8], "little")
     if end > len(raw):
         end = raw.rfind(b"}") + 1
     text, data = raw[8:end].rstrip(b" "), raw[end:]
     text = DATA_SEAL.sub(b'"data_sha256":"' + hashlib.sha256(data).hexdigest().encode() + b'"', text)
-    repaired: bytes = fuzz.seal(text, data)
-    return repaired
+    return seal(text, data)
 
 
 def main() -> None:
@@ -40,7 +39,8 @@ def main() -> None:
 
     with atheris.instrument_imports(include=["made_fast"]):
         importlib.import_module("made_fast.mixture")  # the home of load
-    fuzz: Any = importlib.import_module(FUZZ)
+    from robustness import fuzz
+
     np.seterr(all="ignore")
     door, seeds = fuzz.Door(), fuzz.make_seeds()
 

@@ -27,7 +27,8 @@ import scipy.sparse as sp
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 from robustness import doors
-from robustness.doors import WIDTH, Liar, check_refusal, rows, small, world
+from robustness.any_tables import Liar, all_refused
+from robustness.doors import WIDTH, check_refusal, rows, small, world
 
 from made_fast import MADE, MADEEnsemble, MADEImputer, MADEModel, MixtureModel, cli, datasets, load
 
@@ -63,7 +64,7 @@ def test_a_table_is_answered_as_plain_rows_are_or_refused_by_name(name):
     "name", ["MADEModel.score_samples", "MADEModel.impute", "MADE.partial_fit, one more, of several masks"]
 )
 def test_all_that_is_no_table_is_refused(name):
-    for table in doors.all_refused(WIDTH):
+    for table in all_refused(WIDTH):
         doors.knock(doors.doors()[name], table, 8)
 
 

@@ -17,10 +17,11 @@ if sys.platform != "linux":
     pytest.skip("the fuzzer needs memfd_create and /proc", allow_module_level=True)
 
 from robustness import fuzz
+from robustness.mutations import CLASSES, put_together, seal, split, take_apart
 
 import made_fast
 
-N = 3000 * len(fuzz.CLASSES)
+N = 3000 * len(CLASSES)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,7 @@ def test_no_mutant_breaks_a_promise(tmp_path):
     told = fuzz.describe(result, tmp_path)
     assert not result.broken, told
     assert result.counts.sum() == N
-    counts = dict(zip(fuzz.CLASSES, result.counts.tolist(), strict=True))
+    counts = dict(zip(CLASSES, result.counts.tolist(), strict=True))
     for kind in ("header", "json", "tensors"):  # mutants that are all refused would show little, and so would those that work
         assert min(counts[kind][:2]) > 100, told
 
@@ -48,9 +49,9 @@ def test_mutants_are_the_same_whenever_they_are_made(seeds):
 
 def test_files_taken_apart_are_put_together_again(seeds):
     for seed in seeds:
-        assert fuzz.put_together(*fuzz.take_apart(seed.raw)) == fuzz.put_together(*fuzz.take_apart(seed.raw))
-        text, data = fuzz.split(seed.raw)
-        assert fuzz.seal(text, data) == seed.raw
+        assert put_together(*take_apart(seed.raw)) == put_together(*take_apart(seed.raw))
+        text, data = split(seed.raw)
+        assert seal(text, data) == seed.raw
 
 
 class Loads(fuzz.Door):
@@ -145,8 +146,8 @@ def test_the_coverage_guided_target_needs_atheris_only_when_it_runs(seeds):
     assert "atheris" not in sys.modules
     for seed in seeds:
         assert target.repair(seed.raw) == seed.raw
-        text, data = fuzz.split(seed.raw)
-        shorter = target.repair(fuzz.seal(text, data)[:-64])  # fewer bytes than announced, but whole as far as it goes
+        text, data = split(seed.raw)
+        shorter = target.repair(seal(text, data)[:-64])  # fewer bytes than announced, but whole as far as it goes
         assert target.repair(shorter) == shorter != seed.raw
     for rubbish in (b"", b"\0", b"{}", bytes(100), b"\xff" * 100):
         target.repair(rubbish)

@@ -1,27 +1,26 @@
 """A mixture of products of Bernoullis, trained by EM: ``p(x) = sum_k pi_k prod_d mu_dk^x_d (1 - mu_dk)^(1 - x_d)``.
 
-The algorithm is that of Bishop, Pattern Recognition and Machine Learning (2006), section 9.3.3, with a prior in the M-step, so
-that no probability becomes 0 or 1: Beta(1 + s m_d, 1 + s (1 - m_d)) for each mu_dk, where m_d is the share of ones of input d
-in the training rows (add-one smoothed), and Dirichlet(1 + s, ...) for the weights. So each component is given ``s`` rows of
-average content. EM then climbs the log-posterior. The log-likelihood of a row is exact.
+The algorithm is that of Bishop, Pattern Recognition and Machine Learning (2006), section 9.3.3, with a prior in the M-step,
+so that no probability becomes 0 or 1: Beta(1 + s m_d, 1 + s (1 - m_d)) for each mu_dk, where m_d is the share of ones of
+input d in the training rows (add-one smoothed), and Dirichlet(1 + s, ...) for the weights. So each component is given ``s``
+rows of average content. EM then climbs the log-posterior. The log-likelihood of a row is exact.
 
 Where it begins matters: each component starts half-way between a random training row and the marginals, ``n_init`` such
 beginnings make five steps each, and the best goes on.
 
-The matrix products are NumPy's. ``n_threads`` threads take blocks of rows; BLAS may use threads of its own besides, unless it
-is held to one. Published: "MoBernoullis" in the tables of NADE (Larochelle and Murray 2011) and MADE (Germain et al. 2015).
+Not here: a choice of K, or of s. The matrix products are NumPy's. ``n_threads`` threads take blocks of rows; BLAS may use
+threads of its own besides, unless it is held to one. Published: "MoBernoullis" in the tables of NADE (Larochelle and Murray
+2011) and MADE (Germain et al. 2015).
 """
 
 from __future__ import annotations
 
-import sys
-import time
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.baselines.common import Baseline, Floats, Rows, early_stopping
+from bench.baselines.common import Floats, Learner, Rows
 from made_fast import arguments, threads
 
 __all__ = ["BernoulliMixture"]
@@ -44,7 +43,7 @@ class _Sums(NamedTuple):
     ones: Floats  # (D, K) ones among them
 
 
-class BernoulliMixture(Baseline):
+class BernoulliMixture(Learner):
     """A mixture of products of Bernoullis.
 
     Parameters
@@ -59,8 +58,8 @@ class BernoulliMixture(Baseline):
         Most EM steps, each over all rows.
     patience : int
         Stop after this many without a better validation score.
-    dtype : {"float32", "float64"}
-        Of the parameters and of training. Scores are float64 throughout.
+    **learning
+        As of ``Learner``; ``dtype`` is that of training, scores are worked out in float64.
     """
 
     def __init__(
@@ -68,62 +67,37 @@ class BernoulliMixture(Baseline):
         n_components: int = 10,
         smoothing: float = 1.0,
         n_init: int = 3,
+        *,
         max_epochs: int = 200,
         patience: int = 10,
-        dtype: str = "float32",
-        n_threads: int | None = None,
-        random_state: Any = None,
-        verbose: int = 0,
+        **learning: Any,
     ) -> None:
+        super().__init__(max_epochs=max_epochs, patience=patience, **learning)
         self.n_components = arguments.positive_int(n_components, "n_components")
         self.smoothing = arguments.positive_float(smoothing, "smoothing")
         self.n_init = arguments.positive_int(n_init, "n_init")
-        self.max_epochs = arguments.positive_int(max_epochs, "max_epochs")
-        self.patience = arguments.positive_int(patience, "patience")
-        self.dtype = arguments.dtype(dtype)
-        self.n_threads = arguments.n_threads(n_threads)
-        self.random_state = random_state
-        self.verbose = verbose
 
     def fit(self, X: Any, X_val: Any = None) -> Self:
-        """Make EM steps; keep the parameters of the best by ``X_val``, or the last."""
-        vars(self).pop("n_features_in_", None)
-        X = self._rows(X)
+        """See ``Baseline.fit``; an epoch is an EM step, its loss minus the log-posterior before it, but for a constant."""
+        X, X_val, rng = self._begin(X, X_val)
         D, K = X.shape[1], self.n_components
-        self.n_features_in_ = D
-        X_val = None if X_val is None else self._rows(X_val, "X_val")
-        rng = arguments.generator(self.random_state)
         self._marginals: Floats = (X.sum(axis=0) + 1.0) / (len(X) + 2.0)
         self.theta_ = np.empty((D + 1) * K, self.dtype)
         self.log_odds_ = self.theta_[: D * K].reshape(D, K)  # log(mu / (1 - mu)): exact next to 0 and next to 1
         self.log_weights_ = self.theta_[D * K :]
         best, highest = self.theta_, -np.inf
         for _ in range(self.n_init):
-            self._begin(X, rng)
+            self._start(X, rng)
             for _ in range(FIRST_STEPS):
                 objective = self._step(X)
             if not objective <= highest:  # the first, at least
                 best, highest = self.theta_.copy(), objective
         self.theta_[:] = best
-
-        def run_epoch(epoch: int) -> None:
-            start = time.perf_counter()
-            loss = -self._step(X) / len(X)
-            seconds, end = time.perf_counter() - start, "\n" if X_val is None else ""
-            self._log(f"epoch {epoch}: {seconds:.2f} s, training (minus log-posterior, before the step) {loss:.3f}", end)
-
-        def validate() -> float:
-            nll = -self.score(X_val)
-            self._log(f", validation {nll:.3f}")
-            return nll
-
-        self.best_epoch_ = early_stopping(
-            self.theta_, run_epoch, None if X_val is None else validate, max_epochs=self.max_epochs, patience=self.patience
-        )
+        self._learn(lambda epoch: -self._step(X) / len(X), None if X_val is None else lambda: -self.score(X_val))
         return self
 
     def score_samples(self, X: Any) -> Floats:
-        """Return ``log p(x)`` of each row, exactly."""
+        """See ``Baseline.score_samples``; exact."""
         X = self._rows(X)
         log_p = np.empty(len(X))
         log_odds, constant = self.log_odds_.astype(np.float64), self._constant()
@@ -136,7 +110,7 @@ class BernoulliMixture(Baseline):
         return log_p
 
     def sample(self, n_samples: int, random_state: Any = None) -> Rows:
-        """Draw rows: a component each, then its inputs."""
+        """See ``Baseline.sample``: a component for each row, then its inputs."""
         rng = arguments.generator(random_state)
         weights = np.exp(self.log_weights_.astype(np.float64))
         k = rng.choice(self.n_components, arguments.positive_int(n_samples, "n_samples"), p=weights / weights.sum())
@@ -148,11 +122,8 @@ class BernoulliMixture(Baseline):
         """K weights, of which one follows from the others, and D probabilities for each component."""
         return self.n_components * (self.n_features_in_ + 1) - 1
 
-    def _log(self, text: str, end: str = "\n") -> None:
-        if self.verbose:
-            print(text, end=end, file=sys.stderr, flush=True)
-
-    def _begin(self, X: Rows, rng: np.random.Generator) -> None:
+    def _start(self, X: Rows, rng: np.random.Generator) -> None:
+        """Start each component half-way between a random row and the marginals."""
         rows = X[rng.choice(len(X), self.n_components, replace=self.n_components > len(X))].T
         mu = (rows + self._marginals[:, None]) / 2
         self.log_odds_[:] = np.log(mu / (1 - mu))
@@ -170,6 +141,7 @@ class BernoulliMixture(Baseline):
         return objective + log_p
 
     def _e_step(self, X: Rows) -> _Sums:
+        """Share the rows out among the components."""
         sums: list[Any] = [None] * -(-len(X) // BLOCK)
         constant = self._constant().astype(self.dtype)
 

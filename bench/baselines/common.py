@@ -1,28 +1,29 @@
-"""What the baselines share: the door, mini-batches with early stopping, Adam.
+"""What the baselines share: their interface, checked tables, epochs with early stopping, mini-batches.
 
-Not here: any model. The optimiser is a plain loop over one vector; MADE's own are in the kernels.
+Not here: any model, and training by gradients (``trained.py``).
 """
 
 from __future__ import annotations
 
+import sys
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, Self
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-from made_fast import checks
+from made_fast import arguments, checks
 
-__all__ = ["Adam", "Baseline", "Floats", "Rows", "batches", "early_stopping"]
+__all__ = ["Baseline", "Floats", "Learner", "Rows", "batches"]
 
 Rows = NDArray[np.uint8]
 Floats = NDArray[np.float64]
 
 
 class Baseline(ABC):
-    """A density model of binary rows."""
+    """A density model of binary rows. Every method refuses bad tables and numbers by TypeError or ValueError."""
 
     log_likelihood: Literal["exact", "estimate", "lower bound"] = "exact"
 
@@ -31,11 +32,14 @@ class Baseline(ABC):
 
     @abstractmethod
     def fit(self, X: Any, X_val: Any = None) -> Self:
-        """Train on rows (n, D) of 0/1; stop early by ``X_val``, if there is one, and keep the best parameters."""
+        """Train on rows (n, D) of 0/1; stop early by ``X_val`` (n_val, D), if it is there, and keep the best parameters.
+
+        A fitted model begins anew; D may be another. Raises FloatingPointError if a loss on the way is not finite.
+        """
 
     @abstractmethod
     def score_samples(self, X: Any) -> Floats:
-        """Return ``log p(x)`` of each row, (n,) float64, in nats; ``log_likelihood`` says how true it is."""
+        """Return ``log p(x)`` of each row of X (n, D), (n,), in nats; ``log_likelihood`` says how true it is."""
 
     @abstractmethod
     def sample(self, n_samples: int, random_state: Any = None) -> Rows:
@@ -47,13 +51,86 @@ class Baseline(ABC):
         """Number of trained parameters."""
 
     def score(self, X: Any) -> float:
-        """Return the mean log-likelihood of a row, in nats."""
+        """Return the mean log-likelihood of the rows of X (n, D), in nats."""
         return float(np.mean(self.score_samples(X)))
 
-    def _rows(self, X: Any, name: str = "X") -> Rows:
-        """Return a checked table as C-contiguous uint8; of the width that the model was fitted on, if it was."""
-        table = checks.matrix(X, getattr(self, "n_features_in_", None), name=name)
-        return np.ascontiguousarray(checks.ones(table, name=name)).view(np.uint8)
+
+class Learner(Baseline):
+    """A baseline that learns one vector of parameters, ``theta_``, in epochs.
+
+    Parameters
+    ----------
+    max_epochs, patience, random_state, n_threads, dtype
+        As of ``MADE``. The bits do not depend on ``n_threads``.
+    verbose : int
+        1 writes a line an epoch to stderr: seconds of training, losses in nats a row.
+    """
+
+    theta_: NDArray[Any]
+
+    def __init__(
+        self,
+        *,
+        max_epochs: int,
+        patience: int,
+        random_state: Any = None,
+        n_threads: int | None = None,
+        dtype: Any = "float32",
+        verbose: int = 0,
+    ) -> None:
+        self.max_epochs = arguments.positive_int(max_epochs, "max_epochs")
+        self.patience = arguments.positive_int(patience, "patience")
+        self.random_state = random_state
+        self.n_threads = arguments.n_threads(n_threads)
+        self.dtype = arguments.dtype(dtype)
+        self.verbose = verbose
+
+    def _begin(self, X: Any, X_val: Any) -> tuple[Rows, Rows | None, np.random.Generator]:
+        """Return the checked rows of a fit, of any width, and its source of random numbers; set ``n_features_in_``."""
+        x = _table(X, None, "X")
+        x_val = None if X_val is None else _table(X_val, x.shape[1], "X_val")
+        self.n_features_in_ = x.shape[1]
+        return x, x_val, arguments.generator(self.random_state)
+
+    def _rows(self, X: Any) -> Rows:
+        """Return the checked rows of a table that is as wide as that of the fit."""
+        return _table(X, self.n_features_in_, "X")
+
+    def _learn(self, run_epoch: Callable[[int], float | None], validate: Callable[[], float] | None) -> None:
+        """Call ``run_epoch(1)``, ``run_epoch(2)``, ..., which change ``theta_``; leave the best there; set ``best_epoch_``.
+
+        ``run_epoch`` returns the training loss, in nats a row, if it knows one; ``validate()`` is the mean NLL of the
+        validation rows, in nats. Training ends when it has not become better for ``patience`` epochs; without it, all
+        epochs are made and the last is kept. Raises FloatingPointError if it is not finite.
+        """
+        best_nll, best_epoch, best = np.inf, 0, self.theta_.copy()
+        for epoch in range(1, self.max_epochs + 1):
+            start = time.perf_counter()
+            loss = run_epoch(epoch)
+            seconds = time.perf_counter() - start
+            nll = None if validate is None else validate()
+            if self.verbose:
+                losses = {"training": loss, "validation": nll}
+                told = "".join(f", {name} {value:.3f}" for name, value in losses.items() if value is not None)
+                print(f"epoch {epoch}: {seconds:.2f} s{told}", file=sys.stderr, flush=True)
+            if nll is None:
+                best_epoch = epoch
+            elif not np.isfinite(nll):
+                raise FloatingPointError(f"epoch {epoch}: the validation loss became {nll}. Try a smaller learning_rate.")
+            elif nll < best_nll:
+                best_nll, best_epoch = nll, epoch
+                best[:] = self.theta_
+            elif epoch - best_epoch >= self.patience:
+                break
+        if validate is not None:
+            self.theta_[:] = best
+        self.best_epoch_ = best_epoch
+
+
+def _table(X: Any, n_features: int | None, name: str) -> Rows:
+    """Return a table of 0/1 as C-contiguous uint8, (n, D); refuse any other, and one that is not as wide as demanded."""
+    table = checks.matrix(X, n_features, name=name)
+    return np.ascontiguousarray(checks.ones(table, name=name)).view(np.uint8)
 
 
 def batches(n_rows: int, batch_size: int, rng: np.random.Generator) -> Iterator[NDArray[np.intp]]:
@@ -61,59 +138,3 @@ def batches(n_rows: int, batch_size: int, rng: np.random.Generator) -> Iterator[
     order = rng.permutation(n_rows)
     for start in range(0, n_rows, batch_size):
         yield order[start : start + batch_size]
-
-
-def early_stopping(
-    parameters: NDArray[Any],
-    run_epoch: Callable[[int], None],
-    validate: Callable[[], float] | None,
-    *,
-    max_epochs: int,
-    patience: int,
-) -> int:
-    """Call ``run_epoch(1)``, ``run_epoch(2)``, ..., which change ``parameters``; leave the best there; return its epoch.
-
-    ``validate()`` is the mean NLL of the validation rows; training ends when it has not become better for ``patience`` epochs.
-    Without it, all epochs are made. Raises FloatingPointError if it is not finite.
-    """
-    best_nll, best_epoch, best = np.inf, 0, parameters.copy()
-    for epoch in range(1, max_epochs + 1):
-        run_epoch(epoch)
-        if validate is None:
-            best_epoch = epoch
-            continue
-        nll = validate()
-        if not np.isfinite(nll):
-            raise FloatingPointError(f"epoch {epoch}: the validation loss became {nll}. Try a smaller learning_rate.")
-        if nll < best_nll:
-            best_nll, best_epoch = nll, epoch
-            best[:] = parameters
-        elif epoch - best_epoch >= patience:
-            break
-    if validate is not None:
-        parameters[:] = best
-    return best_epoch
-
-
-class Adam:
-    """Adam (Kingma and Ba 2015) on one vector of parameters, updated in place."""
-
-    def __init__(self, parameters: NDArray[Any], learning_rate: float) -> None:
-        self.parameters, self.learning_rate = parameters, learning_rate
-        self._m, self._v, self._t = np.zeros_like(parameters), np.zeros_like(parameters), 0
-
-    def step(self, gradient: NDArray[Any]) -> None:
-        """Go down the gradient."""
-        self._t += 1
-        _adam(self.parameters, gradient, self._m, self._v, self.learning_rate, self._t)
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def _adam(w: NDArray[Any], g: NDArray[Any], m: NDArray[Any], v: NDArray[Any], lr: float, t: int) -> None:
-    rate = w.dtype.type(lr * np.sqrt(1 - 0.999**t) / (1 - 0.9**t))
-    a, b, eps = w.dtype.type(0.9), w.dtype.type(0.999), w.dtype.type(1e-8)
-    one = w.dtype.type(1)
-    for i in range(len(w)):
-        m[i] = a * m[i] + (one - a) * g[i]
-        v[i] = b * v[i] + (one - b) * g[i] * g[i]
-        w[i] -= rate * m[i] / (np.sqrt(v[i]) + eps)

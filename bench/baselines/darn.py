@@ -1,22 +1,23 @@
 """DARN, a deep autoregressive network with one layer of stochastic binary hidden units, of binary rows.
 
-Gregor, Danihelka, Mnih, Blundell and Wierstra, ICML 2014, sections 2 and 3. Prior and decoder are autoregressive, the encoder,
-which serves training and the estimate of the likelihood, is not::
+Gregor, Danihelka, Mnih, Blundell and Wierstra, ICML 2014, sections 2 and 3. Prior and decoder are autoregressive, the
+encoder, which serves training and the estimate of the likelihood, is not::
 
     p(h_j = 1 | h_<j)    = sigmoid(p_j + sum_{i<j} P[i, j] h_i)
     p(x_d = 1 | x_<d, h) = sigmoid(c_d + sum_{i<d} A[i, d] x_i + h . G[:, d])
     q(h_j = 1 | x)       = sigmoid(e_j + x . E[:, j])
 
 Trained by the bound ``log p(x) >= E_q[log p(x, h) - log q(h | x)]`` with one h a row. Exact given h: the gradient of p's
-parameters, and of the entropy of q. For q's the gradient needs ``f(h_j = 1) - f(h_j = 0)`` of f = -log p(x, h). It is taken by
-the trapezoid rule, ``(f'(1) + f'(0)) / 2``, and of that one side a sample, divided by its probability: the "1/2" estimator of
-DARN, as Gu, Levine, Sutskever and Mnih call it (MuProp, ICLR 2016). It is unbiased for f up to a quadratic in each h_j.
+parameters, and of the entropy of q. For q's the gradient needs ``f(h_j = 1) - f(h_j = 0)`` of f = -log p(x, h). It is taken
+by the trapezoid rule, ``(f'(1) + f'(0)) / 2``, and of that one side a sample, divided by its probability: the "1/2"
+estimator of DARN, as Gu, Levine, Sutskever and Mnih call it (MuProp, ICLR 2016). It is unbiased for f up to a quadratic in
+each h_j.
 
 The log-likelihood is exact, the sum over all h, for up to 12 hidden units. For more it is a lower bound, the log of the mean
 of ``p(x, h) / q(h | x)`` over samples from q: at most log p(x) in expectation, and the closer the more samples.
 
-Not as published: no adaptive weight noise, Adam instead of RMSProp, features in the order of the table. Dead halves of P and A
-are kept, as zeros. Products of matrices are left to NumPy's BLAS, held to one thread; a mini-batch is worked on in halves.
+Not as published: no adaptive weight noise, Adam instead of RMSProp, features in the order of the table. Dead halves of P and
+A are kept, as zeros. Products of matrices are left to NumPy's BLAS, held to one thread; a mini-batch is worked on in halves.
 """
 
 from __future__ import annotations
@@ -63,9 +64,9 @@ def views(theta: Real, D: int, H: int) -> Net:
 
 
 def gradient(net: Net, x: Rows, uniforms: Floats, share: float, d: Net | None) -> Floats:
-    """Return minus the bound for each row, by one h that ``uniforms`` (n, H) decide; write ``share`` times its gradient to d.
+    """Return minus the bound for each row, (n,), in nats, by one h that ``uniforms`` (n, H) decide.
 
-    That of the dead halves of P and A as well.
+    ``share`` times its gradient is written to d, if it is there; that of the dead halves of P and A as well.
     """
     ones = x.astype(net.c.dtype)
     a = ones @ net.E + net.e
@@ -213,7 +214,7 @@ class DARN(Trained):
                     rng = np.random.default_rng([self._seed, i * ROWS + r])
                     h = rng.random((S, self.n_hidden), dtype=np.float32) < q[r]
                     logits, log_w = self._from_hidden(h)
-                    log_w -= h @ a[r] - np.logaddexp(0, a[r], dtype=np.float64).sum() + np.log(S)  # log q(h | x), and the mean
+                    log_w -= h @ a[r] - np.logaddexp(0, a[r], dtype=np.float64).sum() + np.log(S)  # log q(h | x); a mean
                 log_p = np.empty(len(logits))
                 _log_p_given(logits, base[r], part[r], log_p)
                 result[i * ROWS + r] = np.logaddexp.reduce(log_p + log_w)

@@ -5,16 +5,16 @@ are given, m, and their values, and tells the rest::
 
     p(x_d = 1 | x_given) = sigmoid(c_d + V[:, d] . h)       h = g(... g(b + (x m) W + m M) ...)
 
-Trained order-agnostically: each row of a mini-batch gets a number of given inputs, uniform in 0..D-1, and a random set of that
-size; D / (D - number given) times the NLL of the others is an unbiased estimate of the NLL under a random ordering. The model
-is the mixture ``p(x) = mean_r p(x | o_r)`` over R orderings, drawn once.
+Trained order-agnostically: each row of a mini-batch gets a number of given inputs, uniform in 0..D-1, and a random set of
+that size; D / (D - number given) times the NLL of the others is an unbiased estimate of the NLL under a random ordering. The
+model is the mixture ``p(x) = mean_r p(x | o_r)`` over R orderings, drawn once.
 
 Exact: the likelihood under each ordering and so that of the mixture, samples, the gradient for given sets. Estimated: the
 validation loss, by few sets a row.
 
 Likelihood takes O(D H) a row and ordering with one hidden layer (hidden sums are kept from place to place; unlike NADE's,
-they change with every input, 1 or 0), O(D H^2) with two. Products of matrices are left to NumPy's BLAS, held to one thread; a
-mini-batch is worked on in two halves, whatever the number of threads, so that bits do not depend on it.
+they change with every input, 1 or 0), O(D H^2) with two. Products of matrices are left to NumPy's BLAS, held to one thread;
+a mini-batch is worked on in two halves, whatever the number of threads, so that bits do not depend on it.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def gradient(layers: Layers, x: Rows, given: NDArray[np.bool_], code: int, share
 
 @kernel
 def _losses_of_missing(z: Real, x: Rows, given: NDArray[np.bool_], share: float) -> float:
-    """Return the sum over rows of D / (D - number given) times the NLL of what is not given; logits z become its gradient."""
+    """Return the sum over rows of D / (D - number given) times the NLL of the inputs not given; z becomes its gradient."""
     real = z.dtype.type
     zero, one = real(0), real(1)
     loss, D, terms = 0.0, z.shape[1], np.empty_like(z[0])

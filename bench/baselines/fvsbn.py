@@ -59,19 +59,19 @@ class FVSBN(Baseline):
         )
 
     def fit(self, X: Any, X_val: Any = None) -> Self:
-        """Train; stop early by ``X_val``."""
+        """See ``Baseline.fit``."""
         self.made.fit(X, X_val=X_val)
         self.n_features_in_ = self.made.n_features_in_
         self.best_epoch_ = self.made.best_epoch_
         return self
 
     def score_samples(self, X: Any) -> Floats:
-        """Return ``log p(x)`` of each row, exactly."""
+        """See ``Baseline.score_samples``; exact."""
         log_p: Floats = self.made.score_samples(X)
         return log_p
 
     def sample(self, n_samples: int, random_state: Any = None) -> Rows:
-        """Draw rows, an input after the other."""
+        """See ``Baseline.sample``; an input after the other."""
         rows: Rows = self.made.sample(n_samples, random_state=random_state)
         return rows
 

@@ -7,11 +7,14 @@ places::
 
 Exact: the log-likelihood, its gradient, the samples. V and W are not tied. g is the sigmoid, as published, or relu.
 
-Both passes take O(D H) a row. A 0 leaves the hidden sums as they are, so the hidden units are worked out again after a 1 only:
-in 104 of 785 places of a row of binarized MNIST. Hidden units are kept in panels of 64, which do not meet but in the logits.
-So one panel is one piece of work for a thread: its weights stay in the level-2 cache for all rows of a mini-batch, every sum
-is done by one owner in one order, and inner loops are 64 long. A batch of 100 rows of MNIST, 500 units, takes 13 ms forward
-and back on one core (Xeon with AVX-512; to keep the hidden units for the way back takes as long as to work them out again).
+Both passes take O(D H) a row. A 0 leaves the hidden sums as they are, so the hidden units are worked out again after a 1
+only: in 104 of 785 places of a row of binarized MNIST. Hidden units are kept in panels of 64, which do not meet but in the
+logits. So one panel is one piece of work for a thread: its weights stay in the level-2 cache for all rows of a mini-batch,
+every sum is done by one owner in one order, and inner loops are 64 long. A batch of 100 rows of MNIST, 500 units, takes
+13 ms forward and back on one core (Xeon with AVX-512; to keep the hidden units for the way back takes as long as to work
+them out again).
+
+Not here: several orderings, several hidden layers (``eonade.py``).
 """
 
 from __future__ import annotations

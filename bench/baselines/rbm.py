@@ -14,17 +14,17 @@ the likelihood. All states of its Gibbs chains are drawn; the last hidden layer 
 
 Validation makes do with a tenth of the temperatures. ``sample`` anneals, then makes Gibbs steps: its rows are the model's as
 far as the chains have mixed. Published: -86.34 nats with 500 units and CD-25 on binarized MNIST (the same paper).
+
+Not here: the kernels (``rbm_kernels.py``).
 """
 
 from __future__ import annotations
 
-import sys
-import time
 from typing import Any, Self
 
 import numpy as np
 
-from bench.baselines.common import Baseline, Floats, Rows, batches, early_stopping
+from bench.baselines.common import Floats, Learner, Rows, batches
 from bench.baselines.rbm_kernels import (
     LANES,
     PANEL,
@@ -49,7 +49,7 @@ STATES = 1 << 12
 """States that a thread sums over at once."""
 
 
-class RBM(Baseline):
+class RBM(Learner):
     """A restricted Boltzmann machine.
 
     Parameters
@@ -60,80 +60,66 @@ class RBM(Baseline):
     learning_rate : float
         Of the first epoch; 0 would be reached after ``max_epochs``.
     momentum : float
-    batch_size, max_epochs, patience
-        As those of ``MADE``.
+    batch_size : int
     exact_units : int
         Up to so many units in a layer, log Z is exact, in every validation too: 2^20 states by 784 units take seconds.
     n_chains, n_temperatures : int
         Of annealed importance sampling.
-    dtype : {"float32", "float64"}
+    max_epochs, patience, **learning
+        As of ``Learner``.
     """
 
     def __init__(
         self,
         n_hidden: int = 500,
         cd_steps: int = 25,
+        *,
         learning_rate: float = 0.1,
         momentum: float = 0.0,
         batch_size: int = 100,
-        max_epochs: int = 100,
-        patience: int = 10,
         exact_units: int = 20,
         n_chains: int = 100,
         n_temperatures: int = 14_500,
-        dtype: str = "float32",
-        n_threads: int | None = None,
-        random_state: Any = None,
-        verbose: int = 0,
+        max_epochs: int = 100,
+        patience: int = 10,
+        **learning: Any,
     ) -> None:
+        super().__init__(max_epochs=max_epochs, patience=patience, **learning)
         self.n_hidden = arguments.positive_int(n_hidden, "n_hidden")
         self.cd_steps = arguments.positive_int(cd_steps, "cd_steps")
         self.learning_rate = arguments.positive_float(learning_rate, "learning_rate")
         self.momentum = arguments.probability(momentum, "momentum")
         self.batch_size = arguments.positive_int(batch_size, "batch_size")
-        self.max_epochs = arguments.positive_int(max_epochs, "max_epochs")
-        self.patience = arguments.positive_int(patience, "patience")
         self.exact_units = arguments.non_negative_int(exact_units, "exact_units")
         self.n_chains = arguments.positive_int(n_chains, "n_chains")
         self.n_temperatures = arguments.positive_int(n_temperatures, "n_temperatures")
-        self.dtype = arguments.dtype(dtype)
-        self.n_threads = arguments.n_threads(n_threads)
-        self.random_state = random_state
-        self.verbose = verbose
 
     def fit(self, X: Any, X_val: Any = None) -> Self:
-        """Train by CD-k; keep the parameters of the best epoch by ``X_val``, or the last; work out log Z."""
-        vars(self).pop("n_features_in_", None)
-        X, rng = self._rows(X), arguments.generator(self.random_state)
-        self._begin(X, rng)
-        X_val = None if X_val is None else self._rows(X_val, "X_val")
+        """See ``Baseline.fit``; the validation loss is as true as ``log_likelihood`` says, that of training is not known."""
+        X, X_val, rng = self._begin(X, X_val)
+        self._start(X, rng)
         velocity, gradient = np.zeros((2, len(self.theta_)), self.dtype)
 
         def run_epoch(epoch: int) -> None:
-            start, rate = time.perf_counter(), self.learning_rate * (1 - (epoch - 1) / self.max_epochs)
+            rate = self.learning_rate * (1 - (epoch - 1) / self.max_epochs)
             for rows in batches(len(X), self.batch_size, rng):
                 self._contrast(X[rows], rng, gradient)
                 velocity[:] = self.momentum * velocity - rate * gradient
                 np.add(self.theta_, velocity, out=self.theta_)
-            self._log(f"epoch {epoch}: {time.perf_counter() - start:.2f} s", end="\n" if X_val is None else "")
 
         def validate() -> float:
-            nll = self._partition(-(-self.n_temperatures // 10), rng)[0] - float(self._unnormalised(X_val).mean())
-            self._log(f", validation {nll:.3f} ({self.log_likelihood})")
-            return nll
+            return self._partition(-(-self.n_temperatures // 10), rng)[0] - float(self._unnormalised(X_val).mean())
 
-        self.best_epoch_ = early_stopping(
-            self.theta_, run_epoch, None if X_val is None else validate, max_epochs=self.max_epochs, patience=self.patience
-        )
+        self._learn(run_epoch, None if X_val is None else validate)
         self.log_z_, self.log_z_stderr_ = self._partition(self.n_temperatures, rng)
         return self
 
     def score_samples(self, X: Any) -> Floats:
-        """Return ``log p(x)`` of each row, as true as ``log_likelihood`` says."""
+        """See ``Baseline.score_samples``."""
         return self._unnormalised(self._rows(X)) - self.log_z_
 
     def sample(self, n_samples: int, random_state: Any = None, n_steps: int = 1000) -> Rows:
-        """Draw rows, each by a chain of its own: half of the Gibbs steps are annealed, the others are the model's."""
+        """See ``Baseline.sample``; a chain for each row: half of its Gibbs steps are annealed, the others the model's."""
         rng = arguments.generator(random_state)
         warm = arguments.positive_int(n_steps, "n_steps") // 2
         betas = np.concatenate([_temperatures(warm), np.ones(n_steps - warm)])
@@ -144,13 +130,9 @@ class RBM(Baseline):
         """Weights and biases."""
         return len(self.theta_)
 
-    def _log(self, text: str, end: str = "\n") -> None:
-        if self.verbose:
-            print(text, end=end, file=sys.stderr, flush=True)
-
-    def _begin(self, X: Rows, rng: np.random.Generator) -> None:
+    def _start(self, X: Rows, rng: np.random.Generator) -> None:
         """Start from the marginals of the rows and small weights."""
-        self.n_features_in_ = D = X.shape[1]
+        D = X.shape[1]
         exact = min(D, self.n_hidden) <= self.exact_units
         self.log_likelihood = "exact" if exact else "estimate"
         self.theta_ = np.zeros(D * self.n_hidden + self.n_hidden + D, self.dtype)
@@ -222,7 +204,7 @@ class RBM(Baseline):
         return float(log_z_base + top + np.log(w.mean())), float(stderr)
 
     def _annealed(self, n: int, betas: Floats, rng: np.random.Generator) -> tuple[Rows, Floats]:
-        """Take n rows of the base model through Gibbs steps at the temperatures; return them and the logs of their weights."""
+        """Take n rows of the base model through Gibbs steps at the temperatures; return them and their log weights."""
         net, base, shift = self._net(), _panels(self._base.astype(self.dtype)[None])[:, 0], self.c_ - self._base
         x, log_w = (rng.logistic(size=(n, len(shift))) < self._base).view(np.uint8), np.zeros(n)
         states = _random_states(n, rng)

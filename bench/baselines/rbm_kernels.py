@@ -1,8 +1,9 @@
 """The kernels of the RBM: sums into a layer, Gibbs chains, gradients, annealing, the sum over all states.
 
-A layer is in panels of 64 units: sums (panels, rows, 64), biases (panels, 64), weights (panels, units of the other layer, 64).
-The units that fill up the last panel have weights and biases 0; they are never 1. States are bytes, (rows, units): a sum adds
-up rows of weights where a state is 1. A panel is taken through all rows before the next one, so that it stays in cache.
+A layer is in panels of 64 units: sums (panels, rows, 64), biases (panels, 64), weights (panels, units of the other layer,
+64). The units that fill up the last panel have weights and biases 0; they are never 1. States are bytes, (rows, units): a
+sum adds up rows of weights where a state is 1. A panel is taken through all rows before the next one, so that it stays in
+cache.
 
 A kernel owns what it writes and draws from generators that it is given: nothing depends on the number of threads.
 """

@@ -1,39 +1,61 @@
-"""What NADE, EoNADE and DARN share: their hyper-parameters, the loop of their training.
+"""What NADE, EoNADE and DARN share: training by Adam on mini-batches, gradients in halves, the log-odds to start from.
 
-Not here: kernels (``panels.py``), early stopping and Adam (``common.py``), which other baselines use too.
+Not here: kernels (``panels.py``), early stopping (``common.py``). Adam is a plain loop over one vector; MADE's own
+optimisers are in the package's kernels.
 """
 
 from __future__ import annotations
 
-import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
-from bench.baselines.common import Adam, Baseline, Floats, Rows, batches, early_stopping
+from bench.baselines.common import Floats, Learner, Rows, batches
 from bench.baselines.panels import Real
 from made_fast import arguments, threads
 
 __all__ = ["Trained", "in_halves", "log_odds"]
 
 
-class Trained(Baseline):
-    """A baseline whose parameters are one vector, ``theta_``, trained by Adam on mini-batches.
+class Adam:
+    """Adam (Kingma and Ba 2015) on one vector of parameters, updated in place."""
+
+    def __init__(self, parameters: NDArray[Any], learning_rate: float) -> None:
+        self.parameters, self.learning_rate = parameters, learning_rate
+        self._m, self._v, self._t = np.zeros_like(parameters), np.zeros_like(parameters), 0
+
+    def step(self, gradient: NDArray[Any]) -> None:
+        """Go down the gradient."""
+        self._t += 1
+        _adam(self.parameters, gradient, self._m, self._v, self.learning_rate, self._t)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _adam(w: NDArray[Any], g: NDArray[Any], m: NDArray[Any], v: NDArray[Any], lr: float, t: int) -> None:
+    rate = w.dtype.type(lr * np.sqrt(1 - 0.999**t) / (1 - 0.9**t))
+    a, b, eps = w.dtype.type(0.9), w.dtype.type(0.999), w.dtype.type(1e-8)
+    one = w.dtype.type(1)
+    for i in range(len(w)):
+        m[i] = a * m[i] + (one - a) * g[i]
+        v[i] = b * v[i] + (one - b) * g[i] * g[i]
+        w[i] -= rate * m[i] / (np.sqrt(v[i]) + eps)
+
+
+class Trained(Learner):
+    """A baseline that is trained by Adam on mini-batches.
 
     Parameters
     ----------
-    learning_rate, batch_size, max_epochs, patience, random_state, n_threads, dtype
-        As of ``MADE``. The bits do not depend on ``n_threads``.
+    learning_rate, batch_size
+        As of ``MADE``.
     learning_rate_schedule : {"constant", "linear"}
         Linear falls to nearly 0 in ``max_epochs``.
-    verbose : int
-        1 writes a line an epoch to stderr.
+    max_epochs, patience, **learning
+        As of ``Learner``.
     """
-
-    theta_: Real
 
     def __init__(
         self,
@@ -43,28 +65,13 @@ class Trained(Baseline):
         batch_size: int = 100,
         max_epochs: int = 500,
         patience: int = 30,
-        random_state: Any = None,
-        n_threads: int | None = None,
-        dtype: Any = "float32",
-        verbose: int = 0,
+        **learning: Any,
     ) -> None:
+        super().__init__(max_epochs=max_epochs, patience=patience, **learning)
         schedules = ("constant", "linear")
         self.learning_rate = arguments.positive_float(learning_rate, "learning_rate")
         self.learning_rate_schedule = arguments.choice(learning_rate_schedule, "learning_rate_schedule", schedules)
         self.batch_size = arguments.positive_int(batch_size, "batch_size")
-        self.max_epochs = arguments.positive_int(max_epochs, "max_epochs")
-        self.patience = arguments.positive_int(patience, "patience")
-        self.random_state = random_state
-        self.n_threads = arguments.n_threads(n_threads)
-        self.dtype = arguments.dtype(dtype)
-        self.verbose = verbose
-
-    def _begin(self, X: Any, X_val: Any) -> tuple[Rows, Rows | None, np.random.Generator]:
-        """Return the checked rows, and the source of random numbers, of a fit."""
-        vars(self).pop("n_features_in_", None)
-        x = self._rows(X)
-        self.n_features_in_ = x.shape[1]
-        return x, None if X_val is None else self._rows(X_val, "X_val"), arguments.generator(self.random_state)
 
     def _train(
         self,
@@ -73,17 +80,15 @@ class Trained(Baseline):
         gradient: Callable[[NDArray[np.intp], Real], float],
         validate: Callable[[], float] | None,
     ) -> None:
-        """Train ``theta_`` and set ``best_epoch_``.
+        """Train ``theta_``; raise FloatingPointError if a loss is not finite.
 
-        ``gradient(rows, out)`` writes the gradient of the mean loss of a mini-batch and returns the sum of its rows' loss;
-        ``validate`` is as of ``early_stopping``.
+        ``gradient(rows, out)`` writes the gradient of the mean loss of a mini-batch and returns the sum of its rows' loss,
+        in nats; ``validate`` is as of ``_learn``.
         """
         out = np.zeros_like(self.theta_)
         adam = Adam(self.theta_, self.learning_rate)
-        end = "\n" if validate is None else ""
 
-        def run_epoch(epoch: int) -> None:
-            start = time.perf_counter()
+        def run_epoch(epoch: int) -> float:
             if self.learning_rate_schedule == "linear":
                 adam.learning_rate = self.learning_rate * (1 - (epoch - 1) / self.max_epochs)
             loss = 0.0
@@ -92,24 +97,9 @@ class Trained(Baseline):
                 adam.step(out)
             if not np.isfinite(loss):
                 raise FloatingPointError(f"epoch {epoch}: the training loss became {loss}. Try a smaller learning_rate.")
-            if self.verbose:
-                seconds = time.perf_counter() - start
-                print(f"epoch {epoch}: {seconds:.2f} s, training {loss:.3f}", end=end, file=sys.stderr, flush=True)
-
-        def told() -> float:
-            assert validate is not None
-            loss = validate()
-            if self.verbose:
-                print(f", validation {loss:.3f}", file=sys.stderr, flush=True)
             return loss
 
-        self.best_epoch_ = early_stopping(
-            self.theta_,
-            run_epoch,
-            None if validate is None else told,
-            max_epochs=self.max_epochs,
-            patience=self.patience,
-        )
+        self._learn(run_epoch, validate)
 
 
 def in_halves(work: Callable[[slice, Real], float], n_rows: int, out: Real, spare: Real, n_threads: int) -> float:

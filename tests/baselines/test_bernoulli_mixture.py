@@ -2,29 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from itertools import product
-from pathlib import Path
-
 import numpy as np
 import pytest
-
-sys.path.append(str(Path(__file__).resolve().parents[2]))  # the bench is not installed
+from baselines.rows import check_samples, every_row, two_kinds
 
 from bench.baselines import bernoulli_mixture
 from bench.baselines.bernoulli_mixture import BernoulliMixture
-
-
-def every_row(D):
-    return np.array(list(product([0, 1], repeat=D)), np.uint8)
-
-
-def two_kinds(n, D=8, seed=0):
-    """Return rows of two kinds, one mostly of ones in its first half, one in its second."""
-    rng = np.random.default_rng(seed)
-    kind = rng.random(n) < 0.3
-    mu = np.where(kind[:, None] == (np.arange(D) < D // 2), 0.9, 0.05)
-    return (rng.random((n, D)) < mu).astype(np.uint8)
 
 
 def probabilities(model):
@@ -136,13 +119,7 @@ def test_the_best_step_by_the_validation_rows_is_kept(monkeypatch):
 
 def test_samples_have_the_models_own_probabilities():
     model = BernoulliMixture(3, random_state=0).fit(two_kinds(300, D=5))
-    rows, n = every_row(5), 20_000
-    X = model.sample(n, random_state=1)
-    assert X.dtype == np.uint8
-    counts = np.bincount(X @ (1 << np.arange(5)[::-1]), minlength=32)
-    expected = n * np.exp(model.score_samples(rows))
-    assert ((counts - expected) ** 2 / expected).sum() < 62  # 31 degrees of freedom: one seed in a thousand fails
-    np.testing.assert_array_equal(X[:100], model.sample(n, random_state=1)[:100])
+    check_samples(model, 5)
 
 
 def test_threads_change_no_bit(monkeypatch):
@@ -164,32 +141,3 @@ def test_blocks_of_rows_add_up(monkeypatch):
 
 def test_parameters_are_counted():
     assert BernoulliMixture(3, max_epochs=1).fit(two_kinds(20)).n_parameters == 2 + 3 * 8
-
-
-def test_a_model_can_be_fitted_again_on_other_columns():
-    model = BernoulliMixture(2, max_epochs=1).fit(two_kinds(20))
-    assert model.fit(two_kinds(20, D=4)).score_samples(every_row(4)).shape == (16,)
-
-
-def test_bad_input_is_refused():
-    X = two_kinds(20)
-    with pytest.raises(ValueError, match="smoothing"):
-        BernoulliMixture(smoothing=0)
-    with pytest.raises(TypeError, match="n_components"):
-        BernoulliMixture(2.5)
-    with pytest.raises(ValueError, match="only 0 and 1"):
-        BernoulliMixture().fit(X + 1)
-    model = BernoulliMixture(2, max_epochs=1)
-    with pytest.raises(ValueError, match="X_val"):
-        model.fit(X, X[:, :3])
-    with pytest.raises(ValueError, match="8 features"):
-        model.fit(X).score_samples(np.zeros((3, 7)))
-    with pytest.raises(ValueError, match="n_samples"):
-        model.sample(0)
-
-
-def test_verbose_shows_a_line_a_step(capsys):
-    BernoulliMixture(2, max_epochs=3, verbose=1).fit(two_kinds(20), two_kinds(5))
-    lines = capsys.readouterr().err.splitlines()
-    assert [line.split(":")[0] for line in lines] == ["epoch 1", "epoch 2", "epoch 3"]
-    assert all("validation" in line for line in lines)

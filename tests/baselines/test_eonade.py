@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from itertools import pairwise, permutations
-from pathlib import Path
 
 import numpy as np
 import pytest
-
-sys.path.append(str(Path(__file__).resolve().parents[2]))  # the bench is not installed
+from baselines.rows import check_samples, every_row, some_rows
 
 from bench.baselines import eonade
 from bench.baselines.eonade import EoNADE
@@ -20,20 +17,9 @@ RELU, SIGMOID = ACTIVATIONS.index("relu"), ACTIVATIONS.index("sigmoid")
 LAYERS = pytest.mark.parametrize("hidden_sizes", [(5,), (70,), (5, 4)])
 
 
-def all_rows(D):
-    return ((np.arange(2**D)[:, None] >> np.arange(D)) & 1).astype(np.uint8)
-
-
-def some_rows(n=200, D=7, seed=0):
-    """Rows of a mixture of two random patterns."""
-    rng = np.random.default_rng(seed)
-    p = np.where(rng.random((n, 1)) < 0.5, *rng.random((2, D)))
-    return (rng.random((n, D)) < p).astype(np.uint8)
-
-
 def random_eonade(hidden_sizes, D=7, scale=0.5, **params):
     """Return an EoNADE with random parameters that are far from where training starts."""
-    model = EoNADE(hidden_sizes, max_epochs=1, random_state=0, **params).fit(some_rows(D=D))
+    model = EoNADE(hidden_sizes, max_epochs=1, random_state=0, **params).fit(some_rows(200, D))
     model.theta_[:] = np.random.default_rng(1).normal(scale=scale, size=len(model.theta_))
     return model
 
@@ -42,7 +28,7 @@ def random_eonade(hidden_sizes, D=7, scale=0.5, **params):
 @pytest.mark.parametrize("activation", ["relu", "sigmoid"])
 def test_probabilities_sum_to_one_under_every_ordering_and_mixed(hidden_sizes, activation):
     model = random_eonade(hidden_sizes, activation=activation, dtype="float64", n_orderings=5)
-    X, layers, code = all_rows(7), eonade.views(model.theta_, (14, *hidden_sizes, 7)), ACTIVATIONS.index(activation)
+    X, layers, code = every_row(7), eonade.views(model.theta_, (14, *hidden_sizes, 7)), ACTIVATIONS.index(activation)
     by_ordering = [np.exp(eonade.log_p(layers, order, X, code, 1)) for order in model.orderings()]
     assert np.sum(by_ordering, axis=1) == pytest.approx(np.ones(5), abs=1e-12)
     mixture = np.exp(model.score_samples(X))
@@ -57,7 +43,7 @@ def test_the_likelihood_is_what_a_full_pass_a_place_gives(hidden_sizes, activati
     model = random_eonade(hidden_sizes, activation=activation, dtype="float64", n_orderings=2)
     layers = eonade.views(model.theta_, (14, *hidden_sizes, 7))
     g = (lambda a: np.maximum(a, 0)) if activation == "relu" else (lambda a: 1 / (1 + np.exp(-a)))
-    X = some_rows(20)
+    X = some_rows(20, 7)
     for order in model.orderings():
         expected = np.zeros(20)
         for p in range(7):
@@ -100,7 +86,7 @@ def test_the_loss_is_in_the_mean_the_nll_over_all_orderings():
     nll = -np.mean([eonade.log_p(layers, np.array(order), x, RELU, 1) for order in permutations(range(D))])
     expected = 0.0
     for n_given in range(D):  # the number of given inputs is uniform, and so is the set
-        sets = [given for given in all_rows(D).astype(bool) if given.sum() == n_given]
+        sets = [given for given in every_row(D).astype(bool) if given.sum() == n_given]
         expected += np.mean([eonade.gradient(layers, x, given[None], RELU, 0.0, None) for given in sets]) / D
     assert expected == pytest.approx(nll, abs=1e-12)
 
@@ -130,18 +116,14 @@ def test_sets_of_given_inputs_are_uniform_in_size_and_by_input():
 @pytest.mark.parametrize("hidden_sizes", [(6,), (6, 5)])
 def test_samples_follow_the_mixture(hidden_sizes):
     model = random_eonade(hidden_sizes, D=6, scale=0.7, n_orderings=3)
-    n, X = 20_000, all_rows(6)
-    expected = n * np.exp(model.score_samples(X))
-    drawn = np.bincount(model.sample(n, random_state=0) @ (1 << np.arange(6)), minlength=64)
-    chi_square = ((drawn - expected) ** 2 / expected).sum()
-    assert chi_square < 63 + 4 * np.sqrt(2 * 63)
+    check_samples(model, 6)
 
 
 def test_fewer_orderings_are_the_first_of_more():
     model = random_eonade((5,), n_orderings=8)
     assert (model.orderings() == model.orderings(20)[:8]).all()
     assert (np.sort(model.orderings(20), axis=1) == np.arange(7)).all()
-    X = some_rows(30)
+    X = some_rows(30, 7)
     assert (model.score_samples(X, n_orderings=8) == model.score_samples(X)).all()
     assert (model.score_samples(X, n_orderings=3) != model.score_samples(X)).any()
 
@@ -156,7 +138,7 @@ def test_it_learns_what_depends_on_what(hidden_sizes):
 
 
 def test_early_stopping_keeps_the_best_parameters():
-    X, X_val = some_rows(30, seed=1), some_rows(500, seed=2)
+    X, X_val = some_rows(30, 7, seed=1), some_rows(500, 7, seed=2)
     params = {"hidden_sizes": (50,), "learning_rate": 0.02, "random_state": 0, "n_orderings": 4}
     stopped = EoNADE(max_epochs=60, patience=5, **params).fit(X, X_val)
     assert stopped.best_epoch_ < 55
@@ -167,7 +149,7 @@ def test_early_stopping_keeps_the_best_parameters():
 
 @pytest.mark.parametrize("hidden_sizes", [(130,), (20, 10)])
 def test_one_seed_gives_the_same_bits_on_any_number_of_threads(hidden_sizes):
-    X = some_rows(600)
+    X = some_rows(600, 7)
     params = {"max_epochs": 2, "random_state": 0, "n_orderings": 3}
     fitted = [EoNADE(hidden_sizes, n_threads=n, **params).fit(X, X[:50]) for n in (1, 2, 3)]
     for model in fitted[1:]:
@@ -180,29 +162,3 @@ def test_one_input_and_one_row_are_enough():
     model = EoNADE((3,), max_epochs=2, random_state=0, dtype="float64").fit([[1]], [[1]])
     assert np.exp(model.score_samples([[0], [1]])).sum() == pytest.approx(1)
     assert model.n_parameters == 2 * 3 + 3 + 3 + 1
-
-
-@pytest.mark.parametrize(
-    ("params", "error"),
-    [
-        ({"hidden_sizes": ()}, ValueError),
-        ({"hidden_sizes": 5}, TypeError),
-        ({"n_orderings": 0}, ValueError),
-        ({"activation": "tanh"}, ValueError),
-        ({"batch_size": 0}, ValueError),
-    ],
-)
-def test_bad_parameters_are_refused(params, error):
-    with pytest.raises(error):
-        EoNADE(**params)
-
-
-def test_bad_tables_are_refused():
-    X = some_rows()
-    with pytest.raises(ValueError, match="X must hold only 0 and 1"):
-        EoNADE().fit(X * 2)
-    model = EoNADE((3,), max_epochs=1, random_state=0).fit(X)
-    with pytest.raises(ValueError, match="X must have shape"):
-        model.score_samples(X[:, :3])
-    with pytest.raises(ValueError, match="n_orderings"):
-        model.score_samples(X, n_orderings=0)

@@ -1,0 +1,111 @@
+"""What all baselines do alike: arguments and tables at the door, another fit, a line an epoch."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import pytest
+from baselines.rows import every_row, some_rows
+
+from bench.baselines.bernoulli_mixture import BernoulliMixture
+from bench.baselines.darn import DARN
+from bench.baselines.eonade import EoNADE
+from bench.baselines.fvsbn import FVSBN
+from bench.baselines.nade import NADE
+from bench.baselines.rbm import RBM
+
+X = some_rows(30, 8)
+
+SMALL = {
+    "mixture": partial(BernoulliMixture, 3),
+    "FVSBN": FVSBN,
+    "NADE": partial(NADE, 5),
+    "EoNADE": partial(EoNADE, (5,), n_orderings=2),
+    "RBM": partial(RBM, 2, cd_steps=1),
+    "DARN": partial(DARN, 5),
+}
+EACH = pytest.mark.parametrize("make", SMALL.values(), ids=SMALL.keys())
+
+
+@EACH
+def test_a_model_can_be_fitted_again_on_other_columns(make):
+    model = make(max_epochs=2, random_state=0).fit(X)
+    rows = some_rows(30, 4)
+    again = model.fit(rows, rows).score_samples(every_row(4))
+    np.testing.assert_array_equal(again, make(max_epochs=2, random_state=0).fit(rows, rows).score_samples(every_row(4)))
+    assert np.exp(again).sum() == pytest.approx(1, abs=1e-5)
+    assert model.sample(3, random_state=0).shape == (3, 4)
+
+
+@EACH
+def test_bad_tables_are_refused(make):
+    model = make(max_epochs=1, random_state=0)
+    with pytest.raises(ValueError, match="X must hold only 0 and 1"):
+        model.fit(X + 1)
+    with pytest.raises(ValueError, match="X_val must have shape"):
+        model.fit(X, X[:, :3])
+    before = model.fit(X).score_samples(X)
+    with pytest.raises(ValueError, match="X_val must have shape"):
+        model.fit(X[:, :4], X)
+    np.testing.assert_array_equal(model.score_samples(X), before)  # what was refused changed nothing
+    with pytest.raises(ValueError, match=r"X must have shape .* 8 features"):
+        model.score_samples(X[:, :3])
+    with pytest.raises(ValueError, match="n_samples"):
+        model.sample(0)
+
+
+@pytest.mark.parametrize(
+    ("make", "params", "error"),
+    [
+        (BernoulliMixture, {"n_components": 2.5}, TypeError),
+        (BernoulliMixture, {"smoothing": 0}, ValueError),
+        (RBM, {"cd_steps": 0}, ValueError),
+        (RBM, {"momentum": 1}, ValueError),
+        (NADE, {"hidden_size": 0}, ValueError),
+        (NADE, {"hidden_size": 2.5}, TypeError),
+        (NADE, {"activation": "tanh"}, ValueError),
+        (NADE, {"learning_rate": -1.0}, ValueError),
+        (NADE, {"learning_rate_schedule": "cosine"}, ValueError),
+        (NADE, {"dtype": "int8"}, ValueError),
+        (NADE, {"depth": 3}, TypeError),
+        (EoNADE, {"hidden_sizes": ()}, ValueError),
+        (EoNADE, {"hidden_sizes": 5}, TypeError),
+        (EoNADE, {"n_orderings": 0}, ValueError),
+        (EoNADE, {"activation": "tanh"}, ValueError),
+        (EoNADE, {"batch_size": 0}, ValueError),
+        (DARN, {"n_hidden": 0}, ValueError),
+        (DARN, {"n_samples": 0}, ValueError),
+        (DARN, {"autoregressive_prior": 1}, TypeError),
+        (DARN, {"patience": 0}, ValueError),
+    ],
+)
+def test_bad_parameters_are_refused(make, params, error):
+    with pytest.raises(error, match=next(iter(params))):
+        make(**params)
+
+
+@pytest.mark.parametrize(
+    ("ask", "name"),
+    [
+        (lambda: NADE(ordering=[1, 2]).fit(X), "ordering"),
+        (lambda: FVSBN([1, 2, 3]).fit(X), "ordering"),
+        (lambda: EoNADE((3,), max_epochs=1).fit(X).score_samples(X, n_orderings=0), "n_orderings"),
+        (lambda: RBM(2, cd_steps=1, max_epochs=1).fit(X).sample(3, n_steps=0), "n_steps"),
+    ],
+)
+def test_bad_arguments_that_only_one_model_has_are_refused(ask, name):
+    with pytest.raises(ValueError, match=name):
+        ask()
+
+
+@EACH
+def test_verbose_tells_a_line_an_epoch(make, capsys):
+    for X_val in (None, X):
+        make(max_epochs=3, verbose=1).fit(X, X_val)
+        lines = capsys.readouterr().err.splitlines()
+        assert [line.split(":")[0] for line in lines] == ["epoch 1", "epoch 2", "epoch 3"]
+        assert all(("validation" in line) == (X_val is not None) for line in lines)
+        assert all(("train" in line) == (make is not SMALL["RBM"]) for line in lines)
+    make(max_epochs=1).fit(X)
+    assert capsys.readouterr().err == ""

@@ -448,7 +448,7 @@ def test_hidden_sizes(value, sizes):
         (itertools.count(1), ValueError, f"at most {layout.MAX_LAYERS - 1} layers, got more than {layout.MAX_LAYERS - 1}"),
         (np.array(5), TypeError, r"hidden_sizes must be a sequence of ints, got array\(5\)"),
         ((2**31,), ValueError, r"hidden_sizes\[0\] must be an int >= 1 and at most 2147483647, got 2147483648"),
-        ((np.timedelta64(3),), TypeError, r"hidden_sizes\[0\] must be an int >= 1, got np.timedelta64\(3\)"),
+        ((np.timedelta64(3, "s"),), TypeError, r"hidden_sizes\[0\] must be an int >= 1, got np.timedelta64\(3,'s'\)"),
     ],
 )
 def test_refused_hidden_sizes(value, error, match):

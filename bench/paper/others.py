@@ -96,7 +96,7 @@ def _row(name: str, model: str, make: Callable[..., Baseline], params: dict[str,
     return row
 
 
-def _published(name: str, model: str) -> float | None:
+def _published(name: str, model: str) -> str | None:
     if name != "binarized_mnist":
         return None
-    return next((value for known, value in published.OTHERS.items() if model.startswith(known)), None)
+    return next((f"{value:.2f}" for known, value in published.OTHERS.items() if model.startswith(known)), None)

@@ -61,11 +61,13 @@ def _section(name: str, result: dict[str, Any], about: str) -> Iterator[str]:
     if result["quick"]:
         yield "**A quick run: it shows that all of it works; its figures mean nothing.**"
         yield ""
-    yield f"{about} `python -m bench.paper {result['command']}`, {result['machine']}.".strip()
+    spent = sum(row.get("all_cpu_seconds", 0) for row in result["rows"])
+    took = f", {spent / 60:.0f} minutes of CPU time in all" if spent else ""
+    yield f"{about} `python -m bench.paper {result['command']}`, {result['machine']}{took}.".strip()
     yield ""
     yield from _table(result["rows"])
     for row in result["rows"]:
-        if row.get("published") is not None and _above(row) > 0:
+        if "nll" in row and row["published"] is not None and _above(row) > 0:
             yield ""
             yield f"- {row['data_set']}, {row['variant']}: short by {_above(row):.2f} nats."
 
@@ -104,12 +106,8 @@ def _above(row: dict[str, Any]) -> float:
 
 
 def _cell(value: Any) -> str:
-    return (
-        "-"
-        if value is None
-        else f"{value:.3g}"
-        if isinstance(value, float)
-        else f"{value:,}"
-        if isinstance(value, int)
-        else value
-    )
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -53,6 +53,9 @@ OURS: Params = {
 }
 """Where our own recipe begins."""
 
+DEBD_STEPS, DEBD_EPOCHS = 10_000, 300
+"""At most so many mini-batches, and so many epochs, in a run on one of the DEBD sets."""
+
 
 class Choice(NamedTuple):
     """What was chosen on the validation rows, and all the runs that were made to find it."""
@@ -99,6 +102,9 @@ def ours(train: Train) -> Choice:
     return walk(OURS, [dropout, [{"n_masks": 1}], [{"learning_rate": 3e-4}], [{"learning_rate": 3e-3}]], train)
 
 
-def debd(train: Train) -> dict[str, Choice]:
-    """Make the runs of one set of the DEBD collection: the first three of our own recipe."""
-    return {"our recipe": walk(OURS, [[{"dropout": 0.25}, {"dropout": 0.5}]], train)}
+def debd(train: Train, n_rows: int) -> dict[str, Choice]:
+    """Make the runs of one set of the DEBD collection, of so many training rows: our own recipe, cut down, three dropouts."""
+    steps_an_epoch = -(-n_rows // OURS["batch_size"])
+    budget = {"max_epochs": min(DEBD_EPOCHS, -(-DEBD_STEPS // steps_an_epoch))}
+    start = {**OURS, **budget, "learning_rate_schedule": "linear", "n_val_masks": 8}
+    return {"our recipe": walk(start, [[{"dropout": 0.25}, {"dropout": 0.5}]], train)}

@@ -14,7 +14,7 @@ from typing import Any, TypedDict
 
 from bench.paper import published, recipes
 from bench.paper.recipes import Choice, Params
-from bench.paper.runs import Place, evaluate, train
+from bench.paper.runs import Place, data_set, evaluate, train
 
 __all__ = ["Row", "debd", "figure_2", "say", "table_4", "table_6"]
 
@@ -88,7 +88,8 @@ def _rows_of_table_4(name: str, place: Place) -> list[Row]:
 
 
 def _rows_of_debd(name: str, place: Place) -> list[Row]:
-    choices = recipes.debd(lambda params: train(name, params, place, say))
+    n_rows = data_set(name, place).train.shape[0]
+    choices = recipes.debd(lambda params: train(name, params, place, say), n_rows)
     return [row(choice, variant, published.DEBD.get(name), place) for variant, choice in choices.items()]
 
 

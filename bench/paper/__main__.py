@@ -11,7 +11,7 @@ import argparse
 import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from made_fast import threads
 __all__ = ["main"]
 
 HERE = Path(__file__).parent
-WIDTHS = (500, 2000)
+WIDTHS = (500, 8000)
 TABLES = ("table4", "table6", "figure2", "figure3", "table1", "debd", "baselines", "page")
 
 
@@ -62,35 +62,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def make(given: argparse.Namespace) -> Path:
-    """Make a table or a figure; return the path of the page."""
+    """Make a table or a figure; return the path of the page. What there is of a table is written with every row."""
     wide = given.table not in ("table4", "debd")
     jobs = 1 if wide else max(1, given.jobs)
     place = Place(given.data, given.work, max(1, threads.available() // jobs), given.quick)
     given.results.mkdir(parents=True, exist_ok=True)
-    changes = {} if given.max_epochs is None else {"max_epochs": given.max_epochs}
-    rows: list[Any] = []
-    if given.table == "table4":
-        rows = list(tables.table_4(names(given, tuple(published.TABLE_4)), place, jobs))
-    elif given.table == "debd":
-        rows = list(tables.debd(names(given, DEBD), place, jobs))
-    elif given.table == "table6":
-        rows = list(tables.table_6(place, given.widths, changes))
-    elif given.table == "figure2":
-        rows = list(tables.figure_2(place, changes))
-        figures.curve(rows, given.results / "figure2.png")
+    command = shlex.join([given.table, *(["--widths", *map(str, given.widths)] if given.table == "table6" else [])])
+    result = {"command": command, "machine": machine.cpu(), "quick": given.quick, "rows": []}
+    for row in rows(given, place, jobs):
+        result["rows"].append(row)
+        (given.results / f"{given.table}.json").write_text(json.dumps(result, indent=1) + "\n")
+    if given.table == "figure2":
+        figures.curve(result["rows"], given.results / "figure2.png")
     elif given.table == "figure3":
         figures.samples(place, given.results)
-    elif given.table == "table1":
-        rows = list(figures.times(given.quick))
-    elif given.table == "baselines":
-        from bench.paper import others
-
-        rows = list(others.baselines(names(given, others.SETS), place))
-    if rows:
-        command = shlex.join([given.table, *(["--widths", *map(str, given.widths)] if given.table == "table6" else [])])
-        result = {"command": command, "machine": machine.cpu(), "quick": given.quick, "rows": rows}
-        (given.results / f"{given.table}.json").write_text(json.dumps(result, indent=1) + "\n")
     return page.write(given.results)
+
+
+def rows(given: argparse.Namespace, place: Place, jobs: int) -> Iterator[Any]:
+    """Yield the rows of a table as they are made; ``page`` and ``figure3`` have none."""
+    changes = {} if given.max_epochs is None else {"max_epochs": given.max_epochs}
+    if given.table == "table4":
+        yield from tables.table_4(names(given, tuple(published.TABLE_4)), place, jobs)
+    elif given.table == "debd":
+        yield from tables.debd(names(given, DEBD), place, jobs)
+    elif given.table == "table6":
+        yield from tables.table_6(place, given.widths, changes)
+    elif given.table == "figure2":
+        yield from tables.figure_2(place, changes)
+    elif given.table == "table1":
+        yield from figures.times(given.quick)
+    elif given.table == "baselines":
+        from bench.paper import others  # compiles kernels by Numba
+
+        yield from others.baselines(names(given, others.SETS), place)
 
 
 DEBD = (

@@ -39,8 +39,14 @@ PAPER: Params = {
 }
 """What all runs of Table 4 share; where the paper leaves it open, as in the authors' own commands."""
 
-MNIST: Params = {**PAPER, "optimizer": "adagrad", "learning_rate": 0.01, "optimizer_params": {"eps": 1e-6}}
-"""Table 6 and Figure 2."""
+MNIST: Params = {
+    **PAPER,
+    "optimizer": "adagrad",
+    "learning_rate": 0.03,
+    "optimizer_params": {"eps": 1e-6},
+    "max_epochs": 150,
+}
+"""Table 6 and Figure 2. Of the rates 0.01, 0.03 and 0.1 the best on the validation rows after 60 epochs of 500 units."""
 
 OURS: Params = {
     **PAPER,

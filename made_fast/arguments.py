@@ -120,6 +120,8 @@ def _first(value: Any, n: int, refuse: Callable[[], Exception]) -> tuple[list[An
     try:
         found = list(islice(value, n + 1))
         count = len(found) if len(found) <= n else len(value) if isinstance(value, Sized) else f"more than {n}"
+    except MemoryError:
+        raise
     except Exception as error:  # a 0-dimensional array, say
         raise refuse() from error
     return found[:n], count
@@ -167,6 +169,8 @@ def path(value: Any, name: str = "path") -> str:
     """Return a path as text."""
     try:
         found = os.fsdecode(value)
+    except MemoryError:
+        raise
     except Exception as error:
         raise TypeError(
             f"{name} must be a str, bytes or os.PathLike, got {shown(value)} of type {type(value).__name__}."

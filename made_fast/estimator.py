@@ -253,7 +253,6 @@ class MADE(FittedDensity):
             with Progress(verbose, max_epochs) as progress:
 
                 def on_epoch(record: training.EpochRecord, best_epoch: int) -> None:
-                    self.history_.append(record)
                     self.best_epoch_ = best_epoch
                     progress.show(record, best_epoch)
                     if checkpoint is not None and record["epoch"] % every == 0:
@@ -323,7 +322,8 @@ class MADE(FittedDensity):
         try:
             made = cls(**about["params"])
             names = about["feature_names"]
-            made.history_, made._split_seed = list(about["history"]), int(about["split_seed"])
+            made.history_ = state.history = list(about["history"])
+            made._split_seed = int(about["split_seed"])
             made._trainer, made._fit_state, made._resumed = trainer, state, True
             made.best_epoch_, made.n_features_in_ = state.best_epoch, trainer.architecture.n_inputs
             if names is not None:
@@ -375,7 +375,7 @@ class MADE(FittedDensity):
         validate_data(self, X, reset=True, skip_check_array=True)
         self._trainer = trainer
         self._fit_state = training.FitState()
-        self.history_: list[training.EpochRecord] = []
+        self.history_ = self._fit_state.history
         self.best_epoch_ = 0
 
     def _hold_out(self, n: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -407,8 +407,9 @@ class MADE(FittedDensity):
 
     def _show(self) -> None:
         """Make ``model_`` of the best parameters so far. It holds them, not a copy: who goes on leaves them as they are."""
+        self._fit_state.take_in(self._trainer.parameters)  # Ctrl-C may have come amid it, or before ``on_epoch`` could tell
         best = self._fit_state.best_parameters
-        self.best_epoch_ = self._fit_state.best_epoch  # Ctrl-C may have come before ``on_epoch`` could tell
+        self.best_epoch_ = self._fit_state.best_epoch
         self.model_ = self._model(self._trainer.parameters if best is None else best, self._trainer)
 
 

@@ -410,6 +410,8 @@ def _log_sum(joint: Floats) -> Floats:
 def _members(value: Any) -> tuple[MADEModel, ...]:
     try:
         members = tuple(value)
+    except MemoryError:
+        raise
     except Exception as error:
         raise TypeError(f"members must be a sequence of MADEModels, got {type(value).__name__}.") from error
     if not members:

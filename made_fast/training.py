@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
 import numpy as np
@@ -125,12 +125,37 @@ def _diverged(trainer: Trainer, good: NDArray[Any], number: int, what: str) -> F
 
 @dataclass
 class FitState:
-    """Where a fit stands: epochs made, and the best one so far."""
+    """Where a fit stands: epochs made, and the best one so far. ``made`` is an epoch that is not taken in yet."""
 
     epoch: int = 0
     best_epoch: int = 0
     best_nll: float = np.inf
     best_parameters: NDArray[Any] | None = None
+    history: list[EpochRecord] = field(default_factory=list)
+    made: EpochRecord | None = None
+
+    def take_in(self, parameters: NDArray[Any]) -> None:
+        """Count the epoch that was made, if there is one, and keep its parameters if they are the best.
+
+        Ctrl-C may come between any two lines: called once more, it does what is left. So the best NLL, which says whether the
+        rest is to be done, is written after it, and ``made`` is forgotten last.
+        """
+        if self.made is None:
+            return
+        number, nll = self.made["epoch"], self.made["validation_nll"]
+        if nll is None:
+            self.best_epoch = number
+        elif nll < self.best_nll:
+            if self.best_parameters is None:
+                self.best_parameters = panels.aligned_copy(parameters)
+            else:
+                self.best_parameters[:] = parameters
+            self.best_epoch = number
+            self.best_nll = nll
+        if self.epoch < number:
+            self.history[number - 1 :] = [self.made]
+            self.epoch = number
+        self.made = None
 
 
 def fit(
@@ -161,19 +186,12 @@ def fit(
             kept[:] = trainer.parameters
         good = kept if state.best_parameters is None else state.best_parameters
         record = run_epoch(trainer, rows, batch_size, n_threads, number, good)
-        if validate is None:
-            state.best_epoch = number
-        else:
+        if validate is not None:
             nll = validate()
             if not np.isfinite(nll):
                 what = f"the validation loss became {nll} with the update of step {trainer.step}"
                 raise _diverged(trainer, good, number, what)
             record["validation_nll"] = nll
-            if nll < state.best_nll:
-                state.best_nll, state.best_epoch = nll, number
-                if state.best_parameters is None:
-                    state.best_parameters = panels.aligned_copy(trainer.parameters)
-                else:
-                    state.best_parameters[:] = trainer.parameters
-        state.epoch = number
+        state.made = record
+        state.take_in(trainer.parameters)
         on_epoch(record, state.best_epoch)

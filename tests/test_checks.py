@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import scipy.sparse as sp
 from hypothesis import given
 from hypothesis import strategies as st
 
-from made_fast import arguments, checks, threads
+from made_fast import MADE, MixtureModel, arguments, checks, load, threads
 from made_fast.kernels import layout
 from made_fast.masks import Connectivity, draw_connectivity
 
@@ -770,3 +771,29 @@ def test_checks_need_numpy_alone():
         "assert not {'scipy', 'pandas', 'sklearn'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_lack_of_memory_is_never_taken_for_bad_input(tmp_path):
+    class Short(os.PathLike):
+        """Whatever is asked of it, there is no memory for the answer."""
+
+        def __fspath__(self, *_, **__):
+            raise MemoryError
+
+        __iter__ = __array__ = __float__ = __fspath__
+
+    short, table = Short(), np.full((1, 4), 0, object)
+    table[0, 0] = short
+    made = MADE((4,), max_epochs=1, random_state=0).fit(np.eye(4))
+    for call in (
+        lambda: load(short),
+        lambda: MADE.resume(short),
+        lambda: made.save(short),
+        lambda: MixtureModel(short),
+        lambda: MADE(short).fit(np.eye(4)),
+        lambda: made.score_samples(short),
+        lambda: made.score_samples(table),
+        lambda: MADE(ordering=short).fit(np.eye(4)),
+    ):
+        with pytest.raises(MemoryError):
+            call()

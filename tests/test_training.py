@@ -6,6 +6,7 @@ import errno
 import itertools
 import json
 import os
+import sys
 
 import numpy as np
 import pytest
@@ -965,16 +966,63 @@ def test_training_on_incomplete_rows_learns_about_complete_ones(options):
     assert abs(np.exp(made.score_samples(all_inputs(12))).sum() - 1) < 1e-5
 
 
-def test_ctrl_c_right_after_the_best_epoch_leaves_the_number_of_that(monkeypatch):
-    def copy(values):
-        raise KeyboardInterrupt
+@pytest.mark.parametrize("nlls", [(None, None), (3.0, 2.0), (2.0, 3.0)], ids=str)
+def test_ctrl_c_between_any_two_lines_leaves_an_epoch_taken_in_once(nlls):
+    """A trace function stands for Ctrl-C: it interrupts before each line in turn; who tidies up calls again."""
 
+    def epoch(number):
+        return {"epoch": number, "train_nll": 4.0, "validation_nll": nlls[number - 1], "seconds": 1.0, "rows_per_second": 9.0}
+
+    def after_two(when):
+        """Return the state after two epochs, the second interrupted before a line; and the number of lines."""
+        state, lines = training.FitState(), 0
+        state.made = epoch(1)
+        state.take_in(np.array([1.0]))
+
+        def trace(frame, event, argument):
+            nonlocal lines
+            if frame.f_code is not training.FitState.take_in.__code__:
+                return None
+            lines += event == "line"
+            if event == "line" and lines == when:
+                raise KeyboardInterrupt
+            return trace
+
+        state.made, before = epoch(2), sys.gettrace()
+        sys.settrace(trace)
+        try:
+            state.take_in(np.array([2.0]))
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.settrace(before)
+        state.take_in(np.array([2.0]))
+        return state, lines
+
+    state, n_lines = after_two(0)
+    assert [record["epoch"] for record in state.history] == [1, 2]
+    assert n_lines > 6
+    for when in range(1, n_lines + 1):
+        assert after_two(when)[0] == state, when
+
+
+def test_ctrl_c_right_after_the_best_epoch_leaves_it_as_such(monkeypatch):
+    take_in, calls = training.FitState.take_in, []
+
+    def interrupted(state, parameters):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        take_in(state, parameters)
+
+    monkeypatch.setattr(training.FitState, "take_in", interrupted)
     made = small()
-    monkeypatch.setattr(training.panels, "aligned_copy", copy)
     with pytest.raises(KeyboardInterrupt):
         made.fit(rows(50), X_val=rows(20))
-    assert made.best_epoch_ == 1
-    assert np.isfinite(made.score(rows(20)))
+    scores = [record["validation_nll"] for record in made.history_]
+    assert len(scores) == 3
+    assert made.best_epoch_ == 1 + int(np.argmin(scores))
+    assert -made.score(rows(20)) == min(scores)
 
 
 def test_complete_rows_among_masks_that_could_vary_train_as_ever(monkeypatch):

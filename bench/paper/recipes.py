@@ -59,7 +59,7 @@ OURS: Params = {
 }
 """Where our own recipe begins."""
 
-DEBD_STEPS, DEBD_EPOCHS = 10_000, 300
+DEBD_STEPS, DEBD_EPOCHS = 30_000, 300
 """At most so many mini-batches, and so many epochs, in a run on one of the DEBD sets."""
 
 
@@ -109,8 +109,12 @@ def ours(train: Train) -> Choice:
 
 
 def debd(train: Train, n_rows: int) -> dict[str, Choice]:
-    """Make the runs of one set of the DEBD collection, of so many training rows: our own recipe, cut down, three dropouts."""
+    """Make the runs of one set of the DEBD collection, of so many training rows: three dropouts, then more masks.
+
+    It is our own recipe with one mask to begin with, and a rate that falls to nothing in a given number of epochs.
+    """
     steps_an_epoch = -(-n_rows // OURS["batch_size"])
-    budget = {"max_epochs": min(DEBD_EPOCHS, -(-DEBD_STEPS // steps_an_epoch))}
-    start = {**OURS, **budget, "learning_rate_schedule": "linear", "n_val_masks": 8}
-    return {"our recipe": walk(start, [[{"dropout": 0.25}, {"dropout": 0.5}]], train)}
+    budget = {"max_epochs": min(DEBD_EPOCHS, -(-DEBD_STEPS // steps_an_epoch)), "patience": 30}
+    start = {**OURS, **budget, "learning_rate_schedule": "linear", "n_masks": 1, "n_val_masks": 8}
+    dropout: list[Params] = [{"dropout": 0.25}, {"dropout": 0.5}]
+    return {"our recipe": walk(start, [dropout, [{"n_masks": 8}], [{"n_masks": None}]], train)}

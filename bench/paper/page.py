@@ -14,13 +14,13 @@ __all__ = ["write"]
 SECTIONS = {
     "table4": (
         "Table 4: binary sets",
-        "One mask and mask sampling: the paper's grid, cut down by the rule in `recipes.py`. Our recipe: the best of six.",
+        "One mask and mask sampling: the paper's grid, cut down by the rule in `recipes.py`. Our recipe: the best of five.",
     ),
     "table6": ("Table 6: binarized MNIST", "AdaGrad, 150 epochs at most; the published networks have layers of 8000 units."),
     "figure2": ("Figure 2: the number of masks", "Binarized MNIST, one layer of 500 units, AdaGrad."),
     "debd": (
         "The DEBD sets",
-        "One recipe for all: Adam for 30,000 steps at most; dropout and the number of masks by validation.",
+        "One recipe: Adam, 30,000 steps at most; dropout and the number of masks by validation.",
     ),
     "baselines": ("Other models", "Small reference implementations (`bench/baselines/`), each trained as it stands."),
     "table1": ("Table 1: the time of a test NLL", ""),

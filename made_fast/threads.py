@@ -105,9 +105,16 @@ class _Worker:
     def __init__(self, task: _Task) -> None:
         self.inbox: SimpleQueue[_Task] = SimpleQueue()
         self.inbox.put(task)
-        threading.Thread(target=self._loop, name="made_fast", daemon=True).start()
+        self._begun = threading.Lock()
+        self._begun.acquire()
+        thread = threading.Thread(target=self._loop, name="made_fast", daemon=True)
+        thread.start()
+        while not self._begun.acquire(timeout=1):  # Python ends a thread for which it finds no memory, and tells nobody
+            if not thread.is_alive():
+                raise MemoryError("a thread ended before it began")
 
     def _loop(self) -> None:
+        self._begun.release()
         kept = True
         while kept:
             task = self.inbox.get()
@@ -212,6 +219,9 @@ def unattended(work: Callable[[], None]) -> None:
 def _hand_out(tasks: list[_Task], all_of_them: bool) -> None:
     """Give each task to a worker; if there are not enough, fail or drop the rest of the tasks."""
     for i, task in enumerate(tasks):
+        if not all_of_them and len(_given) >= HELPERS:  # others have begun since we were counted
+            del tasks[i:]
+            return
         _given.add(task)
         try:
             worker = _idle.pop()
@@ -221,8 +231,11 @@ def _hand_out(tasks: list[_Task], all_of_them: bool) -> None:
             except RuntimeError:  # no more threads: a limit, or the interpreter is about to end
                 if all_of_them:
                     raise
-                _given.discard(task)
-                del tasks[i:]
+                if task.belongs_to("caller"):
+                    _given.discard(task)
+                    del tasks[i:]
+                else:  # Python found no memory to wait for its start, and the thread has begun all the same
+                    del tasks[i + 1 :]
                 return
         else:
             worker.inbox.put(task)

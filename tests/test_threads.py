@@ -148,6 +148,44 @@ def test_aside_all_ranks_leave_the_caller_free(monkeypatch):
     assert elsewhere == [other]  # no Ctrl-C comes there: no need
 
 
+def test_a_thread_that_ends_before_it_begins_is_a_lack_of_memory(monkeypatch):
+    """Python ends a thread for which it finds no memory, after ``start`` has returned."""
+    monkeypatch.setattr(threads, "_idle", [])
+    monkeypatch.setattr(threads._Worker, "_loop", lambda worker: None)
+    called_off = []
+    for aside in (False, True):
+        with pytest.raises(MemoryError, match="a thread ended before it began"):
+            threads.run(lambda _: None, 2, lambda: called_off.append(1), aside=aside)
+    assert called_off == [1, 1]
+    assert not threads._given
+
+
+@pytest.mark.parametrize("begins", [True, False], ids=["it begins", "it comes too late"])
+def test_a_start_that_fails_after_all_leaves_nobody_behind(monkeypatch, begins):
+    """``Thread.start`` may raise RuntimeError when the thread is there: for want of memory to wait for it."""
+    monkeypatch.setattr(threads, "_idle", [])
+    start, begun, done, ended = threading.Thread.start, threading.Event(), [], threading.Event()
+
+    def failing(thread):
+        if begins:
+            start(thread)
+            begun.wait(10)
+        raise RuntimeError("can't allocate lock")
+
+    def work(item, rank):
+        if rank:
+            begun.set()
+            time.sleep(0.3)
+            ended.set()
+        done.append(item)
+
+    monkeypatch.setattr(threading.Thread, "start", failing)
+    threads.for_each(work, 20, 3)
+    assert sorted(done) == list(range(20))
+    assert ended.is_set() is begins
+    assert not threads._given
+
+
 @pytest.mark.parametrize("wait", [True, False])
 def test_ctrl_c_is_answered_while_others_do_the_work(wait):
     """``aside`` calls them off, and waits until they have ended; ``unattended`` goes at once."""

@@ -148,9 +148,16 @@ def test_aside_all_ranks_leave_the_caller_free(monkeypatch):
     assert elsewhere == [other]  # no Ctrl-C comes there: no need
 
 
+class NoneIdle(list):
+    """No worker is there, and there is room for none: each ends with its task."""
+
+    def __len__(self):
+        return threads.HELPERS
+
+
 def test_a_thread_that_ends_before_it_begins_is_a_lack_of_memory(monkeypatch):
     """Python ends a thread for which it finds no memory, after ``start`` has returned."""
-    monkeypatch.setattr(threads, "_idle", [])
+    monkeypatch.setattr(threads, "_idle", NoneIdle())
     monkeypatch.setattr(threads._Worker, "_loop", lambda worker: None)
     called_off = []
     for aside in (False, True):
@@ -163,7 +170,7 @@ def test_a_thread_that_ends_before_it_begins_is_a_lack_of_memory(monkeypatch):
 @pytest.mark.parametrize("begins", [True, False], ids=["it begins", "it comes too late"])
 def test_a_start_that_fails_after_all_leaves_nobody_behind(monkeypatch, begins):
     """``Thread.start`` may raise RuntimeError when the thread is there: for want of memory to wait for it."""
-    monkeypatch.setattr(threads, "_idle", [])
+    monkeypatch.setattr(threads, "_idle", NoneIdle())
     start, begun, done, ended = threading.Thread.start, threading.Event(), [], threading.Event()
 
     def failing(thread):

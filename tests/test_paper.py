@@ -1,6 +1,7 @@
 """``bench.paper`` on small made-up sets: runs are kept, go on, and are chosen without the test rows; mistakes are one line."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -167,7 +168,17 @@ def test_the_page_says_where_a_run_falls_short(tmp_path):
     assert "| adult | one mask | 13.50 ± 0.10 | 13.12 | no |" in text
     assert "| adult | our recipe | 13.20 ± 0.10 | 13.12 | yes |" in text
     assert text.count("short by") == 1
-    assert "- adult, one mask: short by 0.28 nats." in text
+    assert "- adult, one mask: short by 0.280 nats; of the paper's grid" in text
+
+
+def test_the_readme_says_what_the_results_say():
+    results = Path(paper.HERE / "results")
+    readme = (Path(paper.HERE).parents[1] / "README.md").read_text()
+    for name in ("table4", "table6", "debd"):
+        result = json.loads((results / f"{name}.json").read_text())
+        assert not result["quick"]
+        for row in result["rows"]:
+            assert f"{row['nll']:.2f} ± {row['interval']:.2f}" in readme, (name, row["data_set"], row["variant"])
 
 
 def test_the_page_shows_tables_that_have_columns_of_their_own(tmp_path):

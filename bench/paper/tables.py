@@ -87,7 +87,8 @@ def _rows_of_table_4(name: str, place: Place) -> list[Row]:
     if values is not None:
         sampling = values.one_mask if values.mask_sampling is None else values.mask_sampling
         shown = {"one mask": values.one_mask, "mask sampling": sampling, "our recipe": min(values.one_mask, sampling)}
-    choices = recipes.table_4(lambda params: train(name, params, place, say))
+    n_rows = data_set(name, place).train.shape[0]
+    choices = recipes.table_4(lambda params: train(name, params, place, say), n_rows)
     return [row(choice, variant, shown[variant], place) for variant, choice in choices.items()]
 
 

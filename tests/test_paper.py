@@ -168,7 +168,7 @@ def test_the_page_says_where_a_run_falls_short(tmp_path):
     assert "| adult | one mask | 13.50 ± 0.10 | 13.12 | no |" in text
     assert "| adult | our recipe | 13.20 ± 0.10 | 13.12 | yes |" in text
     assert text.count("short by") == 1
-    assert "- adult, one mask: short by 0.280 nats; of the paper's grid" in text
+    assert "- adult, one mask: short by 0.280 nats; 11 settings" in text
 
 
 def test_the_readme_says_what_the_results_say():

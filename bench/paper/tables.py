@@ -119,14 +119,18 @@ def table_6(place: Place, widths: Sequence[int], changes: Params) -> Iterator[Ro
         for (n_layers, n_masks), value in published.MNIST.items():
             if n_layers == 1 or width <= TWO_LAYERS:
                 params = {**recipes.MNIST, "hidden_sizes": (width,) * n_layers, "n_masks": n_masks, **changes}
-                variant = f"{n_layers} layer{'s' * (n_layers > 1)} of {width}, {n_masks} mask{'s' * (n_masks > 1)}"
+                variant = f"{n_layers} layer{'s' * (n_layers > 1)} of {width}, {_masks(n_masks)}"
                 yield _one_run("binarized_mnist", params, variant, value, place)
 
 
 def figure_2(place: Place, changes: Params) -> Iterator[Row]:
     """Yield the NLL of binarized MNIST for growing numbers of masks, one layer of 500 units."""
     for n_masks in (1, 2, 4, 8, 16, 32, 64):
-        yield _one_run("binarized_mnist", {**recipes.MNIST, "n_masks": n_masks, **changes}, f"{n_masks} masks", None, place)
+        yield _one_run("binarized_mnist", {**recipes.MNIST, "n_masks": n_masks, **changes}, _masks(n_masks), None, place)
+
+
+def _masks(n: int) -> str:
+    return "one mask" if n == 1 else f"{n} masks"
 
 
 def _one_run(name: str, params: Params, variant: str, value: float | None, place: Place) -> Row:

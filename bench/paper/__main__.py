@@ -67,7 +67,8 @@ def make(given: argparse.Namespace) -> Path:
     jobs = 1 if wide else max(1, given.jobs)
     place = Place(given.data, given.work, max(1, threads.available() // jobs), given.quick)
     given.results.mkdir(parents=True, exist_ok=True)
-    command = shlex.join([given.table, *(["--widths", *map(str, given.widths)] if given.table == "table6" else [])])
+    widths = ["--widths", *map(str, given.widths)] if given.table == "table6" else []
+    command = shlex.join([given.table, *(["--sets", *given.sets] if given.sets else []), *widths])
     result = {"command": command, "machine": machine.cpu(), "quick": given.quick, "rows": []}
     for row in rows(given, place, jobs):
         result["rows"].append(row)

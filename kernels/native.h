@@ -14,7 +14,7 @@ enum { N_IN, N_OUT, N_PANELS, WEIGHTS, BIAS, UNITS, PANELS, ACTIVATION, DIRECT, 
 enum { SHARED_WEIGHTS, SHARED_BIAS, SHARED_U, ROW, IN_ORDER, OUT_ORDER, SHARED_COLUMNS };
 /* Columns of groups, see train_shared. */
 enum { FIRST, STOP, MASK, PLACES, STEP, STEP_ROWS, GROUP_COLUMNS };
-enum { PANEL = 64, STRIP = 16, TRAIN_BLOCK = 128, MAX_LAYERS = 64, SIGMOID = 4 };
+enum { PANEL = 64, STRIP = 16, TRAIN_BLOCK = 128, MAX_LAYERS = 64, SIGMOID = 4, SYNC = 64 };
 
 typedef struct {
     void *theta;
@@ -62,7 +62,7 @@ typedef struct {
 
 typedef struct {
     int rank, n_ranks;
-    int32_t *sync; /* (64,) */
+    int32_t *sync; /* (SYNC,) */
 } crew_t;
 
 typedef struct {

@@ -331,7 +331,8 @@ def train(
 
     With ``n_ranks > 1`` all ranks 0 .. n_ranks - 1 must call at the same time with the same arrays, each from its own
     thread; they divide the work and meet at barriers in ``sync`` (64,) int32, all 0 at the start. Only ``native`` does that.
-    A rank that waits for one that never comes returns when ``sync[48]`` is set to 1, with no half step made.
+    When ``sync[48]`` is set to 1 all ranks return soon, from a wait for one that never comes or from the midst of a step; of
+    that step's update, some weights have been made, each with its state, and the others have not.
     """
     net = theta, layers, n_live, panel_start
     for i in range(len(nll)):

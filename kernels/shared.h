@@ -67,13 +67,13 @@ static void NAME(pack_row)(const net_t *net, const shared_layer_t *s, int64_t k,
 }
 
 /* A rank's share of the rows of weights of one connectivity, and of its biases. */
-static void NAME(pack_weights)(const net_t *net, const shared_t *shared, int64_t rank, int64_t n_ranks)
+static void NAME(pack_weights)(const net_t *net, const shared_t *shared, const crew_t *crew)
 {
     const REAL *values = shared->values;
     for (int64_t l = 0; l < net->n_rows; l++) {
         const shared_layer_t s = NAME(shared_layer)(net, shared, l);
-        for (int64_t k = 0; k < s.n_in; k++) {
-            if (!DEALT_TO(rank, n_ranks, k)) continue;
+        for (int64_t k = 0; k < s.n_in && !NAME(called_off)(crew); k++) {
+            if (!DEALT_TO(crew->rank, crew->n_ranks, k)) continue;
             const REAL *next = values + s.w + s.in[k + 1 < s.n_in ? k + 1 : k] * s.stride; /* rows are long leaps apart */
             for (int64_t j = 0; j < s.stride; j += 64 / sizeof(REAL)) __builtin_prefetch(next + j);
             NAME(pack_row)(net, &s, k, values + s.w + s.in[k] * s.stride);
@@ -81,22 +81,25 @@ static void NAME(pack_weights)(const net_t *net, const shared_t *shared, int64_t
     }
 }
 
-static void NAME(pack_biases)(const net_t *net, const shared_t *shared, int64_t rank, int64_t n_ranks)
+static void NAME(pack_biases)(const net_t *net, const shared_t *shared, const crew_t *crew)
 {
     for (int64_t l = 0; l < net->n_rows; l++) {
         const shared_layer_t s = NAME(shared_layer)(net, shared, l);
         REAL *bias = (REAL *)net->theta + s.bias;
         const int64_t n = s.b >= 0 ? s.n_out : 0;
-        for (int64_t run = rank; s.u >= 0 && run < s.n_panels; run += n_ranks) NAME(pack_bias)(net, shared->values, &s, run);
-        if (rank == 0 && s.u < 0) NAME(gather_row)((REAL *)shared->values + s.b, s.unit, n, n, bias);
-        if (rank == 0) memset(bias + n, 0, (s.n_panels * PANEL - n) * sizeof(REAL));
+        for (int64_t run = crew->rank; s.u >= 0 && run < s.n_panels && !NAME(called_off)(crew); run += crew->n_ranks)
+            NAME(pack_bias)(net, shared->values, &s, run);
+        if (crew->rank == 0 && s.u < 0) NAME(gather_row)((REAL *)shared->values + s.b, s.unit, n, n, bias);
+        if (crew->rank == 0) memset(bias + n, 0, (s.n_panels * PANEL - n) * sizeof(REAL));
     }
 }
 
 static void NAME(pack)(const net_t *net, const shared_t *shared)
 {
-    NAME(pack_weights)(net, shared, 0, 1);
-    NAME(pack_biases)(net, shared, 0, 1);
+    int32_t sync[SYNC] = {0};
+    const crew_t alone = {0, 1, sync};
+    NAME(pack_weights)(net, shared, &alone);
+    NAME(pack_biases)(net, shared, &alone);
 }
 
 /* to[unit[j]] = g[j], or += g[j], for the first n units of a panel but `skip`. */
@@ -185,7 +188,8 @@ static void NAME(sink_row)(const sink_t *sink, const step_t *step, const shared_
 }
 
 /* A rank's share of the gradient of one connectivity, row by row of shared, and what becomes of it. `found` has the gradient of
- * the biases. A row is updated, and packed for the next step, while it is in the cache: no gradient is ever there as a whole. */
+ * the biases. A row is updated, and packed for the next step, while it is in the cache: no gradient is ever there as a whole.
+ * Called off, it leaves some rows a step behind the others. */
 static void NAME(shared_weights)(const net_t *net, const net_t *found, const shared_t *shared, const train_scratch_t *scratch,
                                  int64_t m, int sparse, const sink_t *sink, const crew_t *crew)
 {
@@ -197,7 +201,7 @@ static void NAME(shared_weights)(const net_t *net, const net_t *found, const sha
         const REAL *dz = scratch->dz[NAME(fed)(net, l)], *dbias = (REAL *)found->theta + s.bias;
         const int64_t *at = shared->layout + l * SHARED_COLUMNS;
         const int32_t *place = sink->place + at[OUT_ORDER];
-        for (int64_t k = 0, j0 = 0; k < s.n_in; k += STRIP) {
+        for (int64_t k = 0, j0 = 0; k < s.n_in && !NAME(called_off)(crew); k += STRIP) {
             if (!DEALT_TO(crew->rank, crew->n_ranks, k)) continue;
             const int n = s.n_in - k < STRIP ? (int)(s.n_in - k) : STRIP;
             for (int64_t p = 0; p < s.n_panels; p++) {
@@ -237,7 +241,7 @@ static void NAME(update_share)(const net_t *net, const shared_t *shared, const s
         const int64_t starts[3] = {s.w, s.u, s.b}, counts[3] = {s.n_in, s.n_in, 1};
         for (int part = 0; part < 3; part++) {
             if (starts[part] < 0) continue;
-            for (int64_t k = 0; k < counts[part]; k++, row++) {
+            for (int64_t k = 0; k < counts[part] && !NAME(called_off)(crew); k++, row++) {
                 const int64_t at = starts[part] + k * s.stride;
                 REAL *g = sink->gradient + at;
                 if (!DEALT_TO(crew->rank, crew->n_ranks, k)) continue;
@@ -310,9 +314,9 @@ static void NAME(train_shared)(const shared_t *shared, const masks_t *masks, con
         NAME(connect)(masks, group[MASK], &net, &own);
         if (!packed) {
             NAME(find_places)(masks, &own, place);
-            NAME(pack_weights)(&net, &own, rank, n_ranks);
+            NAME(pack_weights)(&net, &own, crew);
         }
-        NAME(pack_biases)(&net, &own, rank, n_ranks);
+        NAME(pack_biases)(&net, &own, crew);
         for (int64_t i = i0; i < i1; i++) made_fast_permute(data->bits + rows[i] * words, words, place, s.bits + i * words);
         NAME(read_bits)(&net, s.bits + i0 * words, words, data->sparse, &s.forward, i0, i1 - i0);
         if (NAME(meet)(crew)) return;
@@ -332,7 +336,7 @@ static void NAME(train_shared)(const shared_t *shared, const masks_t *masks, con
         for (int64_t l = 0; l < net.n_layers; l++)
             for (int64_t p = rank; p < net.layers[l * LAYER_COLUMNS + N_PANELS]; p += n_ranks)
                 NAME(panel_bias)(&found, l, p, s.dz[l], s.forward.rows, m, &collect);
-        if (NAME(meet)(crew)) return; /* before this step has changed anything */
+        if (NAME(meet)(crew)) return;
 
         now.step = rule->step + group[STEP];
         sink.weights = NAME(prepare)(&now);

@@ -6,21 +6,29 @@
  * between ranks are activations. Not here: parameters that connectivities share (shared.h).
  */
 
-/* Wait for all ranks. Returns 0 to all of them when they have come, or 1 to all: the caller has called the step off, because of
- * Ctrl-C, or because one of them will never come. */
+/* The caller has called the step off, because of Ctrl-C, or because one of the ranks will never come. Who sees that in the
+ * midst of a phase may leave the rest undone, and goes to meet the others. */
+static ALWAYS_INLINE int NAME(called_off)(const crew_t *crew)
+{
+    return __atomic_load_n(crew->sync + 48, __ATOMIC_RELAXED);
+}
+
+/* Wait for all ranks. Returns 0 to all of them when they have come and done all of the phase; 1 to all if it is called off. */
 static int NAME(meet)(const crew_t *crew)
 {
-    int32_t *arrived = crew->sync, *round = crew->sync + 32, *off = crew->sync + 48; /* on cache lines of their own */
-    if (crew->n_ranks == 1) return __atomic_load_n(off, __ATOMIC_RELAXED);
+    int32_t *arrived = crew->sync, *round = crew->sync + 32; /* on cache lines of their own, as what calls off is */
+    if (crew->n_ranks == 1) return NAME(called_off)(crew);
     const int32_t now = __atomic_load_n(round, __ATOMIC_ACQUIRE); /* meetings so far; once meeting r is off, -1 - r */
     int32_t seen = now;
     if (now < 0) return 1;
     if (__atomic_add_fetch(arrived, 1, __ATOMIC_ACQ_REL) == crew->n_ranks) {
         __atomic_store_n(arrived, 0, __ATOMIC_RELAXED);
-        __atomic_compare_exchange_n(round, &seen, now + 1, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
+        /* A rank that has left something undone saw the flag before it came; so who comes last sees it too. */
+        const int32_t then = NAME(called_off)(crew) ? -1 - now : now + 1;
+        __atomic_compare_exchange_n(round, &seen, then, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
     }
     for (int spins = 0; __atomic_load_n(round, __ATOMIC_ACQUIRE) == now; spins++) {
-        if (__atomic_load_n(off, __ATOMIC_RELAXED))
+        if (NAME(called_off)(crew))
             __atomic_compare_exchange_n(round, &seen, -1 - now, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
 #if defined(__x86_64__)
         _mm_pause();
@@ -107,7 +115,7 @@ static void NAME(forward_share)(const net_t *net, int64_t l, int64_t m, int spar
     int64_t i0, i1;
     for (int pass = 0; pass < 2; pass++) { /* first the total cost, then the work */
         if (pass) run = NAME(run_of)(crew, run.at);
-        for (int64_t p = 0; p < panels; p++) {
+        for (int64_t p = 0; p < panels && !NAME(called_off)(crew); p++) {
             const int64_t each = per_row + NAME(panel)(net, l, p).depth + (direct ? NAME(panel)(net, direct, p).depth : 0);
             if (NAME(take)(&run, m, each, NAME(ROW_GRAIN), &i0, &i1) && pass)
                 NAME(layer_panel)(net, l, p, sparse, dropout, loss, s, i0, i1 - i0);
@@ -125,7 +133,7 @@ static void NAME(backward_share)(const net_t *net, int64_t l, int64_t m, const d
     int64_t i0, i1;
     for (int pass = 0; pass < 2; pass++) {
         if (pass) run = NAME(run_of)(crew, run.at);
-        for (int64_t k = 0, j = 0; k < n_in; k += PANEL) {
+        for (int64_t k = 0, j = 0; k < n_in && !NAME(called_off)(crew); k += PANEL) {
             while (j < n_out && live[j] <= k) j++; /* units j .. see these inputs */
             if (!NAME(take)(&run, m, 1 + n_out - j, NAME(ROW_GRAIN), &i0, &i1) || !pass) continue;
             const int64_t at = i0 * PANEL, block = k * rows + at, n = (i1 - i0) * PANEL;
@@ -177,7 +185,8 @@ static source_t NAME(source)(const net_t *net, const train_scratch_t *s, int64_t
     return (source_t){.count = s->place_count, .index = s->place_index, .ld = s->forward.rows};
 }
 
-/* Gradient and update of this rank's share of every layer's weights and biases. The bias counts as so many rows of weights. */
+/* Gradient and update of this rank's share of every layer's weights and biases. The bias counts as so many rows of weights.
+ * A wide layer takes long: called off, it leaves some panels a step behind the others, each of them whole. */
 static void NAME(train_weights)(const net_t *net, const train_scratch_t *s, int64_t m, int sparse, const step_t *step,
                                 const crew_t *crew)
 {
@@ -190,7 +199,7 @@ static void NAME(train_weights)(const net_t *net, const train_scratch_t *s, int6
         int64_t k0, k1;
         for (int pass = 0; pass < 2; pass++) {
             if (pass) run = NAME(run_of)(crew, run.at);
-            for (int64_t p = 0; p < net->layers[l * LAYER_COLUMNS + N_PANELS]; p++) {
+            for (int64_t p = 0; p < net->layers[l * LAYER_COLUMNS + N_PANELS] && !NAME(called_off)(crew); p++) {
                 if (!NAME(take)(&run, PER_BIAS + NAME(panel)(net, l, p).depth, 1, STRIP, &k0, &k1) || !pass) continue;
                 if (k0 == 0) NAME(panel_bias)(net, l, p, dz, B, m, step);
                 NAME(panel_weights)(net, l, p, k0 > PER_BIAS ? k0 - PER_BIAS : 0, k1 - PER_BIAS, &source, dz, B, m, step);
@@ -218,7 +227,7 @@ static void NAME(train)(const net_t *net, const batches_t *data, const rule_t *r
         if (NAME(meet)(crew)) return;
         const loss_t loss = {s.bits, words, D, 1.0 / (double)m, data->weights, rows, s.nll, data->batch_size,
                              s.dz[net->n_layers - 1]};
-        if (NAME(train_rows)(net, &s, m, data->sparse, 0, &loss, crew)) return; /* before this step has changed anything */
+        if (NAME(train_rows)(net, &s, m, data->sparse, 0, &loss, crew)) return;
         if (rank == n_ranks - 1) nll[batch] = NAME(total)(&s, &loss, m); /* rank 0 has more to do in what follows */
         const step_t step = NAME(prepare)(&now);
         NAME(train_weights)(net, &s, m, data->sparse, &step, crew);

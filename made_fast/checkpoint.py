@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from made_fast import arguments, modelfile, storage
-from made_fast.kernels.layout import aligned_empty
+from made_fast.kernels.layout import aligned_copy, copy_into
 from made_fast.kernels.optimizers import OPTIMIZERS
 from made_fast.network import Network
 from made_fast.storage import FOREIGN, MAX_JSON, StrPath, file_error, json_object
@@ -103,10 +103,10 @@ def _decode(
     shuffle = _generator(text["shuffle"])
     trainer: Trainer
     if isinstance(source, Network):
-        trainer = FixedTrainer(source.architecture, masks, _own(source.theta), optimizer, hyper, shuffle)
+        trainer = FixedTrainer(source.architecture, masks, aligned_copy(source.theta), optimizer, hyper, shuffle)
     else:
         trainer = SharedTrainer(
-            source.architecture, masks, _own(source.values), optimizer, hyper, shuffle, rule,
+            source.architecture, masks, aligned_copy(source.values), optimizer, hyper, shuffle, rule,
             _generator(text["fresh"]), _generator(text["noise"]), arguments.probability(text["dropout"], "dropout"),
         )  # fmt: skip
     trainer.step = _count(text["step"])
@@ -118,22 +118,15 @@ def _decode(
     ):
         raise ValueError(f"the state must be {trainer.state.shape} of {trainer.state.dtype}")
     if memory is not None:
-        trainer.state[:] = memory.reshape(trainer.state.shape)
+        copy_into(trainer.state.reshape(-1), memory.reshape(-1))
     state = FitState(_count(text["epoch"]), _count(text["best_epoch"]))
     if best is not None:
         if best.shape != trainer.parameters.shape or best.dtype != trainer.parameters.dtype:
             raise ValueError(f"the best parameters must be {trainer.parameters.shape} of {trainer.parameters.dtype}")
-        state.best_nll, state.best_parameters = float(text["best_nll"]), _own(best)
+        state.best_nll, state.best_parameters = float(text["best_nll"]), aligned_copy(best)
     if not isinstance(text["about"], dict):
         raise TypeError("about must be an object")
     return trainer, state, text["about"]
-
-
-def _own(values: NDArray[Any]) -> NDArray[Any]:
-    """Return a copy that may be written to."""
-    copy = aligned_empty(len(values), values.dtype)
-    copy[:] = values
-    return copy
 
 
 def _generator(state: Any) -> np.random.Generator:

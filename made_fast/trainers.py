@@ -36,6 +36,9 @@ CALL_SECONDS = 0.04
 SLOW = 300_000_000
 """Rows times weights of a step that takes more than some 10 ms on one thread."""
 
+UPDATE_ROWS = 50
+"""As many rows as take the time of an update, which reads and writes a weight and its state once."""
+
 POOL = 32
 """Fresh connectivities are drawn so many at a time: a draw costs a third of what it costs alone."""
 
@@ -119,7 +122,7 @@ class Trainer(ABC):
 
     def go_back(self, parameters: NDArray[Any]) -> None:
         """Take these parameters and begin anew from them: the optimiser forgets what it remembers."""
-        self.parameters[:] = parameters
+        panels.copy_into(self.parameters, parameters)
         self.state[:] = 0
         self.step = 0
 
@@ -194,7 +197,7 @@ class Trainer(ABC):
 
     def _is_slow(self, batch_size: int) -> bool:
         """Say whether a step may take so long that Ctrl-C should not wait for its end; later on it is measured."""
-        return batch_size * self.architecture.n_packed > SLOW
+        return (batch_size + UPDATE_ROWS) * self.architecture.n_packed > SLOW
 
 
 @dataclass

@@ -149,7 +149,7 @@ class FitState:
             if self.best_parameters is None:
                 self.best_parameters = panels.aligned_copy(parameters)
             else:
-                self.best_parameters[:] = parameters
+                panels.copy_into(self.best_parameters, parameters)
             self.best_epoch = number
             self.best_nll = nll
         if self.epoch < number:
@@ -183,7 +183,7 @@ def fit(
         number = state.epoch + 1
         trainer.hyper[0] = schedule(number)
         if state.best_parameters is None:
-            kept[:] = trainer.parameters
+            panels.copy_into(kept, trainer.parameters)
         good = kept if state.best_parameters is None else state.best_parameters
         record = run_epoch(trainer, rows, batch_size, n_threads, number, good)
         if validate is not None:

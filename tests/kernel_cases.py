@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import itertools
 import math
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
 from typing import Any
@@ -113,6 +116,39 @@ def run_crew(module: ModuleType, kernel: str, *args: Any, n_ranks: int) -> None:
     with ThreadPoolExecutor(n_ranks) as pool:
         for done in [pool.submit(work, rank) for rank in range(n_ranks)]:
             done.result()
+
+
+def check_called_off(module: ModuleType, kernel: str, begin: Callable[[], Any], known: list[Any], n_ranks: int) -> None:
+    """Call a training off at moments all over its time: whenever that is, every weight is at a step.
+
+    All ranks have made the same steps; of one more step, some weights have been made, each with its state. ``begin()`` returns
+    the arguments but the last three, parameters, and state; ``known[i]`` are those two, stacked, after i steps.
+    """
+    steps: list[int | None] = []
+    whole = 0.0
+    for i in range(60):  # the first one runs to its end, and tells how long that takes
+        (fixed, parameters, state), sync = begin(), np.zeros(64, np.int32)
+        train = getattr(module, kernel)
+        crew = [threading.Thread(target=train, args=(*fixed, rank, n_ranks, sync)) for rank in range(n_ranks)]
+        started = time.perf_counter()
+        for rank in crew:
+            rank.start()
+        if i:
+            time.sleep(whole * i / 60)
+            sync[CALL_OFF] = 1
+        for rank in crew:
+            rank.join()
+        whole = whole or time.perf_counter() - started
+        now = np.stack([parameters, *state])
+        found = (
+            step + (now == after).all()
+            for step, (before, after) in enumerate(itertools.pairwise(known))
+            if ((now == before).all(axis=0) | (now == after).all(axis=0)).all()
+        )
+        steps.append(next(found, None))
+    assert None not in steps
+    assert steps[0] == len(known) - 1
+    assert set(steps[1:]) - {0, steps[0]}  # some were called off on the way
 
 
 def room(shape: int | tuple[int, ...], dtype: Any, fill: Any = np.nan) -> Any:

@@ -20,6 +20,7 @@ from kernel_cases import (
     assert_close,
     assert_same,
     both_types,
+    check_called_off,
     compiled,
     copied,
     everywhere,
@@ -521,3 +522,24 @@ def test_a_rank_that_waits_in_vain_can_be_called_off(module, options):
     assert not rank.is_alive()
     assert np.array_equal(fixed["shared"], c.shared)
     assert not fixed["state"].any()
+
+
+@native
+@pytest.mark.parametrize("n_ranks", [1, 2, 3])
+@pytest.mark.parametrize("options", [PLAIN, Options(clip=0.5)], ids=["plain", "clipped"])
+def test_training_that_is_called_off_leaves_every_weight_at_a_step(module, options, n_ranks):
+    n_steps, c = 200, case(LARGE, "float32")
+    groups = [(4 * i, 4 * i + 4, i % K, 100, i, 4) for i in range(n_steps)]
+    plan = np.arange(4 * n_steps) * 5 % N_ROWS, np.array(groups)
+
+    def begin(steps=slice(0, n_steps)):
+        fixed = c.arguments("momentum", options, steps=steps, plan=(plan[0], plan[1].copy()), n_ranks=n_ranks)
+        return fixed.values(), fixed["shared"], fixed["state"]
+
+    known = [np.stack([c.shared, *begin()[2]])]
+    for step in range(n_steps):
+        fixed, shared, state = begin(slice(step, step + 1))
+        shared[:], state[:] = known[-1][0], known[-1][1:]
+        module.train_shared(*fixed, 0, 1, np.zeros(64, np.int32))
+        known.append(np.stack([shared, *state]))
+    check_called_off(module, "train_shared", begin, known, n_ranks)

@@ -118,7 +118,7 @@ def table_6(place: Place, widths: Sequence[int], changes: Params) -> Iterator[Ro
     for width in widths:
         for (n_layers, n_masks), value in published.MNIST.items():
             if n_layers == 1 or width <= TWO_LAYERS:
-                params = {**recipes.MNIST, "hidden_sizes": (width,) * n_layers, "n_masks": n_masks, **changes}
+                params = {**recipes.mnist(width, n_layers, n_masks), **changes}
                 variant = f"{n_layers} layer{'s' * (n_layers > 1)} of {width}, {_masks(n_masks)}"
                 yield _one_run("binarized_mnist", params, variant, value, place)
 

@@ -271,8 +271,8 @@ def ordering(value):
 
 
 def dtype(value):
-    if not isinstance(value, str | type | np.dtype):
-        return REFUSED
+    if not isinstance(value, str | type | np.dtype) or (isinstance(value, str) and not value.isprintable()):
+        return REFUSED  # NumPy takes chr(12), say: float64 is its type number 12
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

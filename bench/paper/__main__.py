@@ -1,17 +1,17 @@
 """The paper's tables and figures: ``python -m bench.paper TABLE``, from the root of the repository.
 
 Trains, chooses on the validation rows, evaluates on the test rows once, and writes ``bench/paper/results/TABLE.json`` and the
-page ``bench/paper/results/README.md`` of all tables that are there. Every run is kept, and goes on from a checkpoint if it was
-cut off: the same command, given again, does what is left. One line to stderr for each run.
+page ``bench/paper/results/README.md`` of all tables that are there. Rows that were there and are not made anew stay. Every run
+is kept, and goes on from a checkpoint if it was cut off: the same command, given again, does what is left. One line to stderr
+for each run.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from made_fast import threads
 __all__ = ["main"]
 
 HERE = Path(__file__).parent
-WIDTHS = (500, 8000)
+WIDTHS = (500, 2000, 8000)
 TABLES = ("table4", "table6", "figure2", "figure3", "table1", "debd", "baselines", "page")
 
 
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--data", type=Path, default=SHARED, metavar="DIR", help="where NAME.npz (or .amat, ...) are")
     parser.add_argument("--work", type=Path, default=HERE / "kept", metavar="DIR", help="where runs are kept")
-    parser.add_argument("--results", type=Path, default=HERE / "results", metavar="DIR")
+    parser.add_argument("--results", type=Path, metavar="DIR", help="where tables are written; with --quick, by default WORK")
     parser.add_argument(
         "--jobs", type=int, default=threads.available(), help="sets at a time, each on one thread (table4, debd)"
     )
@@ -49,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--max-epochs", type=int, help="of table6 and figure2")
     parser.add_argument("--quick", action="store_true", help="tiny runs on a few rows: does it work?")
     given = parser.parse_args(arguments)
+    given.results = given.results or (given.work if given.quick else HERE / "results")
     try:
         made = make(given)
     except KeyboardInterrupt:
@@ -67,17 +68,29 @@ def make(given: argparse.Namespace) -> Path:
     jobs = 1 if wide else max(1, given.jobs)
     place = Place(given.data, given.work, max(1, threads.available() // jobs), given.quick)
     given.results.mkdir(parents=True, exist_ok=True)
-    widths = ["--widths", *map(str, given.widths)] if given.table == "table6" else []
-    command = shlex.join([given.table, *(["--sets", *given.sets] if given.sets else []), *widths])
-    result = {"command": command, "machine": machine.cpu(), "quick": given.quick, "rows": []}
+    path = given.results / f"{given.table}.json"
+    table = {which(row): row for row in earlier(path, given.quick)}
     for row in rows(given, place, jobs):
-        result["rows"].append(row)
-        (given.results / f"{given.table}.json").write_text(json.dumps(result, indent=1) + "\n")
+        table[which(row)] = row
+        result = {"machine": machine.cpu(), "quick": given.quick, "rows": list(table.values())}
+        path.write_text(json.dumps(result, indent=1) + "\n")
     if given.table == "figure2":
-        figures.curve(result["rows"], given.results / "figure2.png")
+        figures.curve(list(table.values()), given.results / "figure2.png")
     elif given.table == "figure3":
         figures.samples(place, given.results)
     return page.write(given.results)
+
+
+def earlier(path: Path, quick: bool) -> list[dict[str, Any]]:
+    """Return the rows of a table as it is; those of quick runs do not mix with others."""
+    result = json.loads(path.read_text()) if path.exists() else {"quick": quick, "rows": []}
+    found: list[dict[str, Any]] = result["rows"] if result["quick"] == quick else []
+    return found
+
+
+def which(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return what a row is about: one with the same takes its place."""
+    return tuple(row.get(name) for name in ("data_set", "variant", "set", "model", "D", "H", "R"))
 
 
 def rows(given: argparse.Namespace, place: Place, jobs: int) -> Iterator[Any]:

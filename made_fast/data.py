@@ -100,6 +100,17 @@ def pack_missing(X: Any, order: NDArray[np.intp], *, name: str = "X") -> NDArray
     return out if found else None
 
 
+def distinct_rows(bits: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.intp]]:
+    """Return the rows that differ, in the order in which they first come, and for every row of ``bits`` which it is.
+
+    A dictionary, not :func:`numpy.unique`: that compares rows as structures, where NumPy turns a Ctrl-C into a TypeError,
+    and sorts them, which nothing can interrupt.
+    """
+    which: dict[bytes, int] = {}
+    of_row = np.fromiter((which.setdefault(row.tobytes(), len(which)) for row in bits), np.intp, len(bits))
+    return np.frombuffer(b"".join(which), bits.dtype).reshape(len(which), bits.shape[1]), of_row
+
+
 def _pack(rows: NDArray[Any], order: NDArray[np.intp], out: NDArray[np.uint64]) -> bool:
     """Pack rows of one-byte numbers; say whether all were 0 or 1."""
     seen = np.empty(1, np.uint8)

@@ -246,9 +246,8 @@ class Table(NamedTuple):
 
     def patterns(self) -> list[Index]:
         """Return the rows of each pattern of missing inputs."""
-        keys = np.ascontiguousarray(self.missing).view(np.dtype((np.void, self.missing.itemsize * self.missing.shape[1])))
-        _, pattern, count = np.unique(keys.ravel(), return_inverse=True, return_counts=True)
-        return np.split(np.argsort(pattern.ravel(), kind="stable"), np.cumsum(count)[:-1])
+        _, pattern = data.distinct_rows(self.missing)
+        return np.split(np.argsort(pattern, kind="stable"), np.cumsum(np.bincount(pattern))[:-1])
 
     def with_target(self, columns: Index) -> Table:
         """Return the rows with 0 in these columns (n,), then the rows with 1 there; in any case not missing."""

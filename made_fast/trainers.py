@@ -261,7 +261,7 @@ class SharedTrainer(Trainer):
         self._turns = self.masks if self.rule is None else None
         self._tables = None if self._turns is None else self._shared.tables(self._turns)
         self._missing: NDArray[np.uint64] | None = None
-        self._patterns: tuple[Any, Any, Any] = (None, None, None)
+        self._patterns: tuple[Any, Any] = (None, None)
         self.pool_start: Any = None
 
     def detach(self) -> NDArray[Any]:
@@ -282,7 +282,7 @@ class SharedTrainer(Trainer):
     def epoch(self, rows: TrainingRows, batch_size: int, n_threads: int) -> float:
         """See :meth:`Trainer.epoch`. Rows with missing entries are trained under orderings that have those last."""
         if rows.missing is not None and rows.missing is not self._missing:
-            self._patterns = _find_patterns(rows.missing, self.architecture.n_inputs)
+            self._patterns = data.distinct_rows(rows.missing)
         self._missing = rows.missing
         return super().epoch(rows, batch_size, n_threads)
 
@@ -349,20 +349,12 @@ def _groups(n_rows: int, batch_size: int, step: int, n_masks: int, n_inputs: int
     return np.stack(columns, axis=1).astype(np.int64)
 
 
-def _find_patterns(missing: NDArray[np.uint64], n_inputs: int) -> tuple[Any, Any, Any]:
-    """Return the distinct patterns (P, D) bool of missing inputs, the number of inputs each has, and every row's pattern."""
-    patterns, of_row = np.unique(missing, axis=0, return_inverse=True)
-    found = data.unpack_rows(patterns, n_inputs).astype(np.bool_)
-    return found, n_inputs - found.sum(axis=1), of_row.reshape(-1)
-
-
 def _pattern_groups(
     rows: NDArray[np.int64],
     batch_size: int,
     step: int,
     turns: MaskSet,
-    patterns: NDArray[np.bool_],
-    n_there: NDArray[np.int64],
+    patterns: NDArray[np.uint64],
     of_row: NDArray[np.intp],
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], MaskSet]:
     """Cut every step into groups of rows that miss the same inputs; return rows in order, groups, and a mask for each group.
@@ -378,13 +370,16 @@ def _pattern_groups(
         batch = batch[np.argsort(of_row[batch], kind="stable")]
         found, counts = np.unique(of_row[batch], return_counts=True)
         for pattern, count in zip(found, counts, strict=True):
-            table.append((done, done + count, len(table), n_there[pattern], i, len(batch)))
+            table.append((done, done + count, len(table), i, len(batch)))
             chosen.append(((step + i) % len(turns), pattern))
             done += count
         ordered.append(batch)
     masks, which = np.array(chosen).T
     places = turns.orderings[masks]
-    late = places + places.shape[1] * patterns[which]
+    D = places.shape[1]
+    gone = data.unpack_rows(patterns[which], D)
+    groups = np.insert(np.array(table, np.int64), 3, D - gone.sum(axis=1), axis=1)
+    late = places + D * gone.astype(np.int32)
     orderings = np.argsort(np.argsort(late, axis=1), axis=1).astype(np.int32) + np.int32(1)
     degrees = tuple(m[masks] for m in turns.degrees)
-    return np.concatenate(ordered), np.array(table, np.int64), MaskSet(orderings, degrees)
+    return np.concatenate(ordered), groups, MaskSet(orderings, degrees)

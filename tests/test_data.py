@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 import tracemalloc
 
@@ -46,6 +47,34 @@ def test_unpacking_is_the_inverse_and_density_the_mean(X, random):
     assert unpacked.dtype == np.uint8
     assert (unpacked == X).all()
     assert data.density(bits, X.shape[1]) == pytest.approx(X.mean(), abs=1e-12)
+
+
+@given(hnp.arrays(np.uint64, st.tuples(st.integers(0, 30), st.integers(1, 3)), elements=st.sampled_from([0, 1, 2**63])))
+def test_distinct_rows_are_the_rows_once_each_as_they_come(bits):
+    distinct, of_row = data.distinct_rows(bits)
+    assert (distinct[of_row] == bits).all()
+    assert len(np.unique(distinct, axis=0)) == len(distinct)
+    assert list(dict.fromkeys(of_row.tolist())) == list(range(len(distinct)))
+
+
+def test_an_interrupt_among_distinct_rows_is_an_interrupt():
+    # As numpy.unique compares rows it makes a TypeError of it: here, of every fourth.
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    def search(seconds):
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        while True:
+            data.distinct_rows(bits)
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    bits = np.random.default_rng(0).integers(2**63, size=(40, 200)).astype(np.uint64)
+    try:
+        for microseconds in range(100, 2100, 20):
+            with pytest.raises(KeyboardInterrupt):
+                search(microseconds * 1e-6)
+    finally:
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_density_without_bitwise_count(monkeypatch):

@@ -23,7 +23,7 @@ SECTIONS = {
     "figure2": ("Figure 2: the number of masks", "Binarized MNIST, one layer of 500 units, AdaGrad."),
     "debd": (
         "The DEBD sets",
-        "One recipe: Adam; dropout and the number of masks by validation.",
+        "One recipe: Adam; dropout, the number of masks and the rate by validation.",
     ),
     "baselines": ("Other models", "Small reference implementations (`bench/baselines/`), each trained as it stands."),
     "table1": ("Table 1: the time of a test NLL", ""),
@@ -31,7 +31,7 @@ SECTIONS = {
 WHY = {
     "table4": "ten or eleven settings of the paper's 120 were tried and four or five of ours, for 1000 epochs at most",
     "table6": "150 epochs at most were made, and the published layers have 8000 units",
-    "debd": "one recipe, without a search of sizes or rates",
+    "debd": "one recipe of seven settings, without a search of sizes",
 }
 """What may be behind a run that falls short."""
 

@@ -80,6 +80,8 @@ FRESH = 10_000
 
 DROPOUT: list[Params] = [{"dropout": 0.25}, {"dropout": 0.5}]
 
+RATES: list[Params] = [{"learning_rate": 3e-3}, {"learning_rate": 3e-4}]
+
 DEBD_STEPS, DEBD_EPOCHS = 30_000, 300
 """At most so many mini-batches, and so many epochs, in a run on one of the DEBD sets."""
 
@@ -129,7 +131,7 @@ def ours(train: Train, n_rows: int) -> Choice:
 
 
 def debd(train: Train, n_rows: int) -> dict[str, Choice]:
-    """Make the runs of one set of the DEBD collection, of so many training rows: three dropouts, then more masks.
+    """Make the runs of one set of the DEBD collection, of so many training rows: three dropouts, then more masks, then rates.
 
     It is our own recipe with a rate that falls to nothing in a given number of epochs; on a small set, one that does not fall
     while masks are ever fresh.
@@ -140,4 +142,4 @@ def debd(train: Train, n_rows: int) -> dict[str, Choice]:
     fresh: Params = {"n_masks": None}
     if n_rows < FRESH:
         fresh |= {"max_epochs": 1000, "patience": 100, "learning_rate_schedule": "constant"}
-    return {"our recipe": walk(start, [DROPOUT, [{"n_masks": 8}], [fresh]], train)}
+    return {"our recipe": walk(start, [DROPOUT, [{"n_masks": 8}], [fresh], RATES], train)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -11,7 +12,10 @@ import pytest
 from kernel_cases import implementation
 from numpy.typing import NDArray
 
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared" / "data"
+
+sys.path.append(str(ROOT))  # the bench is not installed: tests find it here, each file also when run alone
 
 
 @pytest.fixture

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
-
-sys.path.append(str(Path(__file__).resolve().parents[1]))  # the bench is not installed
 
 from bench import layers, machine, plot, report, whole
 from bench.cases import CASES, Run

@@ -10,6 +10,7 @@ extension. ``tests/robustness/sanitize.py`` adds sanitizers to that, by ``CFLAGS
 import os
 import platform
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -36,21 +37,25 @@ DIRECTIVES = {
 
 
 class BuildLevels(build_ext):
-    """Gives each CPU level's source its own flags, which setuptools has no word for."""
+    """Gives each CPU level's source its own flags, and compiles all sources at once; setuptools has no word for either."""
 
     def build_extension(self, ext: Extension) -> None:
         """Compile as usual, with ``-march`` added for the sources named in ``LEVEL_FLAGS``."""
-        compile_one = self.compiler._compile
+        compile_all, compile_one = self.compiler.compile, self.compiler._compile
 
         def compile_level(obj, src, suffix, cc_args, extra, pp_opts):  # type: ignore[no-untyped-def]
             flags = [*extra, *LEVEL_FLAGS.get(Path(src).name, [])]
             return compile_one(obj, src, suffix, cc_args, flags, pp_opts)
 
-        self.compiler._compile = compile_level
+        def compile_at_once(sources, **options):  # type: ignore[no-untyped-def]
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                return [obj for objs in pool.map(lambda source: compile_all([source], **options), sources) for obj in objs]
+
+        self.compiler.compile, self.compiler._compile = compile_at_once, compile_level
         try:
             super().build_extension(ext)
         finally:
-            self.compiler._compile = compile_one
+            self.compiler.compile, self.compiler._compile = compile_all, compile_one
 
 
 native = Extension(

@@ -53,6 +53,7 @@ ALIGNMENT, MAX_DIMENSIONS = 64, 8
 MAX_HEADER = 1 << 20
 MAX_JSON, MAX_VALUES = 1 << 22, 150_000  # bytes and values: as Python objects they take 64 MB at the most
 CHUNK = 1 << 18  # items that are worked on at a time, while they are in cache
+PIECE = 1 << 23  # bytes to one fsync: one of the whole file would keep Ctrl-C waiting for as long as the disk takes
 DTYPES = {"F32": "<f4", "F64": "<f8", "I32": "<i4", "I64": "<i8", "U8": "|u1"}  # np.dtype(...).str of each
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
@@ -116,7 +117,8 @@ def write(path: StrPath, tensors: Mapping[str, NDArray[Any]], metadata: Mapping[
     size = len(head) + sum(array.nbytes for array in arrays.values())
     _header_length(head, size, path)
     _parse_header(head, size, path)  # what nobody could read is not written
-    _replace_durably(os.path.realpath(path), [head, *(array.data for array in arrays.values())])
+    data = [np.frombuffer(head, np.uint8), *(array.reshape(-1).view(np.uint8) for array in arrays.values())]
+    _replace_durably(os.path.realpath(path), data)
 
 
 def _make_header(arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str], digest: str) -> bytes:
@@ -139,7 +141,7 @@ def _seal(digest: str) -> bytes:
     return f'"header_sha256":"{digest}"'.encode()
 
 
-def _replace_durably(target: str, parts: Iterable[bytes | memoryview]) -> None:
+def _replace_durably(target: str, parts: Iterable[NDArray[np.uint8]]) -> None:
     """Put ``parts`` in the place of the file ``target``: all of them and for good, or none."""
     mode = None
     with contextlib.suppress(FileNotFoundError):
@@ -152,8 +154,13 @@ def _replace_durably(target: str, parts: Iterable[bytes | memoryview]) -> None:
     temporary, descriptor = _create_locked(folder, prefix, 0o666 if mode is None else 0o600)
     try:
         with open(descriptor, "wb", closefd=False) as file:
+            written = 0
             for part in parts:
-                file.write(part)
+                for start in range(0, part.size, PIECE):
+                    written += file.write(part[start : start + PIECE].data)
+                    if written >= PIECE:
+                        os.fsync(descriptor)
+                        written = 0
         if mode is not None:
             os.fchmod(descriptor, stat.S_IMODE(mode))
         os.fsync(descriptor)

@@ -896,6 +896,25 @@ def test_the_folder_is_fsynced_last(tmp_path, monkeypatch, number):
     assert read(tmp_path / "model")[1] == {"n": "1"}
 
 
+def test_a_large_file_is_fsynced_in_pieces(tmp_path, monkeypatch):
+    """Between two of which Ctrl-C is answered."""
+    monkeypatch.setattr(storage, "PIECE", 10_000)
+    sizes, fsync = [0], os.fsync
+
+    def watched(descriptor):
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            sizes.append(os.fstat(descriptor).st_size)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    tensors = {"large": np.arange(20_000.0), "none": np.zeros((0, 3)), "scalar": np.float64(3), "small": np.arange(2_001.0)}
+    write(tmp_path / "model", tensors, {})
+    assert sizes[-1] == (tmp_path / "model").stat().st_size
+    assert max(np.diff(sizes)) < 2 * 10_000
+    found = read(tmp_path / "model")[0]
+    assert all((found[name] == tensor).all() for name, tensor in tensors.items())
+
+
 def test_the_leftover_of_a_killed_writer_goes_with_the_next_write(tmp_path):
     write(tmp_path / "model", *content(1))
     code = """

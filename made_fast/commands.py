@@ -1,15 +1,15 @@
-"""The commands that use a model file: evaluate, sample, impute, info. Only the standard library until one of them runs."""
+"""The commands that use a model file: evaluate, score, sample, impute, info. Only the standard library until one runs."""
 
 from __future__ import annotations
 
 import argparse
-import sys
 import warnings
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from made_fast import files
-from made_fast.files import refusing
 from made_fast.options import UsageError
+from made_fast.progress import say
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,15 +17,17 @@ if TYPE_CHECKING:
 
     from made_fast.report import AnyModel
 
-__all__ = ["evaluate", "impute", "info", "sample"]
+__all__ = ["evaluate", "impute", "info", "sample", "score"]
 
 PICTURED = 20
 """Most rows in the picture that ``impute --samples`` draws, side by side."""
 
+LINES = 1 << 14
+"""Lines of scores that are printed at a time."""
+
 
 def evaluate(args: argparse.Namespace) -> int:
     """Score data under a model."""
-    files.check_writable(args.plot, ".png")
     from made_fast import images, report
 
     model = files.load_model(args.model)
@@ -50,38 +52,57 @@ def evaluate(args: argparse.Namespace) -> int:
         curves = {name: found.parts for name, found in scores.items() if found.parts}
         if not curves:
             raise UsageError("--plot needs complete rows; all of these have missing entries.")
-        with refusing(OSError):
-            images.save_curves(args.plot, curves, dataset.name)
+        title = files.encodable(dataset.name)
+        files.write(args.plot, lambda stream: images.save_curves(stream, curves, title))
         print(f"\nplot        {report.describe_file(args.plot)}")
+    return 0
+
+
+def score(args: argparse.Namespace) -> int:
+    """Print or write the log-likelihood of every row."""
+    import numpy as np
+
+    from made_fast import report
+
+    model = files.load_model(args.model)
+    _check_members(model, args)
+    chosen = files.chosen_splits(args, _load_data_for(model, args))
+    ask = report.Asking(args.threads, args.members, args.walks)
+    found = [report.score(model, X, ask) for X in chosen.values()]
+    log_p, std = -np.concatenate([each.nll for each in found]), np.concatenate([each.std for each in found])
+    columns = {"log_p": log_p, "std": std} if args.std else {"log_p": log_p}
+    if std.any() and not args.std:
+        say(f"made-fast: note: {np.count_nonzero(std)} of {len(std)} rows are estimates; --std tells their standard errors.")
+    table = np.column_stack(list(columns.values()))
+    if args.out is not None and args.out.suffix.lower() == ".npy":
+        files.write(args.out, lambda stream: np.save(stream, table if args.std else log_p))
+    else:
+        files.write_lines(args.out, _lines(list(columns), table))
     return 0
 
 
 def sample(args: argparse.Namespace) -> int:
     """Draw rows from a model."""
-    files.check_writable(args.out, ".npy", ".csv", ".png")
     import numpy as np
 
     from made_fast import arguments
 
-    model = files.load_model(args.model)
     suffix = ".csv" if args.out is None else args.out.suffix.lower()
+    if args.shape is not None and suffix != ".png":
+        raise UsageError("--shape is for pictures: give --out FILE.png with it.")
+    model = files.load_model(args.model)
     shape = args.shape or files.remembered_shape(model)
-    if args.shape is not None or suffix == ".png":
+    if suffix == ".png":
         files.check_shape(shape, model.n_features_in)
     rng = arguments.generator(args.seed)
-    if args.out is None:
-        files.write_csv(sys.stdout, model, args.n_samples, rng, args.threads)
-        return 0
     if suffix == ".csv":
-        with refusing(OSError), args.out.open("w", encoding="ascii") as stream:
-            files.write_csv(stream, model, args.n_samples, rng, args.threads)
+        files.write_lines(args.out, files.sampled_lines(model, args.n_samples, rng, args.threads))
         return 0
     X = model.sample(args.n_samples, rng, n_threads=args.threads)
     if suffix == ".png":
         files.write_png(args.out, X, shape)
     else:
-        with refusing(OSError), args.out.open("wb") as stream:
-            np.save(stream, X)
+        files.write(args.out, lambda stream: np.save(stream, X))
     return 0
 
 
@@ -89,15 +110,15 @@ def impute(args: argparse.Namespace) -> int:
     """Fill in missing entries."""
     if args.out is None and args.samples is None and args.hide is None:
         raise UsageError("nothing to write: give --out FILE, --samples FILE.png or --hide A:B. See made-fast impute --help.")
+    if args.shape is not None and args.samples is None:
+        raise UsageError("--shape is for pictures: give --samples FILE.png with it.")
     from made_fast import report, tables
 
-    files.check_writable(args.out, *tables.SUFFIXES)
-    files.check_writable(args.samples, ".png")
     model = files.load_model(args.model)
     _check_members(model, args)
     D = model.n_features_in
     shape = args.shape or files.remembered_shape(model)
-    if args.shape is not None or args.samples is not None:
+    if args.samples is not None:
         files.check_shape(shape, D)
     if args.hide is not None and args.hide[1] > D:
         raise UsageError(f"--hide must name columns of the {D} there are, 0:{D} at most, got {args.hide[0]}:{args.hide[1]}.")
@@ -105,22 +126,28 @@ def impute(args: argparse.Namespace) -> int:
     given = {name: X[: args.rows] for name, X in files.chosen_splits(args, dataset).items()}
     if args.out is not None and len(given) > 1 and args.out.suffix.lower() != ".npz":
         raise UsageError(f"{args.out} holds one table, not {', '.join(given)}. Choose one by --split, or write a .npz.")
+    if args.out is not None and files.is_same(args.out, args.data):
+        n, n_given = (sum(X.shape[0] for X in found.values()) for found in (tables.splits(dataset), given))
+        if n_given < n:
+            raise UsageError(f"{args.out} is DATA, of {n} rows, and would keep {n_given}. Choose another --out.")
     asked = given if args.hide is None else {name: tables.hide(X, args.hide) for name, X in given.items()}
     n_missing = {name: tables.n_missing(X) for name, X in asked.items()}
-    if not any(n_missing.values()):
-        raise UsageError(f"{args.data} has no missing entries: NaN, or empty cells of text. To hide some, give --hide A:B.")
     print(f"data        {report.describe_data(dataset, dataset.shape, args.threshold)}")
     print(f"model       {report.describe_model(model)}", flush=True)
     filled = {name: _fill(model, X, args) for name, X in asked.items()}
     rows = sum(len(X) for X in filled.values())
-    print(f"imputed     {sum(n_missing.values()):,} entries in {rows:,} row{'s' if rows != 1 else ''}, by {args.method}")
+    of_rows = f"{rows:,} row{'s' if rows != 1 else ''}"
+    if any(n_missing.values()):
+        print(f"imputed     {sum(n_missing.values()):,} entries in {of_rows}, by {args.method}")
+    else:
+        print(f"imputed     nothing: no entry of {of_rows} is missing")
     if args.hide is not None:
         frequent = report.majority(dataset.train)
         for name, X in given.items():
             print(f"{name:12}{_hits(X, asked[name], filled[name], frequent)}")
     if args.out is not None:
-        with refusing(OSError):
-            tables.save(args.out, filled)
+        suffix = args.out.suffix.lower()
+        files.write(args.out, lambda stream: tables.save(stream, suffix, filled, getattr(dataset, "feature_names", None)))
         print(f"output      {report.describe_file(args.out)}{_way_back(args)}")
     if args.samples is not None:
         name = list(filled)[-1]
@@ -172,8 +199,15 @@ def _fill(model: AnyModel, X: Any, args: argparse.Namespace) -> NDArray[Any]:
             X, args.method, n_members=args.members, n_walks=args.walks, random_state=args.seed, n_threads=args.threads
         )
     for warning in caught:
-        print(f"made-fast: note: {_as_options(str(warning.message))}", file=sys.stderr)
+        say(f"made-fast: note: {_as_options(str(warning.message))}")
     return filled
+
+
+def _lines(names: list[str], table: NDArray[Any]) -> Iterator[str]:
+    """Give a table of numbers as lines of text that name the same numbers when read, below a line of names."""
+    yield ",".join(names) + "\n"
+    for begin in range(0, len(table), LINES):
+        yield "".join(",".join(map(repr, row)) + "\n" for row in table[begin : begin + LINES].tolist())
 
 
 def _as_options(text: str) -> str:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from made_fast import files
+from made_fast import files, signals
 from made_fast.files import refusing
-from made_fast.options import TILES, UsageError
+from made_fast.options import TILES, UsageError, parser
+from made_fast.progress import is_terminal, say
 
 if TYPE_CHECKING:
     from made_fast.datasets import Dataset
@@ -35,53 +37,59 @@ MAY_CHANGE = ("max_epochs", "patience", "n_threads", "verbose")
 
 
 class _Plan(NamedTuple):
-    """What is to be fitted to what: data, its splits, shape of a row as a picture, parameters of MADE, seed."""
+    """What is to be fitted to what: data, its splits, shape of a row as a picture, parameters of MADE, seed, notes to keep."""
 
     dataset: Dataset
     splits: dict[str, Any]
     shape: tuple[int, int] | None
     params: dict[str, Any]
     seed: int
+    notes: dict[str, Any]
 
 
 def train(args: argparse.Namespace) -> int:
     """Fit a model and write it to a file."""
     if args.resume and args.checkpoint is None:
         raise UsageError("--resume needs --checkpoint FILE, to know what to go on from.")
-    if args.checkpoint is not None and args.checkpoint.absolute() == args.out.absolute():
-        raise UsageError(f"--checkpoint and --out must be two files, got {args.out} for both.")
-    files.check_writable(args.checkpoint)
     plan = _plan(args)
     from made_fast.estimator import MADE
 
     made = MADE(**plan.params, random_state=plan.seed)
     done = 0
-    if args.resume and args.checkpoint.exists():
+    if args.checkpoint is not None and args.resume != args.checkpoint.exists():
+        begun = "there is none yet" if args.resume else "it is replaced; --resume would go on from it"
+        say(f"made-fast: note: training begins anew with the checkpoint {args.checkpoint}: {begun}.")
+    elif args.resume:
         made = _resumed(args, plan)
         done = len(made.history_)
 
     def save() -> None:
         _save(_with_notes(made.model_, args, plan, random_state=made.random_state, best_epoch=made.best_epoch_), args)
 
-    kinds = (OSError, ValueError) if done else (OSError,) if args.checkpoint else ()
     begin = time.perf_counter()
     try:
-        with _one_warning(), refusing(*kinds):
+        with _one_warning(), refusing(*((ValueError,) if done else ())):
             made.fit(
                 plan.splits["train"],
                 X_val=plan.splits.get("valid"),
                 checkpoint=args.checkpoint,
                 checkpoint_every=args.checkpoint_every,
             )
+        seconds = time.perf_counter() - begin
+        with signals.held():
+            save()
     except FloatingPointError as error:
         raise UsageError(f"{error} {_save_unfinished(made, plan, save, args)}") from error
-    except KeyboardInterrupt:
-        print(f"made-fast: interrupted. {_save_unfinished(made, plan, save, args)}", file=sys.stderr)
-        return 130
-    seconds = time.perf_counter() - begin
-    save()
-    _print_all(args, plan, made, f"{_course(made, plan)}, {_circumstances(args, plan, made, seconds, done)}")
-    return 0
+    except OSError as error:
+        if args.checkpoint is None:
+            raise
+        why = f"cannot write {args.checkpoint}: {error.strerror or error}."
+        raise UsageError(f"{why} {_save_unfinished(made, plan, save, args)}") from error
+    except KeyboardInterrupt as stop:
+        say(f"made-fast: interrupted. {_save_unfinished(made, plan, save, args)}")
+        return signals.code_of(stop)
+    course = f"{_course(made, plan)}, {_circumstances(args, plan, made, seconds, done)}"
+    return _report(args, plan, made, course)
 
 
 def ensemble(args: argparse.Namespace) -> int:
@@ -99,16 +107,16 @@ def ensemble(args: argparse.Namespace) -> int:
             made.fit(plan.splits["train"], X_val=plan.splits.get("valid"))
     except FloatingPointError as error:
         raise UsageError(f"{error} Nothing was saved.") from error
-    except KeyboardInterrupt:
-        below_the_bars = "" if args.quiet else "\n"
-        print(f"{below_the_bars}made-fast: interrupted. Nothing was saved: the ensemble was not complete.", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        below_the_bars = "\n" if is_terminal() and not args.quiet else ""
+        say(f"{below_the_bars}made-fast: interrupted. Nothing was saved: the ensemble was not complete.")
+        return signals.code_of(stop)
     seconds = time.perf_counter() - begin
     epochs = ", ".join(f"{member.best_epoch_} of {len(member.history_)}" for member in made.members_)
     best = [member.best_epoch_ for member in made.members_]
-    _save(_with_notes(made.model_, args, plan, random_state=plan.seed, best_epochs=best), args)
-    _print_all(args, plan, made, f"best epochs {epochs}, {_circumstances(args, plan, made, seconds)}", parts=True)
-    return 0
+    with signals.held():
+        _save(_with_notes(made.model_, args, plan, random_state=plan.seed, best_epochs=best), args)
+    return _report(args, plan, made, f"best epochs {epochs}, {_circumstances(args, plan, made, seconds)}", parts=True)
 
 
 # Before
@@ -116,8 +124,6 @@ def ensemble(args: argparse.Namespace) -> int:
 
 def _plan(args: argparse.Namespace) -> _Plan:
     """Check the options and load the data."""
-    files.check_writable(args.out, ".safetensors")
-    files.check_writable(args.samples, ".png")
     import secrets
 
     from made_fast import arguments, tables, threads
@@ -135,7 +141,32 @@ def _plan(args: argparse.Namespace) -> _Plan:
     params |= {"hidden_sizes": hidden_sizes, "optimizer_params": constants or None}
     params |= {"n_threads": args.threads or threads.available(), "verbose": 0 if args.quiet else 1}
     seed = secrets.randbits(32) if args.seed is None else args.seed
-    return _Plan(dataset, tables.splits(dataset), shape, params, seed)
+    notes = {"data": files.encodable(dataset.name), "shape": shape}
+    plan = _Plan(dataset, tables.splits(dataset), shape, params, seed, notes)
+    for flag, why in _without_effect(args, plan):
+        say(f"made-fast: note: {flag} has no effect: {why}.")
+    return plan
+
+
+def _without_effect(args: argparse.Namespace, plan: _Plan) -> Iterator[tuple[str, str]]:
+    """Tell which options change nothing, though they were given, and why."""
+    from made_fast import tables
+
+    default, valid = parser().parse_args([args.command, "digits"]), "valid" in plan.splits
+    one_mask = args.n_masks == 1 and not any(map(tables.n_missing, plan.splits.values()))
+    idle = {
+        "there are no validation rows": () if valid else ("patience", "n_val_masks"),
+        "there is one mask": ("resample", "n_val_masks") if one_mask else (),
+        "--masks is not unlimited": () if args.n_masks is None else ("n_eval_masks",),
+        "there is no hidden layer": () if plan.params["hidden_sizes"] else ("activation", "degrees", "dropout"),
+        "there is no --checkpoint": () if getattr(args, "checkpoint", None) else ("checkpoint_every",),
+    }
+    told = set()
+    for why, names in idle.items():
+        for name in names:
+            if name not in told and getattr(args, name, None) != getattr(default, name, None):
+                told.add(name)
+                yield f"--{name.removeprefix('n_').replace('_', '-')}", why
 
 
 def _resumed(args: argparse.Namespace, plan: _Plan) -> MADE:
@@ -182,15 +213,24 @@ def _with_notes(model: AnyModel, args: argparse.Namespace, plan: _Plan, **notes:
         hyper = {**single.hyper, "ordering": args.ordering, **more}
         return MADEModel(single.source, single.masks, rule=single.rule, binarize=args.threshold, hyper=hyper)
 
-    notes |= {"data": plan.dataset.name, "shape": plan.shape}
+    notes |= plan.notes
     if isinstance(model, MixtureModel):
         return MixtureModel([with_threshold(m) for m in model.members], model.weights, hyper={**model.hyper, **notes})
     return with_threshold(model, **notes)
 
 
 def _save(model: AnyModel, args: argparse.Namespace) -> None:
-    with refusing(OSError):
+    """Save the model; where the disk has become full meanwhile, say, in a folder for temporary files, and say so."""
+    try:
         model.save(args.out)
+    except OSError as error:
+        why = f"cannot write {args.out}: {error.strerror or error}."
+        try:
+            refuge = Path(mkdtemp(prefix="made_fast-")) / args.out.name
+            model.save(refuge)
+        except OSError:
+            raise UsageError(f"{why} The model is lost.") from error
+        raise UsageError(f"{why} The model is saved in {refuge}.") from error
 
 
 def _save_unfinished(made: MADE, plan: _Plan, save: Callable[[], None], args: argparse.Namespace) -> str:
@@ -205,7 +245,8 @@ def _save_unfinished(made: MADE, plan: _Plan, save: Callable[[], None], args: ar
     source = made.model_.source
     if not np.isfinite(source.theta if isinstance(source, Network) else source.values).all():
         return "Nothing was saved: without validation rows no earlier parameters were kept."
-    save()
+    with signals.held(drop=True):
+        save()
     which = "best parameters so far, those of" if plan.dataset.valid is not None else "parameters after"
     return f"The {which} epoch {made.best_epoch_}, are saved in {args.out}.{go_on}"
 
@@ -227,13 +268,20 @@ def _circumstances(args: argparse.Namespace, plan: _Plan, made: Any, seconds: fl
     return ", ".join([*words, f"seed {made.random_state}"])
 
 
-def _print_all(args: argparse.Namespace, plan: _Plan, made: Any, course: str, *, parts: bool = False) -> None:
-    """Draw samples, if asked to, and print what was fitted, how it went, and what it scores."""
+def _report(args: argparse.Namespace, plan: _Plan, made: Any, course: str, *, parts: bool = False) -> int:
+    """Print what was fitted, how it went and what it scores; draw samples, if asked to. The model is saved by now."""
+    try:
+        _print_all(args, plan, made, course, parts)
+    except KeyboardInterrupt as stop:
+        say(f"made-fast: interrupted. The model is saved in {args.out}.")
+        return signals.code_of(stop)
+    return 0
+
+
+def _print_all(args: argparse.Namespace, plan: _Plan, made: Any, course: str, parts: bool) -> None:
     from made_fast import report
 
     model = made.model_
-    if args.samples is not None:
-        files.write_png(args.samples, made.sample(TILES, made.random_state), plan.shape)
     print(f"data        {report.describe_data(plan.dataset, plan.shape, args.threshold)}")
     print(f"model       {report.describe_model(model)}, {args.ordering} ordering")
     print(f"training    {course}\n", flush=True)
@@ -243,4 +291,5 @@ def _print_all(args: argparse.Namespace, plan: _Plan, made: Any, course: str, *,
     report.print_parts(model, scores)
     print(f"\nmodel file  {report.describe_file(args.out)}")
     if args.samples is not None:
+        files.write_png(args.samples, made.sample(TILES, made.random_state), plan.shape)
         print(f"samples     {report.describe_file(args.samples)}")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,6 +27,9 @@ DTYPES = ("float32", "float64")
 METHODS = ("mode", "mean", "sample")
 WEIGHTS = ("equal", "em")
 SPLITS = ("train", "valid", "test")
+
+TABLES = (".npz", ".npy", ".csv", ".txt")
+"""What ``impute --out`` writes."""
 
 TILES = 100
 """Samples in the picture that ``train --samples`` draws."""
@@ -71,6 +76,7 @@ def parser() -> argparse.ArgumentParser:
 examples:
   made-fast train digits --out model.safetensors --samples samples.png
   made-fast evaluate model.safetensors digits
+  made-fast score model.safetensors digits --split test
   made-fast sample model.safetensors -n 5
   made-fast impute model.safetensors digits --hide 32:64 --samples imputed.png
   made-fast ensemble digits --members 5 --out ensemble.safetensors
@@ -83,6 +89,7 @@ examples:
     _add_train(commands)
     _add_ensemble(commands)
     _add_evaluate(commands)
+    _add_score(commands)
     _add_sample(commands)
     _add_impute(commands)
     _add_info(commands)
@@ -96,7 +103,8 @@ def _add_train(commands: Any) -> None:
         "DATA [options]",
         "fit a model to data and write it to a file",
         "Fit a model, write it to a file, and print its negative log-likelihood (NLL) on every split\n"
-        "beside that of independent Bernoulli variables. Ctrl-C stops early and keeps the best parameters.",
+        "beside that of independent Bernoulli variables. Ctrl-C, SIGTERM and a closed terminal stop it early and\n"
+        "keep the best parameters.",
         f"{DATA}\n\n{CONSTANTS}\n\nexamples:\n"
         "  made-fast train digits --samples samples.png --seed 0\n"
         "  made-fast train mnist.npz --hidden 500 500 --activation softplus --out deep.safetensors\n"
@@ -105,7 +113,7 @@ def _add_train(commands: Any) -> None:
     )
     _add_training(train, "model.safetensors")
     checkpoint = train.add_argument_group("checkpoints")
-    _option(checkpoint, "--checkpoint", "FILE", "write there all that it takes to go on to the bit", Path)
+    _option(checkpoint, "--checkpoint", "FILE", "write there all that it takes to go on to the bit", _file())
     _option(checkpoint, "--checkpoint-every", "N", "every so many epochs, and at the end", _positive_int, default=1)
     resume = "go on from the checkpoint, if it is there; repeat the other options, but --max-epochs and --patience may change"
     checkpoint.add_argument("--resume", action="store_true", help=resume)
@@ -133,10 +141,10 @@ def _add_training(command: Any, out: str) -> None:
     command.add_argument("data", metavar="DATA", help="'digits' or a file, see below")
 
     output = command.add_argument_group("output")
-    _option(output, "--out", "FILE", "model file, replaced if it exists", Path, default=Path(out))
-    _option(output, "--samples", "FILE.png", f"draw a picture of {TILES} samples, too", Path)
+    _option(output, "--out", "FILE", "model file, replaced if it exists", _file(".safetensors"), default=Path(out))
+    _option(output, "--samples", "FILE.png", f"draw a picture of {TILES} samples, too", _file(".png"))
     _option(output, "--shape", "ROWSxCOLS", "shape of a row as a picture (default: a square)", _shape)
-    output.add_argument("--quiet", action="store_true", help="show no progress bar")
+    output.add_argument("--quiet", action="store_true", help="show no progress")
 
     rows = command.add_argument_group("data")
     _add_threshold(rows, "demand 0/1")
@@ -201,11 +209,37 @@ def _add_evaluate(commands: Any) -> None:
     evaluate.add_argument("model", metavar="MODEL", type=Path, help="model file")
     evaluate.add_argument("data", metavar="DATA", help="'digits' or a file, see below")
     _add_split(evaluate)
-    _option(evaluate, "--plot", "FILE.png", "draw the NLL against the number of masks (needs matplotlib)", Path)
+    plot = "draw the NLL against the number of masks (needs matplotlib)"
+    _option(evaluate, "--plot", "FILE.png", plot, _file(".png"))
     _add_threshold(evaluate, "that of the model")
     _add_fractions(evaluate, None, "as in train, to find its {} rows again")
     _add_answering(evaluate)
     _add_threads(evaluate)
+
+
+def _add_score(commands: Any) -> None:
+    score = _command(
+        commands,
+        "score",
+        "MODEL DATA [options]",
+        "print the log-likelihood of each row",
+        "Print log p(x) in nats of every row of DATA under MODEL: a line 'log_p', then a line a row, in the order\n"
+        "of DATA; of several splits one after the other, train, valid, test. Of a row with missing entries, it is\n"
+        "that of what is observed.",
+        f"{DATA}\n\nexamples:\n"
+        "  made-fast score model.safetensors new.csv --out log_p.csv\n"
+        "  zcat baskets.csv.gz | made-fast score model.safetensors - --std",
+    )
+    score.add_argument("model", metavar="MODEL", type=Path, help="model file")
+    score.add_argument("data", metavar="DATA", help="'digits' or a file, see below")
+    out = "write a .csv or .npy instead; '-': print them"
+    _option(score, "--out", "FILE", out, _file(".csv", ".npy", dash=True))
+    std = "add a column 'std': standard errors of what has to be estimated, 0 for what is exact"
+    score.add_argument("--std", action="store_true", help=std)
+    _add_split(score)
+    _add_threshold(score, "that of the model")
+    _add_answering(score)
+    _add_threads(score)
 
 
 def _add_sample(commands: Any) -> None:
@@ -221,8 +255,9 @@ def _add_sample(commands: Any) -> None:
     )
     sample.add_argument("model", metavar="MODEL", type=Path, help="model file")
     _option(sample, "-n", "N", "rows to draw", _positive_int, "--n-samples", default=100)
-    _option(sample, "--out", "FILE", "write a .npy, .csv or .png (a grid of pictures) instead", Path)
-    _option(sample, "--shape", "ROWSxCOLS", "shape of a row as a picture (default: that of the training data)", _shape)
+    out = "write a .npy, .csv or .png (a grid of pictures) instead; '-': print them"
+    _option(sample, "--out", "FILE", out, _file(".npy", ".csv", ".png", dash=True))
+    _option(sample, "--shape", "ROWSxCOLS", "shape of a row in a .png (default: that of the training data)", _shape)
     _add_seed(sample, "gives the same rows every time")
     _add_threads(sample)
 
@@ -244,9 +279,10 @@ def _add_impute(commands: Any) -> None:
     impute.add_argument("data", metavar="DATA", help="'digits' or a file, see below")
 
     output = impute.add_argument_group("output")
-    _option(output, "--out", "FILE", "write a .npz, .npy, .csv or .txt of the filled rows", Path)
-    _option(output, "--samples", "FILE.png", "draw 20 rows, from all over the last split, as given, hidden and filled", Path)
-    _option(output, "--shape", "ROWSxCOLS", "shape of a row as a picture (default: that of the training data)", _shape)
+    _option(output, "--out", "FILE", "write a .npz, .npy, .csv or .txt of the filled rows", _file(*TABLES))
+    samples = "draw 20 rows, from all over the last split, as given, hidden and filled"
+    _option(output, "--samples", "FILE.png", samples, _file(".png"))
+    _option(output, "--shape", "ROWSxCOLS", "shape of a row in the picture (default: that of the training data)", _shape)
 
     rows = impute.add_argument_group("data")
     _add_split(rows)
@@ -318,6 +354,21 @@ def _add_threads(group: Any) -> None:
 
 
 # Values; ArgumentTypeError makes argparse show "argument --option: ..."
+
+
+def _file(*suffixes: str, dash: bool = False) -> Callable[[str], Path | None]:
+    """Return what reads the name of an output file. Without suffixes any name will do; a dash is standard output, None."""
+
+    def path(text: str) -> Path | None:
+        if dash and text == "-":
+            return None
+        if os.path.basename(text) in ("", ".", ".."):  # Path would drop the slash, and write beside the folder
+            raise argparse.ArgumentTypeError(f"cannot write {text!r}: it names a folder, not a file")
+        if suffixes and Path(text).suffix.lower() not in suffixes:
+            raise argparse.ArgumentTypeError(f"cannot write {text}: the name must end in {' or '.join(suffixes)}")
+        return Path(text)
+
+    return path
 
 
 def _whole(text: str, smallest: int = 0) -> int:

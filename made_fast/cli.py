@@ -35,6 +35,9 @@ COMMANDS = {
     "info": commands.info,
 }
 
+OF_OUTPUT = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
+"""What standard output may run into: nobody reads, no room, a terminal that was closed."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
@@ -63,7 +66,7 @@ def _main(argv: Sequence[str] | None) -> int:
     except MemoryError as error:
         return _fail(f"not enough memory. {error}")
     except OSError as error:
-        if error.errno not in (errno.EPIPE, errno.ENOSPC):
+        if error.errno not in OF_OUTPUT:
             raise
         _drain(sys.stdout)
         return 141 if error.errno == errno.EPIPE else _fail(f"cannot write the output: {error.strerror}.")

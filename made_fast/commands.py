@@ -28,7 +28,7 @@ LINES = 1 << 14
 
 def evaluate(args: argparse.Namespace) -> int:
     """Score data under a model."""
-    from made_fast import images, report
+    from made_fast import images, report, tables
 
     model = files.load_model(args.model)
     if args.plot is not None:
@@ -42,6 +42,8 @@ def evaluate(args: argparse.Namespace) -> int:
     _check_members(model, args)
     dataset = _load_data_for(model, args)
     chosen = files.chosen_splits(args, dataset)
+    if args.plot is not None and all(map(tables.n_missing, chosen.values())):
+        raise UsageError("--plot needs complete rows; all of these have missing entries.")
     print(f"data        {report.describe_data(dataset, dataset.shape, args.threshold)}")
     print(f"model       {report.describe_model(model)}\n", flush=True)
     ask = report.Asking(args.threads, args.members, args.walks)
@@ -50,8 +52,6 @@ def evaluate(args: argparse.Namespace) -> int:
     report.print_parts(model, scores)
     if args.plot is not None:
         curves = {name: found.parts for name, found in scores.items() if found.parts}
-        if not curves:
-            raise UsageError("--plot needs complete rows; all of these have missing entries.")
         title = files.encodable(dataset.name)
         files.write(args.plot, lambda stream: images.save_curves(stream, curves, title))
         print(f"\nplot        {report.describe_file(args.plot)}")

@@ -78,9 +78,11 @@ def save_png(stream: IO[bytes], picture: NDArray[Any]) -> None:
 
 def has_matplotlib() -> bool:
     """Say whether :func:`save_curves` has what it needs."""
-    from importlib.util import find_spec
-
-    return find_spec("matplotlib") is not None
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError:
+        return False
+    return True
 
 
 def save_curves(stream: IO[bytes], curves: Mapping[str, Mapping[int, tuple[float, float]]], title: str) -> None:

@@ -117,8 +117,13 @@ def _write(stream: Any, text: str) -> None:
     """Write text to a stream as far as it takes it; what it cannot encode becomes an escape."""
     try:
         encoding = getattr(stream, "encoding", None) or "utf-8"
-        stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
-        getattr(stream, "flush", lambda: None)()
+        data = text.encode(encoding, "backslashreplace")
+        if isinstance(buffer := getattr(stream, "buffer", None), io.BufferedWriter):
+            stream.flush()
+            buffer.raw.write(data)  # in the buffer it would wait for the interpreter's end, and make that fail
+        else:
+            stream.write(data.decode(encoding))
+            getattr(stream, "flush", lambda: None)()
     except Exception as error:
         if not _is_of_stream(error):
             raise

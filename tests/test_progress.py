@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import subprocess
 import sys
 import types
 
@@ -172,6 +173,14 @@ def test_a_notebook_keeps_the_bar_of_its_own(monkeypatch):
     monkeypatch.setitem(sys.modules, "ipykernel", types.ModuleType("ipykernel"))
     fit()
     assert bars == [3, "update", "update", "update", "close"]
+
+
+@pytest.mark.parametrize("how", ["2>/dev/full", "2>&-", "2> >(true)"])
+def test_the_process_ends_as_if_there_were_no_bar(how):
+    if "full" in how and not os.path.exists("/dev/full"):
+        pytest.skip("Linux only")
+    code = "import numpy as np, made_fast; made_fast.MADE((4,), max_epochs=9, verbose=2).fit(np.eye(9))"
+    assert subprocess.run(["bash", "-c", f"{sys.executable} -c '{code}' {how}"], check=False).returncode == 0
 
 
 def test_say_escapes_what_cannot_be_encoded():

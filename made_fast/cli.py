@@ -55,12 +55,13 @@ def _main(argv: Sequence[str] | None) -> int:
     warnings.showwarning = lambda message, *_, **__: say(f"made-fast: note: {' '.join(str(message).split())}")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # file names may hold anything
+    code = 0
     try:
         try:
-            args = parser().parse_args(argv)
-            return _run(args)
+            code = _run(parser().parse_args(argv))
         finally:
-            print(end="", flush=True)  # here, not at exit, is where a closed pipe must show
+            if sys.stdout is not None:
+                sys.stdout.flush()  # here, not at exit, is where a closed pipe must show
     except UsageError as error:
         return _fail(error)
     except MemoryError as error:
@@ -69,10 +70,13 @@ def _main(argv: Sequence[str] | None) -> int:
         if error.errno not in OF_OUTPUT:
             raise
         _drain(sys.stdout)
-        return 141 if error.errno == errno.EPIPE else _fail(f"cannot write the output: {error.strerror}.")
+        if error.errno != errno.EPIPE and not code:
+            return _fail(f"cannot write the output: {error.strerror}.")
+        return code or 141
     except KeyboardInterrupt as stop:
         say("made-fast: interrupted")
         return signals.code_of(stop)
+    return code
 
 
 def _run(args: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ of the host raises meanwhile goes through. tqdm is imported only when a bar is d
 from __future__ import annotations
 
 import io
+import os
 import sys
 import time
 from types import TracebackType
@@ -86,6 +87,15 @@ class _Stream:
     def flush(self) -> None:
         pass  # ``write`` has done it
 
+    def has_size(self) -> bool:
+        """Say whether the terminal tells its size: some say 0, and a bar of that size is not seen."""
+        try:
+            return min(os.get_terminal_size(self._stream.fileno())) > 0
+        except Exception as error:
+            if not _is_of_stream(error):
+                raise
+            return False
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
@@ -98,7 +108,8 @@ def _bar(max_epochs: int) -> Any:
     def draw() -> Any:
         from tqdm.auto import tqdm
 
-        return tqdm(total=max_epochs, unit="epoch", desc="fit", dynamic_ncols=True, file=_Stream(sys.stderr))
+        file = _Stream(sys.stderr)
+        return tqdm(total=max_epochs, unit="epoch", desc="fit", dynamic_ncols=file.has_size(), file=file)
 
     return _unless_broken(draw)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -191,3 +192,16 @@ def test_a_real_training_that_is_told_to_end(number, module):
     assert process.returncode == 128 + number
     assert "are saved in model.safetensors.\n" in err
     assert isinstance(load("model.safetensors"), MADEModel | MixtureModel)
+
+
+def test_a_terminal_that_is_closed():
+    command = [sys.executable, "-m", "made_fast", *f"{TRAIN} 999999 --patience 999999".replace("--quiet ", "").split()]
+    process, terminal = pty.fork()
+    if not process:
+        os.execv(sys.executable, command)
+    shown = b""
+    while b"validation" not in shown:
+        shown += os.read(terminal, 4096)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 128 + signal.SIGHUP
+    assert load("model.safetensors").n_features_in == 6

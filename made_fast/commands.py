@@ -146,7 +146,7 @@ def _load_data_for(model: AnyModel, args: argparse.Namespace) -> Any:
 
     if args.threshold is None:
         args.threshold = model.binarize
-    dataset = files.load_data(args, model.n_features_in)
+    dataset = files.load_data(args, model.n_features_in, model.hyper.get("index_base"))
     for single in report.single_models(model):
         single.binarize = None
     return dataset

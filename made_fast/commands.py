@@ -147,7 +147,7 @@ def impute(args: argparse.Namespace) -> int:
             print(f"{name:12}{_hits(X, asked[name], filled[name], frequent)}")
     if args.out is not None:
         suffix = args.out.suffix.lower()
-        files.write(args.out, lambda stream: tables.save(stream, suffix, filled, getattr(dataset, "feature_names", None)))
+        files.write(args.out, lambda stream: tables.save(stream, suffix, filled, dataset.feature_names))
         print(f"output      {report.describe_file(args.out)}{_way_back(args)}")
     if args.samples is not None:
         name = list(filled)[-1]
@@ -173,7 +173,7 @@ def _load_data_for(model: AnyModel, args: argparse.Namespace) -> Any:
 
     if args.threshold is None:
         args.threshold = model.binarize
-    dataset = files.load_data(args, model.n_features_in)
+    dataset = files.load_data(args, model.n_features_in, model.hyper.get("index_base"))
     for single in report.single_models(model):
         single.binarize = None
     return dataset

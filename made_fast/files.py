@@ -14,7 +14,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from made_fast.options import UsageError
+from made_fast.options import SHARE, UsageError
+from made_fast.progress import say
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,18 +50,36 @@ def refusing(*kinds: type[Exception]) -> Iterator[None]:
         raise UsageError(str(error)) from error
 
 
-def load_data(args: argparse.Namespace, n_features: int | None = None) -> Dataset:
-    """Load DATA and take the splits that it lacks out of its training rows, the same ones every time."""
+def load_data(args: argparse.Namespace, n_features: int | None = None, index_base: object = None) -> Dataset:
+    """Load DATA and take the splits that it lacks out of its training rows, the same ones every time.
+
+    ``index_base`` is what a model file, which may be anybody's, remembers of the LIBSVM file that it was trained on.
+    """
     from made_fast import datasets
 
+    remembered = index_base if type(index_base) is int and index_base in (0, 1) else None
     with refusing(OSError, ValueError, TypeError):
         try:
-            dataset = datasets.load(args.data, threshold=args.threshold, n_features=n_features, missing=True)
+            dataset = datasets.load(
+                args.data,
+                threshold=args.threshold,
+                n_features=n_features,
+                missing=True,
+                drop=args.drop or (),
+                header=args.header,
+                index_base=remembered if args.index_base is None else args.index_base,
+            )
         except ValueError as error:
             raise UsageError(str(error).replace("binarize=", "--threshold ")) from error
+        for note in dataset.notes:
+            say(f"made-fast: note: {note}")
         if n_features not in (None, dataset.train.shape[1]):
             raise UsageError(f"{args.data} must have {n_features} columns, as the model has, got {dataset.train.shape[1]}.")
-        valid, test = (getattr(args, name, None) or None for name in ("valid_fraction", "test_fraction"))
+        shares = {name: getattr(args, f"{name}_fraction", None) for name in ("valid", "test")}
+        for name, share in shares.items():
+            if share not in (None, SHARE) and getattr(dataset, name) is not None:
+                say(f"made-fast: note: --{name}-fraction has no effect: {args.data} has {name} rows of its own.")
+        valid, test = (share or None for share in shares.values())
         return datasets.split(dataset, valid=valid, test=test)
 
 

@@ -27,20 +27,29 @@ DTYPES = ("float32", "float64")
 METHODS = ("mode", "mean", "sample")
 WEIGHTS = ("equal", "em")
 SPLITS = ("train", "valid", "test")
+HEADER = ("auto", "yes", "no")
 
 TABLES = (".npz", ".npy", ".csv", ".txt")
 """What ``impute --out`` writes."""
+
+SHARE = 0.1
+"""Share of the rows that ``train`` takes for validation, and for test, where DATA has none apart."""
 
 TILES = 100
 """Samples in the picture that ``train --samples`` draws."""
 
 DATA = """\
 DATA is 'digits' (1797 images of 8 x 8 that come with scikit-learn) or a file of 0/1 rows:
-  .npz                     arrays train, valid, test, or one array; packed bits if n_features is there
+  .npz                     arrays train, valid (or val), test, or one array; packed bits if n_features is there;
+                           or what scipy.sparse.save_npz writes
   .npy                     one array
-  .csv .data  .amat .txt   a row a line, separated by commas, by blanks
+  .csv .data  .tsv         a row a line, separated by commas, semicolons or tabs; by tabs
+  .amat .txt               a row a line, separated by blanks
+  .parquet                 columns of numbers or booleans (needs pyarrow)
   .libsvm .svm .svmlight   'label index:1 index:1 ...'; labels are dropped
-A missing entry is NaN, or in text an empty cell, nan, NA or ?."""
+or '-': standard input, read as a .csv is. Text may be compressed (.csv.gz); its cells are numbers, True or False.
+A missing entry is NaN, or in text an empty cell, NA, N/A, NaN, null, None, <NA> or ?. A first column without
+a name that counts the rows is left out."""
 
 CONSTANTS = """\
 --optimizer-param: sgd has lr_decay, the c of 1 / (1 + c t); momentum lr_decay and momentum; adagrad eps;
@@ -148,7 +157,7 @@ def _add_training(command: Any, out: str) -> None:
 
     rows = command.add_argument_group("data")
     _add_threshold(rows, "demand 0/1")
-    _add_fractions(rows, 0.1, "share of the rows for {}, if DATA has none apart; 0: none")
+    _add_fractions(rows, SHARE, "share of the rows for {}, if DATA has none apart; 0: none")
 
     network = command.add_argument_group("network")
     hidden = "units of each hidden layer; 'none' for no hidden layer, FVSBN (default: 500)"
@@ -337,7 +346,14 @@ def _add_answering(group: Any) -> None:
 
 
 def _add_threshold(group: Any, default: str) -> None:
+    """Add what there is to say about how DATA is read."""
     _option(group, "--threshold", "T", f"values > T are 1, the others 0 (default: {default})", _number)
+    drop = "leave a column out, by name or by number, from 0; may be repeated"
+    _option(group, "--drop", "COLUMN", drop, action="append")
+    header = "whether the first line of text holds names: auto (if it holds no value, or numbers that count on), yes, no"
+    group.add_argument("--header", metavar="NAME", choices=HEADER, default=HEADER[0], help=header)
+    base = "number of the first column in LIBSVM files, 0 or 1 (default: that of the model, or the file tells)"
+    _option(group, "--index-base", "N", base, int, choices=(0, 1))
 
 
 def _add_fractions(group: Any, default: float | None, text: str) -> None:

@@ -52,8 +52,7 @@ def evaluate(args: argparse.Namespace) -> int:
     report.print_parts(model, scores)
     if args.plot is not None:
         curves = {name: found.parts for name, found in scores.items() if found.parts}
-        title = files.encodable(dataset.name)
-        files.write(args.plot, lambda stream: images.save_curves(stream, curves, title))
+        files.write(args.plot, lambda stream: images.save_curves(stream, curves, dataset.name))
         print(f"\nplot        {report.describe_file(args.plot)}")
     return 0
 

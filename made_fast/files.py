@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from made_fast.report import AnyModel
 
 __all__ = [
-    "check_outputs", "check_shape", "chosen_splits", "encodable", "is_same", "load_data", "load_model", "refusing",
+    "check_outputs", "check_shape", "chosen_splits", "is_same", "load_data", "load_model", "refusing",
     "remembered_shape", "sampled_lines", "write", "write_lines", "write_png", "writing",
 ]  # fmt: skip
 
@@ -165,11 +165,6 @@ def write_lines(path: Path | None, parts: Iterable[str]) -> None:
         return
     for part in parts:
         print(part, end="")
-
-
-def encodable(text: str) -> str:
-    """Return a text, the name of a file say, as one that UTF-8 can hold: bytes that were no text become escapes."""
-    return text.encode(errors="backslashreplace").decode()
 
 
 def check_shape(shape: tuple[int, int] | None, D: int) -> None:

@@ -141,7 +141,11 @@ def _plan(args: argparse.Namespace) -> _Plan:
     params |= {"hidden_sizes": hidden_sizes, "optimizer_params": constants or None}
     params |= {"n_threads": args.threads or threads.available(), "verbose": 0 if args.quiet else 1}
     seed = secrets.randbits(32) if args.seed is None else args.seed
-    notes = {"data": files.encodable(dataset.name), "shape": shape}
+    notes = {"data": dataset.name, "shape": shape}
+    if dataset.index_base is not None:
+        notes["index_base"] = dataset.index_base
+    with refusing(UnicodeError):
+        json.dumps([notes, dataset.feature_names], ensure_ascii=False).encode()  # before it is too late
     plan = _Plan(dataset, tables.splits(dataset), shape, params, seed, notes)
     for flag, why in _without_effect(args, plan):
         say(f"made-fast: note: {flag} has no effect: {why}.")

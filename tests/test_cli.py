@@ -889,7 +889,7 @@ def test_ctrl_c_in_a_real_training(tmp_path):
         finally:
             process.kill()
     assert (process.returncode, out) == (130, b"")
-    assert re.search(rb"\nmade-fast: interrupted. The best parameters so far, those of epoch \d+, are saved in ", err)
+    assert re.search(rb"(?m)^made-fast: interrupted. The best parameters so far, those of epoch \d+, are saved in ", err)
     assert -load(path).score(datasets.load("digits").test) < 64 * np.log(2)  # however few epochs there were
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from made_fast import files
@@ -129,6 +129,8 @@ def impute(args: argparse.Namespace) -> int:
         n, n_given = (sum(X.shape[0] for X in found.values()) for found in (tables.splits(dataset), given))
         if n_given < n:
             raise UsageError(f"{args.out} is DATA, of {n} rows, and would keep {n_given}. Choose another --out.")
+        if args.drop or (args.out.suffix.lower() == ".npz" and dataset.notes):  # arrays beside the rows
+            raise UsageError(f"{args.out} is DATA, and would lose what is left out of it. Choose another --out.")
     asked = given if args.hide is None else {name: tables.hide(X, args.hide) for name, X in given.items()}
     n_missing = {name: tables.n_missing(X) for name, X in asked.items()}
     print(f"data        {report.describe_data(dataset, dataset.shape, args.threshold)}")
@@ -147,7 +149,7 @@ def impute(args: argparse.Namespace) -> int:
     if args.out is not None:
         suffix = args.out.suffix.lower()
         files.write(args.out, lambda stream: tables.save(stream, suffix, filled, dataset.feature_names))
-        print(f"output      {report.describe_file(args.out)}{_way_back(args)}")
+        print(f"output      {report.describe_file(args.out)}{_way_back(args, dataset.feature_names)}")
     if args.samples is not None:
         name = list(filled)[-1]
         _draw(args, given[name], asked[name], filled[name], shape)
@@ -230,13 +232,24 @@ def _hits(X: Any, asked: NDArray[np.float32], filled: NDArray[Any], frequent: ND
     return f"{right:.2%} of {entries} are right; by the most frequent value of each column in training rows {baseline:.2%}"
 
 
-def _way_back(args: argparse.Namespace) -> str:
-    """Say how to read rows whose values are not those the model knows."""
+def _way_back(args: argparse.Namespace, names: Sequence[str] | None) -> str:
+    """Say how to read rows whose values are not those the model knows, below names that look like values."""
+    ways = []
     if args.method == "mean":
-        return ": probabilities; to read them as 0/1, give --threshold 0.5"
-    if args.threshold is not None and not 0 <= args.threshold < 1:
-        return f": 0/1; where the model has the threshold {args.threshold:g}, give --threshold 0.5 with it"
-    return ""
+        ways.append("probabilities; to read them as 0/1, give --threshold 0.5")
+    elif args.threshold is not None and not 0 <= args.threshold < 1:
+        ways.append(f"0/1; where the model has the threshold {args.threshold:g}, give --threshold 0.5 with it")
+    if args.out.suffix.lower() in (".csv", ".txt") and any(map(_is_number, names or ())):
+        ways.append("names that are numbers; to read them, give --header yes")
+    return "".join(f": {way}" for way in ways)
+
+
+def _is_number(name: str) -> bool:
+    try:
+        float(name)
+    except ValueError:
+        return False
+    return True
 
 
 def _draw(args: argparse.Namespace, given: Any, asked: Any, filled: Any, shape: tuple[int, int] | None) -> None:

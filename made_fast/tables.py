@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
+import re
 from collections.abc import Sequence
 from typing import IO, Any
 
@@ -57,7 +56,10 @@ def save(stream: IO[bytes], suffix: str, tables: dict[str, NDArray[Any]], names:
         return
     delimiter = "," if suffix == ".csv" else " "
     if names is not None:
-        line = io.StringIO()
-        csv.writer(line, delimiter=delimiter, lineterminator="\n").writerow(names)
-        stream.write(line.getvalue().encode())
+        stream.write(f"{delimiter.join(map(_quoted, names))}\n".encode())
     np.savetxt(stream, X, fmt="%d" if X.dtype.kind in "iu" else "%.6g", delimiter=delimiter)
+
+
+def _quoted(name: str) -> str:
+    """Return a name as a cell of text: in quotes where another separator, or a comment, might be seen in it."""
+    return name if re.fullmatch(r'[^\s",;#]+', name) else '"' + name.replace('"', '""') + '"'

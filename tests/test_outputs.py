@@ -14,7 +14,7 @@ import pytest
 from helpers import random_model
 from PIL import Image
 
-from made_fast import checkpoint, images, load, storage, training
+from made_fast import checkpoint, datasets, images, load, storage, training
 from made_fast.cli import main
 
 QUICK = "--hidden 8 --max-epochs 2 --quiet --seed 0"
@@ -226,6 +226,35 @@ def test_a_table_without_gaps_comes_out_as_it_is(suffix, method, capsys):
     else:
         found = np.load(f"y.{suffix}")
     assert ((found["train"] if suffix == "npz" else found) == rows()).all()
+
+
+@pytest.mark.parametrize("suffix", ["csv", "txt"])
+def test_the_header_that_was_read_is_written_again(suffix):
+    names = ["a", "b c", "d,e;f", 'say "so"', "#1", " two\nlines "]
+    header = ",".join('"' + name.replace('"', '""') + '"' for name in names)
+    lines = [f"{i}," + ",".join(map(str, row)) for i, row in enumerate(rows())]
+    lines[3] = lines[3][:-1]  # a gap
+    Path("index.csv").write_text("\n".join([f",{header}", *lines]) + "\n")
+    assert run(f"impute m.safetensors index.csv --out y.{suffix}") == 0
+    found, before = datasets.load(f"y.{suffix}"), datasets.load("index.csv", missing=True)
+    assert found.feature_names == before.feature_names == tuple(names)
+    assert found.notes == ()
+    assert (found.train == before.train)[~np.isnan(before.train)].all()
+
+
+def test_names_that_are_numbers_say_how_to_read_them(capsys):
+    np.savetxt("x.csv", rows(), fmt="%d", delimiter=",", header="3,1,2,5,6,7", comments="")
+    assert run("impute m.safetensors x.csv --header yes --out y.csv") == 0
+    assert "y.csv (1.0 kB): names that are numbers; to read them, give --header yes\n" in capsys.readouterr().out
+    assert datasets.load("y.csv", header="yes").feature_names == ("3", "1", "2", "5", "6", "7")
+
+
+def test_what_is_left_out_of_data_is_not_lost_to_them(capsys):
+    Path("x.csv").write_text("id,a,b,c,d,e,f\n" + "".join(f"{i * i},0,1,0,1,0,1\n" for i in range(9)))
+    np.savez("x.npz", train=rows(), y=np.arange(80))
+    for command in ("x.csv --drop id --out x.csv", "x.npz --out x.npz"):
+        assert run(f"impute m.safetensors {command}") == 2
+        assert "would lose what is left out of it. Choose another --out." in capsys.readouterr().err
 
 
 def test_a_sparse_table_without_gaps_comes_out_as_it_is():

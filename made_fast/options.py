@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import math
-import os
-import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from made_fast import __version__
+from made_fast import __version__, values
 
 __all__ = ["UsageError", "parser"]
 
@@ -122,8 +118,8 @@ def _add_train(commands: Any) -> None:
     )
     _add_training(train, "model.safetensors")
     checkpoint = train.add_argument_group("checkpoints")
-    _option(checkpoint, "--checkpoint", "FILE", "write there all that it takes to go on to the bit", _file())
-    _option(checkpoint, "--checkpoint-every", "N", "every so many epochs, and at the end", _positive_int, default=1)
+    _option(checkpoint, "--checkpoint", "FILE", "write there all that it takes to go on to the bit", values.output())
+    _option(checkpoint, "--checkpoint-every", "N", "every so many epochs, and at the end", values.positive_int, default=1)
     resume = "go on from the checkpoint, if it is there; repeat the other options, but --max-epochs and --patience may change"
     checkpoint.add_argument("--resume", action="store_true", help=resume)
 
@@ -139,9 +135,9 @@ def _add_ensemble(commands: Any) -> None:
         f"{DATA}\n\n{CONSTANTS}\n\nexample:\n  made-fast ensemble digits --members 5 --weights em --out ensemble.safetensors",
     )
     mixture = ensemble.add_argument_group("mixture")
-    _option(mixture, "--members", "N", "models to fit", _positive_int, default=5)
+    _option(mixture, "--members", "N", "models to fit", values.positive_int, default=5)
     _choice(mixture, "--weights", WEIGHTS, "parts of the members, em: fitted to the validation rows: ")
-    _option(mixture, "--jobs", "N", "members to fit at the same time (default: one for each CPU)", _positive_int)
+    _option(mixture, "--jobs", "N", "members to fit at the same time (default: one for each CPU)", values.positive_int)
     _add_training(ensemble, "ensemble.safetensors")
 
 
@@ -150,9 +146,9 @@ def _add_training(command: Any, out: str) -> None:
     command.add_argument("data", metavar="DATA", help="'digits' or a file, see below")
 
     output = command.add_argument_group("output")
-    _option(output, "--out", "FILE", "model file, replaced if it exists", _file(".safetensors"), default=Path(out))
-    _option(output, "--samples", "FILE.png", f"draw a picture of {TILES} samples, too", _file(".png"))
-    _option(output, "--shape", "ROWSxCOLS", "shape of a row as a picture (default: a square)", _shape)
+    _option(output, "--out", "FILE", "model file, replaced if it exists", values.output(".safetensors"), default=Path(out))
+    _option(output, "--samples", "FILE.png", f"draw a picture of {TILES} samples, too", values.output(".png"))
+    _option(output, "--shape", "ROWSxCOLS", "shape of a row as a picture (default: a square)", values.shape)
     output.add_argument("--quiet", action="store_true", help="show no progress")
 
     rows = command.add_argument_group("data")
@@ -161,7 +157,7 @@ def _add_training(command: Any, out: str) -> None:
 
     network = command.add_argument_group("network")
     hidden = "units of each hidden layer; 'none' for no hidden layer, FVSBN (default: 500)"
-    network.add_argument("--hidden", metavar="N", nargs="*", type=_units, default=[500], help=hidden)
+    network.add_argument("--hidden", metavar="N", nargs="*", type=values.units, default=[500], help=hidden)
     _choice(network, "--activation", ACTIVATIONS)
     _choice(network, "--direct", DIRECT, "layers with direct connections from the inputs: ", dest="direct_connections")
     weights = "give each unit weights for how many inputs it is connected to"
@@ -171,32 +167,33 @@ def _add_training(command: Any, out: str) -> None:
 
     masks = command.add_argument_group("masks")
     n_masks = "masks that take turns, one a mini-batch, and then mix; 'unlimited': a fresh one each time"
-    _option(masks, "--masks", "N", n_masks, _masks, default=1, dest="n_masks")
+    _option(masks, "--masks", "N", n_masks, values.masks, default=1, dest="n_masks")
     _choice(masks, "--resample", RESAMPLE, "what masks differ in: ")
     mixed = "masks of the mixture after --masks unlimited"
-    _option(masks, "--eval-masks", "N", mixed, _positive_int, default=300, dest="n_eval_masks")
+    _option(masks, "--eval-masks", "N", mixed, values.positive_int, default=300, dest="n_eval_masks")
     most = "most masks that validation rows are scored under in training"
-    _option(masks, "--val-masks", "N", most, _positive_int, default=8, dest="n_val_masks")
+    _option(masks, "--val-masks", "N", most, values.positive_int, default=8, dest="n_val_masks")
     _choice(masks, "--ordering", ORDERINGS, "order of the inputs, under the first mask: ")
     _choice(masks, "--degrees", DEGREES, "how hidden degrees are drawn: ")
 
     optimizer = command.add_argument_group("optimizer")
     _choice(optimizer, "--optimizer", OPTIMIZERS)
-    _option(optimizer, "--learning-rate", "R", "step size (default: the optimizer's own)", _positive_float)
+    _option(optimizer, "--learning-rate", "R", "step size (default: the optimizer's own)", values.positive_float)
     _option(
-        optimizer, "--optimizer-param", "NAME=X", "another constant, see below; may be repeated", _constant,
+        optimizer, "--optimizer-param", "NAME=X", "another constant, see below; may be repeated", values.constant,
         action="append", dest="optimizer_params",
     )  # fmt: skip
     falls = "how the learning rate falls to 0 over --max-epochs: "
     _choice(optimizer, "--schedule", SCHEDULES, falls, dest="learning_rate_schedule")
-    _option(optimizer, "--weight-decay", "R", "weights shrink by rate * R a step", _non_negative_float, default=0.0)
-    _option(optimizer, "--clip-norm", "R", "scale larger gradients down to this norm (default: never)", _positive_float)
-    _option(optimizer, "--dropout", "P", "probability that a hidden unit is dropped", _fraction, default=0.0)
+    _option(optimizer, "--weight-decay", "R", "weights shrink by rate * R a step", values.non_negative_float, default=0.0)
+    _option(optimizer, "--clip-norm", "R", "scale larger gradients down to this norm (default: never)", values.positive_float)
+    _option(optimizer, "--dropout", "P", "probability that a hidden unit is dropped", values.fraction, default=0.0)
 
     training = command.add_argument_group("training")
-    _option(training, "--batch-size", "N", "rows of a mini-batch", _positive_int, default=100)
-    _option(training, "--max-epochs", "N", "most passes over the training rows", _positive_int, default=200)
-    _option(training, "--patience", "N", "stop after N epochs without a better validation NLL", _positive_int, default=30)
+    _option(training, "--batch-size", "N", "rows of a mini-batch", values.positive_int, default=100)
+    _option(training, "--max-epochs", "N", "most passes over the training rows", values.positive_int, default=200)
+    patience = "stop after N epochs without a better validation NLL"
+    _option(training, "--patience", "N", patience, values.positive_int, default=30)
     _add_seed(training, "makes the run repeatable to the bit")
     _add_threads(training)
 
@@ -219,7 +216,7 @@ def _add_evaluate(commands: Any) -> None:
     evaluate.add_argument("data", metavar="DATA", help="'digits' or a file, see below")
     _add_split(evaluate)
     plot = "draw the NLL against the number of masks (needs matplotlib)"
-    _option(evaluate, "--plot", "FILE.png", plot, _file(".png"))
+    _option(evaluate, "--plot", "FILE.png", plot, values.output(".png"))
     _add_threshold(evaluate, "that of the model")
     _add_fractions(evaluate, None, "as in train, to find its {} rows again")
     _add_answering(evaluate)
@@ -242,7 +239,7 @@ def _add_score(commands: Any) -> None:
     score.add_argument("model", metavar="MODEL", type=Path, help="model file")
     score.add_argument("data", metavar="DATA", help="'digits' or a file, see below")
     out = "write a .csv or .npy instead; '-': print them"
-    _option(score, "--out", "FILE", out, _file(".csv", ".npy", dash=True))
+    _option(score, "--out", "FILE", out, values.output(".csv", ".npy", dash=True))
     std = "add a column 'std': standard errors of what has to be estimated, 0 for what is exact"
     score.add_argument("--std", action="store_true", help=std)
     _add_split(score)
@@ -263,10 +260,10 @@ def _add_sample(commands: Any) -> None:
         "  made-fast sample model.safetensors --out samples.png --shape 8x8 --seed 0",
     )
     sample.add_argument("model", metavar="MODEL", type=Path, help="model file")
-    _option(sample, "-n", "N", "rows to draw", _positive_int, "--n-samples", default=100)
+    _option(sample, "-n", "N", "rows to draw", values.positive_int, "--n-samples", default=100)
     out = "write a .npy, .csv or .png (a grid of pictures) instead; '-': print them"
-    _option(sample, "--out", "FILE", out, _file(".npy", ".csv", ".png", dash=True))
-    _option(sample, "--shape", "ROWSxCOLS", "shape of a row in a .png (default: that of the training data)", _shape)
+    _option(sample, "--out", "FILE", out, values.output(".npy", ".csv", ".png", dash=True))
+    _option(sample, "--shape", "ROWSxCOLS", "shape of a row in a .png (default: that of the training data)", values.shape)
     _add_seed(sample, "gives the same rows every time")
     _add_threads(sample)
 
@@ -288,21 +285,23 @@ def _add_impute(commands: Any) -> None:
     impute.add_argument("data", metavar="DATA", help="'digits' or a file, see below")
 
     output = impute.add_argument_group("output")
-    _option(output, "--out", "FILE", "write a .npz, .npy, .csv or .txt of the filled rows", _file(*TABLES))
+    out = "write a .npz, .npy, .csv or .txt of the filled rows, with the header of DATA; may be DATA itself"
+    _option(output, "--out", "FILE", out, values.output(*TABLES))
     samples = "draw 20 rows, from all over the last split, as given, hidden and filled"
-    _option(output, "--samples", "FILE.png", samples, _file(".png"))
-    _option(output, "--shape", "ROWSxCOLS", "shape of a row in the picture (default: that of the training data)", _shape)
+    _option(output, "--samples", "FILE.png", samples, values.output(".png"))
+    shape = "shape of a row in the picture (default: that of the training data)"
+    _option(output, "--shape", "ROWSxCOLS", shape, values.shape)
 
     rows = impute.add_argument_group("data")
     _add_split(rows)
-    _option(rows, "--rows", "N", "only the first N rows of each split (default: all)", _positive_int)
-    _option(rows, "--hide", "A:B", "hide the columns A .. B - 1, counted from 0", _columns)
+    _option(rows, "--rows", "N", "only the first N rows of each split (default: all)", values.positive_int)
+    _option(rows, "--hide", "A:B", "hide the columns A .. B - 1, counted from 0", values.columns)
     _add_threshold(rows, "that of the model")
 
     answers = impute.add_argument_group("answers")
     _choice(answers, "--method", METHODS, "the likelier value, one entry after the other; probabilities; a draw: ")
     _add_answering(answers)
-    _option(answers, "--seed", "N", "of draws and estimates", _whole, default=0)
+    _option(answers, "--seed", "N", "of draws and estimates", values.whole, default=0)
     _add_threads(answers)
 
 
@@ -341,13 +340,14 @@ def _add_split(group: Any) -> None:
 
 def _add_answering(group: Any) -> None:
     """Add who answers for rows with missing entries, and how long it may think."""
-    _option(group, "--members", "N", "masks or members that answer for a row with missing entries", _positive_int, default=1)
-    _option(group, "--walks", "N", "walks behind each answer that has to be estimated", _positive_int, default=256)
+    members = "masks or members that answer for a row with missing entries"
+    _option(group, "--members", "N", members, values.positive_int, default=1)
+    _option(group, "--walks", "N", "walks behind each answer that has to be estimated", values.positive_int, default=256)
 
 
 def _add_threshold(group: Any, default: str) -> None:
     """Add what there is to say about how DATA is read."""
-    _option(group, "--threshold", "T", f"values > T are 1, the others 0 (default: {default})", _number)
+    _option(group, "--threshold", "T", f"values > T are 1, the others 0 (default: {default})", values.number)
     drop = "leave a column out, by name or by number, from 0; may be repeated"
     _option(group, "--drop", "COLUMN", drop, action="append")
     header = "whether the first line of text holds names: auto (if it holds no value, or numbers that count on), yes, no"
@@ -357,111 +357,13 @@ def _add_threshold(group: Any, default: str) -> None:
 
 
 def _add_fractions(group: Any, default: float | None, text: str) -> None:
-    _option(group, "--valid-fraction", "F", text.format("validation"), _fraction, default=default)
-    _option(group, "--test-fraction", "F", text.format("test"), _fraction, default=default)
+    _option(group, "--valid-fraction", "F", text.format("validation"), values.fraction, default=default)
+    _option(group, "--test-fraction", "F", text.format("test"), values.fraction, default=default)
 
 
 def _add_seed(group: Any, text: str) -> None:
-    _option(group, "--seed", "N", f"{text} (default: drawn)", _whole)
+    _option(group, "--seed", "N", f"{text} (default: drawn)", values.whole)
 
 
 def _add_threads(group: Any) -> None:
-    _option(group, "--threads", "N", "no result depends on it (default: the CPUs there are)", _positive_int)
-
-
-# Values; ArgumentTypeError makes argparse show "argument --option: ..."
-
-
-def _file(*suffixes: str, dash: bool = False) -> Callable[[str], Path | None]:
-    """Return what reads the name of an output file. Without suffixes any name will do; a dash is standard output, None."""
-
-    def path(text: str) -> Path | None:
-        if dash and text == "-":
-            return None
-        if os.path.basename(text) in ("", ".", ".."):  # Path would drop the slash, and write beside the folder
-            raise argparse.ArgumentTypeError(f"cannot write {text!r}: it names a folder, not a file")
-        if suffixes and Path(text).suffix.lower() not in suffixes:
-            raise argparse.ArgumentTypeError(f"cannot write {text}: the name must end in {' or '.join(suffixes)}")
-        return Path(text)
-
-    return path
-
-
-def _whole(text: str, smallest: int = 0) -> int:
-    if not re.fullmatch(r"[0-9]{1,18}", text) or int(text) < smallest:
-        raise argparse.ArgumentTypeError(f"must be a whole number >= {smallest}, got {text!r}")
-    return int(text)
-
-
-def _positive_int(text: str) -> int:
-    return _whole(text, 1)
-
-
-def _units(text: str) -> int:
-    if text == "none":
-        return 0
-    try:
-        return _whole(text, 1)
-    except argparse.ArgumentTypeError as error:
-        raise argparse.ArgumentTypeError(f"{error} (DATA goes before the options)") from error
-
-
-def _number(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        raise argparse.ArgumentTypeError(f"must be a finite number, got {text!r}")
-    return number
-
-
-def _positive_float(text: str) -> float:
-    number = _number(text)
-    if number <= 0:
-        raise argparse.ArgumentTypeError(f"must be > 0, got {text!r}")
-    return number
-
-
-def _non_negative_float(text: str) -> float:
-    number = _number(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"must be >= 0, got {text!r}")
-    return number
-
-
-def _masks(text: str) -> int | None:
-    if text == "unlimited":
-        return None
-    try:
-        return _whole(text, 1)
-    except argparse.ArgumentTypeError as error:
-        raise argparse.ArgumentTypeError(f"must be a whole number >= 1 or 'unlimited', got {text!r}") from error
-
-
-def _constant(text: str) -> tuple[str, float]:
-    name, equals, number = text.partition("=")
-    if not equals or not name:
-        raise argparse.ArgumentTypeError(f"must be NAME=X, rho=0.95 say, got {text!r}")
-    return name, _number(number)
-
-
-def _columns(text: str) -> tuple[int, int]:
-    found = re.fullmatch(r"([0-9]{1,9}):([0-9]{1,9})", text)
-    if not found or int(found[1]) >= int(found[2]):
-        raise argparse.ArgumentTypeError(f"must be A:B with A < B, 392:784 say, got {text!r}")
-    return int(found[1]), int(found[2])
-
-
-def _fraction(text: str) -> float:
-    number = _number(text)
-    if not 0 <= number < 1:
-        raise argparse.ArgumentTypeError(f"must be in 0 <= F < 1, got {text!r}")
-    return number
-
-
-def _shape(text: str) -> tuple[int, int]:
-    found = re.fullmatch(r"([1-9][0-9]{0,8})x([1-9][0-9]{0,8})", text)
-    if not found:
-        raise argparse.ArgumentTypeError(f"must be ROWSxCOLS, 28x28 say, got {text!r}")
-    return int(found[1]), int(found[2])
+    _option(group, "--threads", "N", "no result depends on it (default: the CPUs there are)", values.positive_int)

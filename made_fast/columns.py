@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 
 __all__ = ["Columns", "Found", "Reading", "narrow", "shown"]
 
+MANY = 100
+"""Rows of whole numbers that are not all different by chance."""
+
 LISTED = 20
 """Most columns that an error or a note lists."""
 
@@ -126,7 +129,7 @@ class Columns:
         """Refuse a table, made of the columns that are kept, one column of which counts the rows, or numbers them.
 
         A threshold would make of it a column of garbage. Counting 0, 1, 2, .. is told for sure; other whole numbers that are
-        all different only where nothing else in the table keeps it from being 0/1.
+        all different only where nothing else in the table keeps it from being 0/1, or where there are many.
         """
         if len(X) < COUNTED:
             return
@@ -135,10 +138,8 @@ class Columns:
         odd = next((int(j) for j in steps if (X[:, j] - X[0, j] == counting).all()), None)
         if odd is None and threshold is None and not (X.dtype == np.uint8 and X.max() <= 1):
             strange = np.flatnonzero(~((X == 0) | (X == 1) | np.isnan(X)).all(axis=0))
-            if len(strange) == 1:
-                numbers = X[:, strange[0]].astype(np.float64)
-                if (numbers >= 0).all() and (numbers % 1 == 0).all() and len(np.unique(numbers)) == len(numbers):
-                    odd = int(strange[0])
+            if len(strange) == 1 or len(X) >= MANY:
+                odd = next((int(j) for j in strange if _all_different(X[:, j])), None)
         if odd is not None:
             j = self.kept[odd]
             raise ValueError(
@@ -147,16 +148,24 @@ class Columns:
             )
 
 
+def _all_different(numbers: NDArray[Any]) -> bool:
+    """Say whether these are whole numbers from 0 on, none of them twice."""
+    return bool((numbers >= 0).all() and (numbers % 1 == 0).all() and len(np.unique(numbers)) == len(numbers))
+
+
 def shown(text: str) -> str:
     """Return text in quotes, on one line and not too long."""
     return repr(text if len(text) <= SHOWN else text[: SHOWN - 3] + "...")
 
 
-def narrow(block: NDArray[np.float64]) -> NDArray[Any]:
+def narrow(block: NDArray[Any]) -> NDArray[Any]:
     """Return numbers as uint8 or float32 where they stay the same, to the bit."""
     for dtype in (np.uint8, np.float32):
-        with np.errstate(invalid="ignore", over="ignore"):
-            small = block.astype(dtype)
-        if np.array_equal(small, block, equal_nan=dtype == np.float32):
+        for part in (block[:1], block):  # a row tells most tables that do not stay the same
+            with np.errstate(invalid="ignore", over="ignore"):
+                small = part.astype(dtype)
+            if not np.array_equal(small, part, equal_nan=dtype == np.float32):
+                break
+        else:
             return small
     return block

@@ -348,11 +348,11 @@ def _add_answering(group: Any) -> None:
 def _add_threshold(group: Any, default: str) -> None:
     """Add what there is to say about how DATA is read."""
     _option(group, "--threshold", "T", f"values > T are 1, the others 0 (default: {default})", values.number)
-    drop = "leave a column out, by name or by number, from 0; may be repeated"
+    drop = "leave out a column, by name or by number from 0; may be repeated"
     _option(group, "--drop", "COLUMN", drop, action="append")
-    header = "whether the first line of text holds names: auto (if it holds no value, or numbers that count on), yes, no"
-    group.add_argument("--header", metavar="NAME", choices=HEADER, default=HEADER[0], help=header)
-    base = "number of the first column in LIBSVM files, 0 or 1 (default: that of the model, or the file tells)"
+    header = "whether the first line of text names the columns: "
+    _choice(group, "--header", HEADER, header)
+    base = "LIBSVM: number of the first column, 0 or 1 (default: as the model's data or DATA tell)"
     _option(group, "--index-base", "N", base, int, choices=(0, 1))
 
 

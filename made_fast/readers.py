@@ -177,7 +177,9 @@ def _read_libsvm(path: Path, reading: Reading) -> Found:
             raise ValueError(f"it has the index {most}, but the last of {n} columns is {n - 1 + base}, counted from {base}")
         X.indices -= base
         n = n or most - base + 1
-    X = type(X)((X.data, X.indices, X.indptr), shape=(X.shape[0], n or 0))
+    elif n is None and X.shape[0]:
+        raise ValueError("it has no index at all")
+    X = type(X)((X.data, X.indices, X.indptr), shape=(X.shape[0], n or 1))
     return Found({"train": X}, notes=notes, drop=reading.drop, index_base=base)
 
 
@@ -193,7 +195,7 @@ def _read_parquet(path: Path, reading: Reading) -> Found:
     if int(pyarrow.__version__.split(".")[0]) < 15:  # before 14.0.1, a file could have it unpickle
         raise ValueError(f"pyarrow {pyarrow.__version__} is too old to read it safely. Run: pip install 'pyarrow>=15'")
     try:
-        with path.open("rb") as stream, parquet.ParquetFile(stream) as file:
+        with path.open("rb") as stream, parquet.ParquetFile(stream, pre_buffer=False) as file:
             return _parquet_table(file, reading)
     except pyarrow.ArrowException as error:
         raise ValueError(str(error)) from error

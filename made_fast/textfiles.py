@@ -3,8 +3,8 @@
 A table of plain whole numbers, or else of plain numbers, is read by NumPy, at the speed of C. Whatever that refuses (True,
 quotes, gaps, an index, a mistake) is read cell by cell, which is slower and knows the line and the column of everything.
 
-The separator of a .csv is the first of semicolon, comma and tab that cuts the first lines into the same number of cells, two or
-more. A decimal comma is refused rather than guessed at: 1,000 is one to some and a thousand to others.
+The separator of a .csv is the first of semicolon, comma and tab that cuts the first lines into the same number of cells, more
+than one. A decimal comma is refused rather than guessed at: 1,000 is one to some and a thousand to others.
 
 Not here: other formats (:mod:`made_fast.readers`), the rules about columns (:mod:`made_fast.columns`).
 """
@@ -94,8 +94,8 @@ def read(open_text: Callable[[], TextIO], path: str | None, separators: tuple[st
     if names is None and reading.header == "auto":
         _refuse_header_of_numbers(X, columns)
     columns.refuse_index(X, reading.threshold)
-    numbered = names is not None and reading.header == "auto" and any(map(_is_value, names))
-    if numbered and reading.threshold is not None:
+    numbered = names is not None and reading.header == "auto" and any(map(str.isdigit, names))
+    if numbered and reading.threshold is not None:  # without, it could be no row
         notes.append("the first line holds numbers that count on and is taken for names; --header no makes it a row")
     return Found({"train": X}, columns.kept_names(), [*notes, *columns.same_names()])
 
@@ -160,17 +160,19 @@ def _cut(text: str, separator: str) -> list[str] | None:
 def _layout(open_text: Callable[[], TextIO], separators: tuple[str, ...], header: str) -> _Layout:
     """Look at the first records, and tell the separator and the header."""
     heads: dict[str, list[_Record]] = {}
+    open_quote = None
     for separator in separators:
         with open_text() as lines:
             try:
                 heads[separator] = list(islice(_records(lines, separator), PEEK))
             except UnicodeDecodeError:
                 raise
-            except ValueError:  # an open quote, which may be none with another separator
-                if separator == separators[-1] and not heads:
-                    raise
+            except ValueError as error:  # with another separator it may be none
+                open_quote = error
     separator = next((s for s, head in heads.items() if _agree(head)), "")
     if not separator:
+        if open_quote is not None:
+            raise open_quote
         separator = max(heads, key=lambda s: (len(heads[s][0].cells), s == ",") if heads[s] else (0, False))
     head = heads[separator]
     if not head:
@@ -185,7 +187,7 @@ def _layout(open_text: Callable[[], TextIO], separators: tuple[str, ...], header
     if names is not None and len(names) == width - 1:
         if trailing:
             names = [*names, ""]
-        elif not all(map(_is_value, names)):  # as R writes names of rows
+        elif "" not in names and not all(map(_is_value, names)):  # as R writes names of rows
             names = ["", *names]
     trailing = trailing and (names is None or (len(names) == width and names[-1] == ""))
     return _Layout(separator, None if names is None else tuple(names), head[0].last if named else 0, trailing)
@@ -310,7 +312,7 @@ def _by_cells(open_text: Callable[[], TextIO], layout: _Layout, reading: Reading
     X = np.concatenate(blocks)
     if trailing and columns.kept[-1:] == [first_width - 1] and len(columns.kept) not in (1, reading.n_features):
         columns.leave_out(first_width - 1)
-        X = X[:, :-1]
+        X = narrow(X[:, :-1])
         notes.append("the last column has neither a name nor a value, as every line ends with a separator; it is left out")
     return X, columns, notes
 
@@ -333,7 +335,9 @@ def _block(cells: list[tuple[str, ...]], chunk: list[_Record], numbers: _Numbers
         j = wrong[0]
         i = next(i for i, cell in enumerate(cells[j]) if not _is_value(cell))
         text = cells[j][i].strip()
-        way_out = f"{columns.option(*wrong)} leaves out what is text"
+        way_out = "Is it a table of 0 and 1?"
+        if len(wrong) < len(columns.kept):
+            way_out = f"{columns.option(*wrong)} leaves out what is text"
         if re.fullmatch(r"[+-]?[0-9]*,[0-9]+", text):
             way_out = "Decimal commas are not read: write 0.5 for 0,5"
         if done + i == 0 and columns.names is None:
@@ -379,8 +383,8 @@ class _Index:
         for i, cell in enumerate(cells, start=self.start + done):
             if cell != str(i) and cell.strip() != str(i):
                 raise ValueError(
-                    f"the first column has no name, as an index has none, but does not count the rows: {shown(cell.strip())} in "
-                    f"row {i - self.start}. --drop 0 leaves it out; give it a name in the first line to keep it"
+                    f"the first column has no name, as an index has none, but does not count the rows: {shown(cell.strip())} "
+                    f"in row {i - self.start}. --drop 0 leaves it out; give it a name in the first line to keep it"
                 )
 
 

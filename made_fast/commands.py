@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from made_fast import files
+from made_fast.files import refusing
 from made_fast.options import UsageError
 from made_fast.progress import say
 
@@ -169,12 +170,18 @@ def info(args: argparse.Namespace) -> int:
 
 
 def _load_data_for(model: AnyModel, args: argparse.Namespace) -> Any:
-    """Load DATA through the model's threshold, or that of the user; the model then takes 0/1."""
-    from made_fast import report
+    """Load DATA through the model's threshold, or that of the user; the model then takes 0/1.
+
+    Columns that have names must be those of the model, if it knows their names.
+    """
+    from made_fast import names, report
 
     if args.threshold is None:
         args.threshold = model.binarize
     dataset = files.load_data(args, model.n_features_in, model.hyper.get("index_base"))
+    with refusing(ValueError):
+        way_out = "Put the columns in the order of the model; --drop leaves columns out. made-fast info shows the names."
+        names.check(dataset.feature_names, model.feature_names, args.data, way_out)
     for single in report.single_models(model):
         single.binarize = None
     return dataset

@@ -37,13 +37,17 @@ MAY_CHANGE = ("max_epochs", "patience", "n_threads", "verbose")
 
 
 class _Plan(NamedTuple):
-    """What is to be fitted to what: data, its splits, shape of a row as a picture, parameters of MADE, seed, notes to keep."""
+    """What is to be fitted to what: data, its splits, shape of a row as a picture, parameters of MADE, seed.
+
+    ``names`` are those of the columns, ``notes`` what else the model file keeps.
+    """
 
     dataset: Dataset
     splits: dict[str, Any]
     shape: tuple[int, int] | None
     params: dict[str, Any]
     seed: int
+    names: tuple[str, ...] | None
     notes: dict[str, Any]
 
 
@@ -55,6 +59,7 @@ def train(args: argparse.Namespace) -> int:
     from made_fast.estimator import MADE
 
     made = MADE(**plan.params, random_state=plan.seed)
+    made._names = plan.names
     done = 0
     if args.checkpoint is not None and args.resume != args.checkpoint.exists():
         begun = "there is none yet" if args.resume else "it is replaced; --resume would go on from it"
@@ -68,7 +73,7 @@ def train(args: argparse.Namespace) -> int:
 
     begin = time.perf_counter()
     try:
-        with _one_warning(), refusing(*((ValueError,) if done else ())):
+        with _quietly(), refusing(ValueError):
             made.fit(
                 plan.splits["train"],
                 X_val=plan.splits.get("valid"),
@@ -103,7 +108,7 @@ def ensemble(args: argparse.Namespace) -> int:
     made = MADEEnsemble(args.members, weights=args.weights, n_jobs=jobs, random_state=plan.seed, **plan.params)
     begin = time.perf_counter()
     try:
-        with _one_warning():
+        with _quietly(), refusing(ValueError):
             made.fit(plan.splits["train"], X_val=plan.splits.get("valid"))
     except FloatingPointError as error:
         raise UsageError(f"{error} Nothing was saved.") from error
@@ -126,7 +131,7 @@ def _plan(args: argparse.Namespace) -> _Plan:
     """Check the options and load the data."""
     import secrets
 
-    from made_fast import arguments, tables, threads
+    from made_fast import arguments, modelfile, tables, threads
     from made_fast.kernels.optimizers import OPTIMIZERS
 
     constants = dict(args.optimizer_params or ())
@@ -144,9 +149,15 @@ def _plan(args: argparse.Namespace) -> _Plan:
     notes = {"data": dataset.name, "shape": shape}
     if dataset.index_base is not None:
         notes["index_base"] = dataset.index_base
+    names = dataset.feature_names
     with refusing(UnicodeError):
-        json.dumps([notes, dataset.feature_names], ensure_ascii=False).encode()  # before it is too late
-    plan = _Plan(dataset, tables.splits(dataset), shape, params, seed, notes)
+        json.dumps(notes, ensure_ascii=False).encode()  # now, not when a model is to be lost
+    try:
+        modelfile.encode_names(names)
+    except ValueError as error:
+        say(f"made-fast: note: the model does without names of columns: {error}")
+        names = None
+    plan = _Plan(dataset, tables.splits(dataset), shape, params, seed, names, notes)
     for flag, why in _without_effect(args, plan):
         say(f"made-fast: note: {flag} has no effect: {why}.")
     return plan
@@ -175,6 +186,7 @@ def _without_effect(args: argparse.Namespace, plan: _Plan) -> Iterator[tuple[str
 
 def _resumed(args: argparse.Namespace, plan: _Plan) -> MADE:
     """Return the estimator of the checkpoint, if it is one of the fit that the options describe."""
+    from made_fast import names
     from made_fast.estimator import MADE
     from made_fast.storage import ModelFileError
 
@@ -183,6 +195,8 @@ def _resumed(args: argparse.Namespace, plan: _Plan) -> MADE:
     known, D = made.get_params(), plan.dataset.train.shape[1]
     if made.n_features_in_ != D:
         raise UsageError(f"{args.checkpoint} is a checkpoint for {made.n_features_in_} inputs, but {args.data} has {D}.")
+    with refusing(ValueError):
+        names.check(plan.names, getattr(made, "feature_names_in_", None), args.data, "Give the data of the first run.")
     seed = {} if args.seed is None else {"random_state": args.seed}
     for name, value in (plan.params | seed).items():
         if name not in MAY_CHANGE and json.dumps(value) != json.dumps(known[name]):
@@ -196,12 +210,16 @@ def _resumed(args: argparse.Namespace, plan: _Plan) -> MADE:
 
 
 @contextmanager
-def _one_warning() -> Iterator[None]:
-    """Let validation scores of rows with missing entries be estimates without a word; the report says so in the end."""
+def _quietly() -> Iterator[None]:
+    """Let validation scores of rows with missing entries be estimates, and rows without names, without a word.
+
+    The report tells of the estimates in the end; the names were compared by ``_resumed``.
+    """
     from made_fast.queries import ApproximationWarning
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ApproximationWarning)
+        warnings.filterwarnings("ignore", "X does not have valid feature names")
         yield
 
 
@@ -209,13 +227,14 @@ def _one_warning() -> Iterator[None]:
 
 
 def _with_notes(model: AnyModel, args: argparse.Namespace, plan: _Plan, **notes: Any) -> AnyModel:
-    """Return the model with what the estimator does not know: the threshold that the data came through, and notes."""
+    """Return the model with what the estimator does not know: the names and the threshold of the data, and notes."""
     from made_fast.mixture import MixtureModel
     from made_fast.model import MADEModel
 
     def with_threshold(single: MADEModel, **more: Any) -> MADEModel:
         hyper = {**single.hyper, "ordering": args.ordering, **more}
-        return MADEModel(single.source, single.masks, rule=single.rule, binarize=args.threshold, hyper=hyper)
+        options = {"rule": single.rule, "binarize": args.threshold, "hyper": hyper, "feature_names": plan.names}
+        return MADEModel(single.source, single.masks, **options)
 
     notes |= plan.notes
     if isinstance(model, MixtureModel):

@@ -159,7 +159,7 @@ def _read_libsvm(path: Path, reading: Reading) -> Found:
     base, notes = reading.index_base, []
     if len(X.indices):
         least, most = int(X.indices.min()), int(X.indices.max())
-        if base is None and n is not None and 0 < least and most < n:
+        if base is None and n is not None and least > 0 and most < n:
             raise ValueError(
                 f"its indices {least}..{most} may count the {n} columns from 0 or from 1. Say which: --index-base 0 or 1"
             )

@@ -71,7 +71,7 @@ def load(
     threshold: float | None = None,
     n_features: int | None = None,
     missing: bool = False,
-    drop: Sequence[str] = (),
+    drop: str | Sequence[str | int] = (),
     header: str = "auto",
     index_base: int | None = None,
 ) -> Dataset:
@@ -100,7 +100,7 @@ def load(
         Width that the data must have. A LIBSVM file does not tell its own if the last features are never set.
     missing : bool
         Let entries be missing: NaN in arrays; in text an empty cell, NA, N/A, NaN, null, None, <NA> or ?, in any case.
-    drop : sequence of str
+    drop : str, or sequence of str or int
         Columns to leave out, by name, or by number, counted from 0, where none has that name.
     header : {"auto", "yes", "no"}
         Whether the first line of text holds names. ``"auto"``: if there is no value in it, or more than two whole numbers
@@ -120,7 +120,8 @@ def load(
         raise ValueError(
             f"header must be one of {', '.join(HEADER)}, and index_base 0, 1 or None, got {header!r} and {index_base!r}."
         )
-    reading = Reading(threshold, n_features, missing, tuple(drop), header, index_base)
+    columns = (drop,) if isinstance(drop, str) else tuple(map(str, drop))
+    reading = Reading(threshold, n_features, missing, columns, header, index_base)
     if source == "digits":
         return _digits(reading)
     path, suffix, reader = Path(source), "", STDIN

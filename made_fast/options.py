@@ -35,17 +35,17 @@ TILES = 100
 """Samples in the picture that ``train --samples`` draws."""
 
 DATA = """\
-DATA is 'digits' (1797 images of 8 x 8 that come with scikit-learn) or a file of 0/1 rows:
-  .npz                     arrays train, valid (or val), test, or one array; packed bits if n_features is there;
-                           or what scipy.sparse.save_npz writes
+DATA is 'digits' (1797 images of 8 x 8 that come with scikit-learn), '-' or a file of 0/1 rows:
+  .npz                     arrays train, valid (or val), test, or one array; packed bits if n_features
+                           is there; or what scipy.sparse.save_npz writes
   .npy                     one array
-  .csv .data  .tsv         a row a line, separated by commas, semicolons or tabs; by tabs
+  .csv .data   .tsv        a row a line, separated by commas, semicolons or tabs; by tabs
   .amat .txt               a row a line, separated by blanks
   .parquet                 columns of numbers or booleans (needs pyarrow)
   .libsvm .svm .svmlight   'label index:1 index:1 ...'; labels are dropped
-or '-': standard input, read as a .csv is. Text may be compressed (.csv.gz); its cells are numbers, True or False.
-A missing entry is NaN, or in text an empty cell, NA, N/A, NaN, null, None, <NA> or ?. A first column without
-a name that counts the rows is left out."""
+Text may be compressed (.csv.gz); '-' is standard input, read as a .csv is. Cells are numbers, True or
+False; a missing entry is NaN, or in text an empty cell, NA, N/A, NaN, null, None, <NA> or ?. A first
+column without a name that counts the rows is left out."""
 
 CONSTANTS = """\
 --optimizer-param: sgd has lr_decay, the c of 1 / (1 + c t); momentum lr_decay and momentum; adagrad eps;

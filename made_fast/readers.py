@@ -128,7 +128,7 @@ def _text_reader(separators: tuple[str, ...]) -> Callable[[Path, Reading], Found
     def read(path: Path, reading: Reading) -> Found:
         def open_text() -> TextIO:
             if path.suffix.lower() == ".gz":
-                return gzip.open(path, "rt", encoding="utf-8-sig")  # type: ignore[return-value]
+                return gzip.open(path, "rt", encoding="utf-8-sig")
             return path.open(encoding="utf-8-sig")
 
         return textfiles.read(open_text, str(path), separators, reading)
@@ -155,22 +155,18 @@ def _read_libsvm(path: Path, reading: Reading) -> Found:
     from sklearn.datasets import load_svmlight_file
 
     X = load_svmlight_file(str(path), zero_based=True)[0]
-    n = reading.n_features and reading.n_features + len(set(reading.drop))
-    notes = []
-    base = reading.index_base
+    n = None if reading.n_features is None else reading.n_features + len(set(reading.drop))
+    base, notes = reading.index_base, []
     if len(X.indices):
         least, most = int(X.indices.min()), int(X.indices.max())
-        if base is None and least == 0:
-            base = 0
-        elif base is None and n is None:
-            base = 1
-            notes.append("no index is 0, so they are taken to count from 1; if they count from 0, give --index-base 0")
-        elif base is None and most >= n:
-            base = 1
-        elif base is None:
+        if base is None and n is not None and least > 0 and most < n:
             raise ValueError(
                 f"its indices {least}..{most} may count the {n} columns from 0 or from 1. Say which: --index-base 0 or 1"
             )
+        if base is None:
+            base = min(least, 1)
+            if base == 1 and n is None:
+                notes.append("no index is 0, so they are taken to count from 1; if they count from 0, give --index-base 0")
         if least < base:
             raise ValueError("it has the index 0, but indices count from 1 (--index-base 1)")
         if n is not None and most - base >= n:

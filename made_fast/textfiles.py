@@ -130,6 +130,7 @@ _CELLS = {
     for separator, pad in ((";", " \t"), (",", " \t"), ("\t", " "))
 } | {" ": (re.compile(rf"[ \t]*{_QUOTED}([ \t]+|#|\n|\Z)"), re.compile(r"[ \t]*([^ \t#\n]*)([ \t]+|#|\n|\Z)"))}
 """How a quoted and another cell look, by separator: their text and what ends them."""
+_WHOLE = re.compile(rf"[ \t]*{_QUOTED}")
 
 
 def _cut(text: str, separator: str) -> list[str] | None:
@@ -145,7 +146,7 @@ def _cut(text: str, separator: str) -> list[str] | None:
             found = plain.match(text, at)
             assert found is not None  # it matches anything
             cell = found[1].strip()
-            if cell.startswith('"') and text.count('"', at) % 2:
+            if cell.startswith('"') and not _WHOLE.match(text, at):
                 return None
         at, end = found.end(), found[2]
         if separator != " " or cell or found.re is quoted:
@@ -181,7 +182,7 @@ def _layout(open_text: Callable[[], TextIO], separators: tuple[str, ...], header
     rows = head[1:] if named else head
     if not rows:
         raise ValueError("it holds no data below its names")
-    names = [cell.strip() if not cell.strip() else cell for cell in head[0].cells] if named else None
+    names = [cell.strip() for cell in head[0].cells] if named else None
     width = len(rows[0].cells)
     trailing = width > 1 and all(len(row.cells) == width and not row.cells[-1].strip() for row in rows)
     if names is not None and len(names) == width - 1:
@@ -335,7 +336,7 @@ def _block(cells: list[tuple[str, ...]], chunk: list[_Record], numbers: _Numbers
         j = wrong[0]
         i = next(i for i, cell in enumerate(cells[j]) if not _is_value(cell))
         text = cells[j][i].strip()
-        way_out = "Is it a table of 0 and 1?"
+        way_out = "No column is of numbers"
         if len(wrong) < len(columns.kept):
             way_out = f"{columns.option(*wrong)} leaves out what is text"
         if re.fullmatch(r"[+-]?[0-9]*,[0-9]+", text):

@@ -833,7 +833,7 @@ def test_help(command, capsys):
     assert text.startswith(f"usage: made-fast {command}")
     assert f"  made-fast {command or 'train'} " in text[text.index("example") :]
     assert max(map(len, text.splitlines())) <= 105
-    assert "None" not in text
+    assert "default: None" not in text
     if command == "train":
         shown = re.findall(r"\(default:\s+([^)]+)\)", text)
         defaults = {"500", "relu", "random", "stratified", "float32", "adam", "the optimizer's own", "100", "200", "30", "0.1"}

@@ -135,7 +135,7 @@ def impute(args: argparse.Namespace) -> int:
     asked = given if args.hide is None else {name: tables.hide(X, args.hide) for name, X in given.items()}
     n_missing = {name: tables.n_missing(X) for name, X in asked.items()}
     print(f"data        {report.describe_data(dataset, dataset.shape, args.threshold)}")
-    print(f"model       {report.describe_model(model)}", flush=True)
+    print(f"model       {report.describe_model(model)}")
     filled = {name: _fill(model, X, args) for name, X in asked.items()}
     rows = sum(len(X) for X in filled.values())
     of_rows = f"{rows:,} row{'s' if rows != 1 else ''}"
@@ -188,11 +188,11 @@ def _load_data_for(model: AnyModel, args: argparse.Namespace) -> Any:
 
 
 def _check_members(model: AnyModel, args: argparse.Namespace) -> None:
-    """Refuse --members where a model has fewer."""
+    """Refuse --members where a model has fewer, and more --walks than can be counted."""
     import numpy as np
 
     try:
-        model.log_marginal(np.full((1, model.n_features_in), np.nan), n_members=args.members)
+        model.log_marginal(np.full((1, model.n_features_in), np.nan), n_members=args.members, n_walks=args.walks)
     except ValueError as error:
         raise UsageError(_as_options(str(error))) from error
 

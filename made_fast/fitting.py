@@ -104,7 +104,7 @@ def ensemble(args: argparse.Namespace) -> int:
         raise UsageError("--weights em needs validation rows: DATA has none, and --valid-fraction is 0.")
     from made_fast.ensemble import MADEEnsemble
 
-    jobs = args.jobs or plan.params["n_threads"]
+    jobs = min(args.members, args.jobs or plan.params["n_threads"])
     made = MADEEnsemble(args.members, weights=args.weights, n_jobs=jobs, random_state=plan.seed, **plan.params)
     begin = time.perf_counter()
     try:
@@ -119,9 +119,14 @@ def ensemble(args: argparse.Namespace) -> int:
     seconds = time.perf_counter() - begin
     epochs = ", ".join(f"{member.best_epoch_} of {len(member.history_)}" for member in made.members_)
     best = [member.best_epoch_ for member in made.members_]
-    with signals.held():
-        _save(_with_notes(made.model_, args, plan, random_state=plan.seed, best_epochs=best), args)
-    return _report(args, plan, made, f"best epochs {epochs}, {_circumstances(args, plan, made, seconds)}", parts=True)
+    model = _with_notes(made.model_, args, plan, random_state=plan.seed, best_epochs=best)
+    course = f"best epochs {epochs}, {_circumstances(args, plan, made, seconds)}"
+    try:
+        with signals.held():
+            _save(model, args)
+    except KeyboardInterrupt as stop:
+        return _interrupted_report(args, stop)
+    return _report(args, plan, made, course, parts=True)
 
 
 # Before
@@ -296,15 +301,24 @@ def _report(args: argparse.Namespace, plan: _Plan, made: Any, course: str, *, pa
     try:
         _print_all(args, plan, made, course, parts)
     except KeyboardInterrupt as stop:
-        say(f"made-fast: interrupted. The model is saved in {args.out}.")
-        return signals.code_of(stop)
+        return _interrupted_report(args, stop)
     return 0
+
+
+def _interrupted_report(args: argparse.Namespace, stop: KeyboardInterrupt) -> int:
+    say(f"made-fast: interrupted. The model is saved in {args.out}.")
+    return signals.code_of(stop)
 
 
 def _print_all(args: argparse.Namespace, plan: _Plan, made: Any, course: str, parts: bool) -> None:
     from made_fast import report
 
-    model = made.model_
+    model, not_drawn = made.model_, None
+    if args.samples is not None:
+        try:
+            files.write_png(args.samples, made.sample(TILES, made.random_state), plan.shape)
+        except UsageError as error:
+            not_drawn = error
     print(f"data        {report.describe_data(plan.dataset, plan.shape, args.threshold)}")
     print(f"model       {report.describe_model(model)}, {args.ordering} ordering")
     print(f"training    {course}\n", flush=True)
@@ -313,6 +327,7 @@ def _print_all(args: argparse.Namespace, plan: _Plan, made: Any, course: str, pa
     report.print_scores(plan.dataset, plan.splits, scores, ask)
     report.print_parts(model, scores)
     print(f"\nmodel file  {report.describe_file(args.out)}")
+    if not_drawn is not None:
+        raise not_drawn
     if args.samples is not None:
-        files.write_png(args.samples, made.sample(TILES, made.random_state), plan.shape)
         print(f"samples     {report.describe_file(args.samples)}")

@@ -765,6 +765,7 @@ def wrong_files(model_file, tmp_path, monkeypatch):
         ("impute model.safetensors digits --hide 0:8 --members 2", "trained with --masks unlimited answers by as many"),
         ("impute model.safetensors digits --hide 0:8 --samples x.png --shape 2x2", "--shape must have 64 entries"),
         ("impute model.safetensors six.npy --out x.csv", "six.npy must have"),
+        ("score model.safetensors digits --walks 99999999999", "--walks must be an int >= 1 and at most"),
         ("score nofile digits", "nofile: No such file"),
         ("score model.safetensors six.npy", "six.npy must have"),
         ("score model.safetensors digits --members 2", "--members must be at most 1"),

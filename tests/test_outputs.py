@@ -276,6 +276,8 @@ def test_a_sparse_table_without_gaps_comes_out_as_it_is():
         ("--eval-masks 5 --masks 2", "--eval-masks has no effect: --masks is not unlimited"),
         ("--hidden none --dropout 0.1", "--dropout has no effect: there is no hidden layer"),
         ("--checkpoint-every 3", "--checkpoint-every has no effect: there is no --checkpoint"),
+        ("--index-base 1", "--index-base has no effect: x.npy is no LIBSVM file"),
+        ("--header yes", "--header has no effect: x.npy is no text with a first line"),
         ("--checkpoint c --resume", "training begins anew with the checkpoint c: there is none yet"),
         ("--checkpoint old", "training begins anew with the checkpoint old: it is replaced; --resume would go on from it"),
     ],
@@ -305,6 +307,24 @@ def test_a_training_needs_no_standard_stream(redirect):
     done = shell(f"made-fast train x.npy --hidden 8 --max-epochs 2 {redirect}")
     assert (done.returncode, done.stderr) == (0, "")
     assert load("model.safetensors").n_features_in == 6
+
+
+@pytest.mark.parametrize(
+    ("command", "written"),
+    [
+        (f"train x.npy {QUICK} --samples s.png --shape 2x3", ["model.safetensors", "s.png"]),
+        ("impute m.safetensors x.npy --hide 0:3 --out y.csv --samples s.png --shape 2x3", ["y.csv", "s.png"]),
+    ],
+)
+def test_who_does_not_read_the_report_gets_the_files(command, written):
+    read, write = os.pipe()
+    os.close(read)
+    with open(write, "wb") as nobody:
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+        process = [sys.executable, "-m", "made_fast", *command.split()]
+        done = subprocess.run(process, stdout=nobody, stderr=subprocess.PIPE, env=environment, check=False)
+    assert (done.returncode, done.stderr) == (141, b"")
+    assert all(map(os.path.exists, written))
 
 
 def test_where_standard_error_is_full_a_mistake_is_exit_code_2_all_the_same():

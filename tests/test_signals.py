@@ -81,9 +81,10 @@ def test_another_signal_amid_the_saving_does_not_lose_the_model(second, monkeypa
 
 @pytest.mark.parametrize("number", SIGNALS)
 @pytest.mark.parametrize("command", [f"{TRAIN} 2", f"ensemble {TRAIN[6:]} 2 --members 2 --out model.safetensors"])
-def test_a_signal_while_a_finished_model_is_saved_waits(command, number, monkeypatch):
+def test_a_signal_while_a_finished_model_is_saved_waits(command, number, monkeypatch, capsys):
     monkeypatch.setattr(storage, "_make_header", sent(number, storage._make_header))
     assert run(command) == 128 + number
+    assert "saved in model.safetensors" in capsys.readouterr().err
     assert load("model.safetensors").n_features_in == 6
     assert sorted(os.listdir()) == ["model.safetensors", "x.npy"]
 

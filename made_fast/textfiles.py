@@ -83,12 +83,10 @@ def read(open_text: Callable[[], TextIO], path: str | None, separators: tuple[st
         X = None
         if not (reading.drop or layout.trailing or (names and names[0] == "")):
             X = _plain(path if path is not None else open_text(), layout)
-        if X is None:
+        if X is None or (names is not None and len(names) != X.shape[1]):
             X, columns, notes = _by_cells(open_text, layout, reading)
         else:
             columns, notes = Columns(X.shape[1], names), []
-            if names is not None and len(names) != X.shape[1]:
-                raise ValueError(_other_width(len(names), X.shape[1], layout.skip + 1))
     except UnicodeDecodeError as error:
         raise ValueError("it is no text in UTF-8. Save it as CSV in UTF-8") from error
     if names is None and reading.header == "auto":

@@ -310,7 +310,7 @@ WRONG = {
     "digits of another script": ("0,٣\n", "could not convert string '٣'"),
     "ragged": ("a,b\n0,1\n# x\n1\n", "number of columns changed from 2 to 1 at line 4"),
     "names too few": ("a,b\n0,1,1,1\n0,1,1,1\n", "number of columns changed from 2 to 4 at line 2"),
-    "names too many": ("a,b,c\n0,1\n", "number of columns changed from 3 to 2 at line 2"),
+    "names too many": ("a,b,c\n\n0,1\n", "number of columns changed from 3 to 2 at line 3"),
     "names and a comment": ("a,#b,c\n1,0,1\n", "changed from 2 to 3 at line 2.*outside quotes a # starts a comment"),
     "late": ("0,1\n" * 3000 + "True,False,True\n", "number of columns changed from 2 to 3 at line 3001"),
     "open quote": ('"a","b\n0,1\n', "line 1 opens a quote that is never closed"),

@@ -44,8 +44,8 @@ DATA is 'digits' (1797 images of 8 x 8 that come with scikit-learn), '-' or a fi
   .parquet                 columns of numbers or booleans (needs pyarrow)
   .libsvm .svm .svmlight   'label index:1 index:1 ...'; labels are dropped
 Text may be compressed (.csv.gz); '-' is standard input, read as a .csv is. Cells are numbers, True or
-False; a missing entry is NaN, or in text an empty cell, NA, N/A, NaN, null, None, <NA> or ?. A first
-column without a name that counts the rows is left out."""
+False; a missing entry is NaN, or in text an empty cell, NA, N/A, NaN, null, none, <NA> or ?, in any
+case. A first column without a name that counts the rows is left out."""
 
 CONSTANTS = """\
 --optimizer-param: sgd has lr_decay, the c of 1 / (1 + c t); momentum lr_decay and momentum; adagrad eps;

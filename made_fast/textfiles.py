@@ -83,12 +83,10 @@ def read(open_text: Callable[[], TextIO], path: str | None, separators: tuple[st
         X = None
         if not (reading.drop or layout.trailing or (names and names[0] == "")):
             X = _plain(path if path is not None else open_text(), layout)
-        if X is None:
+        if X is None or (names is not None and len(names) != X.shape[1]):
             X, columns, notes = _by_cells(open_text, layout, reading)
         else:
             columns, notes = Columns(X.shape[1], names), []
-            if names is not None and len(names) != X.shape[1]:
-                raise ValueError(_other_width(len(names), X.shape[1], layout.skip + 1))
     except UnicodeDecodeError as error:
         raise ValueError("it is no text in UTF-8. Save it as CSV in UTF-8") from error
     if names is None and reading.header == "auto":
@@ -109,6 +107,8 @@ def _records(lines: TextIO, separator: str) -> Iterator[_Record]:
     ends = "\n " if separator == "\t" else None  # a tab may begin or end a row of gaps
     numbered = enumerate(lines, start=1)
     for number, line in numbered:
+        if number == 1 and re.fullmatch(r"sep=.\n", line):  # what Excel is told
+            continue
         last = number
         if '"' in line or "#" in line:
             cells = _cut(line, separator)
@@ -336,18 +336,16 @@ def _block(cells: list[tuple[str, ...]], chunk: list[_Record], numbers: _Numbers
         j = wrong[0]
         i = next(i for i, cell in enumerate(cells[j]) if not _is_value(cell))
         text = cells[j][i].strip()
-        way_out = "No column is of numbers"
+        ways_out = [MARKERS]
         if len(wrong) < len(columns.kept):
-            way_out = f"{columns.option(*wrong)} leaves out what is text"
-        if re.fullmatch(r"[+-]?[0-9]*,[0-9]+", text):
-            way_out = "Decimal commas are not read: write 0.5 for 0,5"
+            ways_out.append(f"{columns.option(*wrong)} leaves out what is text")
+        if len(cells) > 1 and re.fullmatch(r"[+-]?[0-9]*,[0-9]+", text):
+            ways_out.append("Decimal commas are not read: write 0.5 for 0,5")
         if done + i == 0 and columns.names is None:
-            way_out += "; if the line holds names, give --header yes"
-        elif "#" in text:
-            way_out += "; outside quotes a # starts a comment"
+            ways_out.append("If the line holds names, give --header yes")
         raise ValueError(
             f"could not convert string {shown(text)} to a number at line {chunk[i].first} (row {done + i}), "
-            f"{columns.describe(j)}. {MARKERS}. {way_out}"
+            f"{columns.describe(j)}. {'. '.join(ways_out)}"
         )
     return narrow(block)
 

@@ -140,6 +140,11 @@ def test_the_separator_cuts_all_lines_alike(tmp_path, text, names):
     assert found.feature_names == names
 
 
+@pytest.mark.parametrize("header", ["", "a;b;c\n"])
+def test_a_line_that_tells_excel_the_separator(tmp_path, header):
+    assert same(load(tmp_path, "\ufeffsep=;\r\n" + header + rows(X, ";")), X)
+
+
 def test_decimal_commas_are_refused(tmp_path):
     for text in ("a;b\n0,0;1,0\n", "a\tb\n0,0\t1,0\n"):
         with pytest.raises(ValueError, match=r"'0,0' to a number at line 2 .*, column 'a' .*Decimal commas are not read"):
@@ -187,7 +192,7 @@ def test_header_no_makes_a_row_of_numbers(tmp_path):
 
 
 def test_names_and_numbers_in_the_first_line(tmp_path):
-    with pytest.raises(ValueError, match=r"'id' to a number at line 1 .*if the line holds names, give --header yes"):
+    with pytest.raises(ValueError, match=r"'id' to a number at line 1 .*If the line holds names, give --header yes"):
         load(tmp_path, "id,2020,2021\n0,1,0\n")
     assert load(tmp_path, "id,2020,2021\n0,1,0\n", header="yes").feature_names == ("id", "2020", "2021")
 
@@ -305,12 +310,12 @@ MARKERS = r"A missing entry is an empty cell, NA, N/A, NaN, null, None, <NA> or 
 WRONG = {
     "a cell": ("a,b\n0,1\n\n0,y\n", rf"'y' .* line 4 \(row 1\), column 'b' \(1, counted .*\. {MARKERS}\. --drop b "),
     "text": ("sex,a,who\nmale,1,x\nfemale,0,y\n", r"'male' .*column 'sex' .*--drop sex --drop who leaves out what is text"),
-    "all text": ("a,b\nx,y\n", "'x' to a number at line 2 .*No column is of numbers\\. A"),
+    "all text": ("a,b\nx,y\n", rf"'x' to a number at line 2 .*\. {MARKERS}\. A .csv file"),
     "underscore": ("0,1_0\n", "could not convert string '1_0'"),
     "digits of another script": ("0,٣\n", "could not convert string '٣'"),
     "ragged": ("a,b\n0,1\n# x\n1\n", "number of columns changed from 2 to 1 at line 4"),
     "names too few": ("a,b\n0,1,1,1\n0,1,1,1\n", "number of columns changed from 2 to 4 at line 2"),
-    "names too many": ("a,b,c\n0,1\n", "number of columns changed from 3 to 2 at line 2"),
+    "names too many": ("a,b,c\n\n0,1\n", "number of columns changed from 3 to 2 at line 3"),
     "names and a comment": ("a,#b,c\n1,0,1\n", "changed from 2 to 3 at line 2.*outside quotes a # starts a comment"),
     "late": ("0,1\n" * 3000 + "True,False,True\n", "number of columns changed from 2 to 3 at line 3001"),
     "open quote": ('"a","b\n0,1\n', "line 1 opens a quote that is never closed"),

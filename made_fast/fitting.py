@@ -86,7 +86,7 @@ def train(args: argparse.Namespace) -> int:
     except FloatingPointError as error:
         raise UsageError(f"{error} {_save_unfinished(made, plan, save, args)}") from error
     except OSError as error:
-        if args.checkpoint is None:
+        if args.checkpoint is None or error.errno is None:
             raise
         why = f"cannot write {args.checkpoint}: {error.strerror or error}."
         raise UsageError(f"{why} {_save_unfinished(made, plan, save, args)}") from error

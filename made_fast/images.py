@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from math import ceil, sqrt
-from typing import IO, Any
+from typing import IO, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 __all__ = ["grid", "has_matplotlib", "save_curves", "save_png"]
+
+File: TypeAlias = str | os.PathLike[str] | IO[bytes]
+"""A path, or a binary stream."""
 
 INK, PAPER, LINE, UNKNOWN = 24, 255, 222, 190
 """Grey values of ones, of zeros, of the lines between the tiles, and of missing entries."""
@@ -69,11 +73,11 @@ def grid(X: ArrayLike, shape: tuple[int, int], columns: int | None = None, scale
     return picture
 
 
-def save_png(stream: IO[bytes], picture: NDArray[Any]) -> None:
-    """Write grey values (height, width) uint8, as ``grid`` gives them, as a PNG file."""
+def save_png(file: File, picture: NDArray[Any]) -> None:
+    """Write grey values (height, width) uint8, as ``grid`` gives them, as PNG to a path or a binary stream."""
     from PIL import Image
 
-    Image.fromarray(picture).save(stream, format="PNG")
+    Image.fromarray(picture).save(file, format="PNG")
 
 
 def has_matplotlib() -> bool:
@@ -85,8 +89,8 @@ def has_matplotlib() -> bool:
     return True
 
 
-def save_curves(stream: IO[bytes], curves: Mapping[str, Mapping[int, tuple[float, float]]], title: str) -> None:
-    """Draw ``{name: {number of masks: (mean NLL, its standard error)}}`` as lines with error bars, as a PNG file."""
+def save_curves(file: File, curves: Mapping[str, Mapping[int, tuple[float, float]]], title: str) -> None:
+    """Draw ``{name: {number of masks: (mean NLL, its standard error)}}`` as lines with error bars, as PNG."""
     from matplotlib.figure import Figure  # no pyplot: no window, no global state
 
     figure = Figure(figsize=(6.4, 4.2), dpi=150, layout="constrained")
@@ -102,4 +106,4 @@ def save_curves(stream: IO[bytes], curves: Mapping[str, Mapping[int, tuple[float
     axes.minorticks_off()
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(stream, format="png")
+    figure.savefig(file, format="png")

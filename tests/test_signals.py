@@ -128,10 +128,10 @@ def test_an_ensemble_says_that_it_is_not_complete(number, monkeypatch, capsys):
     ("command", "owner", "name"),
     [
         ("sample model.safetensors --out y.csv", MADEModel, "sample"),
-        ("sample model.safetensors --out y.npy", np, "save"),
+        ("sample model.safetensors --out y.npy", MADEModel, "sample"),
         ("score model.safetensors x.npy --out y.csv", MADEModel, "score_samples"),
         ("evaluate model.safetensors x.npy", MADEModel, "score_samples"),
-        ("impute model.safetensors x.npy --hide 0:3 --out x.npy", np, "save"),
+        ("impute model.safetensors x.npy --hide 0:3 --out x.npy", MADEModel, "impute"),
         ("info model.safetensors", modelfile, "decode"),
     ],
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import threading
 from collections.abc import Callable
 from functools import cache
@@ -161,9 +162,9 @@ def run(
     ``call_off`` is called then, and must end such waits. An error is raised when every rank has ended.
 
     With ``aside`` rank 0, too, is on another thread, if the caller is the one that Ctrl-C comes to: who only waits can answer
-    it at once, and call off what would take too long.
+    it at once, and call off what would take too long. Without ``all_n`` the caller does it if there is no thread to be had.
     """
-    aside = aside and threading.current_thread() is threading.main_thread()
+    aside = aside and threading.current_thread() is threading.main_thread() and not sys.is_finalizing()  # no thread runs then
     if n == 1 and not aside:
         work(0)
         return
@@ -183,7 +184,7 @@ def run(
             if not begun:
                 begun = True
                 _hand_out(tasks, all_n)
-                if not aside:
+                if not aside or not tasks:
                     work(0)
             for task in tasks:
                 if errors and task.belongs_to("caller"):  # it has not begun, and never will
@@ -228,8 +229,8 @@ def _hand_out(tasks: list[_Task], all_of_them: bool) -> None:
         except IndexError:
             try:
                 _Worker(task)
-            except RuntimeError:  # no more threads: a limit, or the interpreter is about to end
-                if all_of_them:
+            except RuntimeError as error:  # no more threads: a limit, or the interpreter is about to end
+                if all_of_them or not str(error).startswith("can't "):  # or a signal handler has raised it
                     raise
                 if task.belongs_to("caller"):
                     _given.discard(task)

@@ -738,7 +738,7 @@ def wrong_files(model_file, tmp_path, monkeypatch):
         ("train ragged.csv", "ragged.csv cannot be read"),
         ("train digits --out x.bin", "cannot write x.bin: the name must end in .safetensors"),
         ("train digits --out no/x.safetensors", "cannot write no/x.safetensors: No such file or directory"),
-        ("train digits --out taken.safetensors", "cannot write taken.safetensors: it is there already"),
+        ("train digits --out taken.safetensors", "cannot write taken.safetensors: a folder or device is there"),
         ("train digits --samples x.jpg", "cannot write x.jpg: the name must end in .png"),
         ("train six.npy --samples x.png", "a picture of 6 inputs needs --shape"),
         ("train six.npy --shape 2x2", "--shape must have 6 entries"),

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from made_fast import datasets, load, modelfile, signals, storage, training
+from made_fast import datasets, files, load, modelfile, signals, storage, training
 from made_fast.cli import main
 from made_fast.mixture import MixtureModel
 from made_fast.model import MADEModel
@@ -127,7 +127,6 @@ def test_an_ensemble_says_that_it_is_not_complete(number, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("command", "owner", "name"),
     [
-        ("sample model.safetensors --out y.csv", MADEModel, "sample"),
         ("sample model.safetensors --out y.npy", MADEModel, "sample"),
         ("score model.safetensors x.npy --out y.csv", MADEModel, "score_samples"),
         ("evaluate model.safetensors x.npy", MADEModel, "score_samples"),
@@ -142,6 +141,17 @@ def test_other_commands_leave_nothing_half_written(command, owner, name, number,
     monkeypatch.setattr(owner, name, sent(number, getattr(owner, name)))
     assert run(command) == 128 + number
     assert {path.name: path.read_bytes() for path in Path().iterdir()} == before
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_lines_that_are_drawn_as_they_are_written_stay_whole_or_away(number, monkeypatch):
+    assert run(f"{TRAIN} 1") == 0
+    Path("y.csv").write_text("as it was")
+    monkeypatch.setattr(files, "CSV_ENTRIES", 60)
+    monkeypatch.setattr(MADEModel, "sample", sent(number, MADEModel.sample))
+    assert run("sample model.safetensors -n 20000 --out y.csv") == 128 + number
+    assert Path("y.csv").read_text() == "as it was" or len(Path("y.csv").read_text().splitlines()) == 20_000
+    assert sorted(os.listdir()) == ["model.safetensors", "x.npy", "y.csv"]
 
 
 @pytest.mark.parametrize("number", SIGNALS)

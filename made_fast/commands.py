@@ -11,11 +11,13 @@ from made_fast import files
 from made_fast.files import refusing
 from made_fast.options import UsageError
 from made_fast.progress import say
+from made_fast.values import STDOUT
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from made_fast.datasets import Dataset
     from made_fast.report import AnyModel
 
 __all__ = ["evaluate", "impute", "info", "sample", "score"]
@@ -74,7 +76,7 @@ def score(args: argparse.Namespace) -> int:
     if std.any() and not args.std:
         say(f"made-fast: note: {np.count_nonzero(std)} of {len(std)} rows are estimates; --std tells their standard errors.")
     table = np.column_stack(list(columns.values()))
-    if args.out is not None and args.out.suffix.lower() == ".npy":
+    if files.kind(args.out) == ".npy":
         files.write(args.out, lambda stream: np.save(stream, table if args.std else log_p))
     else:
         files.write_lines(args.out, _lines(list(columns), table))
@@ -87,7 +89,7 @@ def sample(args: argparse.Namespace) -> int:
 
     from made_fast import arguments
 
-    suffix = ".csv" if args.out is None else args.out.suffix.lower()
+    suffix = files.kind(args.out)
     if args.shape is not None and suffix != ".png":
         raise UsageError("--shape is for pictures: give --out FILE.png with it.")
     model = files.load_model(args.model)
@@ -116,6 +118,7 @@ def impute(args: argparse.Namespace) -> int:
 
     model = files.load_model(args.model)
     _check_members(model, args)
+    tell = say if args.out == STDOUT else print
     D = model.n_features_in
     shape = args.shape or files.remembered_shape(model)
     if args.samples is not None:
@@ -124,37 +127,34 @@ def impute(args: argparse.Namespace) -> int:
         raise UsageError(f"--hide must name columns of the {D} there are, 0:{D} at most, got {args.hide[0]}:{args.hide[1]}.")
     dataset = _load_data_for(model, args)
     given = {name: X[: args.rows] for name, X in files.chosen_splits(args, dataset).items()}
-    if args.out is not None and len(given) > 1 and args.out.suffix.lower() != ".npz":
+    if args.out is not None and len(given) > 1 and files.kind(args.out) != ".npz":
         raise UsageError(f"{args.out} holds one table, not {', '.join(given)}. Choose one by --split, or write a .npz.")
-    if args.out is not None and files.is_same(args.out, args.data):
-        n, n_given = (sum(X.shape[0] for X in found.values()) for found in (tables.splits(dataset), given))
-        if n_given < n:
-            raise UsageError(f"{args.out} is DATA, of {n} rows, and would keep {n_given}. Choose another --out.")
-        if args.drop or (args.out.suffix.lower() == ".npz" and dataset.notes):  # arrays beside the rows
-            raise UsageError(f"{args.out} is DATA, and would lose what is left out of it. Choose another --out.")
+    if args.out not in (None, STDOUT) and files.is_same(args.out, args.data):
+        _check_nothing_is_lost(args, dataset, given)
     asked = given if args.hide is None else {name: tables.hide(X, args.hide) for name, X in given.items()}
     n_missing = {name: tables.n_missing(X) for name, X in asked.items()}
-    print(f"data        {report.describe_data(dataset, dataset.shape, args.threshold)}")
-    print(f"model       {report.describe_model(model)}")
+    tell(f"data        {report.describe_data(dataset, dataset.shape, args.threshold)}")
+    tell(f"model       {report.describe_model(model)}")
     filled = {name: _fill(model, X, args) for name, X in asked.items()}
     rows = sum(len(X) for X in filled.values())
     of_rows = f"{rows:,} row{'s' if rows != 1 else ''}"
     if any(n_missing.values()):
-        print(f"imputed     {sum(n_missing.values()):,} entries in {of_rows}, by {args.method}")
+        tell(f"imputed     {sum(n_missing.values()):,} entries in {of_rows}, by {args.method}")
     else:
-        print(f"imputed     nothing: no entry of {of_rows} is missing")
+        tell(f"imputed     nothing: no entry of {of_rows} is missing")
     if args.hide is not None:
         frequent = report.majority(dataset.train)
         for name, X in given.items():
-            print(f"{name:12}{_hits(X, asked[name], filled[name], frequent)}")
+            tell(f"{name:12}{_hits(X, asked[name], filled[name], frequent)}")
     if args.out is not None:
-        suffix = args.out.suffix.lower()
-        files.write(args.out, lambda stream: tables.save(stream, suffix, filled, dataset.feature_names))
-        print(f"output      {report.describe_file(args.out)}{_way_back(args, dataset.feature_names)}")
+        names = dataset.feature_names
+        files.write(args.out, lambda stream: tables.save(stream, files.kind(args.out), filled, names))
+        size = "standard output" if args.out == STDOUT else report.describe_file(args.out)
+        tell(f"output      {size}{_way_back(args, names)}")
     if args.samples is not None:
         name = list(filled)[-1]
         _draw(args, given[name], asked[name], filled[name], shape)
-        print(f"samples     {report.describe_file(args.samples)}")
+        tell(f"samples     {report.describe_file(args.samples)}")
     return 0
 
 
@@ -185,6 +185,17 @@ def _load_data_for(model: AnyModel, args: argparse.Namespace) -> Any:
     for single in report.single_models(model):
         single.binarize = None
     return dataset
+
+
+def _check_nothing_is_lost(args: argparse.Namespace, dataset: Dataset, given: dict[str, Any]) -> None:
+    """Refuse to put the rows that are asked for in the place of DATA, if it holds more."""
+    from made_fast import tables
+
+    n, n_given = (sum(X.shape[0] for X in found.values()) for found in (tables.splits(dataset), given))
+    if n_given < n:
+        raise UsageError(f"{args.out} is DATA, of {n} rows, and would keep {n_given}. Choose another --out.")
+    if args.drop or (files.kind(args.out) == ".npz" and dataset.notes):  # arrays beside the rows
+        raise UsageError(f"{args.out} is DATA, and would lose what is left out of it. Choose another --out.")
 
 
 def _check_members(model: AnyModel, args: argparse.Namespace) -> None:
@@ -246,7 +257,7 @@ def _way_back(args: argparse.Namespace, names: Sequence[str] | None) -> str:
         ways.append("probabilities; to read them as 0/1, give --threshold 0.5")
     elif args.threshold is not None and not 0 <= args.threshold < 1:
         ways.append(f"0/1; where the model has the threshold {args.threshold:g}, give --threshold 0.5 with it")
-    if args.out.suffix.lower() in (".csv", ".txt") and any(map(_is_number, names or ())):
+    if files.kind(args.out) in (".csv", ".txt") and any(map(_is_number, names or ())):
         ways.append("names that are numbers; to read them, give --header yes")
     return "".join(f": {way}" for way in ways)
 

@@ -6,6 +6,7 @@ Only the standard library is imported until something is done.
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -16,6 +17,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from made_fast.options import SHARE, UsageError
 from made_fast.progress import say
+from made_fast.values import STDOUT
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from made_fast.report import AnyModel
 
 __all__ = [
-    "check_outputs", "check_shape", "chosen_splits", "is_same", "load_data", "load_model", "refusing",
+    "check_outputs", "check_shape", "chosen_splits", "is_same", "kind", "load_data", "load_model", "refusing",
     "remembered_shape", "sampled_lines", "write", "write_lines", "write_png", "writing",
 ]  # fmt: skip
 
@@ -115,10 +117,10 @@ def check_outputs(args: argparse.Namespace) -> None:
     """
     from made_fast import storage
 
-    outputs = {f"--{name}": path for name in OUTPUTS if (path := getattr(args, name, None)) is not None}
-    inputs = {name: path for name in ("model", "data") if (path := getattr(args, name, None)) not in (None, *NO_FILES)}
-    if "--out" not in outputs and args.command in ("sample", "score") and sys.stdout is None:
+    if getattr(args, "out", None) == STDOUT and sys.stdout is None:
         raise UsageError("cannot write the output: standard output is closed. Give --out FILE.")
+    outputs = {f"--{name}": path for name in OUTPUTS if (path := getattr(args, name, None)) not in (None, STDOUT)}
+    inputs = {name: path for name in ("model", "data") if (path := getattr(args, name, None)) not in (None, *NO_FILES)}
     for (option, path), (other, second) in combinations(outputs.items(), 2):
         if is_same(path, second):
             raise UsageError(f"{option} and {other} must be two files, got {path} for both.")
@@ -149,22 +151,34 @@ def writing(path: Path) -> Iterator[None]:
         raise UsageError(f"cannot write {path}: {error.strerror or error}.") from error
 
 
+def kind(path: Path) -> str:
+    """Return the suffix that says what is to be written; standard output gets what a .csv would."""
+    return ".csv" if path == STDOUT else path.suffix.lower()
+
+
 def write(path: Path, fill: Callable[[IO[bytes]], object]) -> None:
-    """Put what ``fill(stream)`` writes in the place of a file: all of it, or nothing."""
+    """Put what ``fill(stream)`` writes in the place of a file, all of it or nothing; or text on standard output."""
     from made_fast import storage
 
+    if path == STDOUT:
+        stream = io.BytesIO()
+        fill(stream)
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(encoding="utf-8")  # as in a file, whatever a terminal may show
+        print(stream.getvalue().decode(), end="")
+        return
     with writing(path):
         storage.replace(path, fill)
 
 
-def write_lines(path: Path | None, parts: Iterable[str]) -> None:
-    """Write text part by part; None is standard output."""
+def write_lines(path: Path, parts: Iterable[str]) -> None:
+    """Write text part by part."""
 
     def fill(stream: IO[bytes]) -> None:
         for part in parts:
             stream.write(part.encode())
 
-    if path is not None:
+    if path != STDOUT:
         write(path, fill)
         return
     for part in parts:

@@ -238,8 +238,8 @@ def _add_score(commands: Any) -> None:
     )
     score.add_argument("model", metavar="MODEL", type=Path, help="model file")
     score.add_argument("data", metavar="DATA", help="'digits' or a file, see below")
-    out = "write a .csv or .npy instead; '-': print them"
-    _option(score, "--out", "FILE", out, values.output(".csv", ".npy", dash=True))
+    out = "write a .csv or .npy; '-': standard output"
+    _option(score, "--out", "FILE", out, values.output(".csv", ".npy", dash=True), default=values.STDOUT)
     std = "add a column 'std': standard errors of what has to be estimated, 0 for what is exact"
     score.add_argument("--std", action="store_true", help=std)
     _add_split(score)
@@ -261,8 +261,8 @@ def _add_sample(commands: Any) -> None:
     )
     sample.add_argument("model", metavar="MODEL", type=Path, help="model file")
     _option(sample, "-n", "N", "rows to draw", values.positive_int, "--n-samples", default=100)
-    out = "write a .npy, .csv or .png (a grid of pictures) instead; '-': print them"
-    _option(sample, "--out", "FILE", out, values.output(".npy", ".csv", ".png", dash=True))
+    out = "write a .npy, .csv or .png (a grid of pictures); '-': standard output"
+    _option(sample, "--out", "FILE", out, values.output(".npy", ".csv", ".png", dash=True), default=values.STDOUT)
     _option(sample, "--shape", "ROWSxCOLS", "shape of a row in a .png (default: that of the training data)", values.shape)
     _add_seed(sample, "gives the same rows every time")
     _add_threads(sample)
@@ -279,14 +279,18 @@ def _add_impute(commands: Any) -> None:
         "compared with the truth, and with the value that is the most frequent of its column.",
         f"{DATA}\n\nexamples:\n"
         "  made-fast impute model.safetensors survey.csv --out filled.csv\n"
+        "  zcat survey.csv.gz | made-fast impute model.safetensors - --out - | gzip > filled.csv.gz\n"
         "  made-fast impute model.safetensors digits --split test --hide 32:64 --rows 20 --samples imputed.png",
     )
     impute.add_argument("model", metavar="MODEL", type=Path, help="model file")
     impute.add_argument("data", metavar="DATA", help="'digits' or a file, see below")
 
     output = impute.add_argument_group("output")
-    out = "write a .npz, .npy, .csv or .txt of the filled rows, with the header of DATA; may be DATA itself"
-    _option(output, "--out", "FILE", out, values.output(*TABLES))
+    out = (
+        "write a .npz, .npy, .csv or .txt of the filled rows, with the header of DATA; may be DATA itself; "
+        "'-': standard output, and the report goes to standard error"
+    )
+    _option(output, "--out", "FILE", out, values.output(*TABLES, dash=True))
     samples = "draw 20 rows, from all over the last split, as given, hidden and filled"
     _option(output, "--samples", "FILE.png", samples, values.output(".png"))
     shape = "shape of a row in the picture (default: that of the training data)"

@@ -13,17 +13,24 @@ from collections.abc import Callable
 from pathlib import Path
 
 __all__ = [
-    "columns", "constant", "fraction", "masks", "non_negative_float", "number", "output", "positive_float", "positive_int",
-    "shape", "units", "whole",
+    "STDOUT", "columns", "constant", "fraction", "masks", "non_negative_float", "number", "output", "positive_float",
+    "positive_int", "shape", "units", "whole",
 ]  # fmt: skip
 
 
-def output(*suffixes: str, dash: bool = False) -> Callable[[str], Path | None]:
-    """Return what reads the name of an output file. Without suffixes any name will do; a dash is standard output, None."""
+STDOUT = Path("-")
+"""Standard output, as the name of a file: text, as in a .csv."""
 
-    def path(text: str) -> Path | None:
+
+def output(*suffixes: str, dash: bool = False) -> Callable[[str], Path]:
+    """Return what reads the name of an output file; with ``dash``, of standard output, too. Without suffixes any name will do.
+
+    ``path.suffix.lower()`` is one of the suffixes then, but for standard output.
+    """
+
+    def path(text: str) -> Path:
         if dash and text == "-":
-            return None
+            return STDOUT
         if os.path.basename(text) in ("", ".", ".."):  # Path would drop the slash, and write beside the folder
             raise argparse.ArgumentTypeError(f"cannot write {text!r}: it names a folder, not a file")
         if suffixes and Path(text).suffix.lower() not in suffixes:

@@ -242,6 +242,16 @@ def test_the_header_that_was_read_is_written_again(suffix):
     assert (found.train == before.train)[~np.isnan(before.train)].all()
 
 
+def test_a_pipe_line_fills_gaps():
+    names = ["a", "b", "c", "d", "e", "f\xe9"]
+    Path("x.csv").write_text("\n".join([",".join(names), "1,0,,1,0,1", "0,0,0,0,0,1", "1,1,1,1,,"]) + "\n", encoding="utf-8")
+    done = shell("cat x.csv | made-fast impute m.safetensors - --out - | cat > y.csv", PYTHONIOENCODING="ascii")
+    assert done.returncode == 0
+    assert [line.split()[0] for line in done.stderr.splitlines()] == ["data", "model", "imputed", "output"]
+    assert run("impute m.safetensors x.csv --out z.csv") == 0
+    assert Path("y.csv").read_bytes() == Path("z.csv").read_bytes()
+
+
 def test_names_that_are_numbers_say_how_to_read_them(capsys):
     np.savetxt("x.csv", rows(), fmt="%d", delimiter=",", header="3,1,2,5,6,7", comments="")
     assert run("impute m.safetensors x.csv --header yes --out y.csv") == 0
@@ -333,7 +343,9 @@ def test_where_standard_error_is_full_a_mistake_is_exit_code_2_all_the_same():
     assert shell("made-fast train nofile.npy 2>/dev/full").returncode == 2
 
 
-@pytest.mark.parametrize("command", ["sample m.safetensors", "score m.safetensors x.npy"])
+@pytest.mark.parametrize(
+    "command", ["sample m.safetensors", "score m.safetensors x.npy", "impute m.safetensors x.npy --out -"]
+)
 def test_rows_that_nobody_could_read_are_refused(command):
     done = shell(f"made-fast {command} >&-")
     assert done.returncode == 2

@@ -125,10 +125,6 @@ def write(path: StrPath, tensors: Mapping[str, NDArray[Any]], metadata: Mapping[
     replace(path, fill)
 
 
-def check_writable(path: StrPath) -> None:
-    """Stand-in until the other branch is merged."""
-
-
 def _make_header(arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str], digest: str) -> bytes:
     """Return the first 8 + N bytes of the file."""
     own = dict(zip(OWN_METADATA, (FORMAT, VERSION, digest, UNSEALED), strict=True))
@@ -237,8 +233,8 @@ def check_writable(path: StrPath) -> None:
     """
 
     def check(_: int) -> None:
-        with _naming(path), _temporary_file(_target(path)):
-            pass
+        with _naming(path), _temporary_file(_target(path)) as (temporary, _, _):
+            os.unlink(temporary)
 
     threads.run(check, 1, all_n=False, aside=True)
 
@@ -302,7 +298,7 @@ def _ignoring_errors() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _temporary_file(target: str) -> Iterator[tuple[str, int, os.stat_result | None]]:
-    """Make a locked temporary file beside ``target``, gone afterwards unless renamed; yield it, its descriptor, the old status."""
+    """Make a locked temporary file beside ``target``; yield it, its descriptor, the old status. After an error it is gone."""
     old = None
     with contextlib.suppress(FileNotFoundError):
         old = os.stat(target)
@@ -312,17 +308,14 @@ def _temporary_file(target: str) -> Iterator[tuple[str, int, os.stat_result | No
     prefix = f".made_fast-{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}-"
     _remove_leftovers(folder, prefix)
     temporary, descriptor = _create_locked(folder, prefix, 0o666 if old is None else 0o600)
-    renamed = False
     try:
         yield temporary, descriptor, old
-        renamed = True
+    except BaseException:
+        with _ignoring_errors():
+            os.unlink(temporary)
+        raise
     finally:
-        try:
-            if not renamed:
-                with _ignoring_errors():
-                    os.unlink(temporary)
-        finally:
-            os.close(descriptor)
+        os.close(descriptor)
 
 
 def _take_over(descriptor: int, target: str, old: os.stat_result) -> None:

@@ -21,6 +21,9 @@ __all__ = ["available", "for_each", "run", "unattended"]
 HELPERS = max(16, 2 * (os.cpu_count() or 1))
 """Threads that may help ``for_each`` at the same time, whoever calls it; and the most that are kept when idle."""
 
+LOOK = 0.04
+"""Seconds that a caller waits at a time."""
+
 CGROUPS, OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
@@ -95,9 +98,9 @@ class _Task:
         self._bell.release()
 
     def wait(self) -> None:
-        """Return when ``end`` has been called."""
-        if not self._ended:
-            self._bell.acquire()
+        """Return when ``end`` has been called. A signal that comes just before the wait wakes nobody, but the next look does."""
+        while not self._ended and not self._bell.acquire(timeout=LOOK):
+            pass
 
 
 class _Worker:

@@ -65,8 +65,6 @@ def load_data(args: argparse.Namespace, n_features: int | None = None, index_bas
             raise UsageError(str(error).replace("binarize=", "--threshold ")) from error
         for note in dataset.notes:
             print(f"made-fast: note: {note}", file=sys.stderr)
-        if n_features not in (None, dataset.train.shape[1]):
-            raise UsageError(f"{args.data} must have {n_features} columns, as the model has, got {dataset.train.shape[1]}.")
         valid, test = (getattr(args, name, None) or None for name in ("valid_fraction", "test_fraction"))
         return datasets.split(dataset, valid=valid, test=test)
 

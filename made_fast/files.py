@@ -75,16 +75,18 @@ def load_data(args: argparse.Namespace, n_features: int | None = None, index_bas
             raise UsageError(str(error).replace("binarize=", "--threshold ")) from error
         for note in dataset.notes:
             say(f"made-fast: note: {note}")
-        if n_features not in (None, dataset.train.shape[1]):
-            raise UsageError(f"{args.data} must have {n_features} columns, as the model has, got {dataset.train.shape[1]}.")
-        if args.index_base is not None and dataset.index_base is None:
-            say(f"made-fast: note: --index-base has no effect: {args.data} is no LIBSVM file.")
-        if args.header == "yes" and dataset.feature_names is None:
-            say(f"made-fast: note: --header has no effect: {args.data} is no text with a first line.")
         shares = {name: getattr(args, f"{name}_fraction", None) for name in ("valid", "test")}
-        for name, share in shares.items():
-            if share not in (None, SHARE) and getattr(dataset, name) is not None:
-                say(f"made-fast: note: --{name}-fraction has no effect: {args.data} has {name} rows of its own.")
+        idle = {
+            f"--{name}-fraction": f"has {name} rows of its own"
+            for name, share in shares.items()
+            if share not in (None, SHARE) and getattr(dataset, name) is not None
+        }
+        if args.index_base is not None and dataset.index_base is None:
+            idle["--index-base"] = "is no LIBSVM file"
+        if args.header == "yes" and dataset.feature_names is None:
+            idle["--header"] = "is no text with a first line"
+        for option, why in idle.items():
+            say(f"made-fast: note: {option} has no effect: {args.data} {why}.")
         valid, test = (share or None for share in shares.values())
         return datasets.split(dataset, valid=valid, test=test)
 

@@ -90,7 +90,7 @@ def read(open_text: Callable[[], TextIO], path: str | None, separators: tuple[st
     except UnicodeDecodeError as error:
         raise ValueError("it is no text in UTF-8. Save it as CSV in UTF-8") from error
     if names is None and reading.header == "auto":
-        _refuse_header_of_numbers(X, columns)
+        _refuse_header_of_numbers(X)
     columns.refuse_index(X, reading.threshold)
     numbered = names is not None and reading.header == "auto" and any(map(str.isdigit, names))
     if numbered and reading.threshold is not None:  # without, it could be no row
@@ -281,38 +281,33 @@ def _by_cells(open_text: Callable[[], TextIO], layout: _Layout, reading: Reading
     numbers = _Numbers()
     blocks: list[NDArray[Any]] = []
     notes = []
-    columns: Any = None
-    index: _Index | None = None
     trailing = layout.trailing
     done = 0
     with open_text() as lines:
         records = (record for record in _records(lines, layout.separator) if record.last > layout.skip)
-        while chunk := _next_chunk(records):
-            width = len(chunk[0].cells)
-            if columns is None:
-                if layout.names is not None and len(layout.names) != width:
-                    raise ValueError(_other_width(len(layout.names), width, chunk[0].first))
-                columns = Columns(width, layout.names, reading.drop)
-                if _may_be_index(columns, trailing):
-                    columns.leave_out(0)
-                    index = _Index(columns)
-                first_width = width
+        chunk = _next_chunk(records)
+        width = len(chunk[0].cells)
+        if layout.names is not None and len(layout.names) != width:
+            raise ValueError(_other_width(len(layout.names), width, chunk[0].first))
+        columns = Columns(width, layout.names, reading.drop)
+        start = _start_of_index(columns, chunk[0], trailing)
+        if start is not None:
+            columns.leave_out(0)
+            notes.append("the first column has no name and counts the rows; it is left out")
+        while chunk:
             for record in chunk:
-                if len(record.cells) != first_width:
-                    raise ValueError(_other_width(first_width, len(record.cells), record.first))
+                if len(record.cells) != width:
+                    raise ValueError(_other_width(width, len(record.cells), record.first))
             cells = list(zip(*(record.cells for record in chunk), strict=True))
-            if index is not None:
-                index.check(cells[0], done)
+            if start is not None:
+                _check_index(cells[0], start, done)
             trailing = trailing and not any(map(str.strip, cells[-1]))
             blocks.append(_block(cells, chunk, numbers, columns, done))
             done += len(chunk)
-    if columns is None:
-        raise ValueError("it holds no data")
-    if index is not None:
-        notes.append("the first column has no name and counts the rows; it is left out")
+            chunk = _next_chunk(records)
     X = np.concatenate(blocks)
-    if trailing and columns.kept[-1:] == [first_width - 1] and len(columns.kept) not in (1, reading.n_features):
-        columns.leave_out(first_width - 1)
+    if trailing and columns.kept[-1] == width - 1 and len(columns.kept) not in (1, reading.n_features):
+        columns.leave_out(width - 1)
         X = narrow(X[:, :-1])
         notes.append("the last column has neither a name nor a value, as every line ends with a separator; it is left out")
     return X, columns, notes
@@ -360,34 +355,27 @@ def _other_width(before: int, found: int, line: int) -> str:
 # Columns and rows that are no data
 
 
-def _may_be_index(columns: Columns, trailing: bool) -> bool:
-    """Say whether the first column, and no other that holds values, has no name."""
+def _start_of_index(columns: Columns, first: _Record, trailing: bool) -> int | None:
+    """Return what the first column counts from, if it, and no other that holds values, has no name."""
     names = columns.names
     if names is None or names[0] != "" or columns.kept[0] != 0 or len(columns.kept) == 1:
-        return False
-    return "" not in (names[1:-1] if trailing else names[1:])
+        return None
+    if "" in (names[1:-1] if trailing else names[1:]):
+        return None
+    return int(first.cells[0].strip() == "1")
 
 
-class _Index:
-    """A first column without a name: it counts the rows, or the table is refused."""
-
-    def __init__(self, columns: Columns) -> None:
-        self.columns = columns
-        self.start: int | None = None
-
-    def check(self, cells: tuple[str, ...], done: int) -> None:
-        """Check a chunk of cells, ``done`` rows after the first."""
-        if self.start is None:
-            self.start = 1 if cells[0].strip() == "1" else 0
-        for i, cell in enumerate(cells, start=self.start + done):
-            if cell != str(i) and cell.strip() != str(i):
-                raise ValueError(
-                    f"the first column has no name, as an index has none, but does not count the rows: {shown(cell.strip())} "
-                    f"in row {i - self.start}. --drop 0 leaves it out; give it a name in the first line to keep it"
-                )
+def _check_index(cells: tuple[str, ...], start: int, done: int) -> None:
+    """Refuse a first column that has no name and does not count the rows; ``done`` rows come before these cells."""
+    for i, cell in enumerate(cells, start=done):
+        if cell.strip() != str(start + i):
+            raise ValueError(
+                f"the first column has no name, as an index has none, but does not count the rows: {shown(cell.strip())} "
+                f"in row {i}. --drop 0 leaves it out; give it a name in the first line to keep it"
+            )
 
 
-def _refuse_header_of_numbers(X: NDArray[Any], columns: Columns) -> None:
+def _refuse_header_of_numbers(X: NDArray[Any]) -> None:
     """Refuse a table that is 0/1 but for its first row, of numbers that are all different."""
     if len(X) < 2:
         return

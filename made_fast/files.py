@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import combinations
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from made_fast.options import SHARE, UsageError
 from made_fast.progress import say
@@ -158,7 +158,7 @@ def kind(path: Path) -> str:
     return ".csv" if path == STDOUT else path.suffix.lower()
 
 
-def write(path: Path, fill: Callable[[IO[bytes]], object]) -> None:
+def write(path: Path, fill: Callable[[BinaryIO], None]) -> None:
     """Put what ``fill(stream)`` writes in the place of a file, all of it or nothing; or text on standard output."""
     from made_fast import storage
 
@@ -176,7 +176,7 @@ def write(path: Path, fill: Callable[[IO[bytes]], object]) -> None:
 def write_lines(path: Path, parts: Iterable[str]) -> None:
     """Write text part by part."""
 
-    def fill(stream: IO[bytes]) -> None:
+    def fill(stream: BinaryIO) -> None:
         for part in parts:
             stream.write(part.encode())
 

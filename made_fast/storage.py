@@ -116,7 +116,7 @@ def write(path: StrPath, tensors: Mapping[str, NDArray[Any]], metadata: Mapping[
     size = len(head) + sum(array.nbytes for array in arrays.values())
     _header_length(head, size, path)
     _parse_header(head, size, path)  # what nobody could read is not written
-    data = [head, *(array.reshape(-1).view(np.uint8).data for array in arrays.values())]
+    data: list[bytes | memoryview] = [head, *(array.reshape(-1).view(np.uint8).data for array in arrays.values())]
 
     def fill(stream: BinaryIO) -> None:
         for part in data:
@@ -150,7 +150,7 @@ class _CalledOff(BaseException):
 
 
 class _Growing(io.RawIOBase):
-    """A file that is written to, fsynced as it grows, and given up as soon as it is called off. It does not own its descriptor.
+    """A file that is written to, fsynced as it grows, given up as soon as it is called off. Its descriptor is another's.
 
     It has no ``fileno``: who finds one (NumPy) hands a whole array to the system at once, and Ctrl-C waits.
     """
@@ -210,8 +210,8 @@ def replace(path: StrPath, fill: Callable[[BinaryIO], None]) -> None:
     Raises
     ------
     OSError
-        If it cannot be written; IsADirectoryError if ``path`` ends with a separator. The old file is untouched, unless it was a
-        step after the rename, such as the folder's fsync.
+        If it cannot be written; IsADirectoryError if ``path`` ends with a separator. The old file is untouched, unless it was
+        a step after the rename, such as the folder's fsync.
     """
     called_off = False
 
@@ -242,8 +242,8 @@ def check_writable(path: StrPath) -> None:
 def _replace(path: StrPath, fill: Callable[[BinaryIO], None], check: Callable[[], None]) -> None:
     target = _target(path)
     with _naming(path):
-        with _temporary_file(target) as (temporary, descriptor, old):
-            raw = _Growing(descriptor, check)
+        with _temporary_file(target) as (temporary, file, old):
+            raw = _Growing(file, check)
             stream = io.BufferedWriter(raw, PAGE)
             try:
                 fill(stream)
@@ -253,18 +253,18 @@ def _replace(path: StrPath, fill: Callable[[BinaryIO], None], check: Callable[[]
                 raw.dropped = True
                 stream.close()
             if old is not None:
-                _take_over(descriptor, target, old)
-            os.fsync(descriptor)
+                _take_over(file, target, old)
+            os.fsync(file)
             check()
             os.replace(temporary, target)  # while we have the lock
-        descriptor = os.open(os.path.dirname(target), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        folder = os.open(os.path.dirname(target), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            os.fsync(descriptor)
+            os.fsync(folder)
         except OSError as error:
             if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that cannot fsync folders
                 raise
         finally:
-            os.close(descriptor)
+            os.close(folder)
 
 
 def _target(path: StrPath) -> str:

@@ -31,21 +31,32 @@ def available() -> int:
     """Return how many threads to use by default: our CPUs, cut down to the container's quota and to OMP_NUM_THREADS."""
     n = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     limits: list[float] = [n, _quota()]
-    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    if first.isdigit() and int(first) > 0:
-        limits.append(int(first))
+    limits.append(_number(os.environ.get("OMP_NUM_THREADS", "").split(",")[0]) or math.inf)
     return int(max(1, min(limits)))
+
+
+def _number(text: str) -> int:
+    """Return the number that a text from outside holds; 0 if it is no plain decimal one, or one beyond all sense."""
+    text = text.strip()
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else 0
+
+
+def _text(path: Path) -> str:
+    """Return what a file of the system holds; nothing if there is none to be read."""
+    try:
+        return path.read_text("utf-8", "surrogateescape")
+    except OSError as error:
+        if error.errno is None:  # a time limit that a signal handler raises
+            raise
+        return ""
 
 
 @cache
 def _quota() -> float:
     """Return the smallest CPU limit of our control group and of those it is in, rounded up. Read once, because it is slow."""
     groups = [("", "/"), ("cpu", "/")]  # a container sees its own group there, whatever it is called outside
-    try:
-        lines = [line.split(":", 2) for line in OWN_CGROUPS.read_text().splitlines()]
-        groups += [(controllers, path) for _, controllers, path in lines]
-    except (OSError, ValueError):
-        pass
+    lines = [line.split(":", 2) for line in _text(OWN_CGROUPS).splitlines()]
+    groups += [(line[1], line[2]) for line in lines if len(line) == 3]
     limits = [math.inf]
     for controllers, path in groups:
         if controllers and "cpu" not in controllers.split(","):
@@ -58,18 +69,9 @@ def _quota() -> float:
 
 def _limit(group: Path) -> float:
     """Return the CPU limit of a control group, rounded up; infinity if it has none or is not there."""
-    try:
-        quota, period = (group / "cpu.max").read_text().split()
-    except (OSError, ValueError):
-        try:
-            quota, period = ((group / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
-        except OSError:
-            return math.inf
-    try:
-        limit = -(-int(quota) // int(period))
-    except (ValueError, ZeroDivisionError):  # "max": no limit
-        return math.inf
-    return limit if limit > 0 else math.inf
+    told = _text(group / "cpu.max").split() or [_text(group / f"cpu.cfs_{name}_us") for name in ("quota", "period")]
+    quota, period = map(_number, told) if len(told) == 2 else (0, 0)
+    return -(-quota // period) if quota and period else math.inf  # "max" or -1: no limit
 
 
 class _Task:
@@ -98,7 +100,7 @@ class _Task:
         self._bell.release()
 
     def wait(self) -> None:
-        """Return when ``end`` has been called. A signal that comes just before the wait wakes nobody, but the next look does."""
+        """Return when ``end`` has been called. A signal that comes just before the wait does not end it, but the next look."""
         while not self._ended and not self._bell.acquire(timeout=LOOK):
             pass
 

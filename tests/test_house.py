@@ -131,6 +131,19 @@ print(made_fast.kernels.implementation)
     assert done.stderr.count("RuntimeWarning") == 1
 
 
+def test_programs_that_pack_others_see_the_kernels():
+    """They follow the imports in the code, whether these are run or not; a name that is put together at run time is none."""
+    for path, package, names in [
+        (ROOT / "kernels" / "__init__.py", "made_fast.kernels", kernels._MODULES.values()),
+        (ROOT / "made_fast" / "__init__.py", "made_fast", made_fast._HOMES.values()),
+    ]:
+        seen = set()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                seen |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        assert {f"{package}.{name}" for name in names} <= seen
+
+
 def test_an_extension_that_does_not_load_is_an_error():
     code = """
 import importlib

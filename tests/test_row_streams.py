@@ -178,3 +178,11 @@ def test_a_stream_goes_on_where_a_slice_of_rows_ends():
     np.testing.assert_array_equal(parts, whole)
     np.testing.assert_array_equal(whole[7:], streams.of(2, DRAW).random((4, 2)))
     np.testing.assert_array_equal(whole[:7].ravel(), streams.uniforms(DRAW, 14)[0])
+
+
+def test_the_order_of_a_sum_does_not_depend_on_how_many_rows_there_are():
+    """Of one walk for one row, NumPy would add up the early places in another order than of many."""
+    model, X = one_member(), rows()
+    together = ask(model, "log_marginal", X, 1, n_walks=1)
+    for i in range(23):
+        assert_same(ask(model, "log_marginal", X[i : i + 1], 1, n_walks=1), [part[i : i + 1] for part in together])

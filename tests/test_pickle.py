@@ -129,11 +129,11 @@ class Meanwhile(pickle.Pickler):
         self._do()
 
 
-@pytest.mark.parametrize("name", ["one mask", "masks", "unlimited"])
-def test_a_model_may_be_asked_while_it_is_pickled(name):
-    answers = MODELS[name]().score_samples(X)
-    for n_objects in range(30):  # what is kept comes into being amid every one of them
-        model, seen = MODELS[name](), 0
+@pytest.mark.parametrize("kwargs", [{}, {"n_masks": 60}, {"n_masks": None}])
+def test_a_model_may_be_asked_while_it_is_pickled(kwargs):
+    answers = random_model(D, (8,), **kwargs).score_samples(X)
+    for n_objects in range(30):  # what is kept comes into being from each of them on
+        model, seen = random_model(D, (8,), **kwargs), 0
 
         def ask(model: MADEModel = model, from_there: int = n_objects) -> None:
             nonlocal seen
@@ -202,6 +202,14 @@ def test_training_goes_on_to_the_bit(name, n_rows):
     expected = ahead(whole)
     for fitted in (stopped, *others, again):
         assert_same(ahead(fitted), expected)
+
+
+def test_a_copy_leaves_the_generators_of_a_trainer_alone():
+    trainer = made(n_masks=None).partial_fit(X)._trainer
+    before = trainer.fresh.bit_generator.state
+    for way in WAYS.values():
+        assert way(trainer).fresh.bit_generator.state != before  # it will draw the pool again
+    assert trainer.fresh.bit_generator.state == before
 
 
 @pytest.mark.parametrize("name", TRAINED)

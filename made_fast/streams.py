@@ -48,7 +48,7 @@ class Streams(NamedTuple):
     def of(self, row: int, purpose: bytes) -> np.random.Generator:
         """Return the stream of a row, at its beginning."""
         digest = hashlib.blake2b(self.names[row].tobytes(), digest_size=16, key=self.root, person=purpose).digest()
-        return np.random.Generator(np.random.Philox(_Key(digest)))
+        return np.random.Generator(np.random.Philox(_Key(digest)))  # type: ignore[arg-type]  # not in NumPy's stubs
 
     def take(self, rows: NDArray[np.intp]) -> Streams:
         """Return those of some of the rows."""

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from made_fast import threads
+from made_fast.arrays import CONVERSION_ERRORS, plain
 from made_fast.kernels import layout
 from made_fast.masks import Connectivity
 
@@ -30,7 +31,9 @@ __all__ = [
     "connectivity",
     "constants",
     "dtype",
+    "feature_names",
     "fraction",
+    "function",
     "generator",
     "hidden_sizes",
     "how_many",
@@ -70,7 +73,7 @@ def shown(value: Any) -> str:
     """Return what an error text says was found: the repr, cut short; numbers of thousands of digits have none."""
     try:
         text = repr(value)
-    except Exception:
+    except CONVERSION_ERRORS:
         return "something without a repr"
     return text if len(text) <= 200 else f"{text[:200]}..."
 
@@ -101,14 +104,15 @@ def _real(value: Any, name: str, demand: str) -> float:
 
 
 def vector(value: Any, name: str, demand: str) -> NDArray[Any]:
-    """Return ``value`` as an array; what NumPy can make none of is refused by name. Its dtype and shape may be any."""
+    """Return ``value`` as an array; what NumPy can make none of is refused by name. Its dtype and shape may be any.
+
+    Objects that are all numbers, or all booleans, become those.
+    """
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
         raise ValueError(f"{name} must be {demand}, got masked entries. Fill them in: {name}.filled(...).")
     try:
-        return np.asarray(value)
-    except MemoryError:
-        raise
-    except Exception as error:
+        return plain(np.asarray(value))
+    except CONVERSION_ERRORS as error:
         cause = ValueError if isinstance(error, ValueError) else TypeError
         raise cause(
             f"{name} must be {demand}, got a {type(value).__name__} of which NumPy makes no array ({error})."
@@ -120,9 +124,7 @@ def _first(value: Any, n: int, refuse: Callable[[], Exception]) -> tuple[list[An
     try:
         found = list(islice(value, n + 1))
         count = len(found) if len(found) <= n else len(value) if isinstance(value, Sized) else f"more than {n}"
-    except MemoryError:
-        raise
-    except Exception as error:  # a 0-dimensional array, say
+    except CONVERSION_ERRORS as error:  # a 0-dimensional array, say
         raise refuse() from error
     return found[:n], count
 
@@ -169,9 +171,7 @@ def path(value: Any, name: str = "path") -> str:
     """Return a path as text."""
     try:
         found = os.fsdecode(value)
-    except MemoryError:
-        raise
-    except Exception as error:
+    except CONVERSION_ERRORS as error:
         raise TypeError(
             f"{name} must be a str, bytes or os.PathLike, got {shown(value)} of type {type(value).__name__}."
         ) from error
@@ -313,22 +313,45 @@ def constants(value: Any, name: str, known: Sequence[str]) -> dict[str, float]:
     return {key: non_negative_float(number, f"{name}[{shown(key)}]") for key, number in value.items()}
 
 
-def sample_weight(value: Any, n_rows: int) -> NDArray[np.float64]:
+def sample_weight(value: Any, n_rows: int, name: str = "sample_weight") -> NDArray[np.float64]:
     """Return the weights of n_rows rows, (n,) float64; None gives length 0, which stands for 1 everywhere."""
     if value is None:
         return np.empty(0)
-    weights = vector(value, "sample_weight", "one number a row")
+    weights = vector(value, name, "one number a row")
     if weights.dtype.kind not in "biuf":
-        raise TypeError(f"sample_weight must hold numbers, got dtype {weights.dtype}.")
+        raise TypeError(f"{name} must hold numbers, got dtype {weights.dtype}.")
     if weights.ndim == 0:
         weights = np.full(n_rows, weights)
     if weights.shape != (n_rows,):
-        raise ValueError(f"sample_weight must have shape ({n_rows},), one number a row, got {weights.shape}.")
+        raise ValueError(f"{name} must have shape ({n_rows},), one number a row, got {weights.shape}.")
     with np.errstate(over="ignore"):  # the largest longdoubles become infinite, and are refused as such
         weights = weights.astype(np.float64)
     if not np.isfinite(weights).all():
-        raise ValueError("sample_weight must be finite, got NaN or infinity. Drop those rows, or give them weight 0.")
+        raise ValueError(f"{name} must be finite, got NaN or infinity. Drop those rows, or give them weight 0.")
     return np.ascontiguousarray(weights)
+
+
+def feature_names(value: Any, n_features: int) -> tuple[str, ...] | None:
+    """Return the names of so many columns, or None for columns without names."""
+    if value is None:
+        return None
+    demand = f"feature_names must be None or the names of {n_features} columns"
+    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+        raise TypeError(f"{demand}, got {shown(value)} of type {type(value).__name__}.")
+    listed, n = _first(value, n_features, lambda: TypeError(f"{demand}, got {shown(value)}."))
+    for name in listed:
+        if not isinstance(name, str):
+            raise TypeError(f"{demand}, got {shown(name)} of type {type(name).__name__}. Convert it: str(name).")
+    if n != n_features:
+        raise ValueError(f"{demand}, got {n} of them.")
+    return tuple(map(str, listed))
+
+
+def function(value: Any, name: str) -> Any:
+    """Return a callable, or None."""
+    if value is not None and not callable(value):
+        raise TypeError(f"{name} must be None or callable, got {shown(value)} of type {type(value).__name__}.")
+    return value
 
 
 def fraction(value: Any, name: str) -> float:
@@ -364,7 +387,7 @@ def dtype(value: Any) -> np.dtype[Any]:
     found: np.dtype[Any] | None = None
     # NumPy takes much more: lists, calls of other dtypes, names that it warns of ("a5") or parses as Python ("(2, 3)f4").
     if isinstance(value, np.dtype | type) or (isinstance(value, str) and re.fullmatch("[<>=|]?[b-zA-Z][a-z]*[0-9]*", value)):
-        with suppress(Exception):
+        with suppress(SyntaxError, *CONVERSION_ERRORS):
             found = np.dtype(value)
     if found is None:
         raise TypeError(f"dtype must be 'float32' or 'float64', got {shown(value)} of type {type(value).__name__}.")

@@ -23,18 +23,24 @@ from made_fast.storage import FOREIGN, MAX_JSON, StrPath, file_error, json_objec
 from made_fast.trainers import FixedTrainer, SharedTrainer, Trainer
 from made_fast.training import FitState
 
-__all__ = ["read", "write"]
+__all__ = ["encode", "read", "write"]
 
 
 def write(path: StrPath, trainer: Trainer, state: FitState, about: dict[str, Any]) -> None:
-    """Write where a fit stands, between two epochs. ``about`` is any JSON object.
+    """Write where a fit stands, between two epochs; for what it takes and raises see :func:`encode`.
 
-    Raises
-    ------
-    ValueError
-        The trainer's random numbers come from a generator other than NumPy's default, or ``about`` is no JSON.
-    OSError
-        It cannot be written; the old file is untouched.
+    Raises OSError if the file cannot be written; the old one is untouched.
+    """
+    storage.write(path, *encode(path, trainer, state, about))
+
+
+def encode(
+    path: StrPath, trainer: Trainer, state: FitState, about: dict[str, Any]
+) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+    """Return the tensors and the metadata of a checkpoint. ``about`` is any JSON object.
+
+    Raises ValueError if the trainer's random numbers come from a generator other than NumPy's default, or if ``about`` is no
+    JSON that a checkpoint can hold.
     """
     rule = trainer.rule if isinstance(trainer, SharedTrainer) else None
     content = modelfile.Content(trainer.source(trainer.parameters), trainer.masks, rule, {})
@@ -59,7 +65,7 @@ def write(path: StrPath, trainer: Trainer, state: FitState, about: dict[str, Any
         vectors["best"] = state.best_parameters
     parameters = tensors.pop("parameters")
     everything = {"parameters": parameters, **vectors, **tensors, "text": np.frombuffer(encoded, np.uint8)}
-    storage.write(path, everything, {**metadata, "kind": "checkpoint"})
+    return everything, {**metadata, "kind": "checkpoint"}
 
 
 def _state(generator: np.random.Generator) -> dict[str, Any]:
@@ -96,7 +102,7 @@ def read(path: StrPath) -> tuple[Trainer, FitState, dict[str, Any]]:
 def _decode(
     content: modelfile.Content, text: dict[str, Any], memory: NDArray[Any] | None, best: NDArray[Any] | None
 ) -> tuple[Trainer, FitState, dict[str, Any]]:
-    source, masks, rule, _ = content
+    source, masks, rule, *_ = content
     optimizer, hyper = OPTIMIZERS[text["optimizer"]], np.array(text["hyper"], np.float64)
     if hyper.shape != (6,) or not (np.isfinite(hyper) & (hyper >= 0)).all():
         raise ValueError("hyper must be 6 numbers >= 0")

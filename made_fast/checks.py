@@ -4,17 +4,20 @@ Every public method hands what it was given to a function of this file and trust
 again. A refusal says the name, the demand, what was found, and the way out: ``TypeError`` for a wrong type, ``ValueError``
 for a wrong value. Where scikit-learn's own checks look for certain words, the texts hold those words.
 
-Not here: packing of rows (:mod:`made_fast.data`), files (:mod:`made_fast.datasets`), defaults (the estimator). SciPy and
-pandas are never imported here: who hands over an object of theirs has done so.
+Not here: packing of rows (:mod:`made_fast.data`), files (:mod:`made_fast.datasets`), defaults (the estimator), what makes an
+array of a data frame (:mod:`made_fast.arrays`). SciPy is never imported here: who hands over an object of its own has done so.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Any, Protocol, TypeAlias, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
+
+from made_fast import arrays, names
 
 __all__ = ["Matrix", "MatrixLike", "SparseRows", "is_sparse", "matrix", "missing", "ones"]
 
@@ -50,8 +53,15 @@ def is_sparse(X: object) -> TypeGuard[SparseRows]:
     return issparse is not None and issparse(X)
 
 
-def matrix(X: MatrixLike, n_features: int | None = None, *, name: str = "X", min_rows: int = 1) -> Matrix:
-    """Check the shape and the kind of a table; its values are checked chunk by chunk in :func:`ones`.
+def matrix(
+    X: MatrixLike,
+    n_features: int | None = None,
+    *,
+    name: str = "X",
+    min_rows: int = 1,
+    feature_names: Sequence[str] | None = None,
+) -> Matrix:
+    """Check the names, the shape and the kind of a table; its values are checked chunk by chunk in :func:`ones`.
 
     Parameters
     ----------
@@ -64,6 +74,8 @@ def matrix(X: MatrixLike, n_features: int | None = None, *, name: str = "X", min
         What the caller calls ``X``; error texts start with it.
     min_rows : int
         Fewest rows.
+    feature_names : sequence of str, optional
+        What the columns must be called, if they have names; see :mod:`made_fast.names`.
 
     Returns
     -------
@@ -71,6 +83,8 @@ def matrix(X: MatrixLike, n_features: int | None = None, *, name: str = "X", min
         A view of ``X`` where it is an array; a memmap stays on disk. Sparse input as CSR with sorted column numbers and no
         duplicates (summed). ``X`` itself is never changed.
     """
+    if feature_names is not None:
+        names.check(arrays.column_names(X), feature_names, name)
     sparse = type(X) is not np.ndarray and is_sparse(X)
     rows: Any = X if sparse or type(X) is np.ndarray else _array(X, name)
     if rows.ndim != 2:
@@ -97,7 +111,9 @@ def matrix(X: MatrixLike, n_features: int | None = None, *, name: str = "X", min
             f"{name} must have shape (rows, {n_features}), got {rows.shape}: {name} has {width} features, but MADE is "
             f"expecting {n_features} features as input. Pass the columns that the model was fitted on."
         )
-    return _canonical_csr(rows, name) if sparse else rows
+    if sparse:
+        return _canonical_csr(rows, name)
+    return arrays.numbers(rows, name) if rows.dtype == object else rows
 
 
 def ones(
@@ -108,7 +124,7 @@ def ones(
     Parameters
     ----------
     rows : (n, D) array or CSR
-        A chunk of what :func:`matrix` returned. Bool, any int, any float, or objects that are numbers.
+        A chunk of what :func:`matrix` returned. Bool, any int, any float.
     binarize : float, optional
         A value is 1 if it is larger than this. None demands values that are exactly 0 or 1. Infinity is always refused.
     name, first_row
@@ -122,8 +138,6 @@ def ones(
         May share memory with ``rows``: to be read only.
     """
     values = rows if isinstance(rows, np.ndarray) else rows.data[: rows.indptr[-1]]
-    if values.dtype == object:
-        values = _numbers(values, name)
     if missing and values.dtype.kind == "f":
         values = np.where(np.isnan(values), 0 if binarize is None else binarize, values)
     one = _ones(values, binarize)
@@ -139,8 +153,6 @@ def ones(
 def missing(rows: Matrix, name: str = "X") -> NDArray[np.bool_] | None:
     """Return where a chunk of rows is missing (NaN), (n, D) bool, or None where nothing is."""
     values = rows if isinstance(rows, np.ndarray) else rows.data[: rows.indptr[-1]]
-    if values.dtype == object:
-        values = _numbers(values, name)
     if values.dtype.kind != "f":
         return None
     nan = np.isnan(values)
@@ -249,15 +261,16 @@ def _array(X: Any, name: str) -> NDArray[Any]:
         raise ValueError(
             f"{name} must hold no masked entries, got some. Mark missing ones by NaN: {name}.astype(float).filled(np.nan)."
         )
+    frame = arrays.of_frame(X, name)
+    if frame is not None:
+        return frame
     try:
         return np.asarray(X)
     except ValueError as error:
         raise ValueError(
             f"{name} must have shape (rows, features), got rows that form no table ({error}). Give every row the same length."
         ) from error
-    except MemoryError:
-        raise
-    except Exception as error:  # whatever the conversion that an object brings along may raise
+    except arrays.CONVERSION_ERRORS as error:
         raise TypeError(
             f"{name} must be a table of numbers, got {type(X).__name__}, of which NumPy can make no array "
             f"({type(error).__name__}: {error}). Convert it first."
@@ -325,23 +338,3 @@ def _ones(values: NDArray[Any], binarize: float | None) -> NDArray[np.bool_] | N
         return values.view(np.bool_) if values.view(np.uint8).max(initial=0) <= 1 else None
     one: NDArray[np.bool_] = values == 1
     return one if ((values == 0) | one).all() else None
-
-
-_CUT = (str, bytes, complex, np.complexfloating, np.datetime64, np.timedelta64)
-"""What NumPy would make numbers of: of text that looks like some, of real parts, of days."""
-
-
-def _numbers(values: NDArray[Any], name: str) -> NDArray[np.float64]:
-    """Convert an array of objects."""
-    odd = next((value for value in values.flat if isinstance(value, _CUT)), None)
-    if odd is not None:
-        found = "text" if isinstance(odd, str | bytes) else repr(odd)
-        raise TypeError(f"{name} must hold numbers, got {found}. Convert it: {name}.astype(float), say, or drop it.")
-    try:
-        with np.errstate(over="ignore"):  # the largest longdoubles become infinite, and are refused as such
-            return values.astype(np.float64)
-    except MemoryError:
-        raise
-    except Exception as error:  # whatever a number's own __float__ may raise
-        cause = ValueError if isinstance(error, ValueError | ArithmeticError) else TypeError
-        raise cause(f"{name} must hold numbers, got objects that are none: {error}. Convert or drop them.") from error

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from made_fast import checks, kernels
 
-__all__ = ["chunks", "density", "pack_missing", "pack_rows", "unpack_rows"]
+__all__ = ["chunks", "density", "distinct_rows", "never_observed", "pack_missing", "pack_rows", "unpack_rows"]
 
 CHUNK = 1 << 18
 """Entries worked on at once. Temporaries of one byte an entry then stay in a level-2 cache."""
@@ -87,7 +87,7 @@ def pack_missing(X: Any, order: NDArray[np.intp], *, name: str = "X") -> NDArray
     """Return where ``X`` is missing (NaN) as bits, in the form of :func:`pack_rows`; None if nothing is."""
     D = len(order)
     rows = checks.matrix(X, D, name=name)
-    if rows.dtype.kind not in "fO":
+    if rows.dtype.kind != "f":
         return None
     # Pages of zeros that are not written to take no memory, and a table that is too large is refused before the search.
     out = np.zeros((rows.shape[0], -(-D // 64)), dtype=np.uint64)
@@ -98,6 +98,19 @@ def pack_missing(X: Any, order: NDArray[np.intp], *, name: str = "X") -> NDArray
             found = True
             _pack(nan, order, out[part])
     return out if found else None
+
+
+def never_observed(rows: checks.Matrix, name: str = "X") -> NDArray[np.intp]:
+    """Return the numbers of the columns of a checked table in which every entry is missing."""
+    gone = np.ones(rows.shape[1], np.bool_)
+    for part in chunks(*rows.shape):
+        nan = checks.missing(rows[part], name)
+        if nan is None:
+            return np.empty(0, np.intp)
+        gone &= nan.all(axis=0)
+        if not gone.any():
+            break
+    return np.flatnonzero(gone)
 
 
 def distinct_rows(bits: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.intp]]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import inspect
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import joblib
@@ -17,11 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils.validation import validate_data
 
-from made_fast import arguments, checks, data, threads
+from made_fast import arguments, checks, given, threads
 from made_fast.estimator import MADE
 from made_fast.fitted import FittedDensity
 from made_fast.mixture import MixtureModel
-from made_fast.model import MADEModel
+from made_fast.queries import log_p_observed
+from made_fast.training import EpochRecord
 
 __all__ = ["WEIGHTS", "MADEEnsemble", "em_weights"]
 
@@ -65,7 +67,7 @@ class MADEEnsemble(FittedDensity):
     members_ : list of MADE
         Fitted; each with its ``history_`` and ``best_epoch_``.
     weights_ : (M,) ndarray of float64
-        Positive, adding up to 1.
+        Positive, adding up to 1. Read-only.
     model_ : MixtureModel
         The fitted mixture, for inference.
     n_features_in_ : int
@@ -109,7 +111,14 @@ class MADEEnsemble(FittedDensity):
             setattr(self, name, value)
 
     def fit(
-        self, X: checks.MatrixLike, y: Any = None, *, X_val: checks.MatrixLike | None = None, sample_weight: Any = None
+        self,
+        X: checks.MatrixLike,
+        y: Any = None,
+        *,
+        X_val: checks.MatrixLike | None = None,
+        sample_weight: Any = None,
+        sample_weight_val: Any = None,
+        callback: Callable[[int, EpochRecord], Any] | None = None,
     ) -> MADEEnsemble:
         """Train the members from scratch, then find their weights.
 
@@ -120,8 +129,11 @@ class MADEEnsemble(FittedDensity):
         y : ignored
         X_val : (n_val, D) of 0/1, optional
             Rows for early stopping of every member, and for EM. NaN marks missing entries: the observed ones then count.
-        sample_weight : (n,) of float, optional
-            As for ``MADE.fit``.
+        sample_weight, sample_weight_val : optional
+            As for ``MADE.fit``; EM counts validation rows by theirs.
+        callback : callable, optional
+            Called as ``callback(m, record)`` after every epoch of member m, on the thread or in the process that trains it;
+            see ``MADE.fit``.
 
         Raises
         ------
@@ -129,50 +141,54 @@ class MADEEnsemble(FittedDensity):
             A parameter or the data is not as demanded. What was fitted before stays.
         FloatingPointError
             The loss of a member became infinite or NaN. What was fitted before stays.
+
+        Warns
+        -----
+        UserWarning
+            Columns of X have no observed entry: nothing is learned of them.
         """
         n_members = arguments.positive_int(self.n_members, "n_members", largest=arguments.MOST)
         n_threads, n_jobs = arguments.n_threads(self.n_threads), arguments.n_jobs(self.n_jobs)
         weights = arguments.choice(self.weights, "weights", WEIGHTS)
+        callback = arguments.function(callback, "callback")
         if weights == "em" and X_val is None and self.validation_fraction is None:
             raise ValueError("weights='em' needs validation rows, got none. Pass X_val to fit, or set validation_fraction.")
-        table = checks.matrix(X)
-        row_weights: Any = arguments.sample_weight(sample_weight, table.shape[0])
+        rows = given.look(X, sample_weight)
+        held = given.look_at_validation(X_val, sample_weight_val, rows)
         for_splitting, *for_members = arguments.generator(self.random_state).spawn(n_members + 1)
-        if X_val is None and self.validation_fraction is not None:
-            train, held_out = self._hold_out(table.shape[0], for_splitting)
-            X_val, table = table[held_out], table[train]
-            row_weights = row_weights[train] if len(row_weights) else row_weights
-        elif X_val is not None:
-            X_val = checks.matrix(X_val, table.shape[1], name="X_val")
+        given.check_observed(rows, warn=True)
+        if held is None and self.validation_fraction is not None:
+            seed = int(for_splitting.integers(2**63))
+            train, rest = given.hold_out(rows.table.shape[0], self.validation_fraction, seed)
+            rows, held = rows.take(train), rows.take(rest)
+        given.check_weights(rows.weights, held and held.weights)
         at_once = max(1, min(n_members, joblib.effective_n_jobs(n_jobs)))
         params = {name: getattr(self, name) for name in MADE_PARAMS}
         params["n_threads"] = max(1, n_threads // at_once)
         members = _train(
             [MADE(**params, random_state=int(rng.integers(2**63))) for rng in for_members],
-            table,
-            {"X_val": X_val, "sample_weight": row_weights if len(row_weights) else None},
+            rows,
+            held,
+            callback,
             n_jobs,
             own_threads=self.n_threads is not None,
         )
         models = [made.model_ for made in members]
         found = np.full(n_members, 1 / n_members)
         if weights == "em":
-            found, _ = em_weights(np.stack([_log_p(model, X_val, n_threads) for model in models]))
+            assert held is not None
+            log_p = np.stack([log_p_observed(model, held.table, n_threads) for model in models])
+            found, _ = em_weights(log_p, held.weights)
         validate_data(self, X, reset=True, skip_check_array=True)
         for made in members:
             made.set_params(n_threads=self.n_threads)
+            made.model_.feature_names = rows.names
             if hasattr(self, "feature_names_in_"):
                 made.feature_names_in_ = self.feature_names_in_
         self.members_ = members
-        self.weights_ = found
         self.model_ = MixtureModel(models, found, hyper={"n_members": n_members, "weights": weights})
+        self.weights_ = self.model_.weights
         return self
-
-    def _hold_out(self, n: int, rng: np.random.Generator) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """Return the numbers of the rows to train on and of those to validate on, by MADE's rule."""
-        splitter = MADE(validation_fraction=self.validation_fraction)
-        splitter._split_seed = int(rng.integers(2**63))
-        return splitter._hold_out(n)
 
 
 def _name_the_parameters() -> None:
@@ -187,7 +203,11 @@ _name_the_parameters()
 
 
 def em_weights(
-    log_p: NDArray[np.float64], *, tolerance: float = 1e-9, max_iterations: int = 1000
+    log_p: NDArray[np.float64],
+    row_weights: NDArray[np.float64] | None = None,
+    *,
+    tolerance: float = 1e-9,
+    max_iterations: int = 1000,
 ) -> tuple[NDArray[np.float64], list[float]]:
     """Fit the weights of a mixture, whose components stay as they are, by EM from equal weights.
 
@@ -198,6 +218,8 @@ def em_weights(
     ----------
     log_p : (M, n) float64
         Log-likelihood of each row under each component, finite.
+    row_weights : (n,) float64, optional
+        What each row counts in that mean, >= 0 and not all 0; none, or length 0, is 1 for all.
     tolerance : float
         Stop when an iteration gains less than this, relative to the size of the log-likelihood.
     max_iterations : int
@@ -210,15 +232,20 @@ def em_weights(
     scores : list of float
         Mean log-likelihood of a row in nats, before the first iteration and after each that has gained something.
     """
+    if row_weights is not None and len(row_weights):
+        log_p, row_weights = log_p[:, row_weights > 0], row_weights[row_weights > 0]
+    else:
+        row_weights = None
     M = len(log_p)
     largest = log_p.max(axis=0)
     P = np.exp(log_p - largest)  # one component of each row has 1 here: nothing underflows that matters
     weights = np.full(M, 1 / M)
-    scores = [_mixed(weights, P, largest)]
+    scores = [_mixed(weights, P, largest, row_weights)]
     for _ in range(max_iterations):
-        better = np.maximum(weights * (P / (weights @ P)).mean(axis=1), np.finfo(np.float64).tiny)  # never 0: it would stay 0
+        share = np.average(P / (weights @ P), axis=1, weights=row_weights)
+        better = np.maximum(weights * share, np.finfo(np.float64).tiny)  # never 0: it would stay 0
         better /= better.sum()
-        score = _mixed(better, P, largest)
+        score = _mixed(better, P, largest, row_weights)
         if not score > scores[-1]:
             break
         gain = score - scores[-1]
@@ -229,16 +256,10 @@ def em_weights(
     return weights, scores
 
 
-def _mixed(weights: NDArray[np.float64], P: NDArray[np.float64], largest: NDArray[np.float64]) -> float:
-    return float(np.mean(np.log(weights @ P) + largest))
-
-
-def _log_p(model: MADEModel, X: Any, n_threads: int) -> NDArray[np.float64]:
-    """Return log p of what is observed of each row."""
-    if all(checks.missing(X[part]) is None for part in data.chunks(*X.shape)):
-        return model.score_samples(X, n_threads=n_threads)
-    log_p, _ = model.log_marginal(X, return_std=True, n_threads=n_threads)
-    return log_p
+def _mixed(
+    weights: NDArray[np.float64], P: NDArray[np.float64], largest: NDArray[np.float64], rows: NDArray[np.float64] | None
+) -> float:
+    return float(np.average(np.log(weights @ P) + largest, weights=rows))
 
 
 # Members at the same time
@@ -249,16 +270,34 @@ _running: set[str] = set()
 whose call is no longer here stops after its epoch."""
 
 
-def _train(members: Sequence[MADE], X: Any, options: dict[str, Any], n_jobs: int | None, *, own_threads: bool) -> list[MADE]:
+def _train(
+    members: Sequence[MADE],
+    rows: given.Rows,
+    held: given.Rows | None,
+    callback: Callable[[int, EpochRecord], Any] | None,
+    n_jobs: int | None,
+    *,
+    own_threads: bool,
+) -> list[MADE]:
     """Fit the members and return them, as copies if they were fitted in other processes.
 
     ``own_threads``: the user has said how many threads there are, for whatever machine the members are trained on.
     """
     call = f"{os.getpid()} {secrets.token_hex(8)}"
     parallel = joblib.Parallel(n_jobs=n_jobs, prefer="threads")
+    options = [
+        {
+            "X_val": None if held is None else held.table,
+            "sample_weight": rows.weights if len(rows.weights) else None,
+            "sample_weight_val": held.weights if held is not None and len(held.weights) else None,
+            "callback": None if callback is None else partial(callback, m),
+        }
+        for m in range(len(members))
+    ]
     _running.add(call)
     try:
-        return list(parallel(joblib.delayed(_fit)(call, made, X, options, own_threads) for made in members))
+        tasks = zip(members, options, strict=True)
+        return list(parallel(joblib.delayed(_fit)(call, made, rows.table, own, own_threads) for made, own in tasks))
     finally:
         _running.discard(call)
 
@@ -269,6 +308,7 @@ def _fit(call: str, made: MADE, X: Any, options: dict[str, Any], own_threads: bo
         made.set_params(n_threads=min(made.n_threads or 1, threads.available()))  # another machine may have fewer
     in_caller = call.split()[0] == str(os.getpid())
     made._called_off = lambda: in_caller and call not in _running  # type: ignore[method-assign]
+    made._warns = False  # the ensemble has told once, for all members
     try:
         return made.fit(X, **options)
     except KeyboardInterrupt:
@@ -276,4 +316,4 @@ def _fit(call: str, made: MADE, X: Any, options: dict[str, Any], own_threads: bo
             raise
         return made  # nobody waits for this member
     finally:
-        del made._called_off
+        del made._called_off, made._warns

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils.validation import validate_data
 
-from made_fast import arguments, checks, data, recipe, training
+from made_fast import arguments, checks, given, recipe, training
 from made_fast import checkpoint as checkpoint_file
+from made_fast.arrays import column_names
 from made_fast.fitted import FittedDensity
 from made_fast.kernels.layout import aligned_copy
 from made_fast.masks import Connectivity
 from made_fast.model import MADEModel
 from made_fast.progress import Progress
 from made_fast.recipe import SCHEDULES
-from made_fast.storage import file_error
-from made_fast.trainers import FixedTrainer, SharedTrainer, Trainer, TrainingRows
+from made_fast.storage import check_writable, file_error
+from made_fast.trainers import SharedTrainer, Trainer
 
 __all__ = ["MADE"]
 
@@ -121,6 +123,9 @@ class MADE(FittedDensity):
     (2, 4)
     """
 
+    _warns = True
+    """Whether ``fit`` tells of columns that are never observed; who trains several at a time has told already."""
+
     def __init__(
         self,
         hidden_sizes: Sequence[int] = (500,),
@@ -187,78 +192,99 @@ class MADE(FittedDensity):
         *,
         X_val: checks.MatrixLike | None = None,
         sample_weight: Any = None,
+        sample_weight_val: Any = None,
         checkpoint: str | os.PathLike[str] | None = None,
         checkpoint_every: int = 1,
+        callback: Callable[[training.EpochRecord], Any] | None = None,
     ) -> MADE:
         """Draw the masks and train from scratch; after :meth:`resume`, go on instead.
 
         Parameters
         ----------
         X : (n, D) of 0/1
-            bool, any int or float dtype, any memory order, memmap or scipy.sparse. Kept packed, a bit an entry. NaN marks a
-            missing entry: the row is then trained under orderings that have its missing inputs last, and only the factors of
-            the others count.
+            bool, any int or float dtype, any memory order, memmap, data frame or scipy.sparse. Kept packed, a bit an entry.
+            NaN marks a missing entry: the row is then trained under orderings that have its missing inputs last, and only the
+            factors of the others count.
         y : ignored
         X_val : (n_val, D) of 0/1, optional
             Rows for early stopping: the parameters of the epoch that scores best on them are kept.
         sample_weight : (n,) of float, optional
             The loss of a mini-batch of B rows is ``1/B sum_b weight[b] nll[b]``: weights are not normalised, and may be
-            negative (policy gradients).
+            negative (policy gradients). Rows that ``validation_fraction`` holds out count in the validation score by theirs,
+            which must be >= 0.
+        sample_weight_val : (n_val,) of float, optional
+            What the rows of ``X_val`` count in the validation score, >= 0; by default all the same.
         checkpoint : path, optional
             Write there, every ``checkpoint_every`` epochs and at the end, all that :meth:`resume` needs to go on to the bit.
+        callback : callable, optional
+            Called after every epoch with its record, see ``history_``; if it returns True, the fit ends there as if
+            ``max_epochs`` were reached. What it raises ends the fit as Ctrl-C does: the best parameters so far are kept.
 
         Raises
         ------
         ValueError
-            A parameter or the data is not as demanded.
+            A parameter or the data is not as demanded; after :meth:`resume`, rows, weights or parameters are not those that
+            the fit began with.
         FloatingPointError
             The loss became infinite or NaN; the text says in which epoch, at which step. ``model_`` then has the best
             parameters that validation rows have seen; without such rows, those from before the epoch.
+
+        Warns
+        -----
+        UserWarning
+            Columns of X have no observed entry: nothing is learned of them.
         """
         batch_size, n_threads = arguments.positive_int(self.batch_size, "batch_size"), arguments.n_threads(self.n_threads)
         max_epochs = arguments.positive_int(self.max_epochs, "max_epochs")
         patience = arguments.positive_int(self.patience, "patience")
         every, verbose = arguments.positive_int(checkpoint_every, "checkpoint_every"), arguments.verbosity(self.verbose)
         checkpoint = None if checkpoint is None else arguments.path(checkpoint, "checkpoint")
+        callback = arguments.function(callback, "callback")
         n_val_masks = arguments.positive_int(self.n_val_masks, "n_val_masks")
         schedule = recipe.schedule(self.get_params(deep=False), max_epochs)
-        if checkpoint is not None and callable(self.learning_rate_schedule):
-            raise TypeError(
-                f"a checkpoint cannot hold a function: learning_rate_schedule must be one of {', '.join(SCHEDULES)} with it, "
-                f"got {self.learning_rate_schedule!r}."
-            )
         resumed = getattr(self, "_resumed", False)
-        trainer, rows = (
-            (self._trainer, self._rows(X, self._trainer, sample_weight)) if resumed else self._start(X, sample_weight)
-        )
-        if len(rows.weights) and not rows.weights.any():
-            raise ValueError(
-                "sample_weight must not be zero for all rows: nothing would be learned. Drop it, or give weights."
-            )
-        if X_val is None and self.validation_fraction is not None:
-            train, held_out = self._hold_out(len(rows.bits))
-            X_val, rows = checks.matrix(X)[held_out], rows.take(train)
-        validate = None if X_val is None else self._validator(X_val, trainer, n_val_masks, n_threads)
+        trainer, train = self._trainer_for(X, sample_weight, resumed)
+        held = given.look_at_validation(X_val, sample_weight_val, train)
+        given.check_observed(train, warn=self._warns and not resumed)
+        rows, packed = given.pack(train, trainer, self.binarize), None
+        if held is not None:
+            packed = given.pack(held, trainer, self.binarize, "X_val")
+        elif self.validation_fraction is not None:
+            first, rest = self._hold_out(len(rows.bits))
+            rows, packed, held = rows.take(first), rows.take(rest), train.take(rest)
+        given.check_weights(rows.weights, packed and packed.weights)
+        del train  # a frame that was converted would stay as long as the fit takes
+        digests = given.digests(rows, packed) if resumed or checkpoint is not None else {}
         if resumed:
-            validate_data(self, X, reset=False, skip_check_array=True)
+            given.check_same(digests, self._digests)
+        if checkpoint is not None:
+            self._try_checkpoint(checkpoint, trainer, X, resumed)
+        if resumed:
             self._resumed = False
         else:
             self._begin(X, trainer)
+        self._digests: dict[str, str] = digests
+        validate = None
+        if held is not None:
+            model = partial(self._model, trainer=trainer)
+            validate = given.validator(held, trainer, self.binarize, n_val_masks, n_threads, model)
         state = self._fit_state
         if state.best_parameters is not None:  # ``model_`` holds them, or the trainer's, and may be in use
             state.best_parameters = aligned_copy(state.best_parameters)
         elif resumed:
             trainer.detach()
+        trainer.own()
         try:
             with Progress(verbose, max_epochs) as progress:
 
-                def on_epoch(record: training.EpochRecord, best_epoch: int) -> None:
+                def on_epoch(record: training.EpochRecord, best_epoch: int) -> bool:
                     self.best_epoch_ = best_epoch
                     progress.show(record, best_epoch)
                     if checkpoint is not None and record["epoch"] % every == 0:
                         self._write_checkpoint(checkpoint)
                     if self._called_off():
                         raise KeyboardInterrupt
+                    return callback is not None and callback(record) is True
 
                 training.fit(
                     trainer,
@@ -281,23 +307,33 @@ class MADE(FittedDensity):
     def partial_fit(self, X: checks.MatrixLike, y: Any = None, *, sample_weight: Any = None) -> MADE:
         """Make one pass over X in mini-batches; the first call draws the masks and the initial parameters.
 
-        Takes what ``fit`` does. Rows with missing entries need a model that was started with some, or whose masks vary.
+        Takes what ``fit`` does. Rows with missing entries need a model that was started with some, or whose masks vary. It
+        goes on from ``model_``: after a fit that kept the parameters of an earlier epoch than its last, from those, and the
+        optimizer then begins anew.
+
+        Raises
+        ------
+        ValueError
+            The data is not as demanded, or a parameter that the network or the optimizer was made with has changed. What may
+            change are ``batch_size``, ``learning_rate`` and its schedule, ``max_epochs``, ``n_threads``.
         """
         batch_size, n_threads = arguments.positive_int(self.batch_size, "batch_size"), arguments.n_threads(self.n_threads)
         schedule = recipe.schedule(self.get_params(deep=False), arguments.positive_int(self.max_epochs, "max_epochs"))
-        if hasattr(self, "_trainer"):
-            trainer = self._trainer
-            rows = self._rows(X, trainer, sample_weight)
-            validate_data(self, X, reset=False, skip_check_array=True)
-        else:
-            trainer, rows = self._start(X, sample_weight)
+        going_on = hasattr(self, "_trainer")
+        trainer, given_rows = self._trainer_for(X, sample_weight, going_on)
+        given.check_observed(given_rows, warn=False)
+        rows = given.pack(given_rows, trainer, self.binarize)
+        if not going_on:
             self._begin(X, trainer)
-        number = len(self.history_) + 1
+        trainer.own()
+        state, number = self._fit_state, len(self.history_) + 1
+        if state.best_parameters is not None and state.best_epoch != state.epoch:
+            trainer.go_back(state.best_parameters)
         trainer.hyper[0] = schedule(number)
         record = training.run_epoch(trainer, rows, batch_size, n_threads, number, trainer.detach())
         self.history_.append(record)
-        self.best_epoch_ = self._fit_state.epoch = self._fit_state.best_epoch = number
-        self._fit_state.best_parameters = None  # whatever was best is behind us
+        self.best_epoch_ = state.epoch = state.best_epoch = number
+        state.best_parameters = None  # whatever was best is behind us
         self._show()
         return self
 
@@ -325,6 +361,7 @@ class MADE(FittedDensity):
             made.history_ = state.history = list(about["history"])
             made._split_seed = int(about["split_seed"])
             made._trainer, made._fit_state, made._resumed = trainer, state, True
+            made._begun, made._digests = recipe.plain(made.get_params(deep=False)), dict(about.get("digests", {}))
             made.best_epoch_, made.n_features_in_ = state.best_epoch, trainer.architecture.n_inputs
             if names is not None:
                 made.feature_names_in_ = np.array(names, dtype=object)
@@ -333,84 +370,78 @@ class MADE(FittedDensity):
             raise file_error(path, "what it says of the estimator must be whole", str(error)) from error
         return made
 
-    def _write_checkpoint(self, path: str | os.PathLike[str]) -> None:
-        params = {name: recipe.plain(value) for name, value in self.get_params(deep=False).items()}
-        if not isinstance(self.random_state, int | None):
-            params["random_state"] = None  # it has done its work: the trainer has its own
-        names = getattr(self, "feature_names_in_", None)
-        about = {
-            "params": params,
-            "history": self.history_,
-            "split_seed": self._split_seed,
-            "feature_names": None if names is None else [str(name) for name in names],
-        }
+    def _try_checkpoint(self, path: str, trainer: Trainer, X: Any, resumed: bool) -> None:
+        """Refuse, before training, a checkpoint that could not be written after an epoch of it."""
+        if callable(self.learning_rate_schedule):
+            raise TypeError(
+                f"a checkpoint cannot hold a function: learning_rate_schedule must be one of {', '.join(SCHEDULES)} with it, "
+                f"got {self.learning_rate_schedule!r}."
+            )
+        state = self._fit_state if resumed else training.FitState()
+        checkpoint_file.encode(path, trainer, state, self._about(state, column_names(X)))
+        check_writable(path)
+
+    def _write_checkpoint(self, path: str) -> None:
+        about = self._about(self._fit_state, getattr(self, "feature_names_in_", None))
         checkpoint_file.write(path, self._trainer, self._fit_state, about)
 
-    def _start(self, X: checks.MatrixLike, sample_weight: Any) -> tuple[Trainer, TrainingRows]:
-        """Check every parameter and X; return a fresh trainer and the packed rows."""
+    def _about(self, state: training.FitState, names: Any) -> dict[str, Any]:
+        params = recipe.plain(self.get_params(deep=False))
+        if not isinstance(self.random_state, int | None):
+            params["random_state"] = None  # it has done its work: the trainer has its own
+        return {
+            "params": params,
+            "history": state.history,
+            "split_seed": self._split_seed,
+            "feature_names": None if names is None else [str(name) for name in names],
+            "digests": getattr(self, "_digests", {}),
+        }
+
+    def _trainer_for(self, X: checks.MatrixLike, sample_weight: Any, going_on: bool) -> tuple[Trainer, given.Rows]:
+        """Check X and every parameter; return the trainer, a fresh one unless it goes on, and X as it was checked."""
+        if going_on:
+            recipe.check_unchanged(getattr(self, "_begun", {}), self.get_params(deep=False))
+            rows = given.look(X, sample_weight, self._trainer.architecture.n_inputs)
+            validate_data(self, X, reset=False, skip_check_array=True)  # the names of the columns
+            return self._trainer, rows
         arguments.threshold(self.binarize)
-        X = checks.matrix(X)
-        missing = data.pack_missing(X, np.arange(X.shape[1]))
-        trainer, self._split_seed = recipe.start(self.get_params(deep=False), X.shape[1], missing is not None)
-        return trainer, self._pack(X, missing, trainer, sample_weight)
-
-    def _rows(self, X: Any, trainer: Trainer, sample_weight: Any) -> TrainingRows:
-        X = checks.matrix(X, trainer.architecture.n_inputs)
-        missing = data.pack_missing(X, np.arange(X.shape[1]))
-        if missing is not None and isinstance(trainer, FixedTrainer):
-            raise ValueError(
-                "X must be complete here, got NaN: training began on complete rows, under one mask of a fixed ordering. "
-                "Begin with rows that miss something, or set n_masks=None."
-            )
-        return self._pack(X, missing, trainer, sample_weight)
-
-    def _pack(self, X: Any, missing: NDArray[np.uint64] | None, trainer: Trainer, sample_weight: Any) -> TrainingRows:
-        """Pack a checked table; a trainer that takes missing entries packs columns as they are, like ``missing``."""
-        weights = arguments.sample_weight(sample_weight, X.shape[0])
-        bits = data.pack_rows(X, trainer.column_order, binarize=self.binarize, missing=missing is not None)
-        return TrainingRows(bits, missing, weights)
+        rows = given.look(X, sample_weight)
+        missing = rows.table.dtype.kind == "f" and given.any_missing(rows)
+        trainer, self._split_seed = recipe.start(self.get_params(deep=False), rows.table.shape[1], missing)
+        return trainer, rows
 
     def _begin(self, X: Any, trainer: Trainer) -> None:
         """Forget the last fit; from here on nothing the user gave can be refused."""
         validate_data(self, X, reset=True, skip_check_array=True)
         self._trainer = trainer
+        self._begun: dict[str, Any] = recipe.plain(self.get_params(deep=False))
         self._fit_state = training.FitState()
         self.history_ = self._fit_state.history
         self.best_epoch_ = 0
 
     def _hold_out(self, n: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         """Return the numbers of the rows to train on and of those to validate on; the same ones after ``resume``."""
-        n_val = round(n * arguments.fraction(self.validation_fraction, "validation_fraction"))
-        if not 0 < n_val < n:
-            raise ValueError(
-                f"validation_fraction={self.validation_fraction} of {n} rows leaves {n - n_val} for training "
-                f"and {n_val} for validation; both must have some. Give more rows, another fraction, or X_val."
-            )
-        rows = np.random.default_rng(self._split_seed).permutation(n)
-        return rows[n_val:], rows[:n_val]
+        return given.hold_out(n, self.validation_fraction, self._split_seed)
 
-    def _validator(self, X_val: Any, trainer: Trainer, n_val_masks: int, n_threads: int) -> Callable[[], float]:
-        X_val = checks.matrix(X_val, trainer.architecture.n_inputs, name="X_val")
-        if data.pack_missing(X_val, trainer.column_order, name="X_val") is not None:
-            # Its values are looked at now: once training has begun, they can no longer be refused.
-            data.pack_rows(X_val, trainer.column_order, binarize=self.binarize, name="X_val", missing=True)
-            return lambda: -float(np.mean(self._model(trainer.parameters, trainer).log_marginal(X_val, n_threads=n_threads)))
-        orders = np.argsort(trainer.masks.orderings[:n_val_masks], axis=1)
-        tables = [data.pack_rows(X_val, order, binarize=self.binarize, name="X_val") for order in orders]
-        return training.validator(trainer, tables, n_threads)
-
-    def _model(self, parameters: NDArray[Any], trainer: Trainer) -> MADEModel:
+    def _model(self, parameters: NDArray[Any] | None = None, *, trainer: Trainer) -> MADEModel:
+        """Return the model that has these parameters, by default the trainer's."""
         hyper = {name: recipe.plain(value) for name, value in self.get_params(deep=False).items() if name not in _NOT_SAVED}
         hyper["learning_rate"] = float(recipe.hyper(self.get_params(deep=False))[0])
-        rule = trainer.rule if isinstance(trainer, SharedTrainer) else None
-        return MADEModel(trainer.source(parameters), trainer.masks, rule=rule, binarize=self.binarize, hyper=hyper)
+        return MADEModel(
+            trainer.source(trainer.parameters if parameters is None else parameters),
+            trainer.masks,
+            rule=trainer.rule if isinstance(trainer, SharedTrainer) else None,
+            binarize=self.binarize,
+            hyper=hyper,
+            feature_names=getattr(self, "feature_names_in_", None),
+        )
 
     def _show(self) -> None:
         """Make ``model_`` of the best parameters so far. It holds them, not a copy: who goes on leaves them as they are."""
         self._fit_state.take_in(self._trainer.parameters)  # Ctrl-C may have come amid it, or before ``on_epoch`` could tell
         best = self._fit_state.best_parameters
         self.best_epoch_ = self._fit_state.best_epoch
-        self.model_ = self._model(self._trainer.parameters if best is None else best, self._trainer)
+        self.model_ = self._model(best, trainer=self._trainer)
 
 
 _NOT_SAVED = ("random_state", "verbose", "n_threads", "binarize", "ordering")

@@ -32,8 +32,9 @@ class FittedDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # sciki
         return log_p
 
     def score(self, X: checks.MatrixLike, y: Any = None) -> float:
-        """Return the mean log-likelihood of the rows of X in nats."""
-        return float(np.mean(self.score_samples(X)))
+        """Return the mean log-likelihood of the rows of X in nats; if some miss entries (NaN), of what is observed of them."""
+        table = self._table(X)
+        return float(self._fitted().score(table, n_threads=self.n_threads))
 
     def conditional_proba(self, X: checks.MatrixLike, **options: Any) -> NDArray[Any]:
         """Return ``p(x_d = 1 | x_<d)`` for every row and input, (n, D); see ``MADEModel.conditional_proba``."""

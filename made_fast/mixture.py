@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from made_fast import arguments, checks, modelfile, queries, storage
+from made_fast.arrays import CONVERSION_ERRORS
 from made_fast.evidence import pack
 from made_fast.inquiry import Inquiry, Table, choose
 from made_fast.masks import Connectivity
@@ -33,7 +34,7 @@ class MixtureModel:
     Parameters
     ----------
     members : sequence of MADEModel
-        With the same number of inputs and the same ``binarize``; sizes, masks and dtypes may differ.
+        With the same inputs (how many, ``feature_names``, ``binarize``); sizes, masks and dtypes may differ.
     weights : (M,) of float, optional
         Positive, adding up to 1. By default all are 1/M.
     hyper : mapping, optional
@@ -76,6 +77,11 @@ class MixtureModel:
         return self.members[0].n_features_in
 
     @property
+    def feature_names(self) -> tuple[str, ...] | None:
+        """What the inputs are called, if they have names; see ``MADEModel``."""
+        return self.members[0].feature_names
+
+    @property
     def n_parameters(self) -> int:
         """Number of weights and biases of all members; the M mixture weights are not among them."""
         return sum(model.n_parameters for model in self.members)
@@ -115,7 +121,7 @@ class MixtureModel:
         ValueError
             X is not a 0/1 matrix of D columns, or there is no such member.
         """
-        X, n_threads = checks.matrix(X, self.n_features_in), arguments.n_threads(n_threads)
+        X, n_threads = self._table(X), arguments.n_threads(n_threads)
         if member is not None:
             return self._member(member).score_samples(X, n_threads=n_threads)
         total = np.full(X.shape[0], -np.inf)
@@ -124,8 +130,8 @@ class MixtureModel:
         return total
 
     def score(self, X: checks.MatrixLike, *, n_threads: int | None = None) -> float:
-        """Return the mean log-likelihood of the rows of X, in nats."""
-        return float(np.mean(self.score_samples(X, n_threads=n_threads)))
+        """Return the mean log-likelihood of the rows of X in nats; if some miss entries (NaN), of what is observed of them."""
+        return float(np.mean(queries.log_p_observed(self, self._table(X), n_threads)))
 
     def conditional_proba(
         self, X: checks.MatrixLike, *, member: int | None = None, mask: int | None = None, n_threads: int | None = None
@@ -285,9 +291,11 @@ class MixtureModel:
             modelfile.Content(model.source, model.masks, model.rule, {**model.hyper, "binarize": model.binarize})
             for model in self.members
         ]
-        storage.write(
-            arguments.path(path), *modelfile.encode_ensemble(modelfile.EnsembleContent(contents, self.weights, self.hyper))
-        )
+        content = modelfile.EnsembleContent(contents, self.weights, self.hyper, self.feature_names)
+        storage.write(arguments.path(path), *modelfile.encode_ensemble(content))
+
+    def _table(self, X: checks.MatrixLike) -> checks.Matrix:
+        return checks.matrix(X, self.n_features_in, feature_names=self.feature_names)
 
     def _member(self, member: Any) -> MADEModel:
         return self.members[arguments.member_number(member, self.n_members)]
@@ -303,7 +311,7 @@ class MixtureModel:
 
     def _asked(self, X: checks.MatrixLike, n_members: Any, n_walks: Any, random_state: Any, n_threads: Any) -> list[Inquiry]:
         """Return what to ask each member."""
-        X = checks.matrix(X, self.n_features_in)
+        X = self._table(X)
         seeds = arguments.generator(random_state).integers(2**63, size=self.n_members).tolist()
         return [model._asked(X, n_members, n_walks, seed, n_threads) for model, seed in zip(self.members, seeds, strict=True)]
 
@@ -384,7 +392,7 @@ def load(path: str | os.PathLike[str], *, mmap: bool = False) -> MADEModel | Mix
     if metadata.get("kind") != "ensemble":
         return from_content(modelfile.decode(tensors, metadata, path), path)
     content = modelfile.decode_ensemble(tensors, metadata, path)
-    members = [from_content(member, path) for member in content.members]
+    members = [from_content(member._replace(feature_names=content.feature_names), path) for member in content.members]
     try:
         return MixtureModel(members, content.weights, hyper=content.hyper)
     except ValueError as error:
@@ -402,9 +410,7 @@ def _log_sum(joint: Floats) -> Floats:
 def _members(value: Any) -> tuple[MADEModel, ...]:
     try:
         members = tuple(value)
-    except MemoryError:
-        raise
-    except Exception as error:
+    except CONVERSION_ERRORS as error:
         raise TypeError(f"members must be a sequence of MADEModels, got {type(value).__name__}.") from error
     if not members:
         raise ValueError("members must be at least one MADEModel, got none.")
@@ -413,10 +419,10 @@ def _members(value: Any) -> tuple[MADEModel, ...]:
             raise TypeError(
                 f"members must be MADEModels, got {type(model).__name__} for member {m}. A fitted MADE has it in model_."
             )
-    for name in ("n_features_in", "binarize"):
+    for name in ("n_features_in", "binarize", "feature_names"):
         found = [getattr(model, name) for model in members]
         if found.count(found[0]) < len(found):
-            raise ValueError(f"members must have the same {name}, got {found}.")
+            raise ValueError(f"members must have the same {name}, got {arguments.shown(found)}.")
     return members
 
 

@@ -8,7 +8,7 @@ once. One member's arithmetic is in ``network.py``, questions about missing inpu
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from threading import Lock
 from typing import Any
 
@@ -47,6 +47,9 @@ class MADEModel(queries.Queries):
         Inputs above it count as 1, the others as 0. None demands 0/1 input.
     hyper : mapping, optional
         Anything to remember about how the model came to be; saved with it. JSON values only.
+    feature_names : sequence of str, optional
+        What the inputs are called; saved with the model. A table whose columns have names must then have these, in this
+        order; see :mod:`made_fast.names`.
 
     Notes
     -----
@@ -62,6 +65,7 @@ class MADEModel(queries.Queries):
         rule: MaskRule | None = None,
         binarize: float | None = None,
         hyper: Mapping[str, Any] | None = None,
+        feature_names: Sequence[str] | None = None,
     ) -> None:
         if not isinstance(source, Network | Shared):
             raise TypeError(f"source must be a Network or Shared, got {type(source).__name__}. Read models by made_fast.load.")
@@ -75,6 +79,7 @@ class MADEModel(queries.Queries):
         self.rule = rule
         self.binarize = arguments.threshold(binarize)
         self.hyper = arguments.mapping(hyper, "hyper")
+        self.feature_names = arguments.feature_names(feature_names, self.n_features_in)
         self._keep_nothing()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -170,7 +175,7 @@ class MADEModel(queries.Queries):
         ValueError
             X is not a 0/1 matrix of D columns, or there is no such mask.
         """
-        X, n_threads = checks.matrix(X, self.n_features_in), arguments.n_threads(n_threads)
+        X, n_threads = self._table(X), arguments.n_threads(n_threads)
         if mask is not None or self.n_masks == 1:
             if mask is None and isinstance(self.source, Network):
                 member = self.source
@@ -180,8 +185,8 @@ class MADEModel(queries.Queries):
         return self._mixture(X, n_threads)
 
     def score(self, X: checks.MatrixLike, *, n_threads: int | None = None) -> float:
-        """Return the mean log-likelihood of the rows of X, in nats."""
-        return float(np.mean(self.score_samples(X, n_threads=n_threads)))
+        """Return the mean log-likelihood of the rows of X in nats; if some miss entries (NaN), of what is observed of them."""
+        return float(np.mean(queries.log_p_observed(self, self._table(X), n_threads)))
 
     def conditional_proba(
         self, X: checks.MatrixLike, *, mask: int | None = None, n_threads: int | None = None
@@ -191,7 +196,7 @@ class MADEModel(queries.Queries):
         Takes and raises what ``score_samples`` does; returns (n, D) of the model's dtype, columns in the order of X's. What
         comes before an input depends on the member: with several, ``mask`` says which.
         """
-        X = checks.matrix(X, self.n_features_in)
+        X = self._table(X)
         member = self.member(arguments.the_mask(mask, self.n_masks))
         n_threads = arguments.n_threads(n_threads)
         return member.conditionals(X.shape[0], lambda part: self._bits(X, part, member), n_threads, by_feature=True)
@@ -268,8 +273,11 @@ class MADEModel(queries.Queries):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model to one file, durably: the old file or the new one is there, whole, whatever happens."""
         hyper = {**self.hyper, "binarize": self.binarize}
-        content = modelfile.Content(self.source, self.masks, self.rule, hyper)
+        content = modelfile.Content(self.source, self.masks, self.rule, hyper, self.feature_names)
         storage.write(arguments.path(path), *modelfile.encode(content))
+
+    def _table(self, X: checks.MatrixLike) -> checks.Matrix:
+        return checks.matrix(X, self.n_features_in, feature_names=self.feature_names)
 
     def _bits(self, X: Any, part: slice, member: Network) -> NDArray[np.uint64]:
         return data.pack_rows(X[part], member.order, binarize=self.binarize, first_row=part.start)
@@ -311,4 +319,6 @@ def from_content(content: modelfile.Content, path: storage.StrPath) -> MADEModel
         binarize = arguments.threshold(hyper.pop("binarize", None))
     except (TypeError, ValueError) as error:
         raise storage.ModelFileError(f"{path}: {error} Save the model again.") from error
-    return MADEModel(content.source, content.masks, rule=content.rule, binarize=binarize, hyper=hyper)
+    return MADEModel(
+        content.source, content.masks, rule=content.rule, binarize=binarize, hyper=hyper, feature_names=content.feature_names
+    )

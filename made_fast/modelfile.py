@@ -10,13 +10,17 @@ A model has these tensors, in this order (the big one first, for its alignment),
 - ``kind``: ``model``; ``activation``: of the hidden layers; ``direct``: none (if absent), output or all; ``hyper``: a JSON
   object, whatever else the writer wants back.
 
+A model whose inputs have names has one more tensor, the last: ``feature_names`` U8, the UTF-8 JSON object ``{"names": [...]}``
+with D strings in the list.
+
 If several connectivities share the parameters, ``parameters`` are ``shared`` in the shared layout, ordering and degrees have K
 rows, (K, D) and (K, H_l), and there may be two more metadata: ``connectivity_weights`` (``true``: they are among the
 parameters), and ``rule``, a JSON object of ``degrees`` and ``resample``: how further connectivities may be drawn.
 
 A mixture of M models is of kind ``ensemble``. Tensors and metadata of member m = 0 .. M - 1 are those of its own file, with
 ``member.<m>.`` before their names, and without ``kind``. First come the ``parameters`` of all members (whole cache lines, so
-that each is aligned), then ``weights`` (M,) F64, positive and adding up to 1, then the rest. ``hyper`` is that of the mixture.
+that each is aligned), then ``weights`` (M,) F64, positive and adding up to 1, then the rest. ``hyper`` and
+``feature_names`` are those of the mixture; members have no names of their own.
 """
 
 from __future__ import annotations
@@ -32,9 +36,11 @@ from numpy.typing import NDArray
 from made_fast.kernels import layout as panels
 from made_fast.masks import DEGREE_RULES, DIRECT_CONNECTIONS, RESAMPLE, MaskRule, MaskSet
 from made_fast.network import Architecture, Network, Shared
-from made_fast.storage import CHUNK, FOREIGN, StrPath, file_error, json_object
+from made_fast.storage import CHUNK, FOREIGN, MAX_JSON, StrPath, file_error, json_object
 
-__all__ = ["WEIGHT_TOLERANCE", "Content", "EnsembleContent", "decode", "decode_ensemble", "encode", "encode_ensemble"]
+__all__ = [
+    "WEIGHT_TOLERANCE", "Content", "EnsembleContent", "decode", "decode_ensemble", "encode", "encode_ensemble", "encode_names",
+]  # fmt: skip
 
 WEIGHT_TOLERANCE = 1e-9
 """How far from 1 the weights of a mixture may add up."""
@@ -47,20 +53,22 @@ take up to 50 bytes a unit: little beside the parameters of a true model, much b
 
 
 class Content(NamedTuple):
-    """What a model file says: parameters and architecture, mask set, how further masks are drawn, and any JSON object."""
+    """What a model file says: parameters and architecture, masks and how to draw more, any JSON object, names of inputs."""
 
     source: Network | Shared
     masks: MaskSet
     rule: MaskRule | None
     hyper: dict[str, Any]
+    feature_names: tuple[str, ...] | None = None
 
 
 class EnsembleContent(NamedTuple):
-    """What the file of a mixture says: its members, their weights (M,) float64, and any JSON object."""
+    """What the file of a mixture says: its members, their weights (M,) float64, any JSON object, names of inputs."""
 
     members: Sequence[Content]
     weights: NDArray[np.float64]
     hyper: dict[str, Any]
+    feature_names: tuple[str, ...] | None = None
 
 
 def encode(content: Content) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
@@ -68,7 +76,7 @@ def encode(content: Content) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
 
     ``hyper`` is a JSON object: names are strings, tuples come back as lists, NumPy's numbers and NaN are refused.
     """
-    source, masks, rule, hyper = content
+    source, masks, rule, hyper, feature_names = content
     a = source.architecture
     metadata = {"kind": "model", "activation": a.activation, "direct": a.direct}
     metadata["hyper"] = json.dumps(hyper, ensure_ascii=False, allow_nan=False)
@@ -80,7 +88,7 @@ def encode(content: Content) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
         if rule is not None:
             metadata["rule"] = json.dumps({"degrees": rule.degrees, "resample": rule.resample})
     names = ["parameters", "ordering", *(f"degrees.{l}" for l in range(len(vectors) - 1))]
-    tensors = dict(zip(names, [parameters, *vectors], strict=True))
+    tensors = dict(zip(names, [parameters, *vectors], strict=True)) | encode_names(feature_names)
     decode(tensors, metadata, "the model to be saved")
     return tensors, metadata
 
@@ -95,8 +103,12 @@ def decode(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str], pat
     direct = _one_of(metadata, "direct", DIRECT_CONNECTIONS, path, "none")
     connectivity_weights = _one_of(metadata, "connectivity_weights", ("false", "true"), path, "false") == "true"
     hyper = json_object(metadata.get("hyper", "").encode(), "hyper", path)
+    tensors = dict(tensors)
+    feature_names = _pop_names(tensors, path)
     theta, masks, is_shared = _decode_tensors(tensors, path)
     first = masks[0]
+    if feature_names is not None and len(feature_names) != first.n_inputs:
+        raise file_error(path, f"there must be names for {first.n_inputs} inputs", len(feature_names))
     architecture = Architecture(first.n_inputs, first.hidden_sizes, activation, direct, connectivity_weights)
     if connectivity_weights and not is_shared:
         raise file_error(path, "connectivity weights need parameters that several masks may share", "those of one mask")
@@ -114,7 +126,38 @@ def decode(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str], pat
         raise file_error(path, f"there must be {n_parameters} parameters, by ordering and degrees", len(theta))
     if layout and (unclean := [l for l in range(len(layout.layers)) if not _is_clean(theta, layout, l)]):
         raise file_error(path, "dead weights and fill-up units must be 0", f"others in layers {unclean}")
-    return Content(source, masks, rule, hyper)
+    return Content(source, masks, rule, hyper, feature_names)
+
+
+def encode_names(names: Sequence[str] | None) -> dict[str, NDArray[Any]]:
+    """Return the tensor of the names of the inputs, {} if they have none; ValueError for names that no file can hold."""
+    if names is None:
+        return {}
+    try:
+        text = json.dumps({"names": list(names)}, ensure_ascii=False).encode()
+        json_object(text, "the names of the columns", "the model to be saved")
+    except ValueError as error:
+        raise ValueError(
+            f"the names of the columns must be text that a model file can hold, got {type(error).__name__}: {error} "
+            "Rename them, or pass the values alone: X.to_numpy(), say."
+        ) from error
+    return {"feature_names": np.frombuffer(text, np.uint8)}
+
+
+def _pop_names(tensors: dict[str, NDArray[Any]], path: StrPath) -> tuple[str, ...] | None:
+    """Take the names of the inputs out of a file's tensors."""
+    if "feature_names" not in tensors:
+        return None
+    last, tensor = list(tensors)[-1], tensors.pop("feature_names")
+    if last != "feature_names" or tensor.dtype != np.uint8 or tensor.ndim != 1:
+        raise file_error(
+            path, "feature_names must be the last tensor, a vector of U8", f"{last}, {tensor.dtype} {tensor.shape}"
+        )
+    text = json_object(tensor[: MAX_JSON + 1].tobytes(), "feature_names", path)  # enough to refuse it, if it is longer
+    names = text.get("names")
+    if text.keys() != {"names"} or not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise file_error(path, "feature_names must be an object of names, a list of strings", text)
+    return tuple(names)
 
 
 def encode_ensemble(content: EnsembleContent) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
@@ -127,7 +170,7 @@ def encode_ensemble(content: EnsembleContent) -> tuple[dict[str, NDArray[Any]], 
         for name, tensor in tensors.items():
             (first if name == "parameters" else rest)[f"{PREFIX}{m}.{name}"] = tensor
         metadata |= {f"{PREFIX}{m}.{name}": text for name, text in about.items() if name != "kind"}
-    tensors = first | rest
+    tensors = first | rest | encode_names(content.feature_names)
     decode_ensemble(tensors, metadata, "the model to be saved")
     return tensors, metadata
 
@@ -137,6 +180,8 @@ def decode_ensemble(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, 
     if metadata.get("kind") != "ensemble":
         raise file_error(path, "the kind of the file must be 'ensemble'", metadata.get("kind", ""), FOREIGN)
     hyper = json_object(metadata.get("hyper", "").encode(), "hyper", path)
+    tensors = dict(tensors)
+    feature_names = _pop_names(tensors, path)
     weights = tensors.get("weights")
     if weights is None or weights.dtype != np.float64 or weights.ndim != 1:
         raise file_error(
@@ -162,7 +207,11 @@ def decode_ensemble(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, 
     widths = [member.source.architecture.n_inputs for member in members]
     if len(set(widths)) > 1:
         raise file_error(path, "all members must have as many inputs as the first", widths)
-    return EnsembleContent(members, weights, hyper)
+    if any(member.feature_names is not None for member in members):
+        raise file_error(path, "names of inputs must be those of the mixture", "a member with names of its own")
+    if feature_names is not None and len(feature_names) != widths[0]:
+        raise file_error(path, f"there must be names for {widths[0]} inputs", len(feature_names))
+    return EnsembleContent(members, weights, hyper, feature_names)
 
 
 def _by_member(entries: Mapping[str, Any], n_members: int, path: StrPath) -> list[dict[str, Any]]:

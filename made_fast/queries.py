@@ -28,7 +28,7 @@ from made_fast.inquiry import Inquiry, Table
 from made_fast.masks import Connectivity, MaskRule, MaskSet
 from made_fast.network import Architecture, Network
 
-__all__ = ["ENUMERATED", "METHODS", "N_WALKS", "ApproximationWarning", "Queries"]
+__all__ = ["ENUMERATED", "METHODS", "N_WALKS", "ApproximationWarning", "Queries", "log_p_observed"]
 
 METHODS = ("mode", "mean", "sample")
 """Of ``Queries.impute``."""
@@ -80,6 +80,10 @@ class Queries(ABC):
     @abstractmethod
     def member(self, mask: int | Connectivity = 0) -> Network:
         """Return the network under one mask."""
+
+    @abstractmethod
+    def _table(self, X: checks.MatrixLike) -> checks.Matrix:
+        """Check a table of rows."""
 
     def member_for(self, observed: Any, *, draw: int = 0) -> Connectivity:
         """Return the connectivity that answers for rows of which these inputs are observed.
@@ -285,7 +289,7 @@ class Queries(ABC):
         n_walks = arguments.positive_int(n_walks, "n_walks", largest=arguments.MOST)
         n_threads = arguments.n_threads(n_threads)
         rng, D = arguments.generator(random_state), self.architecture.n_inputs
-        X = checks.matrix(X, D)
+        X = self._table(X)
         bits, missing = (
             data.pack_rows(X, np.arange(D), binarize=self.binarize, missing=True),
             data.pack_missing(X, np.arange(D)),
@@ -315,6 +319,16 @@ class Queries(ABC):
                 f"got {arguments.shown(number)}. A model trained with n_masks=None answers by as many as are asked for."
             )
         return number
+
+
+def log_p_observed(model: Any, X: checks.Matrix, n_threads: int | None) -> Floats:
+    """Return log p of what is observed of each row of a checked table, (n,) in nats: what rows with gaps are scored by.
+
+    Where no row misses anything it is what ``score_samples`` says, under the whole mixture; else ``log_marginal``.
+    """
+    if all(checks.missing(X[part]) is None for part in data.chunks(*X.shape)):
+        return np.asarray(model.score_samples(X, n_threads=n_threads))
+    return np.asarray(model.log_marginal(X, n_threads=n_threads))
 
 
 def _warn(method: str, estimated: NDArray[np.bool_], asked: Inquiry, how_good: str) -> None:

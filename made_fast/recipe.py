@@ -19,9 +19,15 @@ from made_fast.masks import DEGREE_RULES, DIRECT_CONNECTIONS, RESAMPLE, MaskRule
 from made_fast.network import Architecture, Shared
 from made_fast.trainers import FixedTrainer, SharedTrainer, Trainer
 
-__all__ = ["SCHEDULES", "hyper", "plain", "schedule", "start"]
+__all__ = ["SCHEDULES", "check_unchanged", "hyper", "plain", "schedule", "start"]
 
 SCHEDULES = ("constant", "linear", "cosine")
+
+MAY_CHANGE = (
+    "batch_size", "learning_rate", "learning_rate_schedule", "max_epochs", "n_threads", "n_val_masks", "patience",
+    "validation_fraction", "verbose",
+)  # fmt: skip
+"""The parameters that a fit looks at whenever it goes on; all others are in the trainer that it began with."""
 
 Params = Mapping[str, Any]
 
@@ -66,6 +72,18 @@ def start(params: Params, n_features: int, missing: bool) -> tuple[Trainer, int]
             architecture, masks, parameters, optimizer, numbers, for_shuffling, fresh, for_fresh, for_noise, dropout
         )
     return trainer, int(for_splitting.integers(2**63))
+
+
+def check_unchanged(begun: Params, params: Params) -> None:
+    """Refuse parameters that a fit that goes on could not honour: they differ from those, as :func:`plain`, it began with."""
+    for name, was in begun.items():
+        now = plain(params[name])
+        seeds = name == "random_state" and not (type(was) is type(now) is int)  # a generator's work is done
+        if name not in MAY_CHANGE and not seeds and was != now:
+            raise ValueError(
+                f"{name} must stay {arguments.shown(was)}, with which training began, got {arguments.shown(now)}: the network "
+                "and its optimizer go on as they are. Set it back, or begin anew with a new MADE."
+            )
 
 
 def hyper(params: Params) -> NDArray[np.float64]:

@@ -135,6 +135,15 @@ class Trainer(ABC):
         left, self.parameters = self.parameters, panels.aligned_copy(self.parameters)
         return left
 
+    def own(self) -> None:
+        """Take copies of what a step writes to, where it is read-only: joblib maps large arrays into its workers so."""
+        if not self.state.flags.writeable:
+            self.state = panels.aligned_copy(self.state.reshape(-1)).reshape(self.state.shape)
+        if not self.hyper.flags.writeable:
+            self.hyper = self.hyper.copy()
+        if not self.parameters.flags.writeable:
+            self.detach()
+
     def go_back(self, parameters: NDArray[Any]) -> None:
         """Take these parameters and begin anew from them: the optimiser forgets what it remembers."""
         panels.copy_into(self.parameters, parameters)

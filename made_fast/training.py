@@ -18,7 +18,9 @@ from made_fast.kernels import layout as panels
 from made_fast.network import Architecture, Network
 from made_fast.trainers import Trainer, TrainingRows
 
-__all__ = ["WEIGHT_INITS", "EpochRecord", "FitState", "fit", "initial_parameters", "run_epoch", "validator"]
+__all__ = [
+    "WEIGHT_INITS", "EpochRecord", "FitState", "fit", "initial_parameters", "run_epoch", "validator", "weighted_mean",
+]  # fmt: skip
 
 WEIGHT_INITS = ("glorot_uniform", "glorot_normal", "orthogonal", "zeros")
 
@@ -75,10 +77,13 @@ def _orthogonal(n_in: int, n_out: int, dtype: np.dtype[Any], rng: np.random.Gene
     return Q if n_in >= n_out else Q.T
 
 
-def validator(trainer: Trainer, tables: Sequence[NDArray[np.uint64]], n_threads: int) -> Callable[[], float]:
+def validator(
+    trainer: Trainer, tables: Sequence[NDArray[np.uint64]], weights: NDArray[np.float64], n_threads: int
+) -> Callable[[], float]:
     """Return what tells the mean NLL of validation rows under the trainer's parameters as they are.
 
-    ``tables[k]`` are the rows packed for mask k, for as many of the first masks as shall be mixed.
+    ``tables[k]`` are the rows packed for mask k, for as many of the first masks as shall be mixed; ``weights`` are what each
+    row counts in the mean, see :func:`weighted_mean`.
     """
 
     def nll() -> float:
@@ -87,9 +92,14 @@ def validator(trainer: Trainer, tables: Sequence[NDArray[np.uint64]], n_threads:
         for k, bits in enumerate(tables):
             network = source if isinstance(source, Network) else source.network(trainer.masks[k])
             log_p = np.logaddexp(log_p, network.score_bits(bits, n_threads))
-        return float(np.log(len(tables)) - np.mean(log_p))
+        return float(np.log(len(tables)) - weighted_mean(log_p, weights))
 
     return nll
+
+
+def weighted_mean(values: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
+    """Return the mean of what rows have; weights of length 0 stand for 1 everywhere."""
+    return float(np.average(values, weights=weights) if len(weights) else np.mean(values))
 
 
 def run_epoch(
@@ -169,14 +179,14 @@ def fit(
     patience: int,
     schedule: Callable[[int], float],
     n_threads: int,
-    on_epoch: Callable[[EpochRecord, int], None],
+    on_epoch: Callable[[EpochRecord, int], bool],
 ) -> None:
     """Train for at most ``max_epochs`` epochs, or until ``patience`` of them have brought no better validation score.
 
     ``schedule(epoch)`` is the learning rate, ``validate()`` the mean NLL of the validation rows under the parameters as they
-    are. ``on_epoch(record, best_epoch)`` is told of every epoch. ``state`` is where to go on from, and is kept up; the best
-    parameters seen on the validation rows are in it, whatever ends the fit. If the loss does not stay finite, the trainer goes
-    back to those; without validation, to where it was before the epoch.
+    are. ``on_epoch(record, best_epoch)`` is told of every epoch, and says whether to stop after it. ``state`` is where to go
+    on from, and is kept up; the best parameters seen on the validation rows are in it, whatever ends the fit. If the loss does
+    not stay finite, the trainer goes back to those; without validation, to where it was before the epoch.
     """
     kept = panels.aligned_empty(len(trainer.parameters) if state.best_parameters is None else 0, trainer.parameters.dtype)
     while state.epoch < max_epochs and (validate is None or state.epoch - state.best_epoch < patience):
@@ -194,4 +204,5 @@ def fit(
             record["validation_nll"] = nll
         state.made = record
         state.take_in(trainer.parameters)
-        on_epoch(record, state.best_epoch)
+        if on_epoch(record, state.best_epoch):
+            return

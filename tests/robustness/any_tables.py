@@ -498,7 +498,7 @@ def _no_table(D: int) -> dict[str, Callable[[], Any]]:
         "a function": lambda: len,
         "a class": lambda: sp.csr_array,
         "half sparse": HalfSparse,
-        "__array__ that raises RuntimeError": lambda: Liar(RuntimeError("no")),
+        "__array__ that raises AttributeError": lambda: Liar(AttributeError("no")),
         "__array__ that raises KeyError": lambda: Liar(KeyError("no")),
         "__array__ that raises ZeroDivisionError": lambda: Liar(ZeroDivisionError()),
         "__array__ that raises a warning": lambda: Liar(UserWarning("no")),

@@ -301,7 +301,8 @@ class Watched(MADE):
 
     seen: Any
 
-    def _pack(self, X: Any, missing: Any, trainer: trainers.Trainer, sample_weight: Any) -> trainers.TrainingRows:
+    def _trainer_for(self, X: Any, sample_weight: Any, going_on: bool) -> tuple[trainers.Trainer, Any]:
+        trainer, rows = super()._trainer_for(X, sample_weight, going_on)
         kernel, seen = trainer._kernel, self.seen
 
         def watched(*args: Any) -> trainers.Train:
@@ -309,7 +310,7 @@ class Watched(MADE):
             return kernel(*args)
 
         trainer._kernel = watched  # type: ignore[method-assign]
-        return super()._pack(X, missing, trainer, sample_weight)
+        return trainer, rows
 
     def _write_checkpoint(self, path: str | os.PathLike[str]) -> None:
         self.seen[STEP], self.seen[BEGUN] = self._trainer.step, self._fit_state.epoch

@@ -200,5 +200,5 @@ def test_the_score_of_a_table_is_the_mean_of_its_rows_scores(name):
     assert 0 < complete.sum() < len(X)
     np.testing.assert_array_equal(np.array(alone)[complete], model.score_samples(X[complete]))
     X[22, 3] = 2
-    with pytest.raises(ValueError, match="got 2.0 at row 22, column 3"):
+    with pytest.raises(ValueError, match=r"got 2\.0 at row 22, column 3"):
         model.score(X)

@@ -12,7 +12,7 @@ from sklearn.impute import MissingIndicator
 from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from made_fast import arguments, arrays, checks, data
+from made_fast import arguments, arrays, checks, data, given
 from made_fast.estimator import MADE
 from made_fast.fitted import FittedDensity
 from made_fast.queries import METHODS, N_WALKS
@@ -122,7 +122,7 @@ class MADEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # typ
         arguments.choice(self.method, "method", METHODS)
         arguments.positive_int(self.n_members, "n_members")
         arguments.positive_int(self.n_walks, "n_walks")
-        arguments.boolean(self.keep_empty_features, "keep_empty_features")
+        keep = arguments.boolean(self.keep_empty_features, "keep_empty_features")
         add_indicator = arguments.boolean(self.add_indicator, "add_indicator")
         if self.estimator is None:
             made: Any = MADE(n_masks=None, random_state=self.random_state, n_threads=self.n_threads)
@@ -136,7 +136,8 @@ class MADEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # typ
         if X_val is not None:
             options["X_val"] = X_val
         if 0 < len(empty) < D:  # a table of which nothing is observed the estimator refuses
-            _tell(empty, X, keep=self.keep_empty_features)
+            what = "fills them with 0 (keep_empty_features=False leaves them out)" if keep else "leaves them out"
+            warnings.warn(f"{given.not_observed(empty, arrays.column_names(X))}: transform {what}.", UserWarning, stacklevel=2)
             X_seen = _without(X, table, empty, made.binarize, "X")
             if X_val is not None:
                 options["X_val"] = _without(X_val, checks.matrix(X_val, D, name="X_val"), empty, made.binarize, "X_val")
@@ -184,8 +185,10 @@ class MADEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # typ
         )
         filled = filled.astype(_dtype(X, table, self.method), copy=False)
         if len(self.empty_features_) and self.keep_empty_features:
-            whole = _ones(table, self.model_.binarize, "X").astype(filled.dtype)
-            whole[:, np.delete(np.arange(whole.shape[1]), self.empty_features_)] = filled
+            every = np.arange(self.n_features_in_)
+            bits = data.pack_rows(table, every, binarize=self.model_.binarize, missing=True)  # 0 where missing
+            whole = data.unpack_rows(bits, len(every)).astype(filled.dtype)
+            whole[:, np.delete(every, self.empty_features_)] = filled
             filled = whole
         if self.indicator_ is not None:
             filled = np.concatenate([filled, self.indicator_.transform(_marked(table)).astype(filled.dtype)], axis=1)
@@ -222,29 +225,12 @@ class MADEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # typ
         return tags
 
 
-def _tell(empty: NDArray[np.intp], X: Any, *, keep: bool) -> None:
-    names = arrays.column_names(X)
-    shown = ", ".join(str(d) if names is None else repr(names[d]) for d in empty[:10])
-    what = "fills them with 0 (keep_empty_features=False leaves them out)" if keep else "leaves them out"
-    warnings.warn(
-        f"X has no observed entry in {len(empty)} column(s): {shown}{', ...' if len(empty) > 10 else ''}. "
-        f"Nothing can be learned of them: transform {what}.",
-        UserWarning,
-        stacklevel=3,
-    )
-
-
 def _without(X: Any, table: checks.Matrix, empty: NDArray[np.intp], binarize: float | None, name: str) -> Any:
     """Return X, or the checked table that was made of it, without some columns; names are kept."""
-    _ones(table, binarize, name)  # what is refused is refused here, where columns still have their numbers
-    kept = np.delete(np.arange(table.shape[1]), empty)
+    every = np.arange(table.shape[1])
+    data.pack_rows(table, every, binarize=binarize, name=name, missing=True)  # refuses values while columns have their numbers
+    kept = np.delete(every, empty)
     return _safe_indexing(table if arrays.column_names(X) is None else X, kept, axis=1)
-
-
-def _ones(table: checks.Matrix, binarize: float | None, name: str) -> NDArray[np.uint8]:
-    """Return where a checked table is 1, (n, D); 0 where it is missing."""
-    D = table.shape[1]
-    return data.unpack_rows(data.pack_rows(table, np.arange(D), binarize=binarize, name=name, missing=True), D)
 
 
 def _marked(table: checks.Matrix) -> NDArray[np.float32]:

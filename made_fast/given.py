@@ -17,6 +17,7 @@ from made_fast import arguments, checks, data, training
 from made_fast.arrays import column_names
 from made_fast.model import MADEModel
 from made_fast.modelfile import encode_names
+from made_fast.queries import log_p_observed
 from made_fast.trainers import FixedTrainer, Trainer, TrainingRows
 
 __all__ = [
@@ -146,7 +147,7 @@ def validator(
     ``model()`` is the model that has those; it is asked only where something is missing.
     """
     if any_missing(held):
-        return lambda: -training.weighted_mean(np.asarray(model().log_marginal(held.table, n_threads=n_threads)), held.weights)
+        return lambda: -training.weighted_mean(log_p_observed(model(), held.table, n_threads), held.weights)
     orders = np.argsort(trainer.masks.orderings[:n_val_masks], axis=1)
     tables = [data.pack_rows(held.table, order, binarize=binarize, name="X_val") for order in orders]
     return training.validator(trainer, tables, held.weights, n_threads)

@@ -324,22 +324,11 @@ class Queries(ABC):
 def log_p_observed(model: Any, X: checks.Matrix, n_threads: int | None) -> Floats:
     """Return log p of what is observed of each row of a checked table, (n,) in nats: what rows with gaps are scored by.
 
-    A row that misses nothing has what ``score_samples`` says, under the whole mixture, whatever the others miss; the others
-    have their ``log_marginal``.
+    Where no row misses anything it is what ``score_samples`` says, under the whole mixture; else ``log_marginal``.
     """
-    gaps = np.zeros(X.shape[0], np.bool_)
-    for part in data.chunks(*X.shape):
-        nan = checks.missing(X[part])
-        if nan is not None:
-            gaps[part] = nan.any(axis=1)
-    if not gaps.any() or gaps.all():
-        return np.asarray((model.log_marginal if gaps.any() else model.score_samples)(X, n_threads=n_threads))
-    # A value that is refused is refused here, where rows still have their numbers.
-    data.pack_rows(X, np.arange(X.shape[1]), binarize=model.binarize, missing=True)
-    log_p = np.empty(len(gaps))
-    for rows, ask in ((np.flatnonzero(~gaps), model.score_samples), (np.flatnonzero(gaps), model.log_marginal)):
-        log_p[rows] = ask(X[rows], n_threads=n_threads)
-    return log_p
+    if all(checks.missing(X[part]) is None for part in data.chunks(*X.shape)):
+        return np.asarray(model.score_samples(X, n_threads=n_threads))
+    return np.asarray(model.log_marginal(X, n_threads=n_threads))
 
 
 def _warn(method: str, estimated: NDArray[np.bool_], asked: Inquiry, how_good: str) -> None:

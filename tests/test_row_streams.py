@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-import scipy.sparse
 from helpers import random_model
 
 from made_fast import MADEModel, MixtureModel, evidence, inquiry
@@ -187,18 +186,3 @@ def test_the_order_of_a_sum_does_not_depend_on_how_many_rows_there_are():
     together = ask(model, "log_marginal", X, 1, n_walks=1)
     for i in range(23):
         assert_same(ask(model, "log_marginal", X[i : i + 1], 1, n_walks=1), [part[i : i + 1] for part in together])
-
-
-@some_models
-@pytest.mark.filterwarnings("ignore::made_fast.queries.ApproximationWarning")
-def test_the_score_of_a_table_is_the_mean_of_its_rows_scores(name):
-    model, X = MODELS[name][0](), rows()
-    alone = [model.score(X[i : i + 1]) for i in range(len(X))]
-    assert model.score(X) == np.mean(alone)
-    assert model.score(scipy.sparse.csr_array(X)) == np.mean(alone)
-    complete = ~np.isnan(X).any(axis=1)
-    assert 0 < complete.sum() < len(X)
-    np.testing.assert_array_equal(np.array(alone)[complete], model.score_samples(X[complete]))
-    X[22, 3] = 2
-    with pytest.raises(ValueError, match=r"got 2\.0 at row 22, column 3"):
-        model.score(X)

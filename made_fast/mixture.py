@@ -57,7 +57,8 @@ class MixtureModel:
     X : (n, D) of 0, 1 and NaN
         As for :meth:`score_samples`, but NaN marks a missing input.
     n_members, n_walks, random_state, n_threads
-        As for ``MADEModel.log_marginal``. Every member has its own random numbers, so that errors of estimates do not add up.
+        As for ``MADEModel.log_marginal``. Every member has its own random numbers, so that errors of estimates do not add up;
+        those of a row do not depend on the other rows of the call.
     """
 
     def __init__(self, members: Sequence[MADEModel], weights: Any = None, *, hyper: Mapping[str, Any] | None = None) -> None:
@@ -65,6 +66,10 @@ class MixtureModel:
         M = len(self.members)
         self.weights = _weights(np.full(M, 1 / M) if weights is None else weights, M)
         self.hyper = arguments.mapping(hyper, "hyper")
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.weights.flags.writeable = False  # a pickle of an array does not hold that
 
     @property
     def n_members(self) -> int:

@@ -172,6 +172,11 @@ def test_while_another_thread_scores():
     assert not errors
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_the_weights_of_a_mixture_stay_read_only(way):
+    assert not WAYS[way](MODELS["mixture"]()).weights.flags.writeable
+
+
 # Training goes on
 
 

@@ -129,14 +129,10 @@ class Inquiry:
         total = np.logaddexp.reduce(log_p, axis=0)
         return total - np.log(self.n_members), np.sqrt(sum(np.exp(log_p - total) ** 2 * variance))
 
-    def counted(self) -> Inquiry:
-        """Return the same call with random numbers of their own for rows that are equal."""
-        return replace(self, table=self.table.counted())
-
     def draws(self, n_draws: int) -> tuple[NDArray[np.uint8], Floats]:
         """Return draws (n_draws, n, D) and the smallest effective number of walks of each row (inf: exact)."""
         if self.table.copies is None:
-            return self.counted().draws(n_draws)
+            return replace(self, table=self.table.counted()).draws(n_draws)
         n = len(self.table.bits)
         who = self.who(self._shares(), n_draws) if self.n_members > 1 else np.zeros((n_draws, n), np.intp)
         out = np.empty((n_draws, n, self.table.n_inputs), np.uint8)

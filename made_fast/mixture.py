@@ -337,8 +337,8 @@ class MixtureModel:
 
     def _draws(self, asked: Sequence[Inquiry], n_draws: int) -> tuple[NDArray[np.uint8], Floats]:
         """Return draws (n_draws, n, D) and the smallest effective number of walks of each row (inf: exact)."""
-        asked = [one.counted() for one in asked]
-        table = asked[0].table
+        table = asked[0].table.counted()
+        asked = [replace(one, table=table) for one in asked]
         who = asked[0].who(self._shares(asked), n_draws)
         out, effective = np.empty((*who.shape, table.n_inputs), np.uint8), np.full(who.shape[1], np.inf)
         for m, one in enumerate(asked):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -120,13 +120,18 @@ def check_observed(rows: Rows, *, warn: bool) -> None:
     if len(never) == rows.table.shape[1]:
         raise ValueError("X must have an entry that is not missing, got NaN everywhere. Check that it is the table you mean.")
     if warn and len(never):
-        shown = ", ".join(str(d) if rows.names is None else repr(rows.names[d]) for d in never[:10])
         warnings.warn(
-            f"X has no observed entry in {len(never)} column(s): {shown}{', ...' if len(never) > 10 else ''}. "
-            "Nothing is learned of them: what the model says of them comes from its initial weights.",
+            f"{not_observed(never, rows.names)}: what the model says of them comes from its initial weights.",
             UserWarning,
             stacklevel=3,
         )
+
+
+def not_observed(never: NDArray[np.intp], names: Sequence[str] | None) -> str:
+    """Return how a warning of columns that are never observed begins."""
+    shown = ", ".join(str(d) if names is None else repr(names[d]) for d in never[:10])
+    more = ", ..." if len(never) > 10 else ""
+    return f"X has no observed entry in {len(never)} column(s): {shown}{more}. Nothing is learned of them"
 
 
 def validator(

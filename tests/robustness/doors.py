@@ -141,7 +141,9 @@ FEW = ("score_samples", "conditional_proba", "log_marginal", "impute")
 def _answering_doors() -> Iterator[Door]:
     for name, model in world().items():
         if name == "MADEImputer":
-            yield Door(f"{name}.transform", lambda X, model=model: [model.transform(X)], _bits_of(model), missing=True)
+            yield Door(  # the dtype is that of the table
+                f"{name}.transform", lambda X, model=model: [model.transform(X).astype(float)], _bits_of(model), missing=True
+            )
             continue
         fitted = getattr(model, "model_", model)
         options = {"n_threads": 1} if fitted is model else {}  # an estimator has its own

@@ -81,7 +81,7 @@ class Mutant(NamedTuple):
 
 def make_seeds() -> list[Seed]:
     """Return a small file of every kind, written by the public API; the same ones every time."""
-    from made_fast import MADE, MixtureModel
+    from made_fast import MADE, MADEModel, MixtureModel
 
     rng = np.random.default_rng(0)
     X = rng.integers(0, 2, (24, 5))
@@ -115,6 +115,12 @@ def make_seeds() -> list[Seed]:
         files["mixture"] = path.read_bytes()
         MixtureModel([models["several masks"], models["rule"], models["direct"]]).save(path)
         files["mixture of mixtures"] = path.read_bytes()
+        names = ["a", "größe", "", "a b", '"']
+        named = [MADEModel(models[name].source, feature_names=names) for name in ("one mask", "direct")]
+        named[0].save(path)
+        files["names"] = path.read_bytes()
+        MixtureModel(named).save(path)
+        files["mixture with names"] = path.read_bytes()
     for name in checkpoints:
         files[name] = _timeless(files[name])
     return [Seed(name, raw, name in checkpoints) for name, raw in files.items()]

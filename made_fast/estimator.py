@@ -409,8 +409,8 @@ class MADE(FittedDensity):
             return self._trainer, rows
         arguments.threshold(self.binarize)
         rows = given.look(X, sample_weight)
-        missing = rows.table.dtype.kind == "f" and given.any_missing(rows)
-        trainer, self._split_seed = recipe.start(self.get_params(deep=False), rows.table.shape[1], missing)
+        missing, n_features = rows.missing is not None, rows.table.shape[1]
+        trainer, self._split_seed = recipe.start(self.get_params(deep=False), n_features, missing)
         return trainer, rows
 
     def _begin(self, X: Any, trainer: Trainer) -> None:

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from made_fast import arguments, checks, modelfile, queries, storage
 from made_fast.arrays import CONVERSION_ERRORS
-from made_fast.evidence import Inquiry, Table, pack
+from made_fast.evidence import pack
+from made_fast.inquiry import Inquiry, Table, choose
 from made_fast.masks import Connectivity
 from made_fast.model import MADEModel, from_content
 
@@ -56,7 +57,8 @@ class MixtureModel:
     X : (n, D) of 0, 1 and NaN
         As for :meth:`score_samples`, but NaN marks a missing input.
     n_members, n_walks, random_state, n_threads
-        As for ``MADEModel.log_marginal``. Every member has its own random numbers, so that errors of estimates do not add up.
+        As for ``MADEModel.log_marginal``. Every member has its own random numbers, so that errors of estimates do not add up;
+        those of a row do not depend on the other rows of the call.
     """
 
     def __init__(self, members: Sequence[MADEModel], weights: Any = None, *, hyper: Mapping[str, Any] | None = None) -> None:
@@ -64,6 +66,10 @@ class MixtureModel:
         M = len(self.members)
         self.weights = _weights(np.full(M, 1 / M) if weights is None else weights, M)
         self.hyper = arguments.mapping(hyper, "hyper")
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.weights.flags.writeable = False  # a pickle of an array does not hold that
 
     @property
     def n_members(self) -> int:
@@ -166,7 +172,7 @@ class MixtureModel:
         X, rng = np.empty((n, self.n_features_in), np.uint8), arguments.generator(random_state)
         if member is not None:
             return self._member(member).sample(n, rng, n_threads=n_threads)
-        who = _choose(self.weights[:, None], rng.random(n))
+        who = choose(self.weights[:, None], rng.random(n))
         for m in np.unique(who):
             rows = np.flatnonzero(who == m)
             X[rows] = self.members[m].sample(len(rows), rng, n_threads=n_threads)
@@ -322,7 +328,7 @@ class MixtureModel:
     def _log_marginal(self, asked: Sequence[Inquiry]) -> tuple[Floats, Floats]:
         joint, std = self._joint(asked)
         total = _log_sum(joint)
-        return total, np.sqrt(((np.exp(joint - total) * std) ** 2).sum(axis=0))
+        return total, np.sqrt(sum((np.exp(joint - total) * std) ** 2))
 
     def _shares(self, asked: Sequence[Inquiry]) -> Floats:
         """Return the probability of each member given what is observed, (M, n)."""
@@ -331,17 +337,16 @@ class MixtureModel:
 
     def _draws(self, asked: Sequence[Inquiry], n_draws: int) -> tuple[NDArray[np.uint8], Floats]:
         """Return draws (n_draws, n, D) and the smallest effective number of walks of each row (inf: exact)."""
-        table, rng = asked[0].table, asked[0].rng
-        n = len(table.bits)
-        who = _choose(self._shares(asked), rng.random((n_draws, n)))
-        out, effective = np.empty((n_draws, n, table.n_inputs), np.uint8), np.full(n, np.inf)
+        table = asked[0].table.counted()
+        asked = [replace(one, table=table) for one in asked]
+        who = asked[0].who(self._shares(asked), n_draws)
+        out, effective = np.empty((*who.shape, table.n_inputs), np.uint8), np.full(who.shape[1], np.inf)
         for m, one in enumerate(asked):
             count = (who == m).sum(axis=0)
             rows = np.flatnonzero(count)
             if len(rows):
-                part = Table(table.bits[rows], table.missing[rows], table.n_inputs)
-                # As many draws for each row as the neediest has: which are left unused does not depend on what they are.
-                drawn, found = replace(one, table=part).draws(int(count.max()))
+                # As many draws for each row as the neediest has: a row's first ones are the same however many there are.
+                drawn, found = replace(one, table=table.take(rows)).draws(int(count.max()))
                 mine = who[:, rows] == m
                 draws, which = np.nonzero(mine)
                 out[draws, rows[which]] = drawn[np.cumsum(mine, axis=0)[draws, which] - 1, which]
@@ -397,14 +402,6 @@ def load(path: str | os.PathLike[str], *, mmap: bool = False) -> MADEModel | Mix
         return MixtureModel(members, content.weights, hyper=content.hyper)
     except ValueError as error:
         raise storage.file_error(path, "it must hold a mixture", str(error), "Save the model again.") from error
-
-
-def _choose(shares: Floats, uniforms: Floats) -> NDArray[np.intp]:
-    """Return who is chosen by each uniform, (..., n), where who comes m-th has the shares (M, n) or (M, 1)."""
-    who = np.zeros(uniforms.shape, np.intp)
-    for up_to in np.cumsum(shares, axis=0)[:-1]:
-        who += uniforms >= up_to
-    return who
 
 
 def _log_sum(joint: Floats) -> Floats:

@@ -80,7 +80,19 @@ class MADEModel(queries.Queries):
         self.binarize = arguments.threshold(binarize)
         self.hyper = arguments.mapping(hyper, "hyper")
         self.feature_names = arguments.feature_names(feature_names, self.n_features_in)
-        self._kept: dict[int, Network] = {0: source} if isinstance(source, Network) else {}
+        self._keep_nothing()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Not what is kept: it can be packed again, and another thread may be adding to it.
+        return {name: value for name, value in vars(self).items() if name != "_kept"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._keep_nothing()
+
+    def _keep_nothing(self) -> None:
+        """Begin with no packed members but what the model is made of."""
+        self._kept: dict[int, Network] = {0: self.source} if isinstance(self.source, Network) else {}
 
     @property
     def n_features_in(self) -> int:

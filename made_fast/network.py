@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import pairwise
 from typing import Any, Generic, TypeAlias, TypeVar
 
@@ -47,7 +47,8 @@ class once(Generic[T]):  # noqa: N801
     """A property that is computed on first use and kept.
 
     It takes no lock, unlike ``functools.cached_property`` of Python 3.11: a child forked while another thread holds that would
-    wait for ever. Threads that come first together compute the same.
+    wait for ever. Threads that come first together compute the same. A class that has some is pickled without them: the
+    instance's dictionary may grow at any time.
     """
 
     def __init__(self, compute: Callable[[Any], T]) -> None:
@@ -82,6 +83,9 @@ class Architecture:
     activation: str
     direct: str = "none"
     connectivity_weights: bool = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), tuple(getattr(self, field.name) for field in fields(self))
 
     def layouts(self, staircase: Staircase) -> panels.Layout:
         """Return the tables of a staircase of K connectivities."""
@@ -225,6 +229,9 @@ class Network:
         self.staircase = staircase or connectivity.staircase(architecture.direct)
         self.layout = layout or architecture.layout(self.staircase)
         self.order = self.staircase.sorts[0]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.architecture, self.connectivity, self.theta)  # the rest follows from these
 
     @property
     def n_parameters(self) -> int:

@@ -2,7 +2,7 @@
 
 :class:`Queries` is the part of ``MADEModel`` that answers them; a model's parameters and masks are in ``model.py``, a member's
 arithmetic in ``network.py``. Every answer is that of one member, or of a mixture of some: here the member is chosen whose
-ordering suits the row, and ``evidence.py`` does the rest for all rows that miss the same inputs.
+ordering suits the row; ``inquiry.py`` and ``evidence.py`` do the rest, for all rows that miss the same inputs at a time.
 
 A member with the observed inputs first in its ordering answers by one pass: their marginal is the product of the first
 conditionals, and one walk along the rest of the ordering draws what is missing (Uria, Murray, Larochelle, "A deep and
@@ -23,7 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from made_fast import arguments, checks, data
-from made_fast.evidence import ENUMERATED, Inquiry, Table
+from made_fast.evidence import ENUMERATED
+from made_fast.inquiry import Inquiry, Table
 from made_fast.masks import Connectivity, MaskRule, MaskSet
 from made_fast.network import Architecture, Network
 
@@ -58,7 +59,10 @@ class Queries(ABC):
     n_walks : int
         Walks per row (and member), where an answer is an estimate; each takes 8 ceil(D / 64) bytes while a row is worked on.
     random_state : None, int, Generator, SeedSequence or RandomState
-        For estimates and draws. An int gives the same bits every time, whatever the number of threads.
+        For estimates and draws. An int gives the same bits every time, and those of a row do not depend on the other rows of
+        the call, their order, ``n_draws`` or the number of threads: its random numbers come from ``random_state``, the member
+        that answers, and what the row holds. Equal rows get equal estimates, but draws of their own: those of the k-th of
+        them, so that a row alone gets the draws of the first.
     n_threads : int, optional
         By default the CPUs of this process. No result depends on it.
     """
@@ -322,6 +326,7 @@ def log_p_observed(model: Any, X: checks.Matrix, n_threads: int | None) -> Float
 
     Where no row misses anything it is what ``score_samples`` says, under the whole mixture; else ``log_marginal``.
     """
+    np.empty(X.shape[0])  # what is too large for that is refused before the search
     if all(checks.missing(X[part]) is None for part in data.chunks(*X.shape)):
         return np.asarray(model.score_samples(X, n_threads=n_threads))
     return np.asarray(model.log_marginal(X, n_threads=n_threads))

@@ -9,12 +9,13 @@ Not here: initial parameters, epochs, early stopping (``training.py``).
 
 from __future__ import annotations
 
+import copy
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,6 +93,8 @@ class Trainer(ABC):
         Updates made.
     """
 
+    _MADE_AGAIN: ClassVar[tuple[str, ...]] = ()
+
     architecture: Architecture
     masks: MaskSet
     parameters: NDArray[Any]
@@ -105,6 +108,18 @@ class Trainer(ABC):
     def __post_init__(self) -> None:
         n, n_state = len(self.parameters), self.optimizer.n_state
         self.state = panels.aligned_zeros(n_state * n, self.parameters.dtype).reshape(n_state, n)
+        self._begin()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in self._MADE_AGAIN}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._begin()
+
+    @abstractmethod
+    def _begin(self) -> None:
+        """Set the attributes ``_MADE_AGAIN``: they follow from the others or from the rows, and are not pickled."""
 
     @property
     @abstractmethod
@@ -213,8 +228,9 @@ class Trainer(ABC):
 class FixedTrainer(Trainer):
     """Trains the packed parameters of one connectivity."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    _MADE_AGAIN: ClassVar = ("_network",)
+
+    def _begin(self) -> None:
         self._network = Network(self.architecture, self.masks[0], self.parameters)
 
     def detach(self) -> NDArray[Any]:
@@ -259,6 +275,8 @@ class SharedTrainer(Trainer):
         Probability that a hidden unit is dropped.
     """
 
+    _MADE_AGAIN: ClassVar = ("_shared", "_turns", "_tables", "_missing", "_patterns")
+
     rule: MaskRule | None
     fresh: np.random.Generator
     noise: np.random.Generator
@@ -266,12 +284,20 @@ class SharedTrainer(Trainer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._shared = Shared(self.architecture, self.parameters)
+        self.pool_start: Any = None
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if self.pool_start is not None and self.step % POOL:  # amid a pool, which is then drawn again
+            self.fresh = copy.deepcopy(self.fresh)  # a shallow copy of the trainer has the trainer's own
+            self.fresh.bit_generator.state = self.pool_start
+
+    def _begin(self) -> None:
+        self._shared = self.source(self.parameters)
         self._turns = self.masks if self.rule is None else None
-        self._tables = None if self._turns is None else self._shared.tables(self._turns)
+        self._tables: tuple[NDArray[np.int32], panels.Layout] | None = None
         self._missing: NDArray[np.uint64] | None = None
         self._patterns: tuple[Any, Any] = (None, None)
-        self.pool_start: Any = None
 
     def detach(self) -> NDArray[Any]:
         """See :meth:`Trainer.detach`."""
@@ -300,7 +326,7 @@ class SharedTrainer(Trainer):
         assert self.rule is not None
         self.pool_start = self.fresh.bit_generator.state
         self._turns = self.rule.draw(POOL, self.fresh)
-        self._tables = self._shared.tables(self._turns)
+        self._tables = None
 
     def _steps_ahead(self, batch_size: int) -> int:
         most = POOL - self.step % POOL if self.rule is not None else super()._steps_ahead(batch_size)
@@ -327,10 +353,11 @@ class SharedTrainer(Trainer):
         if self.rule is not None and (self._turns is None or self.step % POOL == 0):
             self.draw_pool()
         assert self._turns is not None
-        assert self._tables is not None
-        orders, layouts = self._tables
         if self._missing is None:
             groups = _groups(len(part), batch_size, self.step, len(self._turns), self.architecture.n_inputs)
+            if self._tables is None:
+                self._tables = self._shared.tables(self._turns)
+            orders, layouts = self._tables
         else:
             part, groups, masks = _pattern_groups(part, batch_size, self.step, self._turns, *self._patterns)
             orders, layouts = self._shared.tables(masks)

@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: Sequence[str] | None) -> int:
     _take_standard_descriptors()
-    warnings.showwarning = lambda message, *_, **__: say(f"made-fast: note: {' '.join(str(message).split())}")
+    warnings.showwarning = lambda message, *_, **__: files.note(message)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # file names may hold anything
     code = 0

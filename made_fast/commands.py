@@ -74,7 +74,7 @@ def score(args: argparse.Namespace) -> int:
     log_p, std = -np.concatenate([each.nll for each in found]), np.concatenate([each.std for each in found])
     columns = {"log_p": log_p, "std": std} if args.std else {"log_p": log_p}
     if std.any() and not args.std:
-        say(f"made-fast: note: {np.count_nonzero(std)} of {len(std)} rows are estimates; --std tells their standard errors.")
+        files.note(f"{np.count_nonzero(std)} of {len(std)} rows are estimates; --std tells their standard errors.")
     table = np.column_stack(list(columns.values()))
     if files.kind(args.out) == ".npy":
         files.write(args.out, lambda stream: np.save(stream, table if args.std else log_p))
@@ -218,7 +218,7 @@ def _fill(model: AnyModel, X: Any, args: argparse.Namespace) -> NDArray[Any]:
             X, args.method, n_members=args.members, n_walks=args.walks, random_state=args.seed, n_threads=args.threads
         )
     for warning in caught:
-        say(f"made-fast: note: {_as_options(str(warning.message))}")
+        files.note(_as_options(str(warning.message)))
     return filled
 
 

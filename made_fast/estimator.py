@@ -62,7 +62,7 @@ class MADE(FittedDensity):
     random_state : None, int, Generator, SeedSequence or RandomState
         An int makes ``fit`` repeatable to the bit.
     verbose : int
-        1 shows a progress bar, 2 a line an epoch.
+        1 shows a progress bar, or a line a minute where there is no terminal; 2 a line an epoch.
     n_masks : int or None
         Connectivities that take turns, one a mini-batch; the model is the mixture over exactly these. None draws a fresh one
         for every mini-batch (sections 4.1 and 4.2); the model is then the mixture over ``n_eval_masks`` further ones.

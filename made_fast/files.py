@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from made_fast.report import AnyModel
 
 __all__ = [
-    "check_outputs", "check_shape", "chosen_splits", "is_same", "kind", "load_data", "load_model", "refusing",
+    "check_outputs", "check_shape", "chosen_splits", "is_same", "kind", "load_data", "load_model", "note", "refusing",
     "remembered_shape", "sampled_lines", "write", "write_lines", "write_png", "writing",
 ]  # fmt: skip
 
@@ -52,6 +52,11 @@ def refusing(*kinds: type[Exception]) -> Iterator[None]:
         raise UsageError(str(error)) from error
 
 
+def note(text: object) -> None:
+    """Tell on standard error, in a line, what a user may not expect."""
+    say(f"made-fast: note: {' '.join(str(text).split())}")
+
+
 def load_data(args: argparse.Namespace, n_features: int | None = None, index_base: object = None) -> Dataset:
     """Load DATA and take the splits that it lacks out of its training rows, the same ones every time.
 
@@ -73,8 +78,8 @@ def load_data(args: argparse.Namespace, n_features: int | None = None, index_bas
             )
         except ValueError as error:
             raise UsageError(str(error).replace("binarize=", "--threshold ")) from error
-        for note in dataset.notes:
-            say(f"made-fast: note: {note}")
+        for remark in dataset.notes:
+            note(remark)
         shares = {name: getattr(args, f"{name}_fraction", None) for name in ("valid", "test")}
         idle = {
             f"--{name}-fraction": f"has {name} rows of its own"
@@ -86,7 +91,7 @@ def load_data(args: argparse.Namespace, n_features: int | None = None, index_bas
         if args.header == "yes" and dataset.feature_names is None:
             idle["--header"] = "is no text with a first line"
         for option, why in idle.items():
-            say(f"made-fast: note: {option} has no effect: {args.data} {why}.")
+            note(f"{option} has no effect: {args.data} {why}.")
         valid, test = (share or None for share in shares.values())
         return datasets.split(dataset, valid=valid, test=test)
 

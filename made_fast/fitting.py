@@ -63,7 +63,7 @@ def train(args: argparse.Namespace) -> int:
     done = 0
     if args.checkpoint is not None and args.resume != args.checkpoint.exists():
         begun = "there is none yet" if args.resume else "it is replaced; --resume would go on from it"
-        say(f"made-fast: note: training begins anew with the checkpoint {args.checkpoint}: {begun}.")
+        files.note(f"training begins anew with the checkpoint {args.checkpoint}: {begun}.")
     elif args.resume:
         made = _resumed(args, plan)
         done = len(made.history_)
@@ -160,11 +160,11 @@ def _plan(args: argparse.Namespace) -> _Plan:
     try:
         modelfile.encode_names(names)
     except ValueError as error:
-        say(f"made-fast: note: the model does without names of columns: {error}")
+        files.note(f"the model does without names of columns: {error}")
         names = None
     plan = _Plan(dataset, tables.splits(dataset), shape, params, seed, names, notes)
     for flag, why in _without_effect(args, plan):
-        say(f"made-fast: note: {flag} has no effect: {why}.")
+        files.note(f"{flag} has no effect: {why}.")
     return plan
 
 

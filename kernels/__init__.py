@@ -35,8 +35,12 @@ import importlib.util
 import os
 import warnings
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from made_fast.kernels import layout, optimizers
+
+if TYPE_CHECKING:  # programs that pack others into one file look for imports, wherever they stand
+    from made_fast.kernels import _native, jit, reference  # type: ignore[attr-defined]  # noqa: F401
 
 __all__ = ["IMPLEMENTATIONS", "KERNELS", "active", "implementation", "layout", "load", "optimizers", "use"]
 

@@ -440,11 +440,11 @@ def generator(random_state: Any) -> np.random.Generator:
     """Return the source of random numbers that ``random_state`` stands for.
 
     None is a fresh one, an int or ``SeedSequence`` a repeatable one; a ``Generator`` is used as it is, a ``RandomState`` gives
-    a seed (and moves on).
+    a seed (and moves on), and so does ``numpy.random`` itself, for the global one.
     """
     if isinstance(random_state, np.random.Generator):
         return random_state
-    if isinstance(random_state, np.random.RandomState):
+    if isinstance(random_state, np.random.RandomState) or random_state is np.random:
         return np.random.default_rng(random_state.randint(0, 2**32, size=4, dtype=np.uint32))
     if random_state is None or isinstance(random_state, np.random.SeedSequence):
         return np.random.default_rng(random_state)

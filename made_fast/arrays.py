@@ -75,6 +75,7 @@ def plain(values: NDArray[Any]) -> NDArray[Any]:
 
 def numbers(values: NDArray[Any], name: str, where: str = "") -> NDArray[np.float64]:
     """Return an array of objects as float64, None and ``pandas.NA`` as NaN; ``where`` goes into the error text."""
+    out = np.empty(values.shape)  # what is too large for that is refused before the search
     kinds = set(map(type, values.flat))
     cut = tuple(kind for kind in kinds if issubclass(kind, _CUT))
     if cut:
@@ -86,10 +87,11 @@ def numbers(values: NDArray[Any], name: str, where: str = "") -> NDArray[np.floa
         values = np.array([np.nan if value is missing else value for value in values.flat], object).reshape(values.shape)
     try:
         with np.errstate(over="ignore"):  # the largest longdoubles become infinite, and are refused as such
-            return values.astype(np.float64)
+            out[...] = values
     except CONVERSION_ERRORS as error:  # whatever a number's own __float__ may raise
         cause = ValueError if isinstance(error, ValueError | ArithmeticError) else TypeError
         raise cause(f"{name} must hold numbers, got objects that are none{where}: {error}. Convert or drop them.") from error
+    return out
 
 
 def _column(column: Any, name: str, label: Any) -> NDArray[Any]:

@@ -117,7 +117,13 @@ def matrix(
 
 
 def ones(
-    rows: Matrix, binarize: float | None = None, name: str = "X", first_row: int = 0, *, missing: bool = False
+    rows: Matrix,
+    binarize: float | None = None,
+    name: str = "X",
+    first_row: int = 0,
+    *,
+    missing: bool = False,
+    columns: Sequence[str] | None = None,
 ) -> NDArray[np.bool_]:
     """Return where a chunk of rows is 1; refuse what is neither 0 nor 1.
 
@@ -131,6 +137,8 @@ def ones(
         What the error text calls the table, and the number of the chunk's first row in it.
     missing : bool
         Take NaN, which marks a missing entry, for 0 (see :func:`missing`); otherwise it is refused.
+    columns : sequence of D str, optional
+        What the error text calls the columns, beside their numbers.
 
     Returns
     -------
@@ -142,7 +150,7 @@ def ones(
         values = np.where(np.isnan(values), 0 if binarize is None else binarize, values)
     one = _ones(values, binarize)
     if one is None:
-        raise _wrong_value(rows, values, binarize, name, first_row)
+        raise _wrong_value(rows, values, binarize, name, first_row, columns)
     if isinstance(rows, np.ndarray):
         return one
     dense = np.full(rows.shape, binarize is not None and binarize < 0, dtype=np.bool_)
@@ -303,7 +311,14 @@ def _wrong_kind(found: np.dtype[Any], name: str) -> Exception:
     return TypeError(f"{name} must hold numbers, got dtype {found}. Convert it: np.asarray({name}).astype(float), say.")
 
 
-def _wrong_value(rows: Matrix, values: NDArray[Any], binarize: float | None, name: str, first_row: int) -> ValueError:
+def _wrong_value(
+    rows: Matrix,
+    values: NDArray[Any],
+    binarize: float | None,
+    name: str,
+    first_row: int,
+    columns: Sequence[str] | None,
+) -> ValueError:
     """Name the first value, row by row, that is not 0 or 1 (not finite, with a threshold)."""
     fine = (values == 0) | (values == 1) if binarize is None else np.isfinite(values)
     first = int(np.argmin(fine))
@@ -319,8 +334,9 @@ def _wrong_value(rows: Matrix, values: NDArray[Any], binarize: float | None, nam
         way_out = "Rows with missing entries can be fitted and imputed, and log_marginal tells how likely what is there is."
     elif np.isinf(value):
         way_out = "Drop or replace infinite values."
+    called = f" {columns[column]!r}" if columns is not None and columns[column] else ""
     return ValueError(
-        f"{name} must hold {demand}, got {found} at row {first_row + row}, column {column} (counted from 0). {way_out}"
+        f"{name} must hold {demand}, got {found} at row {first_row + row}, column {column}{called} (counted from 0). {way_out}"
     )
 
 

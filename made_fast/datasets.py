@@ -1,41 +1,40 @@
 """Data sets for the command line: a name or a file in, 0/1 matrices out.
 
-Each reader turns one format into the splits it holds; :func:`load` then checks all of them the same way, so that a failure is
-one error that names the file and the way out. Nothing here unpickles. scikit-learn is imported when a source needs it.
+A reader turns a file into the splits it holds; :func:`load` then checks all of them the same way, so that a failure is one
+error that names the file and the way out.
 
-Not here: packing (:mod:`made_fast.data`), what counts as 0/1 (:mod:`made_fast.checks`).
+Not here: formats (:mod:`made_fast.readers`), packing (:mod:`made_fast.data`), what counts as 0/1 (:mod:`made_fast.checks`).
 """
 
 from __future__ import annotations
 
-import gzip
 import lzma
 import math
+import os
 import tokenize
-import warnings
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from made_fast import arguments, checks, data
 from made_fast.checks import Matrix
+from made_fast.columns import Columns, Found, Reading
+from made_fast.readers import READERS, STDIN
 
 __all__ = ["FORMATS", "Dataset", "load", "split"]
 
-SPLITS = ("train", "valid", "test")
+FORMATS = tuple(READERS)
+"""Ends of the names of files that :func:`load` reads."""
+
+HEADER = ("auto", "yes", "no")
 DIGITS_THRESHOLD = 7.0
 """The grey values of ``digits`` go from 0 to 16."""
-
-
-MISSING = ("", "NA", "?")
-"""What stands for a missing entry in text, beside ``nan``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +47,12 @@ class Dataset:
     train : (n, D) array, memmap or CSR of 0/1; where entries are missing, float32 of 0, 1 and NaN
     valid, test : like ``train``, or None
     shape : (rows, columns) of a row seen as an image, or None
+    feature_names : D str, or None
+        What the file calls the columns: the header of text, as it is written there; the columns of a .parquet.
+    notes : tuple of str
+        What was read otherwise than it may look, a line each: arrays that are not used, an index that is left out.
+    index_base : int or None
+        Number of the first column in a LIBSVM file.
     """
 
     name: str
@@ -55,23 +60,37 @@ class Dataset:
     valid: Matrix | None = None
     test: Matrix | None = None
     shape: tuple[int, int] | None = None
+    feature_names: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
+    index_base: int | None = None
 
 
 def load(
-    source: str | PathLike[str], *, threshold: float | None = None, n_features: int | None = None, missing: bool = False
+    source: str | PathLike[str],
+    *,
+    threshold: float | None = None,
+    n_features: int | None = None,
+    missing: bool = False,
+    drop: str | Sequence[str | int] = (),
+    header: str = "auto",
+    index_base: int | None = None,
 ) -> Dataset:
     """Load a data set; every value in it has been checked to be 0 or 1.
 
     Parameters
     ----------
     source : str or path
-        ``"digits"`` (1797 images of 8 x 8 that come with scikit-learn; split 1297/250/250), or a file:
+        ``"digits"`` (1797 images of 8 x 8 that come with scikit-learn; split 1297/250/250), ``"-"`` for standard input, which
+        is read into memory as a .csv is, or a file:
 
-        - ``.npz``: arrays ``train``, ``valid``, ``test``, or a single array of any name; with a number ``n_features`` beside
-          them they are ``np.packbits(0/1 matrix, axis=1)``
+        - ``.npz``: arrays ``train``, ``valid`` (``val``, ``validation``, ``dev``), ``test``, or a single array of any name;
+          with a number ``n_features`` beside them they are ``np.packbits(0/1 matrix, axis=1)``. Or what
+          ``scipy.sparse.save_npz`` writes
         - ``.npy``: one array; it stays on disk
-        - ``.csv``, ``.data`` (commas), ``.amat``, ``.txt`` (blanks): a row a line, ``#`` starts a comment. A first line
-          without a number, or of the numbers 0, 1, .., D - 1, is a header
+        - ``.csv``, ``.data`` (semicolons, commas or tabs), ``.tsv`` (tabs), ``.amat``, ``.txt`` (blanks): a row a line of
+          numbers, True or False; quotes are fine, ``#`` starts a comment. A first column without a name that counts the
+          rows is left out, and so is the empty last one where every line ends with a separator
+        - ``.parquet``: columns of numbers or booleans; needs pyarrow
         - ``.libsvm``, ``.svm``, ``.svmlight``: ``label index:value ..`` a line, becomes CSR; the labels are dropped
 
         Text may be compressed (``.csv.gz``). A file of one matrix has it as ``train``.
@@ -80,7 +99,15 @@ def load(
     n_features : int, optional
         Width that the data must have. A LIBSVM file does not tell its own if the last features are never set.
     missing : bool
-        Let entries be missing: NaN in arrays, and in text an empty cell, ``nan``, ``NA`` or ``?`` too.
+        Let entries be missing: NaN in arrays; in text an empty cell, NA, N/A, NaN, null, None, <NA> or ?, in any case.
+    drop : str, or sequence of str or int
+        Columns to leave out, by name, or by number, counted from 0, where none has that name.
+    header : {"auto", "yes", "no"}
+        Whether the first line of text holds names. ``"auto"``: if there is no value in it, or more than two whole numbers
+        that count on.
+    index_base : {0, 1}, optional
+        Number of the first column in a LIBSVM file. None: 0 if an index is 0; 1 if an index is ``n_features``, or if
+        ``n_features`` is not given; otherwise the file is refused.
 
     Raises
     ------
@@ -89,28 +116,44 @@ def load(
     ValueError
         It cannot be read, or is no table of 0/1.
     """
-    if source == "digits":
-        return _digits(DIGITS_THRESHOLD if threshold is None else threshold)
-    path = Path(source)
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file, and no built-in data set of that name (there is 'digits').")
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    compressed = suffixes[-1:] == [".gz"]
-    suffix = suffixes[-2 if compressed else -1] if len(suffixes) > compressed else ""
-    if not path.is_file() or suffix not in _READERS or (compressed and suffix in (".npz", ".npy")):
+    if header not in HEADER or index_base not in (None, 0, 1):
         raise ValueError(
-            f"{path} must be a file whose name ends in one of {', '.join(FORMATS)}; text also with .gz. Convert or rename it."
+            f"header must be one of {', '.join(HEADER)}, and index_base 0, 1 or None, got {header!r} and {index_base!r}."
         )
-    read, form = _READERS[suffix]
+    columns = (drop,) if isinstance(drop, str) else tuple(map(str, drop))
+    reading = Reading(threshold, n_features, missing, columns, header, index_base)
+    if source == "digits":
+        return _digits(reading)
+    path, suffix, reader = Path(source), "", STDIN
+    if source != "-":
+        if not path.exists():
+            raise FileNotFoundError(f"{path}: no such file, and no built-in data set of that name (there is 'digits').")
+        suffixes = [suffix.lower() for suffix in path.suffixes]
+        compressed = suffixes[-1:] == [".gz"]
+        suffix = suffixes[-2 if compressed else -1] if len(suffixes) > compressed else ""
+        if not path.is_file() or suffix not in READERS or (compressed and not READERS[suffix].gzip):
+            raise ValueError(
+                f"{path} must be a file whose name ends in one of {', '.join(FORMATS)}; text also with .gz. "
+                "Convert or rename it."
+            )
+        reader = READERS[suffix]
+    label, thing = (str(path), f"A {suffix} file") if source != "-" else ("standard input", "It")
     try:
-        splits = read(path, n_features, missing)
+        found = reader.read(path, reading)
     except _UNREADABLE as error:
+        if isinstance(error, TimeoutError) and error.errno is None:  # a host's limit, raised by a signal handler of its own
+            raise
         cause = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-        raise ValueError(f"{path} cannot be read: {cause}. A {suffix} file must hold {form}.") from error
+        raise ValueError(f"{label} cannot be read: {cause}. {thing} must hold {reader.form}.") from error
     try:
-        return _checked(splits, path, threshold, n_features, missing)
+        return _checked(found, label, _name(path) if source != "-" else "stdin", reading)
     except TypeError as error:  # to whoever names a file, text in it is a wrong value
         raise ValueError(str(error)) from error
+
+
+def _name(path: Path) -> str:
+    """Return what a file is called, as text that UTF-8 can hold: names of files are bytes."""
+    return os.fsencode(path.name.split(".")[0]).decode("utf-8", "backslashreplace")
 
 
 def split(dataset: Dataset, *, valid: float | None = 0.1, test: float | None = 0.1, seed: int = 0) -> Dataset:
@@ -150,38 +193,59 @@ def _share(fraction: float | None, name: str, n: int) -> int:
     return 0 if fraction is None else max(1, round(arguments.fraction(fraction, name) * n))
 
 
-def _digits(threshold: float) -> Dataset:
+def _digits(reading: Reading) -> Dataset:
     from sklearn.datasets import load_digits
 
-    X = (load_digits().data > threshold).astype(np.uint8)
-    return split(Dataset("digits", X, shape=(8, 8)), valid=250 / 1797, test=250 / 1797)
+    grey = load_digits().data
+    found = Found({"train": grey}, drop=reading.drop)
+    threshold = DIGITS_THRESHOLD if reading.threshold is None else reading.threshold
+    dataset = _checked(found, "digits", "digits", replace(reading, threshold=threshold))
+    return split(dataset, valid=250 / 1797, test=250 / 1797)
 
 
-def _checked(splits: dict[str, Any], path: Path, threshold: float | None, n_features: int | None, missing: bool) -> Dataset:
-    """Check widths and values of the splits, and leave out the empty ones."""
-    found = {}
-    for name, X in splits.items():
-        label = f"{name} of {path}" if len(splits) > 1 else str(path)
-        rows = checks.matrix(X, name=label, min_rows=0)
-        if rows.shape[0]:
-            if n_features not in (None, rows.shape[1]):
-                raise ValueError(f"{label} must have {n_features} columns, got {rows.shape[1]}. Use data of one width.")
-            found[name] = _binary(rows, threshold, label, missing)
-            n_features = rows.shape[1]
-    if "train" not in found:
-        rest = f" only {', '.join(found)}" if found else ""
-        raise ValueError(f"{path} must have training rows, got{rest or ' no rows at all'}. Save the rows to use as 'train'.")
-    r = math.isqrt(found["train"].shape[1])
-    shape = (r, r) if r * r == found["train"].shape[1] else None
-    return Dataset(path.name.split(".")[0], **found, shape=shape)
+def _checked(found: Found, label: str, name: str, reading: Reading) -> Dataset:
+    """Check widths and values of the splits, and leave out the empty ones, and the columns that are still to be dropped."""
+    splits: dict[str, Any] = {}
+    n_features = reading.n_features
+    for key, X in found.splits.items():
+        table = f"{key} of {label}" if len(found.splits) > 1 else label
+        rows: Any = checks.matrix(X, name=table, min_rows=0)
+        if not rows.shape[0]:
+            continue
+        if found.drop:
+            rows = checks.matrix(rows[:, _kept(rows.shape[1], found.drop, table)], name=table)
+        if n_features not in (None, rows.shape[1]):
+            more = " --drop leaves columns out." if rows.shape[1] > n_features else ""
+            raise ValueError(f"{table} must have {n_features} columns, got {rows.shape[1]}. Use data of one width.{more}")
+        splits[key] = _binary(rows, reading.threshold, table, reading.missing, found.names)
+        n_features = rows.shape[1]
+    if "train" not in splits:
+        rest = f" only {', '.join(splits)}" if splits else ""
+        raise ValueError(f"{label} must have training rows, got{rest or ' no rows at all'}. Save the rows to use as 'train'.")
+    r = math.isqrt(splits["train"].shape[1])
+    return Dataset(
+        name,
+        **splits,
+        shape=(r, r) if r * r == splits["train"].shape[1] else None,
+        feature_names=found.names,
+        notes=tuple(f"{label}: {note}" for note in found.notes),
+        index_base=found.index_base,
+    )
 
 
-def _binary(rows: Matrix, threshold: float | None, name: str, missing: bool) -> Matrix:
+def _kept(width: int, drop: Sequence[str], name: str) -> list[int]:
+    try:
+        return Columns(width, drop=drop).kept
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}.") from error
+
+
+def _binary(rows: Matrix, threshold: float | None, name: str, missing: bool, columns: Sequence[str] | None) -> Matrix:
     """Return ``rows`` after a look at every value, or a matrix made of them where there is a threshold or a gap."""
     gaps = missing and any(checks.missing(rows[part], name) is not None for part in data.chunks(*rows.shape))
     out: Any = np.empty(rows.shape, np.float32 if gaps else np.uint8) if gaps or threshold is not None else None
     for part in data.chunks(*rows.shape):
-        one = checks.ones(rows[part], threshold, name, part.start, missing=missing)
+        one = checks.ones(rows[part], threshold, name, part.start, missing=missing, columns=columns)
         if out is not None:
             out[part] = one
         if gaps and (nan := checks.missing(rows[part], name)) is not None:
@@ -191,108 +255,6 @@ def _binary(rows: Matrix, threshold: float | None, name: str, missing: bool) -> 
     return rows if out is None else out
 
 
-def _read_npz(path: Path, *_: Any) -> dict[str, Any]:
-    with path.open("rb") as file:
-        arrays = np.load(file, allow_pickle=False)
-        if isinstance(arrays, np.ndarray):
-            raise ValueError("it holds a bare array; is it a .npy file?")
-        names = [name for name in SPLITS if name in arrays]
-        if "n_features" in arrays:
-            width = _member(arrays, "n_features")
-            if not names or width.shape != () or width.dtype.kind not in "iu" or width < 1:
-                raise ValueError(f"it holds {', '.join(arrays)}, with n_features = {width}")
-            return {name: _unpacked(_member(arrays, name), int(width), name) for name in names}
-        if not names and len(arrays.files) != 1:
-            raise ValueError(f"it holds {', '.join(arrays) or 'nothing'}")
-        return {name: _member(arrays, name) for name in names} or {"train": _member(arrays, arrays.files[0])}
-
-
-def _member(arrays: Any, name: str) -> NDArray[Any]:
-    array = arrays[name]
-    if not isinstance(array, np.ndarray):  # NumPy hands over the bytes of a member that is none
-        raise ValueError(f"{name} in it is no array")
-    return array
-
-
-def _unpacked(packed: NDArray[Any], width: int, name: str) -> NDArray[np.uint8]:
-    if packed.dtype != np.uint8 or packed.ndim != 2 or packed.shape[1] != -(-width // 8):
-        raise ValueError(
-            f"with n_features = {width}, {name} must be packed bits of shape (rows, {-(-width // 8)}) and dtype uint8, "
-            f"got {packed.shape} of {packed.dtype}"
-        )
-    return np.unpackbits(packed, axis=1, count=width)
-
-
-def _read_npy(path: Path, *_: Any) -> dict[str, Any]:
-    with np.errstate(over="ignore"):  # a shape that is beyond all memory is then refused
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    if not isinstance(array, np.ndarray):
-        array.close()
-        raise ValueError("it holds several arrays; is it a .npz file?")
-    return {"train": array}
-
-
-def _read_text(path: Path, delimiter: str | None, missing: bool) -> dict[str, Any]:
-    """Read lines of numbers: as uint8 if they are, which is quick and small, or else as float32."""
-    options: dict[str, Any] = {
-        "delimiter": delimiter,
-        "skiprows": _header_lines(path, delimiter),
-        "ndmin": 2,
-        "encoding": "utf-8-sig",
-    }
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # NumPy 1.26 warns when it cuts 0.5 to an integer; every version, of an empty file
-        try:
-            X = np.loadtxt(path, dtype=np.uint8, **options)
-        except (ValueError, DeprecationWarning):
-            try:
-                X = np.loadtxt(path, dtype=np.float32, **options)
-            except ValueError:
-                if not missing:
-                    raise
-                X = np.loadtxt(path, dtype=np.float32, converters=_entry, **options)
-    return {"train": X}
-
-
-def _entry(text: str) -> float:
-    return math.nan if text.strip() in MISSING else float(text)
-
-
-def _header_lines(path: Path, delimiter: str | None) -> int:
-    """Return how many lines come before the first row of numbers."""
-    open_text: Callable[..., Any] = gzip.open if path.suffix.lower() == ".gz" else open
-    with open_text(path, "rt", encoding="utf-8-sig") as lines:
-        for number, line in enumerate(lines, start=1):
-            fields = [field.strip() for field in line.split("#")[0].strip().split(delimiter)]
-            if any(fields):
-                numbered = len(fields) > 2 and fields == [str(d) for d in range(len(fields))]
-                given = [field for field in fields if field not in MISSING]
-                return number if numbered or (given and not any(map(_is_number, given))) else 0
-    return 0
-
-
-def _is_number(field: str) -> bool:
-    try:
-        float(field)
-    except ValueError:
-        return False
-    return True
-
-
-def _read_csv(path: Path, _: int | None, missing: bool) -> dict[str, Any]:
-    return _read_text(path, ",", missing)
-
-
-def _read_amat(path: Path, _: int | None, missing: bool) -> dict[str, Any]:
-    return _read_text(path, None, missing)
-
-
-def _read_libsvm(path: Path, n_features: int | None, _: bool) -> dict[str, Any]:
-    from sklearn.datasets import load_svmlight_file
-
-    return {"train": load_svmlight_file(str(path), n_features=n_features)[0]}
-
-
 _UNREADABLE = (
     OSError,
     EOFError,
@@ -300,7 +262,8 @@ _UNREADABLE = (
     OverflowError,
     TypeError,
     MemoryError,
-    RuntimeError,
+    NotImplementedError,
+    RecursionError,
     lzma.LZMAError,
     SyntaxError,
     UserWarning,
@@ -308,22 +271,6 @@ _UNREADABLE = (
     zipfile.BadZipFile,
     zlib.error,
 )
-"""What NumPy, zipfile, gzip and scikit-learn were seen to raise for files that are cut short, foreign or wrong."""
+"""What NumPy, zipfile, gzip and scikit-learn were seen to raise for files that are cut short, foreign or wrong.
 
-_NPZ = "arrays 'train', 'valid', 'test' or a single one; if there is a number 'n_features', they are packed bits"
-_CSV = "rows of 0 and 1 of one length, separated by commas"
-_AMAT = "rows of 0 and 1 of one length, separated by blanks"
-_LIBSVM = "lines of the form 'label index:1 index:1', with rising indices"
-_READERS: dict[str, tuple[Callable[[Path, int | None, bool], dict[str, Any]], str]] = {
-    ".npz": (_read_npz, _NPZ),
-    ".npy": (_read_npy, "one two-dimensional array"),
-    ".csv": (_read_csv, _CSV),
-    ".data": (_read_csv, _CSV),
-    ".amat": (_read_amat, _AMAT),
-    ".txt": (_read_amat, _AMAT),
-    ".libsvm": (_read_libsvm, _LIBSVM),
-    ".svm": (_read_libsvm, _LIBSVM),
-    ".svmlight": (_read_libsvm, _LIBSVM),
-}
-FORMATS = tuple(_READERS)
-"""Suffixes of the files that :func:`load` reads."""
+Few of these are what a signal handler raises to end a call; RuntimeError, which is, is none of them."""

@@ -126,6 +126,9 @@ class MADE(FittedDensity):
     _warns = True
     """Whether ``fit`` tells of columns that are never observed; who trains several at a time has told already."""
 
+    _names: tuple[str, ...] | None = None
+    """What the columns of X are called, where X cannot tell: the command line reads arrays, and names apart."""
+
     def __init__(
         self,
         hidden_sizes: Sequence[int] = (500,),
@@ -378,7 +381,7 @@ class MADE(FittedDensity):
                 f"got {self.learning_rate_schedule!r}."
             )
         state = self._fit_state if resumed else training.FitState()
-        checkpoint_file.encode(path, trainer, state, self._about(state, column_names(X)))
+        checkpoint_file.encode(path, trainer, state, self._about(state, column_names(X) or self._names))
         check_writable(path)
 
     def _write_checkpoint(self, path: str) -> None:
@@ -406,13 +409,15 @@ class MADE(FittedDensity):
             return self._trainer, rows
         arguments.threshold(self.binarize)
         rows = given.look(X, sample_weight)
-        missing = rows.table.dtype.kind == "f" and given.any_missing(rows)
-        trainer, self._split_seed = recipe.start(self.get_params(deep=False), rows.table.shape[1], missing)
+        missing, n_features = rows.missing is not None, rows.table.shape[1]
+        trainer, self._split_seed = recipe.start(self.get_params(deep=False), n_features, missing)
         return trainer, rows
 
     def _begin(self, X: Any, trainer: Trainer) -> None:
         """Forget the last fit; from here on nothing the user gave can be refused."""
         validate_data(self, X, reset=True, skip_check_array=True)
+        if self._names is not None:
+            self.feature_names_in_ = np.array(self._names, dtype=object)
         self._trainer = trainer
         self._begun: dict[str, Any] = recipe.plain(self.get_params(deep=False))
         self._fit_state = training.FitState()

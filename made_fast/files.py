@@ -6,13 +6,18 @@ Only the standard library is imported until something is done.
 from __future__ import annotations
 
 import argparse
+import io
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from made_fast.options import UsageError
+from made_fast.options import SHARE, UsageError
+from made_fast.progress import say
+from made_fast.values import STDOUT
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,9 +27,15 @@ if TYPE_CHECKING:
     from made_fast.report import AnyModel
 
 __all__ = [
-    "check_shape", "check_writable", "chosen_splits", "load_data", "load_model", "refusing", "remembered_shape", "write_csv",
-    "write_png",
+    "check_outputs", "check_shape", "chosen_splits", "is_same", "kind", "load_data", "load_model", "refusing",
+    "remembered_shape", "sampled_lines", "write", "write_lines", "write_png", "writing",
 ]  # fmt: skip
+
+OUTPUTS = ("checkpoint", "out", "samples", "plot")
+"""The options that name a file to write, in all commands."""
+
+NO_FILES = ("digits", "-")
+"""What DATA may be beside a file."""
 
 CSV_ENTRIES = 1 << 20
 """Entries sampled and written at a time: a pipe gets its first lines at once, and any number of rows fits in memory."""
@@ -41,18 +52,42 @@ def refusing(*kinds: type[Exception]) -> Iterator[None]:
         raise UsageError(str(error)) from error
 
 
-def load_data(args: argparse.Namespace, n_features: int | None = None) -> Dataset:
-    """Load DATA and take the splits that it lacks out of its training rows, the same ones every time."""
+def load_data(args: argparse.Namespace, n_features: int | None = None, index_base: object = None) -> Dataset:
+    """Load DATA and take the splits that it lacks out of its training rows, the same ones every time.
+
+    ``index_base`` is what a model file, which may be anybody's, remembers of the LIBSVM file that it was trained on.
+    """
     from made_fast import datasets
 
+    remembered = index_base if type(index_base) is int and index_base in (0, 1) else None
     with refusing(OSError, ValueError, TypeError):
         try:
-            dataset = datasets.load(args.data, threshold=args.threshold, n_features=n_features, missing=True)
+            dataset = datasets.load(
+                args.data,
+                threshold=args.threshold,
+                n_features=n_features,
+                missing=True,
+                drop=args.drop or (),
+                header=args.header,
+                index_base=remembered if args.index_base is None else args.index_base,
+            )
         except ValueError as error:
             raise UsageError(str(error).replace("binarize=", "--threshold ")) from error
-        if n_features not in (None, dataset.train.shape[1]):
-            raise UsageError(f"{args.data} must have {n_features} columns, as the model has, got {dataset.train.shape[1]}.")
-        valid, test = (getattr(args, name, None) or None for name in ("valid_fraction", "test_fraction"))
+        for note in dataset.notes:
+            say(f"made-fast: note: {note}")
+        shares = {name: getattr(args, f"{name}_fraction", None) for name in ("valid", "test")}
+        idle = {
+            f"--{name}-fraction": f"has {name} rows of its own"
+            for name, share in shares.items()
+            if share not in (None, SHARE) and getattr(dataset, name) is not None
+        }
+        if args.index_base is not None and dataset.index_base is None:
+            idle["--index-base"] = "is no LIBSVM file"
+        if args.header == "yes" and dataset.feature_names is None:
+            idle["--header"] = "is no text with a first line"
+        for option, why in idle.items():
+            say(f"made-fast: note: {option} has no effect: {args.data} {why}.")
+        valid, test = (share or None for share in shares.values())
         return datasets.split(dataset, valid=valid, test=test)
 
 
@@ -77,21 +112,79 @@ def load_model(path: Path) -> AnyModel:
         return made_fast.load(path)
 
 
-def check_writable(path: Path | None, *suffixes: str) -> None:
-    """Refuse an output file that could not be written later on; None is no output. Without suffixes, any name will do."""
-    from tempfile import TemporaryFile
+def check_outputs(args: argparse.Namespace) -> None:
+    """Refuse, before any work, outputs that cannot be written, that are one file, or that the command reads.
 
-    if path is None:
-        return
-    if suffixes and path.suffix.lower() not in suffixes:
-        raise UsageError(f"cannot write {path}: the name must end in {' or '.join(suffixes)}.")
+    ``impute --out`` may be DATA: it is put in its place when all is done.
+    """
+    from made_fast import storage
+
+    if getattr(args, "out", None) == STDOUT and sys.stdout is None:
+        raise UsageError("cannot write the output: standard output is closed. Give --out FILE.")
+    outputs = {f"--{name}": path for name in OUTPUTS if (path := getattr(args, name, None)) not in (None, STDOUT)}
+    inputs = {name: path for name in ("model", "data") if (path := getattr(args, name, None)) not in (None, *NO_FILES)}
+    for (option, path), (other, second) in combinations(outputs.items(), 2):
+        if is_same(path, second):
+            raise UsageError(f"{option} and {other} must be two files, got {path} for both.")
+    for option, path in outputs.items():
+        for name, read in inputs.items():
+            if is_same(path, read) and (args.command, option, name) != ("impute", "--out", "data"):
+                raise UsageError(f"{option} must not be the {name.upper()} file, got {path} for both. Choose another name.")
+        with writing(path):
+            storage.check_writable(path)
+
+
+def is_same(path: str | Path, other: str | Path) -> bool:
+    """Say whether two names are of one file, also through links; neither need be there."""
+    if os.path.realpath(path) == os.path.realpath(other):
+        return True
     try:
-        if path.exists() and not (path.is_file() and os.access(path, os.W_OK)):
-            raise UsageError(f"cannot write {path}: it is there already and is no file that may be written.")
-        with TemporaryFile(dir=path.parent):
-            pass
+        return os.path.samefile(path, other)
+    except OSError:
+        return False
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what may go wrong in writing a file into the one line to show."""
+    try:
+        yield
     except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror} (folder {path.parent}).") from error
+        raise UsageError(f"cannot write {path}: {error.strerror or error}.") from error
+
+
+def kind(path: Path) -> str:
+    """Return the suffix that says what is to be written; standard output gets what a .csv would."""
+    return ".csv" if path == STDOUT else path.suffix.lower()
+
+
+def write(path: Path, fill: Callable[[BinaryIO], None]) -> None:
+    """Put what ``fill(stream)`` writes in the place of a file, all of it or nothing; or text on standard output."""
+    from made_fast import storage
+
+    if path == STDOUT:
+        stream = io.BytesIO()
+        fill(stream)
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(encoding="utf-8")  # as in a file, whatever a terminal may show
+        print(stream.getvalue().decode(), end="")
+        return
+    with writing(path):
+        storage.replace(path, fill)
+
+
+def write_lines(path: Path, parts: Iterable[str]) -> None:
+    """Write text part by part."""
+
+    def fill(stream: BinaryIO) -> None:
+        for part in parts:
+            stream.write(part.encode())
+
+    if path != STDOUT:
+        write(path, fill)
+        return
+    for part in parts:
+        print(part, end="")
 
 
 def check_shape(shape: tuple[int, int] | None, D: int) -> None:
@@ -119,12 +212,12 @@ def write_png(path: Path, X: NDArray[Any], shape: tuple[int, int] | None, column
     from made_fast import images
 
     assert shape is not None  # by check_shape
-    with refusing(OSError):
-        images.save_png(path, images.grid(X, shape, columns))
+    picture = images.grid(X, shape, columns)
+    write(path, lambda stream: images.save_png(stream, picture))
 
 
-def write_csv(stream: Any, model: AnyModel, n: int, rng: np.random.Generator, n_threads: int | None) -> None:
-    """Draw n rows and write them as lines of 0/1, a few at a time."""
+def sampled_lines(model: AnyModel, n: int, rng: np.random.Generator, n_threads: int | None) -> Iterator[str]:
+    """Draw n rows and give them as lines of 0/1, a few at a time."""
     import numpy as np
 
     D = model.n_features_in
@@ -134,4 +227,4 @@ def write_csv(stream: Any, model: AnyModel, n: int, rng: np.random.Generator, n_
         text = np.full((len(X), 2 * D), ord(","), np.uint8)
         text[:, ::2] = X + ord("0")
         text[:, -1] = ord("\n")
-        print(text.tobytes().decode("ascii"), end="", file=stream)
+        yield text.tobytes().decode("ascii")

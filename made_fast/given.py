@@ -32,6 +32,8 @@ class Rows(NamedTuple):
     Attributes
     ----------
     table : (n, D) array or CSR
+    missing : (n, ceil(D / 64)) uint64, or None
+        Where an entry is missing, packed; None where none is.
     weights : (n,) float64, or (0,)
         What each row counts; none is 1 for all.
     names : tuple of str or None
@@ -39,19 +41,22 @@ class Rows(NamedTuple):
     """
 
     table: checks.Matrix
+    missing: NDArray[np.uint64] | None
     weights: NDArray[np.float64]
     names: tuple[str, ...] | None
 
     def take(self, rows: NDArray[np.intp]) -> Rows:
         """Return some of the rows."""
-        return Rows(self.table[rows], self.weights[rows] if len(self.weights) else self.weights, self.names)
+        missing = None if self.missing is None else self.missing[rows]
+        return Rows(self.table[rows], missing, self.weights[rows] if len(self.weights) else self.weights, self.names)
 
 
 def look(X: Any, sample_weight: Any, n_features: int | None = None) -> Rows:
     """Check rows to train on, all but their values; names that no file could hold are refused."""
     table, names = checks.matrix(X, n_features), column_names(X)
     encode_names(names)
-    return Rows(table, arguments.sample_weight(sample_weight, table.shape[0]), names)
+    weights = arguments.sample_weight(sample_weight, table.shape[0])
+    return Rows(table, data.pack_missing(table, np.arange(table.shape[1])), weights, names)
 
 
 def look_at_validation(X_val: Any, sample_weight_val: Any, like: Rows) -> Rows | None:
@@ -61,7 +66,8 @@ def look_at_validation(X_val: Any, sample_weight_val: Any, like: Rows) -> Rows |
             raise ValueError("sample_weight_val must come with X_val, got none. Rows held out keep their sample_weight.")
         return None
     table = checks.matrix(X_val, like.table.shape[1], name="X_val", feature_names=like.names)
-    return Rows(table, arguments.sample_weight(sample_weight_val, table.shape[0], "sample_weight_val"), like.names)
+    weights = arguments.sample_weight(sample_weight_val, table.shape[0], "sample_weight_val")
+    return Rows(table, data.pack_missing(table, np.arange(table.shape[1]), name="X_val"), weights, like.names)
 
 
 def hold_out(n: int, fraction: Any, seed: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -92,8 +98,7 @@ def check_weights(train: NDArray[np.float64], held: NDArray[np.float64] | None) 
 
 def pack(rows: Rows, trainer: Trainer, binarize: float | None, name: str = "X") -> TrainingRows:
     """Pack rows in the trainer's order of columns, and look at every value."""
-    order = trainer.column_order
-    missing = data.pack_missing(rows.table, order, name=name)
+    order, missing = trainer.column_order, rows.missing  # a trainer that takes missing entries packs columns as they are
     if missing is not None and name == "X" and isinstance(trainer, FixedTrainer):
         raise ValueError(
             "X must be complete here, got NaN: training began on complete rows, under one mask of a fixed ordering. "
@@ -109,7 +114,7 @@ def check_observed(rows: Rows, *, warn: bool) -> None:
     With ``warn``, tell of columns that are never observed: nothing is learned of them, and what a model says of them is as
     good as its initial weights.
     """
-    if rows.table.dtype.kind != "f":
+    if rows.missing is None:
         return
     never = data.never_observed(rows.table)
     if len(never) == rows.table.shape[1]:
@@ -129,11 +134,6 @@ def not_observed(never: NDArray[np.intp], names: Sequence[str] | None) -> str:
     return f"X has no observed entry in {len(never)} column(s): {shown}{more}. Nothing is learned of them"
 
 
-def any_missing(rows: Rows) -> bool:
-    """Say whether an entry is missing."""
-    return any(checks.missing(rows.table[part]) is not None for part in data.chunks(*rows.table.shape))
-
-
 def validator(
     held: Rows,
     trainer: Trainer,
@@ -146,7 +146,7 @@ def validator(
 
     ``model()`` is the model that has those; it is asked only where something is missing.
     """
-    if any_missing(held):
+    if held.missing is not None:
         return lambda: -training.weighted_mean(log_p_observed(model(), held.table, n_threads), held.weights)
     orders = np.argsort(trainer.masks.orderings[:n_val_masks], axis=1)
     tables = [data.pack_rows(held.table, order, binarize=binarize, name="X_val") for order in orders]

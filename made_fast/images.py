@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from math import ceil, sqrt
-from typing import Any
+from typing import IO, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 __all__ = ["grid", "has_matplotlib", "save_curves", "save_png"]
+
+File: TypeAlias = str | os.PathLike[str] | IO[bytes]
+"""A path, or a binary stream."""
 
 INK, PAPER, LINE, UNKNOWN = 24, 255, 222, 190
 """Grey values of ones, of zeros, of the lines between the tiles, and of missing entries."""
@@ -70,26 +73,29 @@ def grid(X: ArrayLike, shape: tuple[int, int], columns: int | None = None, scale
     return picture
 
 
-def save_png(path: str | os.PathLike[str], picture: NDArray[Any]) -> None:
-    """Write grey values (height, width) uint8, as ``grid`` gives them, to a PNG file."""
+def save_png(file: File, picture: NDArray[Any]) -> None:
+    """Write grey values (height, width) uint8, as ``grid`` gives them, as PNG to a path or a binary stream."""
     from PIL import Image
 
-    Image.fromarray(picture).save(path, format="PNG")
+    Image.fromarray(picture).save(file, format="PNG")
 
 
 def has_matplotlib() -> bool:
     """Say whether :func:`save_curves` has what it needs."""
-    from importlib.util import find_spec
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError:
+        return False
+    return True
 
-    return find_spec("matplotlib") is not None
 
-
-def save_curves(path: str | os.PathLike[str], curves: Mapping[str, Mapping[int, tuple[float, float]]], title: str) -> None:
-    """Draw ``{name: {number of masks: (mean NLL, its standard error)}}`` as lines with error bars into a PNG file."""
+def save_curves(file: File, curves: Mapping[str, Mapping[int, tuple[float, float]]], title: str) -> None:
+    """Draw ``{name: {number of masks: (mean NLL, its standard error)}}`` as lines with error bars, as PNG."""
     from matplotlib.figure import Figure  # no pyplot: no window, no global state
 
     figure = Figure(figsize=(6.4, 4.2), dpi=150, layout="constrained")
-    axes = figure.add_subplot(xlabel="number of masks", ylabel="NLL in nats", title=title)
+    axes = figure.add_subplot(xlabel="number of masks", ylabel="NLL in nats")
+    axes.set_title(title, parse_math=False)  # a file's name: its dollars are dollars
     axes.set_xscale("log", base=2)
     for name, points in curves.items():
         means, errors = zip(*points.values(), strict=True)
@@ -100,4 +106,4 @@ def save_curves(path: str | os.PathLike[str], curves: Mapping[str, Mapping[int, 
     axes.minorticks_off()
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(path, format="png")
+    figure.savefig(file, format="png")

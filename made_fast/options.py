@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import math
-import re
 from pathlib import Path
 from typing import Any, NoReturn
 
-from made_fast import __version__
+from made_fast import __version__, values
 
 __all__ = ["UsageError", "parser"]
 
@@ -25,17 +23,29 @@ DTYPES = ("float32", "float64")
 METHODS = ("mode", "mean", "sample")
 WEIGHTS = ("equal", "em")
 SPLITS = ("train", "valid", "test")
+HEADER = ("auto", "yes", "no")
+
+TABLES = (".npz", ".npy", ".csv", ".txt")
+"""What ``impute --out`` writes."""
+
+SHARE = 0.1
+"""Share of the rows that ``train`` takes for validation, and for test, where DATA has none apart."""
 
 TILES = 100
 """Samples in the picture that ``train --samples`` draws."""
 
 DATA = """\
-DATA is 'digits' (1797 images of 8 x 8 that come with scikit-learn) or a file of 0/1 rows:
-  .npz                     arrays train, valid, test, or one array; packed bits if n_features is there
+DATA is 'digits' (1797 images of 8 x 8 that come with scikit-learn), '-' or a file of 0/1 rows:
+  .npz                     arrays train, valid (or val), test, or one array; packed bits if n_features
+                           is there; or what scipy.sparse.save_npz writes
   .npy                     one array
-  .csv .data  .amat .txt   a row a line, separated by commas, by blanks
+  .csv .data   .tsv        a row a line, separated by commas, semicolons or tabs; by tabs
+  .amat .txt               a row a line, separated by blanks
+  .parquet                 columns of numbers or booleans (needs pyarrow)
   .libsvm .svm .svmlight   'label index:1 index:1 ...'; labels are dropped
-A missing entry is NaN, or in text an empty cell, nan, NA or ?."""
+Text may be compressed (.csv.gz); '-' is standard input, read as a .csv is. Cells are numbers, True or
+False; a missing entry is NaN, or in text an empty cell, NA, N/A, NaN, null, none, <NA> or ?, in any
+case. A first column without a name that counts the rows is left out."""
 
 CONSTANTS = """\
 --optimizer-param: sgd has lr_decay, the c of 1 / (1 + c t); momentum lr_decay and momentum; adagrad eps;
@@ -71,6 +81,7 @@ def parser() -> argparse.ArgumentParser:
 examples:
   made-fast train digits --out model.safetensors --samples samples.png
   made-fast evaluate model.safetensors digits
+  made-fast score model.safetensors digits --split test
   made-fast sample model.safetensors -n 5
   made-fast impute model.safetensors digits --hide 32:64 --samples imputed.png
   made-fast ensemble digits --members 5 --out ensemble.safetensors
@@ -83,6 +94,7 @@ examples:
     _add_train(commands)
     _add_ensemble(commands)
     _add_evaluate(commands)
+    _add_score(commands)
     _add_sample(commands)
     _add_impute(commands)
     _add_info(commands)
@@ -96,7 +108,8 @@ def _add_train(commands: Any) -> None:
         "DATA [options]",
         "fit a model to data and write it to a file",
         "Fit a model, write it to a file, and print its negative log-likelihood (NLL) on every split\n"
-        "beside that of independent Bernoulli variables. Ctrl-C stops early and keeps the best parameters.",
+        "beside that of independent Bernoulli variables. Ctrl-C, SIGTERM and a closed terminal stop it early and\n"
+        "keep the best parameters.",
         f"{DATA}\n\n{CONSTANTS}\n\nexamples:\n"
         "  made-fast train digits --samples samples.png --seed 0\n"
         "  made-fast train mnist.npz --hidden 500 500 --activation softplus --out deep.safetensors\n"
@@ -105,8 +118,8 @@ def _add_train(commands: Any) -> None:
     )
     _add_training(train, "model.safetensors")
     checkpoint = train.add_argument_group("checkpoints")
-    _option(checkpoint, "--checkpoint", "FILE", "write there all that it takes to go on to the bit", Path)
-    _option(checkpoint, "--checkpoint-every", "N", "every so many epochs, and at the end", _positive_int, default=1)
+    _option(checkpoint, "--checkpoint", "FILE", "write there all that it takes to go on to the bit", values.output())
+    _option(checkpoint, "--checkpoint-every", "N", "every so many epochs, and at the end", values.positive_int, default=1)
     resume = "go on from the checkpoint, if it is there; repeat the other options, but --max-epochs and --patience may change"
     checkpoint.add_argument("--resume", action="store_true", help=resume)
 
@@ -122,9 +135,9 @@ def _add_ensemble(commands: Any) -> None:
         f"{DATA}\n\n{CONSTANTS}\n\nexample:\n  made-fast ensemble digits --members 5 --weights em --out ensemble.safetensors",
     )
     mixture = ensemble.add_argument_group("mixture")
-    _option(mixture, "--members", "N", "models to fit", _positive_int, default=5)
+    _option(mixture, "--members", "N", "models to fit", values.positive_int, default=5)
     _choice(mixture, "--weights", WEIGHTS, "parts of the members, em: fitted to the validation rows: ")
-    _option(mixture, "--jobs", "N", "members to fit at the same time (default: one for each CPU)", _positive_int)
+    _option(mixture, "--jobs", "N", "members to fit at the same time (default: one for each CPU)", values.positive_int)
     _add_training(ensemble, "ensemble.safetensors")
 
 
@@ -133,18 +146,18 @@ def _add_training(command: Any, out: str) -> None:
     command.add_argument("data", metavar="DATA", help="'digits' or a file, see below")
 
     output = command.add_argument_group("output")
-    _option(output, "--out", "FILE", "model file, replaced if it exists", Path, default=Path(out))
-    _option(output, "--samples", "FILE.png", f"draw a picture of {TILES} samples, too", Path)
-    _option(output, "--shape", "ROWSxCOLS", "shape of a row as a picture (default: a square)", _shape)
-    output.add_argument("--quiet", action="store_true", help="show no progress bar")
+    _option(output, "--out", "FILE", "model file, replaced if it exists", values.output(".safetensors"), default=Path(out))
+    _option(output, "--samples", "FILE.png", f"draw a picture of {TILES} samples, too", values.output(".png"))
+    _option(output, "--shape", "ROWSxCOLS", "shape of a row as a picture (default: a square)", values.shape)
+    output.add_argument("--quiet", action="store_true", help="show no progress")
 
     rows = command.add_argument_group("data")
     _add_threshold(rows, "demand 0/1")
-    _add_fractions(rows, 0.1, "share of the rows for {}, if DATA has none apart; 0: none")
+    _add_fractions(rows, SHARE, "share of the rows for {}, if DATA has none apart; 0: none")
 
     network = command.add_argument_group("network")
     hidden = "units of each hidden layer; 'none' for no hidden layer, FVSBN (default: 500)"
-    network.add_argument("--hidden", metavar="N", nargs="*", type=_units, default=[500], help=hidden)
+    network.add_argument("--hidden", metavar="N", nargs="*", type=values.units, default=[500], help=hidden)
     _choice(network, "--activation", ACTIVATIONS)
     _choice(network, "--direct", DIRECT, "layers with direct connections from the inputs: ", dest="direct_connections")
     weights = "give each unit weights for how many inputs it is connected to"
@@ -154,32 +167,33 @@ def _add_training(command: Any, out: str) -> None:
 
     masks = command.add_argument_group("masks")
     n_masks = "masks that take turns, one a mini-batch, and then mix; 'unlimited': a fresh one each time"
-    _option(masks, "--masks", "N", n_masks, _masks, default=1, dest="n_masks")
+    _option(masks, "--masks", "N", n_masks, values.masks, default=1, dest="n_masks")
     _choice(masks, "--resample", RESAMPLE, "what masks differ in: ")
     mixed = "masks of the mixture after --masks unlimited"
-    _option(masks, "--eval-masks", "N", mixed, _positive_int, default=300, dest="n_eval_masks")
+    _option(masks, "--eval-masks", "N", mixed, values.positive_int, default=300, dest="n_eval_masks")
     most = "most masks that validation rows are scored under in training"
-    _option(masks, "--val-masks", "N", most, _positive_int, default=8, dest="n_val_masks")
+    _option(masks, "--val-masks", "N", most, values.positive_int, default=8, dest="n_val_masks")
     _choice(masks, "--ordering", ORDERINGS, "order of the inputs, under the first mask: ")
     _choice(masks, "--degrees", DEGREES, "how hidden degrees are drawn: ")
 
     optimizer = command.add_argument_group("optimizer")
     _choice(optimizer, "--optimizer", OPTIMIZERS)
-    _option(optimizer, "--learning-rate", "R", "step size (default: the optimizer's own)", _positive_float)
+    _option(optimizer, "--learning-rate", "R", "step size (default: the optimizer's own)", values.positive_float)
     _option(
-        optimizer, "--optimizer-param", "NAME=X", "another constant, see below; may be repeated", _constant,
+        optimizer, "--optimizer-param", "NAME=X", "another constant, see below; may be repeated", values.constant,
         action="append", dest="optimizer_params",
     )  # fmt: skip
     falls = "how the learning rate falls to 0 over --max-epochs: "
     _choice(optimizer, "--schedule", SCHEDULES, falls, dest="learning_rate_schedule")
-    _option(optimizer, "--weight-decay", "R", "weights shrink by rate * R a step", _non_negative_float, default=0.0)
-    _option(optimizer, "--clip-norm", "R", "scale larger gradients down to this norm (default: never)", _positive_float)
-    _option(optimizer, "--dropout", "P", "probability that a hidden unit is dropped", _fraction, default=0.0)
+    _option(optimizer, "--weight-decay", "R", "weights shrink by rate * R a step", values.non_negative_float, default=0.0)
+    _option(optimizer, "--clip-norm", "R", "scale larger gradients down to this norm (default: never)", values.positive_float)
+    _option(optimizer, "--dropout", "P", "probability that a hidden unit is dropped", values.fraction, default=0.0)
 
     training = command.add_argument_group("training")
-    _option(training, "--batch-size", "N", "rows of a mini-batch", _positive_int, default=100)
-    _option(training, "--max-epochs", "N", "most passes over the training rows", _positive_int, default=200)
-    _option(training, "--patience", "N", "stop after N epochs without a better validation NLL", _positive_int, default=30)
+    _option(training, "--batch-size", "N", "rows of a mini-batch", values.positive_int, default=100)
+    _option(training, "--max-epochs", "N", "most passes over the training rows", values.positive_int, default=200)
+    patience = "stop after N epochs without a better validation NLL"
+    _option(training, "--patience", "N", patience, values.positive_int, default=30)
     _add_seed(training, "makes the run repeatable to the bit")
     _add_threads(training)
 
@@ -201,11 +215,37 @@ def _add_evaluate(commands: Any) -> None:
     evaluate.add_argument("model", metavar="MODEL", type=Path, help="model file")
     evaluate.add_argument("data", metavar="DATA", help="'digits' or a file, see below")
     _add_split(evaluate)
-    _option(evaluate, "--plot", "FILE.png", "draw the NLL against the number of masks (needs matplotlib)", Path)
+    plot = "draw the NLL against the number of masks (needs matplotlib)"
+    _option(evaluate, "--plot", "FILE.png", plot, values.output(".png"))
     _add_threshold(evaluate, "that of the model")
     _add_fractions(evaluate, None, "as in train, to find its {} rows again")
     _add_answering(evaluate)
     _add_threads(evaluate)
+
+
+def _add_score(commands: Any) -> None:
+    score = _command(
+        commands,
+        "score",
+        "MODEL DATA [options]",
+        "print the log-likelihood of each row",
+        "Print log p(x) in nats of every row of DATA under MODEL: a line 'log_p', then a line a row, in the order\n"
+        "of DATA; of several splits one after the other, train, valid, test. Of a row with missing entries, it is\n"
+        "that of what is observed.",
+        f"{DATA}\n\nexamples:\n"
+        "  made-fast score model.safetensors new.csv --out log_p.csv\n"
+        "  zcat baskets.csv.gz | made-fast score model.safetensors - --std",
+    )
+    score.add_argument("model", metavar="MODEL", type=Path, help="model file")
+    score.add_argument("data", metavar="DATA", help="'digits' or a file, see below")
+    out = "write a .csv or .npy; '-': standard output"
+    _option(score, "--out", "FILE", out, values.output(".csv", ".npy", dash=True), default=values.STDOUT)
+    std = "add a column 'std': standard errors of what has to be estimated, 0 for what is exact"
+    score.add_argument("--std", action="store_true", help=std)
+    _add_split(score)
+    _add_threshold(score, "that of the model")
+    _add_answering(score)
+    _add_threads(score)
 
 
 def _add_sample(commands: Any) -> None:
@@ -220,9 +260,10 @@ def _add_sample(commands: Any) -> None:
         "  made-fast sample model.safetensors --out samples.png --shape 8x8 --seed 0",
     )
     sample.add_argument("model", metavar="MODEL", type=Path, help="model file")
-    _option(sample, "-n", "N", "rows to draw", _positive_int, "--n-samples", default=100)
-    _option(sample, "--out", "FILE", "write a .npy, .csv or .png (a grid of pictures) instead", Path)
-    _option(sample, "--shape", "ROWSxCOLS", "shape of a row as a picture (default: that of the training data)", _shape)
+    _option(sample, "-n", "N", "rows to draw", values.positive_int, "--n-samples", default=100)
+    out = "write a .npy, .csv or .png (a grid of pictures); '-': standard output"
+    _option(sample, "--out", "FILE", out, values.output(".npy", ".csv", ".png", dash=True), default=values.STDOUT)
+    _option(sample, "--shape", "ROWSxCOLS", "shape of a row in a .png (default: that of the training data)", values.shape)
     _add_seed(sample, "gives the same rows every time")
     _add_threads(sample)
 
@@ -238,26 +279,33 @@ def _add_impute(commands: Any) -> None:
         "compared with the truth, and with the value that is the most frequent of its column.",
         f"{DATA}\n\nexamples:\n"
         "  made-fast impute model.safetensors survey.csv --out filled.csv\n"
+        "  zcat survey.csv.gz | made-fast impute model.safetensors - --out - | gzip > filled.csv.gz\n"
         "  made-fast impute model.safetensors digits --split test --hide 32:64 --rows 20 --samples imputed.png",
     )
     impute.add_argument("model", metavar="MODEL", type=Path, help="model file")
     impute.add_argument("data", metavar="DATA", help="'digits' or a file, see below")
 
     output = impute.add_argument_group("output")
-    _option(output, "--out", "FILE", "write a .npz, .npy, .csv or .txt of the filled rows", Path)
-    _option(output, "--samples", "FILE.png", "draw 20 rows, from all over the last split, as given, hidden and filled", Path)
-    _option(output, "--shape", "ROWSxCOLS", "shape of a row as a picture (default: that of the training data)", _shape)
+    out = (
+        "write a .npz, .npy, .csv or .txt of the filled rows, with the header of DATA; may be DATA itself; "
+        "'-': standard output, and the report goes to standard error"
+    )
+    _option(output, "--out", "FILE", out, values.output(*TABLES, dash=True))
+    samples = "draw 20 rows, from all over the last split, as given, hidden and filled"
+    _option(output, "--samples", "FILE.png", samples, values.output(".png"))
+    shape = "shape of a row in the picture (default: that of the training data)"
+    _option(output, "--shape", "ROWSxCOLS", shape, values.shape)
 
     rows = impute.add_argument_group("data")
     _add_split(rows)
-    _option(rows, "--rows", "N", "only the first N rows of each split (default: all)", _positive_int)
-    _option(rows, "--hide", "A:B", "hide the columns A .. B - 1, counted from 0", _columns)
+    _option(rows, "--rows", "N", "only the first N rows of each split (default: all)", values.positive_int)
+    _option(rows, "--hide", "A:B", "hide the columns A .. B - 1, counted from 0", values.columns)
     _add_threshold(rows, "that of the model")
 
     answers = impute.add_argument_group("answers")
     _choice(answers, "--method", METHODS, "the likelier value, one entry after the other; probabilities; a draw: ")
     _add_answering(answers)
-    _option(answers, "--seed", "N", "of draws and estimates", _whole, default=0)
+    _option(answers, "--seed", "N", "of draws and estimates", values.whole, default=0)
     _add_threads(answers)
 
 
@@ -296,105 +344,30 @@ def _add_split(group: Any) -> None:
 
 def _add_answering(group: Any) -> None:
     """Add who answers for rows with missing entries, and how long it may think."""
-    _option(group, "--members", "N", "masks or members that answer for a row with missing entries", _positive_int, default=1)
-    _option(group, "--walks", "N", "walks behind each answer that has to be estimated", _positive_int, default=256)
+    members = "masks or members that answer for a row with missing entries"
+    _option(group, "--members", "N", members, values.positive_int, default=1)
+    _option(group, "--walks", "N", "walks behind each answer that has to be estimated", values.positive_int, default=256)
 
 
 def _add_threshold(group: Any, default: str) -> None:
-    _option(group, "--threshold", "T", f"values > T are 1, the others 0 (default: {default})", _number)
+    """Add what there is to say about how DATA is read."""
+    _option(group, "--threshold", "T", f"values > T are 1, the others 0 (default: {default})", values.number)
+    drop = "leave out a column, by name or by number from 0; may be repeated"
+    _option(group, "--drop", "COLUMN", drop, action="append")
+    header = "whether the first line of text names the columns: "
+    _choice(group, "--header", HEADER, header)
+    base = "LIBSVM: number of the first column, 0 or 1 (default: as the model's data or DATA tell)"
+    _option(group, "--index-base", "N", base, int, choices=(0, 1))
 
 
 def _add_fractions(group: Any, default: float | None, text: str) -> None:
-    _option(group, "--valid-fraction", "F", text.format("validation"), _fraction, default=default)
-    _option(group, "--test-fraction", "F", text.format("test"), _fraction, default=default)
+    _option(group, "--valid-fraction", "F", text.format("validation"), values.fraction, default=default)
+    _option(group, "--test-fraction", "F", text.format("test"), values.fraction, default=default)
 
 
 def _add_seed(group: Any, text: str) -> None:
-    _option(group, "--seed", "N", f"{text} (default: drawn)", _whole)
+    _option(group, "--seed", "N", f"{text} (default: drawn)", values.whole)
 
 
 def _add_threads(group: Any) -> None:
-    _option(group, "--threads", "N", "no result depends on it (default: the CPUs there are)", _positive_int)
-
-
-# Values; ArgumentTypeError makes argparse show "argument --option: ..."
-
-
-def _whole(text: str, smallest: int = 0) -> int:
-    if not re.fullmatch(r"[0-9]{1,18}", text) or int(text) < smallest:
-        raise argparse.ArgumentTypeError(f"must be a whole number >= {smallest}, got {text!r}")
-    return int(text)
-
-
-def _positive_int(text: str) -> int:
-    return _whole(text, 1)
-
-
-def _units(text: str) -> int:
-    if text == "none":
-        return 0
-    try:
-        return _whole(text, 1)
-    except argparse.ArgumentTypeError as error:
-        raise argparse.ArgumentTypeError(f"{error} (DATA goes before the options)") from error
-
-
-def _number(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        raise argparse.ArgumentTypeError(f"must be a finite number, got {text!r}")
-    return number
-
-
-def _positive_float(text: str) -> float:
-    number = _number(text)
-    if number <= 0:
-        raise argparse.ArgumentTypeError(f"must be > 0, got {text!r}")
-    return number
-
-
-def _non_negative_float(text: str) -> float:
-    number = _number(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"must be >= 0, got {text!r}")
-    return number
-
-
-def _masks(text: str) -> int | None:
-    if text == "unlimited":
-        return None
-    try:
-        return _whole(text, 1)
-    except argparse.ArgumentTypeError as error:
-        raise argparse.ArgumentTypeError(f"must be a whole number >= 1 or 'unlimited', got {text!r}") from error
-
-
-def _constant(text: str) -> tuple[str, float]:
-    name, equals, number = text.partition("=")
-    if not equals or not name:
-        raise argparse.ArgumentTypeError(f"must be NAME=X, rho=0.95 say, got {text!r}")
-    return name, _number(number)
-
-
-def _columns(text: str) -> tuple[int, int]:
-    found = re.fullmatch(r"([0-9]{1,9}):([0-9]{1,9})", text)
-    if not found or int(found[1]) >= int(found[2]):
-        raise argparse.ArgumentTypeError(f"must be A:B with A < B, 392:784 say, got {text!r}")
-    return int(found[1]), int(found[2])
-
-
-def _fraction(text: str) -> float:
-    number = _number(text)
-    if not 0 <= number < 1:
-        raise argparse.ArgumentTypeError(f"must be in 0 <= F < 1, got {text!r}")
-    return number
-
-
-def _shape(text: str) -> tuple[int, int]:
-    found = re.fullmatch(r"([1-9][0-9]{0,8})x([1-9][0-9]{0,8})", text)
-    if not found:
-        raise argparse.ArgumentTypeError(f"must be ROWSxCOLS, 28x28 say, got {text!r}")
-    return int(found[1]), int(found[2])
+    _option(group, "--threads", "N", "no result depends on it (default: the CPUs there are)", values.positive_int)

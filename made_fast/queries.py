@@ -326,6 +326,7 @@ def log_p_observed(model: Any, X: checks.Matrix, n_threads: int | None) -> Float
 
     Where no row misses anything it is what ``score_samples`` says, under the whole mixture; else ``log_marginal``.
     """
+    np.empty(X.shape[0])  # what is too large for that is refused before the search
     if all(checks.missing(X[part]) is None for part in data.chunks(*X.shape)):
         return np.asarray(model.score_samples(X, n_threads=n_threads))
     return np.asarray(model.log_marginal(X, n_threads=n_threads))

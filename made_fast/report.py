@@ -28,6 +28,10 @@ AnyModel: TypeAlias = "MADEModel | MixtureModel"
 Floats: TypeAlias = "NDArray[np.float64]"
 
 
+NAMED = 10
+"""Most names of columns that are shown."""
+
+
 class Asking(NamedTuple):
     """How a model is asked: threads, and for rows with missing entries how many members answer, by how many walks."""
 
@@ -108,6 +112,9 @@ def model_facts(model: AnyModel) -> dict[str, str]:
     binarize = model.binarize
     values = "0/1 values" if binarize is None else f"numbers; those > {binarize:g} count as 1"
     facts = {"inputs": f"{model.n_features_in}, {values}"}
+    if model.feature_names is not None:
+        shown = [json.dumps(name if len(name) <= 40 else f"{name[:37]}...") for name in model.feature_names[:NAMED]]
+        facts["names"] = ", ".join(shown) + (", ..." if model.n_features_in > NAMED else "")
     if isinstance(model, MixtureModel):
         facts["members"] = str(model.n_members)
         for m, (member, weight) in enumerate(zip(model.members, model.weights, strict=True)):

@@ -30,6 +30,7 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import io
 import json
 import math
 import mmap as memory_map
@@ -37,15 +38,16 @@ import os
 import reprlib
 import secrets
 import stat
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from made_fast import threads
 from made_fast.kernels import layout as panels
 
-__all__ = ["ModelFileError", "file_error", "json_object", "read", "write"]
+__all__ = ["ModelFileError", "check_writable", "file_error", "json_object", "read", "replace", "write"]
 
 OWN_METADATA = ("format", "format_version", "data_sha256", "header_sha256")
 FORMAT, VERSION, UNSEALED = "made_fast", "1", "0" * 64
@@ -53,6 +55,7 @@ ALIGNMENT, MAX_DIMENSIONS = 64, 8
 MAX_HEADER = 1 << 20
 MAX_JSON, MAX_VALUES = 1 << 22, 150_000  # bytes and values: as Python objects they take 64 MB at the most
 CHUNK = 1 << 18  # items that are worked on at a time, while they are in cache
+PAGE = 1 << 12  # bytes that small writes are gathered to
 PIECE = 1 << 23  # bytes to one fsync: one of the whole file would keep Ctrl-C waiting for as long as the disk takes
 DTYPES = {"F32": "<f4", "F64": "<f8", "I32": "<i4", "I64": "<i8", "U8": "|u1"}  # np.dtype(...).str of each
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
@@ -92,18 +95,14 @@ def file_error(path: StrPath, demand: str, found: object, way_out: str = DAMAGED
 
 
 def write(path: StrPath, tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> None:
-    """Write a file of ``tensors``, in the order given, and ``metadata``, durably.
-
-    Whatever happens, ``path`` is afterwards the old file or the new one, whole: the bytes go to a temporary file in the same
-    folder, which is fsynced and renamed, and the folder is fsynced. A symbolic link is followed, permissions of an existing
-    file are kept, those of a new one honour the umask. Who has the old file mapped keeps it.
+    """Write a file of ``tensors``, in the order given, and ``metadata``, by :func:`replace`.
 
     Raises
     ------
     ValueError
         If :func:`read` would refuse the result: a tensor of another dtype, not finite or off its alignment, a long header.
     OSError
-        If it cannot be written. The old file is untouched, unless it was a step after the rename, such as the folder's fsync.
+        If it cannot be written; see :func:`replace`.
     """
     arrays = {}
     for name, tensor in tensors.items():
@@ -117,12 +116,13 @@ def write(path: StrPath, tensors: Mapping[str, NDArray[Any]], metadata: Mapping[
     size = len(head) + sum(array.nbytes for array in arrays.values())
     _header_length(head, size, path)
     _parse_header(head, size, path)  # what nobody could read is not written
-    data = [np.frombuffer(head, np.uint8), *(array.reshape(-1).view(np.uint8) for array in arrays.values())]
-    _replace_durably(os.path.realpath(path), data)
+    data: list[bytes | memoryview] = [head, *(array.reshape(-1).view(np.uint8).data for array in arrays.values())]
 
+    def fill(stream: BinaryIO) -> None:
+        for part in data:
+            stream.write(part)
 
-def check_writable(path: StrPath) -> None:
-    """Stand-in until the other branch is merged."""
+    replace(path, fill)
 
 
 def _make_header(arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str], digest: str) -> bytes:
@@ -145,44 +145,198 @@ def _seal(digest: str) -> bytes:
     return f'"header_sha256":"{digest}"'.encode()
 
 
-def _replace_durably(target: str, parts: Iterable[NDArray[np.uint8]]) -> None:
-    """Put ``parts`` in the place of the file ``target``: all of them and for good, or none."""
-    mode = None
+class _CalledOff(BaseException):
+    """The caller has been interrupted: no more is written. Nobody sees it, for the interrupt is what the caller raises."""
+
+
+class _Growing(io.RawIOBase):
+    """A file that is written to, fsynced as it grows, given up as soon as it is called off. Its descriptor is another's.
+
+    It has no ``fileno``: who finds one (NumPy) hands a whole array to the system at once, and Ctrl-C waits.
+    """
+
+    def __init__(self, descriptor: int, check: Callable[[], None]) -> None:
+        self._descriptor, self._check = descriptor, check
+        self._written = 0
+        self.dropped = False
+        """Whatever is still in a buffer above goes nowhere: the descriptor may be another file's by now."""
+
+    def writable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        return os.lseek(self._descriptor, offset, whence)
+
+    def truncate(self, size: int | None = None, /) -> int:
+        size = self.tell() if size is None else size
+        os.ftruncate(self._descriptor, size)
+        return size
+
+    def write(self, data: Any, /) -> int:
+        if self.dropped:
+            return len(data)
+        self._check()
+        n = os.write(self._descriptor, data[:PIECE])
+        self._written += n
+        if self._written >= PIECE:
+            os.fsync(self._descriptor)
+            self._written = 0
+        return n
+
+
+def replace(path: StrPath, fill: Callable[[BinaryIO], None]) -> None:
+    """Put a file with what ``fill(stream)`` writes in the place of ``path``: all of it and for good, or none.
+
+    Whatever happens, ``path`` is afterwards the old file or the new one, whole: the bytes go to a temporary file in the same
+    folder, which is fsynced and renamed, and the folder is fsynced. A symbolic link is followed. Owner, group, extended
+    attributes (ACLs are such) and mode of an existing file are kept, owner and attributes as far as this process may give
+    them, the group at least if it is a member; the mode of a new file honours the umask. Who has the old file mapped or open
+    keeps it.
+
+    Where Ctrl-C and other signals come to the caller, the work is on another thread: an exception that a signal handler raises
+    is answered when the next piece is written, and leaves neither a temporary file nor a descriptor.
+
+    Parameters
+    ----------
+    path : str or path-like
+        Where the file shall be; its folder must exist.
+    fill : (stream) -> None
+        Writes the whole content to ``stream``, a buffered, seekable binary stream. No signal reaches it: it should compute
+        nothing that takes long between two writes. It may close the stream.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written; IsADirectoryError if ``path`` ends with a separator. The old file is untouched, unless it was
+        a step after the rename, such as the folder's fsync.
+    """
+    called_off = False
+
+    def call_off() -> None:
+        nonlocal called_off
+        called_off = True
+
+    def check() -> None:
+        if called_off:
+            raise _CalledOff
+
+    threads.run(lambda _: _replace(path, fill, check), 1, call_off, all_n=False, aside=True)
+
+
+def check_writable(path: StrPath) -> None:
+    """Raise the OSError that :func:`replace` would meet, as far as it can be known: a temporary file is made and removed.
+
+    Who computes for long before there is something to write calls this first.
+    """
+
+    def check(_: int) -> None:
+        with _naming(path), _temporary_file(_target(path)) as (temporary, _, _):
+            os.unlink(temporary)
+
+    threads.run(check, 1, all_n=False, aside=True)
+
+
+def _replace(path: StrPath, fill: Callable[[BinaryIO], None], check: Callable[[], None]) -> None:
+    target = _target(path)
+    with _naming(path):
+        with _temporary_file(target) as (temporary, file, old):
+            raw = _Growing(file, check)
+            stream = io.BufferedWriter(raw, PAGE)
+            try:
+                fill(stream)
+                if not stream.closed:
+                    stream.flush()
+            finally:
+                raw.dropped = True
+                stream.close()
+            if old is not None:
+                _take_over(file, target, old)
+            os.fsync(file)
+            check()
+            os.replace(temporary, target)  # while we have the lock
+        folder = os.open(os.path.dirname(target), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that cannot fsync folders
+                raise
+        finally:
+            os.close(folder)
+
+
+def _target(path: StrPath) -> str:
+    """Return the file that ``path`` stands for, links followed; refuse what names a folder, which realpath would overlook."""
+    name = os.fspath(path)
+    if os.path.basename(name) in ("", os.curdir, os.pardir):
+        raise IsADirectoryError(errno.EISDIR, "a path must end with the name of a file; append one", name)
+    return os.path.realpath(name)
+
+
+@contextlib.contextmanager
+def _naming(path: StrPath) -> Iterator[None]:
+    """Let errors of the system name the file that could not be written; those of write and fsync name none."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = os.fspath(path)
+        raise
+
+
+@contextlib.contextmanager
+def _ignoring_errors() -> Iterator[None]:
+    """Pass over errors of the system. One without a number is no such thing, but a time limit that a signal handler raises."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise
+
+
+@contextlib.contextmanager
+def _temporary_file(target: str) -> Iterator[tuple[str, int, os.stat_result | None]]:
+    """Make a locked temporary file beside ``target``; yield it, its descriptor, the old status. After an error it is gone."""
+    old = None
     with contextlib.suppress(FileNotFoundError):
-        mode = os.stat(target).st_mode
-    if mode is not None and not stat.S_ISREG(mode):
+        old = os.stat(target)
+    if old is not None and not stat.S_ISREG(old.st_mode):
         raise FileExistsError(errno.EEXIST, "a folder or device is there, not a file; choose another path", target)
     folder, name = os.path.split(target)
     prefix = f".made_fast-{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}-"
     _remove_leftovers(folder, prefix)
-    temporary, descriptor = _create_locked(folder, prefix, 0o666 if mode is None else 0o600)
+    temporary, descriptor = _create_locked(folder, prefix, 0o666 if old is None else 0o600)
     try:
-        with open(descriptor, "wb", closefd=False) as file:
-            written = 0
-            for part in parts:
-                for start in range(0, part.size, PIECE):
-                    written += file.write(part[start : start + PIECE].data)
-                    if written >= PIECE:
-                        os.fsync(descriptor)
-                        written = 0
-        if mode is not None:
-            os.fchmod(descriptor, stat.S_IMODE(mode))
-        os.fsync(descriptor)
-        os.replace(temporary, target)  # while we have the lock
+        yield temporary, descriptor, old
     except BaseException:
-        with contextlib.suppress(OSError):
+        with _ignoring_errors():
             os.unlink(temporary)
         raise
     finally:
         os.close(descriptor)
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that cannot fsync folders
-            raise
-    finally:
-        os.close(descriptor)
+
+
+def _take_over(descriptor: int, target: str, old: os.stat_result) -> None:
+    """Give a new file owner, group, extended attributes and mode of the old one, ``target``. Only the mode must be had."""
+    new = os.fstat(descriptor)
+    if (new.st_uid, new.st_gid) != (old.st_uid, old.st_gid):
+        try:
+            os.fchown(descriptor, old.st_uid, old.st_gid)
+        except OSError:
+            with _ignoring_errors():
+                os.fchown(descriptor, -1, old.st_gid)
+    if hasattr(os, "listxattr"):
+        with _ignoring_errors():  # of a file system that has none
+            names = os.listxattr(target)
+            for name in {*os.listxattr(descriptor)} - {*names}:  # an ACL that the folder gives to new files
+                with _ignoring_errors():
+                    os.removexattr(descriptor, name)
+            for name in names:
+                with _ignoring_errors():
+                    os.setxattr(descriptor, name, os.getxattr(target, name))
+    os.fchmod(descriptor, stat.S_IMODE(old.st_mode))  # last: a change of owner may take bits away
 
 
 def _create_locked(folder: str, prefix: str, mode: int) -> tuple[str, int]:
@@ -210,7 +364,7 @@ def _remove_leftovers(folder: str, prefix: str) -> None:
     with os.scandir(folder) as entries:
         leftovers = [entry.path for entry in entries if entry.name.startswith(prefix)]
     for leftover in leftovers:
-        with contextlib.suppress(OSError):
+        with _ignoring_errors():
             descriptor = os.open(leftover, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

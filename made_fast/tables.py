@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+import re
+from collections.abc import Sequence
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,11 +12,9 @@ from numpy.typing import NDArray
 from made_fast import checks, data
 from made_fast.datasets import Dataset
 
-__all__ = ["SUFFIXES", "dense", "hide", "n_missing", "save", "splits"]
+__all__ = ["dense", "hide", "n_missing", "save", "splits"]
 
 SPLITS = ("train", "valid", "test")
-SUFFIXES = (".npz", ".npy", ".csv", ".txt")
-"""What :func:`save` writes."""
 
 
 def splits(dataset: Dataset) -> dict[str, Any]:
@@ -43,15 +42,24 @@ def dense(X: Any) -> NDArray[np.float32]:
     return np.array(X.toarray() if checks.is_sparse(X) else X, np.float32)  # type: ignore[attr-defined]  # SciPy's
 
 
-def save(path: Path, tables: dict[str, NDArray[Any]]) -> None:
-    """Write tables by name, several of them as .npz only; numbers that are not 0 or 1 with six digits in text."""
-    suffix = path.suffix.lower()
-    with path.open("wb") as stream:
-        if suffix == ".npz":
-            np.savez_compressed(stream, **tables)  # type: ignore[arg-type]  # a keyword is an array's name
-            return
-        (X,) = tables.values()
-        if suffix == ".npy":
-            np.save(stream, X)
-        else:
-            np.savetxt(stream, X, fmt="%d" if X.dtype.kind in "iu" else "%.6g", delimiter="," if suffix == ".csv" else " ")
+def save(stream: IO[bytes], suffix: str, tables: dict[str, NDArray[Any]], names: Sequence[str] | None) -> None:
+    """Write tables by name in the format of a suffix, several of them as .npz only.
+
+    In text, numbers that are not 0 or 1 have six digits, and names of the columns come first, quoted where need be.
+    """
+    if suffix == ".npz":
+        np.savez_compressed(stream, **tables)  # type: ignore[arg-type]  # a keyword is an array's name
+        return
+    (X,) = tables.values()
+    if suffix == ".npy":
+        np.save(stream, X)
+        return
+    delimiter = "," if suffix == ".csv" else " "
+    if names is not None:
+        stream.write(f"{delimiter.join(map(_quoted, names))}\n".encode())
+    np.savetxt(stream, X, fmt="%d" if X.dtype.kind in "iu" else "%.6g", delimiter=delimiter)
+
+
+def _quoted(name: str) -> str:
+    """Return a name as a cell of text: in quotes where another separator, or a comment, might be seen in it."""
+    return name if re.fullmatch(r'[^\s",;#]+', name) else '"' + name.replace('"', '""') + '"'

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import threading
 from collections.abc import Callable
 from functools import cache
@@ -20,6 +21,9 @@ __all__ = ["available", "for_each", "run", "unattended"]
 HELPERS = max(16, 2 * (os.cpu_count() or 1))
 """Threads that may help ``for_each`` at the same time, whoever calls it; and the most that are kept when idle."""
 
+LOOK = 0.04
+"""Seconds that a caller waits at a time."""
+
 CGROUPS, OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
@@ -27,21 +31,32 @@ def available() -> int:
     """Return how many threads to use by default: our CPUs, cut down to the container's quota and to OMP_NUM_THREADS."""
     n = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     limits: list[float] = [n, _quota()]
-    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    if first.isdigit() and int(first) > 0:
-        limits.append(int(first))
+    limits.append(_number(os.environ.get("OMP_NUM_THREADS", "").split(",")[0]) or math.inf)
     return int(max(1, min(limits)))
+
+
+def _number(text: str) -> int:
+    """Return the number that a text from outside holds; 0 if it is no plain decimal one, or one beyond all sense."""
+    text = text.strip()
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else 0
+
+
+def _text(path: Path) -> str:
+    """Return what a file of the system holds; nothing if there is none to be read."""
+    try:
+        return path.read_text("utf-8", "surrogateescape")
+    except OSError as error:
+        if error.errno is None:  # a time limit that a signal handler raises
+            raise
+        return ""
 
 
 @cache
 def _quota() -> float:
     """Return the smallest CPU limit of our control group and of those it is in, rounded up. Read once, because it is slow."""
     groups = [("", "/"), ("cpu", "/")]  # a container sees its own group there, whatever it is called outside
-    try:
-        lines = [line.split(":", 2) for line in OWN_CGROUPS.read_text().splitlines()]
-        groups += [(controllers, path) for _, controllers, path in lines]
-    except (OSError, ValueError):
-        pass
+    lines = [line.split(":", 2) for line in _text(OWN_CGROUPS).splitlines()]
+    groups += [(line[1], line[2]) for line in lines if len(line) == 3]
     limits = [math.inf]
     for controllers, path in groups:
         if controllers and "cpu" not in controllers.split(","):
@@ -54,18 +69,9 @@ def _quota() -> float:
 
 def _limit(group: Path) -> float:
     """Return the CPU limit of a control group, rounded up; infinity if it has none or is not there."""
-    try:
-        quota, period = (group / "cpu.max").read_text().split()
-    except (OSError, ValueError):
-        try:
-            quota, period = ((group / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
-        except OSError:
-            return math.inf
-    try:
-        limit = -(-int(quota) // int(period))
-    except (ValueError, ZeroDivisionError):  # "max": no limit
-        return math.inf
-    return limit if limit > 0 else math.inf
+    told = _text(group / "cpu.max").split() or [_text(group / f"cpu.cfs_{name}_us") for name in ("quota", "period")]
+    quota, period = map(_number, told) if len(told) == 2 else (0, 0)
+    return -(-quota // period) if quota and period else math.inf  # "max" or -1: no limit
 
 
 class _Task:
@@ -94,9 +100,9 @@ class _Task:
         self._bell.release()
 
     def wait(self) -> None:
-        """Return when ``end`` has been called."""
-        if not self._ended:
-            self._bell.acquire()
+        """Return when ``end`` has been called. A signal that comes just before the wait does not end it, but the next look."""
+        while not self._ended and not self._bell.acquire(timeout=LOOK):
+            pass
 
 
 class _Worker:
@@ -161,9 +167,9 @@ def run(
     ``call_off`` is called then, and must end such waits. An error is raised when every rank has ended.
 
     With ``aside`` rank 0, too, is on another thread, if the caller is the one that Ctrl-C comes to: who only waits can answer
-    it at once, and call off what would take too long.
+    it at once, and call off what would take too long. Without ``all_n`` the caller does it if there is no thread to be had.
     """
-    aside = aside and threading.current_thread() is threading.main_thread()
+    aside = aside and threading.current_thread() is threading.main_thread() and not sys.is_finalizing()  # no thread runs then
     if n == 1 and not aside:
         work(0)
         return
@@ -183,7 +189,7 @@ def run(
             if not begun:
                 begun = True
                 _hand_out(tasks, all_n)
-                if not aside:
+                if not aside or not tasks:
                     work(0)
             for task in tasks:
                 if errors and task.belongs_to("caller"):  # it has not begun, and never will
@@ -228,8 +234,8 @@ def _hand_out(tasks: list[_Task], all_of_them: bool) -> None:
         except IndexError:
             try:
                 _Worker(task)
-            except RuntimeError:  # no more threads: a limit, or the interpreter is about to end
-                if all_of_them:
+            except RuntimeError as error:  # no more threads: a limit, or the interpreter is about to end
+                if all_of_them or not str(error).startswith("can't "):  # or a signal handler has raised it
                     raise
                 if task.belongs_to("caller"):
                     _given.discard(task)

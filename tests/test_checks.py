@@ -751,6 +751,19 @@ def test_generator_uses_a_generator_and_moves_a_random_state():
     assert arguments.generator(None).random() != arguments.generator(None).random()
 
 
+def test_the_module_of_random_numbers_stands_for_its_global_state():
+    """As it does for scikit-learn's ``check_random_state``: whoever has seeded it gets the same numbers again."""
+    state = np.random.mtrand._rand
+    before = state.get_state()
+    try:
+        state.seed(7)
+        first, second = (arguments.generator(np.random).random() for _ in range(2))
+        state.seed(7)
+        assert arguments.generator(np.random).random() == first != second
+    finally:
+        state.set_state(before)
+
+
 @pytest.mark.parametrize(
     ("value", "error", "match"),
     [

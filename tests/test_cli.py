@@ -738,7 +738,7 @@ def wrong_files(model_file, tmp_path, monkeypatch):
         ("train ragged.csv", "ragged.csv cannot be read"),
         ("train digits --out x.bin", "cannot write x.bin: the name must end in .safetensors"),
         ("train digits --out no/x.safetensors", "cannot write no/x.safetensors: No such file or directory"),
-        ("train digits --out taken.safetensors", "cannot write taken.safetensors: it is there already"),
+        ("train digits --out taken.safetensors", "cannot write taken.safetensors: a folder or device is there"),
         ("train digits --samples x.jpg", "cannot write x.jpg: the name must end in .png"),
         ("train six.npy --samples x.png", "a picture of 6 inputs needs --shape"),
         ("train six.npy --shape 2x2", "--shape must have 6 entries"),
@@ -755,7 +755,7 @@ def wrong_files(model_file, tmp_path, monkeypatch):
         ("evaluate model.safetensors digits --plot x.png", "model.safetensors is no model of several"),
         ("evaluate model.safetensors digits --members 2", "--members must be at most 1"),
         ("impute model.safetensors digits", "nothing to write: give --out FILE, --samples FILE.png or --hide A:B."),
-        ("impute model.safetensors digits --out x.npz", "digits has no missing entries"),
+        ("impute model.safetensors digits --hide 0:8 --shape 8x8", "--shape is for pictures: give --samples FILE.png"),
         ("impute model.safetensors digits --out x.foo", "the name must end in .npz or .npy or .csv or .txt"),
         ("impute model.safetensors digits --out x.csv --hide 0:8", "x.csv holds one table, not train, valid, test"),
         ("impute model.safetensors digits --hide 8:8", "--hide: must be A:B with A < B"),
@@ -765,9 +765,15 @@ def wrong_files(model_file, tmp_path, monkeypatch):
         ("impute model.safetensors digits --hide 0:8 --members 2", "trained with --masks unlimited answers by as many"),
         ("impute model.safetensors digits --hide 0:8 --samples x.png --shape 2x2", "--shape must have 64 entries"),
         ("impute model.safetensors six.npy --out x.csv", "six.npy must have"),
+        ("score model.safetensors digits --walks 99999999999", "--walks must be an int >= 1 and at most"),
+        ("score nofile digits", "nofile: No such file"),
+        ("score model.safetensors six.npy", "six.npy must have"),
+        ("score model.safetensors digits --members 2", "--members must be at most 1"),
+        ("score model.safetensors digits --out x.txt", "cannot write x.txt: the name must end in .csv or .npy"),
         ("sample nofile", "nofile: No such file"),
         ("sample model.safetensors -n 0", "-n/--n-samples: must be a whole number >= 1"),
         ("sample model.safetensors -n 99999999999999 --out x.npy", "not enough memory"),
+        ("sample model.safetensors --shape 8x8", "--shape is for pictures: give --out FILE.png"),
         ("sample model.safetensors --out x.txt", "the name must end in .npy or .csv or .png"),
         ("sample model.safetensors --out no/x.csv", "cannot write no/x.csv"),
         ("sample model.safetensors --out x.png --shape 2x2", "--shape must have 64 entries"),
@@ -819,7 +825,7 @@ def test_ctrl_c_elsewhere(model_file, monkeypatch, capsys):
 # Help, and the real thing
 
 
-@pytest.mark.parametrize("command", ["", "train", "ensemble", "evaluate", "sample", "impute", "info"])
+@pytest.mark.parametrize("command", ["", "train", "ensemble", "evaluate", "score", "sample", "impute", "info"])
 def test_help(command, capsys):
     with pytest.raises(SystemExit) as stop:
         main([*command.split(), "--help"])
@@ -828,7 +834,7 @@ def test_help(command, capsys):
     assert text.startswith(f"usage: made-fast {command}")
     assert f"  made-fast {command or 'train'} " in text[text.index("example") :]
     assert max(map(len, text.splitlines())) <= 105
-    assert "None" not in text
+    assert "default: None" not in text
     if command == "train":
         shown = re.findall(r"\(default:\s+([^)]+)\)", text)
         defaults = {"500", "relu", "random", "stratified", "float32", "adam", "the optimizer's own", "100", "200", "30", "0.1"}
@@ -884,7 +890,7 @@ def test_ctrl_c_in_a_real_training(tmp_path):
         finally:
             process.kill()
     assert (process.returncode, out) == (130, b"")
-    assert re.search(rb"\nmade-fast: interrupted. The best parameters so far, those of epoch \d+, are saved in ", err)
+    assert re.search(rb"(?m)^made-fast: interrupted. The best parameters so far, those of epoch \d+, are saved in ", err)
     assert -load(path).score(datasets.load("digits").test) < 64 * np.log(2)  # however few epochs there were
 
 

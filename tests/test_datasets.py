@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
 from hypothesis import given, settings
@@ -16,7 +17,7 @@ from made_fast import datasets
 from made_fast.datasets import Dataset
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
-TEXT = {".csv": ",", ".data": ",", ".amat": " ", ".txt": " "}
+TEXT = {".csv": ",", ".data": ",", ".tsv": "\t", ".amat": " ", ".txt": " "}
 
 
 def binary(n, D, seed=0):
@@ -42,6 +43,9 @@ def write(path, X):
         np.save(path, X)
     elif suffix == ".npz":
         np.savez_compressed(path, train=X)
+    elif suffix == ".parquet":
+        pytest.importorskip("pyarrow")
+        pd.DataFrame(X, columns=[f"x{d}" for d in range(X.shape[1])]).to_parquet(path)
     elif suffix in TEXT:
         path.write_text(text(X, TEXT[suffix]))
     else:
@@ -127,8 +131,6 @@ def test_csv_without_header(tmp_path, content):
 
 
 def test_pandas_csv(tmp_path):
-    import pandas as pd
-
     for columns in (None, ["a", "b", "c"]):
         pd.DataFrame(binary(5, 3), columns=columns).to_csv(tmp_path / "p.csv", index=False)
         assert (datasets.load(tmp_path / "p.csv").train == binary(5, 3)).all()
@@ -152,7 +154,7 @@ def test_libsvm_of_a_known_width(tmp_path):
     path = tmp_path / "a.svm"
     path.write_text("+1 1:1 3:1\n-1 2:1\n1\n")
     assert datasets.load(path).train.toarray().tolist() == [[1, 0, 1], [0, 1, 0], [0, 0, 0]]
-    assert datasets.load(path, n_features=5).train.shape == (3, 5)
+    assert datasets.load(path, n_features=5, index_base=1).train.shape == (3, 5)
     with pytest.raises(ValueError, match=r"a\.svm cannot be read: .*A \.svm file must hold lines of the form"):
         datasets.load(path, n_features=2)
 
@@ -177,12 +179,11 @@ WRONG = {
     "blanks.csv": ("x y\n0 1\n1 0\n", "blanks.csv cannot be read: .*could not convert.*separated by commas"),
     "commas.txt": ("0,1\n1,0\n", "commas.txt cannot be read: .*separated by blanks"),
     "word.csv": ("a,b\n0,1\n0,x\n", "word.csv cannot be read: could not convert string 'x'"),
-    "index.csv": (",a,b\n0,0,1\n1,1,1\n2,1,1\n", "index.csv must hold only 0 and 1, got 2 at row 2, column 0"),
     "half.csv": ("0,1\n0,0.5\n", r"half\.csv must hold only 0 and 1, got 0\.5 at row 1, column 1 .*Set a threshold"),
     "minus.csv": ("0,1\n0,-1\n", "minus.csv must hold only 0 and 1, got -1.0 at row 1, column 1"),
     "big.csv": ("0,1\n0,256\n", "big.csv must hold only 0 and 1, got 256.0 at row 1, column 1"),
     "gap.csv": ("0,1\n0,nan\n", "gap.csv must hold only 0 and 1, got NaN at row 1, column 1 .*missing entries"),
-    "hole.csv": ("0,1\n0,\n", "hole.csv cannot be read: could not convert string ''"),
+    "hole.csv": ("0,1\n0,\n", "hole.csv must hold only 0 and 1, got NaN at row 1, column 1 .*missing entries"),
     "empty.csv": ("", "empty.csv cannot be read: .*no data"),
     "header.csv": ("a,b\n", "header.csv cannot be read: .*no data"),
     "empty.libsvm": ("", "empty.libsvm must have training rows, got no rows at all"),
@@ -238,6 +239,61 @@ def test_row_of_a_wrong_value_in_a_long_file(tmp_path):
     assert (datasets.load(tmp_path / "long.npy", threshold=0.5).train[:5000] == X[:5000]).all()
 
 
+def test_a_name_that_is_no_text_becomes_one(tmp_path):
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.csv"))
+    path.write_text("0,1\n1,1\n")
+    assert datasets.load(path).name == "caf\\xe9"
+    path.write_text("0,x\n")
+    with pytest.raises(ValueError, match="cannot be read"):
+        datasets.load(path)
+
+
+# Columns
+
+
+@pytest.mark.parametrize("suffix", datasets.FORMATS)
+def test_columns_are_left_out_by_number_in_every_format(tmp_path, suffix):
+    X = binary(30, 5)
+    X[0, -1] = 1
+    found = datasets.load(write(tmp_path / f"x{suffix}", X), drop=["1", "4", "1"], n_features=3)
+    assert (dense(found.train) == X[:, [0, 2, 3]]).all()
+    with pytest.raises(ValueError, match=r"x\S+ .*--drop must name a column, 0\.\.4\b.*, got '5'"):
+        datasets.load(tmp_path / f"x{suffix}", drop=["5"])
+    with pytest.raises(ValueError, match="--drop leaves none of its 5 columns"):
+        datasets.load(tmp_path / f"x{suffix}", drop=range(5))
+
+
+def test_columns_are_left_out_of_every_split(tmp_path):
+    parts = {"train": binary(9, 4), "val": binary(3, 4), "test": binary(4, 4)}
+    np.savez(tmp_path / "x.npz", **parts)
+    found = datasets.load(tmp_path / "x.npz", drop=["0"])
+    for X, want in zip((found.train, found.valid, found.test), parts.values(), strict=True):
+        assert np.array_equal(X, want[:, 1:])
+    digits = datasets.load("digits", drop=["0", "63"])
+    assert (digits.test == datasets.load("digits").test[:, 1:63]).all()
+    assert digits.shape is None
+
+
+def test_a_name_is_before_a_number(tmp_path):
+    (tmp_path / "x.csv").write_text("b,0,c\n1,0,0\n0,1,0\n")
+    for drop, names in (("0", ("b", "c")), ("2", ("b", "0")), ("b", ("0", "c"))):
+        assert datasets.load(tmp_path / "x.csv", header="yes", drop=[drop]).feature_names == names
+    with pytest.raises(ValueError, match=r"a column, 0\.\.2 or 'b', '0', 'c', got 'B'"):
+        datasets.load(tmp_path / "x.csv", header="yes", drop=["B"])
+
+
+def test_too_many_columns_tell_how_to_leave_some_out(tmp_path):
+    np.save(tmp_path / "x.npy", binary(5, 4))
+    with pytest.raises(ValueError, match=r"must have 3 columns, got 4\. .* --drop leaves columns out"):
+        datasets.load(tmp_path / "x.npy", n_features=3)
+
+
+def test_wrong_options(tmp_path):
+    for options in ({"header": "maybe"}, {"index_base": 2}):
+        with pytest.raises(ValueError, match="header must be one of auto, yes, no, and index_base 0, 1 or None"):
+            datasets.load(tmp_path / "x.npy", **options)
+
+
 def test_no_such_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere\.npz: no such file, and no built-in data set.*'digits'"):
         datasets.load(tmp_path / "nowhere.npz")
@@ -260,10 +316,11 @@ def test_unreadable_file(tmp_path):
 def whole_files(tmp_path_factory):
     folder, X = tmp_path_factory.mktemp("whole"), binary(40, 20)
     X[0, -1] = 1
-    files = [write(folder / f"whole{suffix}", X) for suffix in (".npy", ".npz", ".csv", ".amat", ".svm")]
+    files = [write(folder / f"whole{suffix}", X) for suffix in (".npy", ".npz", ".csv", ".amat", ".svm", ".parquet")]
+    sp.save_npz(folder / "sparse.npz", sp.coo_array(X))
     np.savez(folder / "packed.npz", train=np.packbits(X, axis=1), n_features=20)
     (folder / "zipped.csv.gz").write_bytes(gzip.compress(files[2].read_bytes()))
-    return [*files, folder / "packed.npz", folder / "zipped.csv.gz"]
+    return [*files, folder / "packed.npz", folder / "sparse.npz", folder / "zipped.csv.gz"]
 
 
 @given(st.data())
@@ -287,6 +344,37 @@ def test_a_damaged_file_is_read_or_refused_and_nothing_else(whole_files, data):
     assert "damaged" in refusal if refusal else np.isin(dense(found.train), (0, 1)).all()
 
 
+class TimeIsUpError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("limit", [TimeIsUpError, TimeoutError, RuntimeError])
+@pytest.mark.parametrize("name", ["plain.csv", "words.csv", "x.npz", "x.svm"])
+def test_a_time_limit_of_the_host_is_no_fault_of_the_file(tmp_path, monkeypatch, limit, name):
+    """A signal handler may raise anywhere: here, where a file is opened and wherever its rows are read."""
+
+    def late(*_args, **_options):
+        raise limit("time is up")
+
+    place = {"plain.csv": "numpy.loadtxt", "words.csv": "made_fast.textfiles._next_chunk", "x.npz": "numpy.load"}
+    (tmp_path / "plain.csv").write_text("0,1\n")
+    (tmp_path / "words.csv").write_text("True,False\n")
+    (tmp_path / "x.npz").write_bytes(b"")
+    (tmp_path / "x.svm").write_text("1 1:1\n")
+    monkeypatch.setattr(place.get(name, "sklearn.datasets.load_svmlight_file"), late)
+    with pytest.raises(limit, match=r"^time is up$"):
+        datasets.load(tmp_path / name)
+
+
+def test_an_encrypted_npz(tmp_path):
+    np.savez(tmp_path / "x.npz", train=binary(3, 3))
+    content = bytearray((tmp_path / "x.npz").read_bytes())
+    content[content.index(b"PK\x01\x02") + 8] |= 1
+    (tmp_path / "x.npz").write_bytes(content)
+    with pytest.raises(ValueError, match=r"x\.npz cannot be read: it is encrypted"):
+        datasets.load(tmp_path / "x.npz")
+
+
 # Splits
 
 
@@ -301,6 +389,12 @@ def test_split_shares_out_the_rows(make):
     again, other = (datasets.split(Dataset("x", make(X)), valid=0.2, test=0.3, seed=seed) for seed in (1, 2))
     assert (dense(again.test) == dense(parts.test)).all()
     assert not (dense(other.test) == dense(parts.test)).all()
+
+
+def test_split_keeps_what_is_known():
+    known = {"feature_names": ("a", "b"), "notes": ("x: a remark",), "index_base": 0}
+    parts = datasets.split(Dataset("x", binary(20, 2), **known))
+    assert {name: getattr(parts, name) for name in known} == known
 
 
 def test_split_leaves_what_is_there():

@@ -23,11 +23,11 @@ MODULES = sorted(module.name for module in pkgutil.iter_modules(made_fast.__path
 
 # Arrows point one way: cli -> estimator -> training -> model -> kernels. A module imports modules of lower rank only.
 RANK = {
-    "options": 0, "masks": 0, "progress": 0, "threads": 0, "arrays": 0, "names": 0, "streams": 0, "images": 1, "arguments": 1,
-    "checks": 1, "data": 2, "datasets": 3, "storage": 3, "network": 3, "tables": 4, "modelfile": 4, "evidence": 4, "files": 5,
-    "inquiry": 5, "queries": 6, "model": 7, "mixture": 8, "trainers": 7, "training": 8, "report": 9, "checkpoint": 9,
-    "recipe": 9, "fitted": 9, "given": 9, "estimator": 10, "ensemble": 11, "imputer": 12, "fitting": 13, "commands": 13,
-    "cli": 14,
+    "values": 0, "columns": 0, "masks": 0, "progress": 0, "signals": 0, "threads": 0, "arrays": 0, "names": 0, "streams": 0,
+    "options": 1, "images": 1, "textfiles": 1, "arguments": 1, "checks": 1, "data": 2, "readers": 2, "datasets": 3,
+    "storage": 3, "network": 3, "tables": 4, "modelfile": 4, "evidence": 4, "files": 5, "inquiry": 5, "queries": 6, "model": 7,
+    "mixture": 8, "trainers": 7, "training": 8, "report": 9, "checkpoint": 9, "recipe": 9, "fitted": 9, "given": 9, "estimator": 10,
+    "ensemble": 11, "imputer": 12, "fitting": 13, "commands": 13, "cli": 14, "__main__": 15,
 }  # fmt: skip
 
 
@@ -84,7 +84,7 @@ def test_python_in_the_readme_runs(tmp_path, monkeypatch):
 
 def test_commands_in_the_readme_parse():
     commands = re.findall(
-        r"made-fast ((?:train|evaluate|sample|impute|ensemble|info) [^#&`\n]*)", (ROOT / "README.md").read_text()
+        r"made-fast ((?:train|evaluate|score|sample|impute|ensemble|info) [^#&`\n]*)", (ROOT / "README.md").read_text()
     )
     assert len(commands) >= 5
     for command in commands:
@@ -129,6 +129,19 @@ print(made_fast.kernels.implementation)
     done = run_python(code)
     assert done.stdout.strip() == "jit"
     assert done.stderr.count("RuntimeWarning") == 1
+
+
+def test_programs_that_pack_others_see_the_kernels():
+    """They follow the imports in the code, whether these are run or not; a name that is put together at run time is none."""
+    for path, package, names in [
+        (ROOT / "kernels" / "__init__.py", "made_fast.kernels", kernels._MODULES.values()),
+        (ROOT / "made_fast" / "__init__.py", "made_fast", made_fast._HOMES.values()),
+    ]:
+        seen = set()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                seen |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        assert {f"{package}.{name}" for name in names} <= seen
 
 
 def test_an_extension_that_does_not_load_is_an_error():

@@ -355,6 +355,54 @@ def test_available_follows_affinity_and_environment(monkeypatch):
     assert threads.available() == most
 
 
+@pytest.mark.parametrize(
+    "text", ["", "²", "2²", "①", "٢", "\uff12", "1_0", "9" * 5000, "0" * 5000, "0", "-1", "+1", "1.0", "1e0", "\udcff", "1 1"]
+)  # fmt: skip
+def test_an_environment_that_holds_no_plain_number_counts_for_nothing(monkeypatch, text):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(6))
+    monkeypatch.setattr(threads, "_quota", lambda: np.inf)
+    monkeypatch.setenv("OMP_NUM_THREADS", text)
+    assert threads.available() == 6
+    monkeypatch.setenv("OMP_NUM_THREADS", " 2 , 3")  # spaces are allowed there
+    assert threads.available() == 2
+
+
+@pytest.mark.parametrize(
+    "text", ["", "²00000 100000", "1 2 3", "-1 100000", "100000 -1", "1.5 1", "9" * 5000 + " 1", "\0", "\udcff\udcfe 1"]
+)  # fmt: skip
+@pytest.mark.parametrize("lines", [["0::/"], ["0::/a\udcff"], ["::", ":", "\udcff", "0:cpu"], ["2:cpu:/"]])
+def test_an_odd_control_group_is_no_limit(tmp_path, monkeypatch, lines, text):
+    control_groups(tmp_path, [], {})
+    (tmp_path / "own").write_text("\n".join(lines), errors="surrogateescape")
+    for name in ("cpu.max", "a\udcff/cpu.max", "cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"):
+        path = tmp_path / "groups" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, errors="surrogateescape")
+    monkeypatch.setattr(threads, "CGROUPS", tmp_path / "groups")
+    monkeypatch.setattr(threads, "OWN_CGROUPS", tmp_path / "own")
+    assert threads._quota.__wrapped__() == np.inf
+
+
+def test_a_time_limit_while_files_of_the_system_are_read_is_raised(tmp_path, monkeypatch):
+    class Late:
+        def read_text(self, *_):
+            raise TimeoutError("time is up")
+
+    monkeypatch.setattr(threads, "OWN_CGROUPS", Late())
+    with pytest.raises(TimeoutError, match="time is up"):
+        threads._quota.__wrapped__()
+
+
+def test_only_the_error_of_a_thread_that_does_not_start_means_that_there_is_none(monkeypatch):
+    def late(_):
+        raise RuntimeError("time is up")
+
+    monkeypatch.setattr(threads, "_idle", [])
+    monkeypatch.setattr(threads, "_Worker", late)
+    with pytest.raises(RuntimeError, match="time is up"):
+        threads.for_each(lambda *_: None, 4, 2)
+
+
 def ends_well(child):
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:

@@ -44,8 +44,8 @@ ODD = {
 
 ZEROS = (0, 0.0, -0.0, False, np.int8(0), np.float32(0), np.False_, Fraction(0), Decimal(0), np.longdouble(0))
 ONES = (1, 1.0, True, np.int8(1), np.float32(1), np.True_, Fraction(1), Decimal(1), np.longdouble(1))
-MISSING = (np.nan, None, np.float32("nan"), Decimal("NaN"), np.longdouble("nan"))
-ALIEN = ("1", b"1", "", 1j, np.complex64(1), pd.NA, pd.NaT, [1], {}, object(), 10**400, Fraction(10**400), Decimal("sNaN"),
+MISSING = (np.nan, None, pd.NA, np.float32("nan"), Decimal("NaN"), np.longdouble("nan"))
+ALIEN = ("1", b"1", "", 1j, np.complex64(1), pd.NaT, [1], {}, object(), 10**400, Fraction(10**400), Decimal("sNaN"),
          np.datetime64("1971"), np.timedelta64(1, "D"), pd.Timestamp(0), Ellipsis, int, np.ones(2))  # fmt: skip
 """Objects that are no numbers, or none that a float can be made of."""
 
@@ -99,7 +99,8 @@ def _numbers(X: NDArray[Any]) -> NDArray[np.longdouble] | None:
     for at, thing in np.ndenumerate(X):
         if any(thing is alien for alien in ALIEN):
             return None
-        values[at] = np.nan if thing is None else np.longdouble(thing) if isinstance(thing, np.longdouble) else float(thing)
+        gone = thing is None or thing is pd.NA
+        values[at] = np.nan if gone else np.longdouble(thing) if isinstance(thing, np.longdouble) else float(thing)
     return values
 
 
@@ -190,6 +191,15 @@ def _mixed_frame(X: NDArray[Any], rng: Rng) -> Any:
     return frame.astype({c: rng.choice(["bool", "int64", "float32", "Int8", "boolean", "Float64", "object"]) for c in whole})
 
 
+def _nullable_frame(X: NDArray[Any], rng: Rng) -> Any:
+    """Return a frame with pandas.NA for what is missing, in columns of nullable dtypes, where it can."""
+    frame = pd.DataFrame(X)
+    if X.dtype.kind not in "biuf" or X.dtype.char == "g":
+        return frame
+    whole = [c for c in frame if (np.isin(X[:, c].astype(float), (0, 1)) | np.isnan(X[:, c].astype(float))).all()]
+    return frame.astype({c: rng.choice(["Int8", "boolean", "UInt64", "Float32", "Float64"]) for c in whole})
+
+
 def _category_frame(X: NDArray[Any], rng: Rng) -> Any:
     if X.dtype.kind not in "biuf" or X.dtype.char in "eg":
         return pd.DataFrame(X)
@@ -233,6 +243,7 @@ CONTAINERS: dict[str, Callable[[NDArray[Any], Rng], Any]] = {
     "memoryview": _memoryview,
     "frame": _frame,
     "mixed frame": _mixed_frame,
+    "nullable frame": _nullable_frame,
     "category frame": _category_frame,
     "sparse frame": _sparse_frame,
 } | ({"polars": _polars} if importlib.util.find_spec("polars") else {})
@@ -484,7 +495,6 @@ def _no_table(D: int) -> dict[str, Callable[[], Any]]:
         "frame of text": lambda: pd.DataFrame([["a"] * D]),
         "frame of dates": lambda: pd.DataFrame([[pd.Timestamp(0)] * D]),
         "frame of text categories": lambda: pd.DataFrame([["a"] * D]).astype("category"),
-        "frame with pandas.NA": lambda: pd.DataFrame([[pd.NA] * D]).astype("Int8"),
         "series": lambda: pd.Series([0.0] * D),
         "empty frame": pd.DataFrame,
         "None": lambda: None,

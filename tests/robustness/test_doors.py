@@ -202,7 +202,7 @@ def random_state(value):
     known = np.random.Generator | np.random.RandomState | np.random.SeedSequence
     if isinstance(value, known):
         return value
-    return int(value) if is_int(value) and value >= 0 else EITHER if value is None else REFUSED
+    return int(value) if is_int(value) and value >= 0 else EITHER if value is None or value is np.random else REFUSED
 
 
 def plain_array(value):

@@ -1,0 +1,88 @@
+"""Signals that end a command: SIGTERM and SIGHUP (a closed terminal) raise, as Ctrl-C does, and wait while a file is written.
+
+Not here: what a command keeps when it is ended (``fitting.py``). A disposition that is not the default, ``nohup`` say, stays.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+__all__ = ["Stopped", "code_of", "held", "raised"]
+
+DEFAULTS = {
+    signal.SIGINT: signal.default_int_handler,
+    signal.SIGTERM: signal.SIG_DFL,
+    signal.SIGHUP: signal.SIG_DFL,
+}
+
+SAME = 2.0
+"""Seconds within which another signal is the same wish once more: a closed terminal sends SIGHUP twice."""
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal has asked this process to end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+class _State:
+    """Who waits (``held``), what came meanwhile, and when a signal was raised last."""
+
+    holders = 0
+    came: int | None = None
+    last = -SAME
+
+
+def code_of(stop: KeyboardInterrupt) -> int:
+    """Return the exit code of a command that this has ended, 128 + the signal's number."""
+    return 128 + (stop.number if isinstance(stop, Stopped) else signal.SIGINT)
+
+
+@contextmanager
+def raised() -> Iterator[None]:
+    """Raise :class:`Stopped` when such a signal comes; on the main thread, which alone gets signals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in DEFAULTS}
+    mine = {number: handler for number, handler in before.items() if handler == DEFAULTS[number]}
+    _State.holders, _State.came, _State.last = 0, None, -SAME
+    try:
+        for number in mine:
+            signal.signal(number, _handle)
+        yield
+    finally:
+        for number, handler in mine.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def held(*, drop: bool = False) -> Iterator[None]:
+    """Let signals wait until the end of the block, which is short; with ``drop``, for good: the command ends in any case."""
+    _State.holders += 1
+    try:
+        yield
+    finally:
+        _State.holders -= 1
+        came, _State.came = _State.came, None
+    if came is not None and not drop:
+        _raise(came)
+
+
+def _handle(number: int, _: FrameType | None) -> None:
+    if _State.holders:
+        _State.came = number
+    elif time.monotonic() - _State.last >= SAME:
+        _raise(number)
+
+
+def _raise(number: int) -> None:
+    _State.last = time.monotonic()
+    raise Stopped(number)

@@ -37,6 +37,7 @@ __all__ = [
     "generator",
     "hidden_sizes",
     "how_many",
+    "is_true",
     "mapping",
     "mask_number",
     "member_number",
@@ -297,6 +298,11 @@ def boolean(value: Any, name: str) -> bool:
     if not isinstance(value, bool | np.bool_):
         raise TypeError(f"{name} must be True or False, got {shown(value)} of type {type(value).__name__}.")
     return bool(value)
+
+
+def is_true(value: Any) -> bool:
+    """Say whether this is True, Python's or NumPy's, not merely something that counts as such."""
+    return isinstance(value, bool | np.bool_) and bool(value)
 
 
 def constants(value: Any, name: str, known: Sequence[str]) -> dict[str, float]:

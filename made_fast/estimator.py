@@ -287,7 +287,7 @@ class MADE(FittedDensity):
                         self._write_checkpoint(checkpoint)
                     if self._called_off():
                         raise KeyboardInterrupt
-                    return callback is not None and callback(record) is True
+                    return callback is not None and arguments.is_true(callback(record))
 
                 training.fit(
                     trainer,

@@ -312,7 +312,7 @@ def test_a_callback_is_told_of_every_epoch_and_may_end_the_fit():
     made = small().fit(X, callback=seen.append)
     assert seen == made.history_
     stopped = small().fit(X, callback=lambda record: record["epoch"] == 3)
-    assert len(stopped.history_) == 3
+    assert len(stopped.history_) == len(small().fit(X, callback=lambda record: np.bool_(record["epoch"] == 3)).history_) == 3
     assert (parameters(stopped) == parameters(small(max_epochs=3).fit(X))).all()
     assert len(small().fit(X, callback=lambda record: "go on").history_) == 6  # True alone ends it
     with pytest.raises(TypeError, match="callback must be None or callable, got 3"):

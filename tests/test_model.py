@@ -289,7 +289,8 @@ def test_a_file_with_a_senseless_threshold_is_refused(tmp_path, binarize):
 @pytest.mark.parametrize("n_masks", [1, 3])
 def test_bad_input_gets_one_clear_error(X, message, n_masks):
     model = random_model(3, (4,), n_masks=n_masks)
-    for method in (model.score_samples, model.score, partial(model.conditional_proba, mask=0)):
+    scores = () if message == "NaN" else (model.score,)  # of rows that miss something, what is observed is scored
+    for method in (model.score_samples, *scores, partial(model.conditional_proba, mask=0)):
         with pytest.raises((ValueError, TypeError), match=message):
             method(X)
 

@@ -321,15 +321,29 @@ class Queries(ABC):
         return number
 
 
-def log_p_observed(model: Any, X: checks.Matrix, n_threads: int | None) -> Floats:
-    """Return log p of what is observed of each row of a checked table, (n,) in nats: what rows with gaps are scored by.
+def log_p_observed(model: Any, X: checks.Matrix, n_threads: int | None, *, return_std: bool = False, **asking: Any) -> Any:
+    """Return log p of what is observed of each row of a checked table, in nats: what tables with gaps are scored by.
 
-    Where no row misses anything it is what ``score_samples`` says, under the whole mixture; else ``log_marginal``.
+    A row that misses nothing has what ``score_samples`` says, under the whole mixture, whatever the others miss; the others
+    have their ``log_marginal``, which takes ``asking``. Returns (n,) float64, with ``return_std`` standard errors too; without
+    them, estimates come with an ApproximationWarning.
     """
-    np.empty(X.shape[0])  # what is too large for that is refused before the search
-    if all(checks.missing(X[part]) is None for part in data.chunks(*X.shape)):
-        return np.asarray(model.score_samples(X, n_threads=n_threads))
-    return np.asarray(model.log_marginal(X, n_threads=n_threads))
+    log_p, std = np.zeros((2, X.shape[0]))  # what is too large for that is refused before the search
+    gaps = np.zeros(X.shape[0], np.bool_)
+    for part in data.chunks(*X.shape):
+        nan = checks.missing(X[part])
+        if nan is not None:
+            gaps[part] = nan.any(axis=1)
+    if gaps.any() and not gaps.all():  # a value that is refused is refused here, where rows still have their numbers
+        data.pack_rows(X, np.arange(X.shape[1]), binarize=model.binarize, missing=True)
+    whole, torn = (X if some.all() else X[np.flatnonzero(some)] if some.any() else None for some in (~gaps, gaps))
+    if whole is not None:
+        log_p[~gaps] = model.score_samples(whole, n_threads=n_threads)
+    if torn is not None and return_std:
+        log_p[gaps], std[gaps] = model.log_marginal(torn, return_std=True, n_threads=n_threads, **asking)
+    elif torn is not None:
+        log_p[gaps] = model.log_marginal(torn, n_threads=n_threads, **asking)
+    return (log_p, std) if return_std else log_p
 
 
 def _warn(method: str, estimated: NDArray[np.bool_], asked: Inquiry, how_good: str) -> None:

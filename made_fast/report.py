@@ -15,6 +15,7 @@ from made_fast import checks, data, tables
 from made_fast.mixture import MixtureModel
 from made_fast.model import MADEModel
 from made_fast.network import Network
+from made_fast.queries import log_p_observed
 
 if TYPE_CHECKING:
     from made_fast.datasets import Dataset
@@ -166,10 +167,10 @@ def score(model: AnyModel, X: Any, ask: Asking, *, parts: bool = False) -> Score
     """
     n_missing, n_entries = tables.n_missing(X), X.shape[0] * X.shape[1]
     if n_missing:
-        log_p, std = model.log_marginal(
-            X, n_members=ask.n_members, n_walks=ask.n_walks, random_state=0, return_std=True, n_threads=ask.n_threads
+        log_p, std = log_p_observed(
+            model, X, ask.n_threads, n_members=ask.n_members, n_walks=ask.n_walks, random_state=0, return_std=True
         )
-        return Scores(-np.asarray(log_p), np.asarray(std), n_entries - n_missing, {})
+        return Scores(-log_p, std, n_entries - n_missing, {})
     total, found = np.full(X.shape[0], -np.inf), {}
     if parts and isinstance(model, MixtureModel):
         for m, log_w in enumerate(np.log(model.weights)):

@@ -20,6 +20,7 @@ from sklearn.utils.validation import validate_data
 from made_fast import arguments, checks, data, threads
 from made_fast.estimator import MADE
 from made_fast.fitted import FittedDensity
+from made_fast.masks import read_only
 from made_fast.mixture import MixtureModel
 from made_fast.model import MADEModel
 
@@ -164,7 +165,7 @@ class MADEEnsemble(FittedDensity):
             if hasattr(self, "feature_names_in_"):
                 made.feature_names_in_ = self.feature_names_in_
         self.members_ = members
-        self.weights_ = found
+        self.weights_ = read_only(found)
         self.model_ = MixtureModel(models, found, hyper={"n_members": n_members, "weights": weights})
         return self
 

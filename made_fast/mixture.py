@@ -64,6 +64,10 @@ class MixtureModel:
         self.weights = _weights(np.full(M, 1 / M) if weights is None else weights, M)
         self.hyper = arguments.mapping(hyper, "hyper")
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.weights.flags.writeable = False  # it comes out of a pickle writable
+
     @property
     def n_members(self) -> int:
         """Number of models that are mixed, M."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from threading import Lock
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,8 @@ from made_fast.masks import Connectivity, MaskRule, MaskSet
 from made_fast.network import Network, Shared
 
 __all__ = ["MADEModel", "from_content"]
+
+Source = TypeVar("Source", Network, Shared)
 
 KEPT_BYTES = 64 << 20
 """Packed members that a model may keep between calls: 40 of 784-500-784 in float32. The others are packed when needed."""
@@ -77,6 +79,11 @@ class MADEModel(queries.Queries):
         self.hyper = arguments.mapping(hyper, "hyper")
         self._kept: dict[int, Network] = {0: source} if isinstance(source, Network) else {}
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        for source in (self.source, *self._kept.values()):
+            _sealed(source)
+
     @property
     def n_features_in(self) -> int:
         """Number of inputs, D."""
@@ -124,12 +131,13 @@ class MADEModel(queries.Queries):
                         "Train with n_masks=None for answers under any."
                     )
                 return self.source
-            return self.source.network(arguments.connectivity(mask, self.n_features_in, self.architecture.hidden_sizes))
+            known = arguments.connectivity(mask, self.n_features_in, self.architecture.hidden_sizes)
+            return _sealed(self.source.network(known))
         k = arguments.mask_number(mask, self.n_masks)
         found = self._kept.get(k)
         if found is None:
             assert isinstance(self.source, Shared)
-            found = self.source.network(self.masks[k])
+            found = _sealed(self.source.network(self.masks[k]))
             if (k + 1) * found.theta.nbytes <= KEPT_BYTES:
                 self._kept[k] = found
         return found
@@ -286,6 +294,13 @@ class MADEModel(queries.Queries):
             total = np.logaddexp(total, np.logaddexp.reduce(log_p, axis=0))
         total -= np.log(self.n_masks)
         return total
+
+
+def _sealed(source: Source) -> Source:
+    """Make the arrays read-only that are not so from the beginning, or come out of a pickle writable."""
+    for array in (source.theta, source.order) if isinstance(source, Network) else (source.values,):
+        array.flags.writeable = False
+    return source
 
 
 def _vectors(connectivity: Connectivity) -> list[NDArray[np.int32]]:

@@ -410,9 +410,7 @@ class MADE(FittedDensity):
         self._fit_state.take_in(self._trainer.parameters)  # Ctrl-C may have come amid it, or before ``on_epoch`` could tell
         best = self._fit_state.best_parameters
         self.best_epoch_ = self._fit_state.best_epoch
-        parameters = self._trainer.parameters if best is None else best
-        parameters.flags.writeable = False  # who goes on makes a copy; nobody else changes a model
-        self.model_ = self._model(parameters, self._trainer)
+        self.model_ = self._model(self._trainer.parameters if best is None else best, self._trainer)
 
 
 _NOT_SAVED = ("random_state", "verbose", "n_threads", "binarize", "ordering")

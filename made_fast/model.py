@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from threading import Lock
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +20,6 @@ from made_fast.masks import Connectivity, MaskRule, MaskSet
 from made_fast.network import Network, Shared
 
 __all__ = ["MADEModel", "from_content"]
-
-Source = TypeVar("Source", Network, Shared)
 
 KEPT_BYTES = 64 << 20
 """Packed members that a model may keep between calls: 40 of 784-500-784 in float32. The others are packed when needed."""
@@ -67,7 +65,7 @@ class MADEModel(queries.Queries):
     ) -> None:
         if not isinstance(source, Network | Shared):
             raise TypeError(f"source must be a Network or Shared, got {type(source).__name__}. Read models by made_fast.load.")
-        self.source = source
+        self.source: Network | Shared = source
         self.architecture = source.architecture
         if isinstance(source, Network):
             masks = MaskSet.of([source.connectivity])
@@ -81,8 +79,10 @@ class MADEModel(queries.Queries):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        for source in (self.source, *self._kept.values()):
-            _sealed(source)
+        self.source = self.source.sealed()  # arrays come out of a pickle, or a deep copy, writable
+        self._kept = (
+            {0: self.source} if isinstance(self.source, Network) else {k: kept.sealed() for k, kept in self._kept.items()}
+        )
 
     @property
     def n_features_in(self) -> int:
@@ -132,12 +132,12 @@ class MADEModel(queries.Queries):
                     )
                 return self.source
             known = arguments.connectivity(mask, self.n_features_in, self.architecture.hidden_sizes)
-            return _sealed(self.source.network(known))
+            return self.source.network(known).sealed()
         k = arguments.mask_number(mask, self.n_masks)
         found = self._kept.get(k)
         if found is None:
             assert isinstance(self.source, Shared)
-            found = _sealed(self.source.network(self.masks[k]))
+            found = self.source.network(self.masks[k]).sealed()
             if (k + 1) * found.theta.nbytes <= KEPT_BYTES:
                 self._kept[k] = found
         return found
@@ -296,18 +296,11 @@ class MADEModel(queries.Queries):
         return total
 
 
-def _sealed(source: Source) -> Source:
-    """Make the arrays read-only that are not so from the beginning, or come out of a pickle writable."""
-    for array in (source.theta, source.order) if isinstance(source, Network) else (source.values,):
-        array.flags.writeable = False
-    return source
-
-
 def _vectors(connectivity: Connectivity) -> list[NDArray[np.int32]]:
     return [connectivity.ordering, *connectivity.degrees]
 
 
-def from_content(content: modelfile.Content, path: storage.StrPath) -> MADEModel:
+def from_content(content: modelfile.Content, path: str) -> MADEModel:
     """Return the model that a file holds; ModelFileError if the threshold in it is none. ``made_fast.load`` is for users."""
     hyper = dict(content.hyper)
     try:

@@ -11,14 +11,14 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from made_fast import data, kernels, threads
 from made_fast.kernels import layout as panels
-from made_fast.masks import Connectivity, MaskSet, Staircase
+from made_fast.masks import Connectivity, MaskSet, Staircase, read_only
 
 __all__ = ["BLOCK", "SPARSE_BELOW", "Architecture", "Network", "Shared", "scratch"]
 
@@ -154,7 +154,27 @@ class Architecture:
         return panels.n_parameters(self._no_layout)
 
 
-class Shared:
+class _Parameters:
+    """Base of what holds a vector of parameters, under the name ``_name``."""
+
+    _name: ClassVar[str]
+
+    def __init__(self, parameters: NDArray[Any]) -> None:
+        self._given = parameters
+        setattr(self, self._name, parameters)
+
+    def sealed(self) -> Self:
+        """Return the same with a read-only view of the parameters: who sees a model does not change it."""
+        same = object.__new__(type(self))
+        same.__dict__.update(self.__dict__)
+        setattr(same, self._name, read_only(self._given))
+        return same
+
+    def __getstate__(self) -> dict[str, Any]:  # a pickle that holds the trainer too has the parameters once, not views
+        return {**self.__dict__, self._name: self._given}
+
+
+class Shared(_Parameters):
     """One set of parameters, in the original order of features and units, for any connectivity of an architecture.
 
     Parameters
@@ -164,9 +184,12 @@ class Shared:
         In the shared layout (``made_fast.kernels.layout``); used as it is, not copied.
     """
 
+    _name = "values"
+    values: NDArray[Any]
+
     def __init__(self, architecture: Architecture, values: NDArray[Any]) -> None:
+        super().__init__(values)
         self.architecture = architecture
-        self.values = values
 
     def tables(self, masks: MaskSet) -> tuple[NDArray[np.int32], panels.Layout]:
         """Return the orders and the layouts of K connectivities, as the kernels take them."""
@@ -193,7 +216,7 @@ def _order(staircase: Staircase) -> NDArray[np.int32]:
     return np.concatenate(staircase.sorts[:-1], axis=-1).astype(np.int32)
 
 
-class Network:
+class Network(_Parameters):
     """A network under one connectivity.
 
     Parameters
@@ -211,6 +234,9 @@ class Network:
         ``order[p]`` is the feature at place p + 1; bits, uniforms and results are in this order.
     """
 
+    _name = "theta"
+    theta: NDArray[Any]
+
     def __init__(
         self,
         architecture: Architecture,
@@ -219,12 +245,16 @@ class Network:
         staircase: Staircase | None = None,
         layout: panels.Layout | None = None,
     ) -> None:
+        super().__init__(theta)
         self.architecture = architecture
         self.connectivity = connectivity
-        self.theta = theta
         self.staircase = staircase or connectivity.staircase(architecture.direct)
         self.layout = layout or architecture.layout(self.staircase)
-        self.order = self.staircase.sorts[0]
+
+    @property
+    def order(self) -> NDArray[np.intp]:
+        """Feature at each place."""
+        return self.staircase.sorts[0]
 
     @property
     def n_parameters(self) -> int:

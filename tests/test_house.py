@@ -23,10 +23,10 @@ MODULES = sorted(module.name for module in pkgutil.iter_modules(made_fast.__path
 
 # Arrows point one way: cli -> estimator -> training -> model -> kernels. A module imports modules of lower rank only.
 RANK = {
-    "options": 0, "masks": 0, "progress": 0, "threads": 0, "images": 1, "arguments": 1, "checks": 1, "data": 2, "datasets": 3,
-    "storage": 3, "network": 3, "tables": 4, "modelfile": 4, "evidence": 4, "files": 5, "queries": 5, "model": 6, "mixture": 7,
-    "trainers": 7, "training": 8, "report": 8, "checkpoint": 9, "recipe": 9, "fitted": 9, "estimator": 10, "ensemble": 11,
-    "imputer": 12, "fitting": 13, "commands": 13, "cli": 14,
+    "options": 0, "masks": 0, "progress": 0, "threads": 0, "images": 1, "arguments": 1, "checks": 1, "header": 1, "data": 2,
+    "datasets": 3, "storage": 3, "network": 3, "tables": 4, "modelfile": 4, "evidence": 4, "files": 5, "queries": 5,
+    "model": 6, "mixture": 7, "trainers": 7, "training": 8, "report": 8, "checkpoint": 9, "recipe": 9, "fitted": 9,
+    "estimator": 10, "ensemble": 11, "imputer": 12, "fitting": 13, "commands": 13, "cli": 14,
 }  # fmt: skip
 
 

@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from made_fast import arguments, modelfile, storage
+from made_fast.header import FOREIGN, MAX_JSON, StrPath, file_error, json_object
 from made_fast.kernels.layout import aligned_copy, copy_into
 from made_fast.kernels.optimizers import OPTIMIZERS
 from made_fast.network import Network
-from made_fast.storage import FOREIGN, MAX_JSON, StrPath, file_error, json_object
 from made_fast.trainers import FixedTrainer, SharedTrainer, Trainer
 from made_fast.training import FitState
 

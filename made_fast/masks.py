@@ -27,6 +27,7 @@ __all__ = [
     "draw_connectivity",
     "draw_degrees",
     "draw_ordering",
+    "read_only",
 ]
 
 DEGREE_RULES = ("stratified", "uniform")
@@ -35,9 +36,31 @@ RESAMPLE = ("both", "order", "connectivity")
 IntVector = NDArray[np.int32]
 
 
+class _ReadOnly:
+    """Base of records whose arrays nobody may change, for models share them: they hold read-only views of what they get."""
+
+    def __post_init__(self) -> None:
+        for name, value in self.__dict__.items():
+            self.__dict__[name] = read_only(value)
+
+    def __reduce__(self) -> tuple[Any, ...]:  # arrays that come out of a pickle, or a deep copy, would be writable
+        return type(self), tuple(self.__dict__.values())
+
+
+def read_only(value: Any) -> Any:
+    """Return a read-only view of an array, or of all arrays in a tuple; anything else as it is."""
+    if isinstance(value, tuple):
+        return tuple(map(read_only, value))
+    if not isinstance(value, np.ndarray) or not value.flags.writeable:
+        return value
+    view = value.view()
+    view.flags.writeable = False
+    return view
+
+
 @dataclass(frozen=True)
-class Connectivity:
-    """One draw of an ordering and of all hidden degrees; it fixes every mask of the network.
+class Connectivity(_ReadOnly):
+    """One draw of an ordering and of all hidden degrees; it fixes every mask of the network. Its arrays are read-only.
 
     Attributes
     ----------
@@ -66,7 +89,7 @@ class Connectivity:
 
 
 @dataclass(frozen=True)
-class MaskSet:
+class MaskSet(_ReadOnly):
     """K connectivities of one network: the mask set that one set of weights is trained and evaluated under.
 
     Attributes
@@ -124,7 +147,7 @@ def _count(degrees: IntVector, limits: IntVector, D: int) -> IntVector:
 
 
 @dataclass(frozen=True)
-class Staircase:
+class Staircase(_ReadOnly):
     """The masks of one connectivity, or of K at once, after both sides of each are sorted by degree.
 
     Every vector has the shape (n,) for one connectivity and (K, n) for K.

@@ -69,7 +69,7 @@ class MADEModel(queries.Queries):
     ) -> None:
         if not isinstance(source, Network | Shared):
             raise TypeError(f"source must be a Network or Shared, got {type(source).__name__}. Read models by made_fast.load.")
-        self.source = source
+        self.source: Network | Shared = source
         self.architecture = source.architecture
         if isinstance(source, Network):
             masks = MaskSet.of([source.connectivity])
@@ -88,6 +88,7 @@ class MADEModel(queries.Queries):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
+        self.source = self.source.sealed()  # arrays come out of a pickle, or a deep copy, writable
         self._keep_nothing()
 
     def _keep_nothing(self) -> None:
@@ -141,12 +142,13 @@ class MADEModel(queries.Queries):
                         "Train with n_masks=None for answers under any."
                     )
                 return self.source
-            return self.source.network(arguments.connectivity(mask, self.n_features_in, self.architecture.hidden_sizes))
+            known = arguments.connectivity(mask, self.n_features_in, self.architecture.hidden_sizes)
+            return self.source.network(known).sealed()
         k = arguments.mask_number(mask, self.n_masks)
         found = self._kept.get(k)
         if found is None:
             assert isinstance(self.source, Shared)
-            found = self.source.network(self.masks[k])
+            found = self.source.network(self.masks[k]).sealed()
             if (k + 1) * found.theta.nbytes <= KEPT_BYTES:
                 self._kept[k] = found
         return found
@@ -312,7 +314,7 @@ def _vectors(connectivity: Connectivity) -> list[NDArray[np.int32]]:
     return [connectivity.ordering, *connectivity.degrees]
 
 
-def from_content(content: modelfile.Content, path: storage.StrPath) -> MADEModel:
+def from_content(content: modelfile.Content, path: str) -> MADEModel:
     """Return the model that a file holds; ModelFileError if the threshold in it is none. ``made_fast.load`` is for users."""
     hyper = dict(content.hyper)
     try:

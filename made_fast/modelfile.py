@@ -33,10 +33,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from made_fast.header import FOREIGN, MAX_JSON, StrPath, file_error, json_object
 from made_fast.kernels import layout as panels
 from made_fast.masks import DEGREE_RULES, DIRECT_CONNECTIONS, RESAMPLE, MaskRule, MaskSet
 from made_fast.network import Architecture, Network, Shared
-from made_fast.storage import CHUNK, FOREIGN, MAX_JSON, StrPath, file_error, json_object
+from made_fast.storage import CHUNK
 
 __all__ = [
     "WEIGHT_TOLERANCE", "Content", "EnsembleContent", "decode", "decode_ensemble", "encode", "encode_ensemble", "encode_names",

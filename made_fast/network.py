@@ -11,14 +11,14 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from itertools import pairwise
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from made_fast import data, kernels, threads
 from made_fast.kernels import layout as panels
-from made_fast.masks import Connectivity, MaskSet, Staircase
+from made_fast.masks import Connectivity, MaskSet, Staircase, read_only
 
 __all__ = ["BLOCK", "SPARSE_BELOW", "Architecture", "Network", "Shared", "scratch"]
 
@@ -158,7 +158,24 @@ class Architecture:
         return panels.n_parameters(self._no_layout)
 
 
-class Shared:
+class _Parameters:
+    """Base of what holds a vector of parameters, under the name ``_name``."""
+
+    _name: ClassVar[str]
+
+    def __init__(self, parameters: NDArray[Any]) -> None:
+        self._given = parameters
+        setattr(self, self._name, parameters)
+
+    def sealed(self) -> Self:
+        """Return the same with a read-only view of the parameters: who sees a model does not change it."""
+        same = object.__new__(type(self))
+        same.__dict__.update(self.__dict__)
+        setattr(same, self._name, read_only(self._given))
+        return same
+
+
+class Shared(_Parameters):
     """One set of parameters, in the original order of features and units, for any connectivity of an architecture.
 
     Parameters
@@ -168,9 +185,15 @@ class Shared:
         In the shared layout (``made_fast.kernels.layout``); used as it is, not copied.
     """
 
+    _name = "values"
+    values: NDArray[Any]
+
     def __init__(self, architecture: Architecture, values: NDArray[Any]) -> None:
+        super().__init__(values)
         self.architecture = architecture
-        self.values = values
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.architecture, self._given)
 
     def tables(self, masks: MaskSet) -> tuple[NDArray[np.int32], panels.Layout]:
         """Return the orders and the layouts of K connectivities, as the kernels take them."""
@@ -197,7 +220,7 @@ def _order(staircase: Staircase) -> NDArray[np.int32]:
     return np.concatenate(staircase.sorts[:-1], axis=-1).astype(np.int32)
 
 
-class Network:
+class Network(_Parameters):
     """A network under one connectivity.
 
     Parameters
@@ -215,6 +238,9 @@ class Network:
         ``order[p]`` is the feature at place p + 1; bits, uniforms and results are in this order.
     """
 
+    _name = "theta"
+    theta: NDArray[Any]
+
     def __init__(
         self,
         architecture: Architecture,
@@ -223,15 +249,19 @@ class Network:
         staircase: Staircase | None = None,
         layout: panels.Layout | None = None,
     ) -> None:
+        super().__init__(theta)
         self.architecture = architecture
         self.connectivity = connectivity
-        self.theta = theta
         self.staircase = staircase or connectivity.staircase(architecture.direct)
         self.layout = layout or architecture.layout(self.staircase)
-        self.order = self.staircase.sorts[0]
+
+    @property
+    def order(self) -> NDArray[np.intp]:
+        """Feature at each place."""
+        return self.staircase.sorts[0]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.architecture, self.connectivity, self.theta)  # the rest follows from these
+        return type(self), (self.architecture, self.connectivity, self._given)  # the rest follows from these
 
     @property
     def n_parameters(self) -> int:

@@ -1,4 +1,4 @@
-"""Files of tensors: safetensors, written durably, read as untrusted data.
+"""Files: any, written durably; those of tensors, safetensors, read as untrusted data.
 
 Not here: what the tensors of a model mean (``modelfile.py``) or those of a checkpoint (``checkpoint.py``), pickle, guessing. A
 file that breaks the format is refused by name (:class:`ModelFileError`), before memory for what it announces is taken.
@@ -31,67 +31,39 @@ import errno
 import fcntl
 import hashlib
 import io
-import json
-import math
 import mmap as memory_map
 import os
-import reprlib
 import secrets
 import stat
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from made_fast import threads
+from made_fast import arguments, threads
+from made_fast.header import (
+    DTYPES,
+    FOREIGN,
+    NAMES,
+    OWN_METADATA,
+    ModelFileError,
+    StrPath,
+    file_error,
+    header_length,
+    json_object,
+    make_header,
+    parse_header,
+    short,
+)  # fmt: skip
 from made_fast.kernels import layout as panels
 
-__all__ = ["ModelFileError", "check_writable", "file_error", "json_object", "read", "replace", "write"]
+__all__ = ["ModelFileError", "check_writable", "content_of", "file_error", "json_object", "read", "replace", "write"]
 
-OWN_METADATA = ("format", "format_version", "data_sha256", "header_sha256")
-FORMAT, VERSION, UNSEALED = "made_fast", "1", "0" * 64
-ALIGNMENT, MAX_DIMENSIONS = 64, 8
-MAX_HEADER = 1 << 20
-MAX_JSON, MAX_VALUES = 1 << 22, 150_000  # bytes and values: as Python objects they take 64 MB at the most
 CHUNK = 1 << 18  # items that are worked on at a time, while they are in cache
 PAGE = 1 << 12  # bytes that small writes are gathered to
 PIECE = 1 << 23  # bytes to one fsync: one of the whole file would keep Ctrl-C waiting for as long as the disk takes
-DTYPES = {"F32": "<f4", "F64": "<f8", "I32": "<i4", "I64": "<i8", "U8": "|u1"}  # np.dtype(...).str of each
-NAMES = {dtype: name for name, dtype in DTYPES.items()}
-
-DAMAGED = "The file is damaged or cut short: save it again or fetch a fresh copy."
-FOREIGN = "This is no made_fast model (save one with MADE.save), or its first bytes are damaged."
 DIVERGED = "Save a model that is finite: an earlier state, or one trained again with a smaller learning rate."
-NEWER = "Update made_fast, or save the model again with this version."
-
-StrPath = str | os.PathLike[str]
-_brief = reprlib.Repr()  # at most a line, whatever a hostile file holds
-_brief.maxlevel, _brief.maxstring, _brief.maxother = 2, 80, 80
-
-
-class ModelFileError(ValueError):
-    """A file breaks the format of model files; the text names the file, the demand, what was found, and a way out."""
-
-
-class Tensor(NamedTuple):
-    """A tensor as the header announces it; ``begin`` and ``end`` count bytes from the start of the data."""
-
-    name: str
-    dtype: np.dtype[Any]
-    shape: tuple[int, ...]
-    begin: int
-    end: int
-
-
-def _short(value: object) -> str:
-    text = _brief.repr(value)
-    return text if len(text) <= 120 else f"{text[:120]}..."
-
-
-def file_error(path: StrPath, demand: str, found: object, way_out: str = DAMAGED) -> ModelFileError:
-    """Return the error for the file at ``path``: what is demanded, what was found, what to do."""
-    return ModelFileError(f"{os.fspath(path)}: {demand}, got {_short(found)}. {way_out}")
 
 
 def write(path: StrPath, tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> None:
@@ -112,10 +84,10 @@ def write(path: StrPath, tensors: Mapping[str, NDArray[Any]], metadata: Mapping[
         arrays[name] = np.asarray(tensor, dtype, order="C")
     if "__metadata__" in arrays or metadata.keys() & set(OWN_METADATA):
         raise ValueError(f"names must not be __metadata__ (tensors) or {OWN_METADATA} (metadata). Choose others.")
-    head = _make_header(arrays, metadata, _digest(arrays, path))
+    head = make_header(arrays, metadata, _digest(arrays, path))
     size = len(head) + sum(array.nbytes for array in arrays.values())
-    _header_length(head, size, path)
-    _parse_header(head, size, path)  # what nobody could read is not written
+    header_length(head, size, path)
+    parse_header(head, size, path)  # what nobody could read is not written
     data: list[bytes | memoryview] = [head, *(array.reshape(-1).view(np.uint8).data for array in arrays.values())]
 
     def fill(stream: BinaryIO) -> None:
@@ -123,26 +95,6 @@ def write(path: StrPath, tensors: Mapping[str, NDArray[Any]], metadata: Mapping[
             stream.write(part)
 
     replace(path, fill)
-
-
-def _make_header(arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str], digest: str) -> bytes:
-    """Return the first 8 + N bytes of the file."""
-    own = dict(zip(OWN_METADATA, (FORMAT, VERSION, digest, UNSEALED), strict=True))
-    header: dict[str, Any] = {"__metadata__": {**own, **metadata}}
-    begin = 0
-    for name, array in arrays.items():
-        end = begin + array.nbytes
-        header[name] = {"dtype": NAMES[array.dtype.str], "shape": array.shape, "data_offsets": (begin, end)}
-        begin = end
-    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
-    length = len(text) + -(8 + len(text)) % ALIGNMENT
-    head = length.to_bytes(8, "little") + text.ljust(length)
-    return head.replace(_seal(UNSEALED), _seal(hashlib.sha256(head).hexdigest()))
-
-
-def _seal(digest: str) -> bytes:
-    """Return the entry of the header's checksum as it stands in the file. No string imitates it: quotes are escaped there."""
-    return f'"header_sha256":"{digest}"'.encode()
 
 
 class _CalledOff(BaseException):
@@ -233,7 +185,7 @@ def check_writable(path: StrPath) -> None:
     """
 
     def check(_: int) -> None:
-        with _naming(path), _temporary_file(_target(path)) as (temporary, _, _):
+        with _naming(path), _temporary_file(_target(path)) as (temporary, _descriptor, _old):
             os.unlink(temporary)
 
     threads.run(check, 1, all_n=False, aside=True)
@@ -373,21 +325,19 @@ def _remove_leftovers(folder: str, prefix: str) -> None:
                 os.close(descriptor)
 
 
-def read(path: StrPath, *, mmap: bool = False) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+def read(path: StrPath, *, mmap: bool = False, content: bytes | None = None) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
     """Read and check a file of :func:`write`; return its tensors in their order, and its metadata without the file's own.
 
     The arrays are read-only views of one block that starts on a 64-byte boundary: a copy of the data or, with ``mmap``, a map
     of the file that processes share. :func:`write` over a mapped file is harmless; who changes it in place changes the arrays,
-    who cuts it short kills the processes that use it. Raises ModelFileError, or OSError if there is no file to be read.
+    who cuts it short (as cp and rsync --inplace do) kills the processes that use it, by SIGBUS. If the ``content`` of a file
+    is at hand, ``path`` is what errors call it. Raises ModelFileError, or OSError if there is no file to be read.
     """
-    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:  # a pipe would block
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise file_error(path, "a model file must be a regular file", "a device, pipe or socket", FOREIGN)
-        size = status.st_size
+    with _open(path) if content is None else io.BytesIO(content) as file:
+        size = os.fstat(file.fileno()).st_size if content is None else len(content)
         head = file.read(8)
-        head += file.read(_header_length(head, size, path))
-        announced, metadata, digest = _parse_header(head, size, path)
+        head += file.read(header_length(head, size, path))
+        announced, metadata, digest = parse_header(head, size, path)
         if mmap:
             data = np.frombuffer(memory_map.mmap(file.fileno(), size, access=memory_map.ACCESS_READ), np.uint8)[len(head) :]
         else:
@@ -400,6 +350,44 @@ def read(path: StrPath, *, mmap: bool = False) -> tuple[dict[str, NDArray[Any]],
     return tensors, metadata
 
 
+def _open(path: StrPath) -> io.BufferedReader:
+    """Open a file; look before, for a pipe would block."""
+    mode = os.stat(path).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # of a folder, open has its own to say
+        raise file_error(path, "a model file must be a regular file", "a device, pipe or socket", FOREIGN)
+    return open(path, "rb")
+
+
+def content_of(source: Any) -> tuple[str, bytes | None]:
+    """Return what errors call a source, and its content: None if it is a path, to be opened; else it has been read.
+
+    Raises TypeError if it is neither a path (str or os.PathLike) nor bytes, a bytearray, a memoryview or a file open for
+    reading bytes; of that all is read, from where it stands to its end.
+    """
+    if isinstance(source, bytes | bytearray | memoryview):
+        content = bytes(source)
+        if len(content) < 1 << 12 and b"\0" not in content:  # the length of a header has zeros
+            way_out = "Bytes are the content of a file; if they are its path, pass os.fsdecode(path)."
+            raise file_error(type(source).__name__, "it must hold a model file", content, way_out)
+        return type(source).__name__, content
+    if isinstance(source, str | os.PathLike):
+        return arguments.path(source, "source"), None
+    if not callable(getattr(source, "read", None)):
+        raise TypeError(
+            "source must be a path (str or os.PathLike), the content of a file (bytes) or a file open for reading bytes, "
+            f"got {arguments.shown(source)} of type {type(source).__name__}."
+        )
+    name = getattr(source, "name", None)
+    name = name if isinstance(name, str) else f"an open {type(source).__name__}"
+    content = source.read()
+    if not isinstance(content, bytes | bytearray | memoryview):
+        raise TypeError(
+            f"source must be a file open for reading bytes, got one that reads {type(content).__name__} ({name}). "
+            "Open it in binary mode, open(path, 'rb')."
+        )
+    return name, bytes(content)
+
+
 def _digest(tensors: Mapping[str, NDArray[Any]], path: StrPath) -> str:
     """Return the SHA-256 of the bytes of all tensors, one after the other; refuse floats that are not finite on the way."""
     digest = hashlib.sha256()
@@ -409,97 +397,5 @@ def _digest(tensors: Mapping[str, NDArray[Any]], path: StrPath) -> str:
             part = flat[start : start + CHUNK]
             digest.update(part.view(np.uint8).data)
             if part.dtype.kind == "f" and not np.isfinite(part).all():
-                raise file_error(path, f"tensor {_short(name)} must be finite", "NaN or infinity", DIVERGED)
+                raise file_error(path, f"tensor {short(name)} must be finite", "NaN or infinity", DIVERGED)
     return digest.hexdigest()
-
-
-def _header_length(head: bytes, size: int, path: StrPath) -> int:
-    """Return N from the first 8 bytes of a file of ``size`` bytes."""
-    length = int.from_bytes(head[:8], "little")
-    if len(head) < 8 or not 2 <= length <= min(MAX_HEADER, size - 8):
-        demand = f"the length of the header (first 8 bytes) must be 2 to {MAX_HEADER} and fit into the file's {size} bytes"
-        raise file_error(path, demand, length, FOREIGN)
-    if (8 + length) % ALIGNMENT:
-        raise file_error(path, f"the data must start on a multiple of {ALIGNMENT} bytes", 8 + length, FOREIGN)
-    return length
-
-
-def _parse_header(head: bytes, size: int, path: StrPath) -> tuple[list[Tensor], dict[str, str], str]:
-    """Check the first 8 + N bytes of a file of ``size`` bytes; return the tensors by offset, metadata, SHA-256 of the data."""
-    header = json_object(head[8:], "the header", path)
-    metadata = header.pop("__metadata__", None)
-    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise file_error(path, "the header must have __metadata__, an object of strings", metadata, FOREIGN)
-    name, version, digest, seal = (metadata.pop(key, "") for key in OWN_METADATA)
-    if name != FORMAT:
-        raise file_error(path, f"the format in its metadata must be {FORMAT!r}", name, FOREIGN)
-    unsealed = head.replace(_seal(seal), _seal(UNSEALED))
-    if head.count(_seal(seal)) != 1 or hashlib.sha256(unsealed).hexdigest() != seal:
-        raise file_error(path, "the SHA-256 in the metadata must be that of the header", seal)
-    if version != VERSION:
-        raise file_error(path, f"the version of the format must be {VERSION!r}", version, NEWER)
-    tensors = sorted((_parse_tensor(*item, size, path) for item in header.items()), key=lambda t: (t.begin, t.end))
-    end = 0
-    for t in tensors:
-        if t.begin != end:
-            found = f"{t.begin}, {'an overlap' if t.begin < end else 'a hole'}"
-            raise file_error(path, f"tensor {_short(t.name)} must begin at byte {end} of the data", found)
-        end = t.end
-    if end != size - len(head):
-        raise file_error(path, f"the header announces {end} bytes of data, all the file's, none more", size - len(head))
-    return tensors, metadata, digest
-
-
-def _parse_tensor(name: str, entry: Any, size: int, path: StrPath) -> Tensor:
-    """Check one tensor's entry as far as possible without the others; every number is bounded before it is used."""
-    tensor = f"tensor {_short(name)}"
-    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
-        raise file_error(path, f"{tensor} must have dtype, shape and data_offsets", entry)
-    code, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if not isinstance(code, str) or code not in DTYPES:
-        raise file_error(path, f"the dtype of {tensor} must be one of {', '.join(DTYPES)}", code)
-    if not _are_counts(shape, size) or len(shape) > MAX_DIMENSIONS or math.prod(n or 1 for n in shape) > size:
-        raise file_error(path, f"the shape of {tensor} must be up to {MAX_DIMENSIONS} counts and fit into the file", shape)
-    if not _are_counts(offsets, size) or len(offsets) != 2:
-        raise file_error(path, f"the data_offsets of {tensor} must be two counts of bytes in the file", offsets)
-    dtype, (begin, end) = np.dtype(DTYPES[code]), offsets
-    n_bytes = dtype.itemsize * math.prod(shape)
-    if end - begin != n_bytes:
-        raise file_error(path, f"{tensor} must have {n_bytes} bytes, by its dtype and shape", end - begin)
-    if begin % dtype.itemsize:
-        raise file_error(
-            path, f"{tensor} must begin on a multiple of {dtype.itemsize} bytes", begin, "Put wider dtypes first."
-        )
-    return Tensor(name, dtype, tuple(shape), begin, end)
-
-
-def _are_counts(value: Any, most: int) -> bool:
-    return isinstance(value, list) and all(type(n) is int and 0 <= n <= most for n in value)  # True is no count
-
-
-def json_object(text: bytes, what: str, path: StrPath) -> dict[str, Any]:
-    """Return the object that strict JSON holds: no name twice, no NaN, no infinity, no half of a surrogate pair."""
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len(value := dict(pairs)) != len(pairs):
-            raise ValueError(f"a name twice among {_short([name for name, _ in pairs])}")
-        return value
-
-    def finite(number: str) -> float:
-        if not math.isfinite(value := float(number)):
-            raise ValueError(f"{number[:20]}, no finite number")
-        return value
-
-    n_values = sum(map(text.count, (b"[", b"{", b",")))  # or more, if strings have such characters
-    if len(text) > MAX_JSON or n_values > MAX_VALUES:
-        demand = f"{what} must be at most {MAX_JSON} bytes of JSON and {MAX_VALUES} values"
-        raise file_error(path, demand, f"{len(text)} bytes, {n_values} values", "Keep less in it.")
-    try:
-        value = json.loads(text.decode(), object_pairs_hook=unique, parse_float=finite, parse_constant=finite)
-        if b"\\u" in text:  # else nothing can be half of a pair
-            json.dumps(value, ensure_ascii=False).encode()
-    except (ValueError, RecursionError) as error:
-        raise file_error(path, f"{what} must be strict JSON", str(error)) from None
-    if not isinstance(value, dict):
-        raise file_error(path, f"{what} must be a JSON object", value)
-    return value

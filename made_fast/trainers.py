@@ -128,7 +128,7 @@ class Trainer(ABC):
 
     @abstractmethod
     def source(self, parameters: NDArray[Any]) -> Network | Shared:
-        """Return what a model is made of, with these parameters."""
+        """Return what a model is made of, with these parameters; nobody can change them through it."""
 
     def detach(self) -> NDArray[Any]:
         """Go on with a copy of the parameters, and return the old ones: who has those keeps them as they are."""
@@ -247,7 +247,7 @@ class FixedTrainer(Trainer):
     def source(self, parameters: NDArray[Any]) -> Network:
         """Return the network with these parameters."""
         same = self._network
-        return Network(self.architecture, same.connectivity, parameters, same.staircase, same.layout)
+        return Network(self.architecture, same.connectivity, parameters, same.staircase, same.layout).sealed()
 
     def _scratch(self, batch_size: int, n_ranks: int) -> tuple[NDArray[Any], ...]:
         return scratch(*panels.train_workspace(self._network.layout, batch_size), self.parameters.dtype)
@@ -312,7 +312,7 @@ class SharedTrainer(Trainer):
 
     def source(self, parameters: NDArray[Any]) -> Shared:
         """Return the parameters as what a model is made of."""
-        return Shared(self.architecture, parameters)
+        return Shared(self.architecture, parameters).sealed()
 
     def epoch(self, rows: TrainingRows, batch_size: int, n_threads: int) -> float:
         """See :meth:`Trainer.epoch`. Rows with missing entries are trained under orderings that have those last."""

@@ -24,7 +24,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import made_fast
-from made_fast import MADE, checkpoint, masks, modelfile, storage
+from made_fast import MADE, checkpoint, header, masks, modelfile, storage
 from made_fast.kernels import layout, reference
 from made_fast.masks import DIRECT_CONNECTIONS, MaskRule, MaskSet
 from made_fast.modelfile import Content, EnsembleContent, decode, decode_ensemble, encode, encode_ensemble
@@ -335,7 +335,7 @@ def test_other_versions_are_refused(small, version):
     refuse(small, forge(header, data), "version of the format must be '1', got .*Update made_fast")
 
 
-@pytest.mark.parametrize("key", storage.OWN_METADATA)
+@pytest.mark.parametrize("key", header.OWN_METADATA)
 def test_missing_metadata_are_refused(small, key):
     header, data = split(small.read_bytes())
     del header["__metadata__"][key]
@@ -450,7 +450,7 @@ def test_every_part_of_the_header_replaced_is_refused(small):
 def test_edited_headers_are_refused_or_read(tmp_path, several, data):
     """Behind a right checksum, any text leads to ModelFileError or to arrays, never to another exception."""
     tensors, metadata = encoded(3, (2,), several=several)
-    raw = storage._make_header(tensors, metadata, "0" * 64)
+    raw = header.make_header(tensors, metadata, "0" * 64)
     rest = b"".join(array.tobytes() for array in tensors.values())
     text = raw[8:].rstrip().replace(b"0" * 64, hashlib.sha256(rest).hexdigest().encode())
     for _ in range(data.draw(st.integers(1, 3))):
@@ -510,7 +510,7 @@ def test_a_file_of_64_mb_takes_little_more_than_its_size(tmp_path, mostly):
     assert peak_of(lambda: made_fast.load(tmp_path / "big", mmap=True)) < 24 << 20
 
 
-MOST_LISTS = storage.MAX_VALUES // 2 - 2
+MOST_LISTS = header.MAX_VALUES // 2 - 2
 
 
 @pytest.mark.parametrize(
@@ -518,23 +518,23 @@ MOST_LISTS = storage.MAX_VALUES // 2 - 2
     [
         '{"a": [' + "[]," * MOST_LISTS + "0]}",
         '{"a": [' + ",".join(["[" * 900 + "]" * 900] * (MOST_LISTS // 460)) + "]}",
-        "{" + ",".join(f'"{i:05}":{i}.5' for i in range(storage.MAX_VALUES - 2)) + "}",
-        '{"a": "\\u0001' + "x" * (storage.MAX_JSON - 30) + '\U0001f600"}',
+        "{" + ",".join(f'"{i:05}":{i}.5' for i in range(header.MAX_VALUES - 2)) + "}",
+        '{"a": "\\u0001' + "x" * (header.MAX_JSON - 30) + '\U0001f600"}',
     ],
     ids=["lists", "nested lists", "names", "one string"],
 )
 def test_the_largest_json_takes_no_64_mb(text):
-    assert peak_of(lambda: storage.json_object(text.encode(), "it", "x")) < 64 << 20
-    assert isinstance(storage.json_object(text.encode(), "it", "x"), dict)  # so it was not refused
+    assert peak_of(lambda: header.json_object(text.encode(), "it", "x")) < 64 << 20
+    assert isinstance(header.json_object(text.encode(), "it", "x"), dict)  # so it was not refused
 
 
 @pytest.mark.parametrize(
-    "text", ['{"a": "' + "x" * storage.MAX_JSON + '"}', '{"a": [' + "0," * storage.MAX_VALUES + "0]}", "[" * (1 << 20)]
+    "text", ['{"a": "' + "x" * header.MAX_JSON + '"}', '{"a": [' + "0," * header.MAX_VALUES + "0]}", "[" * (1 << 20)]
 )
 def test_larger_json_is_refused_before_it_is_parsed(text):
     def parse():
         with pytest.raises(ModelFileError, match="it must be at most 4194304 bytes of JSON and 150000 values, got"):
-            storage.json_object(raw, "it", "x")
+            header.json_object(raw, "it", "x")
 
     raw = text.encode()
     assert peak_of(parse) < 1 << 20

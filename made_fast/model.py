@@ -69,7 +69,7 @@ class MADEModel(queries.Queries):
     ) -> None:
         if not isinstance(source, Network | Shared):
             raise TypeError(f"source must be a Network or Shared, got {type(source).__name__}. Read models by made_fast.load.")
-        self.source: Network | Shared = source
+        self.source: Network | Shared = (source := source.guard())
         self.architecture = source.architecture
         if isinstance(source, Network):
             masks = MaskSet.of([source.connectivity])
@@ -176,6 +176,8 @@ class MADEModel(queries.Queries):
         ------
         ValueError
             X is not a 0/1 matrix of D columns, or there is no such mask.
+        FloatingPointError
+            The weights are so large that arithmetic overflows; so do all methods that answer.
         """
         X, n_threads = self._table(X), arguments.n_threads(n_threads)
         if mask is not None or self.n_masks == 1:

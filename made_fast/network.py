@@ -38,6 +38,17 @@ MOST_KEPT = 8 << 20
 HUGE = 4 << 20
 """Numbers that take more than some 20 ms to pack; Ctrl-C does not wait for that."""
 
+BOUNDED = ("tanh", "sigmoid", "softsign")
+"""Activations that are at most 1 in size."""
+
+ROUNDING = 16
+"""How much larger than the bound sums may be that are not exact."""
+
+OVERFLOW = (
+    "the model's weights are so large (or not finite) that arithmetic overflows: {} must be {}, got {} for {} of the rows. "
+    "Train it again with a smaller learning_rate or clip_norm, or with dtype='float64'."
+)
+
 Bits = NDArray[np.uint64]
 Scratch: TypeAlias = "tuple[NDArray[Any], NDArray[np.int32]]"
 T = TypeVar("T")
@@ -103,6 +114,15 @@ class Architecture:
         extra = [np.full(len(live), self.n_inputs, np.int32) if d else None for live, d in zip(full, direct, strict=True)]
         return panels.make_layout(self.n_inputs, full, self.activation, extra)
 
+    def may_overflow(self, parameters: NDArray[Any]) -> bool:
+        """Say whether arithmetic on these parameters can leave the range of their type, by a coarse but cheap bound."""
+        largest = max(abs(float(parameters.min())), abs(float(parameters.max())))
+        most = h = 1.0  # of any sum so far, of any unit of the layer below
+        for below in (self.n_inputs, *self.hidden_sizes):
+            z = largest * (below * h + below + self.n_inputs + 1) + 1  # W, U, A, b; softplus may be larger than z by log 2
+            most, h = max(z, most), 1.0 if self.activation in BOUNDED else z  # a NaN stays one, and says yes
+        return not most * self.n_inputs * ROUNDING < float(np.finfo(parameters.dtype).max)
+
     def has_direct(self, l: int) -> bool:
         """Say whether layer l of the chain has direct connections."""
         last = len(self.hidden_sizes)
@@ -162,15 +182,30 @@ class _Parameters:
     """Base of what holds a vector of parameters, under the name ``_name``."""
 
     _name: ClassVar[str]
+    architecture: Architecture
+    guarded = False
+    """Whether answers are looked at: :meth:`score` and the like raise FloatingPointError if arithmetic has overflowed."""
 
     def __init__(self, parameters: NDArray[Any]) -> None:
         self._given = parameters
         setattr(self, self._name, parameters)
 
-    def sealed(self) -> Self:
-        """Return the same with a read-only view of the parameters: who sees a model does not change it."""
+    def guard(self) -> Self:
+        """Return the same, guarded if its parameters are so large that there is need."""
+        if self.guarded or not self.architecture.may_overflow(self._given):
+            return self
+        same = self._copy()
+        same.guarded = True
+        return same
+
+    def _copy(self) -> Self:
         same = object.__new__(type(self))
         same.__dict__.update(self.__dict__)
+        return same
+
+    def sealed(self) -> Self:
+        """Return the same with a read-only view of the parameters: who sees a model does not change it."""
+        same = self._copy()
         setattr(same, self._name, read_only(self._given))
         return same
 
@@ -213,7 +248,9 @@ class Shared(_Parameters):
             pack()
         else:
             threads.unattended(pack)
-        return Network(self.architecture, connectivity, theta, staircase, layout)
+        network = Network(self.architecture, connectivity, theta, staircase, layout)
+        network.guarded = self.guarded
+        return network
 
 
 def _order(staircase: Staircase) -> NDArray[np.int32]:
@@ -283,6 +320,8 @@ class Network(_Parameters):
             kernels.active.score(self.theta, *self.layout, bits, places, *rest, log_p[part])
 
         self._for_rows(n, bits_of, n_threads, work)
+        if self.guarded:
+            _check(log_p, np.isfinite(log_p), "log p", "finite")
         return log_p
 
     def score_bits(self, bits: Bits, n_threads: int, n_places: int | None = None) -> NDArray[np.float64]:
@@ -305,6 +344,8 @@ class Network(_Parameters):
                 proba[part] = proba[part].take(feature, axis=1)
 
         self._for_rows(n, bits_of, n_threads, work)
+        if self.guarded:
+            _check(proba, ~np.isnan(proba), "probabilities", "numbers")
         return proba
 
     def walk(self, uniforms: NDArray[np.float64]) -> NDArray[np.uint8]:
@@ -314,6 +355,8 @@ class Network(_Parameters):
         """
         x = np.empty(uniforms.shape, np.uint8)
         kernels.active.sample(self.theta, *self.layout, uniforms, BLOCK, *self.architecture.walk_scratch(self.theta.dtype), x)
+        if self.guarded:  # a comparison with NaN has left no trace
+            self.score_bits(data.pack_rows(x, np.arange(x.shape[1])), 1)
         return x
 
     def dense(self) -> dict[str, Any]:
@@ -359,6 +402,12 @@ class Network(_Parameters):
             chunk(0, 0)
         else:
             threads.for_each(chunk, -(-n // rows), n_threads)
+
+
+def _check(values: NDArray[Any], good: NDArray[np.bool_], what: str, demand: str) -> None:
+    if not good.all():
+        rows = np.count_nonzero(~good.reshape(len(good), -1).all(axis=1))
+        raise FloatingPointError(OVERFLOW.format(what, demand, values[~good][0], rows))
 
 
 class _Kept(threading.local):

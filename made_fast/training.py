@@ -197,7 +197,10 @@ def fit(
         good = kept if state.best_parameters is None else state.best_parameters
         record = run_epoch(trainer, rows, batch_size, n_threads, number, good)
         if validate is not None:
-            nll = validate()
+            try:
+                nll = validate()
+            except FloatingPointError:  # a model whose arithmetic overflows says so itself
+                nll = np.nan
             if not np.isfinite(nll):
                 what = f"the validation loss became {nll} with the update of step {trainer.step}"
                 raise _diverged(trainer, good, number, what)

@@ -9,21 +9,23 @@ Not here: what the hyper-parameters mean (the estimator hands over a JSON object
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from made_fast import arguments, modelfile, storage
-from made_fast.header import FOREIGN, MAX_JSON, StrPath, file_error, json_object
+from made_fast.header import FOREIGN, MAX_JSON, ModelFileError, StrPath, file_error, json_object
 from made_fast.kernels.layout import aligned_copy, copy_into
 from made_fast.kernels.optimizers import OPTIMIZERS
 from made_fast.network import Network
 from made_fast.trainers import FixedTrainer, SharedTrainer, Trainer
 from made_fast.training import FitState
 
-__all__ = ["encode", "read", "write"]
+__all__ = ["check_writable", "encode", "read", "write"]
 
 
 def write(path: StrPath, trainer: Trainer, state: FitState, about: dict[str, Any]) -> None:
@@ -32,6 +34,24 @@ def write(path: StrPath, trainer: Trainer, state: FitState, about: dict[str, Any
     Raises OSError if the file cannot be written; the old one is untouched.
     """
     storage.write(path, *encode(path, trainer, state, about))
+
+
+def check_writable(path: StrPath) -> None:
+    """Raise the OSError that :func:`write` would meet, as far as it can be known, or if a file is there that is no checkpoint.
+
+    It would be lost: a model, or a table, that was named by mistake.
+    """
+    storage.check_writable(path)
+    try:
+        kind = storage.read_metadata(path).get("kind")
+    except FileNotFoundError:
+        return
+    except ModelFileError:
+        kind = None
+    if kind != "checkpoint" and os.path.getsize(path):
+        raise FileExistsError(
+            errno.EEXIST, "a file that is no checkpoint is there, and would be lost; choose another path", path
+        )
 
 
 def encode(

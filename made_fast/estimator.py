@@ -15,12 +15,12 @@ from made_fast import arguments, checks, given, recipe, training
 from made_fast import checkpoint as checkpoint_file
 from made_fast.arrays import column_names
 from made_fast.fitted import FittedDensity
+from made_fast.header import file_error
 from made_fast.kernels.layout import aligned_copy
 from made_fast.masks import Connectivity
 from made_fast.model import MADEModel
 from made_fast.progress import Progress
 from made_fast.recipe import SCHEDULES
-from made_fast.storage import check_writable, file_error
 from made_fast.trainers import SharedTrainer, Trainer
 
 __all__ = ["MADE"]
@@ -382,7 +382,7 @@ class MADE(FittedDensity):
             )
         state = self._fit_state if resumed else training.FitState()
         checkpoint_file.encode(path, trainer, state, self._about(state, column_names(X) or self._names))
-        check_writable(path)
+        checkpoint_file.check_writable(path)
 
     def _write_checkpoint(self, path: str) -> None:
         about = self._about(self._fit_state, getattr(self, "feature_names_in_", None))

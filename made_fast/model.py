@@ -88,7 +88,7 @@ class MADEModel(queries.Queries):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self.source = self.source.sealed()  # arrays come out of a pickle, or a deep copy, writable
+        self.source = self.source.guard().sealed()  # arrays come out of a pickle, or a deep copy, writable
         self._keep_nothing()
 
     def _keep_nothing(self) -> None:

@@ -58,7 +58,9 @@ from made_fast.header import (
 )  # fmt: skip
 from made_fast.kernels import layout as panels
 
-__all__ = ["ModelFileError", "check_writable", "content_of", "file_error", "json_object", "read", "replace", "write"]
+__all__ = [
+    "ModelFileError", "check_writable", "content_of", "file_error", "json_object", "read", "read_metadata", "replace", "write",
+]  # fmt: skip
 
 CHUNK = 1 << 18  # items that are worked on at a time, while they are in cache
 PAGE = 1 << 12  # bytes that small writes are gathered to
@@ -335,8 +337,7 @@ def read(path: StrPath, *, mmap: bool = False, content: bytes | None = None) -> 
     """
     with _open(path) if content is None else io.BytesIO(content) as file:
         size = os.fstat(file.fileno()).st_size if content is None else len(content)
-        head = file.read(8)
-        head += file.read(header_length(head, size, path))
+        head = _read_head(file, size, path)
         announced, metadata, digest = parse_header(head, size, path)
         if mmap:
             data = np.frombuffer(memory_map.mmap(file.fileno(), size, access=memory_map.ACCESS_READ), np.uint8)[len(head) :]
@@ -348,6 +349,19 @@ def read(path: StrPath, *, mmap: bool = False, content: bytes | None = None) -> 
     if (found := _digest(tensors, path)) != digest:
         raise file_error(path, f"the SHA-256 in the metadata must be that of the data, {found}", digest)
     return tensors, metadata
+
+
+def read_metadata(path: StrPath) -> dict[str, str]:
+    """Read and check the header of a file alone; return its metadata without the file's own. Raises what :func:`read` does."""
+    with _open(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        return parse_header(_read_head(file, size, path), size, path)[1]
+
+
+def _read_head(file: BinaryIO, size: int, path: StrPath) -> bytes:
+    """Return the first 8 + N bytes."""
+    head = file.read(8)
+    return head + file.read(header_length(head, size, path))
 
 
 def _open(path: StrPath) -> io.BufferedReader:

@@ -232,6 +232,22 @@ def test_what_could_not_be_written_to_a_checkpoint_is_refused_before_training(tm
     with pytest.raises(ValueError, match="PCG64"):
         small(random_state=np.random.Generator(np.random.MT19937(0))).fit(rows(30), checkpoint=tmp_path / "c")
     assert list(tmp_path.iterdir()) == []
+    (tmp_path / "empty").touch()  # as tempfile makes them
+    with pytest.raises(pytest.fail.Exception):
+        small().fit(rows(30), checkpoint=tmp_path / "empty")
+
+
+def test_a_checkpoint_replaces_no_other_file(tmp_path):
+    small().fit(rows(30)).save(tmp_path / "model")
+    (tmp_path / "table.csv").write_text("0,1\n")
+    np.save(tmp_path / "table.npy", rows(3))
+    for path in tmp_path.iterdir():
+        before = path.read_bytes()
+        with pytest.raises(FileExistsError, match=f"a file that is no checkpoint is there, and would be lost.*{path.name}"):
+            small().fit(rows(30), checkpoint=path)
+        assert path.read_bytes() == before
+    small().fit(rows(30), checkpoint=tmp_path / "c")
+    small().fit(rows(30), checkpoint=tmp_path / "c")  # one of an earlier fit is the user's own affair
 
 
 def more(made, X):

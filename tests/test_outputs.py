@@ -293,7 +293,8 @@ def test_a_sparse_table_without_gaps_comes_out_as_it_is():
     ],
 )
 def test_options_that_change_nothing_are_told_of(options, note, capsys):
-    Path("old").write_text("something")
+    assert run(f"train x.npy {QUICK} --checkpoint old") == 0
+    capsys.readouterr()
     assert run(f"train x.npy {QUICK} {options}") == 0
     assert capsys.readouterr().err == f"made-fast: note: {note}.\n"
     assert run(f"train x.npy {QUICK} --masks 2 --resample order --val-masks 2 --patience 3") == 0

@@ -199,7 +199,7 @@ def test_a_mapped_model_file_of_more_than_2_31_parameters_is_read(tmp_path):
     assert list(tensors) == ["parameters", "ordering"]
     digest = hashlib.sha256(theta.data)
     digest.update(tensors["ordering"].data)
-    head = storage._make_header(tensors, metadata, digest.hexdigest())
+    head = storage.make_header(tensors, metadata, digest.hexdigest())
     file_of_holes(path, len(head) + theta.nbytes + tensors["ordering"].nbytes)
     start = int(network.layout.panel_start[-1])
     with path.open("r+b") as file:

@@ -23,6 +23,7 @@ FORMAT, VERSION, UNSEALED = "made_fast", "1", "0" * 64
 ALIGNMENT, MAX_DIMENSIONS = 64, 8
 MAX_HEADER = 1 << 20
 MAX_JSON, MAX_VALUES = 1 << 22, 150_000  # bytes and values: as Python objects they take 64 MB at the most
+NO_JSON = (json.JSONDecodeError, UnicodeDecodeError, UnicodeEncodeError, ValueError, RecursionError)
 DTYPES = {"F32": "<f4", "F64": "<f8", "I32": "<i4", "I64": "<i8", "U8": "|u1"}  # np.dtype(...).str of each
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
@@ -165,6 +166,8 @@ def json_object(text: bytes, what: str, path: StrPath) -> dict[str, Any]:
         if b"\\u" in text:  # else nothing can be half of a pair
             json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
+        if type(error) not in NO_JSON:  # a host's own, which its signal handler has raised
+            raise
         raise file_error(path, f"{what} must be strict JSON", str(error)) from None
     if not isinstance(value, dict):
         raise file_error(path, f"{what} must be a JSON object", value)

@@ -40,8 +40,9 @@ class _ReadOnly:
     """Base of records whose arrays nobody may change, for models share them: they hold read-only views of what they get."""
 
     def __post_init__(self) -> None:
-        for name, value in self.__dict__.items():
-            self.__dict__[name] = read_only(value)
+        fields = self.__dict__
+        for name in fields:
+            fields[name] = read_only(fields[name])
 
     def __reduce__(self) -> tuple[Any, ...]:  # arrays that come out of a pickle, or a deep copy, would be writable
         return type(self), tuple(self.__dict__.values())
@@ -50,12 +51,11 @@ class _ReadOnly:
 def read_only(value: Any) -> Any:
     """Return a read-only view of an array, or of all arrays in a tuple; anything else as it is."""
     if isinstance(value, tuple):
-        return tuple(map(read_only, value))
-    if not isinstance(value, np.ndarray) or not value.flags.writeable:
-        return value
-    view = value.view()
-    view.flags.writeable = False
-    return view
+        return tuple([read_only(part) for part in value])
+    if isinstance(value, np.ndarray) and value.flags.writeable:
+        value = value.view()
+        value.flags.writeable = False
+    return value
 
 
 @dataclass(frozen=True)
@@ -166,6 +166,9 @@ class Staircase(_ReadOnly):
     sorts: tuple[NDArray[np.intp], ...]
     n_live: tuple[IntVector, ...]
     direct: tuple[IntVector | None, ...]
+
+    def __post_init__(self) -> None:
+        self.sorts[0].flags.writeable = False  # our own; models hand this one out
 
     def __getitem__(self, k: int) -> Staircase:
         """Return that of mask k."""

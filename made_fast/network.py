@@ -44,8 +44,11 @@ BOUNDED = ("tanh", "sigmoid", "softsign")
 ROUNDING = 16
 """How much larger than the bound sums may be that are not exact."""
 
+PROBES = 16
+"""Rows, and as many opposites of them, that a guarded network is tried with."""
+
 OVERFLOW = (
-    "the model's weights are so large (or not finite) that arithmetic overflows: {} must be {}, got {} for {} of the rows. "
+    "the model's weights are so large (or not finite) that arithmetic overflows: {} must be {}, got {} for {} of {} rows. "
     "Train it again with a smaller learning_rate or clip_norm, or with dtype='float64'."
 )
 
@@ -321,6 +324,7 @@ class Network(_Parameters):
 
         self._for_rows(n, bits_of, n_threads, work)
         if self.guarded:
+            _ = self._probed
             _check(log_p, np.isfinite(log_p), "log p", "finite")
         return log_p
 
@@ -345,8 +349,19 @@ class Network(_Parameters):
 
         self._for_rows(n, bits_of, n_threads, work)
         if self.guarded:
+            _ = self._probed
             _check(proba, ~np.isnan(proba), "probabilities", "numbers")
         return proba
+
+    @once
+    def _probed(self) -> bool:
+        """Say that some random rows have finite scores, or raise an error: infinite logits look like certainty."""
+        plain, D = self._copy(), self.architecture.n_inputs
+        plain.guarded = False
+        rows = np.random.default_rng(0).integers(0, 2, (PROBES, D), np.uint8)
+        log_p = plain.score_bits(data.pack_rows(np.concatenate([rows, 1 - rows]), np.arange(D)), 1)
+        _check(log_p, np.isfinite(log_p), "log p", "finite")
+        return True
 
     def walk(self, uniforms: NDArray[np.float64]) -> NDArray[np.uint8]:
         """Draw rows by one walk along the ordering: x at place p + 1 is 1 where ``uniforms[i, p] < p(1 | places before)``.
@@ -356,7 +371,7 @@ class Network(_Parameters):
         x = np.empty(uniforms.shape, np.uint8)
         kernels.active.sample(self.theta, *self.layout, uniforms, BLOCK, *self.architecture.walk_scratch(self.theta.dtype), x)
         if self.guarded:  # a comparison with NaN has left no trace
-            self.score_bits(data.pack_rows(x, np.arange(x.shape[1])), 1)
+            self.score_bits(data.pack_rows(x, np.arange(self.architecture.n_inputs)), 1)
         return x
 
     def dense(self) -> dict[str, Any]:
@@ -407,7 +422,7 @@ class Network(_Parameters):
 def _check(values: NDArray[Any], good: NDArray[np.bool_], what: str, demand: str) -> None:
     if not good.all():
         rows = np.count_nonzero(~good.reshape(len(good), -1).all(axis=1))
-        raise FloatingPointError(OVERFLOW.format(what, demand, values[~good][0], rows))
+        raise FloatingPointError(OVERFLOW.format(what, demand, values[~good][0], rows, len(good)))
 
 
 class _Kept(threading.local):

@@ -1,6 +1,7 @@
 """A model comes from a path, from the content of a file, or from a file that is open; errors say which."""
 
 import io
+import json
 import mmap
 import os
 import pathlib
@@ -182,3 +183,15 @@ def test_a_signal_while_a_file_is_read_is_raised_and_leaves_no_descriptor(path, 
     finally:
         signal.signal(signal.SIGUSR1, old)
     assert set(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_time_limit_while_a_header_is_parsed_is_raised(path, monkeypatch):
+    class TooSlow(ValueError):
+        pass
+
+    def late(*_, **__):
+        raise TooSlow
+
+    monkeypatch.setattr(json, "loads", late)
+    with pytest.raises(TooSlow):
+        load(path)

@@ -35,6 +35,7 @@ ANSWERS = {
     "score_samples": lambda model: model.score_samples(X),
     "a row": lambda model: model.score_samples(X[:1], n_threads=1),
     "score": lambda model: model.score(X),
+    "sample": lambda model: model.sample(50, random_state=0),
     "log_marginal": lambda model: model.log_marginal(GAPS),
     "log_marginal, estimated": lambda model: model.log_marginal(GAPS, n_walks=3, return_std=True),
     "conditional": lambda model: model.conditional(GAPS, 3),
@@ -51,31 +52,15 @@ ANSWERS = {
 @pytest.mark.parametrize(("factor", "activation"), [(1e15, "relu"), (1e20, "softplus"), (3e38, "relu"), (3e38, "tanh")])
 def test_every_answer_says_that_arithmetic_overflows(factor, activation, kind, answer, mixed):
     model = scaled(factor, activation=activation, mixed=mixed, **KINDS[kind])
-    with pytest.raises(FloatingPointError, match=r"weights are so large.* got (nan|-?inf) for \d+ of the rows\. Train"):
+    with pytest.raises(FloatingPointError, match=r"weights are so large.* got (nan|-?inf) for \d+ of \d+ rows\. Train"):
         ANSWERS[answer](model)
 
 
-@pytest.mark.parametrize("mixed", [False, True], ids=["model", "mixture"])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("factor", [1e15, 1e20, 3e38])
-def test_rows_drawn_are_right_or_an_error(factor, kind, mixed):
-    """Probabilities of 0 and 1 are right where logits are infinite, and rows may be drawn by them; by NaN they may not."""
-    model = scaled(factor, mixed=mixed, **KINDS[kind])
-    try:
-        rows = model.sample(50, random_state=0)
-    except FloatingPointError:
-        return
-    assert factor < 3e38
-    members = [model.members[1]] if mixed else [model]
-    for k in range(members[0].n_masks):
-        P = members[0].conditional_proba(rows, mask=k)
-        assert not np.isnan(P).any()
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_conditionals_that_are_no_numbers_are_told(kind):
-    model = scaled(3e38, **KINDS[kind])
-    with pytest.raises(FloatingPointError, match="probabilities must be numbers, got nan"):
+def test_conditionals_of_such_a_model_are_refused(factor, kind):
+    model = scaled(factor, **KINDS[kind])
+    with pytest.raises(FloatingPointError, match="overflows"):
         model.conditional_proba(X, mask=0)
     with pytest.raises(FloatingPointError):
         MixtureModel([model]).conditional_proba(X, mask=0)

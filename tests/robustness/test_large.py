@@ -20,7 +20,7 @@ import scipy.sparse as sp
 from helpers import random_model
 from hypothesis import settings
 
-from made_fast import MADE, MADEModel, data, load, modelfile, storage
+from made_fast import MADE, MADEModel, data, header, load, modelfile
 from made_fast.kernels import layout
 from made_fast.masks import Connectivity, MaskSet, draw_connectivity
 from made_fast.network import Architecture, Network, Shared
@@ -199,7 +199,7 @@ def test_a_mapped_model_file_of_more_than_2_31_parameters_is_read(tmp_path):
     assert list(tensors) == ["parameters", "ordering"]
     digest = hashlib.sha256(theta.data)
     digest.update(tensors["ordering"].data)
-    head = storage.make_header(tensors, metadata, digest.hexdigest())
+    head = header.make_header(tensors, metadata, digest.hexdigest())
     file_of_holes(path, len(head) + theta.nbytes + tensors["ordering"].nbytes)
     start = int(network.layout.panel_start[-1])
     with path.open("r+b") as file:

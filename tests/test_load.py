@@ -186,12 +186,12 @@ def test_a_signal_while_a_file_is_read_is_raised_and_leaves_no_descriptor(path, 
 
 
 def test_a_time_limit_while_a_header_is_parsed_is_raised(path, monkeypatch):
-    class TooSlow(ValueError):
+    class TooSlowError(ValueError):
         pass
 
     def late(*_, **__):
-        raise TooSlow
+        raise TooSlowError
 
     monkeypatch.setattr(json, "loads", late)
-    with pytest.raises(TooSlow):
+    with pytest.raises(TooSlowError):
         load(path)

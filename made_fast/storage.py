@@ -221,7 +221,7 @@ def _replace(path: StrPath, fill: Callable[[BinaryIO], None], check: Callable[[]
 
 def _target(path: StrPath) -> str:
     """Return the file that ``path`` stands for, links followed; refuse what names a folder, which realpath would overlook."""
-    name = os.fspath(path)
+    name = os.fsdecode(path)
     if os.path.basename(name) in ("", os.curdir, os.pardir):
         raise IsADirectoryError(errno.EISDIR, "a path must end with the name of a file; append one", name)
     return os.path.realpath(name)
@@ -234,7 +234,7 @@ def _naming(path: StrPath) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno is not None and error.filename is None:
-            error.filename = os.fspath(path)
+            error.filename = os.fsdecode(path)
         raise
 
 

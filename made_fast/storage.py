@@ -274,11 +274,9 @@ def _take_over(descriptor: int, target: str, old: os.stat_result) -> None:
     """Give a new file owner, group, extended attributes and mode of the old one, ``target``. Only the mode must be had."""
     new = os.fstat(descriptor)
     if (new.st_uid, new.st_gid) != (old.st_uid, old.st_gid):
-        try:
-            os.fchown(descriptor, old.st_uid, old.st_gid)
-        except OSError:
+        for owner in (-1, old.st_uid):  # the group first: whoever may not give the file away may still be a member
             with _ignoring_errors():
-                os.fchown(descriptor, -1, old.st_gid)
+                os.fchown(descriptor, owner, old.st_gid)
     if hasattr(os, "listxattr"):
         with _ignoring_errors():  # of a file system that has none
             names = os.listxattr(target)
@@ -302,6 +300,8 @@ def _create_locked(folder: str, prefix: str, mode: int) -> tuple[str, int]:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:  # of another kind on a file system without locks: there, leftovers stay
                 blocked = isinstance(error, BlockingIOError)
+                if not blocked and error.errno is None:  # see _ignoring_errors
+                    raise
             if not blocked and os.fstat(descriptor).st_nlink:
                 return temporary, descriptor
         except BaseException:

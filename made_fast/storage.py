@@ -223,7 +223,7 @@ def _replace(path: StrPath, fill: Callable[[BinaryIO], None], check: Callable[[]
 
 def _target(path: StrPath) -> str:
     """Return the file that ``path`` stands for, links followed; refuse what names a folder, which realpath would overlook."""
-    name = os.fspath(path)
+    name = os.fsdecode(path)
     if os.path.basename(name) in ("", os.curdir, os.pardir):
         raise IsADirectoryError(errno.EISDIR, "a path must end with the name of a file; append one", name)
     return os.path.realpath(name)
@@ -236,7 +236,7 @@ def _naming(path: StrPath) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno is not None and error.filename is None:
-            error.filename = os.fspath(path)
+            error.filename = os.fsdecode(path)
         raise
 
 
@@ -276,11 +276,9 @@ def _take_over(descriptor: int, target: str, old: os.stat_result) -> None:
     """Give a new file owner, group, extended attributes and mode of the old one, ``target``. Only the mode must be had."""
     new = os.fstat(descriptor)
     if (new.st_uid, new.st_gid) != (old.st_uid, old.st_gid):
-        try:
-            os.fchown(descriptor, old.st_uid, old.st_gid)
-        except OSError:
+        for owner in (-1, old.st_uid):  # the group first: whoever may not give the file away may still be a member
             with _ignoring_errors():
-                os.fchown(descriptor, -1, old.st_gid)
+                os.fchown(descriptor, owner, old.st_gid)
     if hasattr(os, "listxattr"):
         with _ignoring_errors():  # of a file system that has none
             names = os.listxattr(target)
@@ -304,6 +302,8 @@ def _create_locked(folder: str, prefix: str, mode: int) -> tuple[str, int]:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:  # of another kind on a file system without locks: there, leftovers stay
                 blocked = isinstance(error, BlockingIOError)
+                if not blocked and error.errno is None:  # see _ignoring_errors
+                    raise
             if not blocked and os.fstat(descriptor).st_nlink:
                 return temporary, descriptor
         except BaseException:

@@ -21,7 +21,7 @@ __all__ = ["available", "for_each", "run", "unattended"]
 HELPERS = max(16, 2 * (os.cpu_count() or 1))
 """Threads that may help ``for_each`` at the same time, whoever calls it; and the most that are kept when idle."""
 
-LOOK = 0.04
+LOOK = 0.01
 """Seconds that a caller waits at a time."""
 
 CGROUPS, OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")

@@ -430,8 +430,9 @@ class MADE(FittedDensity):
 
     def _model(self, parameters: NDArray[Any] | None = None, *, trainer: Trainer) -> MADEModel:
         """Return the model that has these parameters, by default the trainer's."""
-        hyper = {name: recipe.plain(value) for name, value in self.get_params(deep=False).items() if name not in _NOT_SAVED}
-        hyper["learning_rate"] = float(recipe.hyper(self.get_params(deep=False))[0])
+        params = self.get_params(deep=False)
+        hyper = {name: recipe.plain(value) for name, value in params.items() if name not in _NOT_SAVED}
+        hyper["learning_rate"] = float(recipe.hyper(params)[0])
         return MADEModel(
             trainer.source(trainer.parameters if parameters is None else parameters),
             trainer.masks,

@@ -69,7 +69,7 @@ class MADEModel(queries.Queries):
     ) -> None:
         if not isinstance(source, Network | Shared):
             raise TypeError(f"source must be a Network or Shared, got {type(source).__name__}. Read models by made_fast.load.")
-        self.source: Network | Shared = (source := source.guard())
+        self.source: Network | Shared = (source := source.watch())
         self.architecture = source.architecture
         if isinstance(source, Network):
             masks = MaskSet.of([source.connectivity])
@@ -88,7 +88,7 @@ class MADEModel(queries.Queries):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self.source = self.source.guard().sealed()  # arrays come out of a pickle, or a deep copy, writable
+        self.source = self.source.watch().sealed()  # arrays come out of a pickle, or a deep copy, writable
         self._keep_nothing()
 
     def _keep_nothing(self) -> None:

@@ -186,19 +186,23 @@ class _Parameters:
 
     _name: ClassVar[str]
     architecture: Architecture
-    guarded = False
-    """Whether answers are looked at: :meth:`score` and the like raise FloatingPointError if arithmetic has overflowed."""
+    watched = False
+    """Whether it is a model's: answers are then looked at, where there is need, see :attr:`guarded`."""
 
     def __init__(self, parameters: NDArray[Any]) -> None:
         self._given = parameters
         setattr(self, self._name, parameters)
 
-    def guard(self) -> Self:
-        """Return the same, guarded if its parameters are so large that there is need."""
-        if self.guarded or not self.architecture.may_overflow(self._given):
-            return self
+    @once
+    def guarded(self) -> bool:
+        """Whether :meth:`score` and the like raise FloatingPointError if arithmetic has overflowed."""
+        return self.watched and self.architecture.may_overflow(self._given)
+
+    def watch(self) -> Self:
+        """Return the same as a model has it."""
         same = self._copy()
-        same.guarded = True
+        same.watched = True
+        vars(same).pop("guarded", None)
         return same
 
     def _copy(self) -> Self:
@@ -252,7 +256,7 @@ class Shared(_Parameters):
         else:
             threads.unattended(pack)
         network = Network(self.architecture, connectivity, theta, staircase, layout)
-        network.guarded = self.guarded
+        network.watched, vars(network)["guarded"] = self.watched, self.guarded
         return network
 
 
@@ -357,7 +361,7 @@ class Network(_Parameters):
     def _probed(self) -> bool:
         """Say that some random rows have finite scores, or raise an error: infinite logits look like certainty."""
         plain, D = self._copy(), self.architecture.n_inputs
-        plain.guarded = False
+        vars(plain)["guarded"] = False
         rows = np.random.default_rng(0).integers(0, 2, (PROBES, D), np.uint8)
         log_p = plain.score_bits(data.pack_rows(np.concatenate([rows, 1 - rows]), np.arange(D)), 1)
         _check(log_p, np.isfinite(log_p), "log p", "finite")

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from made_fast.ensemble import MADEEnsemble
     from made_fast.estimator import MADE
     from made_fast.imputer import MADEImputer
+    from made_fast.loading import load
     from made_fast.masks import Connectivity
-    from made_fast.mixture import MixtureModel, load
+    from made_fast.mixture import MixtureModel
     from made_fast.model import MADEModel
     from made_fast.queries import ApproximationWarning
     from made_fast.storage import ModelFileError
@@ -48,7 +49,7 @@ _HOMES = {
     "MADEModel": "model",
     "MixtureModel": "mixture",
     "ModelFileError": "storage",
-    "load": "mixture",
+    "load": "loading",
 }
 
 

@@ -26,39 +26,11 @@ from made_fast.kernels import layout
 from made_fast.masks import Connectivity
 
 __all__ = [
-    "boolean",
-    "choice",
-    "connectivity",
-    "constants",
-    "dtype",
-    "feature_names",
-    "fraction",
-    "function",
-    "generator",
-    "hidden_sizes",
-    "how_many",
-    "is_true",
-    "mapping",
-    "mask_number",
-    "member_number",
-    "n_jobs",
-    "n_threads",
-    "non_negative_float",
-    "non_negative_int",
-    "observed",
-    "ordering",
-    "path",
-    "positive_float",
-    "positive_int",
-    "probability",
-    "sample_weight",
-    "shown",
-    "target",
-    "the_mask",
-    "threshold",
-    "vector",
-    "verbosity",
-]
+    "boolean", "choice", "connectivity", "constants", "dtype", "feature_names", "fraction", "function", "generator",
+    "hidden_sizes", "how_many", "is_true", "mapping", "mask_number", "member_number", "n_jobs", "n_threads",
+    "non_negative_float", "non_negative_int", "observed", "ordering", "path", "positive_float", "positive_int", "probability",
+    "sample_weight", "shown", "target", "the_mask", "threshold", "vector", "verbosity",
+]  # fmt: skip
 
 IntVector = NDArray[np.int32]
 

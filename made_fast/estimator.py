@@ -430,15 +430,12 @@ class MADE(FittedDensity):
 
     def _model(self, parameters: NDArray[Any] | None = None, *, trainer: Trainer) -> MADEModel:
         """Return the model that has these parameters, by default the trainer's."""
-        params = self.get_params(deep=False)
-        hyper = {name: recipe.plain(value) for name, value in params.items() if name not in _NOT_SAVED}
-        hyper["learning_rate"] = float(recipe.hyper(params)[0])
         return MADEModel(
             trainer.source(trainer.parameters if parameters is None else parameters),
             trainer.masks,
             rule=trainer.rule if isinstance(trainer, SharedTrainer) else None,
             binarize=self.binarize,
-            hyper=hyper,
+            hyper=recipe.notes(self.get_params(deep=False)),
             feature_names=getattr(self, "feature_names_in_", None),
         )
 
@@ -448,6 +445,3 @@ class MADE(FittedDensity):
         best = self._fit_state.best_parameters
         self.best_epoch_ = self._fit_state.best_epoch
         self.model_ = self._model(best, trainer=self._trainer)
-
-
-_NOT_SAVED = ("random_state", "verbose", "n_threads", "binarize", "ordering")

@@ -3,7 +3,7 @@
 Like a single model (``model.py``), it is for a server: NumPy and the compiled kernels are all it needs. Each member, a
 ``MADEModel``, may itself be a mixture, in equal parts, over the masks of its set. Not here: training of members and weights
 (``ensemble.py``), arithmetic of a network (``network.py``), how a member deals with missing inputs (``queries.py``), the file
-(``modelfile.py``). :func:`load` is here because what it returns may be a mixture.
+(``modelfile.py``).
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from made_fast.arrays import CONVERSION_ERRORS
 from made_fast.evidence import pack
 from made_fast.inquiry import Inquiry, Table, choose
 from made_fast.masks import Connectivity
-from made_fast.model import MADEModel, from_content
+from made_fast.model import MADEModel
 
-__all__ = ["MixtureModel", "load"]
+__all__ = ["MixtureModel"]
 
 Floats: TypeAlias = "NDArray[np.float64]"
 
@@ -373,41 +373,6 @@ class MixtureModel:
             log_p.append(self._log_marginal([replace(one, table=whole) for one in asked])[0])
         best = np.argmax(log_p, axis=0) if log_p else 0
         return np.stack(proposals)[best, np.arange(len(proposals[0]))], np.min(effective, axis=0)
-
-
-def load(source: Any, *, mmap: bool = False) -> MADEModel | MixtureModel:
-    """Read a model, or a mixture of models, that ``save`` wrote.
-
-    Parameters
-    ----------
-    source : path, bytes-like or binary file
-        A path (str or ``os.PathLike``); or the content of such a file, as bytes, bytearray or memoryview; or a file open for
-        reading bytes, read from where it stands to its end. It is untrusted: everything in it is checked, nothing executed.
-    mmap : bool
-        Map the parameters of the file at a path instead of reading them: many processes then share one copy. Replace a file
-        that is being served by a rename, as ``save`` does, never in place: ``cp`` and ``rsync --inplace`` over it change the
-        model under way, and a mapped file that is cut short kills the processes that use it (SIGBUS).
-
-    Raises
-    ------
-    OSError
-        The file cannot be opened or read.
-    ModelFileError
-        It is not a whole, consistent model file; a ValueError.
-    """
-    mmap = arguments.boolean(mmap, "mmap")
-    path, content = storage.content_of(source)
-    if mmap and content is not None:
-        raise ValueError(f"mmap=True needs the path of a file to map, got {path}. Pass its path, or leave mmap out.")
-    tensors, metadata = storage.read(path, mmap=mmap, content=content)
-    if metadata.get("kind") != "ensemble":
-        return from_content(modelfile.decode(tensors, metadata, path), path)
-    found = modelfile.decode_ensemble(tensors, metadata, path)
-    members = [from_content(member._replace(feature_names=found.feature_names), path) for member in found.members]
-    try:
-        return MixtureModel(members, found.weights, hyper=found.hyper)
-    except ValueError as error:
-        raise storage.file_error(path, "it must hold a mixture", str(error), "Save the model again.") from error
 
 
 def _log_sum(joint: Floats) -> Floats:

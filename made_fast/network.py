@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from itertools import pairwise
-from typing import Any, ClassVar, Generic, Self, TypeAlias, TypeVar
+from typing import Any, ClassVar, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from made_fast import data, kernels, threads
 from made_fast.kernels import layout as panels
 from made_fast.masks import Connectivity, MaskSet, Staircase, read_only
+from made_fast.once import once
 
 __all__ = ["BLOCK", "SPARSE_BELOW", "Architecture", "Network", "Shared", "scratch"]
 
@@ -54,25 +55,6 @@ OVERFLOW = (
 
 Bits = NDArray[np.uint64]
 Scratch: TypeAlias = "tuple[NDArray[Any], NDArray[np.int32]]"
-T = TypeVar("T")
-
-
-class once(Generic[T]):  # noqa: N801
-    """A property that is computed on first use and kept.
-
-    It takes no lock, unlike ``functools.cached_property`` of Python 3.11: a child forked while another thread holds that would
-    wait for ever. Threads that come first together compute the same. A class that has some is pickled without them: the
-    instance's dictionary may grow at any time.
-    """
-
-    def __init__(self, compute: Callable[[Any], T]) -> None:
-        self.__doc__ = compute.__doc__
-        self._compute = compute
-
-    def __get__(self, instance: Any, owner: Any = None) -> T:
-        value = self._compute(instance)
-        instance.__dict__[self._compute.__name__] = value  # found there before this is asked again
-        return value
 
 
 @dataclass(frozen=True)

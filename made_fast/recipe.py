@@ -19,7 +19,7 @@ from made_fast.masks import DEGREE_RULES, DIRECT_CONNECTIONS, RESAMPLE, MaskRule
 from made_fast.network import Architecture, Shared
 from made_fast.trainers import FixedTrainer, SharedTrainer, Trainer
 
-__all__ = ["SCHEDULES", "check_unchanged", "hyper", "plain", "schedule", "start"]
+__all__ = ["SCHEDULES", "check_unchanged", "hyper", "notes", "plain", "schedule", "start"]
 
 SCHEDULES = ("constant", "linear", "cosine")
 
@@ -28,6 +28,8 @@ MAY_CHANGE = (
     "validation_fraction", "verbose",
 )  # fmt: skip
 """The parameters that a fit looks at whenever it goes on; all others are in the trainer that it began with."""
+
+NOT_NOTED = ("random_state", "verbose", "n_threads", "binarize", "ordering")
 
 Params = Mapping[str, Any]
 
@@ -110,6 +112,12 @@ def schedule(params: Params, max_epochs: int) -> Callable[[int], float]:
     if kind == "cosine":
         return lambda epoch: rate * (1 + math.cos(math.pi * min(1.0, (epoch - 1) / max_epochs))) / 2
     return lambda epoch: rate
+
+
+def notes(params: Params) -> dict[str, Any]:
+    """Return what a model remembers of them: those that say how it came to be and that its file does not say otherwise."""
+    found = {name: plain(value) for name, value in params.items() if name not in NOT_NOTED}
+    return found | {"learning_rate": float(hyper(params)[0])}
 
 
 def plain(value: Any) -> Any:

@@ -23,12 +23,12 @@ MODULES = sorted(module.name for module in pkgutil.iter_modules(made_fast.__path
 
 # Arrows point one way: cli -> estimator -> training -> model -> kernels. A module imports modules of lower rank only.
 RANK = {
-    "values": 0, "columns": 0, "masks": 0, "progress": 0, "signals": 0, "threads": 0, "arrays": 0, "names": 0, "streams": 0,
-    "options": 1, "images": 1, "textfiles": 1, "arguments": 1, "checks": 1, "header": 1, "data": 2, "readers": 2,
+    "values": 0, "columns": 0, "masks": 0, "progress": 0, "signals": 0, "threads": 0, "arrays": 0, "names": 0, "once": 0,
+    "streams": 0, "options": 1, "images": 1, "textfiles": 1, "arguments": 1, "checks": 1, "header": 1, "data": 2, "readers": 2,
     "datasets": 3, "storage": 3, "network": 3, "tables": 4, "modelfile": 4, "evidence": 4, "inquiry": 5, "files": 5,
-    "queries": 6, "model": 7, "mixture": 8, "trainers": 7, "training": 8, "report": 9, "checkpoint": 9, "recipe": 9,
-    "fitted": 9, "given": 9, "estimator": 10, "ensemble": 11, "imputer": 12, "fitting": 13, "commands": 13, "cli": 14,
-    "__main__": 15,
+    "queries": 6, "model": 7, "mixture": 8, "loading": 9, "trainers": 7, "training": 8, "report": 9, "checkpoint": 9,
+    "recipe": 9, "fitted": 9, "given": 9, "estimator": 10, "ensemble": 11, "imputer": 12, "fitting": 13, "commands": 13,
+    "cli": 14, "__main__": 15,
 }  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from made_fast import arguments, checks, data, training
 from made_fast.arrays import column_names
 from made_fast.model import MADEModel
 from made_fast.modelfile import encode_names
+from made_fast.names import check_different
 from made_fast.queries import log_p_observed
 from made_fast.trainers import FixedTrainer, Trainer, TrainingRows
 
@@ -54,6 +55,7 @@ class Rows(NamedTuple):
 def look(X: Any, sample_weight: Any, n_features: int | None = None) -> Rows:
     """Check rows to train on, all but their values; names that no file could hold are refused."""
     table, names = checks.matrix(X, n_features), column_names(X)
+    check_different(names)
     encode_names(names)
     weights = arguments.sample_weight(sample_weight, table.shape[0])
     return Rows(table, data.pack_missing(table, np.arange(table.shape[1])), weights, names)

@@ -9,9 +9,10 @@ Not here: how names are read off a table (:mod:`made_fast.arrays`) or kept in a 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
-__all__ = ["check"]
+__all__ = ["check", "check_different"]
 
 SHOWN = 5
 """Most names in an error text."""
@@ -40,6 +41,16 @@ def check(found: Sequence[str] | None, expected: Sequence[str] | None, name: str
         f"The feature names should match those that were passed during fit. {name} must have the same columns, in the same "
         f"order: {'; '.join(words) or 'some are there more than once'}. {way_out}"
     )
+
+
+def check_different(found: Sequence[str] | None) -> None:
+    """Refuse names to be learned of which some are the same: they would not say which column is which. Raises ValueError."""
+    if found is not None and len(set(found)) < len(found):
+        twice = [name for name, n in Counter(found).items() if n > 1]
+        raise ValueError(
+            f"the names of the columns must differ, got {_listed(twice)} more than once. "
+            "Rename them, or pass the values alone: X.to_numpy(), say."
+        )
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -171,6 +171,13 @@ def test_names_that_no_file_could_hold_are_refused_before_training(names):
         modelfile.encode_names(names)
 
 
+def test_names_of_which_some_are_the_same_are_refused_before_training(monkeypatch):
+    monkeypatch.setattr("made_fast.training.fit", lambda *_, **__: pytest.fail("training began"))
+    for make in (small, ensemble):
+        with pytest.raises(ValueError, match=r"names of the columns must differ, got 'a', 'c' more than once.*to_numpy"):
+            make().fit(pd.DataFrame(X, columns=list("aabcc")))
+
+
 @pytest.mark.parametrize(
     ("value", "error"), [("abcde", TypeError), (5, TypeError), ([1, 2, 3, 4, 5], TypeError), (["a"] * 4, ValueError)]
 )

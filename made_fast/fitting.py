@@ -55,6 +55,11 @@ def train(args: argparse.Namespace) -> int:
     """Fit a model and write it to a file."""
     if args.resume and args.checkpoint is None:
         raise UsageError("--resume needs --checkpoint FILE, to know what to go on from.")
+    if args.checkpoint is not None:
+        from made_fast import checkpoint
+
+        with refusing(OSError):
+            checkpoint.check_writable(str(args.checkpoint))
     plan = _plan(args)
     from made_fast.estimator import MADE
 

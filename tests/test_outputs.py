@@ -98,6 +98,7 @@ def test_rows_that_would_be_lost_keep_their_place(capsys):
         ("train x.npy --samples s.png/", "it names a folder"),
         ("sample m.csv --out y.csv/", "it names a folder"),
         ("train x.npy --checkpoint folder", "cannot write folder"),
+        ("train x.npy --checkpoint m.csv", "m.csv: a file that is no checkpoint is there, and would be lost"),
     ],
 )
 def test_outputs_are_files_of_their_own(command, message, capsys, monkeypatch):

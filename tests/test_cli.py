@@ -717,7 +717,10 @@ def wrong_files(model_file, tmp_path, monkeypatch):
         ("train digits --resume", "--resume needs --checkpoint FILE"),
         ("train digits --checkpoint model.safetensors", "--checkpoint and --out must be two files"),
         ("train digits --checkpoint no/x", "cannot write no/x: No such file or directory"),
-        ("train digits --checkpoint model.safetensors --out x.safetensors --resume", "model.safetensors: a file that is no checkpoint is there"),
+        (
+            "train digits --checkpoint model.safetensors --out x.safetensors --resume",
+            "model.safetensors: a file that is no checkpoint is there",
+        ),
         ("ensemble digits --members 0", "--members: must be a whole number >= 1"),
         ("ensemble digits --weights best", "invalid choice: 'best'"),
         ("ensemble six.npy --weights em --valid-fraction 0", "--weights em needs validation rows"),

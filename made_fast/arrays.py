@@ -6,6 +6,7 @@ who hands over an object of its own has done so.
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import Any
 
@@ -20,6 +21,9 @@ CONVERSION_ERRORS = (TypeError, ValueError, ArithmeticError, LookupError, Attrib
 All else goes through as it is. It may be none of ours: a host's time limit is an exception that its signal handler raises at
 any moment, and who takes that for bad input goes on when it should have stopped.
 """
+
+AT_ONCE = 1 << 18
+"""Objects that are converted at once: Ctrl-C is answered in between."""
 
 _CUT = (str, bytes, complex, np.complexfloating, np.datetime64, np.timedelta64)
 """What NumPy would make numbers of: of text that looks like some, of real parts, of days."""
@@ -76,6 +80,13 @@ def plain(values: NDArray[Any]) -> NDArray[Any]:
 def numbers(values: NDArray[Any], name: str, where: str = "") -> NDArray[np.float64]:
     """Return an array of objects as float64, None and ``pandas.NA`` as NaN; ``where`` goes into the error text."""
     out = np.empty(values.shape)  # what is too large for that is refused before the search
+    step = max(1, AT_ONCE // max(1, math.prod(values.shape[1:])))
+    for start in range(0, len(values), step):
+        _convert(values[start : start + step], out[start : start + step], name, where)
+    return out
+
+
+def _convert(values: NDArray[Any], out: NDArray[np.float64], name: str, where: str) -> None:
     kinds = set(map(type, values.flat))
     cut = tuple(kind for kind in kinds if issubclass(kind, _CUT))
     if cut:
@@ -91,7 +102,6 @@ def numbers(values: NDArray[Any], name: str, where: str = "") -> NDArray[np.floa
     except CONVERSION_ERRORS as error:  # whatever a number's own __float__ may raise
         cause = ValueError if isinstance(error, ValueError | ArithmeticError) else TypeError
         raise cause(f"{name} must hold numbers, got objects that are none{where}: {error}. Convert or drop them.") from error
-    return out
 
 
 def _column(column: Any, name: str, label: Any) -> NDArray[Any]:

@@ -16,11 +16,10 @@ from typing import Any
 import joblib
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.utils.validation import validate_data
 
 from made_fast import arguments, checks, given, threads
 from made_fast.estimator import MADE
-from made_fast.fitted import FittedDensity
+from made_fast.fitted import FittedDensity, learn_columns
 from made_fast.mixture import MixtureModel
 from made_fast.queries import log_p_observed
 from made_fast.training import EpochRecord
@@ -179,7 +178,7 @@ class MADEEnsemble(FittedDensity):
             assert held is not None
             log_p = np.stack([log_p_observed(model, held.table, n_threads) for model in models])
             found, _ = em_weights(log_p, held.weights)
-        validate_data(self, X, reset=True, skip_check_array=True)
+        learn_columns(self, X)
         for made in members:
             made.set_params(n_threads=self.n_threads)
             made.model_.feature_names = rows.names

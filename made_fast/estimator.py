@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.utils.validation import validate_data
 
 from made_fast import arguments, checks, given, recipe, training
 from made_fast import checkpoint as checkpoint_file
 from made_fast.arrays import column_names
-from made_fast.fitted import FittedDensity
+from made_fast.fitted import FittedDensity, check_columns, learn_columns
 from made_fast.header import file_error
 from made_fast.kernels.layout import aligned_copy
 from made_fast.masks import Connectivity
@@ -405,7 +404,7 @@ class MADE(FittedDensity):
         if going_on:
             recipe.check_unchanged(getattr(self, "_begun", {}), self.get_params(deep=False))
             rows = given.look(X, sample_weight, self._trainer.architecture.n_inputs)
-            validate_data(self, X, reset=False, skip_check_array=True)  # the names of the columns
+            check_columns(self, X)
             return self._trainer, rows
         arguments.threshold(self.binarize)
         rows = given.look(X, sample_weight)
@@ -415,9 +414,7 @@ class MADE(FittedDensity):
 
     def _begin(self, X: Any, trainer: Trainer) -> None:
         """Forget the last fit; from here on nothing the user gave can be refused."""
-        validate_data(self, X, reset=True, skip_check_array=True)
-        if self._names is not None:
-            self.feature_names_in_ = np.array(self._names, dtype=object)
+        learn_columns(self, X, self._names)
         self._trainer = trainer
         self._begun: dict[str, Any] = recipe.plain(self.get_params(deep=False))
         self._fit_state = training.FitState()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,27 @@ from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from made_fast import checks
+from made_fast.arrays import column_names
+from made_fast.names import check
 
-__all__ = ["FittedDensity"]
+__all__ = ["FittedDensity", "check_columns", "learn_columns"]
+
+
+def learn_columns(estimator: Any, X: checks.MatrixLike, names: Sequence[str] | None = None) -> None:
+    """Set ``n_features_in_`` and ``feature_names_in_``, as scikit-learn does; ``names`` are those of a table without any.
+
+    Those of polars and Arrow, which some versions of it pass over, are read too.
+    """
+    validate_data(estimator, X, reset=True, skip_check_array=True)
+    found = column_names(X) or names
+    if found is not None:
+        estimator.feature_names_in_ = np.array(found, dtype=object)
+
+
+def check_columns(estimator: Any, X: checks.MatrixLike) -> None:
+    """Refuse a table whose columns are not those that an estimator was fitted on, in scikit-learn's words or in ours."""
+    validate_data(estimator, X, reset=False, skip_check_array=True)
+    check(column_names(X), getattr(estimator, "feature_names_in_", None), "X")
 
 
 class FittedDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
@@ -91,5 +111,5 @@ class FittedDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # sciki
     def _table(self, X: checks.MatrixLike) -> Any:
         check_is_fitted(self, "model_")
         table = checks.matrix(X, self.n_features_in_)
-        validate_data(self, X, reset=False, skip_check_array=True)  # the names of the columns
+        check_columns(self, X)
         return table

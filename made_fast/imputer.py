@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin, clone
 from sklearn.impute import MissingIndicator
 from sklearn.utils import _safe_indexing
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from made_fast import arguments, arrays, checks, data, given
 from made_fast.estimator import MADE
-from made_fast.fitted import FittedDensity
+from made_fast.fitted import FittedDensity, check_columns, learn_columns
 from made_fast.queries import METHODS, N_WALKS
 
 __all__ = ["MADEImputer"]
@@ -147,7 +147,7 @@ class MADEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # typ
             made.fit(X_seen, **options)
         else:
             made.fit(X, **options)
-        validate_data(self, X, reset=True, skip_check_array=True)
+        learn_columns(self, X)
         self.estimator_, self.model_, self.empty_features_ = made, made.model_, empty
         self.indicator_ = MissingIndicator(error_on_new=False, sparse=False).fit(_marked(table)) if add_indicator else None
         return self
@@ -210,7 +210,7 @@ class MADEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # typ
     def _table(self, X: checks.MatrixLike) -> checks.Matrix:
         check_is_fitted(self, "model_")
         table = checks.matrix(X, self.n_features_in_)
-        validate_data(self, X, reset=False, skip_check_array=True)  # the names of the columns
+        check_columns(self, X)
         return table
 
     def _seen(self, table: checks.Matrix) -> checks.Matrix:

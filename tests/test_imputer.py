@@ -322,6 +322,7 @@ def test_frames_come_back_in_the_dtype_that_holds_their_columns(kinds, kept):
             )
 
 
+@pytest.mark.filterwarnings("ignore:X does not have valid feature names")  # older versions of scikit-learn
 def test_polars_frames():
     X = with_holes(blobs(40))
     frame = polars.DataFrame({f"c{d}": column for d, column in enumerate(X.T)}, nan_to_null=True)

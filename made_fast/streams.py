@@ -6,12 +6,12 @@ Not here: what a row is known by (``inquiry.py``), and what is done with the num
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.random.bit_generator import ISeedSequence
 from numpy.typing import NDArray
 
 __all__ = ["CHOOSE", "DRAW", "MEMBER", "PROPOSE", "Streams"]
@@ -21,14 +21,21 @@ PROPOSE, CHOOSE, DRAW, MEMBER = b"propose", b"choose", b"draw", b"member"
 stream of its own, so that the first draws are the same however many there are."""
 
 
-class _Key(ISeedSequence):
-    """Hands a digest to a bit generator as its whole state: a tenth of the time of seeding one."""
+@cache
+def _maker() -> Callable[[bytes], np.random.Generator]:
+    """Return what makes a generator of a digest of 24 bytes; here numpy.random is imported, which a server may never need."""
+    from numpy.random.bit_generator import ISeedSequence
 
-    def __init__(self, digest: bytes) -> None:
-        self._digest = digest
+    class Key(ISeedSequence):
+        """Hands a digest to a bit generator as its whole state: a tenth of the time of seeding one."""
 
-    def generate_state(self, n_words: int, dtype: Any = np.uint32) -> NDArray[Any]:
-        return np.frombuffer(self._digest, dtype, n_words)
+        def __init__(self, digest: bytes) -> None:
+            self._digest = digest
+
+        def generate_state(self, n_words: int, dtype: Any = np.uint32) -> NDArray[Any]:
+            return np.frombuffer(self._digest, dtype, n_words)
+
+    return lambda digest: np.random.Generator(np.random.SFC64(Key(digest)))  # type: ignore[arg-type]  # not in NumPy's stubs
 
 
 class Streams(NamedTuple):
@@ -48,7 +55,7 @@ class Streams(NamedTuple):
     def of(self, row: int, purpose: bytes) -> np.random.Generator:
         """Return the stream of a row, at its beginning."""
         digest = hashlib.blake2b(self.names[row].tobytes(), digest_size=24, key=self.root, person=purpose).digest()
-        return np.random.Generator(np.random.SFC64(_Key(digest)))  # type: ignore[arg-type]  # not in NumPy's stubs
+        return _maker()(digest)
 
     def take(self, rows: NDArray[np.intp]) -> Streams:
         """Return those of some of the rows."""

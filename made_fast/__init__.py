@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from made_fast.ensemble import MADEEnsemble
     from made_fast.estimator import MADE
+    from made_fast.header import ModelFileError
     from made_fast.imputer import MADEImputer
     from made_fast.loading import load
     from made_fast.masks import Connectivity
     from made_fast.mixture import MixtureModel
     from made_fast.model import MADEModel
     from made_fast.queries import ApproximationWarning
-    from made_fast.storage import ModelFileError
 
 __all__ = [
     "MADE",
@@ -48,7 +48,7 @@ _HOMES = {
     "MADEImputer": "imputer",
     "MADEModel": "model",
     "MixtureModel": "mixture",
-    "ModelFileError": "storage",
+    "ModelFileError": "header",
     "load": "loading",
 }
 

@@ -152,7 +152,7 @@ class MADEEnsemble(FittedDensity):
         callback = arguments.function(callback, "callback")
         if weights == "em" and X_val is None and self.validation_fraction is None:
             raise ValueError("weights='em' needs validation rows, got none. Pass X_val to fit, or set validation_fraction.")
-        rows = given.look(X, sample_weight)
+        rows = given.look(X, sample_weight, self._names)
         held = given.look_at_validation(X_val, sample_weight_val, rows)
         for_splitting, *for_members = arguments.generator(self.random_state).spawn(n_members + 1)
         given.check_observed(rows, warn=True)
@@ -178,12 +178,9 @@ class MADEEnsemble(FittedDensity):
             assert held is not None
             log_p = np.stack([log_p_observed(model, held.table, n_threads) for model in models])
             found, _ = em_weights(log_p, held.weights)
-        learn_columns(self, X)
+        learn_columns(self, X, self._names)
         for made in members:
             made.set_params(n_threads=self.n_threads)
-            made.model_.feature_names = rows.names
-            if hasattr(self, "feature_names_in_"):
-                made.feature_names_in_ = self.feature_names_in_
         self.members_ = members
         self.model_ = MixtureModel(models, found, hyper={"n_members": n_members, "weights": weights})
         self.weights_ = self.model_.weights
@@ -293,6 +290,8 @@ def _train(
         }
         for m in range(len(members))
     ]
+    for made in members:
+        made._names = rows.names
     _running.add(call)
     try:
         tasks = zip(members, options, strict=True)
@@ -315,4 +314,4 @@ def _fit(call: str, made: MADE, X: Any, options: dict[str, Any], own_threads: bo
             raise
         return made  # nobody waits for this member
     finally:
-        del made._called_off, made._warns
+        del made._called_off, made._warns, made._names

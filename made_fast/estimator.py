@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from made_fast import arguments, checks, given, recipe, training
 from made_fast import checkpoint as checkpoint_file
-from made_fast.arrays import column_names
 from made_fast.fitted import FittedDensity, check_columns, learn_columns
 from made_fast.header import file_error
 from made_fast.kernels.layout import aligned_copy
@@ -124,9 +123,6 @@ class MADE(FittedDensity):
 
     _warns = True
     """Whether ``fit`` tells of columns that are never observed; who trains several at a time has told already."""
-
-    _names: tuple[str, ...] | None = None
-    """What the columns of X are called, where X cannot tell: the command line reads arrays, and names apart."""
 
     def __init__(
         self,
@@ -255,21 +251,22 @@ class MADE(FittedDensity):
             first, rest = self._hold_out(len(rows.bits))
             rows, packed, held = rows.take(first), rows.take(rest), train.take(rest)
         given.check_weights(rows.weights, packed and packed.weights)
+        names = train.names
         del train  # a frame that was converted would stay as long as the fit takes
         digests = given.digests(rows, packed) if resumed or checkpoint is not None else {}
         if resumed:
             given.check_same(digests, self._digests)
         if checkpoint is not None:
-            self._try_checkpoint(checkpoint, trainer, X, resumed)
+            self._try_checkpoint(checkpoint, trainer, names, resumed)
         if resumed:
             self._resumed = False
         else:
             self._begin(X, trainer)
         self._digests: dict[str, str] = digests
         validate = None
-        if held is not None:
+        if held is not None and packed is not None:
             model = partial(self._model, trainer=trainer)
-            validate = given.validator(held, trainer, self.binarize, n_val_masks, n_threads, model)
+            validate = given.validator(held, packed, trainer, self.binarize, n_val_masks, n_threads, model)
         state = self._fit_state
         if state.best_parameters is not None:  # ``model_`` holds them, or the trainer's, and may be in use
             state.best_parameters = aligned_copy(state.best_parameters)
@@ -372,7 +369,7 @@ class MADE(FittedDensity):
             raise file_error(path, "what it says of the estimator must be whole", str(error)) from error
         return made
 
-    def _try_checkpoint(self, path: str, trainer: Trainer, X: Any, resumed: bool) -> None:
+    def _try_checkpoint(self, path: str, trainer: Trainer, names: Sequence[str] | None, resumed: bool) -> None:
         """Refuse, before training, a checkpoint that could not be written after an epoch of it."""
         if callable(self.learning_rate_schedule):
             raise TypeError(
@@ -380,7 +377,7 @@ class MADE(FittedDensity):
                 f"got {self.learning_rate_schedule!r}."
             )
         state = self._fit_state if resumed else training.FitState()
-        checkpoint_file.encode(path, trainer, state, self._about(state, column_names(X) or self._names))
+        checkpoint_file.encode(path, trainer, state, self._about(state, names))
         checkpoint_file.check_writable(path)
 
     def _write_checkpoint(self, path: str) -> None:
@@ -403,11 +400,11 @@ class MADE(FittedDensity):
         """Check X and every parameter; return the trainer, a fresh one unless it goes on, and X as it was checked."""
         if going_on:
             recipe.check_unchanged(getattr(self, "_begun", {}), self.get_params(deep=False))
-            rows = given.look(X, sample_weight, self._trainer.architecture.n_inputs)
+            rows = given.look(X, sample_weight, self._names, self._trainer.architecture.n_inputs)
             check_columns(self, X)
             return self._trainer, rows
         arguments.threshold(self.binarize)
-        rows = given.look(X, sample_weight)
+        rows = given.look(X, sample_weight, self._names)
         missing, n_features = rows.missing is not None, rows.table.shape[1]
         trainer, self._split_seed = recipe.start(self.get_params(deep=False), n_features, missing)
         return trainer, rows

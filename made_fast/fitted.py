@@ -45,6 +45,10 @@ class FittedDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # sciki
     n_features_in_: int
     n_threads: int | None
 
+    _names: tuple[str, ...] | None = None
+    """What the columns of X are called, where X cannot tell: the command line reads arrays and names apart, and an ensemble
+    hands its members arrays."""
+
     def score_samples(self, X: checks.MatrixLike, **options: Any) -> NDArray[np.float64]:
         """Return log p(x) of each row in nats, (n,) float64; see ``MADEModel.score_samples``."""
         table = self._table(X)

@@ -111,6 +111,7 @@ def ensemble(args: argparse.Namespace) -> int:
 
     jobs = min(args.members, args.jobs or plan.params["n_threads"])
     made = MADEEnsemble(args.members, weights=args.weights, n_jobs=jobs, random_state=plan.seed, **plan.params)
+    made._names = plan.names
     begin = time.perf_counter()
     try:
         with _quietly(), refusing(ValueError):
@@ -198,7 +199,7 @@ def _resumed(args: argparse.Namespace, plan: _Plan) -> MADE:
     """Return the estimator of the checkpoint, if it is one of the fit that the options describe."""
     from made_fast import names
     from made_fast.estimator import MADE
-    from made_fast.storage import ModelFileError
+    from made_fast.header import ModelFileError
 
     with refusing(OSError, ModelFileError):
         made = MADE.resume(args.checkpoint)
@@ -237,13 +238,13 @@ def _quietly() -> Iterator[None]:
 
 
 def _with_notes(model: AnyModel, args: argparse.Namespace, plan: _Plan, **notes: Any) -> AnyModel:
-    """Return the model with what the estimator does not know: the names and the threshold of the data, and notes."""
+    """Return the model with what the estimator does not know: the threshold that the data came through, and notes."""
     from made_fast.mixture import MixtureModel
     from made_fast.model import MADEModel
 
     def with_threshold(single: MADEModel, **more: Any) -> MADEModel:
         hyper = {**single.hyper, "ordering": args.ordering, **more}
-        options = {"rule": single.rule, "binarize": args.threshold, "hyper": hyper, "feature_names": plan.names}
+        options = {"rule": single.rule, "binarize": args.threshold, "hyper": hyper, "feature_names": single.feature_names}
         return MADEModel(single.source, single.masks, **options)
 
     notes |= plan.notes

@@ -52,13 +52,16 @@ class Rows(NamedTuple):
         return Rows(self.table[rows], missing, self.weights[rows] if len(self.weights) else self.weights, self.names)
 
 
-def look(X: Any, sample_weight: Any, n_features: int | None = None) -> Rows:
-    """Check rows to train on, all but their values; names that no file could hold are refused."""
-    table, names = checks.matrix(X, n_features), column_names(X)
-    check_different(names)
-    encode_names(names)
+def look(X: Any, sample_weight: Any, names: tuple[str, ...] | None, n_features: int | None = None) -> Rows:
+    """Check rows to train on, all but their values; names that no file could hold are refused.
+
+    ``names`` are those of the columns if X has none.
+    """
+    table, own = checks.matrix(X, n_features), column_names(X)
+    check_different(own)
+    encode_names(own)
     weights = arguments.sample_weight(sample_weight, table.shape[0])
-    return Rows(table, data.pack_missing(table, np.arange(table.shape[1])), weights, names)
+    return Rows(table, data.pack_missing(table, np.arange(table.shape[1])), weights, own or names)
 
 
 def look_at_validation(X_val: Any, sample_weight_val: Any, like: Rows) -> Rows | None:
@@ -138,6 +141,7 @@ def not_observed(never: NDArray[np.intp], names: Sequence[str] | None) -> str:
 
 def validator(
     held: Rows,
+    packed: TrainingRows,
     trainer: Trainer,
     binarize: float | None,
     n_val_masks: int,
@@ -146,12 +150,16 @@ def validator(
 ) -> Callable[[], float]:
     """Return what tells the mean NLL of validation rows, of what is observed of them, under the parameters as they are.
 
-    ``model()`` is the model that has those; it is asked only where something is missing.
+    ``packed`` are these rows in the trainer's order of columns, which is that of a mask where there is one. ``model()`` is the
+    model that has those parameters; it is asked only where something is missing.
     """
     if held.missing is not None:
         return lambda: -training.weighted_mean(log_p_observed(model(), held.table, n_threads), held.weights)
     orders = np.argsort(trainer.masks.orderings[:n_val_masks], axis=1)
-    tables = [data.pack_rows(held.table, order, binarize=binarize, name="X_val") for order in orders]
+    tables = [
+        packed.bits if np.array_equal(order, trainer.column_order) else data.pack_rows(held.table, order, binarize=binarize)
+        for order in orders
+    ]
     return training.validator(trainer, tables, held.weights, n_threads)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from made_fast import arguments, modelfile, storage
+from made_fast.header import file_error
 from made_fast.mixture import MixtureModel
 from made_fast.model import MADEModel, from_content
 
@@ -43,4 +44,4 @@ def load(source: Any, *, mmap: bool = False) -> MADEModel | MixtureModel:
     try:
         return MixtureModel(members, found.weights, hyper=found.hyper)
     except ValueError as error:
-        raise storage.file_error(path, "it must hold a mixture", str(error), "Save the model again.") from error
+        raise file_error(path, "it must hold a mixture", str(error), "Save the model again.") from error

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from made_fast import arguments, checks, data, modelfile, queries, storage, threads
+from made_fast.header import ModelFileError
 from made_fast.masks import Connectivity, MaskRule, MaskSet
 from made_fast.network import Network, Shared
 
@@ -322,7 +323,7 @@ def from_content(content: modelfile.Content, path: str) -> MADEModel:
     try:
         binarize = arguments.threshold(hyper.pop("binarize", None))
     except (TypeError, ValueError) as error:
-        raise storage.ModelFileError(f"{path}: {error} Save the model again.") from error
+        raise ModelFileError(f"{path}: {error} Save the model again.") from error
     return MADEModel(
         content.source, content.masks, rule=content.rule, binarize=binarize, hyper=hyper, feature_names=content.feature_names
     )

@@ -47,20 +47,16 @@ from made_fast.header import (
     FOREIGN,
     NAMES,
     OWN_METADATA,
-    ModelFileError,
     StrPath,
     file_error,
     header_length,
-    json_object,
     make_header,
     parse_header,
     short,
 )  # fmt: skip
 from made_fast.kernels import layout as panels
 
-__all__ = [
-    "ModelFileError", "check_writable", "content_of", "file_error", "json_object", "read", "read_metadata", "replace", "write",
-]  # fmt: skip
+__all__ = ["check_writable", "content_of", "read", "read_metadata", "replace", "write"]
 
 CHUNK = 1 << 18  # items that are worked on at a time, while they are in cache
 PAGE = 1 << 12  # bytes that small writes are gathered to

@@ -103,6 +103,14 @@ def test_partial_fit_and_a_resumed_fit_are_held_to_the_names(tmp_path):
         resumed.set_params(max_epochs=3).fit(REVERSED)
 
 
+def test_members_of_an_ensemble_know_the_names_of_that_fit_alone():
+    member = ensemble().fit(FRAME).members_[0]
+    assert member.model_.feature_names == tuple(member.feature_names_in_) == NAMES
+    with pytest.raises(ValueError, match=MATCH):
+        member.score(REVERSED)
+    assert member.fit(X).model_.feature_names is None
+
+
 def test_an_imputer_is_held_to_the_names():
     imputer = MADEImputer(small()).fit(FRAME.astype(float))
     with pytest.raises(ValueError, match=MATCH):

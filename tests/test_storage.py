@@ -25,11 +25,12 @@ from hypothesis import strategies as st
 
 import made_fast
 from made_fast import MADE, checkpoint, header, masks, modelfile, storage
+from made_fast.header import ModelFileError
 from made_fast.kernels import layout, reference
 from made_fast.masks import DIRECT_CONNECTIONS, MaskRule, MaskSet
 from made_fast.modelfile import Content, EnsembleContent, decode, decode_ensemble, encode, encode_ensemble
 from made_fast.network import Architecture, Network, Shared
-from made_fast.storage import ModelFileError, read, write
+from made_fast.storage import read, write
 
 HYPER = {"learning_rate": 1e-3, "hidden_sizes": [500], "note": "größer", "random_state": None, "nested": {"a": [True, 1]}}
 SHAPES = [(1, ()), (1, (3,)), (2, ()), (2, (1,)), (5, (7, 3)), (65, (64, 65)), (130, (200,)), (9, (70, 1, 130, 4, 66))]

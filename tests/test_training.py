@@ -800,7 +800,7 @@ def test_dropout_drops_and_scales():
     assert abs(kept.mean() - (1 - p)) < 0.005
     assert abs(np.corrcoef(kept[:, 0], kept[:, 1])[0, 1]) < 0.08
     trainer.hyper[0] = 0
-    nll = trainer.epoch(given.pack(given.look(X, None), trainer, None), 400, 1)
+    nll = trainer.epoch(given.pack(given.look(X, None, None), trainer, None), 400, 1)
     # the logit of output 1 is 0.1 times the number of units kept, divided by 1 - p
     n = np.arange(H + 1)
     weights = np.array([np.prod([(H - j) / (j + 1) for j in range(k)]) * (1 - p) ** k * p ** (H - k) for k in n])

@@ -20,7 +20,7 @@ from bench.dense_numpy import DenseMADE, FreshDenseMADE
 from bench.implementations import DENSE, dense_net, n_threads
 from bench.nets import SEED, Layer, Size
 from bench.work import FLOAT32, TRAINED, Work
-from made_fast.trainers import POOL, SharedTrainer, Trainer
+from made_fast.training.trainers import POOL, SharedTrainer, Trainer
 
 __all__ = ["CASES", "Case", "Run"]
 

@@ -20,8 +20,10 @@ from threadpoolctl import threadpool_limits
 
 from bench import machine
 from bench.dense_numpy import DenseMADE
-from made_fast import kernels, threads, trainers
-from made_fast.network import SPARSE_BELOW
+from made_fast import kernels
+from made_fast.network.network import SPARSE_BELOW
+from made_fast.system import threads
+from made_fast.training import trainers
 
 __all__ = ["DENSE", "IMPLEMENTATIONS", "dense_net", "kernels_of", "missing", "n_threads", "one_blas_thread", "using"]
 

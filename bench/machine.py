@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 
 from threadpoolctl import threadpool_info
 
-from made_fast import kernels, threads
+from made_fast import kernels
+from made_fast.system import threads
 
 __all__ = ["MEMORY", "Peaks", "cpu", "facts", "multiply_adds", "peaks", "slug"]
 

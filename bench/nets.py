@@ -17,10 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.implementations import using
-from made_fast import MADE, MADEModel, data, recipe
+from made_fast import MADE, MADEModel
 from made_fast.kernels.layout import N_IN, N_OUT, ROW
-from made_fast.network import Network
-from made_fast.trainers import FixedTrainer, SharedTrainer, Trainer, TrainingRows
+from made_fast.network.network import Network
+from made_fast.tables import data
+from made_fast.training import recipe
+from made_fast.training.trainers import FixedTrainer, SharedTrainer, Trainer, TrainingRows
 
 __all__ = [
     "BATCHES", "DENSITIES", "DNA", "EPOCH", "KEPT", "MNIST", "SCALING_D", "SCALING_H", "SEED", "STEP_SIZES", "TINY", "Layer",

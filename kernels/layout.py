@@ -1,6 +1,6 @@
 """Where every weight stands in memory: the panel layout and the shared layout, the same for all implementations.
 
-Not here: orderings and degrees (``made_fast.masks``), arithmetic on weights (the kernels), names of features. This file
+Not here: orderings and degrees (``network/masks.py``), arithmetic on weights (the kernels), names of features. This file
 turns the staircase (one vector of live counts per layer) into tables of offsets, and says how wide each buffer is.
 
 Under one connectivity, parameters are one flat array ``theta``. For layer after layer it holds the panels, then the bias::

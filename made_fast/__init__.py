@@ -15,15 +15,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from made_fast.ensemble import MADEEnsemble
-    from made_fast.estimator import MADE
-    from made_fast.header import ModelFileError
-    from made_fast.imputer import MADEImputer
-    from made_fast.loading import load
-    from made_fast.masks import Connectivity
-    from made_fast.mixture import MixtureModel
-    from made_fast.model import MADEModel
-    from made_fast.queries import ApproximationWarning
+    from made_fast.estimators.ensemble import MADEEnsemble
+    from made_fast.estimators.estimator import MADE
+    from made_fast.estimators.imputer import MADEImputer
+    from made_fast.inference.header import ModelFileError
+    from made_fast.inference.loading import load
+    from made_fast.inference.mixture import MixtureModel
+    from made_fast.inference.model import MADEModel
+    from made_fast.inference.queries import ApproximationWarning
+    from made_fast.network.masks import Connectivity
 
 __all__ = [
     "MADE",
@@ -41,15 +41,15 @@ __all__ = [
 __version__ = "0.1.0"
 
 _HOMES = {
-    "MADE": "estimator",
-    "ApproximationWarning": "queries",
-    "Connectivity": "masks",
-    "MADEEnsemble": "ensemble",
-    "MADEImputer": "imputer",
-    "MADEModel": "model",
-    "MixtureModel": "mixture",
-    "ModelFileError": "header",
-    "load": "loading",
+    "MADE": "estimators.estimator",
+    "ApproximationWarning": "inference.queries",
+    "Connectivity": "network.masks",
+    "MADEEnsemble": "estimators.ensemble",
+    "MADEImputer": "estimators.imputer",
+    "MADEModel": "inference.model",
+    "MixtureModel": "inference.mixture",
+    "ModelFileError": "inference.header",
+    "load": "inference.loading",
 }
 
 

@@ -21,7 +21,7 @@ from made_fast.kernels import layout as panels
 from made_fast.kernels import reference
 from made_fast.kernels.layout import ACTIVATIONS, BIAS, DIRECT, N_OUT, N_PANELS, PANEL, n_panels
 from made_fast.kernels.optimizers import GRADIENT, OPTIMIZERS
-from made_fast.masks import draw_connectivity
+from made_fast.network.masks import draw_connectivity
 
 # Largest error allowed, as a share of 1 + |right value|. None of the nets is large, so none of the sums is.
 TOLERANCE = {

@@ -8,6 +8,7 @@ import importlib
 import os
 import pkgutil
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,52 +17,30 @@ import numpy as np
 import pytest
 
 import made_fast
-from made_fast import kernels, options
+from made_fast import kernels
+from made_fast.cli import options
 
 ROOT = Path(__file__).resolve().parents[1]
-MODULES = sorted(module.name for module in pkgutil.iter_modules(made_fast.__path__) if module.name != "kernels")
-
-# Arrows point one way: cli -> estimator -> training -> model -> kernels. A module imports modules of lower rank only.
-RANK = {
-    "values": 0, "columns": 0, "masks": 0, "progress": 0, "signals": 0, "threads": 0, "arrays": 0, "names": 0, "once": 0,
-    "streams": 0, "options": 1, "images": 1, "textfiles": 1, "arguments": 1, "checks": 1, "header": 1, "data": 2, "readers": 2,
-    "datasets": 3, "storage": 3, "network": 3, "tables": 4, "modelfile": 4, "evidence": 4, "inquiry": 5, "files": 5,
-    "queries": 6, "model": 7, "mixture": 8, "loading": 9, "trainers": 7, "training": 8, "report": 9, "checkpoint": 9,
-    "recipe": 9, "fitted": 9, "given": 9, "estimator": 10, "ensemble": 11, "imputer": 12, "fitting": 13, "commands": 13,
-    "cli": 14, "__main__": 15,
-}  # fmt: skip
+MODULES = sorted(
+    module.name for module in pkgutil.walk_packages(made_fast.__path__, "made_fast.") if "kernels" not in module.name
+)
 
 
-def imports_of(path: Path) -> set[str]:
-    """Return the modules of this package that a file imports, anywhere in it but under TYPE_CHECKING."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            for inner in ast.walk(node):
-                inner.names = []  # type: ignore[attr-defined]
-        elif isinstance(node, ast.ImportFrom) and node.module == "made_fast":
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("made_fast.") and node.names:
-            found.add(node.module.split(".")[1])
-        elif isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("made_fast.")}
-    return found
-
-
-@pytest.mark.parametrize("name", MODULES)
-def test_arrows_point_one_way(name):
-    for other in imports_of(ROOT / "made_fast" / f"{name}.py") - {"kernels", "__version__"}:
-        assert RANK[other] < RANK[name], f"{name} must not import {other}"
-
-
-def test_kernels_import_nothing_above_them():
-    for path in (ROOT / "kernels").glob("*.py"):
-        assert imports_of(path) <= {"kernels"}, path.name
+def test_imports_follow_the_rules(tmp_path):
+    """Rooms import downwards only, and so on: the contracts are in ``pyproject.toml``."""
+    shutil.copytree(ROOT / "made_fast", tmp_path / "made_fast", ignore=shutil.ignore_patterns("__pycache__", "kernels"))
+    shutil.copytree(ROOT / "kernels", tmp_path / "made_fast" / "kernels", ignore=shutil.ignore_patterns("__pycache__", "*.so"))
+    command = [sys.executable, "-c", "from importlinter.cli import import_linter; import_linter()"]
+    command += ["lint", "--no-cache", str(ROOT / "pyproject.toml")]
+    done = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": "."}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_docstring_examples_run(name):
-    module = importlib.import_module(f"made_fast.{name}")
+    module = importlib.import_module(name)
     assert doctest.testmod(module).failed == 0
 
 
@@ -124,7 +103,7 @@ def test_without_the_extension_numba_takes_over_and_says_so_once():
 import importlib.util
 find = importlib.util.find_spec
 importlib.util.find_spec = lambda name, *rest: None if name.endswith("._native") else find(name, *rest)
-import made_fast.kernels, made_fast.model
+import made_fast.kernels, made_fast.inference.model
 print(made_fast.kernels.implementation)
 """
     done = run_python(code)

@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.baselines.common import Floats, Learner, Rows
-from made_fast import arguments, threads
+from made_fast.system import threads
+from made_fast.tables import arguments
 
 __all__ = ["BernoulliMixture"]
 

@@ -14,7 +14,7 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from made_fast import arguments, checks
+from made_fast.tables import arguments, checks
 
 __all__ = ["Baseline", "Floats", "Learner", "Rows", "batches"]
 

@@ -30,10 +30,11 @@ from threadpoolctl import threadpool_limits
 from bench.baselines.common import Floats, Rows
 from bench.baselines.panels import PANEL, Real, activate, dot, losses, total
 from bench.baselines.trained import Trained, in_halves, log_odds
-from made_fast import arguments, threads
 from made_fast.kernels import jit_tile
 from made_fast.kernels.jit_tile import exp, kernel, log1p, stack
 from made_fast.kernels.layout import ACTIVATIONS
+from made_fast.system import threads
+from made_fast.tables import arguments
 
 __all__ = ["EoNADE", "draw_given", "gradient", "log_p", "views", "walk"]
 

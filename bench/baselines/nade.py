@@ -27,8 +27,9 @@ from numpy.typing import ArrayLike, NDArray
 from bench.baselines.common import Floats, Rows
 from bench.baselines.panels import PANEL, Real, activate, dot, losses
 from bench.baselines.trained import Trained, log_odds
-from made_fast import arguments, threads
 from made_fast.kernels.jit_tile import exp, kernel, stack
+from made_fast.system import threads
+from made_fast.tables import arguments
 
 __all__ = ["NADE", "Net", "gradient", "log_p", "views"]
 

@@ -38,7 +38,8 @@ from bench.baselines.rbm_kernels import (
     sums,
     weight_gradient,
 )
-from made_fast import arguments, threads
+from made_fast.system import threads
+from made_fast.tables import arguments
 
 __all__ = ["RBM"]
 

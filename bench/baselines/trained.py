@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from bench.baselines.common import Floats, Learner, Rows, batches
 from bench.baselines.panels import Real
-from made_fast import arguments, threads
+from made_fast.system import threads
+from made_fast.tables import arguments
 
 __all__ = ["Trained", "in_halves", "log_odds"]
 

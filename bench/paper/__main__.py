@@ -19,7 +19,7 @@ from bench import machine
 from bench.nets import SHARED
 from bench.paper import figures, page, published, tables
 from bench.paper.runs import Place, find
-from made_fast import threads
+from made_fast.system import threads
 
 __all__ = ["main"]
 

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from bench.paper.runs import Place, data_set
 from bench.paper.tables import Row
-from made_fast import MADE, images, load
+from made_fast import MADE, load
+from made_fast.cli import images
 
 __all__ = ["curve", "samples", "times"]
 

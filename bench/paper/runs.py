@@ -20,7 +20,8 @@ from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 
-from made_fast import MADE, datasets, load
+from made_fast import MADE, load
+from made_fast.tables import datasets
 
 __all__ = ["Place", "Record", "Score", "data_set", "describe", "evaluate", "find", "keep", "train"]
 

@@ -38,7 +38,7 @@ def main() -> None:
     import numpy as np
 
     with atheris.instrument_imports(include=["made_fast"]):
-        importlib.import_module("made_fast.mixture")  # the home of load
+        importlib.import_module("made_fast.inference.mixture")  # the home of load
     from robustness import fuzz
 
     np.seterr(all="ignore")

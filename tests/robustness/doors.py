@@ -32,7 +32,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from made_fast import MADE, MADEEnsemble, MADEImputer, MixtureModel, data
+from made_fast import MADE, MADEEnsemble, MADEImputer, MixtureModel
+from made_fast.tables import data
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # where its neighbours are, also for a script
 from robustness.any_tables import Table, tables

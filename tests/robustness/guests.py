@@ -93,7 +93,7 @@ def ours(n_threads):
 
 def on_our_threads(ask):
     '''Ask on the caller's thread and on those that help it.'''
-    from made_fast import threads
+    from made_fast.system import threads
     found, barrier = set(), threading.Barrier(3, timeout=60)
     def work(rank):
         barrier.wait()
@@ -128,7 +128,8 @@ if order == "before":
     use_guest()
 before = tasks()
 import made_fast
-from made_fast import model, threads
+from made_fast.inference import model
+from made_fast.system import threads
 check(tasks() == before, "the import started threads")
 check(subnormals(), "no subnormals after the import")
 all_well("at first")
@@ -164,7 +165,7 @@ ALONE = COMMON + "print(ours(1))"
 COUNTS = (
     COMMON
     + """
-from made_fast import threads
+from made_fast.system import threads
 if sys.argv[1]:
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(sys.argv[1])])
 ours(None)

@@ -40,7 +40,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from made_fast import MADE, ApproximationWarning, MADEEnsemble, MADEModel, MixtureModel, ModelFileError, load, threads
+from made_fast import MADE, ApproximationWarning, MADEEnsemble, MADEModel, MixtureModel, ModelFileError, load
+from made_fast.system import threads
 
 PROMISE = 0.1
 """Seconds within which Ctrl-C is answered."""

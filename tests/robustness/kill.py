@@ -44,7 +44,8 @@ from typing import Any
 
 import numpy as np
 
-from made_fast import MADE, MADEModel, load, trainers
+from made_fast import MADE, MADEModel, load
+from made_fast.training import trainers
 
 PREFIX = ".made_fast-"
 """What the names of temporary files begin with; a test would fail if it were another: none would be counted."""

@@ -30,7 +30,9 @@ from robustness import doors
 from robustness.any_tables import Liar, all_refused
 from robustness.doors import WIDTH, check_refusal, rows, small, world
 
-from made_fast import MADE, MADEEnsemble, MADEImputer, MADEModel, MixtureModel, cli, datasets, load
+from made_fast import MADE, MADEEnsemble, MADEImputer, MADEModel, MixtureModel, load
+from made_fast.cli import entry as cli
+from made_fast.tables import datasets
 
 LONG = settings.default.max_examples >= 10_000
 

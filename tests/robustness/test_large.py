@@ -20,10 +20,12 @@ import scipy.sparse as sp
 from helpers import random_model
 from hypothesis import settings
 
-from made_fast import MADE, MADEModel, data, header, load, modelfile
+from made_fast import MADE, MADEModel, load
+from made_fast.inference import header, modelfile
 from made_fast.kernels import layout
-from made_fast.masks import Connectivity, MaskSet, draw_connectivity
-from made_fast.network import Architecture, Network, Shared
+from made_fast.network.masks import Connectivity, MaskSet, draw_connectivity
+from made_fast.network.network import Architecture, Network, Shared
+from made_fast.tables import data
 
 D = 30_000
 N = 2**31 // D + 16

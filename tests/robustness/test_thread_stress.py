@@ -7,7 +7,7 @@ import sys
 import pytest
 from robustness import thread_stress
 
-from made_fast import threads
+from made_fast.system import threads
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 

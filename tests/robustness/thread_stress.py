@@ -36,7 +36,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from made_fast import MADE, ApproximationWarning, MADEModel, MixtureModel, load, threads
+from made_fast import MADE, ApproximationWarning, MADEModel, MixtureModel, load
+from made_fast.system import threads
 
 N_INPUTS = 90
 """More than a word of bits, and no whole number of them."""

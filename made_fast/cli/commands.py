@@ -1,0 +1,286 @@
+"""The commands that use a model file: evaluate, score, sample, impute, info. Only the standard library until one runs."""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from made_fast.cli import files
+from made_fast.cli.files import refusing
+from made_fast.cli.options import UsageError
+from made_fast.cli.values import STDOUT
+from made_fast.system.console import say
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from made_fast.cli.report import AnyModel
+    from made_fast.tables.datasets import Dataset
+
+__all__ = ["evaluate", "impute", "info", "sample", "score"]
+
+PICTURED = 20
+"""Most rows in the picture that ``impute --samples`` draws, side by side."""
+
+LINES = 1 << 14
+"""Lines of scores that are printed at a time."""
+
+
+def evaluate(args: argparse.Namespace) -> int:
+    """Score data under a model."""
+    from made_fast.cli import images, report, tables
+
+    model = files.load_model(args.model)
+    if args.plot is not None:
+        if getattr(model, "n_masks", 1) == 1:
+            raise UsageError(f"--plot draws the NLL against the number of masks, but {args.model} is no model of several.")
+        if not images.has_matplotlib():
+            raise UsageError(
+                "--plot needs matplotlib, which is not installed. Run: pip install 'made_fast[plot]'. "
+                "Without --plot, the same figures are printed as a table."
+            )
+    _check_members(model, args)
+    dataset = _load_data_for(model, args)
+    chosen = files.chosen_splits(args, dataset)
+    if args.plot is not None and all(map(tables.n_missing, chosen.values())):
+        raise UsageError("--plot needs complete rows; all of these have missing entries.")
+    print(f"data        {report.describe_data(dataset, dataset.shape, args.threshold)}")
+    print(f"model       {report.describe_model(model)}\n", flush=True)
+    ask = report.Asking(args.threads, args.members, args.walks)
+    scores = {name: report.score(model, X, ask, parts=True) for name, X in chosen.items()}
+    report.print_scores(dataset, chosen, scores, ask)
+    report.print_parts(model, scores)
+    if args.plot is not None:
+        curves = {name: found.parts for name, found in scores.items() if found.parts}
+        files.write(args.plot, lambda stream: images.save_curves(stream, curves, dataset.name))
+        print(f"\nplot        {report.describe_file(args.plot)}")
+    return 0
+
+
+def score(args: argparse.Namespace) -> int:
+    """Print or write the log-likelihood of every row."""
+    import numpy as np
+
+    from made_fast.cli import report
+
+    model = files.load_model(args.model)
+    _check_members(model, args)
+    chosen = files.chosen_splits(args, _load_data_for(model, args))
+    ask = report.Asking(args.threads, args.members, args.walks)
+    found = [report.score(model, X, ask) for X in chosen.values()]
+    log_p, std = -np.concatenate([each.nll for each in found]), np.concatenate([each.std for each in found])
+    columns = {"log_p": log_p, "std": std} if args.std else {"log_p": log_p}
+    if std.any() and not args.std:
+        files.note(f"{np.count_nonzero(std)} of {len(std)} rows are estimates; --std tells their standard errors.")
+    table = np.column_stack(list(columns.values()))
+    if files.kind(args.out) == ".npy":
+        files.write(args.out, lambda stream: np.save(stream, table if args.std else log_p))
+    else:
+        files.write_lines(args.out, _lines(list(columns), table))
+    return 0
+
+
+def sample(args: argparse.Namespace) -> int:
+    """Draw rows from a model."""
+    import numpy as np
+
+    from made_fast.tables import arguments
+
+    suffix = files.kind(args.out)
+    if args.shape is not None and suffix != ".png":
+        raise UsageError("--shape is for pictures: give --out FILE.png with it.")
+    model = files.load_model(args.model)
+    shape = args.shape or files.remembered_shape(model)
+    if suffix == ".png":
+        files.check_shape(shape, model.n_features_in)
+    rng = arguments.generator(args.seed)
+    if suffix == ".csv":
+        files.write_lines(args.out, files.sampled_lines(model, args.n_samples, rng, args.threads))
+        return 0
+    X = model.sample(args.n_samples, rng, n_threads=args.threads)
+    if suffix == ".png":
+        files.write_png(args.out, X, shape)
+    else:
+        files.write(args.out, lambda stream: np.save(stream, X))
+    return 0
+
+
+def impute(args: argparse.Namespace) -> int:
+    """Fill in missing entries."""
+    if args.out is None and args.samples is None and args.hide is None:
+        raise UsageError("nothing to write: give --out FILE, --samples FILE.png or --hide A:B. See made-fast impute --help.")
+    if args.shape is not None and args.samples is None:
+        raise UsageError("--shape is for pictures: give --samples FILE.png with it.")
+    from made_fast.cli import report, tables
+
+    model = files.load_model(args.model)
+    _check_members(model, args)
+    tell = say if args.out == STDOUT else print
+    D = model.n_features_in
+    shape = args.shape or files.remembered_shape(model)
+    if args.samples is not None:
+        files.check_shape(shape, D)
+    if args.hide is not None and args.hide[1] > D:
+        raise UsageError(f"--hide must name columns of the {D} there are, 0:{D} at most, got {args.hide[0]}:{args.hide[1]}.")
+    dataset = _load_data_for(model, args)
+    given = {name: X[: args.rows] for name, X in files.chosen_splits(args, dataset).items()}
+    if args.out is not None and len(given) > 1 and files.kind(args.out) != ".npz":
+        raise UsageError(f"{args.out} holds one table, not {', '.join(given)}. Choose one by --split, or write a .npz.")
+    if args.out not in (None, STDOUT) and files.is_same(args.out, args.data):
+        _check_nothing_is_lost(args, dataset, given)
+    asked = given if args.hide is None else {name: tables.hide(X, args.hide) for name, X in given.items()}
+    n_missing = {name: tables.n_missing(X) for name, X in asked.items()}
+    tell(f"data        {report.describe_data(dataset, dataset.shape, args.threshold)}")
+    tell(f"model       {report.describe_model(model)}")
+    filled = {name: _fill(model, X, args) for name, X in asked.items()}
+    rows = sum(len(X) for X in filled.values())
+    of_rows = f"{rows:,} row{'s' if rows != 1 else ''}"
+    if any(n_missing.values()):
+        tell(f"imputed     {sum(n_missing.values()):,} entries in {of_rows}, by {args.method}")
+    else:
+        tell(f"imputed     nothing: no entry of {of_rows} is missing")
+    if args.hide is not None:
+        frequent = report.majority(dataset.train)
+        for name, X in given.items():
+            tell(f"{name:12}{_hits(X, asked[name], filled[name], frequent)}")
+    if args.out is not None:
+        names = dataset.feature_names
+        files.write(args.out, lambda stream: tables.save(stream, files.kind(args.out), filled, names))
+        size = "standard output" if args.out == STDOUT else report.describe_file(args.out)
+        tell(f"output      {size}{_way_back(args, names)}")
+    if args.samples is not None:
+        name = list(filled)[-1]
+        _draw(args, given[name], asked[name], filled[name], shape)
+        tell(f"samples     {report.describe_file(args.samples)}")
+    return 0
+
+
+def info(args: argparse.Namespace) -> int:
+    """Tell what a model file holds."""
+    from made_fast.cli import report
+
+    model = files.load_model(args.model)
+    facts = {"file": report.describe_file(args.model)} | report.model_facts(model)
+    for name, fact in facts.items():
+        print(f"{name:26}{fact}".rstrip())
+    return 0
+
+
+def _load_data_for(model: AnyModel, args: argparse.Namespace) -> Any:
+    """Load DATA through the model's threshold, or that of the user; the model then takes 0/1.
+
+    Columns that have names must be those of the model, if it knows their names.
+    """
+    from made_fast.cli import report
+    from made_fast.tables import names
+
+    if args.threshold is None:
+        args.threshold = model.binarize
+    dataset = files.load_data(args, model.n_features_in, model.hyper.get("index_base"))
+    with refusing(ValueError):
+        way_out = "Put the columns in the order of the model; --drop leaves columns out. made-fast info shows the names."
+        names.check(dataset.feature_names, model.feature_names, args.data, way_out)
+    for single in report.single_models(model):
+        single.binarize = None
+    return dataset
+
+
+def _check_nothing_is_lost(args: argparse.Namespace, dataset: Dataset, given: dict[str, Any]) -> None:
+    """Refuse to put the rows that are asked for in the place of DATA, if it holds more."""
+    from made_fast.cli import tables
+
+    n, n_given = (sum(X.shape[0] for X in found.values()) for found in (tables.splits(dataset), given))
+    if n_given < n:
+        raise UsageError(f"{args.out} is DATA, of {n} rows, and would keep {n_given}. Choose another --out.")
+    if args.drop or (files.kind(args.out) == ".npz" and dataset.notes):  # arrays beside the rows
+        raise UsageError(f"{args.out} is DATA, and would lose what is left out of it. Choose another --out.")
+
+
+def _check_members(model: AnyModel, args: argparse.Namespace) -> None:
+    """Refuse --members where a model has fewer, and more --walks than can be counted."""
+    import numpy as np
+
+    try:
+        model.log_marginal(np.full((1, model.n_features_in), np.nan), n_members=args.members, n_walks=args.walks)
+    except ValueError as error:
+        raise UsageError(_as_options(str(error))) from error
+
+
+def _fill(model: AnyModel, X: Any, args: argparse.Namespace) -> NDArray[Any]:
+    """Return X with its missing entries filled in; what that rests on is told on standard error, in a line."""
+    from made_fast.inference.queries import ApproximationWarning
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ApproximationWarning)
+        filled = model.impute(
+            X, args.method, n_members=args.members, n_walks=args.walks, random_state=args.seed, n_threads=args.threads
+        )
+    for warning in caught:
+        files.note(_as_options(str(warning.message)))
+    return filled
+
+
+def _lines(names: list[str], table: NDArray[Any]) -> Iterator[str]:
+    """Give a table of numbers as lines of text that name the same numbers when read, below a line of names."""
+    yield ",".join(names) + "\n"
+    for begin in range(0, len(table), LINES):
+        yield "".join(",".join(map(repr, row)) + "\n" for row in table[begin : begin + LINES].tolist())
+
+
+def _as_options(text: str) -> str:
+    """Return what the package says of its parameters in the words of the command line."""
+    for name, option in (("n_members", "--members"), ("n_walks", "--walks"), ("n_masks=None", "--masks unlimited")):
+        text = text.replace(name, option)
+    return text
+
+
+def _hits(X: Any, asked: NDArray[np.float32], filled: NDArray[Any], frequent: NDArray[np.bool_]) -> str:
+    """Say how many of the hidden entries came out right."""
+    import numpy as np
+
+    from made_fast.cli import tables
+
+    truth = tables.dense(X)
+    hidden = np.isnan(asked) & ~np.isnan(truth)
+    right = ((filled > 0.5) == (truth > 0.5))[hidden].mean()
+    baseline = (frequent == (truth > 0.5))[hidden].mean()
+    entries = f"{hidden.sum():,} hidden entries"
+    return f"{right:.2%} of {entries} are right; by the most frequent value of each column in training rows {baseline:.2%}"
+
+
+def _way_back(args: argparse.Namespace, names: Sequence[str] | None) -> str:
+    """Say how to read rows whose values are not those the model knows, below names that look like values."""
+    ways = []
+    if args.method == "mean":
+        ways.append("probabilities; to read them as 0/1, give --threshold 0.5")
+    elif args.threshold is not None and not 0 <= args.threshold < 1:
+        ways.append(f"0/1; where the model has the threshold {args.threshold:g}, give --threshold 0.5 with it")
+    if files.kind(args.out) in (".csv", ".txt") and any(map(_is_number, names or ())):
+        ways.append("names that are numbers; to read them, give --header yes")
+    return "".join(f": {way}" for way in ways)
+
+
+def _is_number(name: str) -> bool:
+    try:
+        float(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _draw(args: argparse.Namespace, given: Any, asked: Any, filled: Any, shape: tuple[int, int] | None) -> None:
+    """Draw columns of three pictures: a row as it is, as it was hidden, and as it came out. Without --hide, the last two.
+
+    Rows are taken from all over the split: many files hold one class after the other.
+    """
+    import numpy as np
+
+    from made_fast.cli import tables
+
+    rows = np.linspace(0, len(filled) - 1, min(PICTURED, len(filled))).round().astype(np.intp)
+    bands = [given, asked, filled] if args.hide is not None else [asked, filled]
+    pictures = np.concatenate([tables.dense(band[rows]) for band in bands])
+    files.write_png(args.samples, pictures, shape, columns=len(rows))

@@ -1,0 +1,235 @@
+"""Files of the command line: data and models in, pictures and rows out; what cannot be read or written is a UsageError.
+
+Only the standard library is imported until something is done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from made_fast.cli.options import SHARE, UsageError
+from made_fast.cli.values import STDOUT
+from made_fast.system.console import say
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from made_fast.cli.report import AnyModel
+    from made_fast.tables.datasets import Dataset
+
+__all__ = [
+    "check_outputs", "check_shape", "chosen_splits", "is_same", "kind", "load_data", "load_model", "note", "refusing",
+    "remembered_shape", "sampled_lines", "write", "write_lines", "write_png", "writing",
+]  # fmt: skip
+
+OUTPUTS = ("checkpoint", "out", "samples", "plot")
+"""The options that name a file to write, in all commands."""
+
+NO_FILES = ("digits", "-")
+"""What DATA may be beside a file."""
+
+CSV_ENTRIES = 1 << 20
+"""Entries sampled and written at a time: a pipe gets its first lines at once, and any number of rows fits in memory."""
+
+
+@contextmanager
+def refusing(*kinds: type[Exception]) -> Iterator[None]:
+    """Turn exceptions that are the user's to put right into the one line to show. Keep the block small: others are bugs."""
+    try:
+        yield
+    except kinds as error:
+        if isinstance(error, OSError) and error.filename:
+            raise UsageError(f"{error.filename}: {error.strerror}") from error
+        raise UsageError(str(error)) from error
+
+
+def note(text: object) -> None:
+    """Tell on standard error, in a line, what a user may not expect."""
+    say(f"made-fast: note: {' '.join(str(text).split())}")
+
+
+def load_data(args: argparse.Namespace, n_features: int | None = None, index_base: object = None) -> Dataset:
+    """Load DATA and take the splits that it lacks out of its training rows, the same ones every time.
+
+    ``index_base`` is what a model file, which may be anybody's, remembers of the LIBSVM file that it was trained on.
+    """
+    from made_fast.tables import datasets
+
+    remembered = index_base if type(index_base) is int and index_base in (0, 1) else None
+    with refusing(OSError, ValueError, TypeError):
+        try:
+            dataset = datasets.load(
+                args.data,
+                threshold=args.threshold,
+                n_features=n_features,
+                missing=True,
+                drop=args.drop or (),
+                header=args.header,
+                index_base=remembered if args.index_base is None else args.index_base,
+            )
+        except ValueError as error:
+            raise UsageError(str(error).replace("binarize=", "--threshold ")) from error
+        for remark in dataset.notes:
+            note(remark)
+        shares = {name: getattr(args, f"{name}_fraction", None) for name in ("valid", "test")}
+        idle = {
+            f"--{name}-fraction": f"has {name} rows of its own"
+            for name, share in shares.items()
+            if share not in (None, SHARE) and getattr(dataset, name) is not None
+        }
+        if args.index_base is not None and dataset.index_base is None:
+            idle["--index-base"] = "is no LIBSVM file"
+        if args.header == "yes" and dataset.feature_names is None:
+            idle["--header"] = "is no text with a first line"
+        for option, why in idle.items():
+            note(f"{option} has no effect: {args.data} {why}.")
+        valid, test = (share or None for share in shares.values())
+        return datasets.split(dataset, valid=valid, test=test)
+
+
+def chosen_splits(args: argparse.Namespace, dataset: Dataset) -> dict[str, Any]:
+    """Return the splits that --split asks for: that one, or all."""
+    from made_fast.cli import tables
+
+    found = tables.splits(dataset)
+    if args.split is None:
+        return found
+    if args.split not in found:
+        raise UsageError(f"{args.data} has no {args.split} rows, only {', '.join(found)}.")
+    return {args.split: found[args.split]}
+
+
+def load_model(path: Path) -> AnyModel:
+    """Read a model file."""
+    import made_fast
+    from made_fast.inference.header import ModelFileError
+
+    with refusing(OSError, ModelFileError):
+        return made_fast.load(path)
+
+
+def check_outputs(args: argparse.Namespace) -> None:
+    """Refuse, before any work, outputs that cannot be written, that are one file, or that the command reads.
+
+    ``impute --out`` may be DATA: it is put in its place when all is done.
+    """
+    from made_fast.inference import storage
+
+    if getattr(args, "out", None) == STDOUT and sys.stdout is None:
+        raise UsageError("cannot write the output: standard output is closed. Give --out FILE.")
+    outputs = {f"--{name}": path for name in OUTPUTS if (path := getattr(args, name, None)) not in (None, STDOUT)}
+    inputs = {name: path for name in ("model", "data") if (path := getattr(args, name, None)) not in (None, *NO_FILES)}
+    for (option, path), (other, second) in combinations(outputs.items(), 2):
+        if is_same(path, second):
+            raise UsageError(f"{option} and {other} must be two files, got {path} for both.")
+    for option, path in outputs.items():
+        for name, read in inputs.items():
+            if is_same(path, read) and (args.command, option, name) != ("impute", "--out", "data"):
+                raise UsageError(f"{option} must not be the {name.upper()} file, got {path} for both. Choose another name.")
+        with writing(path):
+            storage.check_writable(path)
+
+
+def is_same(path: str | Path, other: str | Path) -> bool:
+    """Say whether two names are of one file, also through links; neither need be there."""
+    if os.path.realpath(path) == os.path.realpath(other):
+        return True
+    try:
+        return os.path.samefile(path, other)
+    except OSError:
+        return False
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what may go wrong in writing a file into the one line to show."""
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror or error}.") from error
+
+
+def kind(path: Path) -> str:
+    """Return the suffix that says what is to be written; standard output gets what a .csv would."""
+    return ".csv" if path == STDOUT else path.suffix.lower()
+
+
+def write(path: Path, fill: Callable[[BinaryIO], None]) -> None:
+    """Put what ``fill(stream)`` writes in the place of a file, all of it or nothing; or text on standard output."""
+    from made_fast.inference import storage
+
+    if path == STDOUT:
+        stream = io.BytesIO()
+        fill(stream)
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(encoding="utf-8")  # as in a file, whatever a terminal may show
+        print(stream.getvalue().decode(), end="")
+        return
+    with writing(path):
+        storage.replace(path, fill)
+
+
+def write_lines(path: Path, parts: Iterable[str]) -> None:
+    """Write text part by part."""
+
+    def fill(stream: BinaryIO) -> None:
+        for part in parts:
+            stream.write(part.encode())
+
+    if path != STDOUT:
+        write(path, fill)
+        return
+    for part in parts:
+        print(part, end="")
+
+
+def check_shape(shape: tuple[int, int] | None, D: int) -> None:
+    """Refuse a shape of pictures that does not have D entries."""
+    if shape is None:
+        raise UsageError(f"a picture of {D} inputs needs --shape ROWSxCOLS, with ROWS * COLS = {D}.")
+    if shape[0] * shape[1] != D:
+        raise UsageError(f"--shape must have {D} entries, as many as there are inputs, got {shape[0]}x{shape[1]}.")
+
+
+def remembered_shape(model: AnyModel) -> tuple[int, int] | None:
+    """Return the shape that ``train`` noted in the file (which may be anybody's), or that of a square."""
+    from math import isqrt
+
+    D = model.n_features_in
+    match model.hyper.get("shape"):
+        case [int(rows), int(columns)] if rows > 0 and rows * columns == D:
+            return rows, columns
+    side = isqrt(D)
+    return (side, side) if side * side == D else None
+
+
+def write_png(path: Path, X: NDArray[Any], shape: tuple[int, int] | None, columns: int | None = None) -> None:
+    """Write rows as a grid of pictures."""
+    from made_fast.cli import images
+
+    assert shape is not None  # by check_shape
+    picture = images.grid(X, shape, columns)
+    write(path, lambda stream: images.save_png(stream, picture))
+
+
+def sampled_lines(model: AnyModel, n: int, rng: np.random.Generator, n_threads: int | None) -> Iterator[str]:
+    """Draw n rows and give them as lines of 0/1, a few at a time."""
+    import numpy as np
+
+    D = model.n_features_in
+    step = max(1, CSV_ENTRIES // D)
+    for begin in range(0, n, step):
+        X = model.sample(min(step, n - begin), rng, n_threads=n_threads)
+        text = np.full((len(X), 2 * D), ord(","), np.uint8)
+        text[:, ::2] = X + ord("0")
+        text[:, -1] = ord("\n")
+        yield text.tobytes().decode("ascii")

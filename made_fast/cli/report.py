@@ -1,0 +1,287 @@
+"""What the command line prints about data, models and scores. Here is also the baseline: independent Bernoulli variables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from math import isnan, log, nan
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from made_fast.cli import tables
+from made_fast.inference.mixture import MixtureModel
+from made_fast.inference.model import MADEModel
+from made_fast.inference.queries import log_p_observed
+from made_fast.network.network import Network
+from made_fast.tables import checks, data
+
+if TYPE_CHECKING:
+    from made_fast.tables.datasets import Dataset
+
+__all__ = [
+    "Asking", "Scores", "describe_data", "describe_file", "describe_model", "independent_nll", "majority", "model_facts",
+    "print_parts", "print_scores", "score", "single_models",
+]  # fmt: skip
+
+AnyModel: TypeAlias = "MADEModel | MixtureModel"
+Floats: TypeAlias = "NDArray[np.float64]"
+
+
+NAMED = 10
+"""Most names of columns that are shown."""
+
+
+class Asking(NamedTuple):
+    """How a model is asked: threads, and for rows with missing entries how many members answer, by how many walks."""
+
+    n_threads: int | None
+    n_members: int = 1
+    n_walks: int = 256
+
+
+class Scores(NamedTuple):
+    """What the rows of a table scored.
+
+    Attributes
+    ----------
+    nll : (n,) float64
+        Negative log-likelihood of each row in nats; of what is observed of it.
+    std : (n,) float64
+        Its standard error, if it is an estimate; 0 where it is exact.
+    n_entries : int
+        How many entries were scored.
+    parts : dict
+        The mean NLL and its standard error under each member of an ensemble, by its number; under the mixture of the first m
+        masks of a model of several, by m = 1, 2, 4, ..., K. Empty where nothing was asked, or rows are incomplete.
+    """
+
+    nll: Floats
+    std: Floats
+    n_entries: int
+    parts: dict[int, tuple[float, float]]
+
+
+# Data and models in words
+
+
+def describe_data(dataset: Dataset, shape: tuple[int, int] | None, threshold: float | None) -> str:
+    """Return one line: name, width, rows of each split, the threshold they came through, how much is missing."""
+    found = tables.splits(dataset)
+    sizes = ", ".join(f"{X.shape[0]} {name}" for name, X in found.items())
+    image = f" ({shape[0]} x {shape[1]})" if shape else ""
+    ones = "" if threshold is None else f"; values > {threshold:g} are 1"
+    n_missing, n = sum(map(tables.n_missing, found.values())), sum(X.shape[0] * X.shape[1] for X in found.values())
+    missing = f"; {n_missing:,} entries ({n_missing / n:.1%}) are missing" if n_missing else ""
+    return f"{dataset.name}: {dataset.train.shape[1]} inputs{image}; {sizes} rows{ones}{missing}"
+
+
+def single_models(model: AnyModel) -> tuple[MADEModel, ...]:
+    """Return the members of an ensemble; of a single model, itself."""
+    return model.members if isinstance(model, MixtureModel) else (model,)
+
+
+def describe_model(model: AnyModel) -> str:
+    """Return one line: sizes, activation, what else the network has, masks, parameters; of an ensemble, of its members."""
+    if isinstance(model, MixtureModel):
+        each = list(dict.fromkeys(map(describe_model, model.members)))
+        kind = f"each {each[0]}" if len(each) == 1 else f"the first {each[0]}"
+        return f"ensemble of {model.n_members}, {model.n_parameters:,} parameters; {kind}"
+    a = model.architecture
+    words = ["-".join(map(str, (a.n_inputs, *a.hidden_sizes, a.n_inputs))) + (f" {a.activation}" if a.hidden_sizes else "")]
+    if a.direct != "none":
+        words.append(f"direct connections ({a.direct})")
+    if a.connectivity_weights:
+        words.append("connectivity weights")
+    if model.n_masks > 1:
+        words.append(f"{model.n_masks} masks")
+    return ", ".join([*words, f"{model.n_parameters:,} parameters", str(model.dtype)])
+
+
+def describe_file(path: Path) -> str:
+    """Return the name and the size of a file."""
+    n = path.stat().st_size
+    return f"{path} ({n / 1e6:.1f} MB)" if n >= 1e6 else f"{path} ({n / 1e3:.1f} kB)"
+
+
+def model_facts(model: AnyModel) -> dict[str, str]:
+    """Return what a model is and, indented, how it was trained.
+
+    The file may be anybody's: what it remembers is shown as JSON, which cannot send control codes to a terminal.
+    """
+    binarize = model.binarize
+    values = "0/1 values" if binarize is None else f"numbers; those > {binarize:g} count as 1"
+    facts = {"inputs": f"{model.n_features_in}, {values}"}
+    if model.feature_names is not None:
+        shown = [json.dumps(name if len(name) <= 40 else f"{name[:37]}...") for name in model.feature_names[:NAMED]]
+        facts["names"] = ", ".join(shown) + (", ..." if model.n_features_in > NAMED else "")
+    if isinstance(model, MixtureModel):
+        facts["members"] = str(model.n_members)
+        for m, (member, weight) in enumerate(zip(model.members, model.weights, strict=True)):
+            facts[f"  member {m}"] = f"weight {weight:.4f}, {describe_model(member)}"
+        facts["parameters"] = f"{model.n_parameters:,}"
+    else:
+        facts |= _network_facts(model)
+    remembered = {"trained with": model.hyper}
+    if isinstance(model, MixtureModel) and all(member.hyper == model.members[0].hyper for member in model.members):
+        remembered["each member with"] = model.members[0].hyper
+    for title, hyper in remembered.items():
+        if hyper:
+            facts[title] = ""
+            facts |= {"  " + json.dumps(name)[1:-1]: json.dumps(value) for name, value in hyper.items()}
+    return facts
+
+
+def _network_facts(model: MADEModel) -> dict[str, str]:
+    a, orderings = model.architecture, model.masks.orderings
+    natural = bool((orderings == np.arange(1, a.n_inputs + 1)).all())
+    first = " ".join(map(str, orderings[0, :8])) + (" ..." if a.n_inputs > 8 else "")
+    of_first = " (of mask 0)" if (orderings != orderings[0]).any() else ""
+    masks, shared = str(model.n_masks), "live weights and biases"
+    if not isinstance(model.source, Network):
+        shared = "weights and biases, shared by all masks" if model.n_masks > 1 else "weights and biases, live and dead"
+    if model.rule is not None:
+        masks += f" of unlimited; to differ: {model.rule.resample}"
+    leads = {"none": "none", "output": "inputs to outputs", "all": "inputs to every layer but the first hidden one"}
+    return {
+        "hidden layers": " ".join(map(str, a.hidden_sizes)) or "none",
+        "activation": a.activation,
+        "direct connections": leads[a.direct],
+        "connectivity weights": "yes" if a.connectivity_weights else "no",
+        "masks": masks,
+        "ordering": "natural" if natural else f"permutation {first}{of_first}",
+        "degrees": ", ".join(f"{m.min()}..{m.max()}" for m in model.masks.degrees) or "none",
+        "parameters": f"{model.n_parameters:,} {shared}",
+        "dtype": str(model.dtype),
+    }
+
+
+# Scores
+
+
+def score(model: AnyModel, X: Any, ask: Asking, *, parts: bool = False) -> Scores:
+    """Score the rows of X under a model: the whole rows, or where entries are missing what is observed.
+
+    With ``parts``, say what it is made of, too. Parts are scored one at a time: memory does not grow with their number.
+    """
+    n_missing, n_entries = tables.n_missing(X), X.shape[0] * X.shape[1]
+    if n_missing:
+        log_p, std = log_p_observed(
+            model, X, ask.n_threads, n_members=ask.n_members, n_walks=ask.n_walks, random_state=0, return_std=True
+        )
+        return Scores(-log_p, std, n_entries - n_missing, {})
+    total, found = np.full(X.shape[0], -np.inf), {}
+    if parts and isinstance(model, MixtureModel):
+        for m, log_w in enumerate(np.log(model.weights)):
+            log_p = model.score_samples(X, member=m, n_threads=ask.n_threads)
+            found[m] = _mean_and_error(-log_p)
+            total = np.logaddexp(total, log_w + log_p)
+    elif parts and isinstance(model, MADEModel) and model.n_masks > 1:
+        for m in range(1, model.n_masks + 1):
+            total = np.logaddexp(total, model.score_samples(X, mask=m - 1, n_threads=ask.n_threads))
+            if m & (m - 1) == 0 or m == model.n_masks:
+                found[m] = _mean_and_error(log(m) - total)
+        total -= log(model.n_masks)
+    else:
+        total = model.score_samples(X, n_threads=ask.n_threads)
+    return Scores(-total, np.zeros_like(total), n_entries, found)
+
+
+def print_scores(dataset: Dataset, chosen: dict[str, Any], scores: dict[str, Scores], ask: Asking) -> None:
+    """Print, for each chosen split, mean NLL and its standard error for the model and the baseline; then what is estimated."""
+    missing = any(map(tables.n_missing, chosen.values()))
+    title, dim = ("log-marginal NLL in nats", "bits/observed dim") if missing else ("NLL in nats", "bits/dim")
+    if missing:
+        print(f"Of rows with missing entries, what is observed is scored (log_marginal, n_members={ask.n_members}).\n")
+    rows = [(title, "rows", "MADE", dim, "independent Bernoulli")]
+    for name, X in chosen.items():
+        nll, _, n_entries, _ = scores[name]
+        bits = nll.sum() / (n_entries * log(2))
+        rows.append((name, str(len(nll)), _mean(nll), f"{bits:.4f}", _mean(independent_nll(dataset.train, X))))
+    _print_table(rows)
+    estimates = [
+        f"{np.count_nonzero(std)} rows of {name} (the mean is off by about {np.sqrt((std**2).sum()) / len(std):.3f})"
+        for name, (_, std, *_) in scores.items()
+        if std.any()
+    ]
+    if estimates:
+        print(f"\nBy {ask.n_walks} walks each, and so not exact: {', '.join(estimates)}.")
+        print("A model trained with --masks unlimited answers exactly.")
+
+
+def print_parts(model: AnyModel, scores: dict[str, Scores]) -> None:
+    """Print what the parts of a model score: mixtures of its first masks, or members."""
+    columns = {name: found.parts for name, found in scores.items() if found.parts}
+    if not columns:
+        return
+    numbers = list(next(iter(columns.values())))
+    rows: list[tuple[str, ...]]
+    lead: list[tuple[str, ...]]
+    if isinstance(model, MixtureModel):
+        rows = [("members", "weight", *(f"{name} NLL" for name in columns))]
+        lead = [(f"member {m}", f"{model.weights[m]:.4f}") for m in numbers]
+    else:
+        rows = [("masks", *(f"{name} NLL" for name in columns))]
+        lead = [(str(m),) for m in numbers]
+    rows += [(*cells, *(_with_error(*parts[m]) for parts in columns.values())) for m, cells in zip(numbers, lead, strict=True)]
+    print()
+    _print_table(rows)
+
+
+def _print_table(rows: Sequence[Sequence[str]]) -> None:
+    """Print cells in columns; the first one to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for first, *others in rows:
+        cells = [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))]
+        print("   ".join(cells).rstrip())
+
+
+def _mean_and_error(nll: Floats) -> tuple[float, float]:
+    return float(nll.mean()), float(nll.std(ddof=1) / len(nll) ** 0.5) if len(nll) > 1 else nan
+
+
+def _with_error(mean: float, error: float) -> str:
+    return f"{mean:.3f}" + ("" if isnan(error) else f" ± {error:.3f}")
+
+
+def _mean(nll: Floats) -> str:
+    return _with_error(*_mean_and_error(nll))
+
+
+# The baseline
+
+
+def _coins(train: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return how many ones each column has, and how many observed entries."""
+    ones, observed = np.zeros((2, train.shape[1]), np.int64)
+    for part in data.chunks(*train.shape):
+        rows, missing = train[part], checks.missing(train[part])
+        ones += checks.ones(rows, missing=True).sum(axis=0)
+        observed += rows.shape[0] if missing is None else (~missing).sum(axis=0)
+    return ones, observed
+
+
+def majority(train: Any) -> NDArray[np.bool_]:
+    """Return the most frequent value of each column, (D,); of two equally frequent ones 0."""
+    ones, observed = _coins(train)
+    frequent: NDArray[np.bool_] = 2 * ones > observed
+    return frequent
+
+
+def independent_nll(train: Any, X: Any) -> Floats:
+    """Return the NLL in nats of each row of X, of what is observed of it, when every input is a coin of its own.
+
+    The coins are fitted to ``train``, with p = (ones + 1) / (observed rows + 2).
+    """
+    ones, observed = _coins(train)
+    p = (ones + 1) / (observed + 2)
+    weights, of_zero = np.log(p) - np.log1p(-p), np.log1p(-p)
+    nll = np.empty(X.shape[0])
+    for part in data.chunks(*X.shape):
+        missing = checks.missing(X[part])
+        nll[part] = -(checks.ones(X[part], missing=True) @ weights + of_zero.sum())
+        if missing is not None:
+            nll[part] += missing @ of_zero
+    return nll

@@ -1,0 +1,1 @@
+"""Fitted densities, all that a server needs: models, mixtures, questions about missing inputs, model files."""

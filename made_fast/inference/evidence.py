@@ -1,0 +1,245 @@
+"""Answers of a single member about rows that miss the same inputs.
+
+Rows are packed bits, 0 where missing. :class:`Evidence` is one pattern of observed inputs as it stands in the ordering of one
+member; what it computes is exact where it can be, see ``queries.py``. Not here: how those of many patterns and members are put
+together (``inquiry.py``), and how a network computes (``network.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from made_fast.inference.streams import CHOOSE, DRAW, PROPOSE, Streams
+from made_fast.network.network import Network
+from made_fast.tables import data
+
+__all__ = ["ENUMERATED", "Evidence", "Walks", "pack"]
+
+ENUMERATED = 12
+"""Most inputs that are summed out by enumeration: to score 2^12 rows takes about as long as a thousand walks."""
+
+Bits: TypeAlias = "NDArray[np.uint64]"
+Floats: TypeAlias = "NDArray[np.float64]"
+Index: TypeAlias = "NDArray[np.intp]"
+
+
+class Walks(NamedTuple):
+    """How an estimate is made: the number of walks for each row, and the random numbers of the rows."""
+
+    n: int
+    streams: Streams
+
+
+class Evidence:
+    """One pattern of observed inputs as it stands in the ordering of one member. Rows come and go in order of place.
+
+    Parameters
+    ----------
+    network : Network
+    observed : (D,) bool
+        In order of features.
+    whole : bool
+        Sum out all that is missing by enumeration, if it is no more than ``ENUMERATED`` inputs, not just what must be.
+
+    Attributes
+    ----------
+    reach : int
+        How many places go up to the last observed one.
+    early : (e,) intp
+        Places of the missing inputs among them: what must be summed out, because evidence comes after it.
+    exact : bool
+        Whether that is done by enumeration.
+    """
+
+    def __init__(self, network: Network, observed: NDArray[np.bool_], whole: bool = False) -> None:
+        self.network = network
+        missing = ~observed[network.order]
+        D = len(missing)
+        enumerable = np.count_nonzero(missing) <= ENUMERATED
+        self.reach = D if whole and enumerable else int(D - np.argmin(missing[::-1])) if observed.any() else 0
+        self.missing: Index = np.flatnonzero(missing)
+        self.early: Index = np.flatnonzero(missing[: self.reach])
+        self.late: Index = np.arange(self.reach, D)
+        self.exact = len(self.early) <= ENUMERATED
+        if not len(self.early):
+            self._completions = np.zeros((1, -(-D // 64)), np.uint64)
+        elif self.exact:
+            codes = np.arange(1 << len(self.early))
+            completions = np.zeros((len(codes), D), np.uint8)
+            completions[:, self.early] = (codes[:, None] >> np.arange(len(self.early))) & 1
+            self._completions = pack(completions)
+
+    def n_candidates(self, n_walks: int) -> int:
+        """Return how many rows go through the network to weigh one."""
+        return len(self._completions) if self.exact else n_walks
+
+    def place(self, X: NDArray[np.uint8]) -> Bits:
+        """Pack rows (n, D) in the order of features."""
+        return data.pack_rows(X, self.network.order)
+
+    def columns(self, bits: Bits) -> NDArray[np.uint8]:
+        """Undo ``place``."""
+        X = np.empty((len(bits), len(self.network.order)), np.uint8)
+        X[:, self.network.order] = self._unpack(bits)
+        return X
+
+    def log_marginal(self, bits: Bits, walks: Walks) -> tuple[Floats, Floats]:
+        """Return ``log p(observed)`` of each row, and its variance, (n,) both."""
+        _, log_w, _ = self._weigh(bits, walks)
+        log_p = np.logaddexp.reduce(log_w, axis=1)
+        if self.exact:
+            return log_p, np.zeros(len(bits))
+        if walks.n == 1:
+            return log_p, np.full(len(bits), np.inf)
+        share = np.exp(log_w - log_p[:, None])
+        # The delta method: the variance of the mean weight in units of its square.
+        return log_p, np.maximum((share**2).sum(axis=1) - 1 / walks.n, 0) * (walks.n / (walks.n - 1))
+
+    def draw(self, bits: Bits, which: Index, walks: Walks) -> tuple[Bits, Floats]:
+        """Draw what is missing of ``bits[which]``; return these rows and the effective number of walks of each of ``bits``.
+
+        ``which`` never decreases.
+        """
+        rows, share, effective = self._posterior(bits, walks)
+        chosen = bits[which]
+        ends = np.searchsorted(which, np.arange(len(bits) + 1))
+        for i in range(len(bits)) if len(self.early) else ():
+            mine = slice(ends[i], ends[i + 1])
+            chosen[mine] = rows[i][_choose(share[i], len(chosen[mine]), walks.streams.of(i, CHOOSE))]
+        return self._drawn(chosen, self.late, DRAW, walks.streams, which), effective
+
+    def mean(self, bits: Bits, walks: Walks) -> tuple[Floats, Floats]:
+        """Return ``E[x | observed]`` of each row, (n, D), and the effective number of walks, (n,)."""
+        rows, share, effective = self._posterior(bits, walks)
+        mean = self._unpack(bits).astype(np.float64)
+        for i in range(len(bits)):
+            along, weight = rows[i], share[i]
+            mean[i, self.early] = weight @ self._unpack(along)[:, self.early]
+            if not len(self.late):
+                continue
+            if self.exact:
+                along = along[_choose(weight, walks.n, walks.streams.of(i, CHOOSE))]
+                along = self._drawn(along, self.late, DRAW, walks.streams, np.full(walks.n, i))
+                weight = np.full(walks.n, 1 / walks.n)
+            for part in self._parts(len(along)):  # the conditionals along a walk vary less than what was drawn from them
+                mean[i, self.late] += weight[part] @ self._conditionals(along[part])[:, self.late]
+        return mean, effective
+
+    def mode(self, bits: Bits, walks: Walks) -> tuple[Bits, Floats]:
+        """Return each row with its missing inputs filled in greedily, and the effective number of walks, (n,)."""
+        each, effective = np.arange(len(bits)), np.full(len(bits), np.inf)
+        if self.exact and len(self.early):
+            rows, log_w, _ = self._weigh(bits, walks)
+            bits = rows[each, _greedy(log_w, len(self.early))]
+        elif not self.exact:
+            greedy = self._likelier(bits, self.missing)
+            rows, log_w, log_p = self._weigh(bits, walks)
+            effective = _effective(log_w)
+            log_p = np.concatenate([self._score(greedy)[:, None], log_p], axis=1)
+            bits = np.concatenate([greedy[:, None], rows], axis=1)[each, np.argmax(log_p, axis=1)]
+        return self._likelier(bits, self.late), effective
+
+    def _weigh(self, bits: Bits, walks: Walks) -> tuple[Bits, Floats, Floats]:
+        """Return candidates, rows with the early inputs filled in, (n, C, W), their log weights, and log p up to ``reach``.
+
+        The weights of a row's candidates add up to p(observed), or to an unbiased estimate of it.
+        """
+        if self.exact:
+            rows = bits[:, None] | self._completions
+            log_p = self._score(rows)
+            return rows, log_p, log_p
+        owner = np.repeat(np.arange(len(bits)), walks.n)
+        rows = self._drawn(bits[owner], self.missing, PROPOSE, walks.streams, owner)
+        # A weight is p(evidence | before), place by place, multiplied. Taken as p(all) over p(what was drawn) it keeps its
+        # precision when evidence is unlikely: 1 - p has none left then, but what was drawn was hardly ever that unlikely.
+        log_q = np.empty(len(rows))
+        for part in self._parts(len(rows)):
+            proba = self._conditionals(rows[part])[:, self.early].astype(np.float64)
+            drawn = np.where(self._unpack(rows[part])[:, self.early], proba, 1 - proba)
+            log_q[part] = _row_sums(np.log(np.maximum(drawn, np.finfo(np.float64).tiny)))
+        rows = rows.reshape(len(bits), walks.n, -1)
+        log_p = self._score(rows)
+        return rows, log_p - log_q.reshape(log_p.shape) - np.log(walks.n), log_p
+
+    def _posterior(self, bits: Bits, walks: Walks) -> tuple[Bits, Floats, Floats]:
+        """Return candidates, their probabilities given the evidence, and the effective number of walks of each row."""
+        if not len(self.early):
+            return bits[:, None], np.ones((len(bits), 1)), np.full(len(bits), np.inf)
+        rows, log_w, _ = self._weigh(bits, walks)
+        share = np.exp(log_w - np.logaddexp.reduce(log_w, axis=1)[:, None])
+        return rows, share, np.full(len(bits), np.inf) if self.exact else _effective(log_w)
+
+    def _likelier(self, bits: Bits, free: Index) -> Bits:
+        """Return rows with new bits at the places ``free``, one after the other: the likelier ones."""
+        return self._walk(bits, free, (0.5 for _ in self._parts(len(bits))))
+
+    def _drawn(self, bits: Bits, free: Index, purpose: bytes, streams: Streams, owner: Index) -> Bits:
+        """Do the same with bits that are drawn, those of row i by the stream of ``owner[i]``."""
+        return self._walk(bits, free, streams.along(purpose, owner, len(free), self._parts(len(bits))))
+
+    def _walk(self, bits: Bits, free: Index, numbers: Iterator[Any]) -> Bits:
+        if not len(free):
+            return bits
+        out = np.empty_like(bits)
+        for part in self._parts(len(bits)):
+            uniforms = np.where(self._unpack(bits[part]), -1.0, 2.0)
+            uniforms[:, free] = next(numbers)
+            out[part] = pack(self.network.walk(uniforms))
+        return out
+
+    def _score(self, rows: Bits) -> Floats:
+        """Return log p of the first ``reach`` places of rows (..., W)."""
+        if not self.reach:
+            return np.zeros(rows.shape[:-1])
+        return self.network.score_bits(rows.reshape(-1, rows.shape[-1]), 1, self.reach).reshape(rows.shape[:-1])
+
+    def _conditionals(self, bits: Bits) -> NDArray[Any]:
+        return self.network.conditionals(len(bits), bits.__getitem__, 1)
+
+    def _unpack(self, bits: Bits) -> NDArray[np.uint8]:
+        return data.unpack_rows(bits, len(self.network.order))
+
+    def _parts(self, n: int) -> Iterator[slice]:
+        step = self.network.architecture.chunk_rows
+        return (slice(i, min(i + step, n)) for i in range(0, n, step))
+
+
+def pack(X: NDArray[np.uint8]) -> Bits:
+    """Pack rows (n, D) without changing the order of the columns."""
+    return data.pack_rows(X, np.arange(X.shape[1]))
+
+
+def _row_sums(values: Floats) -> Floats:
+    """Return the sums of rows. NumPy adds in an order that depends on how they lie in memory, and one row lies both ways."""
+    sums: Floats = np.ascontiguousarray(values).sum(axis=1)
+    return sums
+
+
+def _choose(share: Floats, n: int, rng: np.random.Generator) -> Index:
+    """Draw n candidates with these probabilities."""
+    up_to = np.cumsum(share)
+    chosen: Index = np.searchsorted(up_to[:-1], rng.random(n) * up_to[-1], side="right")
+    return chosen
+
+
+def _greedy(log_w: Floats, e: int) -> Index:
+    """Return the candidate with the likelier bit, given those before, at one early place after the other (bit i: place i)."""
+    chosen = np.zeros(len(log_w), np.intp)
+    for i in range(e):
+        by_bit = log_w.reshape(len(log_w), -1, 2)
+        totals = np.logaddexp.reduce(by_bit, axis=1)
+        bit = (totals[:, 1] > totals[:, 0]).astype(np.intp)
+        chosen |= bit << i
+        log_w = by_bit[np.arange(len(log_w)), :, bit]
+    return chosen
+
+
+def _effective(log_w: Floats) -> Floats:
+    """Return ``(sum w)^2 / sum w^2`` of each row: how many walks of equal weight would be worth as much."""
+    w = np.exp(log_w - log_w.max(axis=1, keepdims=True))
+    effective: Floats = w.sum(axis=1) ** 2 / (w**2).sum(axis=1)
+    return effective

@@ -1,0 +1,48 @@
+"""``load``: a model or a mixture out of a file, bytes or an open file. What is in those: ``modelfile.py``, ``storage.py``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from made_fast.inference import modelfile, storage
+from made_fast.inference.header import file_error
+from made_fast.inference.mixture import MixtureModel
+from made_fast.inference.model import MADEModel, from_content
+from made_fast.tables import arguments
+
+__all__ = ["load"]
+
+
+def load(source: Any, *, mmap: bool = False) -> MADEModel | MixtureModel:
+    """Read a model, or a mixture of models, that ``save`` wrote.
+
+    Parameters
+    ----------
+    source : path, bytes-like or binary file
+        A path (str or ``os.PathLike``); or the content of such a file, as bytes, bytearray or memoryview; or a file open for
+        reading bytes, read from where it stands to its end. It is untrusted: everything in it is checked, nothing executed.
+    mmap : bool
+        Map the parameters of the file at a path instead of reading them: many processes then share one copy. Replace a file
+        that is being served by a rename, as ``save`` does, never in place: ``cp`` and ``rsync --inplace`` over it change the
+        model under way, and a mapped file that is cut short kills the processes that use it (SIGBUS).
+
+    Raises
+    ------
+    OSError
+        The file cannot be opened or read.
+    ModelFileError
+        It is not a whole, consistent model file; a ValueError.
+    """
+    mmap = arguments.boolean(mmap, "mmap")
+    path, content = storage.content_of(source)
+    if mmap and content is not None:
+        raise ValueError(f"mmap=True needs the path of a file to map, got {path}. Pass its path, or leave mmap out.")
+    tensors, metadata = storage.read(path, mmap=mmap, content=content)
+    if metadata.get("kind") != "ensemble":
+        return from_content(modelfile.decode(tensors, metadata, path), path)
+    found = modelfile.decode_ensemble(tensors, metadata, path)
+    members = [from_content(member._replace(feature_names=found.feature_names), path) for member in found.members]
+    try:
+        return MixtureModel(members, found.weights, hyper=found.hyper)
+    except ValueError as error:
+        raise file_error(path, "it must hold a mixture", str(error), "Save the model again.") from error

@@ -1,0 +1,1 @@
+"""One network under one connectivity: masks and staircase, packed or shared parameters, its arithmetic on packed rows."""

@@ -1,0 +1,310 @@
+"""Orderings, degrees and the staircase: what decides which unit sees which.
+
+Pure functions of small integer vectors. Nothing here holds a mask matrix, a weight or a row of data; a mask of
+``D x H`` booleans is only ever written down by ``kernels/dense.py``.
+
+Source: Germain, Gregor, Murray, Larochelle, "MADE: Masked Autoencoder for Distribution Estimation", ICML 2015,
+arXiv:1502.03509, sections 3 and 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from made_fast.tables import arguments
+
+__all__ = [
+    "DEGREE_RULES",
+    "DIRECT_CONNECTIONS",
+    "RESAMPLE",
+    "Connectivity",
+    "MaskRule",
+    "MaskSet",
+    "Staircase",
+    "check_connectivity",
+    "draw_connectivity",
+    "draw_degrees",
+    "draw_ordering",
+    "read_only",
+]
+
+DEGREE_RULES = ("stratified", "uniform")
+DIRECT_CONNECTIONS = ("none", "output", "all")
+RESAMPLE = ("both", "order", "connectivity")
+IntVector = NDArray[np.int32]
+
+
+class _ReadOnly:
+    """Base of records whose arrays nobody may change, for models share them: they hold read-only views of what they get."""
+
+    def __post_init__(self) -> None:
+        fields = self.__dict__
+        for name in fields:
+            fields[name] = read_only(fields[name])
+
+    def __reduce__(self) -> tuple[Any, ...]:  # arrays that come out of a pickle, or a deep copy, would be writable
+        return type(self), tuple(self.__dict__.values())
+
+
+def read_only(value: Any) -> Any:
+    """Return a read-only view of an array, or of all arrays in a tuple; anything else as it is."""
+    if isinstance(value, tuple):
+        return tuple([read_only(part) for part in value])
+    if isinstance(value, np.ndarray) and value.flags.writeable:
+        value = value.view()
+        value.flags.writeable = False
+    return value
+
+
+@dataclass(frozen=True)
+class Connectivity(_ReadOnly):
+    """One draw of an ordering and of all hidden degrees; it fixes every mask of the network. Its arrays are read-only.
+
+    Attributes
+    ----------
+    ordering : (D,) int32
+        ``ordering[d]`` in 1..D is the place of input d (the paper's m^0).
+    degrees : tuple of (H_l,) int32
+        ``degrees[l][k]`` is the largest place that unit k of hidden layer l may see (the paper's m^l).
+    """
+
+    ordering: IntVector
+    degrees: tuple[IntVector, ...]
+
+    @property
+    def n_inputs(self) -> int:
+        """Number of inputs, D."""
+        return len(self.ordering)
+
+    @property
+    def hidden_sizes(self) -> tuple[int, ...]:
+        """Number of units of each hidden layer."""
+        return tuple(len(m) for m in self.degrees)
+
+    def staircase(self, direct: str = "none") -> Staircase:
+        """Sort every layer by degree, so that each unit sees a prefix of the layer below."""
+        return MaskSet.of([self]).staircase(direct)[0]
+
+
+@dataclass(frozen=True)
+class MaskSet(_ReadOnly):
+    """K connectivities of one network: the mask set that one set of weights is trained and evaluated under.
+
+    Attributes
+    ----------
+    orderings : (K, D) int32
+        Row k is the ordering of mask k.
+    degrees : tuple of (K, H_l) int32
+        Likewise the degrees of every hidden layer.
+    """
+
+    orderings: IntVector
+    degrees: tuple[IntVector, ...]
+
+    @classmethod
+    def of(cls, connectivities: Sequence[Connectivity]) -> MaskSet:
+        """Stack connectivities of equal sizes."""
+        orderings = np.stack([c.ordering for c in connectivities])
+        return cls(orderings, tuple(np.stack(m) for m in zip(*(c.degrees for c in connectivities), strict=True)))
+
+    def __len__(self) -> int:
+        return len(self.orderings)
+
+    def __getitem__(self, k: int) -> Connectivity:
+        return Connectivity(self.orderings[k], tuple(m[k] for m in self.degrees))
+
+    def staircase(self, direct: str = "none") -> Staircase:
+        """Sort every layer of every connectivity by degree; the vectors of the result have K rows."""
+        D = self.orderings.shape[1]
+        below = np.broadcast_to(np.arange(1, D + 1, dtype=np.int32), self.orderings.shape)  # degrees, sorted
+        sorts, n_live, direct_live = [_argsort(self.orderings)], [], []
+        for l, m in enumerate(self.degrees):
+            sort = _argsort(m)
+            above = np.take_along_axis(m, sort, axis=1)
+            n_live.append(_count(below, above, D))
+            direct_live.append(above if direct == "all" and l > 0 else None)  # a unit of degree m sees the first m inputs
+            sorts.append(sort)
+            below = above
+        before = np.broadcast_to(np.arange(D, dtype=np.int32), self.orderings.shape)  # the output at place p + 1 sees p inputs
+        n_live.append(_count(below, before, D))
+        direct_live.append(before if direct != "none" and self.degrees else None)
+        return Staircase((*sorts, sorts[0]), tuple(n_live), tuple(direct_live))
+
+
+def _argsort(degrees: IntVector) -> NDArray[np.intp]:
+    narrow = degrees.astype(np.uint16) if degrees.max(initial=0) < 2**16 else degrees  # NumPy sorts these by radix
+    return np.argsort(narrow, axis=1, kind="stable")
+
+
+def _count(degrees: IntVector, limits: IntVector, D: int) -> IntVector:
+    """Return how many of each row's ``degrees`` are at most each of the row's ``limits``; all in 0..D."""
+    K = len(degrees)
+    cells = degrees + np.arange(K, dtype=np.int64)[:, None] * (D + 1)
+    up_to = np.bincount(cells.ravel(), minlength=K * (D + 1)).reshape(K, D + 1).cumsum(axis=1)
+    return np.take_along_axis(up_to, limits, axis=1).astype(np.int32)
+
+
+@dataclass(frozen=True)
+class Staircase(_ReadOnly):
+    """The masks of one connectivity, or of K at once, after both sides of each are sorted by degree.
+
+    Every vector has the shape (n,) for one connectivity and (K, n) for K.
+
+    Attributes
+    ----------
+    sorts : tuple of L + 2 intp vectors
+        ``sorts[l][j]`` is the original number of the unit that stands at sorted position j of layer l. Layer 0 are
+        the inputs (sorted position = place - 1), the last layer are the outputs (the same permutation).
+    n_live : tuple of L + 1 int32 vectors
+        Sorted unit j of layer l + 1 sees exactly the first ``n_live[l][j]`` sorted units of layer l. Never decreases.
+    direct : tuple of L + 1 int32 vectors or None
+        Sorted unit j of layer l + 1 has direct connections from exactly the first ``direct[l][j]`` inputs.
+    """
+
+    sorts: tuple[NDArray[np.intp], ...]
+    n_live: tuple[IntVector, ...]
+    direct: tuple[IntVector | None, ...]
+
+    def __post_init__(self) -> None:
+        self.sorts[0].flags.writeable = False  # our own; models hand this one out
+
+    def __getitem__(self, k: int) -> Staircase:
+        """Return that of mask k."""
+        direct = tuple(None if live is None else live[k] for live in self.direct)
+        return Staircase(tuple(sort[k] for sort in self.sorts), tuple(live[k] for live in self.n_live), direct)
+
+
+@dataclass(frozen=True)
+class MaskRule:
+    """How the connectivities of a network are drawn: what varies, and what all of them share.
+
+    Attributes
+    ----------
+    base : Connectivity
+        The first mask; what is not resampled is taken from it.
+    degrees : {"stratified", "uniform"}
+        How degrees are drawn.
+    resample : {"both", "order", "connectivity"}
+        What varies from mask to mask: ordering and degrees, the ordering only, the degrees only (sections 4.1 and 4.2).
+    """
+
+    base: Connectivity
+    degrees: str
+    resample: str
+
+    def draw(self, n: int, rng: np.random.Generator) -> MaskSet:
+        """Draw n connectivities, independent of each other."""
+        return self.with_orderings(self.draw_orderings(n, rng), rng)
+
+    def draw_orderings(self, n: int, rng: np.random.Generator) -> IntVector:
+        """Draw the orderings of n connectivities, (n, D)."""
+        if self.resample == "connectivity":
+            return np.tile(self.base.ordering, (n, 1))
+        return _draw_orderings(n, self.base.n_inputs, rng)
+
+    def with_orderings(self, orderings: IntVector, rng: np.random.Generator) -> MaskSet:
+        """Draw the degrees of connectivities whose orderings (n, D) are given."""
+        n, base = len(orderings), self.base
+        if self.resample == "order":
+            return MaskSet(orderings, tuple(np.tile(m, (n, 1)) for m in base.degrees))
+        return MaskSet(orderings, _draw_degrees(n, base.n_inputs, base.hidden_sizes, self.degrees, rng))
+
+    def mask_set(self, n: int, rng: np.random.Generator) -> MaskSet:
+        """Return the base and n - 1 further draws."""
+        drawn = self.draw(n - 1, rng)
+        orderings = np.concatenate([self.base.ordering[None], drawn.orderings])
+        return MaskSet(
+            orderings, tuple(np.concatenate([a[None], b]) for a, b in zip(self.base.degrees, drawn.degrees, strict=True))
+        )
+
+
+def _draw_orderings(n: int, n_inputs: int, rng: np.random.Generator) -> IntVector:
+    places = np.arange(1, n_inputs + 1, dtype=np.int32)
+    return rng.permuted(np.tile(places, (n, 1)), axis=1)
+
+
+def _draw_degrees(
+    n: int, n_inputs: int, hidden_sizes: Sequence[int], rule: str, rng: np.random.Generator
+) -> tuple[IntVector, ...]:
+    """Draw n times what ``draw_degrees`` draws; vectors (n, H_l)."""
+    largest = max(n_inputs - 1, 1)
+    smallest: Any = np.ones((n, 1), np.int64)
+    layers: list[IntVector] = []
+    for size in hidden_sizes:
+        if rule == "uniform":
+            m = rng.integers(smallest, largest + 1, size=(n, size))
+        else:
+            stratum = (np.arange(size) + rng.random((n, size))) / size
+            m = smallest + np.floor(stratum * (largest - smallest + 1)).astype(np.int64)
+            m = np.minimum(m, largest)  # the last stratum may round up to 1
+            m[:, :1] = smallest
+            m = rng.permuted(m, axis=1)
+        smallest = m.min(axis=1, keepdims=True)
+        layers.append(m.astype(np.int32))
+    return tuple(layers)
+
+
+def draw_ordering(n_inputs: int, ordering: str | Sequence[int] | IntVector, rng: np.random.Generator) -> IntVector:
+    """Return the place 1..D of each input, shape (D,).
+
+    ``"natural"`` keeps the order of the columns, ``"random"`` draws a uniform permutation, a sequence is taken as the
+    places themselves. It has been checked by :func:`made_fast.tables.arguments.ordering`.
+    """
+    if isinstance(ordering, str):
+        return _draw_orderings(1, n_inputs, rng)[0] if ordering == "random" else np.arange(1, n_inputs + 1, dtype=np.int32)
+    return np.array(ordering, dtype=np.int32)
+
+
+def draw_degrees(n_inputs: int, hidden_sizes: Sequence[int], rule: str, rng: np.random.Generator) -> tuple[IntVector, ...]:
+    """Draw the degrees of every hidden layer, each in {smallest degree of the layer below, ..., D - 1}.
+
+    ``"uniform"`` is the paper's rule (section 4.2): independent uniform draws. Some outputs may be left with no input.
+    ``"stratified"`` cuts the range into H equal strata, draws one degree from each, gives the first stratum the smallest
+    degree, and shuffles: every output from place 2 on is reached by at least one input, whatever D and H.
+
+    With D = 1 no degree exists; the units get degree 1 and no output sees them: the model is the output bias.
+    """
+    return tuple(m[0] for m in _draw_degrees(1, n_inputs, hidden_sizes, rule, rng))
+
+
+def draw_connectivity(
+    n_inputs: int,
+    hidden_sizes: Sequence[int],
+    ordering: str | Sequence[int] | IntVector,
+    degrees: str,
+    rng: np.random.Generator,
+) -> Connectivity:
+    """Draw one connectivity: the ordering first, then the degrees layer by layer (sections 4.1 and 4.2)."""
+    m0 = draw_ordering(n_inputs, ordering, rng)
+    return Connectivity(m0, draw_degrees(n_inputs, hidden_sizes, degrees, rng))
+
+
+def check_connectivity(value: Connectivity, n_features: int, hidden_sizes: Sequence[int]) -> Connectivity:
+    """Return ``value`` if it is a connectivity of a network of these sizes."""
+    vectors = value.ordering, *(value.degrees if isinstance(value.degrees, tuple) else [None])
+    if not all(isinstance(m, np.ndarray) and m.ndim == 1 and m.dtype.kind in "iu" for m in vectors):
+        raise TypeError(
+            f"the connectivity must be made of vectors of ints, got {arguments.shown(value)}. Use np.array(..., np.int32)."
+        )
+    found = (value.n_inputs, *value.hidden_sizes)
+    if found != (n_features, *hidden_sizes):
+        raise ValueError(
+            f"the connectivity must be of {n_features} inputs and hidden layers of {tuple(hidden_sizes)} units, "
+            f"got {found[0]} and {found[1:]}."
+        )
+    largest = max(n_features - 1, 1)
+    if (np.sort(value.ordering) != np.arange(1, n_features + 1)).any():
+        raise ValueError(
+            f"the connectivity's ordering must hold each place 1..{n_features} once, got {arguments.shown(value.ordering)}."
+        )
+    for m in value.degrees:
+        if m.min() < 1 or m.max() > largest:
+            raise ValueError(f"the connectivity's degrees must be in 1..{largest}, got {m.min()}..{m.max()}.")
+    if all(m.dtype == np.int32 for m in vectors):
+        return value
+    return Connectivity(value.ordering.astype(np.int32), tuple(m.astype(np.int32) for m in value.degrees))

@@ -1,0 +1,409 @@
+"""Arguments other than tables: cast or refused here, hyper-parameters and the options of methods alike.
+
+A refusal says the name, the demand, what was found, and the way out: ``TypeError`` for a wrong type, ``ValueError`` for a
+wrong value. Nothing below checks again. Not here: tables of rows (``tables/checks.py``), defaults (the estimator).
+"""
+
+from __future__ import annotations
+
+import operator
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from contextlib import suppress
+from itertools import islice
+from math import inf, isfinite
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from made_fast.kernels import layout
+from made_fast.system import threads
+from made_fast.tables.arrays import CONVERSION_ERRORS, plain
+
+__all__ = [
+    "boolean", "choice", "constants", "dtype", "feature_names", "fraction", "function", "generator",
+    "hidden_sizes", "how_many", "is_true", "mapping", "mask_number", "member_number", "n_jobs", "n_threads",
+    "non_negative_float", "non_negative_int", "observed", "ordering", "path", "positive_float", "positive_int", "probability",
+    "sample_weight", "shown", "target", "the_mask", "threshold", "vector", "verbosity",
+]  # fmt: skip
+
+IntVector = NDArray[np.int32]
+
+
+MOST = 2**31 - 1
+"""Most units of a layer, which are int32 in the kernels, and most of whatever else is counted in memory."""
+
+MOST_BYTES = 2**62
+"""More than can be asked for at once: NumPy would refuse it without saying of what there is too much."""
+
+
+def shown(value: Any) -> str:
+    """Return what an error text says was found: the repr, cut short; numbers of thousands of digits have none."""
+    try:
+        text = repr(value)
+    except CONVERSION_ERRORS:
+        return "something without a repr"
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool | np.timedelta64)  # which NumPy counts as an int
+
+
+def _int(value: Any, name: str, smallest: int, way_out: str = "", *, largest: int | None = None) -> int:
+    demand = f"{name} must be an int >= {smallest}"
+    if not _is_int(value):
+        raise TypeError(f"{demand}, got {shown(value)} of type {type(value).__name__}.{way_out}")
+    number = operator.index(value)
+    if number < smallest:
+        raise ValueError(f"{demand}, got {shown(number)}.{way_out}")
+    if largest is not None and number > largest:
+        raise ValueError(f"{demand} and at most {largest}, got {shown(number)}.{way_out}")
+    return number
+
+
+def _real(value: Any, name: str, demand: str) -> float:
+    if isinstance(value, bool | np.timedelta64) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be {demand}, got {shown(value)} of type {type(value).__name__}.")
+    try:
+        return float(value)
+    except OverflowError:  # an int or a fraction of hundreds of digits
+        return inf
+
+
+def vector(value: Any, name: str, demand: str) -> NDArray[Any]:
+    """Return ``value`` as an array; what NumPy can make none of is refused by name. Its dtype and shape may be any.
+
+    Objects that are all numbers, or all booleans, become those.
+    """
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        raise ValueError(f"{name} must be {demand}, got masked entries. Fill them in: {name}.filled(...).")
+    try:
+        return plain(np.asarray(value))
+    except CONVERSION_ERRORS as error:
+        cause = ValueError if isinstance(error, ValueError) else TypeError
+        raise cause(
+            f"{name} must be {demand}, got a {type(value).__name__} of which NumPy makes no array ({error})."
+        ) from error
+
+
+def _first(value: Any, n: int, refuse: Callable[[], Exception]) -> tuple[list[Any], int | str]:
+    """Return the first n items of an iterable, which may be endless, and how many there are."""
+    try:
+        found = list(islice(value, n + 1))
+        count = len(found) if len(found) <= n else len(value) if isinstance(value, Sized) else f"more than {n}"
+    except CONVERSION_ERRORS as error:  # a 0-dimensional array, say
+        raise refuse() from error
+    return found[:n], count
+
+
+def positive_int(value: Any, name: str, *, largest: int | None = None) -> int:
+    """Return ``value`` as an int that is at least 1, and at most ``largest``: what memory for can be spoken of."""
+    return _int(value, name, 1, largest=largest)
+
+
+def how_many(value: Any, name: str, n_bytes: int) -> int:
+    """Return ``value`` as a positive number of things that take so many bytes each."""
+    return _int(value, name, 1, largest=max(MOST_BYTES // max(n_bytes, 1), 1))
+
+
+def non_negative_int(value: Any, name: str) -> int:
+    """Return ``value`` as an int that is at least 0."""
+    return _int(value, name, 0)
+
+
+def n_threads(value: Any) -> int:
+    """Return a number of threads; None is as many as the process may use."""
+    if value is None:
+        return threads.available()
+    return _int(value, "n_threads", 1, " Leave it at None to use all the cores there are.")
+
+
+def n_jobs(value: Any) -> int | None:
+    """Return how many jobs run at a time, as joblib has it: None, or any int but 0."""
+    if value is None:
+        return None
+    if not _is_int(value):
+        raise TypeError(f"n_jobs must be None or an int, got {shown(value)} of type {type(value).__name__}.")
+    if value == 0:
+        raise ValueError("n_jobs must be None or an int other than 0, got 0. Pass -1 for as many as there are CPUs.")
+    return operator.index(value)
+
+
+def verbosity(value: Any) -> int:
+    """Return how much is shown, 0 for nothing."""
+    return int(value) if isinstance(value, bool | np.bool_) else _int(value, "verbose", 0)
+
+
+def path(value: Any, name: str = "path") -> str:
+    """Return a path as text."""
+    try:
+        found = os.fsdecode(value)
+    except CONVERSION_ERRORS as error:
+        raise TypeError(
+            f"{name} must be a str, bytes or os.PathLike, got {shown(value)} of type {type(value).__name__}."
+        ) from error
+    if "\0" in found:
+        raise ValueError(f"{name} must have no null characters, got {shown(found)}.")
+    return found
+
+
+def mapping(value: Any, name: str) -> dict[Any, Any]:
+    """Return a copy of a mapping; None is an empty one."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{name} must be a mapping, got {shown(value)} of type {type(value).__name__}.")
+    return dict(value)
+
+
+def mask_number(value: Any, n_masks: int) -> int:
+    """Return the number of a mask, 0..K - 1."""
+    k = _int(value, "mask", 0)
+    if k >= n_masks:
+        raise ValueError(f"mask must be one of the model's masks 0..{n_masks - 1}, got {shown(k)}.")
+    return k
+
+
+def member_number(value: Any, n_members: int) -> int:
+    """Return the number of a member of a mixture, 0..M - 1."""
+    m = _int(value, "member", 0)
+    if m >= n_members:
+        raise ValueError(f"member must be one of the mixture's 0..{n_members - 1}, got {shown(m)}.")
+    return m
+
+
+def observed(value: Any, n_inputs: int) -> NDArray[np.bool_]:
+    """Return a mask (n_inputs,) bool, True where an input is observed."""
+    mask = vector(value, "observed", f"a mask of {n_inputs} bools")
+    if mask.dtype != np.bool_:
+        raise TypeError(
+            f"observed must be a mask of bools, True where an input is observed, got dtype {mask.dtype}. Of a row x with NaN "
+            "for missing it is ~np.isnan(x)."
+        )
+    if mask.shape != (n_inputs,):
+        raise ValueError(f"observed must have shape ({n_inputs},), got {mask.shape}. Pass one bool for each input.")
+    return mask
+
+
+def target(value: Any, n_rows: int, n_inputs: int) -> NDArray[np.intp]:
+    """Return one column for each row, (n_rows,) intp, from that or from one for all."""
+    demand = "an int or an array of ints, columns counted from 0"
+    columns = vector(value, "target", demand)
+    if columns.dtype.kind not in "iu":
+        raise TypeError(f"target must be {demand}, got {shown(value)}.")
+    if columns.shape not in ((), (n_rows,)):
+        raise ValueError(f"target must be one column, or one for each of the {n_rows} rows, got shape {columns.shape}.")
+    wrong = columns[(columns < 0) | (columns >= n_inputs)]
+    if wrong.size:
+        raise ValueError(f"target must be in 0..{n_inputs - 1}, got {wrong.flat[0]}. Columns are counted from 0.")
+    return np.broadcast_to(columns, n_rows).astype(np.intp)
+
+
+def the_mask(value: Any, n_masks: int) -> Any:
+    """Return ``value``, or 0 for None where there is one mask only."""
+    if value is not None:
+        return value
+    if n_masks > 1:
+        raise ValueError(
+            f"mask must say which member is meant: the model is a mixture over {n_masks} masks, each with its own ordering. "
+            f"Pass mask=0, say, or any up to {n_masks - 1}."
+        )
+    return 0
+
+
+def positive_float(value: Any, name: str) -> float:
+    """Return ``value`` as a finite float that is larger than 0."""
+    number = _real(value, name, "a finite number > 0")
+    if not 0 < number < np.inf:
+        raise ValueError(f"{name} must be a finite number > 0, got {shown(value)}.")
+    return number
+
+
+def non_negative_float(value: Any, name: str) -> float:
+    """Return ``value`` as a finite float that is at least 0."""
+    number = _real(value, name, "a finite number >= 0")
+    if not 0 <= number < np.inf:
+        raise ValueError(f"{name} must be a finite number >= 0, got {shown(value)}.")
+    return number
+
+
+def probability(value: Any, name: str) -> float:
+    """Return ``value`` as a float of at least 0 and below 1."""
+    number = _real(value, name, "a number from 0 to below 1")
+    if not 0 <= number < 1:
+        raise ValueError(f"{name} must be a number from 0 to below 1, got {shown(value)}.")
+    return number
+
+
+def boolean(value: Any, name: str) -> bool:
+    """Return True or False."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be True or False, got {shown(value)} of type {type(value).__name__}.")
+    return bool(value)
+
+
+def is_true(value: Any) -> bool:
+    """Say whether this is True, Python's or NumPy's, not merely something that counts as such."""
+    return isinstance(value, bool | np.bool_) and bool(value)
+
+
+def constants(value: Any, name: str, known: Sequence[str]) -> dict[str, float]:
+    """Return a mapping of some of the ``known`` names to finite numbers >= 0; None is an empty one."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{name} must be a mapping of names to numbers, got {shown(value)} of type {type(value).__name__}.")
+    for key in value:
+        if key not in known:
+            raise ValueError(
+                f"{name} may have {', '.join(map(repr, known)) or 'nothing'} with this optimizer, got {shown(key)}."
+            )
+    return {key: non_negative_float(number, f"{name}[{shown(key)}]") for key, number in value.items()}
+
+
+def sample_weight(value: Any, n_rows: int, name: str = "sample_weight") -> NDArray[np.float64]:
+    """Return the weights of n_rows rows, (n,) float64; None gives length 0, which stands for 1 everywhere."""
+    if value is None:
+        return np.empty(0)
+    weights = vector(value, name, "one number a row")
+    if weights.dtype.kind not in "biuf":
+        raise TypeError(f"{name} must hold numbers, got dtype {weights.dtype}.")
+    if weights.ndim == 0:
+        weights = np.full(n_rows, weights)
+    if weights.shape != (n_rows,):
+        raise ValueError(f"{name} must have shape ({n_rows},), one number a row, got {weights.shape}.")
+    with np.errstate(over="ignore"):  # the largest longdoubles become infinite, and are refused as such
+        weights = weights.astype(np.float64)
+    if not np.isfinite(weights).all():
+        raise ValueError(f"{name} must be finite, got NaN or infinity. Drop those rows, or give them weight 0.")
+    return np.ascontiguousarray(weights)
+
+
+def feature_names(value: Any, n_features: int) -> tuple[str, ...] | None:
+    """Return the names of so many columns, or None for columns without names."""
+    if value is None:
+        return None
+    demand = f"feature_names must be None or the names of {n_features} columns"
+    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+        raise TypeError(f"{demand}, got {shown(value)} of type {type(value).__name__}.")
+    listed, n = _first(value, n_features, lambda: TypeError(f"{demand}, got {shown(value)}."))
+    for name in listed:
+        if not isinstance(name, str):
+            raise TypeError(f"{demand}, got {shown(name)} of type {type(name).__name__}. Convert it: str(name).")
+    if n != n_features:
+        raise ValueError(f"{demand}, got {n} of them.")
+    return tuple(map(str, listed))
+
+
+def function(value: Any, name: str) -> Any:
+    """Return a callable, or None."""
+    if value is not None and not callable(value):
+        raise TypeError(f"{name} must be None or callable, got {shown(value)} of type {type(value).__name__}.")
+    return value
+
+
+def fraction(value: Any, name: str) -> float:
+    """Return ``value`` as a float strictly between 0 and 1."""
+    number = _real(value, name, "a number between 0 and 1")
+    if not 0 < number < 1:
+        raise ValueError(f"{name} must be a number between 0 and 1, both excluded, got {shown(value)}.")
+    return number
+
+
+def threshold(value: Any, name: str = "binarize") -> float | None:
+    """Return the threshold above which an input counts as 1, or None for input that is 0/1 already."""
+    if value is None:
+        return None
+    number = _real(value, name, "None or a finite number")
+    if not isfinite(number):
+        raise ValueError(f"{name} must be None or a finite number, got {shown(value)}.")
+    return number
+
+
+def choice(value: Any, name: str, options: Sequence[str]) -> str:
+    """Return ``value`` if it is one of ``options``."""
+    listed = ", ".join(map(repr, options))
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be one of {listed}, got {shown(value)} of type {type(value).__name__}.")
+    if value not in options:
+        raise ValueError(f"{name} must be one of {listed}, got {shown(value)}.")
+    return value
+
+
+def dtype(value: Any) -> np.dtype[Any]:
+    """Return float32 or float64 in the machine's byte order."""
+    found: np.dtype[Any] | None = None
+    # NumPy takes much more: lists, calls of other dtypes, names that it warns of ("a5") or parses as Python ("(2, 3)f4").
+    if isinstance(value, np.dtype | type) or (isinstance(value, str) and re.fullmatch("[<>=|]?[b-zA-Z][a-z]*[0-9]*", value)):
+        with suppress(SyntaxError, *CONVERSION_ERRORS):
+            found = np.dtype(value)
+    if found is None:
+        raise TypeError(f"dtype must be 'float32' or 'float64', got {shown(value)} of type {type(value).__name__}.")
+    if found not in (np.float32, np.float64):
+        raise ValueError(f"dtype must be 'float32' or 'float64', got {shown(value)}.")
+    return found
+
+
+def hidden_sizes(value: Any) -> tuple[int, ...]:
+    """Return the number of units of each hidden layer; the empty tuple is a model without hidden units."""
+    if isinstance(value, Integral):
+        raise TypeError(f"hidden_sizes must be a sequence of ints, got {shown(value)}. Write one hidden layer as (500,), say.")
+    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+        raise TypeError(f"hidden_sizes must be a sequence of ints, got {shown(value)} of type {type(value).__name__}.")
+    most = layout.MAX_LAYERS - 1
+    listed, n = _first(value, most, lambda: TypeError(f"hidden_sizes must be a sequence of ints, got {shown(value)}."))
+    if n != len(listed):
+        raise ValueError(f"hidden_sizes must name at most {most} layers, got {n}.")
+    return tuple(_int(size, f"hidden_sizes[{l}]", 1, largest=MOST) for l, size in enumerate(listed))
+
+
+def ordering(value: Any, n_features: int) -> str | IntVector:
+    """Return ``"natural"``, ``"random"``, or the place 1..D of each of the D features as (D,) int32."""
+    demand = f"ordering must be 'natural', 'random' or the places 1..{n_features} of the features, each once"
+    if isinstance(value, str):
+        if value not in ("natural", "random"):
+            raise ValueError(f"{demand}, got {shown(value)}.")
+        return value
+    if isinstance(value, bytes) or not isinstance(value, Iterable):
+        raise TypeError(f"{demand}, got {shown(value)} of type {type(value).__name__}.")
+    places, n = _first(value, n_features, lambda: TypeError(f"{demand}, got {shown(value)}."))
+    for d, place in enumerate(places):
+        if not _is_int(place):
+            raise TypeError(f"{demand}, got {shown(place)} of type {type(place).__name__} for feature {d}.")
+    if n != n_features:
+        raise ValueError(f"{demand}, got {n} places for {n_features} features.")
+    if set(places) == set(range(n_features)):
+        raise ValueError(f"{demand}, got places 0..{n_features - 1}. Places count from 1: add 1 to each.")
+    for d, place in enumerate(places):
+        if not 1 <= place <= n_features:
+            raise ValueError(f"{demand}, got place {shown(place)} for feature {d}.")
+    place, count = Counter(places).most_common(1)[0]
+    if count > 1:
+        missing = min(set(range(1, n_features + 1)) - set(places))
+        raise ValueError(f"{demand}, got place {place} {count} times and place {missing} not at all.")
+    return np.array(places, dtype=np.int32)
+
+
+def generator(random_state: Any) -> np.random.Generator:
+    """Return the source of random numbers that ``random_state`` stands for.
+
+    None is a fresh one, an int or ``SeedSequence`` a repeatable one; a ``Generator`` is used as it is, a ``RandomState`` gives
+    a seed (and moves on), and so does ``numpy.random`` itself, for the global one.
+    """
+    if isinstance(random_state, np.random.Generator):
+        return random_state
+    if isinstance(random_state, np.random.RandomState) or random_state is np.random:
+        return np.random.default_rng(random_state.randint(0, 2**32, size=4, dtype=np.uint32))
+    if random_state is None or isinstance(random_state, np.random.SeedSequence):
+        return np.random.default_rng(random_state)
+    if not _is_int(random_state):
+        raise TypeError(
+            "random_state must be None, an int >= 0, a SeedSequence, a Generator or a RandomState, "
+            f"got {shown(random_state)} of type {type(random_state).__name__}."
+        )
+    return np.random.default_rng(_int(random_state, "random_state", 0))

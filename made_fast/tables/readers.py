@@ -1,0 +1,262 @@
+"""Readers of files, one a format: from a path to the tables by split that lie there, as they are.
+
+Nothing here unpickles, and nothing is checked: :func:`made_fast.tables.datasets.load` does that, for all formats in one way.
+scikit-learn, SciPy and pyarrow are imported when a file needs them.
+
+Not here: text (``tables/textfiles.py``), the rules about columns (``tables/columns.py``).
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any, NamedTuple, TextIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from made_fast.tables import checks, textfiles
+from made_fast.tables.columns import Columns, Found, Reading, narrow
+
+__all__ = ["READERS", "STDIN", "Reader"]
+
+SPLITS = {
+    "train": "train", "training": "train",
+    "valid": "valid", "val": "valid", "validation": "valid", "dev": "valid",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+"""What the arrays of an .npz may be called, in lower case."""
+
+BATCH = 1 << 20
+"""Cells of a .parquet that are turned into numbers at a time."""
+
+
+class Reader(NamedTuple):
+    """What reads a format, what a file of it must hold, and whether it may be compressed by gzip."""
+
+    read: Callable[[Path, Reading], Found]
+    form: str
+    gzip: bool = False
+
+
+# Arrays
+
+
+def _read_npz(path: Path, reading: Reading) -> Found:
+    with path.open("rb") as file:
+        arrays = np.load(file, allow_pickle=False)
+        if isinstance(arrays, np.ndarray):
+            raise ValueError("it holds a bare array; is it a .npy file?")
+        with closing(arrays):
+            if any(member.flag_bits & 1 for member in arrays.zip.infolist()):
+                raise ValueError("it is encrypted")
+            if {"format", "shape", "data"} <= set(arrays.files):
+                file.seek(0)
+                return Found({"train": _sparse(file)}, drop=reading.drop)
+            names = _split_names(arrays.files)
+            if "n_features" in arrays:
+                width = _member(arrays, "n_features")
+                if not names or width.shape != () or width.dtype.kind not in "iu" or width < 1:
+                    raise ValueError(f"it holds {', '.join(arrays)}, with n_features = {width}")
+                splits = {split: _unpacked(_member(arrays, name), int(width), name) for split, name in names.items()}
+            elif names:
+                splits = {split: _member(arrays, name) for split, name in names.items()}
+            elif len(arrays.files) == 1:
+                splits = {"train": _member(arrays, arrays.files[0])}
+            else:
+                raise ValueError(f"it holds {', '.join(arrays) or 'nothing'}")
+            unused = [name for name in arrays.files if names and name not in (*names.values(), "n_features")]
+    notes = [f"arrays {', '.join(unused)} are not used"] if unused else []
+    return Found(splits, notes=notes, drop=reading.drop)
+
+
+def _split_names(names: list[str]) -> dict[str, str]:
+    """Return what each split is called among the names of arrays."""
+    found: dict[str, str] = {}
+    for name in names:
+        split = SPLITS.get(name.lower())
+        if split in found:
+            raise ValueError(f"it holds {found[split]} and {name}, two names for one split")
+        if split is not None:
+            found[split] = name
+    return {split: found[split] for split in ("train", "valid", "test") if split in found}
+
+
+def _member(arrays: Any, name: str) -> NDArray[Any]:
+    array = arrays[name]
+    if not isinstance(array, np.ndarray):  # NumPy hands over the bytes of a member that is none
+        raise ValueError(f"{name} in it is no array")
+    return array
+
+
+def _unpacked(packed: NDArray[Any], width: int, name: str) -> NDArray[np.uint8]:
+    if packed.dtype != np.uint8 or packed.ndim != 2 or packed.shape[1] != -(-width // 8):
+        raise ValueError(
+            f"with n_features = {width}, {name} must be packed bits of shape (rows, {-(-width // 8)}) and dtype uint8, "
+            f"got {packed.shape} of {packed.dtype}"
+        )
+    return np.unpackbits(packed, axis=1, count=width)
+
+
+def _sparse(file: Any) -> Any:
+    """Read a matrix that SciPy has saved; it is looked at before SciPy works on it."""
+    from scipy.sparse import load_npz
+
+    try:
+        return checks.matrix(load_npz(file), name="the sparse matrix in it", min_rows=0)
+    except (KeyError, AttributeError) as error:  # an array that its format needs is not there, or is none
+        raise ValueError(f"it holds no sound sparse matrix ({error})") from error
+
+
+def _read_npy(path: Path, reading: Reading) -> Found:
+    with np.errstate(over="ignore"):  # a shape that is beyond all memory is then refused
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    if not isinstance(array, np.ndarray):
+        array.close()
+        raise ValueError("it holds several arrays; is it a .npz file?")
+    return Found({"train": array}, drop=reading.drop)
+
+
+# Text
+
+
+def _text_reader(separators: tuple[str, ...]) -> Callable[[Path, Reading], Found]:
+    def read(path: Path, reading: Reading) -> Found:
+        def open_text() -> TextIO:
+            if path.suffix.lower() == ".gz":
+                return gzip.open(path, "rt", encoding="utf-8-sig")
+            return path.open(encoding="utf-8-sig")
+
+        return textfiles.read(open_text, str(path), separators, reading)
+
+    return read
+
+
+def _read_stdin(_: Path, reading: Reading) -> Found:
+    if sys.stdin is None:
+        raise ValueError("it is closed")
+    raw = getattr(sys.stdin, "buffer", sys.stdin).read()
+    if not isinstance(raw, str):
+        try:
+            raw = raw.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise ValueError("it is no text in UTF-8") from error
+    if "\0" in raw:
+        raise ValueError("it is no text: it holds zero bytes")
+    return textfiles.read(lambda: io.StringIO(raw, newline=None), None, textfiles.COMMAS, reading)
+
+
+def _read_libsvm(path: Path, reading: Reading) -> Found:
+    """Read sparse rows. Indices count from 0 or from 1; the file tells, the width that is demanded, or the caller."""
+    from sklearn.datasets import load_svmlight_file
+
+    X = load_svmlight_file(str(path), zero_based=True)[0]
+    n = None if reading.n_features is None else reading.n_features + len(set(reading.drop))
+    base, notes = reading.index_base, []
+    if len(X.indices):
+        least, most = int(X.indices.min()), int(X.indices.max())
+        if base is None and n is not None and least > 0 and most < n:
+            raise ValueError(
+                f"its indices {least}..{most} may count the {n} columns from 0 or from 1. Say which: --index-base 0 or 1"
+            )
+        if base is None:
+            base = min(least, 1)
+            if base == 1 and n is None:
+                notes.append("no index is 0, so they are taken to count from 1; if they count from 0, give --index-base 0")
+        if least < base:
+            raise ValueError("it has the index 0, but indices count from 1 (--index-base 1)")
+        if n is not None and most - base >= n:
+            raise ValueError(f"it has the index {most}, but the last of {n} columns is {n - 1 + base}, counted from {base}")
+        X.indices -= base
+        n = n or most - base + 1
+    elif n is None and X.shape[0]:
+        raise ValueError("it has no index at all")
+    X = type(X)((X.data, X.indices, X.indptr), shape=(X.shape[0], n or 1))
+    return Found({"train": X}, notes=notes, drop=reading.drop, index_base=base)
+
+
+# Parquet
+
+
+def _read_parquet(path: Path, reading: Reading) -> Found:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise ValueError("this takes pyarrow, which is not installed. Run: pip install pyarrow") from error
+    if int(pyarrow.__version__.split(".")[0]) < 15:  # before 14.0.1, a file could have it unpickle
+        raise ValueError(f"pyarrow {pyarrow.__version__} is too old to read it safely. Run: pip install 'pyarrow>=15'")
+    try:
+        with path.open("rb") as stream, parquet.ParquetFile(stream, pre_buffer=False) as file:
+            return _parquet_table(file, reading)
+    except pyarrow.ArrowException as error:
+        raise ValueError(str(error)) from error
+
+
+def _parquet_table(file: Any, reading: Reading) -> Found:
+    import pyarrow
+
+    schema = file.schema_arrow
+    columns = Columns(len(schema.names), schema.names, reading.drop)
+    notes = []
+    for j in list(columns.kept):
+        if schema.names[j] in _index_names(schema) and len(columns.kept) > 1:
+            columns.leave_out(j)
+            notes.append(f"{columns.describe(j)} is the data frame's index; it is left out")
+    types = pyarrow.types
+    numeric = (types.is_boolean, types.is_integer, types.is_floating, types.is_decimal, types.is_null)
+    text = [j for j in columns.kept if not any(is_type(schema.types[j]) for is_type in numeric)]
+    if text:
+        kind = schema.types[text[0]]
+        raise ValueError(
+            f"{columns.describe(text[0])} holds {kind}, no numbers. {columns.option(*text)} leaves out what is none"
+        )
+    blocks: list[NDArray[Any]] = [np.empty((0, len(columns.kept)), np.uint8)]
+    for batch in file.iter_batches(max(1, BATCH // len(schema.names)), use_threads=False):
+        block = np.empty((batch.num_rows, len(columns.kept)))
+        for k, j in enumerate(columns.kept):
+            block[:, k] = batch.column(j).cast(pyarrow.float64(), safe=False).to_numpy(zero_copy_only=False)
+        blocks.append(narrow(block))
+    X = np.concatenate(blocks)
+    columns.refuse_index(X, reading.threshold)
+    return Found({"train": X}, columns.kept_names(), [*notes, *columns.same_names()])
+
+
+def _index_names(schema: Any) -> list[str]:
+    """Return the columns that pandas has written a frame's index to, as it notes beside the table."""
+    about = schema.pandas_metadata
+    names = about.get("index_columns") if isinstance(about, dict) else None
+    return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+
+
+_NPZ = (
+    "arrays 'train', 'valid' (or 'val'), 'test', or a single one, or what scipy.sparse.save_npz writes; "
+    "if there is a number 'n_features', they are packed bits"
+)
+_CSV = Reader(
+    _text_reader(textfiles.COMMAS), "rows of 0 and 1 of one length, separated by commas, semicolons or tabs", gzip=True
+)
+_BLANKS = Reader(_text_reader(textfiles.BLANKS), "rows of 0 and 1 of one length, separated by blanks", gzip=True)
+_LIBSVM = Reader(_read_libsvm, "lines of the form 'label index:1 index:1', with rising indices", gzip=True)
+
+STDIN = Reader(_read_stdin, f"{_CSV.form}, as a .csv file does")
+"""What reads standard input."""
+
+READERS = {
+    ".npz": Reader(_read_npz, _NPZ),
+    ".npy": Reader(_read_npy, "one two-dimensional array"),
+    ".csv": _CSV,
+    ".data": _CSV,
+    ".tsv": Reader(_text_reader(textfiles.TABS), "rows of 0 and 1 of one length, separated by tabs", gzip=True),
+    ".amat": _BLANKS,
+    ".txt": _BLANKS,
+    ".parquet": Reader(_read_parquet, "columns of 0 and 1, of any type of numbers"),
+    ".libsvm": _LIBSVM,
+    ".svm": _LIBSVM,
+    ".svmlight": _LIBSVM,
+}
+"""What reads a file, by the end of its name."""

@@ -1,0 +1,194 @@
+"""What a fit is given, beside hyper-parameters: tables checked once, split, packed; what each row counts; digests of all that.
+
+Not here: what hyper-parameters mean (``recipe.py``), training itself (``training.py``), files (``checkpoint.py``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from made_fast.inference.model import MADEModel
+from made_fast.inference.modelfile import encode_names
+from made_fast.inference.queries import log_p_observed
+from made_fast.tables import arguments, checks, data
+from made_fast.tables.arrays import column_names
+from made_fast.tables.names import check_different
+from made_fast.training import training
+from made_fast.training.trainers import FixedTrainer, Trainer, TrainingRows
+
+__all__ = [
+    "Rows", "check_observed", "check_same", "check_weights", "digests", "hold_out", "look", "look_at_validation", "pack",
+    "validator",
+]  # fmt: skip
+
+
+class Rows(NamedTuple):
+    """Rows as they were given, checked.
+
+    Attributes
+    ----------
+    table : (n, D) array or CSR
+    missing : (n, ceil(D / 64)) uint64, or None
+        Where an entry is missing, packed; None where none is.
+    weights : (n,) float64, or (0,)
+        What each row counts; none is 1 for all.
+    names : tuple of str or None
+        Of the columns.
+    """
+
+    table: checks.Matrix
+    missing: NDArray[np.uint64] | None
+    weights: NDArray[np.float64]
+    names: tuple[str, ...] | None
+
+    def take(self, rows: NDArray[np.intp]) -> Rows:
+        """Return some of the rows."""
+        missing = None if self.missing is None else self.missing[rows]
+        return Rows(self.table[rows], missing, self.weights[rows] if len(self.weights) else self.weights, self.names)
+
+
+def look(X: Any, sample_weight: Any, names: tuple[str, ...] | None, n_features: int | None = None) -> Rows:
+    """Check rows to train on, all but their values; names that no file could hold are refused.
+
+    ``names`` are those of the columns if X has none.
+    """
+    table, own = checks.matrix(X, n_features), column_names(X)
+    check_different(own)
+    encode_names(own)
+    weights = arguments.sample_weight(sample_weight, table.shape[0])
+    return Rows(table, data.pack_missing(table, np.arange(table.shape[1])), weights, own or names)
+
+
+def look_at_validation(X_val: Any, sample_weight_val: Any, like: Rows) -> Rows | None:
+    """Check rows to validate on: their columns must be those of the rows to train on, by name if both have names."""
+    if X_val is None:
+        if sample_weight_val is not None:
+            raise ValueError("sample_weight_val must come with X_val, got none. Rows held out keep their sample_weight.")
+        return None
+    table = checks.matrix(X_val, like.table.shape[1], name="X_val", feature_names=like.names)
+    weights = arguments.sample_weight(sample_weight_val, table.shape[0], "sample_weight_val")
+    return Rows(table, data.pack_missing(table, np.arange(table.shape[1]), name="X_val"), weights, like.names)
+
+
+def hold_out(n: int, fraction: Any, seed: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return the numbers of the rows to train on and of those to validate on; the same ones for the same seed."""
+    n_val = round(n * arguments.fraction(fraction, "validation_fraction"))
+    if not 0 < n_val < n:
+        raise ValueError(
+            f"validation_fraction={fraction} of {n} rows leaves {n - n_val} for training "
+            f"and {n_val} for validation; both must have some. Give more rows, another fraction, or X_val."
+        )
+    rows = np.random.default_rng(seed).permutation(n)
+    return rows[n_val:], rows[:n_val]
+
+
+def check_weights(train: NDArray[np.float64], held: NDArray[np.float64] | None) -> None:
+    """Refuse weights of rows that leave nothing to learn from, or nothing to validate on; those of length 0 are 1."""
+    if len(train) and not train.any():
+        rest = " but those held out for validation" if held is not None and held.any() else ""
+        raise ValueError(
+            f"sample_weight must not be zero for all rows{rest}: nothing would be learned. Drop it, or give weights."
+        )
+    if held is not None and len(held) and ((held < 0).any() or not held.any()):
+        raise ValueError(
+            "the weights of validation rows must be >= 0 and not all zero: they say what a row counts in the mean. "
+            "Pass X_val with other weights, or without."
+        )
+
+
+def pack(rows: Rows, trainer: Trainer, binarize: float | None, name: str = "X") -> TrainingRows:
+    """Pack rows in the trainer's order of columns, and look at every value."""
+    order, missing = trainer.column_order, rows.missing  # a trainer that takes missing entries packs columns as they are
+    if missing is not None and name == "X" and isinstance(trainer, FixedTrainer):
+        raise ValueError(
+            "X must be complete here, got NaN: training began on complete rows, under one mask of a fixed ordering. "
+            "Begin with rows that miss something, or set n_masks=None."
+        )
+    bits = data.pack_rows(rows.table, order, binarize=binarize, name=name, missing=missing is not None)
+    return TrainingRows(bits, missing, rows.weights)
+
+
+def check_observed(rows: Rows, *, warn: bool) -> None:
+    """Refuse rows to train on of which nothing is observed.
+
+    With ``warn``, tell of columns that are never observed: nothing is learned of them, and what a model says of them is as
+    good as its initial weights.
+    """
+    if rows.missing is None:
+        return
+    never = data.never_observed(rows.table)
+    if len(never) == rows.table.shape[1]:
+        raise ValueError("X must have an entry that is not missing, got NaN everywhere. Check that it is the table you mean.")
+    if warn and len(never):
+        warnings.warn(
+            f"{not_observed(never, rows.names)}: what the model says of them comes from its initial weights.",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+def not_observed(never: NDArray[np.intp], names: Sequence[str] | None) -> str:
+    """Return how a warning of columns that are never observed begins."""
+    shown = ", ".join(str(d) if names is None else repr(names[d]) for d in never[:10])
+    more = ", ..." if len(never) > 10 else ""
+    return f"X has no observed entry in {len(never)} column(s): {shown}{more}. Nothing is learned of them"
+
+
+def validator(
+    held: Rows,
+    packed: TrainingRows,
+    trainer: Trainer,
+    binarize: float | None,
+    n_val_masks: int,
+    n_threads: int,
+    model: Callable[[], MADEModel],
+) -> Callable[[], float]:
+    """Return what tells the mean NLL of validation rows, of what is observed of them, under the parameters as they are.
+
+    ``packed`` are these rows in the trainer's order of columns, which is that of a mask where there is one. ``model()`` is the
+    model that has those parameters; it is asked only where something is missing.
+    """
+    if held.missing is not None:
+        return lambda: -training.weighted_mean(log_p_observed(model(), held.table, n_threads), held.weights)
+    orders = np.argsort(trainer.masks.orderings[:n_val_masks], axis=1)
+    tables = [
+        packed.bits if np.array_equal(order, trainer.column_order) else data.pack_rows(held.table, order, binarize=binarize)
+        for order in orders
+    ]
+    return training.validator(trainer, tables, held.weights, n_threads)
+
+
+def digests(train: TrainingRows, held: TrainingRows | None) -> dict[str, str]:
+    """Return what tells whether two fits were given the same rows and weights, by the name of the argument."""
+
+    def digest(*parts: NDArray[Any] | None) -> str:
+        found = hashlib.sha256()
+        for part in parts:
+            found.update(b"none" if part is None else repr(part.shape).encode())
+            for start in range(0, 0 if part is None else len(part), 1 << 16):
+                found.update(np.ascontiguousarray(part[start : start + (1 << 16)]).data)  # type: ignore[index]
+        return found.hexdigest()
+
+    found = {"X": digest(train.bits, train.missing), "sample_weight": digest(train.weights)}
+    if held is not None:
+        found |= {"X_val": digest(held.bits, held.missing), "sample_weight_val": digest(held.weights)}
+    return found
+
+
+def check_same(found: dict[str, str], begun: dict[str, str]) -> None:
+    """Refuse rows or weights other than those that a fit began with; a checkpoint of before they were noted has none."""
+    if not begun:
+        return
+    for name in dict.fromkeys((*begun, *found)):
+        if begun.get(name) != found.get(name):
+            was = "others" if name in begun and name in found else "none" if name in begun else "some where there were none"
+            raise ValueError(
+                f"{name} must be what the fit began with, got {was}. A resumed fit goes on with the same rows, weights and "
+                "validation rows (X_val or validation_fraction); to train on others, call partial_fit, or fit a new MADE."
+            )

@@ -1,0 +1,228 @@
+"""``bench.paper`` on small made-up sets: runs are kept, go on, and are chosen without the test rows; mistakes are one line."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench.paper import __main__ as paper
+from bench.paper import page, published, recipes, runs, tables
+from bench.paper.runs import Place
+from made_fast.tables import datasets
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Return a folder with a small ``dna_made``, and nothing else."""
+    rng = np.random.default_rng(0)
+    X = rng.random((260, 9)) < rng.random(9)
+    np.savez(tmp_path / "dna_made.npz", train=X[:160], valid=X[160:200], test=X[200:])
+    return tmp_path
+
+
+def run(folder, *arguments):
+    places = ["--data", folder, "--work", folder / "work", "--results", folder / "results"]
+    return paper.main([*map(str, [*arguments, *places]), "--quick", "--jobs", "1"])
+
+
+def test_a_table_is_made_once_and_kept(folder, capsys):
+    assert run(folder, "table4") == 0
+    out, err = capsys.readouterr()
+    assert out.strip() == str(folder / "results" / "README.md")
+    assert err.count("validation") == 6 + 5 + 5
+    rows = json.loads((folder / "results" / "table4.json").read_text())["rows"]
+    assert [row["variant"] for row in rows] == ["one mask", "mask sampling", "our recipe"]
+    assert [row["published"] for row in rows] == [83.63, 79.66, 79.66]
+    assert [row["n_runs"] for row in rows] == [6, 5, 5]
+    text = (folder / "results" / "README.md").read_text()
+    for row in rows:
+        assert f"| dna_made | {row['variant']} | {row['nll']:.2f} ± {row['interval']:.2f} |" in text
+    assert "quick" in text
+    assert run(folder, "table4") == 0
+    assert "validation" not in capsys.readouterr().err
+    assert json.loads((folder / "results" / "table4.json").read_text())["rows"] == rows
+
+
+def test_rows_that_are_not_made_anew_stay_where_they_are(folder):
+    with np.load(folder / "dna_made.npz") as file:
+        np.savez(folder / "adult.npz", **file)
+    path = folder / "results" / "table4.json"
+    assert run(folder, "table4") == 0
+    both = json.loads(path.read_text())
+    assert [row["data_set"] for row in both["rows"]] == ["adult"] * 3 + ["dna_made"] * 3
+    both["rows"][0]["nll"] = both["rows"][3]["nll"] = -1.0
+    path.write_text(json.dumps(both))
+    assert run(folder, "table4", "--sets", "adult") == 0
+    rows = json.loads(path.read_text())["rows"]
+    assert [row["nll"] for row in rows] == [rows[0]["nll"], *(row["nll"] for row in both["rows"][1:])]
+    assert rows[0]["nll"] > 0
+    path.write_text(json.dumps({**both, "quick": False}))  # those of whole runs do not mix with these
+    assert run(folder, "table4", "--sets", "adult") == 0
+    assert [row["data_set"] for row in json.loads(path.read_text())["rows"]] == ["adult"] * 3
+
+
+def test_a_run_is_what_it_says_and_its_score_that_of_the_saved_model(folder):
+    place = Place(folder, folder / "work", 1, quick=True)
+    record = runs.train("dna_made", {**recipes.PAPER, "n_masks": 8}, place, lambda _: None)
+    assert (record["params"]["hidden_sizes"], record["epochs"], record["n_masks"]) == ((16,), 3, 8)
+    model = runs.load(place.work / f"{record['key']}.safetensors")
+    rows = datasets.load(folder / "dna_made.npz")
+    assert record["validation_nll"] == -np.mean(model.score_samples(rows.valid))
+    log_p = model.score_samples(rows.test)
+    score = runs.evaluate(record, place)
+    assert score == {"nll": -log_p.mean(), "interval": pytest.approx(1.96 * log_p.std(ddof=1) / 60**0.5), "n_rows": 60}
+
+
+def test_the_test_rows_decide_nothing(folder, tmp_path):
+    assert run(folder, "table4") == 0
+    other = tmp_path / "other"
+    other.mkdir()
+    with np.load(folder / "dna_made.npz") as file:
+        np.savez(other / "dna_made.npz", train=file["train"], valid=file["valid"], test=~file["test"])
+    runs.data_set.cache_clear()
+    assert run(other, "table4") == 0
+    one, two = (json.loads((path / "results" / "table4.json").read_text())["rows"] for path in (folder, other))
+    assert [row["params"] for row in one] == [row["params"] for row in two]
+    assert all(a["nll"] != b["nll"] for a, b in zip(one, two, strict=True))
+
+
+def test_what_is_best_on_the_validation_rows_is_chosen_factor_by_factor():
+    values = {(0, 0): 5.0, (1, 0): 4.0, (2, 0): None, (1, 1): 4.5, (1, 2): 3.0}
+    seen = []
+
+    def train(params):
+        seen.append((params["a"], params["b"]))
+        return {"validation_nll": values[seen[-1]], "key": seen[-1]}
+
+    choice = recipes.walk({"a": 0, "b": 0}, [[{"a": 1}, {"a": 2}], [{"b": 1}, {"b": 2}]], train)
+    assert seen == list(values)
+    assert choice.params == {"a": 1, "b": 2}
+    assert choice.record["key"] == (1, 2)
+    assert len(choice.runs) == 5
+
+
+@pytest.mark.parametrize("when", [1, 2])
+def test_an_interrupted_run_goes_on_to_the_bit(folder, monkeypatch, capsys, when):
+    assert run(folder, "table4") == 0
+    whole = json.loads((folder / "results" / "table4.json").read_text())["rows"]
+    for path in (folder / "work").iterdir():
+        path.unlink()
+    monkeypatch.setattr(runs, "CHECKPOINT_WORK", 1)
+    fit, calls = runs.MADE.fit, []
+
+    def interrupted(self, *args, **kwargs):
+        calls.append(1)
+        if len(calls) == 3:
+            self.set_params(max_epochs=when)
+            fit(self, *args, **kwargs)
+            raise KeyboardInterrupt
+        return fit(self, *args, **kwargs)
+
+    monkeypatch.setattr(runs.MADE, "fit", interrupted)
+    assert run(folder, "table4") == 130
+    assert capsys.readouterr().err.splitlines()[-1].startswith("interrupted; what was done is kept")
+    assert len(list((folder / "work").glob("*.checkpoint"))) == 1
+    # the checkpoint remembers the epochs it was cut down to
+    resume = runs.MADE.resume
+    monkeypatch.setattr(runs.MADE, "resume", lambda path: resume(path).set_params(max_epochs=3))
+    assert run(folder, "table4") == 0
+    assert not list((folder / "work").glob("*.checkpoint"))
+    rows = json.loads((folder / "results" / "table4.json").read_text())["rows"]
+    times = {"seconds": 0, "cpu_seconds": 0, "all_cpu_seconds": 0}
+    assert [{**row, **times} for row in rows] == [{**row, **times} for row in whole]
+
+
+def test_a_run_that_diverges_is_never_chosen(folder):
+    place, lines = Place(folder, folder / "work", 1, quick=True), []
+    explosive = {**recipes.MNIST, "learning_rate": 1e38, "optimizer": "sgd", "optimizer_params": None}
+    record = runs.train("dna_made", explosive, place, lines.append)
+    assert record["validation_nll"] is None
+    assert lines[0].startswith("dna_made: a run diverged and is out of the choice (epoch 1: ")
+    fine = {**record, "validation_nll": 1.0}
+    assert recipes.walk({}, [[{"a": 1}]], lambda params: fine if params else record).record is fine
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["table4", "--sets", "digits"], "table4 knows no set digits; it knows adult, connect4"),
+        (["table4", "--sets", "adult"], "adult: no such file in"),
+        (["debd"], "no data set in"),
+        (["table6"], "binarized_mnist: no such data set in"),
+        (["figure3"], "make table6 first"),
+    ],
+)
+def test_a_mistake_is_one_line(folder, capsys, arguments, message):
+    assert run(folder, *arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("bench.paper: ")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_a_set_without_test_rows_is_refused(folder, capsys):
+    X = np.zeros((5, 3), bool)
+    np.savez(folder / "rcv1.npz", train=X, valid=X, test=X[:0])
+    assert run(folder, "table4", "--sets", "rcv1") == 2
+    assert "rcv1.npz must have rows of train, valid and test; test are missing" in capsys.readouterr().err
+
+
+def test_the_page_says_where_a_run_falls_short(tmp_path):
+    row = dict.fromkeys(tables.Row.__annotations__, 0)
+    row |= {
+        "data_set": "adult",
+        "variant": "one mask",
+        "nll": 13.5,
+        "interval": 0.1,
+        "published": 13.12,
+        "params": recipes.PAPER,
+    }
+    fine = {**row, "variant": "our recipe", "nll": 13.2}
+    result = {"machine": "a CPU", "quick": False, "rows": [row, fine]}
+    (tmp_path / "table4.json").write_text(json.dumps(result))
+    text = page.write(tmp_path).read_text()
+    assert "| adult | one mask | 13.50 ± 0.10 | 13.12 | no |" in text
+    assert "| adult | our recipe | 13.20 ± 0.10 | 13.12 | yes |" in text
+    assert text.count("short by") == 1
+    assert "- adult, one mask: short by 0.280 nats; ten or eleven settings" in text
+
+
+def test_the_readme_says_what_the_results_say():
+    results = Path(paper.HERE / "results")
+    readme = (Path(paper.HERE).parents[1] / "README.md").read_text()
+    for name in ("table4", "table6", "debd"):
+        result = json.loads((results / f"{name}.json").read_text())
+        assert not result["quick"]
+        for row in result["rows"]:
+            assert f"{row['nll']:.2f} ± {row['interval']:.2f}" in readme, (name, row["data_set"], row["variant"])
+
+
+def test_the_page_shows_tables_that_have_columns_of_their_own(tmp_path):
+    row = {"set": "binarized_mnist", "model": "NADE", "published": "88.33", "training, s": 1234.5, "R": None}
+    result = {"machine": "a CPU", "quick": False, "rows": [row]}
+    (tmp_path / "baselines.json").write_text(json.dumps(result))
+    lines = page.write(tmp_path).read_text().splitlines()
+    assert any("`python -m bench.paper baselines --sets binarized_mnist`" in line for line in lines)
+    assert "| set | model | published | training, s | R |" in lines
+    assert "| binarized_mnist | NADE | 88.33 | 1,234 | - |" in lines
+
+
+def test_published_figures_are_those_of_the_issue_of_record():
+    assert published.TABLE_4["adult"] == (13.12, None)
+    assert published.MNIST[2, 32] == 86.64
+    assert len(published.DEBD) == 15
+    assert set(published.DEBD) <= set(paper.DEBD)
+
+
+def test_other_models_stand_beside_with_what_their_likelihood_is(folder, capsys):
+    assert run(folder, "baselines") == 0
+    rows = json.loads((folder / "results" / "baselines.json").read_text())["rows"]
+    assert {row["likelihood"] for row in rows} == {"exact", "lower bound"}  # so few inputs: log Z of an RBM is exact
+    assert all(0 < float(row["test NLL"].split()[0]) < 20 for row in rows)
+    text = (folder / "results" / "README.md").read_text()
+    assert all(f"| dna_made | {row['model']} | {row['test NLL']} | {row['likelihood']} |" in text for row in rows)
+    capsys.readouterr()
+    assert run(folder, "baselines") == 0
+    assert capsys.readouterr().err == ""

@@ -1,0 +1,348 @@
+"""The fitted model through its public methods: normalised, autoregressive, the same bits always, and light to import."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from functools import partial
+
+import numpy as np
+import pytest
+from helpers import all_inputs, random_model
+from scipy.stats import chisquare
+
+from made_fast import MADEModel, ModelFileError, load
+from made_fast.kernels import layout as panels
+from made_fast.network.network import Architecture, Network, Shared
+
+NORMALISED = {"float32": 1e-5, "float64": 1e-10}
+DEEP = [(1, ()), (1, (5,)), (2, (3,)), (5, ()), (8, (4,)), (10, (70, 9)), (12, (30, 30, 30)), (9, (8, 7, 6, 5, 4))]
+ACTIVATIONS = panels.ACTIVATIONS[1:]
+OPTIONS = [{}, {"direct": "output"}, {"direct": "all", "connectivity_weights": True}, {"n_masks": 3, "direct": "all"}]
+
+
+def mask_of(options):
+    """Return what says which member is meant, where a model with these options has several."""
+    return {"mask": 1} if options.get("n_masks", 1) != 1 else {}
+
+
+def dense_log_likelihood(model, X, **mask):
+    """Recompute log p(x) from ``to_dense`` alone, in float64."""
+    net, x = model.to_dense(**mask), X.astype(np.float64)
+    g = {
+        "relu": lambda z: np.maximum(z, 0),
+        "softplus": lambda z: np.logaddexp(z, 0),
+        "tanh": np.tanh,
+        "sigmoid": lambda z: 1 / (1 + np.exp(-z)),
+        "softsign": lambda z: z / (1 + abs(z)),
+    }[model.architecture.activation]
+    a, last = x, len(net["weights"]) - 1
+    for l, (W, b, A) in enumerate(zip(net["weights"], net["biases"], net["direct"], strict=True)):
+        z = a @ W.T.astype(np.float64) + b + (0 if A is None else x @ A.T.astype(np.float64))
+        a = z if l == last else g(z)
+    return -np.logaddexp(0, np.where(X == 1, -a, a)).sum(axis=1)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize(("n_inputs", "hidden_sizes"), DEEP)
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_probabilities_of_all_inputs_sum_to_one(n_inputs, hidden_sizes, activation, dtype, options):
+    model = random_model(n_inputs, hidden_sizes, activation=activation, dtype=dtype, **options)
+    total = np.exp(model.score_samples(all_inputs(n_inputs))).sum()
+    assert abs(total - 1) < NORMALISED[dtype]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize(("n_inputs", "hidden_sizes"), [*DEEP, (130, (200, 65)), (784, (500,))])
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_score_matches_the_dense_network(n_inputs, hidden_sizes, activation, dtype, options):
+    model = random_model(n_inputs, hidden_sizes, activation=activation, dtype=dtype, scale=1.0, **options)
+    X = (np.random.default_rng(0).random((50, n_inputs)) < 0.3).astype(np.uint8)
+    mask = mask_of(options)
+    np.testing.assert_allclose(
+        model.score_samples(X, **mask), dense_log_likelihood(model, X, **mask), rtol=1e-5 if dtype == "float32" else 1e-12
+    )
+    assert model.score(X) == model.score_samples(X).mean()
+
+
+@pytest.mark.parametrize(("n_inputs", "hidden_sizes"), [*DEEP[1:], (70, (100, 130)), (100, ())])
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_an_input_changes_no_conditional_at_or_before_its_place(n_inputs, hidden_sizes, options):
+    model = random_model(n_inputs, hidden_sizes, dtype="float32", activation="tanh", **options)
+    mask = mask_of(options)
+    m0 = model.to_dense(**mask)["ordering"]
+    x = (np.random.default_rng(1).random((1, n_inputs)) < 0.5).astype(np.uint8)
+    flipped = x ^ np.eye(n_inputs, dtype=np.uint8)
+    before, after = model.conditional_proba(x, **mask), model.conditional_proba(flipped, **mask)
+    at_or_before = m0[None, :] <= m0[:, None]
+    assert (after.view(np.uint32) == before.view(np.uint32))[at_or_before].all()
+    later = after[~at_or_before].reshape(-1)
+    assert n_inputs == 1 or (later != np.broadcast_to(before, after.shape)[~at_or_before]).mean() > 0.2
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_conditionals_make_up_the_score(options):
+    model = random_model(40, (60, 20), **options)
+    X, mask = model.sample(30, 0), mask_of(options)
+    P = model.conditional_proba(X, **mask)
+    np.testing.assert_allclose(np.log(np.where(X == 1, P, 1 - P)).sum(axis=1), model.score_samples(X, **mask), rtol=1e-10)
+
+
+@pytest.mark.parametrize("hidden_sizes", [(), (9,), (20, 20), (5, 30, 5)])
+@pytest.mark.parametrize(("dtype", "options"), [("float32", {}), *(("float64", options) for options in OPTIONS)], ids=str)
+def test_sample_frequencies_follow_the_density(hidden_sizes, dtype, options):
+    model = random_model(6, hidden_sizes, activation="tanh", dtype=dtype, scale=1.0, seed=4, **options)
+    n = 100_000
+    X = model.sample(n, random_state=1)
+    counts = np.bincount(X @ (1 << np.arange(6)), minlength=64)
+    expected = n * np.exp(model.score_samples(all_inputs(6)))
+    rare = expected < 5
+    counts, expected = [np.append(v[~rare], v[rare].sum()) for v in (counts, expected)]
+    used = expected > 0
+    assert chisquare(counts[used], expected[used] * counts.sum() / expected[used].sum()).pvalue > 1e-4
+
+
+@pytest.mark.parametrize(("n_inputs", "hidden_sizes"), [(1, (3,)), (7, ()), (50, (20,)), (130, (200, 70)), (90, (64, 64, 65))])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_one_pass_sampling_is_what_full_passes_would_draw(n_inputs, hidden_sizes, dtype, options):
+    model = random_model(n_inputs, hidden_sizes, dtype=dtype, activation="softplus", scale=1.0, **options)
+    n, mask = 130, mask_of(options)
+    ordering = model.to_dense(**mask)["ordering"]
+    uniforms = np.random.default_rng(7).random((n, n_inputs))[:, ordering - 1]
+    X = np.zeros((n, n_inputs), np.uint8)
+    for d in np.argsort(ordering):  # the full passes
+        X[:, d] = uniforms[:, d] < model.conditional_proba(X, **mask)[:, d]
+    assert (model.sample(n, np.random.default_rng(7), **mask) == X).all()
+
+
+@pytest.mark.parametrize("options", OPTIONS[:3], ids=str)
+def test_same_bits_for_every_batch_size_and_thread_count(options):
+    model = random_model(100, (150, 70), dtype="float32", activation="softplus", **options)
+    X = (np.random.default_rng(0).random((5000, 100)) < 0.3).astype(np.uint8)
+    whole = model.score_samples(X, n_threads=1)
+    P = model.conditional_proba(X[:2000], n_threads=1)
+    for n_threads in (1, 2, 3):
+        assert (model.score_samples(X, n_threads=n_threads) == whole).all()
+        assert (model.conditional_proba(X[:2000], n_threads=n_threads) == P).all()
+        assert (model.sample(3000, 5, n_threads=n_threads) == model.sample(3000, 5, n_threads=1)).all()
+    for size in (1, 2, 3, 100, 1000):
+        rows = slice(0, max(size, 300))
+        parts = [model.score_samples(X[i : i + size]) for i in range(0, max(size, 300), size)]
+        assert (np.concatenate(parts) == whole[rows]).all()
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_dense_and_sparse_first_layers_give_the_same_bits(options):
+    """Rows of all densities, so that chunks fall on both sides of the threshold, alone and together."""
+    model = random_model(70, (90,), dtype="float32", **options)
+    X = (np.random.default_rng(0).random((200, 70)) < np.linspace(0, 1, 200)[:, None]).astype(np.uint8)
+    assert (model.score_samples(X) == np.concatenate([model.score_samples(x[None]) for x in X])).all()
+
+
+@pytest.mark.parametrize("options", [{}, {"n_masks": 4}], ids=str)
+def test_calls_from_many_threads_at_once(options):
+    model = random_model(60, (100,), dtype="float32", **options)
+    X = (np.random.default_rng(0).random((3000, 60)) < 0.3).astype(np.uint8)
+    expected, wrong = random_model(60, (100,), dtype="float32", **options).score_samples(X), []  # so none is packed yet
+
+    def call():
+        for _ in range(5):
+            wrong.append((model.score_samples(X) != expected).any())
+
+    callers = [threading.Thread(target=call) for _ in range(8)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert len(wrong) == 40
+    assert not any(wrong)
+
+
+def test_extreme_logits_give_finite_scores():
+    model = random_model(8, (), dtype="float32")
+    network = model.member()
+    network.theta[network.layout.layers[0, panels.BIAS] :] *= 1e4
+    X = all_inputs(8)
+    assert np.isfinite(model.score_samples(X)).all()
+    P = model.conditional_proba(X)
+    assert ((P >= 0) & (P <= 1)).all()
+
+
+def test_to_dense_has_the_masked_weights_in_feature_order():
+    model = random_model(20, (15, 30), dtype="float32")
+    net = model.to_dense()
+    assert sorted(net["ordering"]) == list(range(1, 21))
+    assert [m.shape for m in net["degrees"]] == [(15,), (30,)]
+    assert [W.shape for W in net["weights"]] == [(15, 20), (30, 15), (20, 30)]
+    assert [b.shape for b in net["biases"]] == [(15,), (30,), (20,)]
+    for W, M in zip(net["weights"], net["masks"], strict=True):
+        assert ((W != 0) == (M == 1)).all()
+    assert model.n_parameters == sum(int(M.sum()) for M in net["masks"]) + 15 + 30 + 20
+    assert net["direct"] == [None] * 3
+
+
+@pytest.mark.parametrize(("direct", "layers"), [("output", [2]), ("all", [1, 2])])
+def test_to_dense_has_the_direct_connections_in_feature_order(direct, layers):
+    model = random_model(20, (15, 30), direct=direct)
+    net = model.to_dense()
+    assert [l for l, A in enumerate(net["direct"]) if A is not None] == layers
+    m0 = net["ordering"]
+    degrees = [None, net["degrees"][1], m0 - 1]  # of those that A leads to: an output sees the places before its own
+    for l in layers:
+        assert ((net["direct"][l] != 0) == (degrees[l][:, None] >= m0)).all()
+    live = sum(int((net["direct"][l] != 0).sum()) for l in layers)
+    assert model.n_parameters == live + sum(int(M.sum()) for M in net["masks"]) + 15 + 30 + 20
+
+
+def test_shared_parameters_are_counted_whole():
+    a = Architecture(20, (15, 30), "relu", "all", True)
+    model = random_model(20, (15, 30), direct="all", connectivity_weights=True, n_masks=3)
+    weights = 20 * 15 + 15 * 30 + 30 * 20
+    assert model.n_parameters == 2 * weights + (15 + 30 + 20) + (20 * 30 + 20 * 20)
+    assert repr(model) == (
+        f"MADEModel(20-15-30-20, relu, direct=all, connectivity weights, 3 masks, float64, {model.n_parameters} parameters)"
+    )
+    with pytest.raises(TypeError, match="masks must be a MaskSet"):
+        MADEModel(Shared(a, model.source.values))
+
+
+def test_connectivity_weights_count_the_connections_in_the_bias():
+    """b + (U * M) 1, from the shared parameters as the layout of the kernels says they stand."""
+    model = random_model(7, (9, 5), connectivity_weights=True, n_masks=2)
+    table, values = model.architecture.shared_layout, model.source.values
+    for k in range(2):
+        net = model.to_dense(k)
+        for (n_in, n_out, *_), row, M, b, W in zip(
+            model.architecture.layers, table, net["masks"], net["biases"], net["weights"], strict=True
+        ):
+            stride = row[panels.ROW]
+            shared_W, U = [
+                values[start : start + n_in * stride].reshape(n_in, stride)[:, :n_out].T
+                for start in (row[panels.SHARED_WEIGHTS], row[panels.SHARED_U])
+            ]
+            np.testing.assert_array_equal(W, shared_W * M)
+            np.testing.assert_allclose(b, values[row[panels.SHARED_BIAS] :][:n_out] + (U * M).sum(axis=1), rtol=1e-13)
+
+
+@pytest.mark.parametrize("mmap", [False, True])
+@pytest.mark.parametrize("binarize", [None, 0.25])
+@pytest.mark.parametrize("options", [*OPTIONS, {"n_masks": None, "resample": "order"}], ids=str)
+def test_save_and_load(tmp_path, mmap, binarize, options):
+    model = random_model(33, (40, 20), dtype="float32", activation="sigmoid", **options)
+    model.binarize = binarize
+    model.hyper = {"learning_rate": 0.5, "hidden_sizes": [40, 20]}
+    model.save(tmp_path / "model.safetensors")
+    loaded = load(tmp_path / "model.safetensors", mmap=mmap)
+    X = model.sample(50, 0)
+    assert (loaded.score_samples(X) == model.score_samples(X)).all()
+    assert (loaded.sample(50, 1) == model.sample(50, 1)).all()
+    assert (loaded.binarize, loaded.hyper, repr(loaded)) == (binarize, model.hyper, repr(model))
+    assert (loaded.architecture, loaded.n_masks, loaded.dtype) == (model.architecture, model.n_masks, model.dtype)
+    assert (loaded.rule is None) == (model.rule is None) == (options.get("n_masks", 1) is not None)
+    if loaded.rule is not None:
+        assert (loaded.rule.degrees, loaded.rule.resample) == ("stratified", "order")
+        np.testing.assert_array_equal(loaded.rule.base.ordering, model.rule.base.ordering)
+    for k in range(model.n_masks):
+        assert (loaded.score_samples(X, mask=k) == model.score_samples(X, mask=k)).all()
+
+
+def test_a_model_of_given_parameters_is_that_network():
+    """The constructor that an embedding program uses: nothing is copied, nothing drawn."""
+    connectivity = random_model(6, (8,)).masks[0]
+    architecture = Architecture(6, (8,), "relu")
+    theta = random_model(6, (8,)).source.theta
+    model = MADEModel(Network(architecture, connectivity, theta), binarize=0.5, hyper={"a": 1})
+    assert model.source.theta is theta
+    assert (model.n_features_in, model.n_masks, model.binarize, model.hyper) == (6, 1, 0.5, {"a": 1})
+    X = all_inputs(6)
+    assert (model.score_samples(X * 0.9) == random_model(6, (8,)).score_samples(X)).all()
+
+
+@pytest.mark.parametrize("binarize", ["high", True, [1]])
+def test_a_file_with_a_senseless_threshold_is_refused(tmp_path, binarize):
+    model, path = random_model(3, ()), tmp_path / "m.safetensors"
+    model.binarize = binarize
+    model.save(path)
+    with pytest.raises(ModelFileError, match="binarize"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    ("X", "message"),
+    [
+        (np.array([[0, 1, np.nan]]), "NaN"),
+        (np.array([[0, 1, np.inf]]), "inf"),
+        (np.array([[0, 1, 2]]), "only 0 and 1"),
+        (np.array([[0, 1, 0.5]]), "only 0 and 1"),
+        (np.array([[0, 1]]), "features"),
+        (np.zeros((0, 3)), "0 sample"),
+        (np.zeros(3), "2D"),
+        (np.zeros((1, 1, 3)), "2D|dim"),
+        ([["a", "b", "c"]], "str|number"),
+        (np.zeros((2, 3), complex), "[Cc]omplex"),
+    ],
+)
+@pytest.mark.parametrize("n_masks", [1, 3])
+def test_bad_input_gets_one_clear_error(X, message, n_masks):
+    model = random_model(3, (4,), n_masks=n_masks)
+    scores = () if message == "NaN" else (model.score,)  # of rows that miss something, what is observed is scored
+    for method in (model.score_samples, *scores, partial(model.conditional_proba, mask=0)):
+        with pytest.raises((ValueError, TypeError), match=message):
+            method(X)
+
+
+def test_good_input_in_odd_clothes():
+    model = random_model(5, (8,))
+    X = model.sample(20, 0)
+    expected = model.score_samples(X)
+    read_only = X.copy()
+    read_only.setflags(write=False)
+    wide = np.zeros((40, 10), np.uint8)
+    wide[::2, ::2] = X
+    for same in (X.astype(bool), X.astype(">f8"), X.astype(">i2"), np.asfortranarray(X), read_only, wide[::2, ::2],
+                 X[::-1][::-1], X.astype(np.float16), X.tolist(), X.astype(object)):  # fmt: skip
+        assert (model.score_samples(same) == expected).all()
+
+
+@pytest.mark.parametrize("n_samples", [0, -1, 2.5, "3", True])
+def test_sample_refuses_a_bad_count(n_samples):
+    with pytest.raises((ValueError, TypeError), match="n_samples"):
+        random_model(3, ()).sample(n_samples)
+
+
+def test_numpy_still_has_its_denormals():
+    """The kernels take them as 0; the thread that called must not notice."""
+    model = random_model(9, (20,), dtype="float32")
+    model.score_samples(model.sample(50, 0), n_threads=1)
+    smallest = np.array([np.finfo(np.float32).tiny], np.float32)
+    assert (smallest / 2)[0] > 0
+    assert (smallest.astype(np.float64) / 2)[0] > 0
+
+
+def run_python(code: str) -> str:
+    return subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, capture_output=True, text=True).stdout
+
+
+def test_import_is_light():
+    loaded = run_python("import sys, made_fast; print(*sys.modules)").split()
+    assert not {"numba", "sklearn", "scipy", "tqdm", "PIL", "pandas"} & set(loaded)
+
+
+@pytest.mark.parametrize("n_masks", [1, 3])
+def test_a_server_needs_numpy_and_the_extension_alone(tmp_path, n_masks):
+    model = random_model(10, (20,), dtype="float32", n_masks=n_masks)
+    model.save(tmp_path / "model.safetensors")
+    out = run_python(f"""
+import sys
+for name in ("numba", "llvmlite", "sklearn", "scipy", "tqdm", "PIL", "pandas", "joblib", "safetensors", "Cython"):
+    sys.modules[name] = None
+import numpy as np, made_fast
+model = made_fast.load({str(tmp_path / "model.safetensors")!r})
+X = model.sample(5, 0)
+print(repr(float(model.score_samples(X).sum())), model.conditional_proba(X, mask=0).shape)
+""")
+    assert out.split()[0] == repr(float(model.score_samples(model.sample(5, 0)).sum()))

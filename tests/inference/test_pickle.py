@@ -1,0 +1,252 @@
+"""Pickles and copies: of the same size whatever was asked before, made while others ask, and as good as what they are of."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import joblib
+import numpy as np
+import pytest
+from helpers import random_model
+
+from made_fast import MADE, MADEEnsemble, MADEModel, MixtureModel, load
+from made_fast.training.trainers import POOL
+
+D = 70
+X = (np.random.default_rng(0).random((64, D)) < 0.3).astype(np.uint8)
+GAPS = np.where(np.random.default_rng(1).random(X.shape) < 0.3, np.nan, X)
+
+
+def made(**kwargs) -> MADE:
+    few = {"hidden_sizes": (40,), "max_epochs": 2, "batch_size": 10, "random_state": 0, "n_threads": 1, "n_eval_masks": 4}
+    return MADE(**{**few, **kwargs})
+
+
+def by_joblib(value: Any) -> Any:
+    file = io.BytesIO()
+    joblib.dump(value, file)
+    file.seek(0)
+    return joblib.load(file)
+
+
+WAYS: dict[str, Callable[[Any], Any]] = {
+    "pickle": lambda value: pickle.loads(pickle.dumps(value)),
+    "old pickle": lambda value: pickle.loads(pickle.dumps(value, protocol=2)),
+    "pickle in Python": lambda value: pickle._loads(pickle._dumps(value)),
+    "deepcopy": copy.deepcopy,
+    "copy": copy.copy,
+    "joblib": by_joblib,
+}
+MODELS: dict[str, Callable[[], MADEModel | MixtureModel]] = {
+    "one mask": lambda: random_model(D, (40,), dtype="float32"),
+    "masks": lambda: random_model(D, (40, 30), dtype="float32", n_masks=9, connectivity_weights=True, direct="all"),
+    "unlimited": lambda: random_model(D, (40,), dtype="float32", n_masks=None),
+    "mixture": lambda: MixtureModel([random_model(D, (40,), n_masks=m + 1, seed=m) for m in range(3)], [0.5, 0.3, 0.2]),
+}
+ESTIMATORS: dict[str, Callable[[], MADE | MADEEnsemble]] = {
+    "fixed": made,
+    "masks": lambda: made(n_masks=3),
+    "unlimited": lambda: made(n_masks=None),
+    "ensemble": lambda: MADEEnsemble(2, **made().get_params() | {"n_masks": 2}),
+}
+
+
+def use(model: Any) -> list[np.ndarray]:
+    """Ask everything that makes a model keep something; return the answers."""
+    part = model.members[0] if isinstance(model, MixtureModel) else model
+    seen = getattr(part, "model_", part)
+    members = [] if isinstance(seen, MixtureModel) else [seen.conditional_proba(X, mask=k) for k in range(seen.n_masks)]
+    return [
+        model.score_samples(X),
+        model.sample(5, random_state=0),
+        model.log_marginal(GAPS, return_std=True)[0],
+        model.sample_conditional(GAPS[:5], random_state=0),
+        *members,
+    ]
+
+
+def assert_same(found: list[np.ndarray], expected: list[np.ndarray]) -> None:
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(a, b, strict=True)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.filterwarnings("ignore::made_fast.inference.queries.ApproximationWarning")
+def test_models_answer_as_before_and_pickles_do_not_grow_with_use(name, way, tmp_path):
+    model = MODELS[name]()
+    before = len(pickle.dumps(model))
+    unused = WAYS[way](model)
+    answers = use(model)
+    used = WAYS[way](model)
+    for other in (unused, used):
+        assert_same(use(other), answers)
+        assert abs(len(pickle.dumps(other)) - before) < 100
+    assert len(pickle.dumps(model)) == before
+    used.save(tmp_path / "copy.made")
+    assert_same(use(load(tmp_path / "copy.made")), answers)
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+@pytest.mark.filterwarnings("ignore::made_fast.inference.queries.ApproximationWarning")
+def test_pickles_of_estimators_do_not_grow_with_use(name):
+    fitted = ESTIMATORS[name]().fit(X)
+    before = len(pickle.dumps(fitted))
+    answers = use(fitted)
+    assert len(pickle.dumps(fitted)) == before
+    for way in WAYS.values():
+        assert_same(use(way(fitted)), answers)
+
+
+def arrays_of(fitted: MADE) -> int:
+    """Return the bytes of what a fitted estimator cannot do without."""
+    trainer, masks = fitted._trainer, fitted.model_.masks
+    vectors = [trainer.parameters, trainer.state, masks.orderings, *masks.degrees]
+    return sum(array.nbytes for array in vectors)
+
+
+@pytest.mark.parametrize(("n_masks", "table"), [(1, X), (3, X), (None, X), (None, GAPS), (1, GAPS)])
+def test_what_can_be_made_again_is_not_in_a_pickle(n_masks, table):
+    many = np.repeat(table, 20, axis=0)
+    fitted = made(n_masks=n_masks, max_epochs=1).fit(many)
+    assert len(pickle.dumps(fitted)) < arrays_of(fitted) + 12_000
+
+
+class Meanwhile(pickle.Pickler):
+    """Does something between any two objects that it pickles, as another thread may."""
+
+    def __init__(self, do: Callable[[], Any]) -> None:
+        self.file = io.BytesIO()
+        super().__init__(self.file)
+        self._do = do
+
+    def persistent_id(self, obj: Any) -> None:
+        self._do()
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"n_masks": 60}, {"n_masks": None}])
+def test_a_model_may_be_asked_while_it_is_pickled(kwargs):
+    answers = random_model(D, (8,), **kwargs).score_samples(X)
+    for n_objects in range(0, 150, 7):  # what is kept comes into being from that one on
+        model, seen = random_model(D, (8,), **kwargs), 0
+
+        def ask(model: MADEModel = model, from_there: int = n_objects) -> None:
+            nonlocal seen
+            seen += 1
+            if seen > from_there:
+                model.conditional_proba(X[:1], mask=seen % model.n_masks)
+                model.sample(1, mask=seen % model.n_masks)
+
+        pickler = Meanwhile(ask)
+        pickler.dump(model)
+        np.testing.assert_array_equal(pickle.loads(pickler.file.getvalue()).score_samples(X), answers)
+
+
+def test_while_another_thread_scores():
+    n_masks, rounds = 30, 40
+    errors: list[BaseException] = []
+    for way in (WAYS["pickle"], WAYS["deepcopy"], WAYS["pickle in Python"]):
+        for _ in range(3):
+            model = random_model(D, (40,), n_masks=n_masks)
+
+            def score(model: MADEModel = model) -> None:
+                try:
+                    for k in range(n_masks):
+                        model.score_samples(X[:2], mask=k, n_threads=1)
+                except BaseException as error:
+                    errors.append(error)
+
+            thread = threading.Thread(target=score)
+            thread.start()
+            for _ in range(rounds):
+                last = way(model)
+                if not thread.is_alive():
+                    break
+            thread.join()
+            np.testing.assert_array_equal(last.score_samples(X), model.score_samples(X))
+    assert not errors
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_weights_of_a_mixture_stay_read_only(way):
+    assert not WAYS[way](MODELS["mixture"]()).weights.flags.writeable
+
+
+# Training goes on
+
+
+TRAINED = {
+    "fixed": ({}, X),
+    "masks in turn": ({"n_masks": 5, "dropout": 0.2}, X),
+    "fresh masks": ({"n_masks": None, "connectivity_weights": True}, X),
+    "missing entries": ({"n_masks": None}, GAPS),
+    "missing entries, one mask": ({}, GAPS),
+}
+
+
+@pytest.mark.parametrize("n_rows", [10, 64, 10 * POOL])  # amid a pool of masks, and at its end
+@pytest.mark.parametrize("name", TRAINED)
+def test_training_goes_on_to_the_bit(name, n_rows):
+    kwargs, table = TRAINED[name]
+    rows = np.resize(table, (n_rows, D))
+
+    def ahead(fitted: MADE) -> list[np.ndarray]:
+        for _ in range(3):
+            fitted.partial_fit(rows)
+        assert fitted.model_.score_samples(X).shape == (64,)
+        return [fitted._trainer.parameters, fitted._trainer.state, fitted.score_samples(X)]
+
+    whole, stopped = made(**kwargs).partial_fit(rows), made(**kwargs).partial_fit(rows)
+    others = [way(stopped) for key, way in WAYS.items() if key != "copy"]
+    again = pickle.loads(pickle.dumps(others[0]))  # one that has not yet gone on
+    expected = ahead(whole)
+    for fitted in (stopped, *others, again):
+        assert_same(ahead(fitted), expected)
+
+
+def test_a_copy_leaves_the_generators_of_a_trainer_alone():
+    trainer = made(n_masks=None).partial_fit(X)._trainer
+    before = trainer.fresh.bit_generator.state
+    for way in WAYS.values():
+        assert way(trainer).fresh.bit_generator.state != before  # it will draw the pool again
+    assert trainer.fresh.bit_generator.state == before
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_checkpoint_after_unpickling_is_the_one_from_before(name, tmp_path):
+    kwargs, table = TRAINED[name]
+    rows = np.resize(table, (64, D))
+    resumed = []
+    for way in (lambda value: value, WAYS["pickle"]):
+        fitted = way(made(**kwargs).partial_fit(rows))
+        fitted._write_checkpoint(tmp_path / "checkpoint")
+        resumed.append(MADE.resume(tmp_path / "checkpoint").set_params(max_epochs=3).fit(rows))
+    assert_same([resumed[1]._trainer.parameters], [resumed[0]._trainer.parameters])
+
+
+@pytest.mark.parametrize("way", [key for key in WAYS if key != "copy"])
+@pytest.mark.parametrize("kwargs", [{}, {"n_masks": 3}, {"n_masks": None}])
+def test_what_was_one_array_is_one_array(kwargs, way):
+    fitted = made(**kwargs).fit(X)
+    other = WAYS[way](fitted)
+
+    def held(of: MADE) -> list[np.ndarray]:
+        source = of.model_.source
+        return [of._trainer.parameters, source.theta if hasattr(source, "theta") else source.values]
+
+    assert np.shares_memory(*held(fitted))  # the model's is a read-only view
+    if way == "joblib":  # which writes every mention of an array
+        assert_same(held(other)[:1], held(other)[1:])
+    else:
+        assert np.shares_memory(*held(other))
+    assert other._trainer.source(other._trainer.parameters).architecture is other.model_.architecture
+    before = other.score_samples(X)
+    model = other.model_
+    other.partial_fit(X)
+    assert_same([model.score_samples(X), fitted.score_samples(X)], [before, before])
+    assert (other.score_samples(X) != before).any()

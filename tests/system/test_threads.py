@@ -1,0 +1,486 @@
+"""Who runs what: ranks, errors, interrupts, forks, and how many threads there are. Under load: ``tests/robustness/``."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import random_model
+
+from made_fast.kernels import layout as panels
+from made_fast.network.network import Architecture
+from made_fast.system import threads
+
+
+def test_all_ranks_run_at_once():
+    barrier, seen = threading.Barrier(4, timeout=10), []
+
+    def work(rank):
+        barrier.wait()
+        seen.append((rank, threading.current_thread() is threading.main_thread()))
+
+    threads.run(work, 4)
+    assert sorted(seen) == [(0, True), (1, False), (2, False), (3, False)]
+
+
+def test_one_rank_needs_no_thread():
+    before = threading.active_count()
+    threads.run(lambda rank: None, 1)
+    assert threading.active_count() == before
+
+
+def test_threads_are_used_again():
+    for _ in range(5):
+        threads.run(lambda rank: None, 3)
+    before = threading.active_count()
+    threads.run(lambda rank: None, 3)
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("bad", [0, 1, 2])
+def test_an_error_calls_the_others_off_and_is_raised(bad):
+    off = threading.Event()
+
+    def work(rank):
+        if rank == bad:
+            raise ZeroDivisionError
+        assert off.wait(10)
+
+    with pytest.raises(ZeroDivisionError):
+        threads.run(work, 3, off.set)
+    threads.run(lambda rank: None, 3)  # the threads are still good
+
+
+def test_for_each_does_every_item_once_and_stops_after_an_error():
+    done = []
+    threads.for_each(lambda item, rank: done.append(item), 100, 3)
+    assert sorted(done) == list(range(100))
+    started = []
+
+    def work(item, rank):
+        started.append(item)
+        if item == 5:
+            raise KeyError(item)
+        time.sleep(0.001)
+
+    with pytest.raises(KeyError):
+        threads.for_each(work, 1000, 3)
+    assert len(started) < 20
+
+
+INTERRUPTS = """
+import signal, threading, time
+from made_fast.system import threads
+
+at_work = set()
+
+def work(rank):
+    at_work.add(rank)
+    end = time.perf_counter() + 0.0003 * (rank > 0)
+    while time.perf_counter() < end:
+        pass
+    at_work.discard(rank)
+
+signal.signal(signal.SIGALRM, signal.default_int_handler)
+interrupts = 0
+for i in range(4000):
+    try:
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.0002 + 0.00001 * (i % 100))
+            threads.run(work, 3)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+    except KeyboardInterrupt:
+        interrupts += 1
+        at_work.discard(0)
+    assert not at_work, "some that began have not ended"
+barrier = threading.Barrier(3, timeout=20)
+threads.run(lambda rank: barrier.wait(), 3)
+assert not threads._given
+assert threading.active_count() <= 1 + threads.HELPERS
+print(interrupts)
+"""
+
+
+def test_no_interrupt_is_lost_and_none_loses_a_rank():
+    """Whenever it strikes: while ranks are handed out, at work, or waited for, and between any two of these."""
+    done = subprocess.run([sys.executable, "-c", INTERRUPTS], capture_output=True, text=True, check=False, timeout=90)
+    assert done.stderr == ""
+    assert int(done.stdout) > 500
+
+
+def test_ctrl_c_before_the_caller_has_begun_stops_the_others_too(monkeypatch):
+    hand_out, done, begun = threads._hand_out, [], threading.Event()
+
+    def interrupted(*args):
+        hand_out(*args)
+        assert begun.wait(10)
+        raise KeyboardInterrupt
+
+    def work(item, rank):
+        begun.set()
+        done.append(item)
+        time.sleep(0.001)
+
+    monkeypatch.setattr(threads, "_hand_out", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        threads.for_each(work, 2000, 2)
+    assert 0 < len(done) < 200
+
+
+def test_aside_all_ranks_leave_the_caller_free(monkeypatch):
+    seen = set()
+    threads.run(lambda rank: seen.add((rank, threading.current_thread() is threading.main_thread())), 2, aside=True)
+    threads.run(lambda rank: seen.add((2 + rank, threading.current_thread() is threading.main_thread())), 1, aside=True)
+    assert seen == {(0, False), (1, False), (2, False)}
+    elsewhere = []
+    other = threading.Thread(target=lambda: threads.run(lambda _: elsewhere.append(threading.current_thread()), 1, aside=True))
+    other.start()
+    other.join()
+    assert elsewhere == [other]  # no Ctrl-C comes there: no need
+
+
+class NoneIdle(list):
+    """No worker is there, and there is room for none: each ends with its task."""
+
+    def __len__(self):
+        return threads.HELPERS
+
+
+def test_a_thread_that_ends_before_it_begins_is_a_lack_of_memory(monkeypatch):
+    """Python ends a thread for which it finds no memory, after ``start`` has returned."""
+    monkeypatch.setattr(threads, "_idle", NoneIdle())
+    monkeypatch.setattr(threads._Worker, "_loop", lambda worker: None)
+    called_off = []
+    for aside in (False, True):
+        with pytest.raises(MemoryError, match="a thread ended before it began"):
+            threads.run(lambda _: None, 2, lambda: called_off.append(1), aside=aside)
+    assert called_off == [1, 1]
+    assert not threads._given
+
+
+@pytest.mark.parametrize("begins", [True, False], ids=["it begins", "it comes too late"])
+def test_a_start_that_fails_after_all_leaves_nobody_behind(monkeypatch, begins):
+    """``Thread.start`` may raise RuntimeError when the thread is there: for want of memory to wait for it."""
+    monkeypatch.setattr(threads, "_idle", NoneIdle())
+    start, begun, done, ended = threading.Thread.start, threading.Event(), [], threading.Event()
+
+    def failing(thread):
+        if begins:
+            start(thread)
+            begun.wait(10)
+        raise RuntimeError("can't allocate lock")
+
+    def work(item, rank):
+        if rank:
+            begun.set()
+            time.sleep(0.3)
+            ended.set()
+        done.append(item)
+
+    monkeypatch.setattr(threading.Thread, "start", failing)
+    threads.for_each(work, 20, 3)
+    assert sorted(done) == list(range(20))
+    assert ended.is_set() is begins
+    assert not threads._given
+
+
+@pytest.mark.parametrize("wait", [True, False])
+def test_ctrl_c_is_answered_while_others_do_the_work(wait):
+    """``aside`` calls them off, and waits until they have ended; ``unattended`` goes at once."""
+    off, ended = threading.Event(), threading.Event()
+
+    def work(_rank=0):
+        off.wait(10)
+        time.sleep(0.1)
+        ended.set()
+
+    old = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):  # noqa: PT012
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+            if wait:
+                threads.run(work, 1, off.set, aside=True)
+            else:
+                threads.unattended(work)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, old)
+    assert ended.is_set() == wait
+    off.set()
+    assert ended.wait(10)
+
+
+def test_what_is_unattended_returns_when_it_is_done_and_raises_what_went_wrong():
+    done = []
+    threads.unattended(lambda: done.append(threading.current_thread()))
+    assert done != [threading.main_thread()]
+    with pytest.raises(ZeroDivisionError):
+        threads.unattended(lambda: 1 / 0)
+
+
+def test_threads_are_few_however_many_call():
+    barrier, most = threading.Barrier(40, timeout=60), []
+
+    def count(item, rank):
+        most.append(sum(thread.name == "made_fast" for thread in threading.enumerate()))
+        time.sleep(0.001)
+
+    def call():
+        barrier.wait()
+        threads.for_each(count, 12, 8)
+
+    before = {thread for thread in threading.enumerate() if thread.name == "made_fast"}
+    callers = [threading.Thread(target=call) for _ in range(40)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert len(most) == 40 * 12
+    assert max(most) <= len(before) + threads.HELPERS + 40  # each caller may have counted before the others began
+    deadline = time.monotonic() + 10
+    while len([t for t in threading.enumerate() if t.name == "made_fast"]) > threads.HELPERS:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_without_threads_to_be_had_items_are_done_all_the_same(monkeypatch):
+    def start(self):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threads, "_idle", [])
+    monkeypatch.setattr(threading.Thread, "start", start)
+    done = []
+    threads.for_each(lambda item, rank: done.append((item, rank)), 5, 3)
+    assert done == [(item, 0) for item in range(5)]
+    off = threading.Event()
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        threads.run(lambda rank: off.wait(10), 3, off.set)
+    assert len(threads._given) == 0
+
+
+def control_groups(folder, lines, files):
+    """Make what the kernel shows of control groups: /proc/self/cgroup, and files below /sys/fs/cgroup."""
+    (folder / "own").write_text("".join(f"{line}\n" for line in lines))
+    for name, text in files.items():
+        path = folder / "groups" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{text}\n")
+
+
+def version_1(group, quota, period=100000):
+    return {f"{group}/cpu.cfs_quota_us": quota, f"{group}/cpu.cfs_period_us": period}
+
+
+@pytest.mark.parametrize(
+    ("lines", "files", "limit"),
+    [
+        ([], {}, None),
+        (["0::/"], {"cpu.max": "max 100000"}, None),
+        (["0::/"], {"cpu.max": "200000 100000"}, 2),
+        (["0::/"], {"cpu.max": "250000 100000"}, 3),
+        (["0::/"], {"cpu.max": "1000 100000"}, 1),
+        (["0::/"], {"cpu.max": ""}, None),
+        (["0::/"], {"cpu.max": "100000 0"}, None),
+        ([], {"cpu.max": "300000 100000"}, 3),
+        ([], version_1("cpu", 150000), 2),
+        ([], version_1("cpu", -1), None),
+        ([], {"cpu/cpu.cfs_quota_us": 150000}, None),
+    ],
+)
+def test_the_quota_is_that_of_loky(tmp_path, monkeypatch, lines, files, limit):
+    control_groups(tmp_path, lines, files)
+    monkeypatch.setattr(threads, "CGROUPS", tmp_path / "groups")
+    monkeypatch.setattr(threads, "OWN_CGROUPS", tmp_path / "own")
+    found = threads._quota.__wrapped__()
+    assert found == (limit or np.inf)
+    context = pytest.importorskip("joblib.externals.loky.backend.context")
+    if files.get("cpu.max") == "100000 0" or list(files) == ["cpu/cpu.cfs_quota_us"]:
+        return  # loky has no answer
+
+    def here(path):
+        return str(path).replace("/sys/fs/cgroup", str(tmp_path / "groups"))
+
+    exists = os.path.exists
+    monkeypatch.setattr(context.os.path, "exists", lambda path: exists(here(path)))
+    monkeypatch.setattr(context, "open", lambda path: io.StringIO(Path(here(path)).read_text()), raising=False)
+    assert context._cpu_count_cgroup(64) == min(found, 64)
+
+
+@pytest.mark.parametrize(
+    ("lines", "files", "limit"),
+    [
+        (["0::/a.slice/b.service"], {"a.slice/b.service/cpu.max": "100000 100000"}, 1),
+        (["0::/a.slice/b.service"], {"a.slice/b.service/cpu.max": "max 100000", "a.slice/cpu.max": "300000 100000"}, 3),
+        (["0::/a/b"], {"a/b/cpu.max": "400000 100000", "a/cpu.max": "200000 100000", "cpu.max": "500000 100000"}, 2),
+        (["0::/a/b"], {"a/c/cpu.max": "100000 100000"}, None),
+        (["0::/docker/id"], {"cpu.max": "200000 100000"}, 2),  # the container's own group is mounted as the root
+        (["0::/../x"], {"cpu.max": "200000 100000"}, 2),  # a group outside of what is mounted
+        (["4:memory:/m", "2:cpu,cpuacct:/a/b", "0::/"], version_1("cpu/a/b", 50000), 1),
+        (["2:cpu,cpuacct:/a/b"], version_1("cpu/a", 350000), 4),
+        (["2:cpuacct:/a"], version_1("cpu/a", 50000), None),
+        (["2:cpu:/a:b"], version_1("cpu/a:b", 50000), 1),
+        (["nonsense"], {"cpu.max": "200000 100000"}, 2),
+    ],
+)
+def test_the_quota_of_every_group_above_counts(tmp_path, monkeypatch, lines, files, limit):
+    """Such is a service of systemd: no namespace makes its group look like the root."""
+    control_groups(tmp_path, lines, files)
+    monkeypatch.setattr(threads, "CGROUPS", tmp_path / "groups")
+    monkeypatch.setattr(threads, "OWN_CGROUPS", tmp_path / "own")
+    assert threads._quota.__wrapped__() == (limit or np.inf)
+    monkeypatch.setattr(threads, "_quota", threads._quota.__wrapped__)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(6))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert threads.available() == (limit or 6)
+
+
+def test_available_follows_affinity_and_environment(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    most = threads.available()
+    assert 1 <= most <= len(os.sched_getaffinity(0))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert threads.available() == 1
+    monkeypatch.setenv("OMP_NUM_THREADS", "64,2")
+    assert threads.available() == most
+    monkeypatch.setenv("OMP_NUM_THREADS", "many")
+    assert threads.available() == most
+
+
+@pytest.mark.parametrize(
+    "text", ["", "²", "2²", "①", "٢", "\uff12", "1_0", "9" * 5000, "0" * 5000, "0", "-1", "+1", "1.0", "1e0", "\udcff", "1 1"]
+)  # fmt: skip
+def test_an_environment_that_holds_no_plain_number_counts_for_nothing(monkeypatch, text):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(6))
+    monkeypatch.setattr(threads, "_quota", lambda: np.inf)
+    monkeypatch.setenv("OMP_NUM_THREADS", text)
+    assert threads.available() == 6
+    monkeypatch.setenv("OMP_NUM_THREADS", " 2 , 3")  # spaces are allowed there
+    assert threads.available() == 2
+
+
+@pytest.mark.parametrize(
+    "text", ["", "²00000 100000", "1 2 3", "-1 100000", "100000 -1", "1.5 1", "9" * 5000 + " 1", "\0", "\udcff\udcfe 1"]
+)  # fmt: skip
+@pytest.mark.parametrize("lines", [["0::/"], ["0::/a\udcff"], ["::", ":", "\udcff", "0:cpu"], ["2:cpu:/"]])
+def test_an_odd_control_group_is_no_limit(tmp_path, monkeypatch, lines, text):
+    control_groups(tmp_path, [], {})
+    (tmp_path / "own").write_text("\n".join(lines), errors="surrogateescape")
+    for name in ("cpu.max", "a\udcff/cpu.max", "cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"):
+        path = tmp_path / "groups" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, errors="surrogateescape")
+    monkeypatch.setattr(threads, "CGROUPS", tmp_path / "groups")
+    monkeypatch.setattr(threads, "OWN_CGROUPS", tmp_path / "own")
+    assert threads._quota.__wrapped__() == np.inf
+
+
+def test_a_time_limit_while_files_of_the_system_are_read_is_raised(tmp_path, monkeypatch):
+    class Late:
+        def read_text(self, *_):
+            raise TimeoutError("time is up")
+
+    monkeypatch.setattr(threads, "OWN_CGROUPS", Late())
+    with pytest.raises(TimeoutError, match="time is up"):
+        threads._quota.__wrapped__()
+
+
+def test_only_the_error_of_a_thread_that_does_not_start_means_that_there_is_none(monkeypatch):
+    def late(_):
+        raise RuntimeError("time is up")
+
+    monkeypatch.setattr(threads, "_idle", [])
+    monkeypatch.setattr(threads, "_Worker", late)
+    with pytest.raises(RuntimeError, match="time is up"):
+        threads.for_each(lambda *_: None, 4, 2)
+
+
+def ends_well(child):
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            return os.waitstatus_to_exitcode(status) == 0
+        time.sleep(0.01)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    pytest.fail("the child hangs")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # fork in a process that has threads: the point of the test
+@pytest.mark.parametrize("n_masks", [1, 3])
+def test_a_forked_child_starts_threads_of_its_own(n_masks):
+    model = random_model(20, (30,), dtype="float32", n_masks=n_masks)
+    X = np.zeros((20_000, 20), np.uint8)
+    expected = model.score_samples(X, n_threads=2)
+    child = os.fork()
+    if child == 0:
+        same = (model.score_samples(X, n_threads=2) == expected).all()
+        os._exit(0 if same else 1)
+    assert ends_well(child)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_child_needs_nothing_that_another_thread_was_making_at_the_fork(monkeypatch):
+    """What is made on first use is made under no lock: nobody would ever unlock it in the child."""
+    model = random_model(20, (30,), dtype="float32")
+    make, begun, end = panels.make_layout, threading.Event(), threading.Event()
+
+    def slow(*args):
+        if threading.current_thread() is not threading.main_thread():
+            begun.set()
+            end.wait(60)
+        return make(*args)
+
+    monkeypatch.setattr(panels, "make_layout", slow)
+    other = threading.Thread(target=lambda: Architecture(9, (5,), "relu").chunk_rows)
+    other.start()
+    assert begun.wait(60)
+    child = os.fork()
+    if child == 0:
+        model.score_samples(np.zeros((10, 20), np.uint8))
+        os._exit(0)
+    end.set()
+    other.join()
+    assert ends_well(child)
+
+
+FIT = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, if the tests run in the background
+import sys, numpy as np
+from made_fast import MADE
+made = MADE(hidden_sizes=(400,), max_epochs=100_000, n_threads={n_threads}, random_state=0, n_masks={n_masks})
+X = (np.random.default_rng(0).random((20_000, 200)) < 0.2).astype(np.float32)
+if {missing}:
+    X[np.random.default_rng(1).random(X.shape) < 0.1] = np.nan
+print("ready", flush=True)
+try:
+    made.fit(X, X_val=np.nan_to_num(X[:500]))
+except KeyboardInterrupt:
+    import time
+    print(time.monotonic(), bool(np.isfinite(made.score(np.nan_to_num(X[:100])))), flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("n_threads", "n_masks", "missing"), [(1, 1, False), (2, 1, False), (1, 8, False), (2, 8, False), (2, 8, True)]
+)
+def test_ctrl_c_ends_a_fit_soon_and_leaves_a_model(n_threads, n_masks, missing):
+    code = FIT.format(n_threads=n_threads, n_masks=n_masks, missing=missing)
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(1.5)
+        sent = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        stopped, usable = process.stdout.readline().split()
+        assert usable == "True"
+        assert float(stopped) - sent < 2  # some 50 ms on an idle machine; a guard against a hang, not a benchmark

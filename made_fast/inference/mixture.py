@@ -23,6 +23,7 @@ from made_fast.inference.model import MADEModel
 from made_fast.network.masks import Connectivity
 from made_fast.tables import arguments, checks
 from made_fast.tables.arrays import CONVERSION_ERRORS
+from made_fast.tables.choices import METHODS
 
 __all__ = ["MixtureModel"]
 
@@ -272,7 +273,7 @@ class MixtureModel:
 
         An ``ApproximationWarning`` tells of rows that rest on weighted walks.
         """
-        how = arguments.choice(method, "method", queries.METHODS)
+        how = arguments.choice(method, "method", METHODS)
         asked = self._asked(X, n_members, n_walks, random_state, n_threads)
         filled: NDArray[Any]
         if how == "sample":

@@ -36,8 +36,9 @@ from numpy.typing import NDArray
 from made_fast.inference.header import FOREIGN, MAX_JSON, StrPath, file_error, json_object
 from made_fast.inference.storage import CHUNK
 from made_fast.kernels import layout as panels
-from made_fast.network.masks import DEGREE_RULES, DIRECT_CONNECTIONS, RESAMPLE, MaskRule, MaskSet
+from made_fast.network.masks import MaskRule, MaskSet
 from made_fast.network.network import Architecture, Network, Shared
+from made_fast.tables.choices import DEGREE_RULES, DIRECT_CONNECTIONS, RESAMPLE
 
 __all__ = [
     "WEIGHT_TOLERANCE", "Content", "EnsembleContent", "decode", "decode_ensemble", "encode", "encode_ensemble", "encode_names",

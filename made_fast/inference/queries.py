@@ -27,10 +27,10 @@ from made_fast.inference.inquiry import Inquiry, Table
 from made_fast.network.masks import Connectivity, MaskRule, MaskSet
 from made_fast.network.network import Architecture, Network
 from made_fast.tables import arguments, checks, data
+from made_fast.tables.choices import METHODS
 
-__all__ = ["ENUMERATED", "METHODS", "N_WALKS", "ApproximationWarning", "Queries", "log_p_observed"]
+__all__ = ["ENUMERATED", "N_WALKS", "ApproximationWarning", "Queries", "log_p_observed"]
 
-METHODS = ("mode", "mean", "sample")
 """Of ``Queries.impute``."""
 
 N_WALKS = 256

@@ -24,6 +24,7 @@ import numpy as np
 
 from made_fast.tables import arguments, checks, data
 from made_fast.tables.checks import Matrix
+from made_fast.tables.choices import HEADER
 from made_fast.tables.columns import Columns, Found, Reading
 from made_fast.tables.readers import READERS, STDIN
 
@@ -32,7 +33,6 @@ __all__ = ["FORMATS", "Dataset", "load", "split"]
 FORMATS = tuple(READERS)
 """Ends of the names of files that :func:`load` reads."""
 
-HEADER = ("auto", "yes", "no")
 DIGITS_THRESHOLD = 7.0
 """The grey values of ``digits`` go from 0 to 16."""
 

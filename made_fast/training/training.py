@@ -19,10 +19,8 @@ from made_fast.tables import data
 from made_fast.training.trainers import Trainer, TrainingRows
 
 __all__ = [
-    "WEIGHT_INITS", "EpochRecord", "FitState", "fit", "initial_parameters", "run_epoch", "validator", "weighted_mean",
+    "EpochRecord", "FitState", "fit", "initial_parameters", "run_epoch", "validator", "weighted_mean",
 ]  # fmt: skip
-
-WEIGHT_INITS = ("glorot_uniform", "glorot_normal", "orthogonal", "zeros")
 
 
 class EpochRecord(TypedDict):

@@ -1,13 +1,12 @@
-"""The names that arguments may take, each list stated once; the first name is the default.
+"""The names that arguments may take, the first is the default: what ``made-fast --help`` shows before NumPy is imported.
 
-Not here: checks (``arguments.py``), what the names mean (the docstrings of whatever takes them). It imports nothing, for
-``made-fast --help`` shows the names at once. The kernels, which import nothing above them, state the first two in their own
-order, beside the codes; a test compares.
+Each list is stated once, here. The kernels, which import nothing above them, have the first two beside their codes, in another
+order; a test compares. Not here: checks (``arguments.py``), hyper-parameters (``training/parameters.py``).
 """
 
 __all__ = [
-    "ACTIVATIONS", "DEGREE_RULES", "DIRECT_CONNECTIONS", "DTYPES", "HEADER", "METHODS", "OPTIMIZERS", "ORDERINGS", "RESAMPLE",
-    "SCHEDULES", "SPLITS", "WEIGHTS", "WEIGHT_INITS",
+    "ACTIVATIONS", "DEGREE_RULES", "DIRECT_CONNECTIONS", "DTYPES", "HEADER", "METHODS", "N_WALKS", "OPTIMIZERS", "ORDERINGS",
+    "RESAMPLE", "SCHEDULES", "SPLITS", "WEIGHTS", "WEIGHT_INITS",
 ]  # fmt: skip
 
 ACTIVATIONS = ("relu", "softplus", "tanh", "sigmoid", "softsign")
@@ -23,3 +22,6 @@ SCHEDULES = ("constant", "linear", "cosine")
 SPLITS = ("train", "valid", "test")
 WEIGHTS = ("equal", "em")
 WEIGHT_INITS = ("glorot_uniform", "glorot_normal", "orthogonal", "zeros")
+
+N_WALKS = 256
+"""Walks behind each answer about a row with missing entries that has to be estimated."""

@@ -25,17 +25,20 @@ __all__ = ["check_unchanged", "checked", "hyper", "notes", "plain", "schedule", 
 Params = Mapping[str, Any]
 
 
-def checked(params: Params, n_features: int | None = None) -> dict[str, Any]:
-    """Check parameters of ``MADE`` and return them as the checks do; ``ordering`` takes the number of features."""
+def checked(params: Params, n_features: int | None = None, called: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Check parameters of ``MADE`` and return them as their checks do.
+
+    ``n_features`` is for the ordering, if it is a sequence; ``called`` is what error texts call the parameters.
+    """
     found = {}
     for name, value in params.items():
-        about = PARAMETERS[name]
-        more: tuple[Any, ...] = (name, about.choices) if about.check.startswith("choice") else (name,)
+        about, shown = PARAMETERS[name], (called or {}).get(name, name)
+        more: tuple[Any, ...] = (shown, about.choices) if about.check.startswith("choice") else (shown,)
         if name == "ordering":
             more = (n_features,)
         elif name == "optimizer_params":
             rule = OPTIMIZERS[arguments.choice(params["optimizer"], "optimizer", PARAMETERS["optimizer"].choices)]
-            more = name, [constant for constant in rule.names[1:] if constant]
+            more = shown, [constant for constant in rule.names[1:] if constant]
         found[name] = None if value is None and about.optional else getattr(arguments, about.check)(value, *more)
     return found
 

@@ -19,15 +19,12 @@ from helpers import random_model
 from PIL import Image
 
 from made_fast import MADE, load
-from made_fast.cli import files, fitting, images, main, options, report
-from made_fast.estimators import estimator
-from made_fast.estimators.ensemble import WEIGHTS
-from made_fast.inference import queries
+from made_fast.cli import files, images, main, options, report
 from made_fast.kernels.layout import ACTIVATIONS
 from made_fast.kernels.optimizers import OPTIMIZERS
-from made_fast.network.masks import DEGREE_RULES, DIRECT_CONNECTIONS, RESAMPLE
-from made_fast.tables import datasets
+from made_fast.tables import choices, datasets
 from made_fast.training import training
+from made_fast.training.parameters import PARAMETERS
 
 QUICK = ["--hidden", "64", "--max-epochs", "40", "--learning-rate", "0.003", "--quiet"]
 SCRIPT = "import sys; from made_fast.cli import main; sys.exit(main())"
@@ -132,7 +129,7 @@ def test_every_option_reaches_the_estimator(tmp_path):
     given |= {"connectivity_weights": True, "hidden_sizes": [20, 30], "optimizer_params": {"rho": 0.8, "eps": 1e-4}}
     model = load(path)
     assert {name: model.hyper[name] for name in given} == given
-    assert set(given) >= {*fitting.PARAMS, "hidden_sizes", "optimizer_params"}
+    assert set(given) == {name for name, about in PARAMETERS.items() if about.option}
     assert (model.architecture.direct, model.architecture.connectivity_weights, model.n_masks) == ("all", True, 3)
     assert model.architecture.activation == "softsign"
     assert model.dtype == np.float64
@@ -140,15 +137,10 @@ def test_every_option_reaches_the_estimator(tmp_path):
 
 
 def test_names_and_defaults_are_those_of_the_package():
-    assert set(options.ACTIVATIONS) == set(ACTIVATIONS[1:])
-    assert set(options.OPTIMIZERS) == set(OPTIMIZERS)
-    assert set(options.WEIGHT_INITS) == set(training.WEIGHT_INITS)
-    assert (options.RESAMPLE, options.DIRECT, options.DEGREES) == (RESAMPLE, DIRECT_CONNECTIONS, DEGREE_RULES)
-    assert (options.SCHEDULES, options.WEIGHTS, options.METHODS) == (estimator.SCHEDULES, WEIGHTS, queries.METHODS)
-    assert options.parser().parse_args(["evaluate", "m", "digits"]).walks == queries.N_WALKS
+    assert ACTIVATIONS[1:] == choices.ACTIVATIONS
+    assert set(choices.OPTIMIZERS) == set(OPTIMIZERS)
     args = vars(options.parser().parse_args(["train", "digits"]))
-    assert tuple(args["hidden"]) == MADE().hidden_sizes
-    own = {"hidden_sizes", "n_threads", "random_state", "verbose", "validation_fraction", "binarize"}
+    own = {"n_threads", "random_state", "verbose", "validation_fraction", "binarize"}
     defaults = {name: p.default for name, p in inspect.signature(MADE).parameters.items() if name not in own}
     assert args["learning_rate"] is None
     assert OPTIMIZERS["adam"].hyper[0] == defaults.pop("learning_rate")
@@ -464,10 +456,10 @@ def test_resume_refuses_what_the_checkpoint_does_not_go_with(capsys):
     assert main([*common, "--resume"]) == 0  # nothing is there yet: it begins
     np.save("wide.npy", np.eye(16))
     for change, message in (
-        (["--hidden", "20"], "c was made with hidden_sizes = [500], but the options say [20]. Repeat the options"),
-        (["--masks", "3"], "n_masks = 1, but the options say 3"),
-        (["--seed", "2"], "random_state = 1, but the options say 2"),
-        (["--optimizer-param", "eps=0.1"], 'optimizer_params = null, but the options say {"eps": 0.1}'),
+        (["--hidden", "20"], "c was made with --hidden = [500], but the options say [20]. Repeat the options"),
+        (["--masks", "3"], "--masks = 1, but the options say 3"),
+        (["--seed", "2"], "--seed = 1, but the options say 2"),
+        (["--optimizer-param", "eps=0.1"], '--optimizer-param = null, but the options say {"eps": 0.1}'),
     ):
         assert main([*common, "--resume", *change]) == 2
         assert message in capsys.readouterr().err
@@ -696,9 +688,9 @@ def wrong_files(model_file, tmp_path, monkeypatch):
         ("train digits --frobnicate", "unrecognized arguments: --frobnicate"),
         ("train digits --hidden 0", "--hidden: must be a whole number >= 1, got '0'"),
         ("train --hidden 50 digits", "DATA goes before the options"),
-        ("train digits --hidden none 5", "hidden_sizes[0] must be an int >= 1"),
+        ("train digits --hidden none 5", "--hidden[0] must be an int >= 1"),
         ("train digits --hidden" + 70 * " 5", "at most 63 layers"),
-        ("train digits --hidden 99999999999", "hidden_sizes[0] must be an int >= 1 and at most 2147483647"),
+        ("train digits --hidden 99999999999", "--hidden[0] must be an int >= 1 and at most 2147483647"),
         ("train digits --activation swish", "invalid choice: 'swish'"),
         ("train digits --ordering best", "invalid choice: 'best'"),
         ("train digits --learning-rate 0", "--learning-rate: must be > 0"),

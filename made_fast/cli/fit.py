@@ -1,0 +1,294 @@
+"""The commands that fit a model and write its file: train, ensemble. Not here: the fit (``estimators/``), the report."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from made_fast.cli import files, report
+from made_fast.cli.files import refusing
+from made_fast.cli.options import TILES, UsageError
+from made_fast.estimators.ensemble import MADEEnsemble
+from made_fast.estimators.estimator import MADE
+from made_fast.inference import modelfile
+from made_fast.inference.header import ModelFileError
+from made_fast.inference.queries import ApproximationWarning
+from made_fast.network.network import Network
+from made_fast.system import signals, threads
+from made_fast.system.console import is_terminal, say
+from made_fast.tables import data, names
+from made_fast.tables.datasets import Dataset
+from made_fast.training import checkpoint, recipe
+from made_fast.training.parameters import DEFAULTS, HARMLESS, PARAMETERS
+
+__all__ = ["ensemble", "train"]
+
+FLAGS = {name: about.option.flag for name, about in PARAMETERS.items() if about.option}
+"""The options that set parameters of MADE."""
+
+
+class _Plan(NamedTuple):
+    """What is to be fitted to what.
+
+    Attributes
+    ----------
+    dataset : Dataset
+    shape : (rows, columns) of a row as a picture, or None
+    params : dict
+        Parameters of MADE, but for ``random_state``, which is ``seed``.
+    names : tuple of str or None
+        Of the columns.
+    notes : dict
+        What the model's file keeps beside that.
+    """
+
+    dataset: Dataset
+    shape: tuple[int, int] | None
+    params: dict[str, Any]
+    seed: int
+    names: tuple[str, ...] | None
+    notes: dict[str, Any]
+
+
+def train(args: argparse.Namespace) -> int:
+    """Fit a model and write it to a file."""
+    if args.resume and args.checkpoint is None:
+        raise UsageError("--resume needs --checkpoint FILE, to know what to go on from.")
+    if args.checkpoint is not None:
+        with refusing(OSError):
+            checkpoint.check_writable(str(args.checkpoint))
+    plan = _plan(args)
+    made = MADE(**plan.params, random_state=plan.seed)
+    made._names = plan.names
+    done = 0
+    if args.checkpoint is not None and args.resume != args.checkpoint.exists():
+        begun = "there is none yet" if args.resume else "it is replaced; --resume would go on from it"
+        files.note(f"training begins anew with the checkpoint {args.checkpoint}: {begun}.")
+    elif args.resume:
+        made = _resumed(args, plan)
+        done = len(made.history_)
+
+    def save() -> None:
+        _save(_noted(made.model_, args, plan, random_state=made.random_state, best_epoch=made.best_epoch_), args.out)
+
+    begin = time.perf_counter()
+    try:
+        with _quietly(), refusing(ValueError):
+            made.fit(
+                plan.dataset.train,
+                X_val=plan.dataset.valid,
+                checkpoint=args.checkpoint,
+                checkpoint_every=args.checkpoint_every,
+            )
+        seconds = time.perf_counter() - begin
+        with signals.held():
+            save()
+    except FloatingPointError as error:
+        raise UsageError(f"{error} {_save_unfinished(made, plan, save, args)}") from error
+    except OSError as error:
+        if args.checkpoint is None or error.errno is None:
+            raise
+        why = f"cannot write {args.checkpoint}: {error.strerror or error}."
+        raise UsageError(f"{why} {_save_unfinished(made, plan, save, args)}") from error
+    except KeyboardInterrupt as stop:
+        say(f"made-fast: interrupted. {_save_unfinished(made, plan, save, args)}")
+        return signals.code_of(stop)
+    n, records = len(made.history_), made.history_[done:]
+    course = [f"{n} epochs" if plan.dataset.valid is None else f"epoch {made.best_epoch_} of {n} is the best"]
+    course += [f"on from epoch {done}"] if done else []
+    course.append(f"{seconds:.1f} s")
+    if records:
+        rows = plan.dataset.train.shape[0] * len(records)
+        course.append(f"{rows / sum(record['seconds'] for record in records):,.0f} rows/s")
+    return _report(args, plan, made, course)
+
+
+def ensemble(args: argparse.Namespace) -> int:
+    """Fit several models and write their mixture to a file."""
+    plan = _plan(args)
+    if args.weights == "em" and plan.dataset.valid is None:
+        raise UsageError("--weights em needs validation rows: DATA has none, and --valid-fraction is 0.")
+    jobs = min(args.members, args.jobs or plan.params["n_threads"])
+    made = MADEEnsemble(args.members, weights=args.weights, n_jobs=jobs, random_state=plan.seed, **plan.params)
+    made._names = plan.names
+    begin = time.perf_counter()
+    try:
+        with _quietly(), refusing(ValueError):
+            made.fit(plan.dataset.train, X_val=plan.dataset.valid)
+    except FloatingPointError as error:
+        raise UsageError(f"{error} Nothing was saved.") from error
+    except KeyboardInterrupt as stop:
+        below_the_bars = "\n" if is_terminal() and not args.quiet else ""
+        say(f"{below_the_bars}made-fast: interrupted. Nothing was saved: the ensemble was not complete.")
+        return signals.code_of(stop)
+    seconds = time.perf_counter() - begin
+    best = [member.best_epoch_ for member in made.members_]
+    epochs = ", ".join(f"{member.best_epoch_} of {len(member.history_)}" for member in made.members_)
+    try:
+        with signals.held():
+            _save(_noted(made.model_, args, plan, random_state=plan.seed, best_epochs=best), args.out)
+    except KeyboardInterrupt as stop:
+        return _interrupted_report(args, stop)
+    return _report(args, plan, made, [f"best epochs {epochs}", f"{seconds:.1f} s"], parts=True)
+
+
+# Before
+
+
+def _plan(args: argparse.Namespace) -> _Plan:
+    """Check the options and load the data."""
+    import secrets
+
+    params: dict[str, Any] = {name: getattr(args, name) for name in FLAGS}
+    params["hidden_sizes"] = () if args.hidden_sizes == [0] else tuple(args.hidden_sizes)
+    params["optimizer_params"] = dict(args.optimizer_params or ()) or None
+    with refusing(ValueError):
+        recipe.checked(params, called=FLAGS)
+    dataset = files.load_data(args)
+    shape = args.shape or dataset.shape
+    if args.shape is not None or args.samples is not None:
+        files.check_shape(shape, dataset.train.shape[1])
+    params |= {"n_threads": args.threads or threads.available(), "verbose": 0 if args.quiet else 1}
+    seed = secrets.randbits(32) if args.seed is None else args.seed
+    notes = {"data": dataset.name, "shape": shape}
+    if dataset.index_base is not None:
+        notes["index_base"] = dataset.index_base
+    columns = dataset.feature_names
+    with refusing(UnicodeError):
+        json.dumps(notes, ensure_ascii=False).encode()  # now, not when a model is to be lost
+    try:
+        modelfile.encode_names(columns)
+    except ValueError as error:
+        files.note(f"the model does without names of columns: {error}")
+        columns = None
+    plan = _Plan(dataset, shape, params, seed, columns, notes)
+    for flag, why in _without_effect(args, plan):
+        files.note(f"{flag} has no effect: {why}.")
+    return plan
+
+
+def _without_effect(args: argparse.Namespace, plan: _Plan) -> Iterator[tuple[str, str]]:
+    """Yield the options that are given and change nothing, and why."""
+    one_mask = args.n_masks == 1 and not any(map(data.n_missing, plan.dataset.splits.values()))
+    idle = {
+        "there are no validation rows": ("patience", "n_val_masks") if plan.dataset.valid is None else (),
+        "there is one mask": ("resample", "n_val_masks") if one_mask else (),
+        "--masks is not unlimited": () if args.n_masks is None else ("n_eval_masks",),
+        "there is no hidden layer": () if plan.params["hidden_sizes"] else ("activation", "degrees", "dropout"),
+    }
+    told = set()
+    for why, idle_names in idle.items():
+        for name in idle_names:
+            if name not in told and plan.params[name] != DEFAULTS[name]:
+                told.add(name)
+                yield FLAGS[name], why
+    if getattr(args, "checkpoint_every", 1) != 1 and args.checkpoint is None:
+        yield "--checkpoint-every", "there is no --checkpoint"
+
+
+def _resumed(args: argparse.Namespace, plan: _Plan) -> MADE:
+    """Return the estimator of the checkpoint, if it is one of the fit that the options describe."""
+    with refusing(OSError, ModelFileError):
+        made = MADE.resume(args.checkpoint)
+    known, D = made.get_params(), plan.dataset.train.shape[1]
+    if made.n_features_in_ != D:
+        raise UsageError(f"{args.checkpoint} is a checkpoint for {made.n_features_in_} inputs, but {args.data} has {D}.")
+    with refusing(ValueError):
+        names.check(plan.names, getattr(made, "feature_names_in_", None), args.data, "Give the data of the first run.")
+    seed = {} if args.seed is None else {"random_state": args.seed}
+    for name, value in (plan.params | seed).items():
+        was, now = json.dumps(known[name]), json.dumps(value)
+        if PARAMETERS[name].change != HARMLESS and was != now:
+            raise UsageError(
+                f"{args.checkpoint} was made with {FLAGS.get(name, '--seed')} = {was}, but the options say {now}. "
+                "Repeat the options of the first run, or leave --resume out to begin anew."
+            )
+    made.set_params(**{name: value for name, value in plan.params.items() if PARAMETERS[name].change == HARMLESS})
+    return made
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Ignore warnings of estimates, which the report shows in the end, and of names, which ``_resumed`` has compared."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ApproximationWarning)
+        warnings.filterwarnings("ignore", "X does not have valid feature names")
+        yield
+
+
+# After
+
+
+def _noted(model: report.AnyModel, args: argparse.Namespace, plan: _Plan, **notes: Any) -> report.AnyModel:
+    """Return the model with what the estimator does not know: the threshold that the data came through, and notes."""
+    model = model.with_input(args.threshold)
+    for single in report.single_models(model):
+        single.hyper["ordering"] = args.ordering
+    model.hyper |= notes | plan.notes
+    return model
+
+
+def _save(model: report.AnyModel, path: Path) -> None:
+    """Save the model; where the disk has become full meanwhile, in a folder for temporary files, and say so."""
+    try:
+        model.save(path)
+    except OSError as error:
+        why = f"cannot write {path}: {error.strerror or error}."
+        try:
+            refuge = Path(mkdtemp(prefix="made_fast-")) / path.name
+            model.save(refuge)
+        except OSError:
+            raise UsageError(f"{why} The model is lost.") from error
+        raise UsageError(f"{why} The model is saved in {refuge}.") from error
+
+
+def _save_unfinished(made: MADE, plan: _Plan, save: Callable[[], None], args: argparse.Namespace) -> str:
+    """Save the model of a fit that was cut short, if it is of any use, and say what happened."""
+    go_on = " To go on, add --resume." if args.checkpoint and args.checkpoint.exists() else ""
+    if not getattr(made, "best_epoch_", 0):
+        return "Nothing was saved: no epoch was finished."
+    source = made.model_.source
+    if not np.isfinite(source.theta if isinstance(source, Network) else source.values).all():
+        return "Nothing was saved: without validation rows no earlier parameters were kept."
+    with signals.held(drop=True):
+        save()
+    which = "parameters after" if plan.dataset.valid is None else "best parameters so far, those of"
+    return f"The {which} epoch {made.best_epoch_}, are saved in {args.out}.{go_on}"
+
+
+def _report(args: argparse.Namespace, plan: _Plan, made: Any, course: list[str], *, parts: bool = False) -> int:
+    """Print what was fitted, how it went and what it scores; draw samples, if asked to. The model is saved by now."""
+    course += [f"{made.n_threads} thread{'s' if made.n_threads != 1 else ''}", f"seed {made.random_state}"]
+    try:
+        not_drawn = None
+        if args.samples is not None:
+            try:
+                files.write_png(args.samples, made.sample(TILES, made.random_state), plan.shape)
+            except UsageError as error:
+                not_drawn = error
+        print(f"data        {report.describe_data(plan.dataset, plan.shape, args.threshold)}")
+        print(f"model       {report.describe_model(made.model_)}, {args.ordering} ordering")
+        print(f"training    {', '.join(course)}\n", flush=True)
+        report.print_report(plan.dataset, plan.dataset.splits, made.model_, report.Asking(made.n_threads), parts=parts)
+        print(f"\nmodel file  {report.describe_file(args.out)}")
+        if not_drawn is not None:
+            raise not_drawn
+        if args.samples is not None:
+            print(f"samples     {report.describe_file(args.samples)}")
+    except KeyboardInterrupt as stop:
+        return _interrupted_report(args, stop)
+    return 0
+
+
+def _interrupted_report(args: argparse.Namespace, stop: KeyboardInterrupt) -> int:
+    say(f"made-fast: interrupted. The model is saved in {args.out}.")
+    return signals.code_of(stop)

@@ -10,15 +10,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from made_fast.cli import files, report
 from made_fast.cli.files import refusing
 from made_fast.cli.options import TILES, UsageError
-from made_fast.estimators.ensemble import MADEEnsemble
-from made_fast.estimators.estimator import MADE
 from made_fast.inference import modelfile
 from made_fast.inference.header import ModelFileError
 from made_fast.inference.queries import ApproximationWarning
@@ -29,6 +27,9 @@ from made_fast.tables import data, names
 from made_fast.tables.datasets import Dataset
 from made_fast.training import checkpoint, recipe
 from made_fast.training.parameters import DEFAULTS, HARMLESS, PARAMETERS
+
+if TYPE_CHECKING:  # scikit-learn is imported when the options and the data are right
+    from made_fast.estimators.estimator import MADE
 
 __all__ = ["ensemble", "train"]
 
@@ -67,6 +68,8 @@ def train(args: argparse.Namespace) -> int:
         with refusing(OSError):
             checkpoint.check_writable(str(args.checkpoint))
     plan = _plan(args)
+    from made_fast.estimators.estimator import MADE
+
     made = MADE(**plan.params, random_state=plan.seed)
     made._names = plan.names
     done = 0
@@ -117,6 +120,8 @@ def ensemble(args: argparse.Namespace) -> int:
     plan = _plan(args)
     if args.weights == "em" and plan.dataset.valid is None:
         raise UsageError("--weights em needs validation rows: DATA has none, and --valid-fraction is 0.")
+    from made_fast.estimators.ensemble import MADEEnsemble
+
     jobs = min(args.members, args.jobs or plan.params["n_threads"])
     made = MADEEnsemble(args.members, weights=args.weights, n_jobs=jobs, random_state=plan.seed, **plan.params)
     made._names = plan.names
@@ -197,6 +202,8 @@ def _without_effect(args: argparse.Namespace, plan: _Plan) -> Iterator[tuple[str
 
 def _resumed(args: argparse.Namespace, plan: _Plan) -> MADE:
     """Return the estimator of the checkpoint, if it is one of the fit that the options describe."""
+    from made_fast.estimators.estimator import MADE
+
     with refusing(OSError, ModelFileError):
         made = MADE.resume(args.checkpoint)
     known, D = made.get_params(), plan.dataset.train.shape[1]

@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from contextlib import suppress
+from functools import partial
 from itertools import islice
 from math import inf, isfinite
 from numbers import Integral, Real
@@ -38,11 +39,11 @@ MOST = 2**31 - 1
 """Most units of a layer, which are int32 in the kernels, and most of whatever else is counted in memory."""
 
 MOST_BYTES = 2**62
-"""More than can be asked for at once: NumPy would refuse it without saying of what there is too much."""
+"""More than can be asked for at once: NumPy would refuse it without saying what is too large."""
 
 
 def shown(value: Any) -> str:
-    """Return what an error text says was found: the repr, cut short; numbers of thousands of digits have none."""
+    """Return the repr for an error text, cut short; numbers of thousands of digits have none."""
     try:
         text = repr(value)
     except CONVERSION_ERRORS:
@@ -59,6 +60,7 @@ def _is_int(value: Any) -> bool:
 
 
 def _int(value: Any, name: str, smallest: int, way_out: str = "", *, largest: int | None = None) -> int:
+    """Return ``value`` as an int in these bounds."""
     demand = f"{name} must be an int >= {smallest}"
     if not _is_int(value):
         raise _wrong_type(demand, value, way_out)
@@ -71,6 +73,7 @@ def _int(value: Any, name: str, smallest: int, way_out: str = "", *, largest: in
 
 
 def _real(value: Any, name: str, demand: str, fits: Callable[[float], bool]) -> float:
+    """Return ``value`` as a float that fits the demand."""
     demand = f"{name} must be {demand}"
     if isinstance(value, bool | np.timedelta64) or not isinstance(value, Real):
         raise _wrong_type(demand, value)
@@ -84,10 +87,7 @@ def _real(value: Any, name: str, demand: str, fits: Callable[[float], bool]) -> 
 
 
 def vector(value: Any, name: str, demand: str) -> NDArray[Any]:
-    """Return ``value`` as an array; what NumPy can make none of is refused by name. Its dtype and shape may be any.
-
-    Objects that are all numbers, or all booleans, become those.
-    """
+    """Return ``value`` as an array of any dtype and shape; objects that are all numbers, or all booleans, become those."""
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
         raise ValueError(f"{name} must be {demand}, got masked entries. Fill them in: {name}.filled(...).")
     try:
@@ -109,24 +109,14 @@ def _first(value: Any, n: int, refuse: Callable[[], Exception]) -> tuple[list[An
     return found[:n], count
 
 
-def positive_int(value: Any, name: str, *, largest: int | None = None) -> int:
-    """Return ``value`` as an int that is at least 1, and at most ``largest``."""
-    return _int(value, name, 1, largest=largest)
-
-
-def count(value: Any, name: str) -> int:
-    """Return ``value`` as a positive number of things that are counted in memory."""
-    return _int(value, name, 1, largest=MOST)
+positive_int = partial(_int, smallest=1)
+non_negative_int = partial(_int, smallest=0)
+count = partial(_int, smallest=1, largest=MOST)
 
 
 def how_many(value: Any, name: str, n_bytes: int) -> int:
-    """Return ``value`` as a positive number of things that take so many bytes each."""
+    """Return ``value`` as a positive number of things of ``n_bytes`` each."""
     return _int(value, name, 1, largest=max(MOST_BYTES // max(n_bytes, 1), 1))
-
-
-def non_negative_int(value: Any, name: str) -> int:
-    """Return ``value`` as an int that is at least 0."""
-    return _int(value, name, 0)
 
 
 def n_threads(value: Any, name: str = "n_threads") -> int:
@@ -135,7 +125,7 @@ def n_threads(value: Any, name: str = "n_threads") -> int:
 
 
 def n_jobs(value: Any) -> int | None:
-    """Return how many jobs run at a time, as joblib has it: None, or any int but 0."""
+    """Return the number of jobs at a time, as joblib takes it: None, or any int but 0."""
     if value is None:
         return None
     if not _is_int(value):
@@ -146,7 +136,7 @@ def n_jobs(value: Any) -> int | None:
 
 
 def verbosity(value: Any, name: str = "verbose") -> int:
-    """Return how much is shown, 0 for nothing."""
+    """Return the verbosity, 0 for nothing."""
     return int(value) if isinstance(value, bool | np.bool_) else _int(value, name, 0)
 
 
@@ -226,24 +216,10 @@ def the_mask(value: Any, n_masks: int) -> Any:
     return 0
 
 
-def positive_float(value: Any, name: str) -> float:
-    """Return ``value`` as a finite float that is larger than 0."""
-    return _real(value, name, "a finite number > 0", lambda number: 0 < number < inf)
-
-
-def non_negative_float(value: Any, name: str) -> float:
-    """Return ``value`` as a finite float that is at least 0."""
-    return _real(value, name, "a finite number >= 0", lambda number: 0 <= number < inf)
-
-
-def probability(value: Any, name: str) -> float:
-    """Return ``value`` as a float of at least 0 and below 1."""
-    return _real(value, name, "a number from 0 to below 1", lambda number: 0 <= number < 1)
-
-
-def fraction(value: Any, name: str) -> float:
-    """Return ``value`` as a float strictly between 0 and 1."""
-    return _real(value, name, "a number between 0 and 1, both excluded", lambda number: 0 < number < 1)
+positive_float = partial(_real, demand="a finite number > 0", fits=lambda number: 0 < number < inf)
+non_negative_float = partial(_real, demand="a finite number >= 0", fits=lambda number: 0 <= number < inf)
+probability = partial(_real, demand="a number from 0 to below 1", fits=lambda number: 0 <= number < 1)
+fraction = partial(_real, demand="a number between 0 and 1, both excluded", fits=lambda number: 0 < number < 1)
 
 
 def threshold(value: Any, name: str = "binarize") -> float | None:
@@ -259,7 +235,7 @@ def boolean(value: Any, name: str) -> bool:
 
 
 def is_true(value: Any) -> bool:
-    """Say whether this is True, Python's or NumPy's, not merely something that counts as such."""
+    """Say whether this is True, Python's or NumPy's; other values that count as true do not."""
     return isinstance(value, bool | np.bool_) and bool(value)
 
 
@@ -388,7 +364,7 @@ def ordering(value: Any, n_features: int) -> str | IntVector:
 
 
 def generator(random_state: Any, name: str = "random_state") -> np.random.Generator:
-    """Return the source of random numbers that ``random_state`` stands for.
+    """Return the generator that ``random_state`` stands for.
 
     None is a fresh one, an int or ``SeedSequence`` a repeatable one; a ``Generator`` is used as it is, a ``RandomState`` gives
     a seed (and moves on), and so does ``numpy.random`` itself, for the global one.

@@ -20,7 +20,6 @@ from made_fast.cli.values import STDOUT
 from made_fast.system.console import say
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from made_fast.cli.report import AnyModel
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "check_outputs", "check_shape", "chosen_splits", "is_same", "kind", "load_data", "load_model", "note", "refusing",
-    "remembered_shape", "sampled_lines", "write", "write_lines", "write_png", "writing",
+    "remembered_shape", "write", "write_lines", "write_png", "writing",
 ]  # fmt: skip
 
 OUTPUTS = ("checkpoint", "out", "samples", "plot")
@@ -36,9 +35,6 @@ OUTPUTS = ("checkpoint", "out", "samples", "plot")
 
 NO_FILES = ("digits", "-")
 """What DATA may be beside a file."""
-
-CSV_ENTRIES = 1 << 20
-"""Entries sampled and written at a time: a pipe gets its first lines at once, and any number of rows fits in memory."""
 
 
 @contextmanager
@@ -214,17 +210,3 @@ def write_png(path: Path, X: NDArray[Any], shape: tuple[int, int] | None, column
     assert shape is not None  # by check_shape
     picture = images.grid(X, shape, columns)
     write(path, lambda stream: images.save_png(stream, picture))
-
-
-def sampled_lines(model: AnyModel, n: int, rng: np.random.Generator, n_threads: int | None) -> Iterator[str]:
-    """Draw n rows and give them as lines of 0/1, a few at a time."""
-    import numpy as np
-
-    D = model.n_features_in
-    step = max(1, CSV_ENTRIES // D)
-    for begin in range(0, n, step):
-        X = model.sample(min(step, n - begin), rng, n_threads=n_threads)
-        text = np.full((len(X), 2 * D), ord(","), np.uint8)
-        text[:, ::2] = X + ord("0")
-        text[:, -1] = ord("\n")
-        yield text.tobytes().decode("ascii")

@@ -29,6 +29,9 @@ PICTURED = 20
 LINES = 1 << 14
 """Lines of scores that are printed at a time."""
 
+CSV_ENTRIES = 1 << 20
+"""Entries sampled and written at a time: a pipe gets its first lines at once, and any number of rows fits in memory."""
+
 
 def evaluate(args: argparse.Namespace) -> int:
     """Score data under a model."""
@@ -84,7 +87,7 @@ def sample(args: argparse.Namespace) -> int:
         files.check_shape(shape, model.n_features_in)
     rng = arguments.generator(args.seed)
     if suffix == ".csv":
-        files.write_lines(args.out, files.sampled_lines(model, args.n_samples, rng, args.threads))
+        files.write_lines(args.out, _sampled_lines(model, args.n_samples, rng, args.threads))
         return 0
     X = model.sample(args.n_samples, rng, n_threads=args.threads)
     if suffix == ".png":
@@ -206,6 +209,17 @@ def _lines(names: list[str], table: NDArray[Any]) -> Iterator[str]:
     yield ",".join(names) + "\n"
     for begin in range(0, len(table), LINES):
         yield "".join(",".join(map(repr, row)) + "\n" for row in table[begin : begin + LINES].tolist())
+
+
+def _sampled_lines(model: AnyModel, n: int, rng: np.random.Generator, n_threads: int | None) -> Iterator[str]:
+    """Draw n rows and give them as lines of 0/1, a few at a time."""
+    step = max(1, CSV_ENTRIES // model.n_features_in)
+    for begin in range(0, n, step):
+        X = model.sample(min(step, n - begin), rng, n_threads=n_threads)
+        text = np.full((len(X), 2 * X.shape[1]), ord(","), np.uint8)
+        text[:, ::2] = X + ord("0")
+        text[:, -1] = ord("\n")
+        yield text.tobytes().decode("ascii")
 
 
 def _hits(X: Any, asked: NDArray[np.float32], filled: NDArray[Any], frequent: NDArray[np.bool_]) -> str:

@@ -99,14 +99,16 @@ def vector(value: Any, name: str, demand: str) -> NDArray[Any]:
         ) from error
 
 
-def _first(value: Any, n: int, refuse: Callable[[], Exception]) -> tuple[list[Any], int | str]:
-    """Return the first n items of an iterable, which may be endless, and how many there are."""
+def _first(value: Any, n: int, demand: str) -> tuple[list[Any], int | str]:
+    """Return the first n items of an iterable, which may be endless, and their number in all."""
+    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+        raise _wrong_type(demand, value)
     try:
         found = list(islice(value, n + 1))
-        count = len(found) if len(found) <= n else len(value) if isinstance(value, Sized) else f"more than {n}"
+        in_all = len(found) if len(found) <= n else len(value) if isinstance(value, Sized) else f"more than {n}"
     except CONVERSION_ERRORS as error:  # a 0-dimensional array, say
-        raise refuse() from error
-    return found[:n], count
+        raise _wrong_type(demand, value) from error
+    return found[:n], in_all
 
 
 positive_int = partial(_int, smallest=1)
@@ -151,12 +153,12 @@ def path(value: Any, name: str = "path") -> str:
     return found
 
 
-def mapping(value: Any, name: str) -> dict[Any, Any]:
+def mapping(value: Any, name: str, of: str = "") -> dict[Any, Any]:
     """Return a copy of a mapping; None is an empty one."""
     if value is None:
         return {}
     if not isinstance(value, Mapping):
-        raise _wrong_type(f"{name} must be a mapping", value)
+        raise _wrong_type(f"{name} must be a mapping{of}", value)
     return dict(value)
 
 
@@ -241,16 +243,12 @@ def is_true(value: Any) -> bool:
 
 def constants(value: Any, name: str, known: Sequence[str]) -> dict[str, float]:
     """Return a mapping of some of the ``known`` names to finite numbers >= 0; None is an empty one."""
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping):
-        raise _wrong_type(f"{name} must be a mapping of names to numbers", value)
-    for key in value:
+    given = mapping(value, name, " of names to numbers")
+    for key in given:
         if key not in known:
-            raise ValueError(
-                f"{name} may have {', '.join(map(repr, known)) or 'nothing'} with this optimizer, got {shown(key)}."
-            )
-    return {key: non_negative_float(number, f"{name}[{shown(key)}]") for key, number in value.items()}
+            listed = ", ".join(map(repr, known)) or "nothing"
+            raise ValueError(f"{name} may have {listed} with this optimizer, got {shown(key)}.")
+    return {key: non_negative_float(number, f"{name}[{shown(key)}]") for key, number in given.items()}
 
 
 def sample_weight(value: Any, n_rows: int, name: str = "sample_weight") -> NDArray[np.float64]:
@@ -276,9 +274,7 @@ def feature_names(value: Any, n_features: int) -> tuple[str, ...] | None:
     if value is None:
         return None
     demand = f"feature_names must be None or the names of {n_features} columns"
-    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
-        raise _wrong_type(demand, value)
-    listed, n = _first(value, n_features, lambda: TypeError(f"{demand}, got {shown(value)}."))
+    listed, n = _first(value, n_features, demand)
     for name in listed:
         if not isinstance(name, str):
             raise _wrong_type(demand, name, " Convert it: str(name).")
@@ -328,9 +324,7 @@ def hidden_sizes(value: Any, name: str = "hidden_sizes") -> tuple[int, ...]:
     demand, most = f"{name} must be a sequence of ints", layout.MAX_LAYERS - 1
     if isinstance(value, Integral):
         raise TypeError(f"{demand}, got {shown(value)}. Write one hidden layer as (500,), say.")
-    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
-        raise _wrong_type(demand, value)
-    listed, n = _first(value, most, lambda: TypeError(f"{demand}, got {shown(value)}."))
+    listed, n = _first(value, most, demand)
     if n != len(listed):
         raise ValueError(f"{name} must name at most {most} layers, got {n}.")
     return tuple(_int(size, f"{name}[{l}]", 1, largest=MOST) for l, size in enumerate(listed))
@@ -343,9 +337,7 @@ def ordering(value: Any, n_features: int) -> str | IntVector:
         if value not in ("natural", "random"):
             raise ValueError(f"{demand}, got {shown(value)}.")
         return value
-    if isinstance(value, bytes) or not isinstance(value, Iterable):
-        raise _wrong_type(demand, value)
-    places, n = _first(value, n_features, lambda: TypeError(f"{demand}, got {shown(value)}."))
+    places, n = _first(value, n_features, demand)
     for d, place in enumerate(places):
         if not _is_int(place):
             raise TypeError(f"{demand}, got {shown(place)} of type {type(place).__name__} for feature {d}.")

@@ -34,12 +34,12 @@ OUTPUTS = ("checkpoint", "out", "samples", "plot")
 """The options that name a file to write, in all commands."""
 
 NO_FILES = ("digits", "-")
-"""What DATA may be beside a file."""
+"""Values of DATA that are no files."""
 
 
 @contextmanager
 def refusing(*kinds: type[Exception]) -> Iterator[None]:
-    """Turn exceptions that are the user's to put right into the one line to show. Keep the block small: others are bugs."""
+    """Turn exceptions that the user can put right into a UsageError. Keep the block small: others are bugs."""
     try:
         yield
     except kinds as error:
@@ -49,14 +49,14 @@ def refusing(*kinds: type[Exception]) -> Iterator[None]:
 
 
 def note(text: object) -> None:
-    """Tell on standard error, in a line, what a user may not expect."""
+    """Print on standard error, in a line, what a user may not expect."""
     say(f"made-fast: note: {' '.join(str(text).split())}")
 
 
 def load_data(args: argparse.Namespace, n_features: int | None = None, index_base: object = None) -> Dataset:
     """Load DATA and take the splits that it lacks out of its training rows, the same ones every time.
 
-    ``index_base`` is what a model file, which may be anybody's, remembers of the LIBSVM file that it was trained on.
+    ``index_base`` is noted in the model file, which may come from anywhere, if the model was trained on a LIBSVM file.
     """
     from made_fast.tables import datasets
 
@@ -142,7 +142,7 @@ def is_same(path: str | Path, other: str | Path) -> bool:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn what may go wrong in writing a file into the one line to show."""
+    """Turn the errors of writing a file into a UsageError."""
     try:
         yield
     except OSError as error:
@@ -150,12 +150,12 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def kind(path: Path) -> str:
-    """Return the suffix that says what is to be written; standard output gets what a .csv would."""
+    """Return the suffix that chooses the format; standard output gets that of a .csv."""
     return ".csv" if path == STDOUT else path.suffix.lower()
 
 
 def write(path: Path, fill: Callable[[BinaryIO], None]) -> None:
-    """Put what ``fill(stream)`` writes in the place of a file, all of it or nothing; or text on standard output."""
+    """Replace a file by what ``fill(stream)`` writes, all of it or nothing; or print it, if it is text."""
     from made_fast.inference import storage
 
     if path == STDOUT:
@@ -192,7 +192,7 @@ def check_shape(shape: tuple[int, int] | None, D: int) -> None:
 
 
 def remembered_shape(model: AnyModel) -> tuple[int, int] | None:
-    """Return the shape that ``train`` noted in the file (which may be anybody's), or that of a square."""
+    """Return the shape that ``train`` noted in the file, which may come from anywhere, or that of a square."""
     from math import isqrt
 
     D = model.n_features_in

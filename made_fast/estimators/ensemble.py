@@ -279,12 +279,12 @@ def _fit(call: str, made: MADE, X: Any, options: dict[str, Any], own_threads: bo
         made.set_params(n_threads=min(made.n_threads or 1, threads.available()))  # another machine may have fewer
     in_caller = call.split()[0] == str(os.getpid())
     made._called_off = lambda: in_caller and call not in _running  # type: ignore[method-assign]
-    made._warns = False  # the ensemble has told once, for all members
+    made._warns = False  # the ensemble has warned, once for all members
     try:
         return made.fit(X, **options)
     except KeyboardInterrupt:
         if not made._called_off():
             raise
-        return made  # nobody waits for this member
+        return made  # the call has ended
     finally:
         del made._called_off, made._warns, made._names

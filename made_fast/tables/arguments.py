@@ -36,7 +36,7 @@ IntVector = NDArray[np.int32]
 
 
 MOST = 2**31 - 1
-"""Most units of a layer, which are int32 in the kernels, and most of whatever else is counted in memory."""
+"""Most units of a layer, which are int32 in the kernels, and most of everything else that is counted in memory."""
 
 MOST_BYTES = 2**62
 """More than can be asked for at once: NumPy would refuse it without saying what is too large."""

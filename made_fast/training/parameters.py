@@ -72,7 +72,7 @@ class HyperParameters:
         Option("masks", "--ordering", help="order of the inputs, under the first mask"),
         "ordering",
         or_else=" or (D,) sequence of places 1..D",
-        noted=False,  # the masks tell
+        noted=False,  # the masks have it
     )
     degrees: str = _one_of(
         choices.DEGREE_RULES,

@@ -195,10 +195,10 @@ class Evidence:
         """Return log p of the first ``reach`` places of rows (..., W)."""
         if not self.reach:
             return np.zeros(rows.shape[:-1])
-        return self.network.score_bits(rows.reshape(-1, rows.shape[-1]), 1, self.reach).reshape(rows.shape[:-1])
+        return self.network.score(rows.reshape(-1, rows.shape[-1]), 1, self.reach).reshape(rows.shape[:-1])
 
     def _conditionals(self, bits: Bits) -> NDArray[Any]:
-        return self.network.conditionals(len(bits), bits.__getitem__, 1)
+        return self.network.conditionals(bits, 1)
 
     def _unpack(self, bits: Bits) -> NDArray[np.uint8]:
         return data.unpack_rows(bits, len(self.network.order))

@@ -185,7 +185,7 @@ class Inquiry:
         def judge(q: Question) -> None:
             for i in range(M):
                 bits = q.evidence.place(self.table.columns(found[i, q.rows]))
-                log_p[i, q.rows] = np.logaddexp(log_p[i, q.rows], q.evidence.network.score_bits(bits, 1))
+                log_p[i, q.rows] = np.logaddexp(log_p[i, q.rows], q.evidence.network.score(bits, 1))
 
         self._ask(work, lambda evidence: evidence.n_candidates(self.n_walks))
         for draw in range(M) if M > 1 else ():

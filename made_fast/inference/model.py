@@ -188,7 +188,7 @@ class MADEModel(queries.Queries):
                 member = self.source
             else:
                 member = self.member(0 if mask is None else mask)
-            return member.score(X.shape[0], lambda part: self._bits(X, part, member), n_threads)
+            return member.score(data.Packing(X, member.order, self.binarize), n_threads)
         return self._mixture(X, n_threads)
 
     def score(self, X: checks.MatrixLike, *, n_threads: int | None = None) -> float:
@@ -206,7 +206,7 @@ class MADEModel(queries.Queries):
         X = self._table(X)
         member = self.member(arguments.the_mask(mask, self.n_masks))
         n_threads = arguments.n_threads(n_threads)
-        return member.conditionals(X.shape[0], lambda part: self._bits(X, part, member), n_threads, by_feature=True)
+        return member.conditionals(data.Packing(X, member.order, self.binarize), n_threads, by_feature=True)
 
     def sample(
         self, n_samples: int = 1, random_state: Any = None, *, mask: int | None = None, n_threads: int | None = None
@@ -286,9 +286,6 @@ class MADEModel(queries.Queries):
     def _table(self, X: checks.MatrixLike) -> checks.Matrix:
         return checks.matrix(X, self.n_features_in, feature_names=self.feature_names)
 
-    def _bits(self, X: Any, part: slice, member: Network) -> NDArray[np.uint64]:
-        return data.pack_rows(X[part], member.order, binarize=self.binarize, first_row=part.start)
-
     def _mixture(self, X: checks.Matrix, n_threads: int) -> NDArray[np.float64]:
         """Return log p of each row, (n,) in nats; masks and blocks of rows run in parallel."""
         n, step = X.shape[0], self.architecture.chunk_rows
@@ -306,7 +303,7 @@ class MADEModel(queries.Queries):
 
             def work(item: int, _: int, members: dict[int, Network] = members, log_p: NDArray[Any] = log_p) -> None:
                 i, j = divmod(item, len(parts))
-                log_p[i, parts[j]] = members[i].score_bits(self._bits(X, parts[j], members[i]), 1)
+                log_p[i, parts[j]] = members[i].score(data.Packing(X, members[i].order, self.binarize)[parts[j]], 1)
 
             threads.for_each(pack, len(masks), n_threads)
             threads.for_each(work, len(masks) * len(parts), n_threads)

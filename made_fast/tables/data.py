@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from made_fast import kernels
 from made_fast.tables import checks
 
-__all__ = ["chunks", "density", "distinct_rows", "never_observed", "pack_missing", "pack_rows", "unpack_rows"]
+__all__ = ["Packing", "chunks", "density", "distinct_rows", "never_observed", "pack_missing", "pack_rows", "unpack_rows"]
 
 CHUNK = 1 << 18
 """Entries worked on at once. Temporaries of one byte an entry then stay in a level-2 cache."""
@@ -77,6 +77,23 @@ def pack_rows(
         if not _pack(one, order, out[part]):  # booleans made of other bytes
             _pack(one.view(np.uint8) != 0, order, out[part])
     return out
+
+
+class Packing:
+    """Rows of a table that are packed, and their values checked, a slice at a time as they are read."""
+
+    __slots__ = ("binarize", "order", "table")
+
+    def __init__(self, table: Any, order: NDArray[np.intp], binarize: float | None = None) -> None:
+        self.table = table
+        self.order = order
+        self.binarize = binarize
+
+    def __len__(self) -> int:
+        return int(self.table.shape[0])
+
+    def __getitem__(self, part: slice) -> NDArray[np.uint64]:
+        return pack_rows(self.table[part], self.order, binarize=self.binarize, first_row=part.start)
 
 
 def unpack_rows(bits: NDArray[np.uint64], n_columns: int) -> NDArray[np.uint8]:

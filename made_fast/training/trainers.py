@@ -207,7 +207,7 @@ class Trainer(ABC):
         """Look at some rows' loss under the parameters as they are; no step of this epoch has met those."""
         source = self.source(self.parameters)
         network = source if isinstance(source, Network) else source.network(self.masks[0])
-        log_p = network.score_bits(rows.bits[:batch_size], 1)
+        log_p = network.score(rows.bits[:batch_size], 1)
         for what, value in (
             ("the loss", -log_p.min()), ("a parameter", self.parameters.max()), ("a parameter", self.parameters.min())
         ):  # fmt: skip

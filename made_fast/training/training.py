@@ -91,7 +91,7 @@ def validator(
         log_p: Any = -np.inf
         for k, bits in enumerate(tables):
             network = source if isinstance(source, Network) else source.network(trainer.masks[k])
-            log_p = np.logaddexp(log_p, network.score_bits(bits, n_threads))
+            log_p = np.logaddexp(log_p, network.score(bits, n_threads))
         return float(np.log(len(tables)) - weighted_mean(log_p, weights))
 
     return nll

@@ -1,7 +1,7 @@
 """One member: a network under one connectivity, its parameters packed into panels. Arithmetic on packed rows, nothing else.
 
-What a user asks (tables in, in the order of their columns; mixtures; missing inputs) is in ``model.py`` and ``queries.py``;
-here rows are bits in order of place, whole blocks of them, spread over threads. Where many connectivities share one set of
+Not here: the questions of a user, about tables, mixtures and missing inputs (``inference/``). Rows are bits in order of place,
+whole blocks of them, spread over threads. Where many connectivities share one set of
 weights, :class:`Shared` holds that set and makes the network of any of them.
 """
 
@@ -20,7 +20,8 @@ from made_fast.kernels import layout as panels
 from made_fast.network.masks import Connectivity, MaskSet, Staircase, read_only
 from made_fast.system import threads
 from made_fast.system.once import once
-from made_fast.tables import data
+from made_fast.tables.bits import Packing, density, pack_rows
+from made_fast.tables.table import Table, chunks
 
 __all__ = ["BLOCK", "SPARSE_BELOW", "Architecture", "Network", "Shared", "scratch"]
 
@@ -55,7 +56,7 @@ OVERFLOW = (
 )
 
 Bits = NDArray[np.uint64]
-Rows: TypeAlias = "Bits | data.Packing"
+Rows: TypeAlias = "Bits | Packing"
 """Rows in order of place, (n, W): packed, or packed as they are read."""
 Scratch: TypeAlias = "tuple[NDArray[Any], NDArray[np.int32]]"
 
@@ -349,7 +350,7 @@ class Network(_Parameters):
         plain, D = self._copy(), self.architecture.n_inputs
         vars(plain)["guarded"] = False
         rows = np.random.default_rng(0).integers(0, 2, (PROBES, D), np.uint8)
-        log_p = plain.score(data.pack_rows(np.concatenate([rows, 1 - rows]), np.arange(D)), 1)
+        log_p = plain.score(pack_rows(Table(np.concatenate([rows, 1 - rows])), np.arange(D)), 1)
         _check(log_p, np.isfinite(log_p), "log p", "finite")
         return True
 
@@ -361,7 +362,7 @@ class Network(_Parameters):
         x = np.empty(uniforms.shape, np.uint8)
         kernels.active.sample(self.theta, *self.layout, uniforms, BLOCK, *self.architecture.walk_scratch(self.theta.dtype), x)
         if self.guarded:  # a comparison with NaN has left no trace
-            self.score(data.pack_rows(x, np.arange(self.architecture.n_inputs)), 1)
+            self.score(pack_rows(Table(x), np.arange(self.architecture.n_inputs)), 1)
         return x
 
     def dense(self) -> dict[str, Any]:
@@ -373,7 +374,7 @@ class Network(_Parameters):
         def original(row: int, below: NDArray[np.intp], above: NDArray[np.intp]) -> tuple[NDArray[Any], NDArray[Any]]:
             W_sorted, mask, b_sorted = dense.unpack_layer(self.theta, *self.layout, row)
             W, b = np.empty(W_sorted.T.shape, W_sorted.dtype), np.empty_like(b_sorted)
-            for part in data.chunks(len(above), len(below)):  # Ctrl-C is answered in between
+            for part in chunks(len(above), len(below)):  # Ctrl-C is answered in between
                 W[np.ix_(above[part], below)] = np.where(mask[:, part], W_sorted[:, part], 0).T
             b[above] = b_sorted
             return W, b
@@ -401,7 +402,7 @@ class Network(_Parameters):
     def _how(self, bits: Bits, n: int) -> tuple[bool, int, NDArray[Any], NDArray[np.int32]]:
         """Return how a kernel reads rows, some of n: whether as sparse ones, by how many at once, and its workspace."""
         block = min(n, BLOCK)
-        sparse = data.density(bits, self.architecture.n_inputs) < SPARSE_BELOW
+        sparse = density(bits, self.architecture.n_inputs) < SPARSE_BELOW
         return sparse, block, *self.architecture.score_scratch(self.theta.dtype, block)
 
 

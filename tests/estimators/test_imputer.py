@@ -160,7 +160,7 @@ def fit_hollow(X, estimator=None, **kwargs) -> tuple[MADEImputer, str]:
     ],
     ids=["any order", "one order", "threshold", "own order", "ensemble"],
 )  # fmt: skip
-@pytest.mark.filterwarnings("ignore::made_fast.inference.queries.ApproximationWarning")
+@pytest.mark.filterwarnings("ignore::made_fast.inference.density.ApproximationWarning")
 def test_columns_never_observed_are_told_of_and_filled_with_zeros(estimator, method):
     X = hollow()
     imputer, text = fit_hollow(X, estimator, method=method)

@@ -77,7 +77,7 @@ def assert_same(found: list[np.ndarray], expected: list[np.ndarray]) -> None:
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.filterwarnings("ignore::made_fast.inference.queries.ApproximationWarning")
+@pytest.mark.filterwarnings("ignore::made_fast.inference.density.ApproximationWarning")
 def test_models_answer_as_before_and_pickles_do_not_grow_with_use(name, way, tmp_path):
     model = MODELS[name]()
     before = len(pickle.dumps(model))
@@ -93,7 +93,7 @@ def test_models_answer_as_before_and_pickles_do_not_grow_with_use(name, way, tmp
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)
-@pytest.mark.filterwarnings("ignore::made_fast.inference.queries.ApproximationWarning")
+@pytest.mark.filterwarnings("ignore::made_fast.inference.density.ApproximationWarning")
 def test_pickles_of_estimators_do_not_grow_with_use(name):
     fitted = ESTIMATORS[name]().fit(X)
     before = len(pickle.dumps(fitted))

@@ -14,8 +14,8 @@ from helpers import all_inputs, random_model
 from scipy.stats import chisquare
 
 from made_fast import MADEModel
-from made_fast.inference import evidence
-from made_fast.inference.queries import ApproximationWarning
+from made_fast.inference import pattern
+from made_fast.inference.density import ApproximationWarning
 from made_fast.kernels import layout
 from made_fast.network.masks import Connectivity
 
@@ -106,7 +106,9 @@ c = random_model(10, (14, 11), n_masks=None, seed=3).member_for(np.arange(10) % 
 print(c.ordering.tolist(), c.degrees[1].tolist())
 """
     c = make("unlimited").member_for(np.arange(D) % 3 == 0, draw=2)
-    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == f"{c.ordering.tolist()} {c.degrees[1].tolist()}"
 
 
@@ -271,7 +273,7 @@ def test_one_input_and_no_hidden_layer():
 
 @pytest.fixture
 def few_enumerated(monkeypatch):
-    monkeypatch.setattr(evidence, "ENUMERATED", 1)
+    monkeypatch.setattr(pattern, "ENUMERATED", 1)
 
 
 def test_importance_sampling_is_unbiased_and_its_standard_error_honest(few_enumerated):
@@ -294,7 +296,7 @@ def test_importance_sampling_agrees_with_enumeration(name, n_members, monkeypatc
     n_members = min(n_members, model.n_masks)
     X = rows_of(model)
     exact = [model.log_marginal(X, n_members=n_members), model.conditional(X, 2, n_members=n_members)]
-    monkeypatch.setattr(evidence, "ENUMERATED", 1)
+    monkeypatch.setattr(pattern, "ENUMERATED", 1)
     for ask, right in zip((model.log_marginal, lambda X, **kwargs: model.conditional(X, 2, **kwargs)), exact, strict=True):
         found, std = ask(X, n_members=n_members, n_walks=2000, return_std=True)
         estimated = std > 0
@@ -310,7 +312,7 @@ def test_estimated_means_and_draws_agree_with_enumeration(monkeypatch):
     X = late_rows(model)
     exact = model.impute(X, "mean")
     p = joint(model, model.masks[0])
-    monkeypatch.setattr(evidence, "ENUMERATED", 1)
+    monkeypatch.setattr(pattern, "ENUMERATED", 1)
     with pytest.warns(ApproximationWarning, match="2 of 2 rows"):
         found = model.impute(X, "mean", n_walks=20_000)
     np.testing.assert_allclose(found, exact, rtol=0, atol=0.03)
@@ -333,7 +335,7 @@ def test_averages_over_walks_agree_with_enumeration(name, limit, monkeypatch):
     X[:, np.isin(m0, [2, 4, 6, 7, 8, 9, 10])] = np.nan  # of these, one place comes before evidence in a fixed ordering
     X[:, m0 == 5] = X[:, m0 == 3] = 1
     exact = model.impute(X, "mean")
-    monkeypatch.setattr(evidence, "ENUMERATED", limit)
+    monkeypatch.setattr(pattern, "ENUMERATED", limit)
     found = model.impute(X, "mean", n_walks=4000)
     assert (found != exact).any()
     np.testing.assert_allclose(found, exact, rtol=0, atol=4 * 0.5 / np.sqrt(4000))

@@ -1,8 +1,8 @@
-"""Answers of a single member about rows that miss the same inputs.
+"""Answers of one network about rows that miss the same inputs.
 
-Rows are packed bits, 0 where missing. :class:`Evidence` is one pattern of observed inputs as it stands in the ordering of one
-member; what it computes is exact where it can be, see ``queries.py``. Not here: how those of many patterns and members are put
-together (``inquiry.py``), and how a network computes (``network.py``).
+Rows are packed bits, 0 where missing. :class:`Pattern` is one pattern of observed inputs in the ordering of one network; its
+answers are exact where they can be, see ``density.py``. Not here: many patterns and networks in one call (``answering.py``),
+and the arithmetic of a network (``network.py``).
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from made_fast.inference.streams import CHOOSE, DRAW, PROPOSE, Streams
 from made_fast.network.network import Network
-from made_fast.tables import data
+from made_fast.tables.bits import pack_rows, unpack_rows
+from made_fast.tables.table import Table
 
-__all__ = ["ENUMERATED", "Evidence", "Walks", "pack"]
+__all__ = ["ENUMERATED", "Pattern", "Walks", "pack"]
 
 ENUMERATED = 12
 """Most inputs that are summed out by enumeration: to score 2^12 rows takes about as long as a thousand walks."""
@@ -34,8 +35,8 @@ class Walks(NamedTuple):
     streams: Streams
 
 
-class Evidence:
-    """One pattern of observed inputs as it stands in the ordering of one member. Rows come and go in order of place.
+class Pattern:
+    """One pattern of observed inputs in the ordering of one network. Rows come and go in order of place.
 
     Parameters
     ----------
@@ -43,14 +44,14 @@ class Evidence:
     observed : (D,) bool
         In order of features.
     whole : bool
-        Sum out all that is missing by enumeration, if it is no more than ``ENUMERATED`` inputs, not just what must be.
+        Sum out all missing inputs by enumeration, if there are no more than ``ENUMERATED``, not just those that must be.
 
     Attributes
     ----------
     reach : int
         How many places go up to the last observed one.
     early : (e,) intp
-        Places of the missing inputs among them: what must be summed out, because evidence comes after it.
+        Places of the missing inputs among them, which must be summed out, because evidence comes after them.
     exact : bool
         Whether that is done by enumeration.
     """
@@ -79,7 +80,7 @@ class Evidence:
 
     def place(self, X: NDArray[np.uint8]) -> Bits:
         """Pack rows (n, D) in the order of features."""
-        return data.pack_rows(X, self.network.order)
+        return pack_rows(Table(X), self.network.order)
 
     def columns(self, bits: Bits) -> NDArray[np.uint8]:
         """Undo ``place``."""
@@ -126,7 +127,7 @@ class Evidence:
                 along = self._drawn(along, self.late, DRAW, walks.streams, np.full(walks.n, i))
                 weight = np.full(walks.n, 1 / walks.n)
             for part in self._parts(len(along)):  # the conditionals along a walk vary less than what was drawn from them
-                mean[i, self.late] += weight[part] @ self._conditionals(along[part])[:, self.late]
+                mean[i, self.late] += weight[part] @ self.network.conditionals(along[part], 1)[:, self.late]
         return mean, effective
 
     def mode(self, bits: Bits, walks: Walks) -> tuple[Bits, Floats]:
@@ -158,7 +159,7 @@ class Evidence:
         # precision when evidence is unlikely: 1 - p has none left then, but what was drawn was hardly ever that unlikely.
         log_q = np.empty(len(rows))
         for part in self._parts(len(rows)):
-            proba = self._conditionals(rows[part])[:, self.early].astype(np.float64)
+            proba = self.network.conditionals(rows[part], 1)[:, self.early].astype(np.float64)
             drawn = np.where(self._unpack(rows[part])[:, self.early], proba, 1 - proba)
             log_q[part] = _row_sums(np.log(np.maximum(drawn, np.finfo(np.float64).tiny)))
         rows = rows.reshape(len(bits), walks.n, -1)
@@ -197,11 +198,8 @@ class Evidence:
             return np.zeros(rows.shape[:-1])
         return self.network.score(rows.reshape(-1, rows.shape[-1]), 1, self.reach).reshape(rows.shape[:-1])
 
-    def _conditionals(self, bits: Bits) -> NDArray[Any]:
-        return self.network.conditionals(bits, 1)
-
     def _unpack(self, bits: Bits) -> NDArray[np.uint8]:
-        return data.unpack_rows(bits, len(self.network.order))
+        return unpack_rows(bits, len(self.network.order))
 
     def _parts(self, n: int) -> Iterator[slice]:
         step = self.network.architecture.chunk_rows
@@ -210,7 +208,7 @@ class Evidence:
 
 def pack(X: NDArray[np.uint8]) -> Bits:
     """Pack rows (n, D) without changing the order of the columns."""
-    return data.pack_rows(X, np.arange(X.shape[1]))
+    return pack_rows(Table(X), np.arange(X.shape[1]))
 
 
 def _row_sums(values: Floats) -> Floats:

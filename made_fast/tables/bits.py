@@ -48,7 +48,7 @@ def pack_rows(
     ValueError
         As ``Table.ones``.
     """
-    out = np.empty((len(table), -(-len(order) // 64)), np.uint64)
+    out = np.empty((table.shape[0], -(-len(order) // 64)), np.uint64)
     for part, piece in table.chunks():
         rows = piece.rows
         if binarize is None and isinstance(rows, np.ndarray) and rows.itemsize == 1 and _pack(rows, order, out[part]):

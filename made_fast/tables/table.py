@@ -9,7 +9,7 @@ Not here: packing of rows (``tables/bits.py``), files (``tables/datasets.py``), 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -128,16 +128,20 @@ class Table:
 
     def __getitem__(self, part: slice) -> Table:
         """Return neighbouring rows, which keep their numbers."""
+        if part.start == 0 and part.stop == self.shape[0]:
+            return self
         return Table(self.rows[part], self.name, self.first_row + part.start)
 
     def take(self, rows: NDArray[np.intp]) -> Table:
         """Return the rows of these numbers as a table of their own."""
         return Table(self.rows[rows], self.name)
 
-    def chunks(self) -> Iterator[tuple[slice, Table]]:
-        """Yield the rows in slices of about ``CHUNK`` entries."""
-        for part in chunks(*self.shape):
-            yield part, self if part.stop - part.start == len(self) else self[part]
+    def chunks(self) -> Iterable[tuple[slice, Table]]:
+        """Cut the rows into slices of about ``CHUNK`` entries."""
+        n, D = self.shape
+        if n * D <= CHUNK:
+            return [(slice(0, n), self)]
+        return ((part, self[part]) for part in chunks(n, D))
 
     def ones(
         self, binarize: float | None = None, *, missing: bool = False, columns: Sequence[str] | None = None

@@ -169,7 +169,7 @@ def score(model: AnyModel, X: Any, ask: Asking, *, parts: bool = False) -> Score
     n_missing, n_entries = tables.n_missing(X), X.shape[0] * X.shape[1]
     if n_missing:
         log_p, std = log_p_observed(
-            model, X, ask.n_threads, n_members=ask.n_members, n_walks=ask.n_walks, random_state=0, return_std=True
+            model, X, ask.n_threads, n_members=ask.n_members, n_walks=ask.n_walks, random_state=0, warn=False
         )
         return Scores(-log_p, std, n_entries - n_missing, {})
     total, found = np.full(X.shape[0], -np.inf), {}

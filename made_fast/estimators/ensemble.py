@@ -179,7 +179,7 @@ class MADEEnsemble(FittedDensity[MixtureModel]):
         found = np.full(n_members, 1 / n_members)
         if weights == "em":
             assert held is not None
-            log_p = np.stack([log_p_observed(model, held.table, n_threads) for model in models])
+            log_p = np.stack([log_p_observed(model, held.table, n_threads)[0] for model in models])
             found, _ = em_weights(log_p, held.weights)
         learn_columns(self, X, self._names)
         for made in members:

@@ -13,13 +13,13 @@ from typing import Any, NamedTuple, Protocol, Self, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from made_fast.inference.pattern import Pattern, Walks, pack
+from made_fast.inference.pattern import Pattern, pack
 from made_fast.inference.streams import MEMBER, Streams
 from made_fast.network.network import Architecture, Network
 from made_fast.system import threads
 from made_fast.tables.bits import distinct_rows, unpack_rows
 
-__all__ = ["Answers", "MixtureAnswers", "ModelAnswers", "PackedRows", "choose"]
+__all__ = ["Answers", "MixtureAnswers", "ModelAnswers", "Options", "PackedRows", "choose"]
 
 AT_ONCE = 64
 """Most networks that are held at once, each for one pattern; fewer if they are large."""
@@ -89,6 +89,18 @@ class PackedRows(NamedTuple):
         return PackedRows(bits, missing, self.n_inputs)
 
 
+class Options(NamedTuple):
+    """Checked options of a call; see ``Density``.
+
+    ``n_members`` networks of a model answer together. ``rng`` gives the roots of the rows' streams, as many for any rows.
+    """
+
+    n_members: int
+    n_walks: int
+    n_threads: int
+    rng: np.random.Generator
+
+
 class Answers(Protocol):
     """Answers about rows with missing inputs, which are computed on demand."""
 
@@ -96,7 +108,7 @@ class Answers(Protocol):
     def rows(self) -> PackedRows: ...
 
     @property
-    def n_walks(self) -> int: ...
+    def options(self) -> Options: ...
 
     def about(self, rows: PackedRows) -> Self:
         """Return the same about other rows."""
@@ -121,7 +133,7 @@ class Block(NamedTuple):
     draw: int
     rows: Index
     bits: Bits
-    walks: Walks
+    streams: Streams
 
 
 @dataclass(frozen=True)
@@ -134,24 +146,13 @@ class ModelAnswers:
         Of the model.
     network_for : callable
         ``network_for(observed, draw)`` is the network that answers for a pattern; ``draw`` says which of several.
-    rows : PackedRows
-    n_networks : int
-        How many of them answer together, as a mixture in equal parts.
-    n_walks : int
-        For each row and network, where an answer is an estimate.
-    rng : Generator
-        Gives the roots of the rows' streams, as many for any rows.
-    n_threads : int
     """
 
     architecture: Architecture
     dtype: np.dtype[Any]
     network_for: Callable[[NDArray[np.bool_], int], Network]
     rows: PackedRows
-    n_networks: int
-    n_walks: int
-    rng: np.random.Generator
-    n_threads: int
+    options: Options
 
     def about(self, rows: PackedRows) -> Self:
         return replace(self, rows=rows)
@@ -159,54 +160,53 @@ class ModelAnswers:
     def log_marginal(self) -> tuple[Floats, Floats]:
         log_p, variance = self._log_marginals()
         total = np.logaddexp.reduce(log_p, axis=0)
-        return total - np.log(self.n_networks), np.sqrt(sum(np.exp(log_p - total) ** 2 * variance))
+        return total - np.log(self.options.n_members), np.sqrt(sum(np.exp(log_p - total) ** 2 * variance))
 
     def draws(self, n_draws: int) -> tuple[NDArray[np.uint8], Floats]:
         if self.rows.copies is None:
             return self.about(self.rows.counted()).draws(n_draws)
         n = len(self.rows.bits)
-        chosen = self.chosen(self._shares(), n_draws) if self.n_networks > 1 else np.zeros((n_draws, n), np.intp)
+        chosen = self.chosen(self._shares(), n_draws) if self.options.n_members > 1 else np.zeros((n_draws, n), np.intp)
         out = np.empty((n_draws, n, self.rows.n_inputs), np.uint8)
-        effective = np.full((self.n_networks, n), np.inf)
+        effective = np.full((self.options.n_members, n), np.inf)
 
         def work(b: Block) -> None:
             which, draws = np.nonzero((chosen == b.draw)[:, b.rows].T)
             if len(which):
                 used, which = np.unique(which, return_inverse=True)
-                walks = Walks(self.n_walks, b.walks.streams.take(used))
-                drawn, effective[b.draw, b.rows[used]] = b.pattern.draw(b.bits[used], which, walks)
+                drawn, effective[b.draw, b.rows[used]] = b.pattern.draw(b.bits[used], which, b.streams.take(used))
                 out[draws, b.rows[used[which]]] = b.pattern.columns(drawn)
 
-        self._ask(work, lambda pattern: max(pattern.n_candidates(self.n_walks), n_draws))
+        self._ask(work, lambda pattern: max(pattern.n_candidates, n_draws))
         return out, effective.min(axis=0)
 
     def chosen(self, shares: Floats, n_draws: int) -> Index:
         """Draw which network or member every draw comes from, (n_draws, n); they have the shares (M, n)."""
-        return choose(shares, Streams(self.rng.bytes(16), self.rows.names()).uniforms(MEMBER, n_draws).T)
+        return choose(shares, Streams(self.options.rng.bytes(16), self.rows.names()).uniforms(MEMBER, n_draws).T)
 
     def means(self) -> tuple[Floats, Floats]:
         shares = self._shares()
         out, effective = np.zeros((len(self.rows.bits), self.rows.n_inputs)), np.full(len(self.rows.bits), np.inf)
 
         def work(b: Block) -> None:
-            mean, found = b.pattern.mean(b.bits, b.walks)
+            mean, found = b.pattern.mean(b.bits, b.streams)
             out[b.rows[:, None], b.pattern.network.order] += shares[b.draw, b.rows, None] * mean
             effective[b.rows] = np.minimum(effective[b.rows], found)
 
         def passes(pattern: Pattern) -> int:
-            return max(pattern.n_candidates(self.n_walks), self.n_walks if len(pattern.late) else 1)
+            return max(pattern.n_candidates, pattern.n_walks if len(pattern.late) else 1)
 
-        for draw in range(self.n_networks):  # one after the other, so that the order of the sums is fixed
+        for draw in range(self.options.n_members):  # one after the other, so that the order of the sums is fixed
             self._ask(work, passes, [draw], whole=True)
         return self.rows.filled(out), effective
 
     def modes(self) -> tuple[NDArray[np.uint8], Floats]:
-        M, n = self.n_networks, len(self.rows.bits)
+        M, n = self.options.n_members, len(self.rows.bits)
         found, effective = np.empty((M, *self.rows.bits.shape), np.uint64), np.full((M, n), np.inf)
         log_p = np.full((M, n), -np.inf)
 
         def work(b: Block) -> None:
-            mode, effective[b.draw, b.rows] = b.pattern.mode(b.bits, b.walks)
+            mode, effective[b.draw, b.rows] = b.pattern.mode(b.bits, b.streams)
             found[b.draw, b.rows] = pack(b.pattern.columns(mode))
 
         def judge(b: Block) -> None:
@@ -214,29 +214,29 @@ class ModelAnswers:
                 bits = b.pattern.place(self.rows.columns(found[i, b.rows]))
                 log_p[i, b.rows] = np.logaddexp(log_p[i, b.rows], b.pattern.network.score(bits, 1))
 
-        self._ask(work, lambda pattern: pattern.n_candidates(self.n_walks))
+        self._ask(work)
         for draw in range(M) if M > 1 else ():
             self._ask(judge, lambda _: M, [draw])
         return self.rows.columns(found[np.argmax(log_p, axis=0), np.arange(n)]), effective.min(axis=0)
 
     def _log_marginals(self) -> tuple[Floats, Floats]:
         """Return log p of what is observed under each network, and its variance, (M, n) both."""
-        log_p, variance = np.empty((2, self.n_networks, len(self.rows.bits)))
+        log_p, variance = np.empty((2, self.options.n_members, len(self.rows.bits)))
 
         def work(b: Block) -> None:
-            log_p[b.draw, b.rows], variance[b.draw, b.rows] = b.pattern.log_marginal(b.bits, b.walks)
+            log_p[b.draw, b.rows], variance[b.draw, b.rows] = b.pattern.log_marginal(b.bits, b.streams)
 
-        self._ask(work, lambda pattern: pattern.n_candidates(self.n_walks))
+        self._ask(work)
         return log_p, variance
 
     def _shares(self) -> Floats:
         """Return the probability of each network given what is observed, (M, n)."""
-        return _posterior(self._log_marginals()[0]) if self.n_networks > 1 else np.ones((1, len(self.rows.bits)))
+        return _posterior(self._log_marginals()[0]) if self.options.n_members > 1 else np.ones((1, len(self.rows.bits)))
 
     def _ask(
         self,
         work: Callable[[Block], None],
-        passes: Callable[[Pattern], int],
+        passes: Callable[[Pattern], int] = lambda pattern: pattern.n_candidates,
         draws: Sequence[int] | None = None,
         *,
         whole: bool = False,
@@ -245,8 +245,8 @@ class ModelAnswers:
 
         ``passes(pattern)``: how many rows go through the network for each row asked about; ``whole``: see ``Pattern``.
         """
-        units = [(draw, rows) for draw in draws or range(self.n_networks) for rows in self.rows.patterns()]
-        root = self.rng.bytes(16)
+        units = [(draw, rows) for draw in draws or range(self.options.n_members) for rows in self.rows.patterns()]
+        root = self.options.rng.bytes(16)
         at_once = max(1, min(AT_ONCE, PACKED_BYTES // (self.architecture.n_packed * self.dtype.itemsize)))
         chunk_rows = self.architecture.chunk_rows
 
@@ -257,9 +257,9 @@ class ModelAnswers:
             def look(u: int, _: int) -> None:
                 draw, rows = some[u]
                 observed = self.rows.columns(self.rows.missing[rows[:1]])[0] == 0
-                patterns[u] = Pattern(self.network_for(observed, draw), observed, whole)
+                patterns[u] = Pattern(self.network_for(observed, draw), observed, self.options.n_walks, whole)
 
-            threads.for_each(look, len(some), self.n_threads)
+            threads.for_each(look, len(some), self.options.n_threads)
             blocks = []
             for u, (_, rows) in enumerate(some):
                 step = max(1, chunk_rows // passes(patterns[u]))
@@ -270,9 +270,9 @@ class ModelAnswers:
                 draw, part = some[u][0], self.rows.take(rows)
                 bits = patterns[u].place(self.rows.columns(part.bits))
                 streams = Streams(root + draw.to_bytes(4, "little"), part.names())
-                work(Block(patterns[u], draw, rows, bits, Walks(self.n_walks, streams)))
+                work(Block(patterns[u], draw, rows, bits, streams))
 
-            threads.for_each(answer, len(blocks), self.n_threads)
+            threads.for_each(answer, len(blocks), self.options.n_threads)
 
         for first in range(0, len(units), at_once):
             batch(first)
@@ -290,8 +290,8 @@ class MixtureAnswers:
         return self.models[0].rows
 
     @property
-    def n_walks(self) -> int:
-        return self.models[0].n_walks
+    def options(self) -> Options:
+        return self.models[0].options
 
     def about(self, rows: PackedRows) -> Self:
         return replace(self, models=[model.about(rows) for model in self.models])
@@ -320,9 +320,12 @@ class MixtureAnswers:
 
     def means(self) -> tuple[Floats, Floats]:
         shares = _posterior(self._joint()[0])
-        means, effective = zip(*(model.means() for model in self.models), strict=True)
-        mean = sum(share[:, None] * part for share, part in zip(shares, means, strict=True))
-        return self.rows.filled(mean), np.min(effective, axis=0)
+        mean, effective = np.zeros((len(self.rows.bits), self.rows.n_inputs)), np.full(len(self.rows.bits), np.inf)
+        for model, share in zip(self.models, shares, strict=True):
+            part, found = model.means()
+            mean += share[:, None] * part
+            effective = np.minimum(effective, found)
+        return self.rows.filled(mean), effective
 
     def modes(self) -> tuple[NDArray[np.uint8], Floats]:
         proposals, effective = zip(*(model.modes() for model in self.models), strict=True)

@@ -17,13 +17,13 @@ from __future__ import annotations
 import os
 import warnings
 from abc import ABC, abstractmethod
-from typing import Any, Literal, TypeAlias, overload
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from made_fast.inference import storage
-from made_fast.inference.answering import Answers, PackedRows
+from made_fast.inference.answering import Answers, Options, PackedRows
 from made_fast.inference.pattern import ENUMERATED
 from made_fast.network.masks import Connectivity
 from made_fast.tables import arguments
@@ -48,10 +48,9 @@ class ApproximationWarning(UserWarning):
 class Density(ABC):
     """A fitted density over binary vectors of D inputs; the base of ``MADEModel`` and ``MixtureModel``.
 
-    Of a ``MADEModel`` one network answers for all rows with the same inputs missing, see ``MADEModel.member_for``;
-    ``n_members`` asks for the mixture of several instead, ``p = 1/M sum_m p_m``: each answer is then exactly that of this
-    mixture. Of a ``MixtureModel`` every member answers so, and member m weighs ``w_m p_m(observed)``; an answer is exact where
-    every member's is. Parameters common to the methods about missing inputs:
+    One network of a ``MADEModel`` answers for all rows with the same inputs missing, see ``MADEModel.member_for``, or the
+    mixture of ``n_members``, ``p = 1/M sum_m p_m``, whose exact answer it then is. Every member of a ``MixtureModel`` answers
+    so, and weighs ``w_m p_m(observed)``. Parameters common to the methods about missing inputs:
 
     X : (n, D) of 0, 1 and NaN
         As for :meth:`score_samples`, but NaN marks a missing input; or any numbers, if the model has a threshold ``binarize``.
@@ -61,9 +60,8 @@ class Density(ABC):
         Walks per row (and network), where an answer is an estimate; each takes 8 ceil(D / 64) bytes while a row is worked on.
     random_state : None, int, Generator, SeedSequence or RandomState
         For estimates and draws. An int gives the same bits every time, and those of a row do not depend on the other rows of
-        the call, their order, ``n_draws`` or the number of threads: its random numbers come from ``random_state``, the network
-        that answers, and the content of the row. Equal rows get equal estimates, but draws of their own: those of the k-th of
-        them, so that a row alone gets the draws of the first.
+        the call, their order, ``n_draws`` or the number of threads. Equal rows get equal estimates, but draws of their own:
+        those of the k-th of them, so that a row alone gets the draws of the first.
     n_threads : int, optional
         By default the CPUs of this process. No result depends on it.
 
@@ -118,9 +116,8 @@ class Density(ABC):
     def conditional_proba(self, X: MatrixLike, *, n_threads: int | None = None) -> NDArray[Any]:
         """Return every conditional, ``P[i, d] = p(x_d = 1 | x_i's inputs at places before d's)`` (eq. 8), of one network.
 
-        Takes and raises what :meth:`score_samples` does; returns (n, D) of the model's dtype, columns in the order of those of
-        X. The inputs before an input depend on the ordering: ``mask``, and ``member`` of a mixture, must say which is meant if
-        there are several.
+        Takes and raises what :meth:`score_samples` does; returns (n, D) of the model's dtype, columns in the order of X's. The
+        ordering must be clear: where there are several, ``mask``, and ``member`` of a mixture, say which is meant.
         """
 
     @abstractmethod
@@ -143,7 +140,7 @@ class Density(ABC):
 
     def score(self, X: MatrixLike, *, n_threads: int | None = None) -> float:
         """Return the mean log-likelihood of the rows of X in nats; if some miss entries (NaN), of what is observed of them."""
-        return float(np.mean(log_p_observed(self, X, n_threads)))
+        return float(np.mean(log_p_observed(self, X, n_threads)[0]))
 
     def log_marginal(
         self,
@@ -355,7 +352,7 @@ class Density(ABC):
         """Return the tensors and the metadata of the model's file."""
 
     @abstractmethod
-    def _answers(self, rows: PackedRows, n_members: int, n_walks: int, rng: np.random.Generator, n_threads: int) -> Answers:
+    def _answers(self, rows: PackedRows, options: Options) -> Answers:
         """Return the answers of the networks of this model, which are computed on demand."""
 
     def _table(self, X: MatrixLike) -> Table:
@@ -363,29 +360,25 @@ class Density(ABC):
 
     def _asked(self, X: MatrixLike, n_members: Any, n_walks: Any, random_state: Any, n_threads: Any) -> Answers:
         """Check what a caller passes, and pack the rows."""
-        n_members = arguments.positive_int(n_members, "n_members", largest=arguments.MOST)
-        n_walks = arguments.positive_int(n_walks, "n_walks", largest=arguments.MOST)
-        n_threads = arguments.n_threads(n_threads)
-        rng, table, order = arguments.generator(random_state), self._table(X), np.arange(self.n_features_in)
+        options = Options(
+            arguments.positive_int(n_members, "n_members", largest=arguments.MOST),
+            arguments.positive_int(n_walks, "n_walks", largest=arguments.MOST),
+            arguments.n_threads(n_threads),
+            arguments.generator(random_state),
+        )
+        table, order = self._table(X), np.arange(self.n_features_in)
         bits, missing = pack_rows(table, order, self.binarize, missing=True), pack_missing(table, order)
         rows = PackedRows(bits, np.zeros_like(bits) if missing is None else missing, len(order))
-        return self._answers(rows, n_members, n_walks, rng, n_threads)
+        return self._answers(rows, options)
 
 
-@overload
 def log_p_observed(
-    model: Density, X: MatrixLike, n_threads: int | None, *, return_std: Literal[False] = False, **asking: Any
-) -> Floats: ...
-@overload
-def log_p_observed(
-    model: Density, X: MatrixLike, n_threads: int | None, *, return_std: Literal[True], **asking: Any
-) -> tuple[Floats, Floats]: ...
-def log_p_observed(model: Density, X: MatrixLike, n_threads: int | None, *, return_std: bool = False, **asking: Any) -> Any:
-    """Return log p of what is observed of each row, in nats: the score of a table with gaps.
+    model: Density, X: MatrixLike, n_threads: int | None, *, warn: bool = True, **asking: Any
+) -> tuple[Floats, Floats]:
+    """Return log p of what is observed of each row in nats, and its standard error, (n,) both: the score of a table with gaps.
 
     A row that misses nothing has its ``score_samples``, under the whole model; the others have their ``log_marginal``, which
-    takes ``asking``. Returns (n,) float64, with ``return_std`` standard errors too; without them, estimates come with an
-    ApproximationWarning.
+    takes ``asking``. With ``warn``, estimates come with an ApproximationWarning and no standard error.
     """
     table = model._table(X)
     log_p, std = np.zeros((2, len(table)))  # a table that is too large is refused before the search
@@ -394,16 +387,15 @@ def log_p_observed(model: Density, X: MatrixLike, n_threads: int | None, *, retu
         nan = rows.missing()
         if nan is not None:
             gaps[part] = nan.any(axis=1)
-    if gaps.any() and not gaps.all():  # wrong values are refused here, where rows still have their numbers
-        pack_rows(table, np.arange(table.shape[1]), model.binarize, missing=True)
-    whole, torn = (table if some.all() else table.take(np.flatnonzero(some)) for some in (~gaps, gaps))
-    if len(whole):
-        log_p[~gaps] = model.score_samples(whole, n_threads=n_threads)
-    if len(torn) and return_std:
-        log_p[gaps], std[gaps] = model.log_marginal(torn, return_std=True, n_threads=n_threads, **asking)
-    elif len(torn):
-        log_p[gaps] = model.log_marginal(torn, n_threads=n_threads, **asking)
-    return (log_p, std) if return_std else log_p
+    if not gaps.any():
+        return model.score_samples(table, n_threads=n_threads), std
+    if not gaps.all():
+        pack_rows(table, np.arange(table.shape[1]), model.binarize, missing=True)  # wrong values: rows have their numbers here
+        log_p[~gaps] = model.score_samples(table.take(np.flatnonzero(~gaps)), n_threads=n_threads)
+        table = table.take(np.flatnonzero(gaps))
+    found = model.log_marginal(table, return_std=not warn, n_threads=n_threads, **asking)
+    log_p[gaps], std[gaps] = found if isinstance(found, tuple) else (found, 0)
+    return log_p, std
 
 
 def _warn(method: str, asked: Answers, *, std: Floats | None = None, effective: Floats | None = None, unit: str = "") -> None:
@@ -417,9 +409,9 @@ def _warn(method: str, asked: Answers, *, std: Floats | None = None, effective: 
         how_good = f"the smallest effective number of walks is {effective.min():.1f}"
     if estimated.any():
         warnings.warn(
-            f"{method}: {estimated.sum()} of {len(estimated)} rows are estimates by importance sampling, {asked.n_walks} "
-            f"walks each, since no ordering of the model puts what they observe first; {how_good}. More walks (n_walks) come "
-            "closer; a model trained with n_masks=None needs none.",
+            f"{method}: {estimated.sum()} of {len(estimated)} rows are estimates by importance sampling, "
+            f"{asked.options.n_walks} walks each, since no ordering of the model puts what they observe first; {how_good}. "
+            "More walks (n_walks) come closer; a model trained with n_masks=None needs none.",
             ApproximationWarning,
             stacklevel=3,
         )

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from made_fast.inference import modelfile
-from made_fast.inference.answering import MixtureAnswers, PackedRows, choose
+from made_fast.inference.answering import MixtureAnswers, Options, PackedRows, choose
 from made_fast.inference.density import Density
 from made_fast.inference.model import MADEModel
 from made_fast.network.masks import Connectivity
@@ -140,18 +140,11 @@ class MixtureModel(Density):
         ]
         return modelfile.encode_ensemble(modelfile.EnsembleContent(contents, self.weights, self.hyper, self.feature_names))
 
-    def _answers(
-        self, rows: PackedRows, n_members: int, n_walks: int, rng: np.random.Generator, n_threads: int
-    ) -> MixtureAnswers:
+    def _answers(self, rows: PackedRows, options: Options) -> MixtureAnswers:
         # Each member has its own random numbers, so that errors of estimates do not add up.
-        seeds = rng.integers(2**63, size=self.n_members).tolist()
-        return MixtureAnswers(
-            [
-                model._answers(rows, n_members, n_walks, np.random.default_rng(seed), n_threads)
-                for model, seed in zip(self.members, seeds, strict=True)
-            ],
-            self.weights,
-        )
+        seeds = options.rng.integers(2**63, size=self.n_members).tolist()
+        own = [options._replace(rng=np.random.default_rng(seed)) for seed in seeds]
+        return MixtureAnswers([model._answers(rows, one) for model, one in zip(self.members, own, strict=True)], self.weights)
 
     def _member(self, member: Any) -> MADEModel:
         return self.members[arguments.member_number(member, self.n_members)]

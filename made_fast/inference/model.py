@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from made_fast.inference import modelfile
-from made_fast.inference.answering import ModelAnswers, PackedRows
+from made_fast.inference.answering import ModelAnswers, Options, PackedRows
 from made_fast.inference.density import Density
 from made_fast.inference.header import ModelFileError
 from made_fast.network.masks import Connectivity, MaskRule, MaskSet, check_connectivity
@@ -243,14 +243,13 @@ class MADEModel(Density):
         hyper = {**self.hyper, "binarize": self.binarize}
         return modelfile.encode(modelfile.Content(self.source, self.masks, self.rule, hyper, self.feature_names))
 
-    def _answers(
-        self, rows: PackedRows, n_members: int, n_walks: int, rng: np.random.Generator, n_threads: int
-    ) -> ModelAnswers:
-        n = self._within(n_members, "n_members", 1)
-        return ModelAnswers(self.architecture, self.dtype, self._network_for, rows, n, n_walks, rng, n_threads)
+    def _answers(self, rows: PackedRows, options: Options) -> ModelAnswers:
+        self._within(options.n_members, "n_members", 1)
 
-    def _network_for(self, observed: NDArray[np.bool_], draw: int) -> Network:
-        return self.member(self._answering(observed, draw))
+        def network_for(observed: NDArray[np.bool_], draw: int) -> Network:
+            return self.member(self._answering(observed, draw))
+
+        return ModelAnswers(self.architecture, self.dtype, network_for, rows, options)
 
     def _answering(self, observed: NDArray[np.bool_], draw: int) -> int | Connectivity:
         """Return the connectivity drawn for a pattern, or the number of a mask of the set."""

@@ -8,7 +8,7 @@ and the arithmetic of a network (``network.py``).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from made_fast.network.network import Network
 from made_fast.tables.bits import pack_rows, unpack_rows
 from made_fast.tables.table import Table
 
-__all__ = ["ENUMERATED", "Pattern", "Walks", "pack"]
+__all__ = ["ENUMERATED", "Pattern", "pack"]
 
 ENUMERATED = 12
 """Most inputs that are summed out by enumeration: to score 2^12 rows takes about as long as a thousand walks."""
@@ -26,13 +26,6 @@ ENUMERATED = 12
 Bits: TypeAlias = "NDArray[np.uint64]"
 Floats: TypeAlias = "NDArray[np.float64]"
 Index: TypeAlias = "NDArray[np.intp]"
-
-
-class Walks(NamedTuple):
-    """How an estimate is made: the number of walks for each row, and the random numbers of the rows."""
-
-    n: int
-    streams: Streams
 
 
 class Pattern:
@@ -43,6 +36,8 @@ class Pattern:
     network : Network
     observed : (D,) bool
         In order of features.
+    n_walks : int
+        For each row, where an answer is an estimate.
     whole : bool
         Sum out all missing inputs by enumeration, if there are no more than ``ENUMERATED``, not just those that must be.
 
@@ -54,10 +49,13 @@ class Pattern:
         Places of the missing inputs among them, which must be summed out, because evidence comes after them.
     exact : bool
         Whether that is done by enumeration.
+    n_candidates : int
+        How many rows go through the network to weigh one.
     """
 
-    def __init__(self, network: Network, observed: NDArray[np.bool_], whole: bool = False) -> None:
+    def __init__(self, network: Network, observed: NDArray[np.bool_], n_walks: int, whole: bool = False) -> None:
         self.network = network
+        self.n_walks = n_walks
         missing = ~observed[network.order]
         D = len(missing)
         enumerable = np.count_nonzero(missing) <= ENUMERATED
@@ -73,10 +71,7 @@ class Pattern:
             completions = np.zeros((len(codes), D), np.uint8)
             completions[:, self.early] = (codes[:, None] >> np.arange(len(self.early))) & 1
             self._completions = pack(completions)
-
-    def n_candidates(self, n_walks: int) -> int:
-        """Return how many rows go through the network to weigh one."""
-        return len(self._completions) if self.exact else n_walks
+        self.n_candidates = len(self._completions) if self.exact else n_walks
 
     def place(self, X: NDArray[np.uint8]) -> Bits:
         """Pack rows (n, D) in the order of features."""
@@ -88,34 +83,34 @@ class Pattern:
         X[:, self.network.order] = self._unpack(bits)
         return X
 
-    def log_marginal(self, bits: Bits, walks: Walks) -> tuple[Floats, Floats]:
+    def log_marginal(self, bits: Bits, streams: Streams) -> tuple[Floats, Floats]:
         """Return ``log p(observed)`` of each row, and its variance, (n,) both."""
-        _, log_w, _ = self._weigh(bits, walks)
+        _, log_w, _ = self._weigh(bits, streams)
         log_p = np.logaddexp.reduce(log_w, axis=1)
         if self.exact:
             return log_p, np.zeros(len(bits))
-        if walks.n == 1:
+        if self.n_walks == 1:
             return log_p, np.full(len(bits), np.inf)
         share = np.exp(log_w - log_p[:, None])
         # The delta method: the variance of the mean weight in units of its square.
-        return log_p, np.maximum((share**2).sum(axis=1) - 1 / walks.n, 0) * (walks.n / (walks.n - 1))
+        return log_p, np.maximum((share**2).sum(axis=1) - 1 / self.n_walks, 0) * (self.n_walks / (self.n_walks - 1))
 
-    def draw(self, bits: Bits, which: Index, walks: Walks) -> tuple[Bits, Floats]:
+    def draw(self, bits: Bits, which: Index, streams: Streams) -> tuple[Bits, Floats]:
         """Draw what is missing of ``bits[which]``; return these rows and the effective number of walks of each of ``bits``.
 
         ``which`` never decreases.
         """
-        rows, share, effective = self._posterior(bits, walks)
+        rows, share, effective = self._posterior(bits, streams)
         chosen = bits[which]
         ends = np.searchsorted(which, np.arange(len(bits) + 1))
         for i in range(len(bits)) if len(self.early) else ():
             mine = slice(ends[i], ends[i + 1])
-            chosen[mine] = rows[i][_choose(share[i], len(chosen[mine]), walks.streams.of(i, CHOOSE))]
-        return self._drawn(chosen, self.late, DRAW, walks.streams, which), effective
+            chosen[mine] = rows[i][_choose(share[i], len(chosen[mine]), streams.of(i, CHOOSE))]
+        return self._drawn(chosen, self.late, DRAW, streams, which), effective
 
-    def mean(self, bits: Bits, walks: Walks) -> tuple[Floats, Floats]:
+    def mean(self, bits: Bits, streams: Streams) -> tuple[Floats, Floats]:
         """Return ``E[x | observed]`` of each row, (n, D), and the effective number of walks, (n,)."""
-        rows, share, effective = self._posterior(bits, walks)
+        rows, share, effective = self._posterior(bits, streams)
         mean = self._unpack(bits).astype(np.float64)
         for i in range(len(bits)):
             along, weight = rows[i], share[i]
@@ -123,28 +118,28 @@ class Pattern:
             if not len(self.late):
                 continue
             if self.exact:
-                along = along[_choose(weight, walks.n, walks.streams.of(i, CHOOSE))]
-                along = self._drawn(along, self.late, DRAW, walks.streams, np.full(walks.n, i))
-                weight = np.full(walks.n, 1 / walks.n)
+                along = along[_choose(weight, self.n_walks, streams.of(i, CHOOSE))]
+                along = self._drawn(along, self.late, DRAW, streams, np.full(self.n_walks, i))
+                weight = np.full(self.n_walks, 1 / self.n_walks)
             for part in self._parts(len(along)):  # the conditionals along a walk vary less than what was drawn from them
                 mean[i, self.late] += weight[part] @ self.network.conditionals(along[part], 1)[:, self.late]
         return mean, effective
 
-    def mode(self, bits: Bits, walks: Walks) -> tuple[Bits, Floats]:
+    def mode(self, bits: Bits, streams: Streams) -> tuple[Bits, Floats]:
         """Return each row with its missing inputs filled in greedily, and the effective number of walks, (n,)."""
         each, effective = np.arange(len(bits)), np.full(len(bits), np.inf)
         if self.exact and len(self.early):
-            rows, log_w, _ = self._weigh(bits, walks)
+            rows, log_w, _ = self._weigh(bits, streams)
             bits = rows[each, _greedy(log_w, len(self.early))]
         elif not self.exact:
             greedy = self._likelier(bits, self.missing)
-            rows, log_w, log_p = self._weigh(bits, walks)
+            rows, log_w, log_p = self._weigh(bits, streams)
             effective = _effective(log_w)
             log_p = np.concatenate([self._score(greedy)[:, None], log_p], axis=1)
             bits = np.concatenate([greedy[:, None], rows], axis=1)[each, np.argmax(log_p, axis=1)]
         return self._likelier(bits, self.late), effective
 
-    def _weigh(self, bits: Bits, walks: Walks) -> tuple[Bits, Floats, Floats]:
+    def _weigh(self, bits: Bits, streams: Streams) -> tuple[Bits, Floats, Floats]:
         """Return candidates, rows with the early inputs filled in, (n, C, W), their log weights, and log p up to ``reach``.
 
         The weights of a row's candidates add up to p(observed), or to an unbiased estimate of it.
@@ -153,8 +148,8 @@ class Pattern:
             rows = bits[:, None] | self._completions
             log_p = self._score(rows)
             return rows, log_p, log_p
-        owner = np.repeat(np.arange(len(bits)), walks.n)
-        rows = self._drawn(bits[owner], self.missing, PROPOSE, walks.streams, owner)
+        owner = np.repeat(np.arange(len(bits)), self.n_walks)
+        rows = self._drawn(bits[owner], self.missing, PROPOSE, streams, owner)
         # A weight is p(evidence | before), place by place, multiplied. Taken as p(all) over p(what was drawn) it keeps its
         # precision when evidence is unlikely: 1 - p has none left then, but what was drawn was hardly ever that unlikely.
         log_q = np.empty(len(rows))
@@ -162,15 +157,15 @@ class Pattern:
             proba = self.network.conditionals(rows[part], 1)[:, self.early].astype(np.float64)
             drawn = np.where(self._unpack(rows[part])[:, self.early], proba, 1 - proba)
             log_q[part] = _row_sums(np.log(np.maximum(drawn, np.finfo(np.float64).tiny)))
-        rows = rows.reshape(len(bits), walks.n, -1)
+        rows = rows.reshape(len(bits), self.n_walks, -1)
         log_p = self._score(rows)
-        return rows, log_p - log_q.reshape(log_p.shape) - np.log(walks.n), log_p
+        return rows, log_p - log_q.reshape(log_p.shape) - np.log(self.n_walks), log_p
 
-    def _posterior(self, bits: Bits, walks: Walks) -> tuple[Bits, Floats, Floats]:
+    def _posterior(self, bits: Bits, streams: Streams) -> tuple[Bits, Floats, Floats]:
         """Return candidates, their probabilities given the evidence, and the effective number of walks of each row."""
         if not len(self.early):
             return bits[:, None], np.ones((len(bits), 1)), np.full(len(bits), np.inf)
-        rows, log_w, _ = self._weigh(bits, walks)
+        rows, log_w, _ = self._weigh(bits, streams)
         share = np.exp(log_w - np.logaddexp.reduce(log_w, axis=1)[:, None])
         return rows, share, np.full(len(bits), np.inf) if self.exact else _effective(log_w)
 

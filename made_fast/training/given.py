@@ -157,7 +157,7 @@ def validator(
     model that has those parameters; it is asked only where something is missing.
     """
     if held.missing is not None:
-        return lambda: -training.weighted_mean(log_p_observed(model(), held.table, n_threads), held.weights)
+        return lambda: -training.weighted_mean(log_p_observed(model(), held.table, n_threads)[0], held.weights)
     orders = np.argsort(trainer.masks.orderings[:n_val_masks], axis=1)
     tables = [
         packed.bits if np.array_equal(order, trainer.column_order) else pack_rows(held.table, order, binarize)

@@ -65,14 +65,7 @@ class Density(ABC):
     n_threads : int, optional
         By default the CPUs of this process. No result depends on it.
 
-    Attributes
-    ----------
-    binarize : float or None
-        Inputs above it count as 1, the others as 0. None demands 0/1 input.
-    feature_names : tuple of str or None
-        Names of the inputs. A table whose columns have names must have these, in this order.
-    hyper : dict
-        How the model came to be, for the file.
+    All of them raise what :meth:`score_samples` raises, and warn of estimates by an :class:`ApproximationWarning`.
     """
 
     binarize: float | None
@@ -122,20 +115,16 @@ class Density(ABC):
 
     @abstractmethod
     def sample(self, n_samples: int = 1, random_state: Any = None, *, n_threads: int | None = None) -> NDArray[np.uint8]:
-        """Draw independent rows from the model by ancestral sampling; a row costs about as much as its score. Exact.
+        """Draw independent rows from the model by ancestral sampling, (n_samples, D) uint8. Exact.
 
         Parameters
         ----------
         n_samples : int
-            Rows to draw; each from a mask, or a member of a mixture, that is drawn for it.
+            Rows to draw, each from a mask or a member that is drawn for it. A row costs about as much as its score.
         random_state : None, int, Generator, SeedSequence or RandomState
             An int gives the same rows every time, whatever the number of threads.
         mask, member, n_threads
             As in :meth:`score_samples`.
-
-        Returns
-        -------
-        (n_samples, D) uint8
         """
 
     def score(self, X: MatrixLike, *, n_threads: int | None = None) -> float:
@@ -155,14 +144,12 @@ class Density(ABC):
         """Return the log-likelihood of what is observed of each row, ``log sum_missing p(x)``; 0 where nothing is.
 
         Where nothing is missing it is that of the whole row under the answering networks; :meth:`score_samples` gives that of
-        the whole model.
+        the whole model. For X and the other options see :class:`Density`.
 
         Parameters
         ----------
-        X, n_members, n_walks, random_state, n_threads
-            See :class:`Density`.
         return_std : bool
-            Return standard errors too.
+            Return standard errors too, instead of a warning.
 
         Returns
         -------
@@ -170,11 +157,6 @@ class Density(ABC):
             In nats; the standard errors are 0 where the answer is exact. An estimate is the log of an unbiased mean, and so
             too low on average, by about half the square of its standard error; that is itself estimated from the walks, and
             both are too low where hardly any walk happens to suit the evidence.
-
-        Warns
-        -----
-        ApproximationWarning
-            Some rows are estimates, and ``return_std`` is false.
         """
         asked = self._asked(X, n_members, n_walks, random_state, n_threads)
         log_p, std = asked.log_marginal()
@@ -197,24 +179,18 @@ class Density(ABC):
         """Return ``p(x_t = 1 | what is observed of the row)`` for one input t of each row.
 
         It is ``p(x_t = 1, observed) / p(observed)`` under the networks that answer for the observed inputs and t together.
+        For X and the other options see :class:`Density`.
 
         Parameters
         ----------
-        X, n_members, n_walks, random_state, n_threads
-            See :class:`Density`. The entry of a row at t is ignored.
         target : int, or (n,) of int
-            Column t, counted from 0; the same for all rows, or one for each.
+            Column t, counted from 0; the same for all rows, or one for each. The entry of a row at t is ignored.
         return_std : bool
-            Return standard errors too; 0 where the answer is exact.
+            Return standard errors too, instead of a warning; 0 where the answer is exact.
 
         Returns
         -------
         (n,) float64, or two of them
-
-        Warns
-        -----
-        ApproximationWarning
-            As for :meth:`log_marginal`.
         """
         asked = self._asked(X, n_members, n_walks, random_state, n_threads)
         n = len(asked.rows.bits)
@@ -241,25 +217,13 @@ class Density(ABC):
 
         Draws are independent; those of a mixture come from network m with probability ``p_m(observed) / sum_m p_m(observed)``.
         Where evidence stands late in the ordering, the early missing inputs are drawn jointly: from their enumerated
-        posterior, or else from ``n_walks`` weighted walks (sampling-importance-resampling, Rubin 1988).
-
-        Parameters
-        ----------
-        X, n_members, n_walks, random_state, n_threads
-            See :class:`Density`.
-        n_draws : int
-            Draws for each row.
+        posterior, or else from ``n_walks`` weighted walks (sampling-importance-resampling, Rubin 1988); the text of the warning
+        gives the smallest effective number of walks, ``(sum w)^2 / sum w^2``. For X and the options see :class:`Density`.
 
         Returns
         -------
         (n_draws, n, D) uint8
             Whole rows; observed entries are as they were.
-
-        Warns
-        -----
-        ApproximationWarning
-            Some rows were resampled from weighted walks; the text gives the smallest effective number of walks,
-            ``(sum w)^2 / sum w^2``.
         """
         asked = self._asked(X, n_members, n_walks, random_state, n_threads)
         drawn, effective = asked.draws(arguments.how_many(n_draws, "n_draws", 64 * asked.rows.bits.size))
@@ -276,12 +240,10 @@ class Density(ABC):
         random_state: Any = 0,
         n_threads: int | None = None,
     ) -> NDArray[Any]:
-        """Fill in what is missing of each row.
+        """Fill in what is missing of each row. For X and the other options see :class:`Density`.
 
         Parameters
         ----------
-        X, n_members, n_walks, random_state, n_threads
-            See :class:`Density`.
         method : {"mode", "mean", "sample"}
             "mode": one walk that sets each missing input, in the order of the answering network, to 1 if that is likelier than
             0 given the observed ones and those set before. It is greedy: other rows may be more probable as a whole. Of the
@@ -297,11 +259,6 @@ class Density(ABC):
         -------
         (n, D) uint8, or float64 for "mean"
             Observed entries are as they were.
-
-        Warns
-        -----
-        ApproximationWarning
-            Some rows rest on weighted walks, see :meth:`sample_conditional`.
         """
         how = arguments.choice(method, "method", METHODS)
         asked = self._asked(X, n_members, n_walks, random_state, n_threads)

@@ -73,7 +73,7 @@ class MixtureModel(Density):
 
     @property
     def n_parameters(self) -> int:
-        """Number of weights and biases of all members; the M mixture weights are not among them."""
+        """Number of weights and biases of all members, without the M mixture weights."""
         return sum(model.n_parameters for model in self.members)
 
     @property

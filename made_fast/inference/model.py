@@ -58,10 +58,7 @@ class MADEModel(Density):
     feature_names : sequence of str, optional
         Names of the inputs; saved with the model. A table whose columns have names must then have these, in this order.
 
-    Notes
-    -----
-    Germain, Gregor, Murray, Larochelle, "MADE: Masked Autoencoder for Distribution Estimation", ICML 2015, eqs. 4 to 13 and
-    section 4.
+    Germain, Gregor, Murray, Larochelle, "MADE: Masked Autoencoder for Distribution Estimation", ICML 2015, eqs. 4 to 13.
     """
 
     def __init__(
@@ -172,12 +169,8 @@ class MADEModel(Density):
         observed : (D,) bool
             True where an input is observed.
         draw : int
-            Which of several: another connectivity, or the mask of the set that comes next (ties: the smaller number).
-
-        Raises
-        ------
-        TypeError, ValueError
-            ``observed`` is no such mask, or the set has no such member.
+            Which of several: another connectivity, or the mask of the set that comes next (ties: the smaller number). A set
+            that has no such mask raises ValueError.
         """
         mask = arguments.observed(observed, self.n_features_in)
         found = self._answering(mask, self._within(arguments.non_negative_int(draw, "draw"), "draw", 0))

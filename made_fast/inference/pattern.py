@@ -208,15 +208,13 @@ def pack(X: NDArray[np.uint8]) -> Bits:
 
 def _row_sums(values: Floats) -> Floats:
     """Return the sums of rows. NumPy adds in an order that depends on how they lie in memory, and one row lies both ways."""
-    sums: Floats = np.ascontiguousarray(values).sum(axis=1)
-    return sums
+    return np.ascontiguousarray(values).sum(axis=1)  # type: ignore[no-any-return]
 
 
 def _choose(share: Floats, n: int, rng: np.random.Generator) -> Index:
     """Draw n candidates with these probabilities."""
     up_to = np.cumsum(share)
-    chosen: Index = np.searchsorted(up_to[:-1], rng.random(n) * up_to[-1], side="right")
-    return chosen
+    return np.asarray(np.searchsorted(up_to[:-1], rng.random(n) * up_to[-1], side="right"), np.intp)
 
 
 def _greedy(log_w: Floats, e: int) -> Index:
@@ -234,5 +232,4 @@ def _greedy(log_w: Floats, e: int) -> Index:
 def _effective(log_w: Floats) -> Floats:
     """Return ``(sum w)^2 / sum w^2`` of each row: how many walks of equal weight would be worth as much."""
     w = np.exp(log_w - log_w.max(axis=1, keepdims=True))
-    effective: Floats = w.sum(axis=1) ** 2 / (w**2).sum(axis=1)
-    return effective
+    return w.sum(axis=1) ** 2 / (w**2).sum(axis=1)  # type: ignore[no-any-return]

@@ -25,7 +25,7 @@ _POPCOUNT = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(a
 def pack_rows(
     table: Table, order: NDArray[np.intp], binarize: float | None = None, *, missing: bool = False
 ) -> NDArray[np.uint64]:
-    """Return the rows of a table as bits in the order of the places; refuse wrong values.
+    """Return the rows of a table as bits in the order of the places; wrong values raise ValueError.
 
     Parameters
     ----------
@@ -42,11 +42,6 @@ def pack_rows(
     -------
     (n, ceil(D / 64)) uint64
         Bit p % 64 of word p // 64 of a row is ``table[row, order[p]]``.
-
-    Raises
-    ------
-    ValueError
-        As ``Table.ones``.
     """
     out = np.empty((table.shape[0], -(-len(order) // 64)), np.uint64)
     for part, piece in table.chunks():

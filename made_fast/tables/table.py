@@ -65,14 +65,13 @@ class Table:
         min_rows: int = 1,
         feature_names: Sequence[str] | None = None,
     ) -> Table:
-        """Check the names, the shape and the kind of a table. A ``Table`` is returned as it is.
+        """Check names, shape and kind of a table; wrong ones raise TypeError or ValueError. A Table is returned as it is.
 
         Parameters
         ----------
         X : array-like or sparse of shape (rows, features)
             An array of any order, strides and byte order, a memmap, lists of lists, a data frame, any ``scipy.sparse`` format.
-            The arrays of a sparse matrix are checked before SciPy uses them: SciPy does not check them, and reads and writes
-            past their ends. An array is not copied, a memmap stays on disk, and ``X`` is never changed.
+            An array is not copied, a memmap stays on disk, and ``X`` is never changed.
         n_features : int, optional
             The width demanded; None takes any from 1 on.
         name : str
@@ -80,11 +79,7 @@ class Table:
         min_rows : int
             Fewest rows.
         feature_names : sequence of str, optional
-            What the columns must be called, if they have names; see ``tables/names.py``.
-
-        Raises
-        ------
-        TypeError, ValueError
+            Names that the columns must have, if they have any; see ``tables/names.py``.
         """
         if type(X) is Table:
             return X
@@ -146,7 +141,9 @@ class Table:
     def ones(
         self, binarize: float | None = None, *, missing: bool = False, columns: Sequence[str] | None = None
     ) -> NDArray[np.bool_]:
-        """Return where rows are 1, (n, D) bool; refuse what is neither 0 nor 1. Call it on a chunk.
+        """Return where rows are 1, (n, D) bool, to be read only: it may share memory with ``rows``. Call it on a chunk.
+
+        Raises ValueError for the first value, row by row, that is neither 0 nor 1.
 
         Parameters
         ----------
@@ -155,17 +152,7 @@ class Table:
         missing : bool
             Take NaN, which marks a missing entry, for 0 (see :meth:`missing`); otherwise it is refused.
         columns : sequence of D str, optional
-            What the error text calls the columns, beside their numbers.
-
-        Returns
-        -------
-        (n, D) bool
-            May share memory with ``rows``: to be read only.
-
-        Raises
-        ------
-        ValueError
-            The text names the first wrong value, row by row.
+            Names of the columns for the error text, beside their numbers.
         """
         rows, values = self.rows, self._values
         if missing and values.dtype.kind == "f":
@@ -213,10 +200,8 @@ class Table:
         demand = "only 0 and 1" if binarize is None else "finite numbers"
         found, way_out = str(value), "Set a threshold (binarize=0.5, say) to turn real values into 0/1."
         if np.isnan(value):
-            found = "NaN"
-            way_out = (
-                "Rows with missing entries can be fitted and imputed, and log_marginal tells how likely what is there is."
-            )
+            found, way_out = "NaN", "Rows with missing entries can be fitted and imputed, and log_marginal tells how likely "
+            way_out += "what is there is."
         elif np.isinf(value):
             way_out = "Drop or replace infinite values."
         called = f" {columns[column]!r}" if columns is not None and columns[column] else ""
@@ -280,20 +265,13 @@ def _wrong_ndim(rows: NDArray[Any], n_features: int | None, name: str) -> Except
     demand = f"{name} must have shape (rows, {'features' if n_features is None else n_features})"
     if rows.ndim == 0 and rows.dtype == object:
         return TypeError(f"{demand}, got {type(rows.item()).__name__}. Pass an array, a data frame or a scipy.sparse matrix.")
+    found, kind = str(rows.shape), f"{rows.ndim}D"
+    way_out = f"np.reshape({name}, (len({name}), -1)) gives one row for each item"
     if rows.ndim == 0:
-        return ValueError(
-            f"{demand}, got a single number. Expected 2D array, got scalar array instead. "
-            f"Reshape your data: np.reshape({name}, (1, 1)) is one row of one feature."
-        )
-    if rows.ndim == 1:
-        return ValueError(
-            f"{demand}, got {rows.shape}. Expected 2D array, got 1D array instead. "
-            f"Reshape your data: np.reshape({name}, (1, -1)) is one row, np.reshape({name}, (-1, 1)) one feature."
-        )
-    return ValueError(
-        f"{demand}, got {rows.shape}. Expected 2D array, got {rows.ndim}D array instead. "
-        f"Reshape your data: np.reshape({name}, (len({name}), -1)) gives one row for each item."
-    )
+        found, kind, way_out = "a single number", "scalar", f"np.reshape({name}, (1, 1)) is one row of one feature"
+    elif rows.ndim == 1:
+        way_out = f"np.reshape({name}, (1, -1)) is one row, np.reshape({name}, (-1, 1)) one feature"
+    return ValueError(f"{demand}, got {found}. Expected 2D array, got {kind} array instead. Reshape your data: {way_out}.")
 
 
 def _wrong_kind(found: np.dtype[Any], name: str) -> Exception:

@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.sparse
-from helpers import all_inputs, random_model
-from scipy.stats import chisquare
+from helpers import all_inputs, assert_drawn_from, dense_log_p, random_model
 
 from made_fast import MADEModel
 from made_fast.inference import pattern
@@ -41,12 +40,7 @@ def make(name: str, **kwargs) -> MADEModel:
 
 def joint(model: MADEModel, connectivity: Connectivity) -> np.ndarray:
     """Return p(x) of all 2^D inputs under one member, from its dense form."""
-    net, h = model.to_dense(connectivity), EVERY.astype(np.float64)
-    for W, b, A in zip(net["weights"][:-1], net["biases"][:-1], net["direct"][:-1], strict=True):
-        h = np.maximum(h @ W.T + b + (0 if A is None else EVERY @ A.T), 0)
-    A = net["direct"][-1]
-    a = h @ net["weights"][-1].T + net["biases"][-1] + (0 if A is None else EVERY @ A.T)
-    return np.exp(-np.logaddexp(0, np.where(EVERY == 1, -a, a)).sum(axis=1))
+    return np.exp(dense_log_p(model.to_dense(connectivity), EVERY))
 
 
 def mixture(model: MADEModel, observed: np.ndarray, n_members: int) -> np.ndarray:
@@ -196,17 +190,6 @@ def test_mode_sets_each_missing_input_to_the_likelier_value_in_the_members_order
         assert (mode == max(modes, key=lambda x: p[x @ (1 << np.arange(D))])).all()
 
 
-def assert_drawn_from(draws: np.ndarray, p: np.ndarray) -> None:
-    counts = np.bincount(draws @ (1 << np.arange(D)), minlength=len(p))
-    assert (counts[p == 0] == 0).all()
-    expected = len(draws) * p / p.sum()
-    rare = expected < 10
-    counts, expected = [np.append(v[~rare], v[rare].sum()) for v in (counts, expected)]
-    used = expected > 0
-    if used.sum() > 1:
-        assert chisquare(counts[used], expected[used] * counts[used].sum() / expected[used].sum()).pvalue > 1e-4
-
-
 @both_kinds
 @pytest.mark.parametrize("n_members", [1, 3])
 def test_draws_follow_the_conditional_of_the_answering_members(name, n_members):
@@ -231,15 +214,6 @@ def test_draws_of_one_call_are_independent_over_rows_and_calls_repeat():
     assert (a != b).any()
 
 
-@pytest.mark.parametrize("method", ["mode", "mean", "sample"])
-@both_kinds
-def test_imputed_rows_keep_what_is_observed(name, method):
-    X = rows_of(make(name))
-    filled = make(name).impute(X, method)
-    assert (filled[~np.isnan(X)] == X[~np.isnan(X)]).all()
-    assert ((filled >= 0) & (filled <= 1)).all()
-
-
 def test_nothing_missing_and_everything_missing():
     for name in MODELS:
         model = make(name)
@@ -262,9 +236,7 @@ def test_one_input_and_no_hidden_layer():
     X = rows_of(model)
     for row, found in zip(X, model.log_marginal(X), strict=True):
         member = model.member_for(~np.isnan(row))
-        weights, bias = model.to_dense(member)["weights"][0], model.to_dense(member)["biases"][0]
-        a = EVERY @ weights.T + bias
-        p = np.exp(-np.logaddexp(0, np.where(EVERY == 1, -a, a)).sum(axis=1))
+        p = joint(model, member)
         assert abs(found - np.log(p[fits(row)].sum())) < 1e-9
 
 
@@ -390,43 +362,6 @@ def test_a_warning_says_how_many_rows_are_estimates_and_how_good_they_are(few_en
         model.conditional(X, 0, return_std=True)
         model.impute(X[3:])
         model.log_marginal(X[3:])
-
-
-# The same bits
-
-
-@pytest.mark.parametrize("name", ["unlimited", "three masks"])
-def test_same_bits_for_every_number_of_threads(name, few_enumerated):
-    model = random_model(30, (40, 20), dtype="float32", **{**MODELS[name], "seed": 1})
-    rng = np.random.default_rng(0)
-    X = (rng.random((300, 30)) < 0.4).astype(float)
-    seen = rng.random((5, 30)) < 0.5
-    X[:220][~seen[rng.integers(5, size=220)]] = np.nan
-    X[220:][rng.random((80, 30)) < 0.3] = np.nan  # more patterns than are worked on at once
-    asked = [
-        lambda **kwargs: model.log_marginal(X, n_walks=20, return_std=True, **kwargs),
-        lambda **kwargs: model.conditional(X, 3, n_walks=20, return_std=True, **kwargs),
-        lambda **kwargs: model.sample_conditional(X, 2, n_walks=20, random_state=0, **kwargs),
-        lambda **kwargs: model.impute(X, "mode", n_walks=20, **kwargs),
-        lambda **kwargs: model.impute(X, "mean", n_walks=20, **kwargs),
-    ]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ApproximationWarning)
-        for ask in asked:
-            once = np.asarray(ask(n_members=2, n_threads=1))
-            for n_threads in (2, 3):
-                assert (np.asarray(ask(n_members=2, n_threads=n_threads)) == once).all()
-
-
-def test_exact_answers_do_not_depend_on_the_other_rows():
-    model = random_model(70, (90,), dtype="float32", n_masks=None)
-    X = (np.random.default_rng(0).random((300, 70)) < 0.4).astype(float)
-    X[np.random.default_rng(1).random(X.shape) < 0.3] = np.nan
-    X[100:, :35] = np.nan
-    whole, modes = model.log_marginal(X), model.impute(X)
-    for rows in (slice(0, 1), slice(90, 110), slice(0, 300, 7)):
-        assert (model.log_marginal(X[rows]) == whole[rows]).all()
-        assert (model.impute(X[rows]) == modes[rows]).all()
 
 
 # At the door

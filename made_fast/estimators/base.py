@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,13 +13,13 @@ from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from made_fast.inference.density import Density
+from made_fast.inference.pattern import Floats
 from made_fast.tables.arrays import column_names
 from made_fast.tables.names import check
 from made_fast.tables.table import MatrixLike, Table
 
 __all__ = ["FittedDensity", "check_columns", "fitted_table", "learn_columns"]
 
-Floats: TypeAlias = "NDArray[np.float64]"
 Method = TypeVar("Method", bound=Callable[..., Any])
 Model = TypeVar("Model", bound=Density)
 

@@ -27,28 +27,21 @@ __all__ = ["MADEImputer"]
 
 
 class MADEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
-    """Fill in missing binary entries (NaN) by what a MADE says of them, given all that is observed of their row.
+    """Fill in missing binary entries (NaN) by a MADE, given all that is observed of their row.
 
-    Of a column without any observed entry in ``fit`` nothing can be learned: a warning names it, and the estimator is fitted
-    on the others. In ``transform`` its missing entries become 0, and observed ones stay as they are, but no other entry is
-    filled in by what they say.
+    A column without any observed entry in ``fit`` is named by a warning, and the estimator is fitted on the others. In
+    ``transform`` its missing entries become 0; its observed ones stay, and do not count for other entries.
 
     Parameters
     ----------
     estimator : MADE or MADEEnsemble, optional
-        What is fitted (a clone of it). By default ``MADE(n_masks=None)``, with the imputer's ``random_state`` and
-        ``n_threads``: trained under ever fresh orderings, it conditions on any observed subset exactly. Train it as any MADE:
-        with ``validation_fraction``, say, so that it stops in time.
+        A clone of it is fitted. By default ``MADE(n_masks=None)``, with the imputer's ``random_state`` and ``n_threads``:
+        trained under ever fresh orderings, it conditions on any observed subset exactly. ``validation_fraction``, say, makes
+        it stop in time.
     method : {"mode", "mean", "sample"}
         The likelier value, one entry after the other; the expected value; or a draw. See ``MADEModel.impute``.
-    n_members : int
-        How many members of the model answer together, as a mixture.
-    n_walks : int
-        Walks for each row, where an answer is an estimate.
-    random_state : None, int, Generator, SeedSequence or RandomState
-        For draws and estimates; an int gives the same every time.
-    n_threads : int, optional
-        By default the CPUs this process may use. No result depends on it.
+    n_members, n_walks, random_state, n_threads
+        As for ``MADEModel.impute``.
     keep_empty_features : bool
         False leaves columns that were never observed in ``fit`` out of what ``transform`` returns.
     add_indicator : bool
@@ -106,25 +99,10 @@ class MADEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # typ
         self.add_indicator = add_indicator
 
     def fit(self, X: MatrixLike, y: Any = None, *, sample_weight: Any = None, X_val: MatrixLike | None = None) -> MADEImputer:
-        """Fit the estimator.
+        """Fit the estimator on X, (n, D) of 0, 1 and NaN, which marks a missing entry.
 
-        Parameters
-        ----------
-        X : (n, D) of 0, 1 and NaN
-            As for ``MADE.fit``: NaN marks a missing entry, and only what is observed of a row counts.
-        y : ignored
-        sample_weight, X_val
-            As for the estimator's ``fit``.
-
-        Raises
-        ------
-        ValueError
-            A parameter or the data is not as demanded.
-
-        Warns
-        -----
-        UserWarning
-            Columns have no observed entry.
+        ``sample_weight`` and ``X_val`` are those of the estimator's ``fit``, y is ignored. Wrong parameters or data raise
+        TypeError or ValueError; columns without an observed entry come with a UserWarning.
         """
         arguments.choice(self.method, "method", METHODS)
         arguments.positive_int(self.n_members, "n_members")
@@ -165,12 +143,7 @@ class MADEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # typ
         return self
 
     def transform(self, X: MatrixLike) -> NDArray[Any]:
-        """Return the rows with their missing entries filled in.
-
-        Parameters
-        ----------
-        X : (n, D) of 0, 1 and NaN
-            The rows fitted on, or others.
+        """Return the rows of X, (n, D) of 0, 1 and NaN, with their missing entries filled in.
 
         Returns
         -------

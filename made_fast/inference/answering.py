@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol, Self, TypeAlias
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from made_fast.inference.pattern import Pattern, pack
+from made_fast.inference.pattern import Bits, Floats, Index, Pattern, pack
 from made_fast.inference.streams import MEMBER, Streams
 from made_fast.network.network import Architecture, Network
 from made_fast.system import threads
@@ -26,10 +26,6 @@ AT_ONCE = 64
 
 PACKED_BYTES = 64 << 20
 """Most bytes of such networks together."""
-
-Bits: TypeAlias = "NDArray[np.uint64]"
-Floats: TypeAlias = "NDArray[np.float64]"
-Index: TypeAlias = "NDArray[np.intp]"
 
 
 class PackedRows(NamedTuple):
@@ -90,10 +86,7 @@ class PackedRows(NamedTuple):
 
 
 class Options(NamedTuple):
-    """Checked options of a call; see ``Density``.
-
-    ``n_members`` networks of a model answer together. ``rng`` gives the roots of the rows' streams, as many for any rows.
-    """
+    """Checked options of a call, see ``Density``; ``rng`` gives the roots of the rows' streams, as many for any rows."""
 
     n_members: int
     n_walks: int
@@ -138,15 +131,7 @@ class Block(NamedTuple):
 
 @dataclass(frozen=True)
 class ModelAnswers:
-    """Answers of one model.
-
-    Attributes
-    ----------
-    architecture, dtype
-        Of the model.
-    network_for : callable
-        ``network_for(observed, draw)`` is the network that answers for a pattern; ``draw`` says which of several.
-    """
+    """Answers of one model. ``network_for(observed, draw)`` answers for a pattern; ``draw`` says which of several."""
 
     architecture: Architecture
     dtype: np.dtype[Any]

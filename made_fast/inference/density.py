@@ -17,14 +17,14 @@ from __future__ import annotations
 import os
 import warnings
 from abc import ABC, abstractmethod
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from made_fast.inference import storage
 from made_fast.inference.answering import Answers, Options, PackedRows
-from made_fast.inference.pattern import ENUMERATED
+from made_fast.inference.pattern import ENUMERATED, Floats
 from made_fast.network.masks import Connectivity
 from made_fast.tables import arguments
 from made_fast.tables.bits import pack_missing, pack_rows
@@ -37,8 +37,6 @@ METHODS = ("mode", "mean", "sample")
 
 N_WALKS = 256
 """Walks for each row that an estimate rests on, unless the caller says otherwise."""
-
-Floats: TypeAlias = "NDArray[np.float64]"
 
 
 class ApproximationWarning(UserWarning):
@@ -217,8 +215,8 @@ class Density(ABC):
 
         Draws are independent; those of a mixture come from network m with probability ``p_m(observed) / sum_m p_m(observed)``.
         Where evidence stands late in the ordering, the early missing inputs are drawn jointly: from their enumerated
-        posterior, or else from ``n_walks`` weighted walks (sampling-importance-resampling, Rubin 1988); the text of the warning
-        gives the smallest effective number of walks, ``(sum w)^2 / sum w^2``. For X and the options see :class:`Density`.
+        posterior, or else from ``n_walks`` weighted walks (sampling-importance-resampling, Rubin 1988); the warning then gives
+        the smallest effective number of walks, ``(sum w)^2 / sum w^2``. For X and the options see :class:`Density`.
 
         Returns
         -------

@@ -8,7 +8,7 @@ Like a single model (``model.py``), it is for a server: NumPy and the compiled k
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,14 +17,13 @@ from made_fast.inference import modelfile
 from made_fast.inference.answering import MixtureAnswers, Options, PackedRows, choose
 from made_fast.inference.density import Density
 from made_fast.inference.model import MADEModel
+from made_fast.inference.pattern import Floats
 from made_fast.network.masks import Connectivity
 from made_fast.tables import arguments
 from made_fast.tables.arrays import CONVERSION_ERRORS
 from made_fast.tables.table import MatrixLike
 
 __all__ = ["MixtureModel"]
-
-Floats: TypeAlias = "NDArray[np.float64]"
 
 
 class MixtureModel(Density):
@@ -107,7 +106,7 @@ class MixtureModel(Density):
 
         ``mask`` must then say which mask of the member, if it has several. For all else see :meth:`Density.conditional_proba`.
         """
-        return self._one_member(member).conditional_proba(X, mask=mask, n_threads=n_threads)
+        return self._member(member).conditional_proba(X, mask=mask, n_threads=n_threads)
 
     def sample(
         self, n_samples: int = 1, random_state: Any = None, *, member: int | None = None, n_threads: int | None = None
@@ -131,7 +130,7 @@ class MixtureModel(Density):
 
         ``mixture.to_dense(member=m, mask=mixture.members[m].member_for(observed))`` answers for member m.
         """
-        return self._one_member(member).to_dense(mask)
+        return self._member(member).to_dense(mask)
 
     def _encoded(self) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
         contents = [
@@ -147,19 +146,13 @@ class MixtureModel(Density):
         return MixtureAnswers([model._answers(rows, one) for model, one in zip(self.members, own, strict=True)], self.weights)
 
     def _member(self, member: Any) -> MADEModel:
-        return self.members[arguments.member_number(member, self.n_members)]
-
-    def _one_member(self, member: Any) -> MADEModel:
         """Return that member, or the only one there is."""
         if member is None and self.n_members > 1:
             raise ValueError(
                 f"member must say which is meant: the model is a mixture of {self.n_members}, each with its own ordering. "
                 f"Pass member=0, say, or any up to {self.n_members - 1}."
             )
-        return self._member(0 if member is None else member)
-
-
-# At the door
+        return self.members[arguments.member_number(0 if member is None else member, self.n_members)]
 
 
 def _members(value: Any) -> tuple[MADEModel, ...]:

@@ -86,8 +86,7 @@ class MADEModel(Density):
         self.feature_names = arguments.feature_names(feature_names, self.n_features_in)
         self._keep_nothing()
 
-    def __getstate__(self) -> dict[str, Any]:
-        # Without the networks kept: they can be packed again, and another thread may be adding to them.
+    def __getstate__(self) -> dict[str, Any]:  # without what is kept: another thread may be adding to it
         return {name: value for name, value in vars(self).items() if name != "_kept"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

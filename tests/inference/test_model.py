@@ -101,11 +101,12 @@ def test_same_bits_for_every_batch_size_and_thread_count(options):
     model = random_model(100, (150, 70), dtype="float32", activation="softplus", **options)
     X = (np.random.default_rng(0).random((5000, 100)) < 0.3).astype(np.uint8)
     whole = model.score_samples(X, n_threads=1)
-    P = model.conditional_proba(X[:2000], n_threads=1)
+    P, drawn = model.conditional_proba(X[:2000], n_threads=1), model.sample(3000, 5, n_threads=1)
     for n_threads in (1, 2, 3):
         assert (model.score_samples(X, n_threads=n_threads) == whole).all()
         assert (model.conditional_proba(X[:2000], n_threads=n_threads) == P).all()
-        assert (model.sample(3000, 5, n_threads=n_threads) == model.sample(3000, 5, n_threads=1)).all()
+        assert (model.sample(3000, np.random.default_rng(5), n_threads=n_threads) == drawn).all()
+    assert (model.sample(3000, 6) != drawn).any()
     for size in (1, 2, 3, 100, 1000):
         rows = slice(0, max(size, 300))
         parts = [model.score_samples(X[i : i + size]) for i in range(0, max(size, 300), size)]
@@ -151,25 +152,18 @@ def test_extreme_logits_give_finite_scores():
     assert ((P >= 0) & (P <= 1)).all()
 
 
-def test_to_dense_has_the_masked_weights_in_feature_order():
-    model = random_model(20, (15, 30), dtype="float32")
+@pytest.mark.parametrize(("direct", "layers"), [("none", []), ("output", [2]), ("all", [1, 2])])
+def test_to_dense_has_the_live_weights_in_feature_order(direct, layers):
+    model = random_model(20, (15, 30), dtype="float32", direct=direct)
     net = model.to_dense()
-    assert sorted(net["ordering"]) == list(range(1, 21))
+    m0 = net["ordering"]
+    assert sorted(m0) == list(range(1, 21))
     assert [m.shape for m in net["degrees"]] == [(15,), (30,)]
     assert [W.shape for W in net["weights"]] == [(15, 20), (30, 15), (20, 30)]
     assert [b.shape for b in net["biases"]] == [(15,), (30,), (20,)]
     for W, M in zip(net["weights"], net["masks"], strict=True):
         assert ((W != 0) == (M == 1)).all()
-    assert model.n_parameters == sum(int(M.sum()) for M in net["masks"]) + 15 + 30 + 20
-    assert net["direct"] == [None] * 3
-
-
-@pytest.mark.parametrize(("direct", "layers"), [("output", [2]), ("all", [1, 2])])
-def test_to_dense_has_the_direct_connections_in_feature_order(direct, layers):
-    model = random_model(20, (15, 30), direct=direct)
-    net = model.to_dense()
     assert [l for l, A in enumerate(net["direct"]) if A is not None] == layers
-    m0 = net["ordering"]
     degrees = [None, net["degrees"][1], m0 - 1]  # of those that A leads to: an output sees the places before its own
     for l in layers:
         assert ((net["direct"][l] != 0) == (degrees[l][:, None] >= m0)).all()

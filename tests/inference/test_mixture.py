@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from helpers import all_inputs, assert_drawn_from, dense_log_p, random_model
+from helpers import all_inputs, assert_drawn_from, random_model
 
 from made_fast import MADE, ApproximationWarning, MixtureModel, ModelFileError, load
 from made_fast.inference import modelfile
@@ -26,17 +26,6 @@ def mixture(dtype: str = "float64", n_inputs: int = D) -> MixtureModel:
         random_model(n_inputs, (20,), seed=3, dtype=dtype, n_masks=None, direct="output"),
     ]
     return MixtureModel(members, WEIGHTS, hyper={"name": "größer", "sizes": [1, 2]})
-
-
-def any_order() -> MixtureModel:
-    """Return a mixture of models that answer every question exactly."""
-    return MixtureModel([random_model(D, (14,), seed=seed, n_masks=None) for seed in (1, 2, 3)], WEIGHTS)
-
-
-def joint(model: MixtureModel, observed) -> np.ndarray:
-    """Return p of all inputs under the mixture of the members that answer when these inputs are observed, by plain arrays."""
-    nets = [model.to_dense(member=m, mask=a.member_for(observed)) for m, a in enumerate(model.members)]
-    return sum(w * np.exp(dense_log_p(net, all_inputs(D))) for w, net in zip(model.weights, nets, strict=True))
 
 
 def questions(n: int = 12, seed: int = 0) -> np.ndarray:
@@ -109,81 +98,6 @@ def test_what_a_mixture_tells_of_itself():
 
 
 # Missing inputs
-
-
-def test_marginals_and_conditionals_match_enumeration():
-    model, X = any_order(), questions(30)
-    log_p, std = model.log_marginal(X, return_std=True)
-    assert not std.any()
-    targets = np.arange(len(X)) % D
-    proba = model.conditional(X, targets)
-    for i, x in enumerate(X):
-        p, fits = joint(model, ~np.isnan(x)), (np.isnan(x) | (all_inputs(D) == x)).all(axis=1)
-        assert log_p[i] == pytest.approx(np.log(p[fits].sum()), abs=1e-12)
-        y, t = x.copy(), targets[i]
-        y[t] = 1
-        p = joint(model, ~np.isnan(y))
-        y[t] = np.nan
-        fits = (np.isnan(y) | (all_inputs(D) == y)).all(axis=1)
-        assert proba[i] == pytest.approx(p[fits & (all_inputs(D)[:, t] == 1)].sum() / p[fits].sum(), abs=1e-12)
-
-
-def test_one_fixed_ordering_a_member_is_exact_too_where_little_is_missing():
-    """Members of one mask: the mixture is one and the same for every question, and it is what score_samples tells."""
-    members = [random_model(D, (14,), seed=seed) for seed in (1, 2, 3)]
-    model, X = MixtureModel(members, WEIGHTS), questions(30, seed=1)
-    p = np.exp(model.score_samples(all_inputs(D)))
-    means = model.impute(X, "mean")
-    for i, x in enumerate(X):
-        fits = (np.isnan(x) | (all_inputs(D) == x)).all(axis=1)
-        assert model.log_marginal(X[i : i + 1])[0] == pytest.approx(np.log(p[fits].sum()), abs=1e-12)
-        assert model.conditional(X[i : i + 1], 3)[0] == pytest.approx(conditional(p, x, 3), abs=1e-12)
-        np.testing.assert_allclose(means[i], (p[fits] @ all_inputs(D)[fits]) / p[fits].sum(), atol=1e-12)
-    whole = all_inputs(D)[:20]
-    np.testing.assert_allclose(model.log_marginal(whole), model.score_samples(whole), rtol=1e-13)
-
-
-def conditional(p, x, t):
-    x = x.copy()
-    x[t] = np.nan
-    fits = (np.isnan(x) | (all_inputs(D) == x)).all(axis=1)
-    return p[fits & (all_inputs(D)[:, t] == 1)].sum() / p[fits].sum()
-
-
-@pytest.mark.parametrize("observed", [[0], [1, 4, 6], [2, 3, 7], []])
-def test_draws_given_evidence_have_the_distribution_of_the_mixture(observed):
-    model, n = any_order(), 20_000
-    x = np.full(D, np.nan)
-    x[observed] = np.arange(len(observed)) % 2
-    draws = model.sample_conditional(np.stack([x, np.zeros(D), x]), n // 2, random_state=0)
-    assert draws.shape == (n // 2, 3, D)
-    assert not draws[:, 1].any()
-    fits = (np.isnan(x) | (all_inputs(D) == x)).all(axis=1)
-    assert_drawn_from(draws[:, [0, 2]].reshape(-1, D), joint(model, ~np.isnan(x)) * fits)
-    assert (draws == model.sample_conditional(np.stack([x, np.zeros(D), x]), n // 2, random_state=0)).all()
-
-
-def test_imputed_mode_is_the_best_of_the_members_and_observed_entries_stay():
-    model, X = any_order(), questions(40)
-    there = ~np.isnan(X)
-    filled = {method: model.impute(X, method, random_state=0) for method in ("mode", "mean", "sample")}
-    assert [filled[method].dtype for method in filled] == [np.uint8, np.float64, np.uint8]
-    for method in filled:
-        assert (filled[method][there] == X[there]).all()
-    candidates = np.stack([member.impute(X, "mode") for member in model.members])
-    scores = np.stack([model.log_marginal(rows) for rows in candidates])
-    best = candidates[scores.argmax(axis=0), np.arange(len(X))]
-    assert (filled["mode"] == best).all()
-    assert len(np.unique(scores.argmax(axis=0))) > 1
-    assert (filled["sample"] == model.sample_conditional(X, 1, random_state=0)[0]).all()
-
-
-def test_several_connectivities_a_member_answer_as_their_mixture():
-    model, X = MixtureModel(any_order().members[:2], [0.9, 0.1]), questions(20)
-    each = [np.exp(member.log_marginal(X, n_members=3)) for member in model.members]
-    np.testing.assert_allclose(np.exp(model.log_marginal(X, n_members=3)), 0.9 * each[0] + 0.1 * each[1], rtol=1e-12)
-    with pytest.raises(ValueError, match="n_members"):
-        mixture().log_marginal(X, n_members=5)
 
 
 def test_estimates_say_so_and_have_standard_errors():

@@ -12,7 +12,7 @@ import pytest
 import scipy.sparse
 from helpers import all_inputs, assert_drawn_from, dense_log_p, random_model
 
-from made_fast import MADEModel
+from made_fast import MADEModel, MixtureModel
 from made_fast.inference import pattern
 from made_fast.inference.density import ApproximationWarning
 from made_fast.kernels import layout
@@ -31,10 +31,17 @@ MODELS = {
 }
 ANY_ORDER = [name for name in MODELS if name.startswith("unlimited") and name != "unlimited degrees"]
 FIXED = [name for name in MODELS if name not in ANY_ORDER]
-both_kinds = pytest.mark.parametrize("name", MODELS)
+MIXTURES = {
+    "mixture": ["unlimited", "three masks", "unlimited, of everything"],
+    "mixture of one mask each": ["one mask", "one mask with U"],
+}
+WEIGHTS = {"mixture": [0.5, 0.3, 0.2], "mixture of one mask each": [0.4, 0.6]}
+every_kind = pytest.mark.parametrize("name", [*MODELS, *MIXTURES])
 
 
-def make(name: str, **kwargs) -> MADEModel:
+def make(name: str, **kwargs) -> MADEModel | MixtureModel:
+    if name in MIXTURES:
+        return MixtureModel([make(part, seed=m) for m, part in enumerate(MIXTURES[name])], WEIGHTS[name])
     return random_model(D, (14, 11), **{"seed": 3, **MODELS[name], **kwargs})
 
 
@@ -43,7 +50,14 @@ def joint(model: MADEModel, connectivity: Connectivity) -> np.ndarray:
     return np.exp(dense_log_p(model.to_dense(connectivity), EVERY))
 
 
-def mixture(model: MADEModel, observed: np.ndarray, n_members: int) -> np.ndarray:
+def members_of(model: MADEModel | MixtureModel) -> tuple[MADEModel, ...]:
+    return model.members if isinstance(model, MixtureModel) else (model,)
+
+
+def mixture(model: MADEModel | MixtureModel, observed: np.ndarray, n_members: int) -> np.ndarray:
+    """Return p(x) of all inputs under the mixture that answers when these inputs are observed."""
+    if isinstance(model, MixtureModel):
+        return sum(w * mixture(member, observed, n_members) for w, member in zip(model.weights, model.members, strict=True))
     return np.mean([joint(model, model.member_for(observed, draw=j)) for j in range(n_members)], axis=0)
 
 
@@ -52,10 +66,10 @@ def fits(row: np.ndarray) -> np.ndarray:
     return ((row == EVERY) | np.isnan(row)).all(axis=1)
 
 
-def rows_of(model: MADEModel, seed: int = 0, n: int = 2) -> np.ndarray:
+def rows_of(model: MADEModel | MixtureModel, seed: int = 0, n: int = 2) -> np.ndarray:
     """Return rows whose evidence stands early, late and mixed in the (first) ordering; all of it; none."""
     rng = np.random.default_rng(seed)
-    m0 = model.masks.orderings[0]
+    m0 = members_of(model)[0].masks.orderings[0]
     seen = [m0 <= 4, m0 > 7, m0 == D, m0 % 2 == 0, m0 % 3 == 0, np.isin(m0, [1, 2, 9]), m0 > 0, m0 < 0, m0 > 1, m0 < D]
     seen += list(rng.random((6, D)) < 0.5)
     X = (rng.random((n * len(seen), D)) < 0.5).astype(float)
@@ -125,11 +139,11 @@ def test_a_fixed_set_answers_by_the_member_with_the_fewest_missing_inputs_before
 # Exact answers
 
 
-@both_kinds
+@every_kind
 @pytest.mark.parametrize("n_members", [1, 3])
 def test_log_marginal_and_conditional_are_those_of_the_answering_members(name, n_members):
     model = make(name)
-    n_members = min(n_members, model.n_masks)
+    n_members = min(n_members, *(member.n_masks for member in members_of(model)))
     X = rows_of(model)
     expected = [np.log(mixture(model, ~np.isnan(row), n_members)[fits(row)].sum()) for row in X]
     found, std = model.log_marginal(X, n_members=n_members, return_std=True)
@@ -152,11 +166,11 @@ def test_log_marginal_and_conditional_are_those_of_the_answering_members(name, n
     assert (model.conditional(X, 4, n_members=n_members) == one).all()  # what is there does not matter
 
 
-@both_kinds
+@every_kind
 @pytest.mark.parametrize("n_members", [1, 3])
 def test_mean_is_the_expectation_given_what_is_observed(name, n_members):
     model = make(name)
-    n_members = min(n_members, model.n_masks)
+    n_members = min(n_members, *(member.n_masks for member in members_of(model)))
     X = rows_of(model)
     found = model.impute(X, "mean", n_members=n_members)
     assert found.dtype == np.float64
@@ -175,26 +189,34 @@ def greedy(p: np.ndarray, ordering: np.ndarray, row: np.ndarray) -> np.ndarray:
     return row.astype(np.uint8)
 
 
-@both_kinds
+def expected_mode(model: MADEModel | MixtureModel, row: np.ndarray, n_members: int) -> np.ndarray:
+    observed = ~np.isnan(row)
+    if isinstance(model, MixtureModel):
+        proposals, observed = [expected_mode(member, row, n_members) for member in model.members], np.ones(D, bool)
+    else:
+        connectivities = [model.member_for(observed, draw=j) for j in range(n_members)]
+        proposals = [greedy(joint(model, c), c.ordering, row) for c in connectivities]
+    p = mixture(model, observed, n_members)
+    return max(proposals, key=lambda x: p[x @ (1 << np.arange(D))])
+
+
+@every_kind
 @pytest.mark.parametrize("n_members", [1, 3])
 def test_mode_sets_each_missing_input_to_the_likelier_value_in_the_members_order(name, n_members):
     model = make(name)
-    n_members = min(n_members, model.n_masks)
+    n_members = min(n_members, *(member.n_masks for member in members_of(model)))
     X = rows_of(model)
     found = model.impute(X, n_members=n_members)
     assert found.dtype == np.uint8
     for row, mode in zip(X, found, strict=True):
-        members = [model.member_for(~np.isnan(row), draw=j) for j in range(n_members)]
-        modes = [greedy(joint(model, c), c.ordering, row) for c in members]
-        p = mixture(model, ~np.isnan(row), n_members)
-        assert (mode == max(modes, key=lambda x: p[x @ (1 << np.arange(D))])).all()
+        assert (mode == expected_mode(model, row, n_members)).all()
 
 
-@both_kinds
+@every_kind
 @pytest.mark.parametrize("n_members", [1, 3])
 def test_draws_follow_the_conditional_of_the_answering_members(name, n_members):
     model = make(name)
-    n_members = min(n_members, model.n_masks)
+    n_members = min(n_members, *(member.n_masks for member in members_of(model)))
     X = rows_of(model, n=1)
     draws = model.sample_conditional(X, 6000, n_members=n_members, random_state=2)
     assert draws.shape == (6000, *X.shape)
@@ -222,6 +244,8 @@ def test_nothing_missing_and_everything_missing():
         for method in ("mode", "mean", "sample"):
             assert (model.impute(X, method) == X).all()
         assert model.log_marginal(X, n_members=model.n_masks).shape == (5,)
+    fixed = make("mixture of one mask each")
+    np.testing.assert_allclose(fixed.log_marginal(X), fixed.score_samples(X), rtol=1e-13)
     model = make("three masks")  # all of the set together are the model
     np.testing.assert_allclose(model.log_marginal(X, n_members=3), model.score_samples(X), rtol=1e-12)
 
@@ -265,7 +289,7 @@ def test_importance_sampling_is_unbiased_and_its_standard_error_honest(few_enume
 @pytest.mark.parametrize("n_members", [1, 3])
 def test_importance_sampling_agrees_with_enumeration(name, n_members, monkeypatch):
     model = make(name)
-    n_members = min(n_members, model.n_masks)
+    n_members = min(n_members, *(member.n_masks for member in members_of(model)))
     X = rows_of(model)
     exact = [model.log_marginal(X, n_members=n_members), model.conditional(X, 2, n_members=n_members)]
     monkeypatch.setattr(pattern, "ENUMERATED", 1)
@@ -403,6 +427,8 @@ def test_refusals_say_what_was_demanded_found_and_the_way_out():
         ValueError, match=r"n_members must be at most 3, for the model holds 3 mask\(s\), got 4\. A model trained"
     ):
         fixed.log_marginal(X, n_members=4)
+    with pytest.raises(ValueError, match="n_members must be at most 1"):
+        make("mixture of one mask each").log_marginal(X, n_members=2)
     with pytest.raises(ValueError, match="draw must be at most 2"):
         fixed.member_for(np.ones(D, bool), draw=3)
     for draw, error in ((-1, ValueError), (1.5, TypeError), (True, TypeError)):

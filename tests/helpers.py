@@ -1,4 +1,4 @@
-"""Small things that several test files build: models with random weights, all binary vectors."""
+"""Helpers of several test files: random models, all binary vectors, a network in plain NumPy, a test of draws."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import chisquare
 
 from made_fast import MADEModel
 from made_fast.kernels import layout as panels
@@ -67,3 +68,33 @@ def unpack_rows(bits: NDArray[np.uint64], order: NDArray[np.intp]) -> NDArray[np
     out = np.empty((len(bits), len(order)), np.uint8)
     out[:, order] = np.unpackbits(bits.astype("<u8").view(np.uint8), axis=1, count=len(order), bitorder="little")
     return out
+
+
+ACTIVATIONS = {
+    "relu": lambda z: np.maximum(z, 0),
+    "softplus": lambda z: np.logaddexp(z, 0),
+    "tanh": np.tanh,
+    "sigmoid": lambda z: 1 / (1 + np.exp(-z)),
+    "softsign": lambda z: z / (1 + abs(z)),
+}
+
+
+def dense_log_p(net: dict[str, Any], X: NDArray[Any], activation: str = "relu") -> NDArray[np.float64]:
+    """Compute log p(x) of each row from what ``to_dense`` returned, in plain NumPy and float64."""
+    x = h = X.astype(np.float64)
+    for W, b, A in zip(net["weights"], net["biases"], net["direct"], strict=True):
+        z = h @ W.T.astype(np.float64) + b + (0 if A is None else x @ A.T.astype(np.float64))
+        h = ACTIVATIONS[activation](z)
+    return -np.logaddexp(0, np.where(X == 1, -z, z)).sum(axis=1)
+
+
+def assert_drawn_from(draws: NDArray[np.uint8], p: NDArray[np.float64]) -> None:
+    """Check that draws (n, D) have the probabilities p (2^D,) of all inputs, or shares of them, by a chi-square test."""
+    counts = np.bincount(draws @ (1 << np.arange(draws.shape[1])), minlength=len(p))
+    assert (counts[p == 0] == 0).all()
+    expected = len(draws) * p / p.sum()
+    rare = expected < 10
+    counts, expected = [np.append(v[~rare], v[rare].sum()) for v in (counts, expected)]
+    used = expected > 0
+    if used.sum() > 1:
+        assert chisquare(counts[used], expected[used] * counts[used].sum() / expected[used].sum()).pvalue > 1e-4

@@ -1,6 +1,6 @@
 """Random numbers that belong to rows: what a row gets depends on the call and on the row, not on the rows beside it.
 
-Not here: what a row is known by (``inquiry.py``), and what is done with the numbers (``evidence.py``).
+Not here: the name of a row (``answering.py``), and how the numbers are used (``pattern.py``).
 """
 
 from __future__ import annotations

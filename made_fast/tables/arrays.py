@@ -1,6 +1,6 @@
 """What other libraries hand over, as NumPy arrays: data frames column by column, objects that are numbers, nullable values.
 
-Not here: what is demanded of the result (``tables/checks.py``, ``tables/arguments.py``). pandas is never imported here:
+Not here: what is demanded of the result (``tables/table.py``, ``tables/arguments.py``). pandas is never imported here:
 who hands over an object of its own has done so.
 """
 

@@ -2,7 +2,7 @@
 
 What every reader shares: what it is asked for (:class:`Reading`), what it found (:class:`Found`), and the rules about columns.
 
-Not here: formats (``tables/readers.py``, ``tables/textfiles.py``), what counts as 0/1 (``tables/checks.py``).
+Not here: formats (``tables/readers.py``, ``tables/textfiles.py``), what counts as 0/1 (``tables/table.py``).
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 A reader turns a file into the splits it holds; :func:`load` then checks all of them the same way, so that a failure is one
 error that names the file and the way out.
 
-Not here: formats (``tables/readers.py``), packing (``tables/data.py``), what counts as 0/1 (``tables/checks.py``).
+Not here: formats (``tables/readers.py``), packing (``tables/bits.py``), what counts as 0/1 (``tables/table.py``).
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from typing import Any
 
 import numpy as np
 
-from made_fast.tables import arguments, checks, data
-from made_fast.tables.checks import Matrix
+from made_fast.tables import arguments
 from made_fast.tables.choices import HEADER, SPLITS
 from made_fast.tables.columns import Columns, Found, Reading
 from made_fast.tables.readers import READERS, STDIN
+from made_fast.tables.table import Matrix, Table
 
-__all__ = ["FORMATS", "Dataset", "load", "split"]
+__all__ = ["FORMATS", "Dataset", "load", "n_missing", "split"]
 
 FORMATS = tuple(READERS)
 """Ends of the names of files that :func:`load` reads."""
@@ -194,6 +194,12 @@ def split(dataset: Dataset, *, valid: float | None = 0.1, test: float | None = 0
     )
 
 
+def n_missing(X: Matrix) -> int:
+    """Return the number of missing entries of a matrix of a data set."""
+    found = (rows.missing() for _, rows in Table.of(X).chunks())
+    return sum(int(nan.sum()) for nan in found if nan is not None)
+
+
 def _share(fraction: float | None, name: str, n: int) -> int:
     return 0 if fraction is None else max(1, round(arguments.fraction(fraction, name) * n))
 
@@ -214,15 +220,15 @@ def _checked(found: Found, label: str, name: str, reading: Reading) -> Dataset:
     n_features = reading.n_features
     for key, X in found.splits.items():
         table = f"{key} of {label}" if len(found.splits) > 1 else label
-        rows: Any = checks.matrix(X, name=table, min_rows=0)
-        if not rows.shape[0]:
+        rows = Table.of(X, name=table, min_rows=0)
+        if not len(rows):
             continue
         if found.drop:
-            rows = checks.matrix(rows[:, _kept(rows.shape[1], found.drop, table)], name=table)
+            rows = Table.of(rows.rows[:, _kept(rows.shape[1], found.drop, table)], name=table)  # type: ignore[index]
         if n_features not in (None, rows.shape[1]):
             more = " --drop leaves columns out." if rows.shape[1] > n_features else ""
             raise ValueError(f"{table} must have {n_features} columns, got {rows.shape[1]}. Use data of one width.{more}")
-        splits[key] = _binary(rows, reading.threshold, table, reading.missing, found.names)
+        splits[key] = _binary(rows, reading.threshold, reading.missing, found.names)
         n_features = rows.shape[1]
     if "train" not in splits:
         rest = f" only {', '.join(splits)}" if splits else ""
@@ -245,19 +251,19 @@ def _kept(width: int, drop: Sequence[str], name: str) -> list[int]:
         raise ValueError(f"{name}: {error}.") from error
 
 
-def _binary(rows: Matrix, threshold: float | None, name: str, missing: bool, columns: Sequence[str] | None) -> Matrix:
-    """Return ``rows`` after a look at every value, or a matrix made of them where there is a threshold or a gap."""
-    gaps = missing and any(checks.missing(rows[part], name) is not None for part in data.chunks(*rows.shape))
-    out: Any = np.empty(rows.shape, np.float32 if gaps else np.uint8) if gaps or threshold is not None else None
-    for part in data.chunks(*rows.shape):
-        one = checks.ones(rows[part], threshold, name, part.start, missing=missing, columns=columns, setting="--threshold ")
+def _binary(table: Table, threshold: float | None, missing: bool, columns: Sequence[str] | None) -> Matrix:
+    """Check every value; return the rows as they are, or a matrix of 0, 1 and NaN where there is a threshold or a gap."""
+    gaps = missing and any(rows.missing() is not None for _, rows in table.chunks())
+    out: Any = np.empty(table.shape, np.float32 if gaps else np.uint8) if gaps or threshold is not None else None
+    for part, rows in table.chunks():
+        one = rows.ones(threshold, missing=missing, columns=columns, setting="--threshold ")
         if out is not None:
             out[part] = one
-        if gaps and (nan := checks.missing(rows[part], name)) is not None:
+        if gaps and (nan := rows.missing()) is not None:
             out[part][nan] = np.nan
     if gaps and np.isnan(out).all():
-        raise ValueError(f"{name} must have an entry that is not missing. Check that it is the file you mean.")
-    return rows if out is None else out
+        raise ValueError(f"{table.name} must have an entry that is not missing. Check that it is the file you mean.")
+    return table.rows if out is None else out
 
 
 _UNREADABLE = (

@@ -19,8 +19,9 @@ from typing import Any, NamedTuple, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from made_fast.tables import checks, textfiles
+from made_fast.tables import textfiles
 from made_fast.tables.columns import Columns, Found, Reading, narrow
+from made_fast.tables.table import Table
 
 __all__ = ["READERS", "STDIN", "Reader"]
 
@@ -107,7 +108,7 @@ def _sparse(file: Any) -> Any:
     from scipy.sparse import load_npz
 
     try:
-        return checks.matrix(load_npz(file), name="the sparse matrix in it", min_rows=0)
+        return Table.of(load_npz(file), name="the sparse matrix in it", min_rows=0).rows
     except (KeyError, AttributeError) as error:  # an array that its format needs is not there, or is none
         raise ValueError(f"it holds no sound sparse matrix ({error})") from error
 

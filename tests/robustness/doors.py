@@ -33,7 +33,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from made_fast import MADE, MADEEnsemble, MADEImputer, MixtureModel
-from made_fast.tables import data
+from made_fast.tables import table as checked
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # where its neighbours are, also for a script
 from robustness.any_tables import Table, tables
@@ -296,11 +296,11 @@ def check_refusal(error: Exception, argument: str, at: tuple[int, int] | None = 
 @contextmanager
 def chunks_of(entries: int) -> Iterator[None]:
     """Let tables be worked on so many entries at a time."""
-    usual, data.CHUNK = data.CHUNK, entries
+    usual, checked.CHUNK = checked.CHUNK, entries
     try:
         yield
     finally:
-        data.CHUNK = usual
+        checked.CHUNK = usual
 
 
 @contextmanager
@@ -383,7 +383,7 @@ def _custom(given: Any) -> Iterator[None]:
 def property_of(door: Door, count: Count | None = None) -> Callable[[], None]:
     """Return the promise of a door as a property of Hypothesis."""
 
-    @given(table=tables(door.width, door.fits), chunk=st.sampled_from([8, data.CHUNK]))
+    @given(table=tables(door.width, door.fits), chunk=st.sampled_from([8, checked.CHUNK]))
     def holds(table: Table, chunk: int) -> None:
         knock(door, table, chunk, count)
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from made_fast.cli.report import AnyModel
     from made_fast.estimators.estimator import MADE
     from made_fast.inference.model import MADEModel
-    from made_fast.tables.datasets import Dataset
+    from made_fast.tables.reading.datasets import Dataset
 
 __all__ = ["ensemble", "train"]
 

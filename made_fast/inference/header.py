@@ -1,6 +1,6 @@
-"""The header of a file of tensors: made, and parsed as untrusted data; and what a file that breaks the format gets to hear.
+"""The header of a file of tensors, written and read as untrusted data; and the error for a file that breaks the format.
 
-The format is described in ``storage.py``. Not here: files, the bytes of the tensors.
+The format is described in ``tensorfile.py``. Not here: the bytes of the tensors, files.
 """
 
 from __future__ import annotations
@@ -11,19 +11,21 @@ import math
 import os
 import reprlib
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ModelFileError", "Tensor", "file_error", "header_length", "json_object", "make_header", "parse_header"]
+from made_fast.system.durable import StrPath
+
+__all__ = ["ModelFileError", "Tensor", "file_error", "json_object", "make_header", "read_header"]
 
 OWN_METADATA = ("format", "format_version", "data_sha256", "header_sha256")
 FORMAT, VERSION, UNSEALED = "made_fast", "1", "0" * 64
 ALIGNMENT, MAX_DIMENSIONS = 64, 8
 MAX_HEADER = 1 << 20
 MAX_JSON, MAX_VALUES = 1 << 22, 150_000  # bytes and values: as Python objects they take 64 MB at the most
-NO_JSON = (json.JSONDecodeError, UnicodeDecodeError, UnicodeEncodeError, ValueError, RecursionError)
+NO_JSON = (json.JSONDecodeError, UnicodeDecodeError, UnicodeEncodeError, ValueError, RecursionError)  # not their subclasses
 DTYPES = {"F32": "<f4", "F64": "<f8", "I32": "<i4", "I64": "<i8", "U8": "|u1"}  # np.dtype(...).str of each
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
@@ -31,7 +33,6 @@ DAMAGED = "The file is damaged or cut short: save it again or fetch a fresh copy
 FOREIGN = "This is no made_fast model (save one with MADE.save), or its first bytes are damaged."
 NEWER = "Update made_fast, or save the model again with this version."
 
-StrPath = str | os.PathLike[str]
 _brief = reprlib.Repr()  # at most a line, whatever a hostile file holds
 _brief.maxlevel, _brief.maxstring, _brief.maxother = 2, 80, 80
 
@@ -76,23 +77,20 @@ def make_header(arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str],
 
 
 def _seal(digest: str) -> bytes:
-    """Return the entry of the header's checksum as it stands in the file. No string imitates it: quotes are escaped there."""
+    """Return the bytes of the checksum's entry in the file. No string can imitate them: its quotes would be escaped."""
     return f'"header_sha256":"{digest}"'.encode()
 
 
-def header_length(head: bytes, size: int, path: StrPath) -> int:
-    """Return N from the first 8 bytes of a file of ``size`` bytes."""
-    length = int.from_bytes(head[:8], "little")
+def read_header(file: BinaryIO, size: int, path: StrPath) -> tuple[list[Tensor], dict[str, str], str]:
+    """Read and check the first 8 + N bytes of a file of ``size`` bytes; return tensors, metadata, SHA-256 of the data."""
+    head = file.read(8)
+    length = int.from_bytes(head, "little")
     if len(head) < 8 or not 2 <= length <= min(MAX_HEADER, size - 8):
         demand = f"the length of the header (first 8 bytes) must be 2 to {MAX_HEADER} and fit into the file's {size} bytes"
         raise file_error(path, demand, length, FOREIGN)
     if (8 + length) % ALIGNMENT:
         raise file_error(path, f"the data must start on a multiple of {ALIGNMENT} bytes", 8 + length, FOREIGN)
-    return length
-
-
-def parse_header(head: bytes, size: int, path: StrPath) -> tuple[list[Tensor], dict[str, str], str]:
-    """Check the first 8 + N bytes of a file of ``size`` bytes; return the tensors by offset, metadata, SHA-256 of the data."""
+    head += file.read(length)
     header = json_object(head[8:], "the header", path)
     metadata = header.pop("__metadata__", None)
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
@@ -166,7 +164,7 @@ def json_object(text: bytes, what: str, path: StrPath) -> dict[str, Any]:
         if b"\\u" in text:  # else nothing can be half of a pair
             json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
-        if type(error) not in NO_JSON:  # a host's own, which its signal handler has raised
+        if type(error) not in NO_JSON:  # raised by a host's signal handler
             raise
         raise file_error(path, f"{what} must be strict JSON", str(error)) from None
     if not isinstance(value, dict):

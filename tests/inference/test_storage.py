@@ -25,14 +25,15 @@ from hypothesis import strategies as st
 
 import made_fast
 from made_fast import MADE
-from made_fast.inference import header, modelfile, storage
+from made_fast.inference import header, modelfile
 from made_fast.inference.header import ModelFileError
 from made_fast.inference.modelfile import Content, EnsembleContent, decode, decode_ensemble, encode, encode_ensemble
-from made_fast.inference.storage import read, write
+from made_fast.inference.tensorfile import read, write
 from made_fast.kernels import layout, reference
 from made_fast.network import masks
 from made_fast.network.masks import DIRECT_CONNECTIONS, MaskRule, MaskSet
 from made_fast.network.network import Architecture, Network, Shared
+from made_fast.system import durable
 from made_fast.training import checkpoint
 
 HYPER = {"learning_rate": 1e-3, "hidden_sizes": [500], "note": "größer", "random_state": None, "nested": {"a": [True, 1]}}
@@ -902,7 +903,7 @@ def test_the_folder_is_fsynced_last(tmp_path, monkeypatch, number):
 
 def test_a_large_file_is_fsynced_in_pieces(tmp_path, monkeypatch):
     """Between two of which Ctrl-C is answered."""
-    monkeypatch.setattr(storage, "PIECE", 10_000)
+    monkeypatch.setattr(durable, "PIECE", 10_000)
     sizes, fsync = [0], os.fsync
 
     def watched(descriptor):
@@ -924,9 +925,9 @@ def test_the_leftover_of_a_killed_writer_goes_with_the_next_write(tmp_path):
     code = """
         import os, signal, sys
         import numpy as np
-        from made_fast.inference import storage
+        from made_fast.inference import tensorfile
         os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-        storage.write(sys.argv[1], {"a": np.ones(1000, np.float32)}, {})
+        tensorfile.write(sys.argv[1], {"a": np.ones(1000, np.float32)}, {})
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code), tmp_path / "model"], check=False)
     assert done.returncode == -9
@@ -955,17 +956,17 @@ def test_writers_at_work_are_left_alone(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("moment", ["holds the lock", "has removed it"])
 def test_a_temporary_file_that_someone_clears_up_before_its_lock_is_given_up(tmp_path, monkeypatch, moment):
-    flock = storage.fcntl.flock
+    flock = durable.fcntl.flock
 
     def clear_up_first(descriptor, how):
-        monkeypatch.setattr(storage.fcntl, "flock", flock)
+        monkeypatch.setattr(durable.fcntl, "flock", flock)
         if moment == "holds the lock":
             raise BlockingIOError
         (temporary,) = tmp_path.iterdir()
         temporary.unlink()
         flock(descriptor, how)
 
-    monkeypatch.setattr(storage.fcntl, "flock", clear_up_first)
+    monkeypatch.setattr(durable.fcntl, "flock", clear_up_first)
     write(tmp_path / "model", *content(1))
     assert len(os.listdir(tmp_path)) == (2 if moment == "holds the lock" else 1)
     assert read(tmp_path / "model")[1] == {"n": "1"}
@@ -975,7 +976,7 @@ def test_a_temporary_file_that_someone_clears_up_before_its_lock_is_given_up(tmp
 
 def test_an_interrupt_while_the_temporary_file_is_locked_leaves_nothing(tmp_path, monkeypatch):
     write(tmp_path / "model", *content(1))
-    monkeypatch.setattr(storage.fcntl, "flock", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(durable.fcntl, "flock", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         write(tmp_path / "model", *content(2))
     assert os.listdir(tmp_path) == ["model"]
@@ -983,7 +984,7 @@ def test_an_interrupt_while_the_temporary_file_is_locked_leaves_nothing(tmp_path
 
 
 def test_file_systems_without_locks_will_do(tmp_path, monkeypatch):
-    monkeypatch.setattr(storage.fcntl, "flock", fail)
+    monkeypatch.setattr(durable.fcntl, "flock", fail)
     write(tmp_path / "model", *content(1))
     assert read(tmp_path / "model")[1] == {"n": "1"}
 

@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 
 from made_fast import MADE
-from made_fast.inference import storage
-from made_fast.inference.storage import check_writable, replace
-from made_fast.system import threads
+from made_fast.system import durable, threads
+from made_fast.system.durable import check_writable, replace
 
 
 class HostError(Exception):
@@ -48,7 +47,7 @@ def old(tmp_path):
 @pytest.mark.parametrize("existing", [True, False])
 @pytest.mark.parametrize("size", [0, 1, 5_000, 100_000])
 def test_a_file_holds_what_was_written(tmp_path, old, existing, size, monkeypatch):
-    monkeypatch.setattr(storage, "PIECE", 10_000)
+    monkeypatch.setattr(durable, "PIECE", 10_000)
     path = old if existing else tmp_path / "new"
     replace(path, put(content := os.urandom(size)))
     assert path.read_bytes() == content
@@ -129,7 +128,7 @@ CALLS = ["os.open", "os.close", "os.fsync", "os.write", "os.replace", "os.stat",
 def test_a_signal_at_any_call_leaves_no_descriptor_and_no_temporary_file(old, tmp_path, monkeypatch, raised, what):
     made = MADE((3,), max_epochs=1, random_state=0, n_threads=1).fit(np.eye(4, dtype=np.uint8))
     made.save(old)
-    before, raw, call = descriptors(), old.read_bytes(), getattr(os, what[3:], None) or storage.fcntl.flock
+    before, raw, call = descriptors(), old.read_bytes(), getattr(os, what[3:], None) or durable.fcntl.flock
     for n in range(1, 9):
         left = n
 

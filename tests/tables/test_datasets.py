@@ -13,8 +13,8 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from made_fast.tables import datasets
-from made_fast.tables.datasets import Dataset
+from made_fast.tables.reading import datasets
+from made_fast.tables.reading.datasets import Dataset
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 TEXT = {".csv": ",", ".data": ",", ".tsv": "\t", ".amat": " ", ".txt": " "}
@@ -356,7 +356,7 @@ def test_a_time_limit_of_the_host_is_no_fault_of_the_file(tmp_path, monkeypatch,
     def late(*_args, **_options):
         raise limit("time is up")
 
-    place = {"plain.csv": "numpy.loadtxt", "words.csv": "made_fast.tables.textfiles._next_chunk", "x.npz": "numpy.load"}
+    place = {"plain.csv": "numpy.loadtxt", "words.csv": "made_fast.tables.reading.text._block", "x.npz": "numpy.load"}
     (tmp_path / "plain.csv").write_text("0,1\n")
     (tmp_path / "words.csv").write_text("True,False\n")
     (tmp_path / "x.npz").write_bytes(b"")

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from made_fast.cli import main
-from made_fast.tables import datasets
+from made_fast.tables.reading import datasets
 
 X = [[1, 0, 0], [0, 1, 1], [1, 1, 0], [0, 0, 1]]
 NAN = np.nan

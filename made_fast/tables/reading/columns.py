@@ -1,8 +1,8 @@
-"""The columns of a file: how they are called, which make the table, and which are no data but count its rows.
+"""The columns of a file: their names, the ones that make the table, and an index, which is no data.
 
-What every reader shares: what it is asked for (:class:`Reading`), what it found (:class:`Found`), and the rules about columns.
+All readers share this: their options (:class:`Options`), their result (:class:`Found`), and the rules about columns.
 
-Not here: formats (``tables/readers.py``, ``tables/textfiles.py``), what counts as 0/1 (``tables/checks.py``).
+Not here: formats (``formats.py``, ``text.py``), which values are 0/1 (``tables/checks.py``).
 """
 
 from __future__ import annotations
@@ -16,24 +16,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Columns", "Found", "Reading", "narrow", "shown"]
+__all__ = ["Columns", "Found", "Options", "narrow", "shown"]
 
-MANY = 100
-"""Rows of whole numbers that are not all different by chance."""
-
-LISTED = 20
-"""Most columns that an error or a note lists."""
-
-SHOWN = 40
-"""Most characters of a text that an error or a note shows."""
-
-COUNTED = 3
-"""Fewest rows whose numbers are taken for a count: two rows of a 0/1 column may be 0 and 1."""
+MANY = 100  # whole numbers that all differ, and not by chance
+LISTED = 20  # most columns that an error or a note lists
+SHOWN = 40  # most characters of a text that an error or a note shows
+COUNTED = 3  # fewest rows that may be numbered: two rows of a 0/1 column may be 0 and 1
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What a reader is asked for: the options of :func:`made_fast.tables.datasets.load` but the file's name."""
+class Options:
+    """The options of :func:`made_fast.tables.reading.datasets.load`."""
 
     threshold: float | None = None
     n_features: int | None = None
@@ -45,34 +38,19 @@ class Reading:
 
 @dataclass
 class Found:
-    """What a reader found: tables by split, names of their columns, remarks, and what is still to be left out of them."""
+    """The result of a reader: tables by split, the file's columns, remarks. Without ``columns`` none has been dropped."""
 
     splits: dict[str, Any]
-    names: tuple[str, ...] | None = None
+    columns: Columns | None = None
     notes: list[str] = field(default_factory=list)
-    drop: tuple[str, ...] = ()
     index_base: int | None = None
 
 
 class Columns:
-    """The columns of a file, those that are left out included; ``names`` is None where the file has none.
+    """All columns of a file; ``kept`` are the numbers of those that make the table.
 
-    Parameters
-    ----------
-    width : int
-    names : sequence of ``width`` str, optional
-    drop : sequence of str
-        Columns to leave out, each by its name, or, where none has this name, by its number, counted from 0.
-
-    Attributes
-    ----------
-    kept : list of int
-        The numbers of the columns that make the table.
-
-    Raises
-    ------
-    ValueError
-        There is no such column, there are two, or nothing is left.
+    ``drop`` has columns to leave out, each by its name, or, where none has this name, by its number, counted from 0. Raises
+    ValueError if there is no such column, if there are two, or if nothing is left.
     """
 
     def __init__(self, width: int, names: Sequence[str] | None = None, drop: Sequence[str] = ()) -> None:
@@ -105,31 +83,30 @@ class Columns:
         return None if self.names is None else tuple(self.names[j] for j in self.kept)
 
     def describe(self, j: int) -> str:
-        """Return what errors call column ``j`` of the file."""
+        """Return the name of column ``j`` of the file in errors."""
         name = self.names[j] if self.names is not None else ""
         return f"column {shown(name)} ({j}, counted from 0)" if name else f"column {j} (counted from 0)"
 
     def option(self, *numbers: int) -> str:
-        """Return the options that leave columns out, each by its name if that is enough."""
-        names = self.names or ()
+        """Return the options that leave columns out, each by its name if that is clear."""
 
-        def says_it(name: str) -> bool:
-            return self._count[name] == 1 and 0 < len(name) <= SHOWN and name.isprintable()
+        def called(j: int) -> str:
+            name = self.names[j] if self.names is not None else ""
+            clear = self._count[name] == 1 and 0 < len(name) <= SHOWN and name.isprintable()
+            return shlex.quote(name) if clear else str(j)
 
-        return " ".join(f"--drop {shlex.quote(names[j]) if names and says_it(names[j]) else j}" for j in numbers[:LISTED])
+        return " ".join(f"--drop {called(j)}" for j in numbers[:LISTED])
 
     def same_names(self) -> list[str]:
-        """Return a remark if several columns of the table have one name: nothing but their places tells them apart."""
-        twice = [name for name, n in Counter(self.kept_names()).items() if n > 1]
-        if not twice:
-            return []
-        return [f"several columns are called {', '.join(map(shown, twice[:LISTED]))}; only their places tell them apart"]
+        """Return a remark if several columns of the table have one name."""
+        twice = ", ".join([shown(name) for name, n in Counter(self.kept_names()).items() if n > 1][:LISTED])
+        return [f"several columns are called {twice}; only their places tell them apart"] if twice else []
 
     def refuse_index(self, X: NDArray[Any], threshold: float | None) -> None:
-        """Refuse a table, made of the columns that are kept, one column of which counts the rows, or numbers them.
+        """Refuse a table, made of the columns that are kept, with a column that counts or numbers the rows.
 
-        A threshold would make of it a column of garbage. Counting 0, 1, 2, .. is told for sure; other whole numbers that are
-        all different only where nothing else in the table keeps it from being 0/1, or where there are many.
+        A threshold would make garbage of it. A column 0, 1, 2, .. is always an index; other whole numbers that all differ are
+        one only without a threshold, where no other column keeps the table from being 0/1, or where there are many rows.
         """
         if len(X) < COUNTED:
             return
@@ -149,7 +126,7 @@ class Columns:
 
 
 def _all_different(numbers: NDArray[Any]) -> bool:
-    """Say whether these are whole numbers from 0 on, none of them twice."""
+    """Return whether these are whole numbers from 0 on, none of them twice."""
     return bool((numbers >= 0).all() and (numbers % 1 == 0).all() and len(np.unique(numbers)) == len(numbers))
 
 
@@ -159,9 +136,9 @@ def shown(text: str) -> str:
 
 
 def narrow(block: NDArray[Any]) -> NDArray[Any]:
-    """Return numbers as uint8 or float32 where they stay the same, to the bit."""
+    """Return numbers as uint8 or float32 where that changes none."""
     for dtype in (np.uint8, np.float32):
-        for part in (block[:1], block):  # a row tells most tables that do not stay the same
+        for part in (block[:1], block):  # one row is enough for most tables that would change
             with np.errstate(invalid="ignore", over="ignore"):
                 small = part.astype(dtype)
             if not np.array_equal(small, part, equal_nan=dtype == np.float32):

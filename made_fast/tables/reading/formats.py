@@ -1,9 +1,8 @@
-"""Readers of files, one a format: from a path to the tables by split that lie there, as they are.
+"""Readers of files, one for each format: from a path to the tables in the file, by split, unchecked.
 
-Nothing here unpickles, and nothing is checked: :func:`made_fast.tables.datasets.load` does that, for all formats in one way.
-scikit-learn, SciPy and pyarrow are imported when a file needs them.
+Nothing here unpickles. scikit-learn, SciPy and pyarrow are imported when a file needs them.
 
-Not here: text (``tables/textfiles.py``), the rules about columns (``tables/columns.py``).
+Not here: the checks of values, the same for all formats (``datasets.py``); text (``text.py``), columns (``columns.py``).
 """
 
 from __future__ import annotations
@@ -13,14 +12,16 @@ import io
 import sys
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from made_fast.tables import checks, textfiles
-from made_fast.tables.columns import Columns, Found, Reading, narrow
+from made_fast.tables import checks
+from made_fast.tables.reading import text
+from made_fast.tables.reading.columns import Columns, Found, Options, narrow
 
 __all__ = ["READERS", "STDIN", "Reader"]
 
@@ -29,16 +30,16 @@ SPLITS = {
     "valid": "valid", "val": "valid", "validation": "valid", "dev": "valid",
     "test": "test", "testing": "test",
 }  # fmt: skip
-"""What the arrays of an .npz may be called, in lower case."""
+"""Names of the arrays of an .npz, in lower case, and their splits."""
 
 BATCH = 1 << 20
 """Cells of a .parquet that are turned into numbers at a time."""
 
 
 class Reader(NamedTuple):
-    """What reads a format, what a file of it must hold, and whether it may be compressed by gzip."""
+    """A function that reads a format, the form of such a file in words, and whether it may be compressed by gzip."""
 
-    read: Callable[[Path, Reading], Found]
+    read: Callable[[Path, Options], Found]
     form: str
     gzip: bool = False
 
@@ -46,7 +47,7 @@ class Reader(NamedTuple):
 # Arrays
 
 
-def _read_npz(path: Path, reading: Reading) -> Found:
+def _read_npz(path: Path, options: Options) -> Found:
     with path.open("rb") as file:
         arrays = np.load(file, allow_pickle=False)
         if isinstance(arrays, np.ndarray):
@@ -56,7 +57,7 @@ def _read_npz(path: Path, reading: Reading) -> Found:
                 raise ValueError("it is encrypted")
             if {"format", "shape", "data"} <= set(arrays.files):
                 file.seek(0)
-                return Found({"train": _sparse(file)}, drop=reading.drop)
+                return Found({"train": _sparse(file)})
             names = _split_names(arrays.files)
             if "n_features" in arrays:
                 width = _member(arrays, "n_features")
@@ -71,11 +72,11 @@ def _read_npz(path: Path, reading: Reading) -> Found:
                 raise ValueError(f"it holds {', '.join(arrays) or 'nothing'}")
             unused = [name for name in arrays.files if names and name not in (*names.values(), "n_features")]
     notes = [f"arrays {', '.join(unused)} are not used"] if unused else []
-    return Found(splits, notes=notes, drop=reading.drop)
+    return Found(splits, notes=notes)
 
 
 def _split_names(names: list[str]) -> dict[str, str]:
-    """Return what each split is called among the names of arrays."""
+    """Return the name of the array of each split."""
     found: dict[str, str] = {}
     for name in names:
         split = SPLITS.get(name.lower())
@@ -88,7 +89,7 @@ def _split_names(names: list[str]) -> dict[str, str]:
 
 def _member(arrays: Any, name: str) -> NDArray[Any]:
     array = arrays[name]
-    if not isinstance(array, np.ndarray):  # NumPy hands over the bytes of a member that is none
+    if not isinstance(array, np.ndarray):  # NumPy returns the bytes of a member that is no array
         raise ValueError(f"{name} in it is no array")
     return array
 
@@ -103,40 +104,37 @@ def _unpacked(packed: NDArray[Any], width: int, name: str) -> NDArray[np.uint8]:
 
 
 def _sparse(file: Any) -> Any:
-    """Read a matrix that SciPy has saved; it is looked at before SciPy works on it."""
+    """Read a matrix that SciPy has saved, and check it before SciPy works on it."""
     from scipy.sparse import load_npz
 
     try:
         return checks.matrix(load_npz(file), name="the sparse matrix in it", min_rows=0)
-    except (KeyError, AttributeError) as error:  # an array that its format needs is not there, or is none
+    except (KeyError, AttributeError) as error:  # an array of the format is missing, or is no array
         raise ValueError(f"it holds no sound sparse matrix ({error})") from error
 
 
-def _read_npy(path: Path, reading: Reading) -> Found:
-    with np.errstate(over="ignore"):  # a shape that is beyond all memory is then refused
+def _read_npy(path: Path, options: Options) -> Found:
+    with np.errstate(over="ignore"):  # a shape beyond all memory is refused later
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     if not isinstance(array, np.ndarray):
         array.close()
         raise ValueError("it holds several arrays; is it a .npz file?")
-    return Found({"train": array}, drop=reading.drop)
+    return Found({"train": array})
 
 
 # Text
 
 
-def _text_reader(separators: tuple[str, ...]) -> Callable[[Path, Reading], Found]:
-    def read(path: Path, reading: Reading) -> Found:
-        def open_text() -> TextIO:
-            if path.suffix.lower() == ".gz":
-                return gzip.open(path, "rt", encoding="utf-8-sig")
-            return path.open(encoding="utf-8-sig")
+def _read_text(separators: tuple[str, ...], path: Path, options: Options) -> Found:
+    def open_text() -> TextIO:
+        if path.suffix.lower() == ".gz":
+            return gzip.open(path, "rt", encoding="utf-8-sig")
+        return path.open(encoding="utf-8-sig")
 
-        return textfiles.read(open_text, str(path), separators, reading)
-
-    return read
+    return text.read(open_text, str(path), separators, options)
 
 
-def _read_stdin(_: Path, reading: Reading) -> Found:
+def _read_stdin(_: Path, options: Options) -> Found:
     if sys.stdin is None:
         raise ValueError("it is closed")
     raw = getattr(sys.stdin, "buffer", sys.stdin).read()
@@ -147,16 +145,16 @@ def _read_stdin(_: Path, reading: Reading) -> Found:
             raise ValueError("it is no text in UTF-8") from error
     if "\0" in raw:
         raise ValueError("it is no text: it holds zero bytes")
-    return textfiles.read(lambda: io.StringIO(raw, newline=None), None, textfiles.COMMAS, reading)
+    return text.read(lambda: io.StringIO(raw, newline=None), None, text.COMMAS, options)
 
 
-def _read_libsvm(path: Path, reading: Reading) -> Found:
-    """Read sparse rows. Indices count from 0 or from 1; the file tells, the width that is demanded, or the caller."""
+def _read_libsvm(path: Path, options: Options) -> Found:
+    """Read sparse rows. Whether indices count from 0 or from 1 follows from the options, the demanded width, or the file."""
     from sklearn.datasets import load_svmlight_file
 
     X = load_svmlight_file(str(path), zero_based=True)[0]
-    n = None if reading.n_features is None else reading.n_features + len(set(reading.drop))
-    base, notes = reading.index_base, []
+    n = None if options.n_features is None else options.n_features + len(set(options.drop))
+    base, notes = options.index_base, []
     if len(X.indices):
         least, most = int(X.indices.min()), int(X.indices.max())
         if base is None and n is not None and least > 0 and most < n:
@@ -176,13 +174,13 @@ def _read_libsvm(path: Path, reading: Reading) -> Found:
     elif n is None and X.shape[0]:
         raise ValueError("it has no index at all")
     X = type(X)((X.data, X.indices, X.indptr), shape=(X.shape[0], n or 1))
-    return Found({"train": X}, notes=notes, drop=reading.drop, index_base=base)
+    return Found({"train": X}, notes=notes, index_base=base)
 
 
 # Parquet
 
 
-def _read_parquet(path: Path, reading: Reading) -> Found:
+def _read_parquet(path: Path, options: Options) -> Found:
     try:
         import pyarrow
         from pyarrow import parquet
@@ -192,16 +190,16 @@ def _read_parquet(path: Path, reading: Reading) -> Found:
         raise ValueError(f"pyarrow {pyarrow.__version__} is too old to read it safely. Run: pip install 'pyarrow>=15'")
     try:
         with path.open("rb") as stream, parquet.ParquetFile(stream, pre_buffer=False) as file:
-            return _parquet_table(file, reading)
+            return _parquet_table(file, options)
     except pyarrow.ArrowException as error:
         raise ValueError(str(error)) from error
 
 
-def _parquet_table(file: Any, reading: Reading) -> Found:
+def _parquet_table(file: Any, options: Options) -> Found:
     import pyarrow
 
     schema = file.schema_arrow
-    columns = Columns(len(schema.names), schema.names, reading.drop)
+    columns = Columns(len(schema.names), schema.names, options.drop)
     notes = []
     for j in list(columns.kept):
         if schema.names[j] in _index_names(schema) and len(columns.kept) > 1:
@@ -209,11 +207,11 @@ def _parquet_table(file: Any, reading: Reading) -> Found:
             notes.append(f"{columns.describe(j)} is the data frame's index; it is left out")
     types = pyarrow.types
     numeric = (types.is_boolean, types.is_integer, types.is_floating, types.is_decimal, types.is_null)
-    text = [j for j in columns.kept if not any(is_type(schema.types[j]) for is_type in numeric)]
-    if text:
-        kind = schema.types[text[0]]
+    other = [j for j in columns.kept if not any(is_type(schema.types[j]) for is_type in numeric)]
+    if other:
+        kind = schema.types[other[0]]
         raise ValueError(
-            f"{columns.describe(text[0])} holds {kind}, no numbers. {columns.option(*text)} leaves out what is none"
+            f"{columns.describe(other[0])} holds {kind}, no numbers. {columns.option(*other)} leaves out what is none"
         )
     blocks: list[NDArray[Any]] = [np.empty((0, len(columns.kept)), np.uint8)]
     for batch in file.iter_batches(max(1, BATCH // len(schema.names)), use_threads=False):
@@ -221,13 +219,11 @@ def _parquet_table(file: Any, reading: Reading) -> Found:
         for k, j in enumerate(columns.kept):
             block[:, k] = batch.column(j).cast(pyarrow.float64(), safe=False).to_numpy(zero_copy_only=False)
         blocks.append(narrow(block))
-    X = np.concatenate(blocks)
-    columns.refuse_index(X, reading.threshold)
-    return Found({"train": X}, columns.kept_names(), [*notes, *columns.same_names()])
+    return Found({"train": np.concatenate(blocks)}, columns, notes)
 
 
 def _index_names(schema: Any) -> list[str]:
-    """Return the columns that pandas has written a frame's index to, as it notes beside the table."""
+    """Return the columns that hold a data frame's index, by the notes of pandas."""
     about = schema.pandas_metadata
     names = about.get("index_columns") if isinstance(about, dict) else None
     return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
@@ -237,21 +233,20 @@ _NPZ = (
     "arrays 'train', 'valid' (or 'val'), 'test', or a single one, or what scipy.sparse.save_npz writes; "
     "if there is a number 'n_features', they are packed bits"
 )
-_CSV = Reader(
-    _text_reader(textfiles.COMMAS), "rows of 0 and 1 of one length, separated by commas, semicolons or tabs", gzip=True
-)
-_BLANKS = Reader(_text_reader(textfiles.BLANKS), "rows of 0 and 1 of one length, separated by blanks", gzip=True)
+_ROWS = "rows of 0 and 1 of one length, separated by"
+_CSV = Reader(partial(_read_text, text.COMMAS), f"{_ROWS} commas, semicolons or tabs", gzip=True)
+_BLANKS = Reader(partial(_read_text, text.BLANKS), f"{_ROWS} blanks", gzip=True)
 _LIBSVM = Reader(_read_libsvm, "lines of the form 'label index:1 index:1', with rising indices", gzip=True)
 
 STDIN = Reader(_read_stdin, f"{_CSV.form}, as a .csv file does")
-"""What reads standard input."""
+"""The reader of standard input."""
 
 READERS = {
     ".npz": Reader(_read_npz, _NPZ),
     ".npy": Reader(_read_npy, "one two-dimensional array"),
     ".csv": _CSV,
     ".data": _CSV,
-    ".tsv": Reader(_text_reader(textfiles.TABS), "rows of 0 and 1 of one length, separated by tabs", gzip=True),
+    ".tsv": Reader(partial(_read_text, text.TABS), f"{_ROWS} tabs", gzip=True),
     ".amat": _BLANKS,
     ".txt": _BLANKS,
     ".parquet": Reader(_read_parquet, "columns of 0 and 1, of any type of numbers"),
@@ -259,4 +254,4 @@ READERS = {
     ".svm": _LIBSVM,
     ".svmlight": _LIBSVM,
 }
-"""What reads a file, by the end of its name."""
+"""Readers by the end of the file's name."""

@@ -1,9 +1,6 @@
-"""Data sets for the command line: a name or a file in, 0/1 matrices out.
+"""Data sets for the command line: from a name or a file to matrices of 0/1, checked in one way for all formats.
 
-A reader turns a file into the splits it holds; :func:`load` then checks all of them the same way, so that a failure is one
-error that names the file and the way out.
-
-Not here: formats (``tables/readers.py``), packing (``tables/data.py``), what counts as 0/1 (``tables/checks.py``).
+Not here: formats (``formats.py``, ``text.py``), packing (``tables/data.py``), which values are 0/1 (``tables/checks.py``).
 """
 
 from __future__ import annotations
@@ -24,8 +21,8 @@ import numpy as np
 
 from made_fast.tables import arguments, checks, data
 from made_fast.tables.checks import Matrix
-from made_fast.tables.columns import Columns, Found, Reading
-from made_fast.tables.readers import READERS, STDIN
+from made_fast.tables.reading.columns import Columns, Found, Options
+from made_fast.tables.reading.formats import READERS, STDIN
 
 __all__ = ["FORMATS", "Dataset", "load", "split"]
 
@@ -33,8 +30,15 @@ FORMATS = tuple(READERS)
 """Ends of the names of files that :func:`load` reads."""
 
 HEADER = ("auto", "yes", "no")
-DIGITS_THRESHOLD = 7.0
-"""The grey values of ``digits`` go from 0 to 16."""
+DIGITS_THRESHOLD = 7.0  # its grey values go from 0 to 16
+
+_UNREADABLE = (
+    OSError, EOFError, ValueError, OverflowError, TypeError, MemoryError, NotImplementedError, RecursionError, lzma.LZMAError,
+    SyntaxError, UserWarning, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+"""Errors of NumPy, zipfile, gzip and scikit-learn for files that are cut short, foreign or wrong.
+
+A signal handler that ends a call raises few of these; RuntimeError, its usual error, is not among them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,9 +52,9 @@ class Dataset:
     valid, test : like ``train``, or None
     shape : (rows, columns) of a row seen as an image, or None
     feature_names : D str, or None
-        What the file calls the columns: the header of text, as it is written there; the columns of a .parquet.
+        Names of the columns in the file: the header of text, as it is written there; the columns of a .parquet.
     notes : tuple of str
-        What was read otherwise than it may look, a line each: arrays that are not used, an index that is left out.
+        Remarks on what was not read as it may look, a line each: arrays that are not used, an index that is left out.
     index_base : int or None
         Number of the first column in a LIBSVM file.
     """
@@ -80,12 +84,12 @@ def load(
     Parameters
     ----------
     source : str or path
-        ``"digits"`` (1797 images of 8 x 8 that come with scikit-learn; split 1297/250/250), ``"-"`` for standard input, which
-        is read into memory as a .csv is, or a file:
+        ``"digits"`` (1797 images of 8 x 8 that come with scikit-learn; split 1297/250/250), ``"-"`` for standard input, read
+        into memory like a .csv, or a file:
 
         - ``.npz``: arrays ``train``, ``valid`` (``val``, ``validation``, ``dev``), ``test``, or a single array of any name;
-          with a number ``n_features`` beside them they are ``np.packbits(0/1 matrix, axis=1)``. Or what
-          ``scipy.sparse.save_npz`` writes
+          with a number ``n_features`` beside them they are ``np.packbits(0/1 matrix, axis=1)``. Or a file of
+          ``scipy.sparse.save_npz``
         - ``.npy``: one array; it stays on disk
         - ``.csv``, ``.data`` (semicolons, commas or tabs), ``.tsv`` (tabs), ``.amat``, ``.txt`` (blanks): a row a line of
           numbers, True or False; quotes are fine, ``#`` starts a comment. A first column without a name that counts the
@@ -103,8 +107,8 @@ def load(
     drop : str, or sequence of str or int
         Columns to leave out, by name, or by number, counted from 0, where none has that name.
     header : {"auto", "yes", "no"}
-        Whether the first line of text holds names. ``"auto"``: if there is no value in it, or more than two whole numbers
-        that count on.
+        Whether the first line of text holds names. ``"auto"``: yes if it has no value, or more than two whole numbers that
+        count on.
     index_base : {0, 1}, optional
         Number of the first column in a LIBSVM file. None: 0 if an index is 0; 1 if an index is ``n_features``, or if
         ``n_features`` is not given; otherwise the file is refused.
@@ -121,11 +125,13 @@ def load(
             f"header must be one of {', '.join(HEADER)}, and index_base 0, 1 or None, got {header!r} and {index_base!r}."
         )
     columns = (drop,) if isinstance(drop, str) else tuple(map(str, drop))
-    reading = Reading(threshold, n_features, missing, columns, header, index_base)
+    options = Options(threshold, n_features, missing, columns, header, index_base)
     if source == "digits":
-        return _digits(reading)
-    path, suffix, reader = Path(source), "", STDIN
+        return _digits(options)
+    path, label, name, thing, reader = Path(), "standard input", "stdin", "It", STDIN
     if source != "-":
+        path = Path(source)
+        label = str(path)
         if not path.exists():
             raise FileNotFoundError(f"{path}: no such file, and no built-in data set of that name (there is 'digits').")
         suffixes = [suffix.lower() for suffix in path.suffixes]
@@ -136,24 +142,21 @@ def load(
                 f"{path} must be a file whose name ends in one of {', '.join(FORMATS)}; text also with .gz. "
                 "Convert or rename it."
             )
-        reader = READERS[suffix]
-    label, thing = (str(path), f"A {suffix} file") if source != "-" else ("standard input", "It")
+        thing, reader = f"A {suffix} file", READERS[suffix]
+        name = os.fsencode(path.name.split(".")[0]).decode("utf-8", "backslashreplace")  # names of files are bytes
     try:
-        found = reader.read(path, reading)
+        found = reader.read(path, options)
+        if found.columns is not None:
+            found.columns.refuse_index(found.splits["train"], threshold)
     except _UNREADABLE as error:
-        if isinstance(error, TimeoutError) and error.errno is None:  # a host's limit, raised by a signal handler of its own
+        if isinstance(error, TimeoutError) and error.errno is None:  # a host's limit, raised by its signal handler
             raise
         cause = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         raise ValueError(f"{label} cannot be read: {cause}. {thing} must hold {reader.form}.") from error
     try:
-        return _checked(found, label, _name(path) if source != "-" else "stdin", reading)
-    except TypeError as error:  # to whoever names a file, text in it is a wrong value
+        return _checked(found, label, name, options)
+    except TypeError as error:  # text in a file is a wrong value, not a wrong type
         raise ValueError(str(error)) from error
-
-
-def _name(path: Path) -> str:
-    """Return what a file is called, as text that UTF-8 can hold: names of files are bytes."""
-    return os.fsencode(path.name.split(".")[0]).decode("utf-8", "backslashreplace")
 
 
 def split(dataset: Dataset, *, valid: float | None = 0.1, test: float | None = 0.1, seed: int = 0) -> Dataset:
@@ -193,55 +196,48 @@ def _share(fraction: float | None, name: str, n: int) -> int:
     return 0 if fraction is None else max(1, round(arguments.fraction(fraction, name) * n))
 
 
-def _digits(reading: Reading) -> Dataset:
+def _digits(options: Options) -> Dataset:
     from sklearn.datasets import load_digits
 
-    grey = load_digits().data
-    found = Found({"train": grey}, drop=reading.drop)
-    threshold = DIGITS_THRESHOLD if reading.threshold is None else reading.threshold
-    dataset = _checked(found, "digits", "digits", replace(reading, threshold=threshold))
+    threshold = DIGITS_THRESHOLD if options.threshold is None else options.threshold
+    dataset = _checked(Found({"train": load_digits().data}), "digits", "digits", replace(options, threshold=threshold))
     return split(dataset, valid=250 / 1797, test=250 / 1797)
 
 
-def _checked(found: Found, label: str, name: str, reading: Reading) -> Dataset:
-    """Check widths and values of the splits, and leave out the empty ones, and the columns that are still to be dropped."""
+def _checked(found: Found, label: str, name: str, options: Options) -> Dataset:
+    """Check widths and values of the splits, and leave out empty splits, and columns that the reader has not dropped."""
     splits: dict[str, Any] = {}
-    n_features = reading.n_features
+    n_features = options.n_features
+    names = found.columns.kept_names() if found.columns is not None else None
+    same_names = found.columns.same_names() if found.columns is not None else []
     for key, X in found.splits.items():
         table = f"{key} of {label}" if len(found.splits) > 1 else label
         rows: Any = checks.matrix(X, name=table, min_rows=0)
         if not rows.shape[0]:
             continue
-        if found.drop:
-            rows = checks.matrix(rows[:, _kept(rows.shape[1], found.drop, table)], name=table)
+        if options.drop and found.columns is None:
+            try:
+                kept = Columns(rows.shape[1], drop=options.drop).kept
+            except ValueError as error:
+                raise ValueError(f"{table}: {error}.") from error
+            rows = checks.matrix(rows[:, kept], name=table)
         if n_features not in (None, rows.shape[1]):
             more = " --drop leaves columns out." if rows.shape[1] > n_features else ""
             raise ValueError(f"{table} must have {n_features} columns, got {rows.shape[1]}. Use data of one width.{more}")
-        splits[key] = _binary(rows, reading.threshold, table, reading.missing, found.names)
+        splits[key] = _binary(rows, options, table, names)
         n_features = rows.shape[1]
     if "train" not in splits:
         rest = f" only {', '.join(splits)}" if splits else ""
         raise ValueError(f"{label} must have training rows, got{rest or ' no rows at all'}. Save the rows to use as 'train'.")
     r = math.isqrt(splits["train"].shape[1])
-    return Dataset(
-        name,
-        **splits,
-        shape=(r, r) if r * r == splits["train"].shape[1] else None,
-        feature_names=found.names,
-        notes=tuple(f"{label}: {note}" for note in found.notes),
-        index_base=found.index_base,
-    )
+    shape = (r, r) if r * r == splits["train"].shape[1] else None
+    notes = tuple(f"{label}: {note}" for note in (*found.notes, *same_names))
+    return Dataset(name, **splits, shape=shape, feature_names=names, notes=notes, index_base=found.index_base)
 
 
-def _kept(width: int, drop: Sequence[str], name: str) -> list[int]:
-    try:
-        return Columns(width, drop=drop).kept
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}.") from error
-
-
-def _binary(rows: Matrix, threshold: float | None, name: str, missing: bool, columns: Sequence[str] | None) -> Matrix:
-    """Return ``rows`` after a look at every value, or a matrix made of them where there is a threshold or a gap."""
+def _binary(rows: Matrix, options: Options, name: str, columns: Sequence[str] | None) -> Matrix:
+    """Return ``rows`` after a check of every value, or a new matrix where there is a threshold or a gap."""
+    threshold, missing = options.threshold, options.missing
     gaps = missing and any(checks.missing(rows[part], name) is not None for part in data.chunks(*rows.shape))
     out: Any = np.empty(rows.shape, np.float32 if gaps else np.uint8) if gaps or threshold is not None else None
     for part in data.chunks(*rows.shape):
@@ -253,24 +249,3 @@ def _binary(rows: Matrix, threshold: float | None, name: str, missing: bool, col
     if gaps and np.isnan(out).all():
         raise ValueError(f"{name} must have an entry that is not missing. Check that it is the file you mean.")
     return rows if out is None else out
-
-
-_UNREADABLE = (
-    OSError,
-    EOFError,
-    ValueError,
-    OverflowError,
-    TypeError,
-    MemoryError,
-    NotImplementedError,
-    RecursionError,
-    lzma.LZMAError,
-    SyntaxError,
-    UserWarning,
-    tokenize.TokenError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
-"""What NumPy, zipfile, gzip and scikit-learn were seen to raise for files that are cut short, foreign or wrong.
-
-Few of these are what a signal handler raises to end a call; RuntimeError, which is, is none of them."""

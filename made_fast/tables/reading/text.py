@@ -1,12 +1,12 @@
-"""Tables in text as other programs write them: a line a row, cells between separators, names of the columns above.
+"""Tables in text as other programs write them: one row a line, cells between separators, names of the columns above.
 
-A table of plain whole numbers, or else of plain numbers, is read by NumPy, at the speed of C. Whatever that refuses (True,
-quotes, gaps, an index, a mistake) is read cell by cell, which is slower and knows the line and the column of everything.
+NumPy reads a table of plain numbers, at the speed of C. A table with anything else (True, quotes, gaps, an index, a mistake)
+is read cell by cell, which is slower and knows the line and the column of every cell.
 
 The separator of a .csv is the first of semicolon, comma and tab that cuts the first lines into the same number of cells, more
-than one. A decimal comma is refused rather than guessed at: 1,000 is one to some and a thousand to others.
+than one. A decimal comma is refused: 1,000 means one to some programs and a thousand to others.
 
-Not here: other formats (``tables/readers.py``), the rules about columns (``tables/columns.py``).
+Not here: other formats (``formats.py``), the rules about columns (``columns.py``).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from made_fast.tables.columns import Columns, Found, Reading, narrow, shown
+from made_fast.tables.reading.columns import Columns, Found, Options, narrow, shown
 
 __all__ = ["BLANKS", "COMMAS", "TABS", "read"]
 
@@ -33,14 +33,10 @@ WORDS = {"true": 1.0, "false": 0.0} | dict.fromkeys(("", "na", "n/a", "nan", "nu
 
 MARKERS = "A missing entry is an empty cell, NA, N/A, NaN, null, None, <NA> or ?"
 
-PEEK = 10
-"""Records looked at to tell how a text is laid out."""
-QUOTED_LINES = 100
-"""Most lines of one record: a quote that is never closed must not eat the file."""
-CHUNK = 1 << 18
-"""Cells worked on at once."""
-REMEMBERED = 1 << 16
-"""Most texts whose numbers are remembered."""
+PEEK = 10  # records that show the layout of a text
+QUOTED_LINES = 100  # most lines of one record: a quote that is never closed must not eat the file
+CHUNK = 1 << 18  # cells worked on at once
+REMEMBERED = 1 << 16  # most texts whose numbers are remembered
 
 
 class _Record(NamedTuple):
@@ -52,72 +48,58 @@ class _Record(NamedTuple):
 
 
 class _Layout(NamedTuple):
-    """How a text is laid out: separator, names above the table, lines to skip, whether each line ends with a separator."""
+    """Separator, names above the table, lines to skip, first row, and whether each line ends with a separator."""
 
     separator: str
     names: tuple[str, ...] | None
     skip: int
+    first: _Record
     trailing: bool
 
 
-def read(open_text: Callable[[], TextIO], path: str | None, separators: tuple[str, ...], reading: Reading) -> Found:
-    """Read a table.
+def read(open_text: Callable[[], TextIO], path: str | None, separators: tuple[str, ...], options: Options) -> Found:
+    """Read a table. ``open_text`` opens it at its beginning, with universal newlines. NumPy reads a ``path`` faster than that.
 
-    Parameters
-    ----------
-    open_text : callable
-        Opens the text at its beginning, with universal newlines.
-    path : str, optional
-        Where it lies; NumPy reads a file faster than lines.
-    separators : tuple of str
-    reading : Reading
-
-    Raises
-    ------
-    ValueError
-        It is no table. The error names the line and the column.
+    Raises ValueError, which names the line and the column, if it is no table.
     """
     try:
-        layout = _layout(open_text, separators, reading.header)
+        layout = _layout(open_text, separators, options.header)
         names = layout.names
         X = None
-        if not (reading.drop or layout.trailing or (names and names[0] == "")):
+        if not (options.drop or layout.trailing or (names and names[0] == "")):
             X = _plain(path if path is not None else open_text(), layout)
         if X is None or (names is not None and len(names) != X.shape[1]):
-            X, columns, notes = _by_cells(open_text, layout, reading)
+            X, columns, notes = _by_cells(open_text, layout, options)
         else:
             columns, notes = Columns(X.shape[1], names), []
     except UnicodeDecodeError as error:
         raise ValueError("it is no text in UTF-8. Save it as CSV in UTF-8") from error
-    if names is None and reading.header == "auto":
-        _refuse_header_of_numbers(X)
-    columns.refuse_index(X, reading.threshold)
-    numbered = names is not None and reading.header == "auto" and any(map(str.isdigit, names))
-    if numbered and reading.threshold is not None:  # without, it could be no row
-        notes.append("the first line holds numbers that count on and is taken for names; --header no makes it a row")
-    return Found({"train": X}, columns.kept_names(), [*notes, *columns.same_names()])
+    if options.header == "auto":
+        if names is None:
+            _refuse_header_of_numbers(X)
+        elif options.threshold is not None and any(map(str.isdigit, names)):  # without a threshold it could be no row
+            notes.append("the first line holds numbers that count on and is taken for names; --header no makes it a row")
+    return Found({"train": X}, columns, notes)
 
 
 # Records
 
 
 def _records(lines: TextIO, separator: str) -> Iterator[_Record]:
-    """Cut a text into records; blank lines and comments, which ``#`` starts outside quotes, are none."""
+    """Cut a text into records, without blank lines and comments, which ``#`` starts outside quotes."""
     blank = separator == " "
     ends = "\n " if separator == "\t" else None  # a tab may begin or end a row of gaps
     numbered = enumerate(lines, start=1)
     for number, line in numbered:
-        if number == 1 and re.fullmatch(r"sep=.\n", line):  # what Excel is told
+        if number == 1 and re.fullmatch(r"sep=.\n", line):  # a line for Excel
             continue
         last = number
         if '"' in line or "#" in line:
-            cells = _cut(line, separator)
-            while cells is None:
+            while (cells := _cut(line, separator)) is None:
                 last, more = next(numbered, (0, ""))
                 if not more or last - number >= QUOTED_LINES:
                     raise ValueError(f"line {number} opens a quote that is never closed")
                 line += more
-                cells = _cut(line, separator)
             if cells:
                 yield _Record(number, last, cells)
         elif text := line.strip(ends):
@@ -129,12 +111,12 @@ _CELLS = {
     separator: (re.compile(rf"[{pad}]*{_QUOTED}[{pad}]*({separator}|#|\n|\Z)"), re.compile(rf"([^{separator}#\n]*)(.|\n|\Z)"))
     for separator, pad in ((";", " \t"), (",", " \t"), ("\t", " "))
 } | {" ": (re.compile(rf"[ \t]*{_QUOTED}([ \t]+|#|\n|\Z)"), re.compile(r"[ \t]*([^ \t#\n]*)([ \t]+|#|\n|\Z)"))}
-"""How a quoted and another cell look, by separator: their text and what ends them."""
+"""Patterns of a quoted and of another cell, by separator: their text and their end."""
 _WHOLE = re.compile(rf"[ \t]*{_QUOTED}")
 
 
 def _cut(text: str, separator: str) -> list[str] | None:
-    """Cut a record with quotes or comments into cells, none where it is only a comment; None: a quote is still open."""
+    """Cut a record with quotes or comments into cells, [] if it is only a comment; None if a quote is still open."""
     quoted, plain = _CELLS[separator]
     cells = []
     at = 0
@@ -159,7 +141,7 @@ def _cut(text: str, separator: str) -> list[str] | None:
 
 
 def _layout(open_text: Callable[[], TextIO], separators: tuple[str, ...], header: str) -> _Layout:
-    """Look at the first records, and tell the separator and the header."""
+    """Find the separator and the header in the first records."""
     heads: dict[str, list[_Record]] = {}
     open_quote = None
     for separator in separators:
@@ -168,7 +150,7 @@ def _layout(open_text: Callable[[], TextIO], separators: tuple[str, ...], header
                 heads[separator] = list(islice(_records(lines, separator), PEEK))
             except UnicodeDecodeError:
                 raise
-            except ValueError as error:  # with another separator it may be none
+            except ValueError as error:  # with another separator there may be no quote
                 open_quote = error
     separator = next((s for s, head in heads.items() if _agree(head)), "")
     if not separator:
@@ -191,46 +173,42 @@ def _layout(open_text: Callable[[], TextIO], separators: tuple[str, ...], header
         elif "" not in names and not all(map(_is_value, names)):  # as R writes names of rows
             names = ["", *names]
     trailing = trailing and (names is None or (len(names) == width and names[-1] == ""))
-    return _Layout(separator, None if names is None else tuple(names), head[0].last if named else 0, trailing)
+    return _Layout(separator, None if names is None else tuple(names), head[0].last if named else 0, rows[0], trailing)
 
 
 def _agree(head: list[_Record]) -> bool:
-    """Say whether the first records have the same number of cells; names of columns may be one less, as R writes them."""
+    """Return whether the first records have the same number of cells; the first may have one less, as R writes names."""
     counts = [len(record.cells) for record in head]
     return bool(counts) and counts[-1] > 1 and set(counts[1:]) <= {counts[-1]} and counts[0] in (counts[-1], counts[-1] - 1)
 
 
 def _is_header(head: list[_Record]) -> bool:
-    """Say whether the first record has no value in it, or numbers that count on, as columns without names are called."""
+    """Return whether the first record has no value in it, or numbers that count on, as pandas calls columns without names."""
     cells = [cell.strip() for cell in head[0].cells]
     given = [cell for cell in cells if cell.lower() not in WORDS or cell.lower() in ("true", "false")]
     if given and not any(map(_is_value, given)):
         return True
     unnamed = cells[0] == ""
-    numbers = cells[unnamed:]
-    if numbers[-1:] == [""]:
-        numbers.pop()
-    if not numbers or not all(re.fullmatch(r"[0-9]{1,9}", number) for number in numbers):
+    numbers = cells[unnamed : -1 if cells[-1] == "" else None]
+    if not numbers or not all(re.fullmatch(r"[0-9]{1,9}", n) for n in numbers) or not _count_on(numbers, int(numbers[0])):
         return False
-    start = int(numbers[0])
-    if numbers != [str(number) for number in range(start, start + len(numbers))]:
-        return False
-    if len(numbers) > 2:
-        return True
     below = [record.cells[0].strip() for record in head[1:]]
-    return unnamed and len(below) > 1 and below in ([str(i + first) for i in range(len(below))] for first in (0, 1))
+    return len(numbers) > 2 or (unnamed and len(below) > 1 and (_count_on(below, 0) or _count_on(below, 1)))
+
+
+def _count_on(cells: list[str], start: int) -> bool:
+    return cells == [str(start + i) for i in range(len(cells))]
 
 
 # Values
 
 
 def _number(cell: str) -> float:
-    """Return the number that a cell stands for, NaN for a gap."""
+    """Return the number in a cell, NaN for a gap; ValueError if there is none."""
     text = cell.strip()
-    word = WORDS.get(text.lower())
-    if word is not None:
+    if (word := WORDS.get(text.lower())) is not None:
         return word
-    if not text.isascii() or "_" in text:  # Python reads more than a file may mean
+    if not text.isascii() or "_" in text:  # Python would read it
         raise ValueError
     return float(text)
 
@@ -244,7 +222,7 @@ def _is_value(cell: str) -> bool:
 
 
 class _Numbers(dict[str, float]):
-    """The numbers that cells stand for, remembered."""
+    """The numbers in cells, remembered."""
 
     def __missing__(self, cell: str) -> float:
         number = _number(cell)
@@ -254,47 +232,39 @@ class _Numbers(dict[str, float]):
 
 
 def _plain(source: str | TextIO, layout: _Layout) -> NDArray[Any] | None:
-    """Read plain numbers, as uint8 if they are; None where something else is among them."""
+    """Read plain numbers, as uint8 if they fit; None if there is anything else."""
     for dtype in (np.uint8, np.float64):
         if not isinstance(source, str):
             source.seek(0)
         with warnings.catch_warnings():
-            # NumPy 1.26 warns when it cuts 0.5 to an integer; every version, of an empty file
+            # NumPy 1.26 warns when it cuts 0.5 to an integer, every version about an empty file
             warnings.filterwarnings("error", message="(?s).*loadtxt")
             try:
-                X = np.loadtxt(
-                    source,
-                    dtype=dtype,
-                    delimiter=None if layout.separator == " " else layout.separator,
-                    skiprows=layout.skip,
-                    ndmin=2,
-                    encoding="utf-8-sig",
-                )
+                delimiter = None if layout.separator == " " else layout.separator
+                X = np.loadtxt(source, dtype, delimiter=delimiter, skiprows=layout.skip, ndmin=2, encoding="utf-8-sig")
                 return X if dtype == np.uint8 else narrow(X)
             except (ValueError, DeprecationWarning, UserWarning):
                 continue
     return None
 
 
-def _by_cells(open_text: Callable[[], TextIO], layout: _Layout, reading: Reading) -> tuple[NDArray[Any], Columns, list[str]]:
+def _by_cells(open_text: Callable[[], TextIO], layout: _Layout, options: Options) -> tuple[NDArray[Any], Columns, list[str]]:
     """Read a table cell by cell; return it, its columns and remarks."""
+    width, trailing = len(layout.first.cells), layout.trailing
+    if layout.names is not None and len(layout.names) != width:
+        raise ValueError(_other_width(len(layout.names), width, layout.first.first))
+    columns = Columns(width, layout.names, options.drop)
+    notes = []
+    start = _start_of_index(columns, layout)
+    if start is not None:
+        columns.leave_out(0)
+        notes.append("the first column has no name and counts the rows; it is left out")
     numbers = _Numbers()
     blocks: list[NDArray[Any]] = []
-    notes = []
-    trailing = layout.trailing
     done = 0
     with open_text() as lines:
         records = (record for record in _records(lines, layout.separator) if record.last > layout.skip)
-        chunk = _next_chunk(records)
-        width = len(chunk[0].cells)
-        if layout.names is not None and len(layout.names) != width:
-            raise ValueError(_other_width(len(layout.names), width, chunk[0].first))
-        columns = Columns(width, layout.names, reading.drop)
-        start = _start_of_index(columns, chunk[0], trailing)
-        if start is not None:
-            columns.leave_out(0)
-            notes.append("the first column has no name and counts the rows; it is left out")
-        while chunk:
+        while chunk := list(islice(records, 1 + CHUNK // width)):
             for record in chunk:
                 if len(record.cells) != width:
                     raise ValueError(_other_width(width, len(record.cells), record.first))
@@ -304,22 +274,16 @@ def _by_cells(open_text: Callable[[], TextIO], layout: _Layout, reading: Reading
             trailing = trailing and not any(map(str.strip, cells[-1]))
             blocks.append(_block(cells, chunk, numbers, columns, done))
             done += len(chunk)
-            chunk = _next_chunk(records)
     X = np.concatenate(blocks)
-    if trailing and columns.kept[-1] == width - 1 and len(columns.kept) not in (1, reading.n_features):
+    if trailing and columns.kept[-1] == width - 1 and len(columns.kept) not in (1, options.n_features):
         columns.leave_out(width - 1)
         X = narrow(X[:, :-1])
         notes.append("the last column has neither a name nor a value, as every line ends with a separator; it is left out")
     return X, columns, notes
 
 
-def _next_chunk(records: Iterator[_Record]) -> list[_Record]:
-    chunk = list(islice(records, 1))
-    return chunk + list(islice(records, CHUNK // len(chunk[0].cells))) if chunk else []
-
-
 def _block(cells: list[tuple[str, ...]], chunk: list[_Record], numbers: _Numbers, columns: Columns, done: int) -> NDArray[Any]:
-    """Return a chunk, given by column, as numbers."""
+    """Return the numbers of a chunk, whose cells are given by column; ``done`` rows come before it."""
     block = np.empty((len(chunk), len(columns.kept)))
     wrong = []
     for k, j in enumerate(columns.kept):
@@ -355,18 +319,18 @@ def _other_width(before: int, found: int, line: int) -> str:
 # Columns and rows that are no data
 
 
-def _start_of_index(columns: Columns, first: _Record, trailing: bool) -> int | None:
-    """Return what the first column counts from, if it, and no other that holds values, has no name."""
+def _start_of_index(columns: Columns, layout: _Layout) -> int | None:
+    """Return the first number of an index: a first column that alone, but for an empty last one, has no name."""
     names = columns.names
     if names is None or names[0] != "" or columns.kept[0] != 0 or len(columns.kept) == 1:
         return None
-    if "" in (names[1:-1] if trailing else names[1:]):
+    if "" in (names[1:-1] if layout.trailing else names[1:]):
         return None
-    return int(first.cells[0].strip() == "1")
+    return int(layout.first.cells[0].strip() == "1")
 
 
 def _check_index(cells: tuple[str, ...], start: int, done: int) -> None:
-    """Refuse a first column that has no name and does not count the rows; ``done`` rows come before these cells."""
+    """Refuse a first column without a name that does not count the rows; ``done`` rows come before these cells."""
     for i, cell in enumerate(cells, start=done):
         if cell.strip() != str(start + i):
             raise ValueError(
@@ -376,7 +340,7 @@ def _check_index(cells: tuple[str, ...], start: int, done: int) -> None:
 
 
 def _refuse_header_of_numbers(X: NDArray[Any]) -> None:
-    """Refuse a table that is 0/1 but for its first row, of numbers that are all different."""
+    """Refuse a table of 0/1 whose first row has other numbers, all different."""
     if len(X) < 2:
         return
     first = X[0].astype(np.float64)

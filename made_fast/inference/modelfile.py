@@ -88,7 +88,7 @@ def encode(content: Content) -> tuple[dict[str, Tensor], dict[str, str]]:
         vectors, parameters = [masks.orderings, *masks.degrees], source.values
         metadata["connectivity_weights"] = "true" if a.connectivity_weights else "false"
         if rule is not None:
-            metadata["rule"] = json.dumps({"degrees": rule.degrees, "resample": rule.resample})
+            metadata["rule"] = _json({"degrees": rule.degrees, "resample": rule.resample})
     names = ["parameters", "ordering", *(f"degrees.{l}" for l in range(len(vectors) - 1))]
     tensors = dict(zip(names, [parameters, *vectors], strict=True)) | encode_names(feature_names)
     decode(tensors, metadata, "the model to be saved")

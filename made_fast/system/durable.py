@@ -27,29 +27,19 @@ PIECE = 1 << 23  # bytes to one fsync: one of the whole file would keep Ctrl-C w
 
 
 def replace(path: StrPath, fill: Callable[[BinaryIO], None]) -> None:
-    """Write a file with the bytes of ``fill(stream)`` in the place of ``path``: all of it, durably, or nothing.
+    """Put a file with the bytes that ``fill(stream)`` writes in the place of ``path``: all of it, durably, or nothing.
 
-    The bytes go to a temporary file in the same folder, which is fsynced and renamed; then the folder is fsynced. A symbolic
-    link is followed. Owner, group, extended attributes (so ACLs too) and mode of an existing file are kept: owner and
-    attributes as far as this process may give them, the group at least if it is a member. The mode of a new file honours the
-    umask. A process that has the old file mapped or open keeps it.
+    The bytes go to a temporary file in the same folder, which must exist; it is fsynced and renamed; then the folder is
+    fsynced. A symbolic link is followed. Owner, group, extended attributes (so ACLs too) and mode of an existing file are
+    kept, as far as this process may set them; a new file's mode honours the umask. A process that has the old file mapped or
+    open keeps it.
 
-    On the main thread the work is given to another thread. An exception that a signal handler raises (Ctrl-C) then takes
-    effect when the next piece is written, and leaves neither a temporary file nor a descriptor.
+    ``stream`` is buffered and seekable, and ``fill`` may close it. On the main thread the work is given to another thread: an
+    exception that a signal handler raises (Ctrl-C) takes effect at the next piece that is written, so ``fill`` should compute
+    nothing that takes long between two writes. Neither a temporary file nor a descriptor is left.
 
-    Parameters
-    ----------
-    path : str or path-like
-        Where the file shall be; its folder must exist.
-    fill : (stream) -> None
-        Writes the whole content to ``stream``, a buffered, seekable binary stream; it may close the stream. No signal reaches
-        it, so it should compute nothing that takes long between two writes.
-
-    Raises
-    ------
-    OSError
-        The file cannot be written; IsADirectoryError if ``path`` ends with a separator. The old file is untouched, unless a
-        step after the rename failed, such as the folder's fsync.
+    Raises OSError if the file cannot be written; IsADirectoryError if ``path`` ends with a separator. The old file is
+    untouched, unless a step after the rename failed, such as the folder's fsync.
     """
     called_off = False
 
@@ -78,31 +68,18 @@ class _CalledOff(BaseException):
     """The caller was interrupted, so nothing more is written. The caller raises the interrupt instead of this."""
 
 
-class _Growing(io.RawIOBase):
-    """A file that is fsynced as it grows; ``check`` raises to give it up. The descriptor stays open when this is closed.
-
-    It has no ``fileno``: NumPy would hand a whole array to the system at once, and Ctrl-C would wait.
-    """
+class _Growing(io.FileIO):
+    """A file that is fsynced as it grows; ``check`` raises to give it up. The descriptor stays open when this is closed."""
 
     def __init__(self, descriptor: int, check: Callable[[], None]) -> None:
+        super().__init__(descriptor, "wb", closefd=False)
         self._descriptor, self._check = descriptor, check
         self._written = 0
         self.dropped = False
         """Bytes still in a buffer above are dropped: the descriptor may be another file's by now."""
 
-    def writable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
-        return os.lseek(self._descriptor, offset, whence)
-
-    def truncate(self, size: int | None = None, /) -> int:
-        size = self.tell() if size is None else size
-        os.ftruncate(self._descriptor, size)
-        return size
+    def fileno(self) -> int:
+        raise io.UnsupportedOperation("fileno")  # or NumPy hands a whole array to the system at once, and Ctrl-C waits
 
     def write(self, data: Any, /) -> int:
         if self.dropped:

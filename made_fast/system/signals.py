@@ -1,6 +1,6 @@
 """Signals that end a command: SIGTERM and SIGHUP (a closed terminal) raise, as Ctrl-C does, and wait while a file is written.
 
-Not here: what a command keeps when it is ended (``fitting.py``). A disposition that is not the default, ``nohup`` say, stays.
+A disposition that is not the default, by ``nohup`` say, stays. Not here: what an ended command saves (``cli``).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ DEFAULTS = {
 }
 
 SAME = 2.0
-"""Seconds within which another signal is the same wish once more: a closed terminal sends SIGHUP twice."""
+"""Seconds within which another signal is ignored: a closed terminal sends SIGHUP twice."""
 
 
 class Stopped(KeyboardInterrupt):
@@ -33,21 +33,19 @@ class Stopped(KeyboardInterrupt):
 
 
 class _State:
-    """Who waits (``held``), what came meanwhile, and when a signal was raised last."""
-
-    holders = 0
+    holders = 0  # blocks of ``held`` that signals wait for
     came: int | None = None
-    last = -SAME
+    last = -SAME  # when a signal was raised
 
 
 def code_of(stop: KeyboardInterrupt) -> int:
-    """Return the exit code of a command that this has ended, 128 + the signal's number."""
+    """Return the exit code of a command that a signal has ended: 128 + its number."""
     return 128 + (stop.number if isinstance(stop, Stopped) else signal.SIGINT)
 
 
 @contextmanager
 def raised() -> Iterator[None]:
-    """Raise :class:`Stopped` when such a signal comes; on the main thread, which alone gets signals."""
+    """Raise :class:`Stopped` when such a signal comes. Only the main thread gets signals; elsewhere this does nothing."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -65,7 +63,7 @@ def raised() -> Iterator[None]:
 
 @contextmanager
 def held(*, drop: bool = False) -> Iterator[None]:
-    """Let signals wait until the end of the block, which is short; with ``drop``, for good: the command ends in any case."""
+    """Let signals wait until the end of the block, which is short; with ``drop`` they are ignored: the command ends anyway."""
     _State.holders += 1
     try:
         yield

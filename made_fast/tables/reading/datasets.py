@@ -43,20 +43,10 @@ A signal handler that ends a call raises few of these; RuntimeError, its usual e
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Up to three binary matrices of one width.
+    """Up to three matrices of 0/1 of one width: (n, D) arrays, memmaps or CSR; float32 with NaN where entries are missing.
 
-    Attributes
-    ----------
-    name : str
-    train : (n, D) array, memmap or CSR of 0/1; where entries are missing, float32 of 0, 1 and NaN
-    valid, test : like ``train``, or None
-    shape : (rows, columns) of a row seen as an image, or None
-    feature_names : D str, or None
-        Names of the columns in the file: the header of text, as it is written there; the columns of a .parquet.
-    notes : tuple of str
-        Remarks on what was not read as it may look, a line each: arrays that are not used, an index that is left out.
-    index_base : int or None
-        Number of the first column in a LIBSVM file.
+    ``shape`` are the (rows, columns) of a row as an image, if D is a square; ``feature_names`` the D names of the columns in
+    the file; ``notes`` remarks on what was not read as it may look; ``index_base`` the first column's number in LIBSVM.
     """
 
     name: str
@@ -85,19 +75,8 @@ def load(
     ----------
     source : str or path
         ``"digits"`` (1797 images of 8 x 8 that come with scikit-learn; split 1297/250/250), ``"-"`` for standard input, read
-        into memory like a .csv, or a file:
-
-        - ``.npz``: arrays ``train``, ``valid`` (``val``, ``validation``, ``dev``), ``test``, or a single array of any name;
-          with a number ``n_features`` beside them they are ``np.packbits(0/1 matrix, axis=1)``. Or a file of
-          ``scipy.sparse.save_npz``
-        - ``.npy``: one array; it stays on disk
-        - ``.csv``, ``.data`` (semicolons, commas or tabs), ``.tsv`` (tabs), ``.amat``, ``.txt`` (blanks): a row a line of
-          numbers, True or False; quotes are fine, ``#`` starts a comment. A first column without a name that counts the
-          rows is left out, and so is the empty last one where every line ends with a separator
-        - ``.parquet``: columns of numbers or booleans; needs pyarrow
-        - ``.libsvm``, ``.svm``, ``.svmlight``: ``label index:value ..`` a line, becomes CSR; the labels are dropped
-
-        Text may be compressed (``.csv.gz``). A file of one matrix has it as ``train``.
+        into memory like a .csv, or a file in one of :data:`FORMATS`: text also with ``.gz``. A .npy stays on disk. A file of
+        one matrix has it as ``train``.
     threshold : float, optional
         Values larger than this become 1, the others 0.
     n_features : int, optional
@@ -113,12 +92,7 @@ def load(
         Number of the first column in a LIBSVM file. None: 0 if an index is 0; 1 if an index is ``n_features``, or if
         ``n_features`` is not given; otherwise the file is refused.
 
-    Raises
-    ------
-    FileNotFoundError
-        There is no such file.
-    ValueError
-        It cannot be read, or is no table of 0/1.
+    Raises FileNotFoundError if there is no such file, ValueError if it cannot be read or is no table of 0/1.
     """
     if header not in HEADER or index_base not in (None, 0, 1):
         raise ValueError(
@@ -160,17 +134,9 @@ def load(
 
 
 def split(dataset: Dataset, *, valid: float | None = 0.1, test: float | None = 0.1, seed: int = 0) -> Dataset:
-    """Take the splits that ``dataset`` lacks out of its training rows.
+    """Take the splits that ``dataset`` lacks out of its training rows, a fraction each; None leaves a split missing.
 
     The rows are drawn at random, the same ones for the same ``seed``, and keep their order within each split.
-
-    Parameters
-    ----------
-    dataset : Dataset
-        A validation or test split that it has stays as it is.
-    valid, test : float, optional
-        Fraction of the training rows for each; None leaves a missing split missing.
-    seed : int
     """
     n = dataset.train.shape[0]
     n_valid = _share(valid, "valid", n) if dataset.valid is None else 0
@@ -184,12 +150,8 @@ def split(dataset: Dataset, *, valid: float | None = 0.1, test: float | None = 0
         )
     shuffled = np.random.default_rng(seed).permutation(n)
     parts = [dataset.train[np.sort(part)] for part in np.split(shuffled, [n_valid, n_valid + n_test])]
-    return replace(
-        dataset,
-        valid=parts[0] if n_valid else dataset.valid,
-        test=parts[1] if n_test else dataset.test,
-        train=parts[2],
-    )
+    valid_rows, test_rows = parts[0] if n_valid else dataset.valid, parts[1] if n_test else dataset.test
+    return replace(dataset, train=parts[2], valid=valid_rows, test=test_rows)
 
 
 def _share(fraction: float | None, name: str, n: int) -> int:

@@ -58,33 +58,29 @@ def _read_npz(path: Path, options: Options) -> Found:
             if {"format", "shape", "data"} <= set(arrays.files):
                 file.seek(0)
                 return Found({"train": _sparse(file)})
-            names = _split_names(arrays.files)
+            names, width = _split_names(arrays.files), None
             if "n_features" in arrays:
                 width = _member(arrays, "n_features")
                 if not names or width.shape != () or width.dtype.kind not in "iu" or width < 1:
                     raise ValueError(f"it holds {', '.join(arrays)}, with n_features = {width}")
-                splits = {split: _unpacked(_member(arrays, name), int(width), name) for split, name in names.items()}
-            elif names:
-                splits = {split: _member(arrays, name) for split, name in names.items()}
-            elif len(arrays.files) == 1:
-                splits = {"train": _member(arrays, arrays.files[0])}
-            else:
+            elif not names and len(arrays.files) == 1:
+                names = {"train": arrays.files[0]}
+            elif not names:
                 raise ValueError(f"it holds {', '.join(arrays) or 'nothing'}")
-            unused = [name for name in arrays.files if names and name not in (*names.values(), "n_features")]
-    notes = [f"arrays {', '.join(unused)} are not used"] if unused else []
-    return Found(splits, notes=notes)
+            splits = {split: _member(arrays, name) for split, name in names.items()}
+            if width is not None:
+                splits = {split: _unpacked(packed, int(width), names[split]) for split, packed in splits.items()}
+            unused = [name for name in arrays.files if name not in (*names.values(), "n_features")]
+    return Found(splits, notes=[f"arrays {', '.join(unused)} are not used"] if unused else [])
 
 
 def _split_names(names: list[str]) -> dict[str, str]:
     """Return the name of the array of each split."""
-    found: dict[str, str] = {}
-    for name in names:
-        split = SPLITS.get(name.lower())
-        if split in found:
-            raise ValueError(f"it holds {found[split]} and {name}, two names for one split")
-        if split is not None:
-            found[split] = name
-    return {split: found[split] for split in ("train", "valid", "test") if split in found}
+    found = {split: [name for name in names if SPLITS.get(name.lower()) == split] for split in ("train", "valid", "test")}
+    for called in found.values():
+        if len(called) > 1:
+            raise ValueError(f"it holds {called[0]} and {called[1]}, two names for one split")
+    return {split: called[0] for split, called in found.items() if called}
 
 
 def _member(arrays: Any, name: str) -> NDArray[Any]:
@@ -95,9 +91,10 @@ def _member(arrays: Any, name: str) -> NDArray[Any]:
 
 
 def _unpacked(packed: NDArray[Any], width: int, name: str) -> NDArray[np.uint8]:
-    if packed.dtype != np.uint8 or packed.ndim != 2 or packed.shape[1] != -(-width // 8):
+    n_bytes = -(-width // 8)
+    if packed.dtype != np.uint8 or packed.ndim != 2 or packed.shape[1] != n_bytes:
         raise ValueError(
-            f"with n_features = {width}, {name} must be packed bits of shape (rows, {-(-width // 8)}) and dtype uint8, "
+            f"with n_features = {width}, {name} must be packed bits of shape (rows, {n_bytes}) and dtype uint8, "
             f"got {packed.shape} of {packed.dtype}"
         )
     return np.unpackbits(packed, axis=1, count=width)
@@ -205,14 +202,12 @@ def _parquet_table(file: Any, options: Options) -> Found:
         if schema.names[j] in _index_names(schema) and len(columns.kept) > 1:
             columns.leave_out(j)
             notes.append(f"{columns.describe(j)} is the data frame's index; it is left out")
-    types = pyarrow.types
-    numeric = (types.is_boolean, types.is_integer, types.is_floating, types.is_decimal, types.is_null)
+    t = pyarrow.types
+    numeric = (t.is_boolean, t.is_integer, t.is_floating, t.is_decimal, t.is_null)
     other = [j for j in columns.kept if not any(is_type(schema.types[j]) for is_type in numeric)]
     if other:
-        kind = schema.types[other[0]]
-        raise ValueError(
-            f"{columns.describe(other[0])} holds {kind}, no numbers. {columns.option(*other)} leaves out what is none"
-        )
+        found = f"{columns.describe(other[0])} holds {schema.types[other[0]]}"
+        raise ValueError(f"{found}, no numbers. {columns.option(*other)} leaves out what is none")
     blocks: list[NDArray[Any]] = [np.empty((0, len(columns.kept)), np.uint8)]
     for batch in file.iter_batches(max(1, BATCH // len(schema.names)), use_threads=False):
         block = np.empty((batch.num_rows, len(columns.kept)))

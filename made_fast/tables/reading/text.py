@@ -15,6 +15,7 @@ import math
 import re
 import warnings
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from itertools import islice
 from typing import Any, NamedTuple, TextIO
 
@@ -204,11 +205,11 @@ def _count_on(cells: list[str], start: int) -> bool:
 
 
 def _number(cell: str) -> float:
-    """Return the number in a cell, NaN for a gap; ValueError if there is none."""
+    """Return the number in a cell, NaN for a gap; ValueError for anything else."""
     text = cell.strip()
     if (word := WORDS.get(text.lower())) is not None:
         return word
-    if not text.isascii() or "_" in text:  # Python would read it
+    if not text.isascii() or "_" in text:  # Python reads more than other programs
         raise ValueError
     return float(text)
 
@@ -219,16 +220,6 @@ def _is_value(cell: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-class _Numbers(dict[str, float]):
-    """The numbers in cells, remembered."""
-
-    def __missing__(self, cell: str) -> float:
-        number = _number(cell)
-        if len(self) < REMEMBERED:
-            self[cell] = number
-        return number
 
 
 def _plain(source: str | TextIO, layout: _Layout) -> NDArray[Any] | None:
@@ -259,7 +250,7 @@ def _by_cells(open_text: Callable[[], TextIO], layout: _Layout, options: Options
     if start is not None:
         columns.leave_out(0)
         notes.append("the first column has no name and counts the rows; it is left out")
-    numbers = _Numbers()
+    number = lru_cache(REMEMBERED)(_number)
     blocks: list[NDArray[Any]] = []
     done = 0
     with open_text() as lines:
@@ -272,7 +263,7 @@ def _by_cells(open_text: Callable[[], TextIO], layout: _Layout, options: Options
             if start is not None:
                 _check_index(cells[0], start, done)
             trailing = trailing and not any(map(str.strip, cells[-1]))
-            blocks.append(_block(cells, chunk, numbers, columns, done))
+            blocks.append(_block(cells, chunk, number, columns, done))
             done += len(chunk)
     X = np.concatenate(blocks)
     if trailing and columns.kept[-1] == width - 1 and len(columns.kept) not in (1, options.n_features):
@@ -282,13 +273,15 @@ def _by_cells(open_text: Callable[[], TextIO], layout: _Layout, options: Options
     return X, columns, notes
 
 
-def _block(cells: list[tuple[str, ...]], chunk: list[_Record], numbers: _Numbers, columns: Columns, done: int) -> NDArray[Any]:
+def _block(
+    cells: list[tuple[str, ...]], chunk: list[_Record], number: Callable[[str], float], columns: Columns, done: int
+) -> NDArray[Any]:
     """Return the numbers of a chunk, whose cells are given by column; ``done`` rows come before it."""
     block = np.empty((len(chunk), len(columns.kept)))
     wrong = []
     for k, j in enumerate(columns.kept):
         try:
-            block[:, k] = np.fromiter(map(numbers.__getitem__, cells[j]), np.float64, len(chunk))
+            block[:, k] = np.fromiter(map(number, cells[j]), np.float64, len(chunk))
         except ValueError:
             wrong.append(j)
     if wrong:

@@ -111,7 +111,7 @@ def chosen_splits(args: argparse.Namespace, dataset: Dataset) -> dict[str, Any]:
 def load_model(path: Path) -> AnyModel:
     """Read a model file."""
     import made_fast
-    from made_fast.inference.header import ModelFileError
+    from made_fast.inference.tensorfile import ModelFileError
 
     with refusing(OSError, ModelFileError):
         return made_fast.load(path)

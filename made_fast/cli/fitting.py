@@ -202,7 +202,7 @@ def _without_effect(args: argparse.Namespace, plan: _Plan) -> Iterator[tuple[str
 def _resumed(args: argparse.Namespace, plan: _Plan) -> MADE:
     """Return the estimator of the checkpoint, if it is one of the fit that the options describe."""
     from made_fast.estimators.estimator import MADE
-    from made_fast.inference.header import ModelFileError
+    from made_fast.inference.tensorfile import ModelFileError
     from made_fast.tables import names
 
     with refusing(OSError, ModelFileError):

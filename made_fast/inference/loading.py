@@ -9,9 +9,9 @@ import os
 from typing import Any
 
 from made_fast.inference import modelfile, tensorfile
-from made_fast.inference.header import file_error
 from made_fast.inference.mixture import MixtureModel
 from made_fast.inference.model import MADEModel, from_content
+from made_fast.inference.tensorfile import file_error
 from made_fast.tables import arguments
 
 __all__ = ["load"]

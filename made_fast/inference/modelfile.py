@@ -1,6 +1,6 @@
 """What a model file holds: a model's parameters, masks and names as tensors and metadata, and back, checked.
 
-Not here: bytes and headers (``tensorfile.py``, ``header.py``); the model classes, which pass and get a :class:`Content` or an
+Not here: bytes and headers (``tensorfile.py``); the model classes, which pass and get :class:`Content` and
 :class:`EnsembleContent`.
 
 A model has these tensors, in this order (the big one first, for its alignment), and these further metadata:
@@ -33,8 +33,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from made_fast.inference.header import FOREIGN, MAX_JSON, file_error, json_object
-from made_fast.inference.tensorfile import CHUNK
+from made_fast.inference.tensorfile import CHUNK, FOREIGN, MAX_JSON, file_error, json_object
 from made_fast.kernels import layout as panels
 from made_fast.network.masks import DEGREE_RULES, DIRECT_CONNECTIONS, RESAMPLE, MaskRule, MaskSet
 from made_fast.network.network import Architecture, Network, Shared

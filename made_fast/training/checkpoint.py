@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from made_fast.inference import modelfile, tensorfile
-from made_fast.inference.header import FOREIGN, MAX_JSON, ModelFileError, file_error, json_object
+from made_fast.inference.tensorfile import FOREIGN, MAX_JSON, ModelFileError, file_error, json_object
 from made_fast.kernels.layout import aligned_copy, copy_into
 from made_fast.kernels.optimizers import OPTIMIZERS
 from made_fast.network.network import Network

@@ -25,10 +25,9 @@ from hypothesis import strategies as st
 
 import made_fast
 from made_fast import MADE
-from made_fast.inference import header, modelfile
-from made_fast.inference.header import ModelFileError
+from made_fast.inference import modelfile, tensorfile
 from made_fast.inference.modelfile import Content, EnsembleContent, decode, decode_ensemble, encode, encode_ensemble
-from made_fast.inference.tensorfile import read, write
+from made_fast.inference.tensorfile import ModelFileError, read, write
 from made_fast.kernels import layout, reference
 from made_fast.network import masks
 from made_fast.network.masks import DIRECT_CONNECTIONS, MaskRule, MaskSet
@@ -340,7 +339,7 @@ def test_other_versions_are_refused(small, version):
     refuse(small, forge(header, data), "version of the format must be '1', got .*Update made_fast")
 
 
-@pytest.mark.parametrize("key", header.OWN_METADATA)
+@pytest.mark.parametrize("key", tensorfile.OWN_METADATA)
 def test_missing_metadata_are_refused(small, key):
     header, data = split(small.read_bytes())
     del header["__metadata__"][key]
@@ -455,7 +454,7 @@ def test_every_part_of_the_header_replaced_is_refused(small):
 def test_edited_headers_are_refused_or_read(tmp_path, several, data):
     """Behind a right checksum, any text leads to ModelFileError or to arrays, never to another exception."""
     tensors, metadata = encoded(3, (2,), several=several)
-    raw = header.make_header(tensors, metadata, "0" * 64)
+    raw = tensorfile.make_header(tensors, metadata, "0" * 64)
     rest = b"".join(array.tobytes() for array in tensors.values())
     text = raw[8:].rstrip().replace(b"0" * 64, hashlib.sha256(rest).hexdigest().encode())
     for _ in range(data.draw(st.integers(1, 3))):
@@ -515,7 +514,7 @@ def test_a_file_of_64_mb_takes_little_more_than_its_size(tmp_path, mostly):
     assert peak_of(lambda: made_fast.load(tmp_path / "big", mmap=True)) < 24 << 20
 
 
-MOST_LISTS = header.MAX_VALUES // 2 - 2
+MOST_LISTS = tensorfile.MAX_VALUES // 2 - 2
 
 
 @pytest.mark.parametrize(
@@ -523,23 +522,23 @@ MOST_LISTS = header.MAX_VALUES // 2 - 2
     [
         '{"a": [' + "[]," * MOST_LISTS + "0]}",
         '{"a": [' + ",".join(["[" * 900 + "]" * 900] * (MOST_LISTS // 460)) + "]}",
-        "{" + ",".join(f'"{i:05}":{i}.5' for i in range(header.MAX_VALUES - 2)) + "}",
-        '{"a": "\\u0001' + "x" * (header.MAX_JSON - 30) + '\U0001f600"}',
+        "{" + ",".join(f'"{i:05}":{i}.5' for i in range(tensorfile.MAX_VALUES - 2)) + "}",
+        '{"a": "\\u0001' + "x" * (tensorfile.MAX_JSON - 30) + '\U0001f600"}',
     ],
     ids=["lists", "nested lists", "names", "one string"],
 )
 def test_the_largest_json_takes_no_64_mb(text):
-    assert peak_of(lambda: header.json_object(text.encode(), "it", "x")) < 64 << 20
-    assert isinstance(header.json_object(text.encode(), "it", "x"), dict)  # so it was not refused
+    assert peak_of(lambda: tensorfile.json_object(text.encode(), "it", "x")) < 64 << 20
+    assert isinstance(tensorfile.json_object(text.encode(), "it", "x"), dict)  # so it was not refused
 
 
 @pytest.mark.parametrize(
-    "text", ['{"a": "' + "x" * header.MAX_JSON + '"}', '{"a": [' + "0," * header.MAX_VALUES + "0]}", "[" * (1 << 20)]
+    "text", ['{"a": "' + "x" * tensorfile.MAX_JSON + '"}', '{"a": [' + "0," * tensorfile.MAX_VALUES + "0]}", "[" * (1 << 20)]
 )
 def test_larger_json_is_refused_before_it_is_parsed(text):
     def parse():
         with pytest.raises(ModelFileError, match="it must be at most 4194304 bytes of JSON and 150000 values, got"):
-            header.json_object(raw, "it", "x")
+            tensorfile.json_object(raw, "it", "x")
 
     raw = text.encode()
     assert peak_of(parse) < 1 << 20

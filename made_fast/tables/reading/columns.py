@@ -74,10 +74,6 @@ class Columns:
             there += f" or {', '.join(map(shown, self.names[:LISTED]))}{', ...' if width > LISTED else ''}"
         raise ValueError(f"--drop must name a column, {there}, got {shown(text)}")
 
-    def leave_out(self, j: int) -> None:
-        """Leave out one more column."""
-        self.kept.remove(j)
-
     def kept_names(self) -> tuple[str, ...] | None:
         """Return the names of the table's columns."""
         return None if self.names is None else tuple(self.names[j] for j in self.kept)

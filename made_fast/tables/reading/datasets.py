@@ -95,9 +95,8 @@ def load(
     Raises FileNotFoundError if there is no such file, ValueError if it cannot be read or is no table of 0/1.
     """
     if header not in HEADER or index_base not in (None, 0, 1):
-        raise ValueError(
-            f"header must be one of {', '.join(HEADER)}, and index_base 0, 1 or None, got {header!r} and {index_base!r}."
-        )
+        demand = f"header must be one of {', '.join(HEADER)}, and index_base 0, 1 or None"
+        raise ValueError(f"{demand}, got {header!r} and {index_base!r}.")
     columns = (drop,) if isinstance(drop, str) else tuple(map(str, drop))
     options = Options(threshold, n_features, missing, columns, header, index_base)
     if source == "digits":
@@ -112,10 +111,8 @@ def load(
         compressed = suffixes[-1:] == [".gz"]
         suffix = suffixes[-2 if compressed else -1] if len(suffixes) > compressed else ""
         if not path.is_file() or suffix not in READERS or (compressed and not READERS[suffix].gzip):
-            raise ValueError(
-                f"{path} must be a file whose name ends in one of {', '.join(FORMATS)}; text also with .gz. "
-                "Convert or rename it."
-            )
+            demand = f"must be a file whose name ends in one of {', '.join(FORMATS)}; text also with .gz"
+            raise ValueError(f"{path} {demand}. Convert or rename it.")
         thing, reader = f"A {suffix} file", READERS[suffix]
         name = os.fsencode(path.name.split(".")[0]).decode("utf-8", "backslashreplace")  # names of files are bytes
     try:
@@ -139,8 +136,12 @@ def split(dataset: Dataset, *, valid: float | None = 0.1, test: float | None = 0
     The rows are drawn at random, the same ones for the same ``seed``, and keep their order within each split.
     """
     n = dataset.train.shape[0]
-    n_valid = _share(valid, "valid", n) if dataset.valid is None else 0
-    n_test = _share(test, "test", n) if dataset.test is None else 0
+
+    def share(fraction: float | None, name: str) -> int:
+        missing = fraction is not None and getattr(dataset, name) is None
+        return max(1, round(arguments.fraction(fraction, name) * n)) if missing else 0
+
+    n_valid, n_test = share(valid, "valid"), share(test, "test")
     if n_valid + n_test == 0:
         return dataset
     if n_valid + n_test >= n:
@@ -152,10 +153,6 @@ def split(dataset: Dataset, *, valid: float | None = 0.1, test: float | None = 0
     parts = [dataset.train[np.sort(part)] for part in np.split(shuffled, [n_valid, n_valid + n_test])]
     valid_rows, test_rows = parts[0] if n_valid else dataset.valid, parts[1] if n_test else dataset.test
     return replace(dataset, train=parts[2], valid=valid_rows, test=test_rows)
-
-
-def _share(fraction: float | None, name: str, n: int) -> int:
-    return 0 if fraction is None else max(1, round(arguments.fraction(fraction, name) * n))
 
 
 def _digits(options: Options) -> Dataset:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,8 +32,7 @@ SPLITS = {
 }  # fmt: skip
 """Names of the arrays of an .npz, in lower case, and their splits."""
 
-BATCH = 1 << 20
-"""Cells of a .parquet that are turned into numbers at a time."""
+BATCH = 1 << 20  # cells of a .parquet that are turned into numbers at a time
 
 
 class Reader(NamedTuple):
@@ -123,23 +122,18 @@ def _read_npy(path: Path, options: Options) -> Found:
 
 
 def _read_text(separators: tuple[str, ...], path: Path, options: Options) -> Found:
-    def open_text() -> TextIO:
-        if path.suffix.lower() == ".gz":
-            return gzip.open(path, "rt", encoding="utf-8-sig")
-        return path.open(encoding="utf-8-sig")
-
-    return text.read(open_text, str(path), separators, options)
+    opener: Any = gzip.open if path.suffix.lower() == ".gz" else open
+    return text.read(lambda: opener(path, "rt", encoding="utf-8-sig"), str(path), separators, options)
 
 
 def _read_stdin(_: Path, options: Options) -> Found:
     if sys.stdin is None:
         raise ValueError("it is closed")
     raw = getattr(sys.stdin, "buffer", sys.stdin).read()
-    if not isinstance(raw, str):
-        try:
-            raw = raw.decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise ValueError("it is no text in UTF-8") from error
+    try:
+        raw = raw if isinstance(raw, str) else raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError("it is no text in UTF-8") from error
     if "\0" in raw:
         raise ValueError("it is no text: it holds zero bytes")
     return text.read(lambda: io.StringIO(raw, newline=None), None, text.COMMAS, options)
@@ -200,7 +194,7 @@ def _parquet_table(file: Any, options: Options) -> Found:
     notes = []
     for j in list(columns.kept):
         if schema.names[j] in _index_names(schema) and len(columns.kept) > 1:
-            columns.leave_out(j)
+            columns.kept.remove(j)
             notes.append(f"{columns.describe(j)} is the data frame's index; it is left out")
     t = pyarrow.types
     numeric = (t.is_boolean, t.is_integer, t.is_floating, t.is_decimal, t.is_null)
@@ -210,10 +204,8 @@ def _parquet_table(file: Any, options: Options) -> Found:
         raise ValueError(f"{found}, no numbers. {columns.option(*other)} leaves out what is none")
     blocks: list[NDArray[Any]] = [np.empty((0, len(columns.kept)), np.uint8)]
     for batch in file.iter_batches(max(1, BATCH // len(schema.names)), use_threads=False):
-        block = np.empty((batch.num_rows, len(columns.kept)))
-        for k, j in enumerate(columns.kept):
-            block[:, k] = batch.column(j).cast(pyarrow.float64(), safe=False).to_numpy(zero_copy_only=False)
-        blocks.append(narrow(block))
+        numbers = [batch.column(j).cast(pyarrow.float64(), safe=False).to_numpy(zero_copy_only=False) for j in columns.kept]
+        blocks.append(narrow(np.stack(numbers, axis=1)))
     return Found({"train": np.concatenate(blocks)}, columns, notes)
 
 
@@ -224,29 +216,22 @@ def _index_names(schema: Any) -> list[str]:
     return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
 
 
-_NPZ = (
-    "arrays 'train', 'valid' (or 'val'), 'test', or a single one, or what scipy.sparse.save_npz writes; "
-    "if there is a number 'n_features', they are packed bits"
-)
+_ARRAYS = "arrays 'train', 'valid' (or 'val'), 'test', or a single one, or what scipy.sparse.save_npz writes; "
+_NPZ = Reader(_read_npz, _ARRAYS + "if there is a number 'n_features', they are packed bits")
 _ROWS = "rows of 0 and 1 of one length, separated by"
 _CSV = Reader(partial(_read_text, text.COMMAS), f"{_ROWS} commas, semicolons or tabs", gzip=True)
 _BLANKS = Reader(partial(_read_text, text.BLANKS), f"{_ROWS} blanks", gzip=True)
 _LIBSVM = Reader(_read_libsvm, "lines of the form 'label index:1 index:1', with rising indices", gzip=True)
 
 STDIN = Reader(_read_stdin, f"{_CSV.form}, as a .csv file does")
-"""The reader of standard input."""
 
 READERS = {
-    ".npz": Reader(_read_npz, _NPZ),
+    ".npz": _NPZ,
     ".npy": Reader(_read_npy, "one two-dimensional array"),
-    ".csv": _CSV,
-    ".data": _CSV,
+    **dict.fromkeys((".csv", ".data"), _CSV),
     ".tsv": Reader(partial(_read_text, text.TABS), f"{_ROWS} tabs", gzip=True),
-    ".amat": _BLANKS,
-    ".txt": _BLANKS,
+    **dict.fromkeys((".amat", ".txt"), _BLANKS),
     ".parquet": Reader(_read_parquet, "columns of 0 and 1, of any type of numbers"),
-    ".libsvm": _LIBSVM,
-    ".svm": _LIBSVM,
-    ".svmlight": _LIBSVM,
+    **dict.fromkeys((".libsvm", ".svm", ".svmlight"), _LIBSVM),
 }
 """Readers by the end of the file's name."""

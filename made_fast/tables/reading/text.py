@@ -29,9 +29,8 @@ __all__ = ["BLANKS", "COMMAS", "TABS", "read"]
 COMMAS, TABS, BLANKS = (";", ",", "\t"), ("\t",), (" ",)
 """The separators that a text may have; a blank stands for any number of blanks and tabs."""
 
-WORDS = {"true": 1.0, "false": 0.0} | dict.fromkeys(("", "na", "n/a", "nan", "null", "none", "<na>", "?"), math.nan)
-"""Cells beside numbers, in lower case."""
-
+GAPS = ("", "na", "n/a", "nan", "null", "none", "<na>", "?")
+WORDS = {"true": 1.0, "false": 0.0} | dict.fromkeys(GAPS, math.nan)  # cells beside numbers, in lower case
 MARKERS = "A missing entry is an empty cell, NA, N/A, NaN, null, None, <NA> or ?"
 
 PEEK = 10  # records that show the layout of a text
@@ -41,21 +40,17 @@ REMEMBERED = 1 << 16  # most texts whose numbers are remembered
 
 
 class _Record(NamedTuple):
-    """The cells of one row, and the numbers of its first and last line, counted from 1."""
-
-    first: int
+    first: int  # number of its first line, counted from 1
     last: int
     cells: list[str]
 
 
 class _Layout(NamedTuple):
-    """Separator, names above the table, lines to skip, first row, and whether each line ends with a separator."""
-
     separator: str
-    names: tuple[str, ...] | None
-    skip: int
+    names: tuple[str, ...] | None  # above the table
+    skip: int  # lines above the first row
     first: _Record
-    trailing: bool
+    trailing: bool  # each line ends with a separator
 
 
 def read(open_text: Callable[[], TextIO], path: str | None, separators: tuple[str, ...], options: Options) -> Found:
@@ -186,7 +181,7 @@ def _agree(head: list[_Record]) -> bool:
 def _is_header(head: list[_Record]) -> bool:
     """Return whether the first record has no value in it, or numbers that count on, as pandas calls columns without names."""
     cells = [cell.strip() for cell in head[0].cells]
-    given = [cell for cell in cells if cell.lower() not in WORDS or cell.lower() in ("true", "false")]
+    given = [cell for cell in cells if cell.lower() not in GAPS]
     if given and not any(map(_is_value, given)):
         return True
     unnamed = cells[0] == ""
@@ -243,12 +238,12 @@ def _by_cells(open_text: Callable[[], TextIO], layout: _Layout, options: Options
     """Read a table cell by cell; return it, its columns and remarks."""
     width, trailing = len(layout.first.cells), layout.trailing
     if layout.names is not None and len(layout.names) != width:
-        raise ValueError(_other_width(len(layout.names), width, layout.first.first))
+        raise _other_width(len(layout.names), width, layout.first.first)
     columns = Columns(width, layout.names, options.drop)
     notes = []
     start = _start_of_index(columns, layout)
     if start is not None:
-        columns.leave_out(0)
+        columns.kept.remove(0)
         notes.append("the first column has no name and counts the rows; it is left out")
     number = lru_cache(REMEMBERED)(_number)
     blocks: list[NDArray[Any]] = []
@@ -258,7 +253,7 @@ def _by_cells(open_text: Callable[[], TextIO], layout: _Layout, options: Options
         while chunk := list(islice(records, 1 + CHUNK // width)):
             for record in chunk:
                 if len(record.cells) != width:
-                    raise ValueError(_other_width(width, len(record.cells), record.first))
+                    raise _other_width(width, len(record.cells), record.first)
             cells = list(zip(*(record.cells for record in chunk), strict=True))
             if start is not None:
                 _check_index(cells[0], start, done)
@@ -267,15 +262,13 @@ def _by_cells(open_text: Callable[[], TextIO], layout: _Layout, options: Options
             done += len(chunk)
     X = np.concatenate(blocks)
     if trailing and columns.kept[-1] == width - 1 and len(columns.kept) not in (1, options.n_features):
-        columns.leave_out(width - 1)
+        columns.kept.remove(width - 1)
         X = narrow(X[:, :-1])
         notes.append("the last column has neither a name nor a value, as every line ends with a separator; it is left out")
     return X, columns, notes
 
 
-def _block(
-    cells: list[tuple[str, ...]], chunk: list[_Record], number: Callable[[str], float], columns: Columns, done: int
-) -> NDArray[Any]:
+def _block(cells: list[tuple[str, ...]], chunk: list[_Record], number: Any, columns: Columns, done: int) -> NDArray[Any]:
     """Return the numbers of a chunk, whose cells are given by column; ``done`` rows come before it."""
     block = np.empty((len(chunk), len(columns.kept)))
     wrong = []
@@ -302,11 +295,9 @@ def _block(
     return narrow(block)
 
 
-def _other_width(before: int, found: int, line: int) -> str:
-    return (
-        f"the number of columns changed from {before} to {found} at line {line}. Give every line as many cells; "
-        "outside quotes a # starts a comment"
-    )
+def _other_width(before: int, found: int, line: int) -> ValueError:
+    text = f"the number of columns changed from {before} to {found} at line {line}. Give every line as many cells; "
+    return ValueError(text + "outside quotes a # starts a comment")
 
 
 # Columns and rows that are no data

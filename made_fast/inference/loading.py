@@ -63,16 +63,12 @@ def _content_of(source: Any) -> tuple[str, bytes | None]:
     if isinstance(source, str | os.PathLike):
         return arguments.path(source, "source"), None
     if not callable(getattr(source, "read", None)):
-        raise TypeError(
-            "source must be a path (str or os.PathLike), the content of a file (bytes) or a file open for reading bytes, "
-            f"got {arguments.shown(source)} of type {type(source).__name__}."
-        )
+        demand = "source must be a path (str or os.PathLike), the content of a file (bytes) or a file open for reading bytes"
+        raise TypeError(f"{demand}, got {arguments.shown(source)} of type {type(source).__name__}.")
     given = getattr(source, "name", None)
     name = given if isinstance(given, str) else f"an open {type(source).__name__}"
     content = source.read()
     if not isinstance(content, bytes | bytearray | memoryview):
-        raise TypeError(
-            f"source must be a file open for reading bytes, got one that reads {type(content).__name__} ({name}). "
-            "Open it in binary mode, open(path, 'rb')."
-        )
+        found = f"one that reads {type(content).__name__} ({name}). Open it in binary mode, open(path, 'rb')"
+        raise TypeError(f"source must be a file open for reading bytes, got {found}.")
     return name, bytes(content)

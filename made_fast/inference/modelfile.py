@@ -39,15 +39,11 @@ from made_fast.network.masks import DEGREE_RULES, DIRECT_CONNECTIONS, RESAMPLE, 
 from made_fast.network.network import Architecture, Network, Shared
 from made_fast.system.durable import StrPath
 
-__all__ = [
-    "WEIGHT_TOLERANCE", "Content", "EnsembleContent", "decode", "decode_ensemble", "encode", "encode_ensemble", "encode_names",
-]  # fmt: skip
+__all__ = ["Content", "EnsembleContent", "decode", "decode_ensemble", "encode", "encode_ensemble", "encode_names"]
 
-WEIGHT_TOLERANCE = 1e-9
-"""How far from 1 the weights of a mixture may add up."""
-
-PREFIX = "member."
 Tensor = NDArray[Any]
+PREFIX = "member."
+WEIGHT_TOLERANCE = 1e-9  # on the sum of a mixture's weights, which is 1
 
 FREE_UNITS, PARAMETERS_PER_UNIT = 1 << 20, 64
 """A file may have a million inputs and hidden units, all members together, and one more for every 64 parameters. Their tables
@@ -136,10 +132,8 @@ def encode_names(names: Sequence[str] | None) -> dict[str, Tensor]:
         text = _json({"names": list(names)}).encode()
         json_object(text, "the names of the columns", "the model to be saved")
     except ValueError as error:
-        raise ValueError(
-            f"the names of the columns must be text that a model file can hold, got {type(error).__name__}: {error} "
-            "Rename them, or pass the values alone: X.to_numpy(), say."
-        ) from error
+        found = f"{type(error).__name__}: {error} Rename them, or pass the values alone: X.to_numpy(), say."
+        raise ValueError(f"the names of the columns must be text that a model file can hold, got {found}") from error
     return {"feature_names": np.frombuffer(text, np.uint8)}
 
 
@@ -199,12 +193,12 @@ def decode_ensemble(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], 
     if (weights <= 0).any() or not abs(weights.sum() - 1) <= WEIGHT_TOLERANCE:
         found = f"{weights[:8].tolist()}, sum {float(weights.sum())!r}"
         raise file_error(path, "weights must be positive and add up to 1", found)
-    starts = [*(f"{PREFIX}{m}.parameters" for m in range(M)), "weights"]
-    if list(tensors)[: M + 1] != starts:
+    first = [f"{PREFIX}{m}.parameters" for m in range(M)]
+    if list(tensors)[: M + 1] != [*first, "weights"]:
         raise file_error(path, "tensors must begin with the parameters of each member, then weights", list(tensors))
     del tensors["weights"]
     vectors = [tensor for tensor in tensors.values() if tensor.dtype == np.int32 and tensor.ndim]
-    _check_units(vectors, sum(tensors[name].size for name in starts[:-1]), path)
+    _check_units(vectors, sum(tensors[name].size for name in first), path)
     parts = _by_member(tensors, M, path)
     abouts = _by_member({name: text for name, text in metadata.items() if name not in ("kind", "hyper")}, M, path)
     members = [
@@ -224,9 +218,8 @@ def _by_member(entries: Mapping[str, Any], n_members: int, path: StrPath) -> lis
     """Return the entries of each member, in their order, without the prefix of their names."""
     parts: dict[str, dict[str, Any]] = {str(m): {} for m in range(n_members)}
     for name, entry in entries.items():
-        prefix, _, rest = name.partition(".")
-        m, _, own = rest.partition(".")
-        if f"{prefix}." != PREFIX or m not in parts:
+        m, _, own = name.removeprefix(PREFIX).partition(".")
+        if not name.startswith(PREFIX) or m not in parts:
             raise file_error(path, f"names must begin with {PREFIX}0. to {PREFIX}{n_members - 1}.", name)
         parts[m][own] = entry
     return list(parts.values())
@@ -250,8 +243,8 @@ def _decode_tensors(tensors: Mapping[str, Tensor], path: StrPath) -> tuple[Tenso
     """Return the parameters, the mask set, and whether its masks share the parameters."""
     names = ["parameters", "ordering", *(f"degrees.{l}" for l in range(len(tensors) - 2))]
     if list(tensors) != names or len(names) - 1 > panels.MAX_LAYERS:
-        demand = f"tensors must be parameters, ordering, up to {panels.MAX_LAYERS - 1} degrees.<l>"
-        raise file_error(path, demand, list(tensors))
+        up_to = panels.MAX_LAYERS - 1
+        raise file_error(path, f"tensors must be parameters, ordering, up to {up_to} degrees.<l>", list(tensors))
     theta, *vectors = tensors.values()
     if theta.dtype not in (np.float32, np.float64) or theta.ndim != 1:
         raise file_error(path, "parameters must be a vector of F32 or F64", f"{theta.dtype} {theta.shape}")

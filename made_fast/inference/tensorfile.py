@@ -69,12 +69,10 @@ class ModelFileError(ValueError):
 
 
 class Tensor(NamedTuple):
-    """A tensor as the header announces it; ``begin`` and ``end`` count bytes from the start of the data."""
-
     name: str
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
-    begin: int
+    begin: int  # bytes from the start of the data
     end: int
 
 

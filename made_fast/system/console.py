@@ -1,7 +1,6 @@
-"""Standard error: messages are written to it, and no state of the stream makes a call fail.
+"""Standard error: messages go there, or are dropped where it is closed, full, without a reader, or missing.
 
-The stream may be closed, full, without a reader, or missing: the message is then dropped. An exception that the host's signal
-handler raises meanwhile passes through.
+An exception that the host's signal handler raises meanwhile passes through.
 """
 
 from __future__ import annotations

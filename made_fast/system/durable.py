@@ -41,17 +41,13 @@ def replace(path: StrPath, fill: Callable[[BinaryIO], None]) -> None:
     Raises OSError if the file cannot be written; IsADirectoryError if ``path`` ends with a separator. The old file is
     untouched, unless a step after the rename failed, such as the folder's fsync.
     """
-    called_off = False
-
-    def call_off() -> None:
-        nonlocal called_off
-        called_off = True
+    called_off: list[None] = []
 
     def check() -> None:
         if called_off:
             raise _CalledOff
 
-    threads.run(lambda _: _replace(path, fill, check), 1, call_off, all_n=False, aside=True)
+    threads.run(lambda _: _replace(path, fill, check), 1, lambda: called_off.append(None), all_n=False, aside=True)
 
 
 def check_writable(path: StrPath) -> None:
@@ -75,8 +71,7 @@ class _Growing(io.FileIO):
         super().__init__(descriptor, "wb", closefd=False)
         self._descriptor, self._check = descriptor, check
         self._written = 0
-        self.dropped = False
-        """Bytes still in a buffer above are dropped: the descriptor may be another file's by now."""
+        self.dropped = False  # then bytes still in a buffer above go nowhere: the descriptor may be another file's by now
 
     def fileno(self) -> int:
         raise io.UnsupportedOperation("fileno")  # or NumPy hands a whole array to the system at once, and Ctrl-C waits

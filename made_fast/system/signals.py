@@ -14,14 +14,9 @@ from types import FrameType
 
 __all__ = ["Stopped", "code_of", "held", "raised"]
 
-DEFAULTS = {
-    signal.SIGINT: signal.default_int_handler,
-    signal.SIGTERM: signal.SIG_DFL,
-    signal.SIGHUP: signal.SIG_DFL,
-}
+DEFAULTS = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL}
 
-SAME = 2.0
-"""Seconds within which another signal is ignored: a closed terminal sends SIGHUP twice."""
+SAME = 2.0  # seconds within which another signal is ignored: a closed terminal sends SIGHUP twice
 
 
 class Stopped(KeyboardInterrupt):
@@ -49,16 +44,15 @@ def raised() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in DEFAULTS}
-    mine = {number: handler for number, handler in before.items() if handler == DEFAULTS[number]}
+    mine = {number: default for number, default in DEFAULTS.items() if signal.getsignal(number) == default}
     _State.holders, _State.came, _State.last = 0, None, -SAME
     try:
         for number in mine:
             signal.signal(number, _handle)
         yield
     finally:
-        for number, handler in mine.items():
-            signal.signal(number, handler)
+        for number, default in mine.items():
+            signal.signal(number, default)
 
 
 @contextmanager

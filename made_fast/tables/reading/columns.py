@@ -1,6 +1,4 @@
-"""The columns of a file: their names, the ones that make the table, and an index, which is no data.
-
-All readers share this: their options (:class:`Options`), their result (:class:`Found`), and the rules about columns.
+"""What all readers share: their options, their result, and the rules about a file's columns: names, drops, an index.
 
 Not here: formats (``formats.py``, ``text.py``), which values are 0/1 (``tables/checks.py``).
 """
@@ -28,12 +26,12 @@ COUNTED = 3  # fewest rows that may be numbered: two rows of a 0/1 column may be
 class Options:
     """The options of :func:`made_fast.tables.reading.datasets.load`."""
 
-    threshold: float | None = None
-    n_features: int | None = None
-    missing: bool = False
-    drop: tuple[str, ...] = ()
-    header: str = "auto"
-    index_base: int | None = None
+    threshold: float | None = None  # larger values become 1, the others 0
+    n_features: int | None = None  # width of the data; a LIBSVM file does not tell it if the last columns are never set
+    missing: bool = False  # entries may be missing: NaN in arrays; for text see ``text.GAPS``
+    drop: tuple[str, ...] = ()  # columns to leave out, by name, or by number, from 0, where none has that name
+    header: str = "auto"  # the first line of text holds names: "yes", "no", or "auto": if no value or numbers that count on
+    index_base: int | None = None  # number of LIBSVM's first column; None: 0 if that occurs, 1 if that is the only way
 
 
 @dataclass
@@ -62,16 +60,16 @@ class Columns:
             raise ValueError(f"--drop leaves none of its {width} columns")
 
     def _number(self, text: str, width: int) -> int:
-        if self.names is not None and text in self._count:
-            if self._count[text] > 1:
-                places = ", ".join(str(j) for j, name in enumerate(self.names) if name == text)
-                raise ValueError(f"--drop {shlex.quote(text)} names the columns {places}; give their numbers instead")
-            return self.names.index(text)
+        places = [j for j, name in enumerate(self.names or ()) if name == text]
+        if len(places) > 1:
+            numbers = ", ".join(map(str, places))
+            raise ValueError(f"--drop {shlex.quote(text)} names the columns {numbers}; give their numbers instead")
+        if places:
+            return places[0]
         if text.isascii() and text.isdigit() and len(text) < 10 and int(text) < width:
             return int(text)
-        there = f"0..{width - 1}"
-        if self.names is not None:
-            there += f" or {', '.join(map(shown, self.names[:LISTED]))}{', ...' if width > LISTED else ''}"
+        names = ", ".join(map(shown, (self.names or ())[:LISTED])) + (", ..." if width > LISTED else "")
+        there = f"0..{width - 1} or {names}" if self.names else f"0..{width - 1}"
         raise ValueError(f"--drop must name a column, {there}, got {shown(text)}")
 
     def kept_names(self) -> tuple[str, ...] | None:
@@ -80,14 +78,14 @@ class Columns:
 
     def describe(self, j: int) -> str:
         """Return the name of column ``j`` of the file in errors."""
-        name = self.names[j] if self.names is not None else ""
+        name = self.names[j] if self.names else ""
         return f"column {shown(name)} ({j}, counted from 0)" if name else f"column {j} (counted from 0)"
 
     def option(self, *numbers: int) -> str:
         """Return the options that leave columns out, each by its name if that is clear."""
 
         def called(j: int) -> str:
-            name = self.names[j] if self.names is not None else ""
+            name = self.names[j] if self.names else ""
             clear = self._count[name] == 1 and 0 < len(name) <= SHOWN and name.isprintable()
             return shlex.quote(name) if clear else str(j)
 
@@ -115,10 +113,8 @@ class Columns:
                 odd = next((int(j) for j in strange if _all_different(X[:, j])), None)
         if odd is not None:
             j = self.kept[odd]
-            raise ValueError(
-                f"{self.describe(j)} looks like an index, not like data: it numbers the rows {X[0, odd]:g}, {X[1, odd]:g}, "
-                f"{X[2, odd]:g}, .. {self.option(j)} leaves it out"
-            )
+            found = f"it numbers the rows {X[0, odd]:g}, {X[1, odd]:g}, {X[2, odd]:g}, .."
+            raise ValueError(f"{self.describe(j)} looks like an index, not like data: {found} {self.option(j)} leaves it out")
 
 
 def _all_different(numbers: NDArray[Any]) -> bool:

@@ -26,9 +26,7 @@ from made_fast.tables.reading.formats import READERS, STDIN
 
 __all__ = ["FORMATS", "Dataset", "load", "split"]
 
-FORMATS = tuple(READERS)
-"""Ends of the names of files that :func:`load` reads."""
-
+FORMATS = tuple(READERS)  # ends of the names of files that ``load`` reads
 HEADER = ("auto", "yes", "no")
 DIGITS_THRESHOLD = 7.0  # its grey values go from 0 to 16
 
@@ -36,9 +34,7 @@ _UNREADABLE = (
     OSError, EOFError, ValueError, OverflowError, TypeError, MemoryError, NotImplementedError, RecursionError, lzma.LZMAError,
     SyntaxError, UserWarning, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
-"""Errors of NumPy, zipfile, gzip and scikit-learn for files that are cut short, foreign or wrong.
-
-A signal handler that ends a call raises few of these; RuntimeError, its usual error, is not among them."""
+"""Errors of NumPy, zipfile, gzip and scikit-learn for broken files; RuntimeError, a usual one of signal handlers, is none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,30 +65,11 @@ def load(
     header: str = "auto",
     index_base: int | None = None,
 ) -> Dataset:
-    """Load a data set; every value in it has been checked to be 0 or 1.
+    """Load a data set; every value in it has been checked to be 0 or 1. For the options see :class:`Options`.
 
-    Parameters
-    ----------
-    source : str or path
-        ``"digits"`` (1797 images of 8 x 8 that come with scikit-learn; split 1297/250/250), ``"-"`` for standard input, read
-        into memory like a .csv, or a file in one of :data:`FORMATS`: text also with ``.gz``. A .npy stays on disk. A file of
-        one matrix has it as ``train``.
-    threshold : float, optional
-        Values larger than this become 1, the others 0.
-    n_features : int, optional
-        Width that the data must have. A LIBSVM file does not tell its own if the last features are never set.
-    missing : bool
-        Let entries be missing: NaN in arrays; in text an empty cell, NA, N/A, NaN, null, None, <NA> or ?, in any case.
-    drop : str, or sequence of str or int
-        Columns to leave out, by name, or by number, counted from 0, where none has that name.
-    header : {"auto", "yes", "no"}
-        Whether the first line of text holds names. ``"auto"``: yes if it has no value, or more than two whole numbers that
-        count on.
-    index_base : {0, 1}, optional
-        Number of the first column in a LIBSVM file. None: 0 if an index is 0; 1 if an index is ``n_features``, or if
-        ``n_features`` is not given; otherwise the file is refused.
-
-    Raises FileNotFoundError if there is no such file, ValueError if it cannot be read or is no table of 0/1.
+    ``source`` is ``"digits"`` (1797 images of 8 x 8 that come with scikit-learn; split 1297/250/250), ``"-"`` for standard
+    input, read into memory like a .csv, or a file in one of :data:`FORMATS`: text also with ``.gz``. A .npy stays on disk. A
+    file of one matrix has it as ``train``. Raises FileNotFoundError, or ValueError if it cannot be read or is no table of 0/1.
     """
     if header not in HEADER or index_base not in (None, 0, 1):
         demand = f"header must be one of {', '.join(HEADER)}, and index_base 0, 1 or None"
@@ -119,6 +96,7 @@ def load(
         found = reader.read(path, options)
         if found.columns is not None:
             found.columns.refuse_index(found.splits["train"], threshold)
+            found.notes += found.columns.same_names()
     except _UNREADABLE as error:
         if isinstance(error, TimeoutError) and error.errno is None:  # a host's limit, raised by its signal handler
             raise
@@ -145,10 +123,8 @@ def split(dataset: Dataset, *, valid: float | None = 0.1, test: float | None = 0
     if n_valid + n_test == 0:
         return dataset
     if n_valid + n_test >= n:
-        raise ValueError(
-            f"{dataset.name} must keep at least 1 training row, got {n} rows to share with {n_valid} for validation and "
-            f"{n_test} for test. Lower the fractions."
-        )
+        found = f"{n} rows to share with {n_valid} for validation and {n_test} for test"
+        raise ValueError(f"{dataset.name} must keep at least 1 training row, got {found}. Lower the fractions.")
     shuffled = np.random.default_rng(seed).permutation(n)
     parts = [dataset.train[np.sort(part)] for part in np.split(shuffled, [n_valid, n_valid + n_test])]
     valid_rows, test_rows = parts[0] if n_valid else dataset.valid, parts[1] if n_test else dataset.test
@@ -168,7 +144,6 @@ def _checked(found: Found, label: str, name: str, options: Options) -> Dataset:
     splits: dict[str, Any] = {}
     n_features = options.n_features
     names = found.columns.kept_names() if found.columns is not None else None
-    same_names = found.columns.same_names() if found.columns is not None else []
     for key, X in found.splits.items():
         table = f"{key} of {label}" if len(found.splits) > 1 else label
         rows: Any = checks.matrix(X, name=table, min_rows=0)
@@ -190,7 +165,7 @@ def _checked(found: Found, label: str, name: str, options: Options) -> Dataset:
         raise ValueError(f"{label} must have training rows, got{rest or ' no rows at all'}. Save the rows to use as 'train'.")
     r = math.isqrt(splits["train"].shape[1])
     shape = (r, r) if r * r == splits["train"].shape[1] else None
-    notes = tuple(f"{label}: {note}" for note in (*found.notes, *same_names))
+    notes = tuple(f"{label}: {note}" for note in found.notes)
     return Dataset(name, **splits, shape=shape, feature_names=names, notes=notes, index_base=found.index_base)
 
 

@@ -25,13 +25,11 @@ from made_fast.tables.reading.columns import Columns, Found, Options, narrow
 
 __all__ = ["READERS", "STDIN", "Reader"]
 
-SPLITS = {
+SPLITS = {  # by the name of an array of an .npz, in lower case
     "train": "train", "training": "train",
     "valid": "valid", "val": "valid", "validation": "valid", "dev": "valid",
     "test": "test", "testing": "test",
 }  # fmt: skip
-"""Names of the arrays of an .npz, in lower case, and their splits."""
-
 BATCH = 1 << 20  # cells of a .parquet that are turned into numbers at a time
 
 
@@ -41,9 +39,6 @@ class Reader(NamedTuple):
     read: Callable[[Path, Options], Found]
     form: str
     gzip: bool = False
-
-
-# Arrays
 
 
 def _read_npz(path: Path, options: Options) -> Found:
@@ -59,16 +54,15 @@ def _read_npz(path: Path, options: Options) -> Found:
                 return Found({"train": _sparse(file)})
             names, width = _split_names(arrays.files), None
             if "n_features" in arrays:
-                width = _member(arrays, "n_features")
-                if not names or width.shape != () or width.dtype.kind not in "iu" or width < 1:
-                    raise ValueError(f"it holds {', '.join(arrays)}, with n_features = {width}")
+                n = _member(arrays, "n_features")
+                if not names or n.shape != () or n.dtype.kind not in "iu" or n < 1:
+                    raise ValueError(f"it holds {', '.join(arrays)}, with n_features = {n}")
+                width = int(n)
             elif not names and len(arrays.files) == 1:
                 names = {"train": arrays.files[0]}
             elif not names:
                 raise ValueError(f"it holds {', '.join(arrays) or 'nothing'}")
-            splits = {split: _member(arrays, name) for split, name in names.items()}
-            if width is not None:
-                splits = {split: _unpacked(packed, int(width), names[split]) for split, packed in splits.items()}
+            splits = {split: _member(arrays, name, width) for split, name in names.items()}
             unused = [name for name in arrays.files if name not in (*names.values(), "n_features")]
     return Found(splits, notes=[f"arrays {', '.join(unused)} are not used"] if unused else [])
 
@@ -82,21 +76,18 @@ def _split_names(names: list[str]) -> dict[str, str]:
     return {split: called[0] for split, called in found.items() if called}
 
 
-def _member(arrays: Any, name: str) -> NDArray[Any]:
+def _member(arrays: Any, name: str, width: int | None = None) -> NDArray[Any]:
+    """Return an array of the file; with a width, the bits that are packed in it."""
     array = arrays[name]
     if not isinstance(array, np.ndarray):  # NumPy returns the bytes of a member that is no array
         raise ValueError(f"{name} in it is no array")
-    return array
-
-
-def _unpacked(packed: NDArray[Any], width: int, name: str) -> NDArray[np.uint8]:
+    if width is None:
+        return array
     n_bytes = -(-width // 8)
-    if packed.dtype != np.uint8 or packed.ndim != 2 or packed.shape[1] != n_bytes:
-        raise ValueError(
-            f"with n_features = {width}, {name} must be packed bits of shape (rows, {n_bytes}) and dtype uint8, "
-            f"got {packed.shape} of {packed.dtype}"
-        )
-    return np.unpackbits(packed, axis=1, count=width)
+    if array.dtype != np.uint8 or array.ndim != 2 or array.shape[1] != n_bytes:
+        demand = f"{name} must be packed bits of shape (rows, {n_bytes}) and dtype uint8"
+        raise ValueError(f"with n_features = {width}, {demand}, got {array.shape} of {array.dtype}")
+    return np.unpackbits(array, axis=1, count=width)
 
 
 def _sparse(file: Any) -> Any:
@@ -116,9 +107,6 @@ def _read_npy(path: Path, options: Options) -> Found:
         array.close()
         raise ValueError("it holds several arrays; is it a .npz file?")
     return Found({"train": array})
-
-
-# Text
 
 
 def _read_text(separators: tuple[str, ...], path: Path, options: Options) -> Found:
@@ -149,9 +137,8 @@ def _read_libsvm(path: Path, options: Options) -> Found:
     if len(X.indices):
         least, most = int(X.indices.min()), int(X.indices.max())
         if base is None and n is not None and least > 0 and most < n:
-            raise ValueError(
-                f"its indices {least}..{most} may count the {n} columns from 0 or from 1. Say which: --index-base 0 or 1"
-            )
+            found = f"its indices {least}..{most} may count the {n} columns from 0 or from 1"
+            raise ValueError(f"{found}. Say which: --index-base 0 or 1")
         if base is None:
             base = min(least, 1)
             if base == 1 and n is None:
@@ -166,9 +153,6 @@ def _read_libsvm(path: Path, options: Options) -> Found:
         raise ValueError("it has no index at all")
     X = type(X)((X.data, X.indices, X.indptr), shape=(X.shape[0], n or 1))
     return Found({"train": X}, notes=notes, index_base=base)
-
-
-# Parquet
 
 
 def _read_parquet(path: Path, options: Options) -> Found:
@@ -225,7 +209,7 @@ _LIBSVM = Reader(_read_libsvm, "lines of the form 'label index:1 index:1', with 
 
 STDIN = Reader(_read_stdin, f"{_CSV.form}, as a .csv file does")
 
-READERS = {
+READERS = {  # by the end of the file's name
     ".npz": _NPZ,
     ".npy": Reader(_read_npy, "one two-dimensional array"),
     **dict.fromkeys((".csv", ".data"), _CSV),
@@ -234,4 +218,3 @@ READERS = {
     ".parquet": Reader(_read_parquet, "columns of 0 and 1, of any type of numbers"),
     **dict.fromkeys((".libsvm", ".svm", ".svmlight"), _LIBSVM),
 }
-"""Readers by the end of the file's name."""

@@ -26,9 +26,7 @@ from made_fast.tables.reading.columns import Columns, Found, Options, narrow, sh
 
 __all__ = ["BLANKS", "COMMAS", "TABS", "read"]
 
-COMMAS, TABS, BLANKS = (";", ",", "\t"), ("\t",), (" ",)
-"""The separators that a text may have; a blank stands for any number of blanks and tabs."""
-
+COMMAS, TABS, BLANKS = (";", ",", "\t"), ("\t",), (" ",)  # a blank stands for any number of blanks and tabs
 GAPS = ("", "na", "n/a", "nan", "null", "none", "<na>", "?")
 WORDS = {"true": 1.0, "false": 0.0} | dict.fromkeys(GAPS, math.nan)  # cells beside numbers, in lower case
 MARKERS = "A missing entry is an empty cell, NA, N/A, NaN, null, None, <NA> or ?"
@@ -61,9 +59,8 @@ def read(open_text: Callable[[], TextIO], path: str | None, separators: tuple[st
     try:
         layout = _layout(open_text, separators, options.header)
         names = layout.names
-        X = None
-        if not (options.drop or layout.trailing or (names and names[0] == "")):
-            X = _plain(path if path is not None else open_text(), layout)
+        by_cells = options.drop or layout.trailing or (names and names[0] == "")
+        X = None if by_cells else _plain(path if path is not None else open_text(), layout)
         if X is None or (names is not None and len(names) != X.shape[1]):
             X, columns, notes = _by_cells(open_text, layout, options)
         else:
@@ -76,9 +73,6 @@ def read(open_text: Callable[[], TextIO], path: str | None, separators: tuple[st
         elif options.threshold is not None and any(map(str.isdigit, names)):  # without a threshold it could be no row
             notes.append("the first line holds numbers that count on and is taken for names; --header no makes it a row")
     return Found({"train": X}, columns, notes)
-
-
-# Records
 
 
 def _records(lines: TextIO, separator: str) -> Iterator[_Record]:
@@ -131,9 +125,6 @@ def _cut(text: str, separator: str) -> list[str] | None:
             cells.append(cell)
         if end in ("#", "\n", ""):
             return cells if cells != [""] or '"' in text[:at] else []
-
-
-# Layout
 
 
 def _layout(open_text: Callable[[], TextIO], separators: tuple[str, ...], header: str) -> _Layout:
@@ -194,9 +185,6 @@ def _is_header(head: list[_Record]) -> bool:
 
 def _count_on(cells: list[str], start: int) -> bool:
     return cells == [str(start + i) for i in range(len(cells))]
-
-
-# Values
 
 
 def _number(cell: str) -> float:
@@ -288,19 +276,14 @@ def _block(cells: list[tuple[str, ...]], chunk: list[_Record], number: Any, colu
             ways_out.append("Decimal commas are not read: write 0.5 for 0,5")
         if done + i == 0 and columns.names is None:
             ways_out.append("If the line holds names, give --header yes")
-        raise ValueError(
-            f"could not convert string {shown(text)} to a number at line {chunk[i].first} (row {done + i}), "
-            f"{columns.describe(j)}. {'. '.join(ways_out)}"
-        )
+        place = f"line {chunk[i].first} (row {done + i}), {columns.describe(j)}"
+        raise ValueError(f"could not convert string {shown(text)} to a number at {place}. {'. '.join(ways_out)}")
     return narrow(block)
 
 
 def _other_width(before: int, found: int, line: int) -> ValueError:
     text = f"the number of columns changed from {before} to {found} at line {line}. Give every line as many cells; "
     return ValueError(text + "outside quotes a # starts a comment")
-
-
-# Columns and rows that are no data
 
 
 def _start_of_index(columns: Columns, layout: _Layout) -> int | None:
@@ -317,10 +300,9 @@ def _check_index(cells: tuple[str, ...], start: int, done: int) -> None:
     """Refuse a first column without a name that does not count the rows; ``done`` rows come before these cells."""
     for i, cell in enumerate(cells, start=done):
         if cell.strip() != str(start + i):
-            raise ValueError(
-                f"the first column has no name, as an index has none, but does not count the rows: {shown(cell.strip())} "
-                f"in row {i}. --drop 0 leaves it out; give it a name in the first line to keep it"
-            )
+            found = f"does not count the rows: {shown(cell.strip())} in row {i}"
+            ways_out = "--drop 0 leaves it out; give it a name in the first line to keep it"
+            raise ValueError(f"the first column has no name, as an index has none, but {found}. {ways_out}")
 
 
 def _refuse_header_of_numbers(X: NDArray[Any]) -> None:
@@ -334,7 +316,5 @@ def _refuse_header_of_numbers(X: NDArray[Any]) -> None:
     rest = X[1:]
     if ((rest == 0) | (rest == 1) | np.isnan(rest)).all():
         numbers = ", ".join(f"{number:g}" for number in first[:3]) + (", .." if len(first) > 3 else "")
-        raise ValueError(
-            f"the first line, {numbers}, looks like a header of numbers: all that is below it is 0 or 1. "
-            "--header yes takes it for names, --header no for a row"
-        )
+        found = f"the first line, {numbers}, looks like a header of numbers: all that is below it is 0 or 1"
+        raise ValueError(f"{found}. --header yes takes it for names, --header no for a row")

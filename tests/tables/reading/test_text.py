@@ -56,7 +56,7 @@ def same(found, expected):
         rows(X).rstrip(),
     ],
 )
-@pytest.mark.parametrize("header", ["", "a,b,c\n"])
+@pytest.mark.parametrize("header", ["", "a,b,c\n", "\n#\n\na,b,c\n"])
 @pytest.mark.parametrize("name", ["x.csv", "x.data.gz"])
 def test_a_table_may_look_like(tmp_path, text, header, name):
     separator = next((s for s in ";\t" if s in text and "," not in text), ",")

@@ -1,4 +1,4 @@
-"""Tables for the command line, missing entries (NaN) included: counted, hidden, written. ``datasets.py`` reads them."""
+"""Tables for the command line, missing entries (NaN) included: counted, hidden, written. ``tables/reading`` reads them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from made_fast.tables.datasets import Dataset
+from made_fast.tables.reading.datasets import Dataset
 from made_fast.tables.sparse import is_sparse
 from made_fast.tables.table import chunks
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+import os
+from collections.abc import Callable
+from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,6 +70,35 @@ def unpack_rows(bits: NDArray[np.uint64], order: NDArray[np.intp]) -> NDArray[np
     out = np.empty((len(bits), len(order)), np.uint8)
     out[:, order] = np.unpackbits(bits.astype("<u8").view(np.uint8), axis=1, count=len(order), bitorder="little")
     return out
+
+
+def raising(error: BaseException | type[BaseException]) -> Callable[..., NoReturn]:
+    """Return a function that raises an error, whatever it gets."""
+
+    def call(*_: Any, **__: Any) -> NoReturn:
+        raise error
+
+    return call
+
+
+def put(content: bytes) -> Callable[[BinaryIO], Any]:
+    """Return a function that writes bytes to a stream."""
+    return lambda stream: stream.write(content)
+
+
+def descriptors() -> set[str]:
+    """Return the open descriptors, but for the one that it takes to look."""
+    return {fd for fd in os.listdir("/proc/self/fd") if os.path.lexists(f"/proc/self/fd/{fd}")}
+
+
+def binary(n: int, D: int, seed: int = 0) -> NDArray[np.uint8]:
+    """Return random rows (n, D) of 0/1."""
+    return (np.random.default_rng(seed).random((n, D)) < 0.4).astype(np.uint8)
+
+
+def dense(X: Any) -> NDArray[Any]:
+    """Return an array of what may be a sparse matrix."""
+    return np.asarray(X.toarray() if hasattr(X, "toarray") else X)
 
 
 ACTIVATIONS = {

@@ -16,7 +16,7 @@ from made_fast.inference.mixture import MixtureModel
 from made_fast.inference.model import MADEModel
 from made_fast.network.network import Network
 from made_fast.tables.choices import N_WALKS
-from made_fast.tables.datasets import Dataset, n_missing
+from made_fast.tables.reading.datasets import Dataset, n_missing
 from made_fast.tables.table import Table
 
 __all__ = [

@@ -18,8 +18,9 @@ from made_fast.cli.report import AnyModel
 from made_fast.cli.values import STDOUT
 from made_fast.inference.density import ApproximationWarning
 from made_fast.system.console import say
-from made_fast.tables import arguments, datasets, names
-from made_fast.tables.datasets import Dataset
+from made_fast.tables import arguments, names
+from made_fast.tables.reading import datasets
+from made_fast.tables.reading.datasets import Dataset
 from made_fast.tables.sparse import is_sparse
 
 __all__ = ["evaluate", "impute", "info", "sample", "score"]

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from made_fast.inference import storage
+from made_fast.inference import tensorfile
 from made_fast.inference.answering import Answers, Options, PackedRows
 from made_fast.inference.pattern import ENUMERATED, Floats
 from made_fast.network.masks import Connectivity
@@ -300,7 +300,7 @@ class Density(ABC):
 
         ``made_fast.load`` reads it. Raises OSError where it cannot be written.
         """
-        storage.write(arguments.path(path), *self._encoded())
+        tensorfile.write(arguments.path(path), *self._encoded())
 
     @abstractmethod
     def _encoded(self) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from made_fast.inference import modelfile
 from made_fast.inference.answering import ModelAnswers, Options, PackedRows
 from made_fast.inference.density import Density
-from made_fast.inference.header import ModelFileError
+from made_fast.inference.tensorfile import ModelFileError
 from made_fast.network.masks import Connectivity, MaskRule, MaskSet, check_connectivity
 from made_fast.network.network import Network, Shared
 from made_fast.system import threads

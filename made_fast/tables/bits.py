@@ -4,7 +4,7 @@
 50,000 rows of 784 inputs take 5 MB. Any table (memmap, float, sparse) is packed a chunk of rows at a time and never exists as
 a whole in a second form.
 
-Not here: what may be packed (``tables/table.py``), files (``tables/datasets.py``).
+Not here: what may be packed (``tables/table.py``), files (``tables/reading``).
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 A refusal says the name, the demand, what was found, and the way out: ``TypeError`` for a wrong type, ``ValueError`` for a
 wrong value. Where scikit-learn's own checks look for certain words, the texts hold those words.
 
-Not here: packing of rows (``tables/bits.py``), files (``tables/datasets.py``), how a data frame becomes an array
+Not here: packing of rows (``tables/bits.py``), files (``tables/reading``), how a data frame becomes an array
 (``tables/arrays.py``), what a sound sparse matrix is (``tables/sparse.py``).
 """
 

@@ -12,7 +12,7 @@ from helpers import all_inputs, assert_drawn_from, random_model
 
 from made_fast import MADE, ApproximationWarning, MixtureModel, ModelFileError, load
 from made_fast.inference import modelfile
-from made_fast.inference.storage import read, write
+from made_fast.inference.tensorfile import read, write
 
 WEIGHTS = [0.5, 0.3, 0.2]
 D = 8

@@ -15,7 +15,7 @@ promise are kept. Mutant i of a seed is the same whenever it is made: ``--only I
 There are four classes, in turn, and counts of each: ``raw``, ``header``, ``json`` and ``tensors``, see ``mutations.py``.
 
 Not here: what is changed in a file, and how (``mutations.py``); coverage guided search (``atheris_model_file.py``); single
-faults with their messages (``tests/test_storage.py``).
+faults with their messages (``tests/inference/test_untrusted_headers.py``).
 """
 
 from __future__ import annotations

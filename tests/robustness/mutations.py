@@ -59,7 +59,7 @@ MARK = re.compile(r'"@(\d+)@"')
 
 
 # ---------------------------------------------------------------------------------------------------------------------------
-# The format: files taken apart and put together, by the docs of storage
+# The format: files taken apart and put together, by the docs of tensorfile
 # ---------------------------------------------------------------------------------------------------------------------------
 
 

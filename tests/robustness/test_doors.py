@@ -32,7 +32,7 @@ from robustness.doors import WIDTH, check_refusal, rows, small, world
 
 from made_fast import MADE, MADEEnsemble, MADEImputer, MADEModel, MixtureModel, load
 from made_fast.cli import entry as cli
-from made_fast.tables import datasets
+from made_fast.tables.reading import datasets
 
 LONG = settings.default.max_examples >= 10_000
 

@@ -167,6 +167,17 @@ def test_log_marginal_and_conditional_are_those_of_the_answering_members(name, n
 
 
 @every_kind
+def test_the_score_is_that_of_whole_rows_and_of_what_is_observed_of_the_others(name):
+    model, X = make(name), rows_of(make(name))
+    whole = ~np.isnan(X).any(axis=1)
+    expected = np.concatenate([model.score_samples(X[whole]), model.log_marginal(X[~whole])])
+    assert model.score(X) == pytest.approx(expected.mean(), rel=1e-12)
+    X[np.flatnonzero(whole)[1], 3] = 2
+    with pytest.raises(ValueError, match=f"got 2.0 at row {np.flatnonzero(whole)[1]}, column 3"):
+        model.score(X)
+
+
+@every_kind
 @pytest.mark.parametrize("n_members", [1, 3])
 def test_mean_is_the_expectation_given_what_is_observed(name, n_members):
     model = make(name)

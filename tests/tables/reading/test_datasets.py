@@ -85,12 +85,9 @@ def test_packed_npz(tmp_path, D):
     assert all((getattr(found, name) == parts[name]).all() for name in ("train", "test"))
 
 
-def test_npz_of_one_array_with_any_name(tmp_path):
+def test_one_array_is_enough_and_npy_stays_on_disk(tmp_path):
     np.savez(tmp_path / "one.npz", pictures=binary(9, 4))
     assert (datasets.load(tmp_path / "one.npz").train == binary(9, 4)).all()
-
-
-def test_npy_stays_on_disk(tmp_path):
     train = datasets.load(write(tmp_path / "X.npy", binary(9, 4))).train
     assert isinstance(train, np.memmap) or isinstance(train.base, np.memmap)
     assert not train.flags.writeable
@@ -138,14 +135,10 @@ WRONG = {
     "ragged.csv": ("0,1\n1\n", r"ragged\.csv cannot be read: .*columns changed from 2 to 1.*separated by commas"),
     "blanks.csv": ("x y\n0 1\n1 0\n", "blanks.csv cannot be read: .*could not convert.*separated by commas"),
     "commas.txt": ("0,1\n1,0\n", "commas.txt cannot be read: .*separated by blanks"),
-    "word.csv": ("a,b\n0,1\n0,x\n", "word.csv cannot be read: could not convert string 'x'"),
     "half.csv": ("0,1\n0,0.5\n", r"half\.csv must hold only 0 and 1, got 0\.5 at row 1, column 1 .*Set a threshold"),
-    "minus.csv": ("0,1\n0,-1\n", "minus.csv must hold only 0 and 1, got -1.0 at row 1, column 1"),
-    "big.csv": ("0,1\n0,256\n", "big.csv must hold only 0 and 1, got 256.0 at row 1, column 1"),
     "gap.csv": ("0,1\n0,nan\n", "gap.csv must hold only 0 and 1, got NaN at row 1, column 1 .*missing entries"),
     "hole.csv": ("0,1\n0,\n", "hole.csv must hold only 0 and 1, got NaN at row 1, column 1 .*missing entries"),
     "empty.csv": ("", "empty.csv cannot be read: .*no data"),
-    "header.csv": ("a,b\n", "header.csv cannot be read: .*no data"),
     "empty.libsvm": ("", "empty.libsvm must have training rows, got no rows at all"),
     "bytes.csv": (b"\xff\xfe\x00\x01", "bytes.csv cannot be read"),
     "twice.svm": ("1 2:1 2:1\n", "twice.svm cannot be read: .*sorted and unique.*rising indices"),
@@ -242,16 +235,17 @@ def test_a_name_is_before_a_number(tmp_path):
         datasets.load(tmp_path / "x.csv", header="yes", drop=["B"])
 
 
-def test_too_many_columns_tell_how_to_leave_some_out(tmp_path):
-    np.save(tmp_path / "x.npy", binary(5, 4))
-    with pytest.raises(ValueError, match=r"must have 3 columns, got 4\. .* --drop leaves columns out"):
-        datasets.load(tmp_path / "x.npy", n_features=3)
-
-
-@pytest.mark.parametrize("options", [{"header": "maybe"}, {"index_base": 2}])
-def test_wrong_options(tmp_path, options):
-    with pytest.raises(ValueError, match="header must be one of auto, yes, no, and index_base 0, 1 or None"):
-        datasets.load(tmp_path / "x.npy", **options)
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"n_features": 3}, r"must have 3 columns, got 4\. .* --drop leaves columns out"),
+        ({"header": "maybe"}, "header must be one of auto, yes, no, and index_base 0, 1 or None"),
+        ({"index_base": 2}, "header must be one of auto, yes, no, and index_base 0, 1 or None"),
+    ],
+)
+def test_wrong_options(tmp_path, options, match):
+    with pytest.raises(ValueError, match=match):
+        datasets.load(write(tmp_path / "x.npy", binary(5, 4)), **options)
 
 
 def test_no_such_file(tmp_path):

@@ -1,0 +1,231 @@
+"""What the programs of this folder share: rows, digests of results, forks, fresh processes, command lines and reports.
+
+Not here: the operations of made_fast that they try (``operations.py``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Rows, small models, and digests
+
+
+def rows(n: int, D: int, seed: int = 0) -> NDArray[np.uint8]:
+    """Return random rows of 0/1, a third of them ones."""
+    return (np.random.default_rng(seed).integers(0, 3, (n, D), np.uint8) == 0).view(np.uint8)
+
+
+def with_missing(n: int, D: int, share: float, n_patterns: int, seed: int = 0) -> NDArray[np.float32]:
+    """Return rows of which a share of the entries are NaN, in so many patterns."""
+    X = rows(n, D, seed).astype(np.float32)
+    patterns = np.random.default_rng(seed + 1).random((n_patterns, D)) < share
+    X[patterns[np.arange(n) % n_patterns]] = np.nan
+    return X
+
+
+def small(**params: Any) -> Any:
+    """Return a MADE that fits within milliseconds."""
+    from made_fast import MADE  # not above: workers of pools need no scikit-learn
+
+    common = {"hidden_sizes": (4,), "max_epochs": 1, "n_threads": 1, "random_state": 0, "learning_rate": 0.01}
+    return MADE(**(common | params))
+
+
+def parameters_of(model: Any) -> NDArray[Any]:
+    """Return the parameters of a MADEModel."""
+    values: NDArray[Any] = model.source.theta if hasattr(model.source, "theta") else model.source.values
+    return values
+
+
+def fit_state(made: Any) -> dict[str, Any]:
+    """Return all that a fit has made, by name, but for the times that it took."""
+    told = [(record["epoch"], record["train_nll"], record["validation_nll"]) for record in made.history_]
+    return {
+        "parameters of the model": parameters_of(made.model_),
+        "parameters of the trainer": made._trainer.parameters,
+        "optimiser": made._trainer.state,
+        "history": (told, made.best_epoch_, made._trainer.step),
+        "samples": made.sample(10, random_state=0),
+    }
+
+
+def digest(*things: Any) -> str:
+    """Return a digest of the types, shapes and bits of arrays, alone or within others, and of whatever else has a repr."""
+    sha = hashlib.sha256()
+
+    def add(thing: Any) -> None:
+        if isinstance(thing, np.ndarray | np.generic):
+            sha.update(f"{thing.dtype}{thing.shape}".encode() + thing.tobytes())
+        elif isinstance(thing, list | tuple):
+            for one in thing:
+                add(one)
+        elif isinstance(thing, dict):
+            add([*thing.items()])
+        else:
+            sha.update(repr(thing).encode())
+
+    add(things)
+    return sha.hexdigest()
+
+
+# Processes
+
+
+class Child:
+    """A fork of this process that does ``work()`` and hands back its result as JSON, if it lives to the end."""
+
+    def __init__(self, work: Callable[[], Any]) -> None:
+        self._pipe, theirs = os.pipe()
+        self._received = b""
+        self.pid = os.fork()
+        if self.pid == 0:
+            try:
+                os.write(theirs, b"!")  # begun
+                answer = json.dumps({"result": work()})
+            except BaseException:
+                answer = json.dumps({"error": traceback.format_exc()})
+            os.write(theirs, answer.encode())
+            os._exit(0)
+        os.close(theirs)
+        if os.read(self._pipe, 1) != b"!":
+            raise RuntimeError("a child ended before it began")
+
+    def ends_within(self, seconds: float) -> bool:
+        """Wait for at most so many seconds; return whether the child has ended by itself."""
+        deadline = time.monotonic() + seconds
+        while select.select([self._pipe], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            received = os.read(self._pipe, 1 << 16)
+            self._received += received
+            if not received:
+                return True
+        return False
+
+    def kill(self, first: signal.Signals | None = None) -> int:
+        """Kill it, after a ``first`` signal that lets it say where it is; return its exit code when it is gone."""
+        if first is not None:
+            os.kill(self.pid, first)
+            time.sleep(0.3)
+        os.kill(self.pid, signal.SIGKILL)
+        return self.exit_code()
+
+    def exit_code(self) -> int:
+        """Return the exit code of a child that ends; a negative one is the signal that killed it."""
+        os.close(self._pipe)
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+    def result(self) -> Any:
+        """Return what ``work`` returned, of a child that has ended; RuntimeError if it raised, or died."""
+        code = self.exit_code()
+        answer = json.loads(self._received or json.dumps({"error": f"a child died: exit code {code}"}))
+        if "error" in answer:
+            raise RuntimeError(answer["error"])
+        return answer["result"]
+
+
+def python(*arguments: Any, seconds: float, **environment: str) -> str:
+    """Run Python in a fresh process; return what it prints; RuntimeError if it fails or takes longer than ``seconds``."""
+    command = [sys.executable, "-W", "ignore:This process:DeprecationWarning", *map(str, arguments)]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=seconds, env=os.environ | environment
+        )
+    except subprocess.TimeoutExpired:
+        raise RuntimeError("the process hangs") from None
+    if done.returncode:
+        raise RuntimeError(f"exit {done.returncode}: {done.stderr[-2000:]}")
+    return done.stdout.strip()
+
+
+def address_space() -> int:
+    """Return the bytes of address space that this process has taken (Linux)."""
+    return int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGESIZE")
+
+
+@contextmanager
+def limited_memory(more: int) -> Iterator[None]:
+    """Let this process take at most so many bytes more than it has; without a limit where there is no /proc."""
+    if not Path("/proc/self/statm").exists():
+        yield
+        return
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (address_space() + more, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+
+
+@contextmanager
+def new_folder() -> Iterator[Path]:
+    """Yield a temporary folder."""
+    with tempfile.TemporaryDirectory() as name:
+        yield Path(name)
+
+
+# The command line, and what is printed
+
+
+def command_line(doc: str | None, **options: Any) -> argparse.Namespace:
+    """Parse the command line of a program; each option is a pair: its default, and help or None."""
+    parser = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
+    for name, (default, text) in options.items():
+        if isinstance(default, tuple):  # the choices of a positional argument
+            parser.add_argument(name, choices=default, help=text)
+        else:
+            shown = argparse.SUPPRESS if text is None else f"{text} (default: {default})"
+            parser.add_argument(f"--{name}", type=type(default), default=default, help=shown)
+    warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)  # forks are the point
+    return parser.parse_args()
+
+
+class Report:
+    """Figures of a run by their names, and broken promises: what was wrong, and how often."""
+
+    def __init__(self, title: str, **figures: Any) -> None:
+        self.title, self.begin = title, time.monotonic()
+        self.figures: Counter[str] = Counter(figures)
+        self.wrong: Counter[str] = Counter()
+
+    def check(self, good: bool, what: str) -> None:
+        """Note what is wrong, unless all is good."""
+        if not good:
+            self.wrong[what] += 1
+
+    def highest(self, name: str, value: float) -> None:
+        """Raise a figure to a value."""
+        self.figures[name] = max(self.figures[name], value)  # type: ignore[assignment]
+
+    def end(self) -> Report:
+        """Note how many seconds the run took."""
+        self.figures["seconds"] = round(time.monotonic() - self.begin, 1)  # type: ignore[assignment]
+        return self
+
+    def show(self) -> int:
+        """Print a line a figure; return the exit status: 1 if a promise was broken."""
+        for name, value in self.figures.items():
+            print(f"{self.title}: {name}: {value:.3f}" if isinstance(value, float) else f"{self.title}: {name}: {value}")
+        print(f"{self.title}: promises broken: {self.wrong.total()}", flush=True)
+        for what, times in self.wrong.most_common(5):
+            print(f"{self.title}: {times} times: {what}", file=sys.stderr)
+        return 1 if self.wrong else 0

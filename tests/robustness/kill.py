@@ -5,7 +5,7 @@ for bit, and the temporary files that the writer leaves are gone after the next 
 save to the same path.
 
 ``train``: a child fits with a checkpoint after every epoch and is killed; the next child resumes and is killed, until one
-comes to the end. Parameters, optimiser, history and samples have the bits of the uninterrupted fit. Once there was a checkpoint
+comes to the end. Parameters, optimiser, history and samples have the bits of the uninterrupted fit. After the first checkpoint
 there is always a whole one, and no more than an epoch's steps are lost.
 
 Children are forks of this process, which has everything imported: a kill costs milliseconds. Moments are spread evenly over

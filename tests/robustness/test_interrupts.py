@@ -14,11 +14,11 @@ GENEROUS = 2.0
 
 
 def test_ctrl_c_is_answered_and_leaves_all_as_it_was():
-    names = [name for name in interrupts.OPERATIONS if name not in interrupts.THEIRS]
+    names = [name for name in interrupts.ALL if name not in interrupts.THEIRS]
     found = list(interrupts.run(names, 2, scale=0.02))
     for figures in found:
-        interrupts.print_figures(figures)
+        interrupts.show(figures)
     assert [figures.name for figures in found] == names
     assert {figures.name: figures.wrong for figures in found if figures.wrong} == {}
     assert sum(len(figures.latencies) for figures in found) > len(names)
-    assert [figures.name for figures in found if figures.broken(GENEROUS)] == []
+    assert [figures.name for figures in found if figures.is_late(GENEROUS)] == []

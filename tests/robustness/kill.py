@@ -21,7 +21,6 @@ of a save (``faults.py``).
 
 from __future__ import annotations
 
-import mmap
 import os
 import random
 import sys
@@ -32,13 +31,22 @@ from itertools import count, cycle
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from made_fast import MADE, MADEModel, load
 from made_fast.training import trainers
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # where its neighbours are, also for a script
-from robustness.common import Child, Report, command_line, digest, fit_state, new_folder, rows, small, with_missing
+from robustness.common import (
+    Child,
+    Report,
+    command_line,
+    digest,
+    fit_state,
+    new_folder,
+    rows,
+    shared_counts,
+    small,
+    with_missing,
+)
 
 PREFIX = ".made_fast-"
 """What the names of temporary files begin with; with another prefix none would be counted, and a test would fail."""
@@ -48,11 +56,6 @@ PATIENCE = 60.0
 
 MOST_KILLS = 500
 """Kills of one fit after which it must have ended."""
-
-
-def shared_counts(n: int) -> Any:
-    """Return n counters (int64, 0) that this process and its forks share."""
-    return np.frombuffer(mmap.mmap(-1, 8 * n), np.int64)
 
 
 # While a model is saved

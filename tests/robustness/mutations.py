@@ -14,7 +14,6 @@ import json
 import math
 import random
 import re
-from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -58,9 +57,7 @@ TOKENS = (
 MARK = re.compile(r'"@(\d+)@"')
 
 
-# ---------------------------------------------------------------------------------------------------------------------------
-# The format: files taken apart and put together, by the docs of storage
-# ---------------------------------------------------------------------------------------------------------------------------
+# The format: files taken apart and put together
 
 
 def split(raw: bytes) -> tuple[bytes, bytes]:
@@ -80,11 +77,7 @@ def seal(text: bytes, data: bytes) -> bytes:
 def compact(value: Any) -> bytes:
     """Return JSON without spaces, with the tokens that the marks in it stand for."""
     text = json.dumps(value, separators=(",", ":"))
-    return (MARK.sub(_token, text) if '"@' in text else text).encode()
-
-
-def _token(mark: re.Match[str]) -> str:
-    return TOKENS[int(mark[1]) % len(TOKENS)]
+    return (MARK.sub(lambda mark: TOKENS[int(mark[1]) % len(TOKENS)], text) if '"@' in text else text).encode()
 
 
 def take_apart(raw: bytes) -> tuple[Tensors, dict[str, Any]]:
@@ -119,9 +112,7 @@ def put_together(tensors: Tensors, metadata: dict[str, Any]) -> bytes:
     return seal(compact(header), data)
 
 
-# ---------------------------------------------------------------------------------------------------------------------------
 # Mutations
-# ---------------------------------------------------------------------------------------------------------------------------
 
 
 def mutate(rng: random.Random, kind: str, raw: bytes, other: bytes) -> bytes:
@@ -241,18 +232,8 @@ def near(rng: random.Random, value: Any) -> Any:
         case bool():
             return not value
         case int():
-            return rng.choice(
-                (
-                    value + 1,
-                    value - 1,
-                    value + 64,
-                    2 * value,
-                    -value,
-                    value // 2,
-                    float(max(-(2**60), min(value, 2**60))),
-                    rng.choice(INTS),
-                )
-            )
+            whole = float(max(-(2**60), min(value, 2**60)))
+            return rng.choice((value + 1, value - 1, value + 64, 2 * value, -value, value // 2, whole, rng.choice(INTS)))
         case float():
             return rng.choice((-value, 2 * value, value * 1e30, value + 1, rng.choice(FLOATS)))
         case str():
@@ -311,11 +292,6 @@ def mutate_documents(rng: random.Random, tensors: Tensors, metadata: dict[str, A
             metadata[rng.choice(("rule", "connectivity_weights", "direct", "kind", "activation"))] = rng.choice(STRINGS)
 
 
-def some(rng: random.Random, tensors: Tensors) -> str:
-    """Choose a tensor; there may be none."""
-    return rng.choice(list(tensors)) if tensors else ""
-
-
 def number_for(rng: random.Random, dtype: np.dtype[Any]) -> Any:
     """Return a number that a tensor may hold."""
     if dtype.kind == "f":
@@ -326,20 +302,68 @@ def number_for(rng: random.Random, dtype: np.dtype[Any]) -> Any:
     return max(limits.min, min(limits.max, rng.choice(INTS)))
 
 
-def set_values(rng: random.Random, tensors: Tensors, metadata: dict[str, Any]) -> None:
-    """Set a few entries."""
-    if tensors.get(name := some(rng, tensors), np.empty(0)).size:
-        tensors[name] = changed = tensors[name].copy()
-        for _ in range(rng.choice((1, 1, 2, 5))):
-            changed.reshape(-1)[rng.randrange(changed.size)] = number_for(rng, changed.dtype)
+# Changes of the values of one tensor that has some: of the random numbers and the values, which may be written to
 
 
-def set_all(rng: random.Random, tensors: Tensors, metadata: dict[str, Any]) -> None:
-    """Set all entries, or all that are not 0."""
-    if name := some(rng, tensors):
-        value = number_for(rng, tensors[name].dtype)
-        full = np.full_like(tensors[name], value)
-        tensors[name] = np.where(tensors[name] == 0, tensors[name], full) if rng.random() < 0.5 else full
+def set_values(rng: random.Random, values: NDArray[Any]) -> NDArray[Any]:
+    for _ in range(rng.choice((1, 1, 2, 5))):
+        values.reshape(-1)[rng.randrange(values.size)] = number_for(rng, values.dtype)
+    return values
+
+
+def set_all(rng: random.Random, values: NDArray[Any]) -> NDArray[Any]:
+    full = np.full_like(values, number_for(rng, values.dtype))
+    return np.where(values == 0, values, full) if rng.random() < 0.5 else full
+
+
+def move_values(rng: random.Random, values: NDArray[Any]) -> NDArray[Any]:
+    flat = values.reshape(-1)
+    order = np.random.default_rng(rng.getrandbits(32)).permutation(flat.size)
+    moved: NDArray[Any] = rng.choice((flat[::-1], np.sort(flat), flat[order], np.roll(flat, 1)))
+    return moved.reshape(values.shape)
+
+
+def swap_values(rng: random.Random, values: NDArray[Any]) -> NDArray[Any]:
+    """Let two entries change places: an ordering stays one."""
+    flat, a, b = values.reshape(-1), rng.randrange(values.size), rng.randrange(values.size)
+    flat[[a, b]] = flat[[b, a]]
+    return values
+
+
+def change_bytes(rng: random.Random, values: NDArray[Any]) -> NDArray[Any]:
+    raw = bytearray(values.tobytes())
+    for _ in range(rng.choice((1, 1, 4, 16))):
+        raw[rng.randrange(len(raw))] ^= 1 << rng.randrange(8)
+    return np.frombuffer(bytes(raw), values.dtype).reshape(values.shape)
+
+
+def change_shape(rng: random.Random, values: NDArray[Any]) -> NDArray[Any]:
+    shapes: list[tuple[int, ...]] = [(1, *values.shape), (*values.shape, 1), (values.size,), values.shape[::-1]]
+    shapes += [(1,) * (8 - values.ndim) + values.shape, (1,) * 9 + values.shape, (0, *values.shape)]
+    shape = rng.choice(shapes)
+    return values.reshape(shape) if 0 not in shape else np.empty(shape, values.dtype)
+
+
+def change_type(rng: random.Random, values: NDArray[Any]) -> NDArray[Any]:
+    """Give the same numbers, or the same bytes, another type."""
+    dtype = np.dtype(rng.choice(list(NAMES)))
+    if rng.random() < 0.5:
+        return values.astype(dtype)
+    return np.frombuffer(values.tobytes(), dtype) if values.nbytes % dtype.itemsize == 0 else values
+
+
+VALUE_CHANGES = (
+    set_values, set_values, set_all, move_values, swap_values, change_bytes, change_shape, change_type,
+)  # fmt: skip
+
+
+# Changes of all tensors
+
+
+def change_values(rng: random.Random, tensors: Tensors, metadata: dict[str, Any]) -> None:
+    if names := [name for name, values in tensors.items() if values.size]:
+        name = rng.choice(names)
+        tensors[name] = rng.choice(VALUE_CHANGES)(rng, tensors[name].copy())
 
 
 def scale(rng: random.Random, tensors: Tensors, metadata: dict[str, Any]) -> None:
@@ -349,38 +373,9 @@ def scale(rng: random.Random, tensors: Tensors, metadata: dict[str, Any]) -> Non
         tensors[name] = (tensors[name] * tensors[name].dtype.type(factor)).astype(tensors[name].dtype)
 
 
-def move_values(rng: random.Random, tensors: Tensors, metadata: dict[str, Any]) -> None:
-    """Let entries change places."""
-    if name := some(rng, tensors):
-        values = tensors[name]
-        flat = values.reshape(-1)
-        order = np.random.default_rng(rng.getrandbits(32)).permutation(flat.size)
-        moved = rng.choice((flat[::-1], np.sort(flat), flat[order], np.roll(flat, 1)))
-        tensors[name] = moved.reshape(values.shape)
-
-
-def swap_values(rng: random.Random, tensors: Tensors, metadata: dict[str, Any]) -> None:
-    """Let two entries change places: an ordering stays one."""
-    if tensors.get(name := some(rng, tensors), np.empty(0)).size:
-        tensors[name] = changed = tensors[name].copy()
-        flat = changed.reshape(-1)
-        a, b = rng.randrange(flat.size), rng.randrange(flat.size)
-        flat[[a, b]] = flat[[b, a]]
-
-
-def change_bytes(rng: random.Random, tensors: Tensors, metadata: dict[str, Any]) -> None:
-    """Change a few bytes."""
-    if tensors.get(name := some(rng, tensors), np.empty(0)).size:
-        values = tensors[name]
-        raw = bytearray(values.tobytes())
-        for _ in range(rng.choice((1, 1, 4, 16))):
-            raw[rng.randrange(len(raw))] ^= 1 << rng.randrange(8)
-        tensors[name] = np.frombuffer(bytes(raw), values.dtype).reshape(values.shape)
-
-
 def change_length(rng: random.Random, tensors: Tensors, metadata: dict[str, Any]) -> None:
     """Cut or lengthen a tensor, or all of as many masks, along one of its axes."""
-    name = some(rng, tensors)
+    name = rng.choice(list(tensors) or [""])
     if not name or not (shape := tensors[name].shape):
         return
     axis = rng.randrange(len(shape))
@@ -391,31 +386,11 @@ def change_length(rng: random.Random, tensors: Tensors, metadata: dict[str, Any]
         tensors[other] = np.take(tensors[other], np.arange(max(length, 0)) % max(n, 1), axis=axis) if n else tensors[other]
 
 
-def change_shape(rng: random.Random, tensors: Tensors, metadata: dict[str, Any]) -> None:
-    """Give the same entries another shape."""
-    if name := some(rng, tensors):
-        values = tensors[name]
-        shapes: list[tuple[int, ...]] = [(1, *values.shape), (*values.shape, 1), (values.size,), values.shape[::-1]]
-        shapes += [(1,) * (8 - values.ndim) + values.shape, (1,) * 9 + values.shape, (0, *values.shape)]
-        shape = rng.choice(shapes)
-        tensors[name] = values.reshape(shape) if 0 not in shape else np.empty(shape, values.dtype)
-
-
-def change_type(rng: random.Random, tensors: Tensors, metadata: dict[str, Any]) -> None:
-    """Give the same numbers, or the same bytes, another type."""
-    if name := some(rng, tensors):
-        values, dtype = tensors[name], np.dtype(rng.choice(list(NAMES)))
-        if rng.random() < 0.5:
-            tensors[name] = values.astype(dtype)
-        elif values.nbytes % dtype.itemsize == 0:
-            tensors[name] = np.frombuffer(values.tobytes(), dtype)
-
-
 def change_names(rng: random.Random, tensors: Tensors, metadata: dict[str, Any]) -> None:
     """Drop, rename, repeat, swap or reorder tensors."""
-    name = some(rng, tensors)
-    if not name:
+    if not tensors:
         return
+    name, other = rng.choice(list(tensors)), rng.choice(list(tensors))
     match rng.randrange(5):
         case 0:
             del tensors[name]
@@ -424,7 +399,6 @@ def change_names(rng: random.Random, tensors: Tensors, metadata: dict[str, Any])
         case 2:
             tensors[rng.choice(STRINGS)] = tensors[name]
         case 3:
-            other = some(rng, tensors)
             tensors[name], tensors[other] = tensors[other], tensors[name]
         case _:
             names = list(tensors)
@@ -463,9 +437,7 @@ def change_model(rng: random.Random, tensors: Tensors, metadata: dict[str, Any])
         ordering, degrees = ordering[0], [m[0] for m in degrees]
         theta = _packed(architecture, Connectivity(ordering, tuple(degrees)), values)
     n = len(theta)
-    for name in [
-        name for name in tensors if name.startswith(prefix) and name[len(prefix) :].startswith(("degrees", "ordering"))
-    ]:
+    for name in [name for name in tensors if name.startswith((f"{prefix}degrees", f"{prefix}ordering"))]:
         del tensors[name]
     vectors: Tensors = {f"{prefix}ordering": ordering} | {f"{prefix}degrees.{l}": m for l, m in enumerate(degrees)}
     text = tensors.pop("text", None)
@@ -489,8 +461,4 @@ def _packed(architecture: Architecture, connectivity: Connectivity, values: np.r
     return theta
 
 
-Change: TypeAlias = Callable[[random.Random, Tensors, dict[str, Any]], None]
-TENSOR_CHANGES: tuple[Change, ...] = (
-    set_values, set_values, set_all, scale, move_values, swap_values, change_bytes, change_length, change_shape, change_type,
-    change_names, change_model, change_model,
-)  # fmt: skip
+TENSOR_CHANGES = (*[change_values] * 8, scale, change_length, change_names, change_model, change_model)

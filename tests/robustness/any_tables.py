@@ -1,10 +1,10 @@
 """Anything that a user may take for a table of rows, for Hypothesis to draw.
 
-A :class:`Table` has what is handed in and, beside it, what that holds as plain numbers; or that it must be refused.
-:func:`tables` draws all there is: any dtype, layout and container, sparse matrices tidy and untidy and broken, and what is no
-table at all; :func:`all_refused` goes through what must be refused, each once.
+A :class:`Table` is a given thing with its values as plain numbers, or without where it must be refused. :func:`tables` draws
+any dtype, layout and container, sparse matrices tidy, untidy and broken, and things that are no table at all;
+:func:`all_refused` yields all that must be refused, each once.
 
-Not here: where tables are handed in, and what is promised of the answer (``doors.py``).
+Not here: the methods that take tables, and what is promised of the answer (``doors.py``).
 """
 
 from __future__ import annotations
@@ -116,21 +116,7 @@ def _inside(X: NDArray[Any], rng: Rng) -> NDArray[Any]:
     return view
 
 
-def _unaligned(X: NDArray[Any], rng: Rng) -> NDArray[Any]:
-    if X.dtype.kind == "O":
-        return X
-    return np.frombuffer(b"?" + X.tobytes(), X.dtype, X.size, 1).reshape(X.shape)
-
-
-def _windows(X: NDArray[Any], rng: Rng) -> NDArray[Any]:
-    """Return rows that overlap in memory."""
-    n, D = X.shape
-    return np.lib.stride_tricks.sliding_window_view(np.resize(X.ravel(), n + D - 1), D)
-
-
 def _mapped(X: NDArray[Any], rng: Rng) -> NDArray[Any]:
-    if X.dtype.kind == "O":
-        return X
     with tempfile.NamedTemporaryFile(suffix=".npy") as file:
         np.save(file, X)
         file.flush()
@@ -143,6 +129,11 @@ def _read_only(X: NDArray[Any], rng: Rng) -> NDArray[Any]:
     return X
 
 
+def _windows(X: NDArray[Any], rng: Rng) -> NDArray[Any]:
+    """Return rows that overlap in memory."""
+    return np.lib.stride_tricks.sliding_window_view(np.resize(X.ravel(), sum(X.shape) - 1), X.shape[1])
+
+
 LAYOUTS: dict[str, Callable[[NDArray[Any], Rng], NDArray[Any]]] = {
     "C": lambda X, rng: X,
     "Fortran": lambda X, rng: np.asfortranarray(X),
@@ -152,7 +143,7 @@ LAYOUTS: dict[str, Callable[[NDArray[Any], Rng], NDArray[Any]]] = {
     "backwards": lambda X, rng: X[::-1, ::-1],
     "inside": _inside,
     "read-only": _read_only,
-    "unaligned": _unaligned,
+    "unaligned": lambda X, rng: np.frombuffer(b"?" + X.tobytes(), X.dtype, X.size, 1).reshape(X.shape),
     "one row for all": lambda X, rng: np.broadcast_to(X[:1], X.shape),
     "one column for all": lambda X, rng: np.broadcast_to(X[:, :1], X.shape),
     "one number for all": lambda X, rng: np.broadcast_to(X[:1, :1], X.shape),
@@ -178,26 +169,24 @@ class Sub(np.ndarray[Any, Any]):
     """A subclass of ndarray."""
 
 
-def _frame(X: NDArray[Any], rng: Rng) -> Any:
-    return pd.DataFrame(X)
+def _bits(X: NDArray[Any], missing: bool = False) -> list[int]:
+    """Return the columns of 0/1, or NaN; none of longdouble, which would be rounded to float."""
+    if X.dtype.kind not in "biuf" or X.dtype.char == "g":
+        return []
+    numbers = X.astype(float)
+    return np.flatnonzero((np.isin(numbers, (0, 1)) | (np.isnan(numbers) & missing)).all(axis=0)).tolist()
 
 
 def _mixed_frame(X: NDArray[Any], rng: Rng) -> Any:
-    """Return a frame each column of which has a dtype of its own, where it can. (longdouble would be rounded to float.)"""
-    frame = pd.DataFrame(X)
-    whole = [
-        c for c in frame if X.dtype.kind in "biuf" and X.dtype.char != "g" and np.isin(X[:, c].astype(float), (0, 1)).all()
-    ]
-    return frame.astype({c: rng.choice(["bool", "int64", "float32", "Int8", "boolean", "Float64", "object"]) for c in whole})
+    """Return a frame each column of which has a dtype of its own, where it can."""
+    kinds = ["bool", "int64", "float32", "Int8", "boolean", "Float64", "object"]
+    return pd.DataFrame(X).astype({c: rng.choice(kinds) for c in _bits(X)})
 
 
 def _nullable_frame(X: NDArray[Any], rng: Rng) -> Any:
     """Return a frame with pandas.NA for what is missing, in columns of nullable dtypes, where it can."""
-    frame = pd.DataFrame(X)
-    if X.dtype.kind not in "biuf" or X.dtype.char == "g":
-        return frame
-    whole = [c for c in frame if (np.isin(X[:, c].astype(float), (0, 1)) | np.isnan(X[:, c].astype(float))).all()]
-    return frame.astype({c: rng.choice(["Int8", "boolean", "UInt64", "Float32", "Float64"]) for c in whole})
+    kinds = ["Int8", "boolean", "UInt64", "Float32", "Float64"]
+    return pd.DataFrame(X).astype({c: rng.choice(kinds) for c in _bits(X, missing=True)})
 
 
 def _category_frame(X: NDArray[Any], rng: Rng) -> Any:
@@ -241,7 +230,7 @@ CONTAINERS: dict[str, Callable[[NDArray[Any], Rng], Any]] = {
     "list of rows": lambda X, rng: list(X),
     "__array__": lambda X, rng: Convertible(X),
     "memoryview": _memoryview,
-    "frame": _frame,
+    "frame": lambda X, rng: pd.DataFrame(X),
     "mixed frame": _mixed_frame,
     "nullable frame": _nullable_frame,
     "category frame": _category_frame,
@@ -257,7 +246,9 @@ def dense_tables(draw: st.DrawFn, width: int) -> Table:
     flavour = draw(st.sampled_from([*flavours, "alien", "alien"] if dtype.kind == "O" else flavours))
     layout, container = draw(st.sampled_from(list(LAYOUTS))), draw(st.sampled_from(list(CONTAINERS)))
     rng, n = np.random.default_rng(draw(st.integers(0, 2**32))), draw(st.integers(1, 4))
-    X = LAYOUTS[layout](_fill(rng, n, width, dtype, flavour), rng)
+    X = _fill(rng, n, width, dtype, flavour)
+    if dtype.kind != "O" or layout not in ("unaligned", "memory map"):  # objects are no bytes
+        X = LAYOUTS[layout](X, rng)
     values = _numbers(X)
     return Table(CONTAINERS[container](X, rng), values, f"{container} of {dtype.str}, {layout}, {flavour}")
 
@@ -331,57 +322,31 @@ def _breaks(S: Any, rng: Rng) -> list[tuple[str, Any]]:
     form, (n, D) = S.format, S.shape
     huge = int(rng.choice([-(2**31), -1000, -1, 2**31 - 1, 10**6]))
     if form in ("csr", "csc", "bsr"):
-        at, nnz = int(rng.integers(len(S.indices))), len(S.indices)
-        start = int(rng.integers(1, len(S.indptr)))
-        return [
-            ("indices", _put(S.indices, at, huge)),
-            ("indices", _put(S.indices, at, n if form == "csc" else D)),
-            ("indices", S.indices[:-1]),
-            ("indices", S.indices.astype(float)),
-            ("indices", S.indices.tolist()),
-            ("indices", S.indices[:, None]),
-            ("indptr", _put(S.indptr, start, huge)),
-            ("indptr", _put(S.indptr, -1, nnz + 1)),
-            ("indptr", _put(S.indptr, 0, 1)),
-            ("indptr", _put(S.indptr, 0, -1)),
-            ("indptr", S.indptr[:-1]),
-            ("indptr", np.append(S.indptr, nnz)),
-            ("indptr", S.indptr[::-1].copy()),
-            ("indptr", S.indptr.astype("u8")),
-            ("indptr", S.indptr[:0]),
-            ("data", S.data[:-1]),
-            ("data", S.data.tolist()),
-            ("data", S.data.astype(object)),
-            ("data", S.data.astype("f2")),
-            ("data", S.data[..., None]),
-        ]
+        at, start, nnz = int(rng.integers(len(S.indices))), int(rng.integers(1, len(S.indptr))), len(S.indices)
+        I, P, V = S.indices, S.indptr, S.data
+        indices = [_put(I, at, huge), _put(I, at, n if form == "csc" else D), I[:-1], I.astype(float), I.tolist(), I[:, None]]
+        indptr = [
+            _put(P, start, huge), _put(P, -1, nnz + 1), _put(P, 0, 1), _put(P, 0, -1), P[:-1], np.append(P, nnz),
+            P[::-1].copy(), P.astype("u8"), P[:0],
+        ]  # fmt: skip
+        values = [V[:-1], V.tolist(), V.astype(object), V.astype("f2"), V[..., None]]
+        return [(name, new) for name, ways in (("indices", indices), ("indptr", indptr), ("data", values)) for new in ways]
     if form == "coo":
         at = int(rng.integers(len(S.data)))
-        return [
-            ("row", _put(S.row, at, n)),
-            ("col", _put(S.col, at, D)),
-            ("row", _put(S.row, at, huge)),
-            ("col", _put(S.col, at, huge)),
-            ("data", S.data[:-1]),
-            ("data", np.append(S.data, 1)),
-            ("data", S.data.astype(object)),
+        places = [("row", n), ("col", D), ("row", huge), ("col", huge)]
+        wrong = [(name, _put(getattr(S, name), at, to)) for name, to in places]
+        return wrong + [("data", new) for new in (S.data[:-1], np.append(S.data, 1), S.data.astype(object))]
+            ("data", new) for new in (S.data[:-1], np.append(S.data, 1), S.data.astype(object))
         ]
     if form == "dia":
-        return [
-            ("data", S.data[:-1]),
-            ("data", S.data.ravel()),
-            ("offsets", np.append(S.offsets, 0)),
-            ("offsets", S.offsets.astype(float)),
-            ("offsets", S.offsets.astype("i8") + 2**32),
-        ]
+        offsets = (np.append(S.offsets, 0), S.offsets.astype(float), S.offsets.astype("i8") + 2**32)
+        return [("data", S.data[:-1]), ("data", S.data.ravel()), *(("offsets", new) for new in offsets)]
     if form == "lil":
         at = int(np.argmax([len(row) for row in S.rows]))
         return [
             (f"row {at} has more values", lambda: S.data[at].extend([1] * 10_000)),
             (f"row {at} has more columns", lambda: S.rows[at].extend([0] * 10_000)),
-            (f"row {at} has column {huge}", lambda: S.rows[at].__setitem__(0, huge)),
-            (f"row {at} has column 2^40", lambda: S.rows[at].__setitem__(0, 2**40)),
-            (f"row {at} has a column that is no number", lambda: S.rows[at].__setitem__(0, "a")),
+            *((f"row {at} has column {to}", lambda to=to: S.rows[at].__setitem__(0, to)) for to in (huge, 2**40, "a")),
             (f"row {at} is no list", lambda: S.rows.__setitem__(at, None)),
             ("rows", S.rows[:0]),
             ("data", S.data[:0]),
@@ -470,8 +435,6 @@ def _no_table(D: int) -> dict[str, Callable[[], Any]]:
         f"dtype {dtype}": lambda dtype=dtype: np.zeros((2, D), dtype)
         for dtype in ("c8", "c16", "G", "U1", "S1", "M8[D]", "m8[s]", "V3", "i1,f4", [("a", "u1", (2,))])
     }
-    if hasattr(np, "dtypes") and hasattr(np.dtypes, "StringDType"):
-        wrong["StringDType"] = lambda: np.zeros((2, D), np.dtypes.StringDType())
     for form in FORMATS:
         wrong |= {
             f"{OTHER_WIDTH}{form} of width {D + 1}": lambda form=form: sp.csr_array((2, D + 1)).asformat(form),
@@ -497,26 +460,17 @@ def _no_table(D: int) -> dict[str, Callable[[], Any]]:
         "frame of text categories": lambda: pd.DataFrame([["a"] * D]).astype("category"),
         "series": lambda: pd.Series([0.0] * D),
         "empty frame": pd.DataFrame,
-        "None": lambda: None,
-        "a number": lambda: 1,
-        "text": lambda: "01101",
-        "bytes": lambda: b"01101",
-        "a dict": lambda: {"a": 1},
-        "a set": lambda: {0, 1},
         "a generator": lambda: (row for row in [[0] * D]),
-        "a range": lambda: range(D),
-        "a function": lambda: len,
-        "a class": lambda: sp.csr_array,
         "half sparse": HalfSparse,
-        "__array__ that raises AttributeError": lambda: Liar(AttributeError("no")),
-        "__array__ that raises KeyError": lambda: Liar(KeyError("no")),
-        "__array__ that raises ZeroDivisionError": lambda: Liar(ZeroDivisionError()),
-        "__array__ that raises a warning": lambda: Liar(UserWarning("no")),
-        "__array__ that gives a list": lambda: Liar([[0] * D]),
-        "__array__ that gives None": lambda: Liar(None),
         f"{OTHER_WIDTH}__array__": lambda: Liar(np.zeros((2, D + 1))),
         "__array__ of text": lambda: Liar(np.full((2, D), "a")),
     }
+    plain = (None, 1, "01101", b"01101", {"a": 1}, {0, 1}, range(D), len, sp.csr_array)
+    wrong |= {f"{thing!r}": lambda thing=thing: thing for thing in plain}
+    errors = (AttributeError("no"), KeyError("no"), ZeroDivisionError(), UserWarning("no"))
+    wrong |= {f"__array__ that gives {what!r}": lambda what=what: Liar(what) for what in (*errors, [[0] * D], None)}
+    if hasattr(np, "dtypes") and hasattr(np.dtypes, "StringDType"):
+        wrong["StringDType"] = lambda: np.zeros((2, D), np.dtypes.StringDType())
     return wrong
 
 

@@ -133,51 +133,37 @@ def mutate(rng: random.Random, kind: str, raw: bytes, other: bytes) -> bytes:
 def mutate_raw(rng: random.Random, raw: bytes, other: bytes) -> bytes:
     """Change bytes as they come."""
     for _ in range(rng.choice((1, 1, 2, 4))):
-        a, b = sorted((rng.randrange(len(raw) + 1), rng.randrange(len(raw) + 1)))
-        stop = min(b, a + rng.choice((1, 2, 4, 8, 64)))
-        match rng.randrange(11):
-            case 0 | 1 if raw:
-                place = rng.randrange(len(raw))
-                raw = raw[:place] + bytes([raw[place] ^ 1 << rng.randrange(8)]) + raw[place + 1 :]
-            case 2:
-                raw = raw[:a] + rng.randbytes(stop - a) + raw[stop:]
-            case 3:
-                raw = raw[:a]
-            case 4:
-                raw += rng.choice((b"\0", b" " * 64, b"\0" * 4096, raw[a:b], other))
-            case 5:
-                raw = raw[:a] + other[rng.randrange(len(other)) :]
-            case 6:
-                raw = raw[:a] + bytes(b - a) + raw[b:]
-            case 7:
-                raw = raw[:a] + raw[a:b] * 2 + raw[b:]
-            case 8:
-                length = rng.choice((*INTS[:-1], len(raw), len(raw) - 8, len(raw) - 64, 2**20, 2**20 - 8, 2**20 + 56))
-                raw = (length % 2**64).to_bytes(8, "little") + raw[8:]
-            case 9:
-                piece = np.array(rng.choice((*FLOATS, np.nan, np.inf)), rng.choice(("<f4", "<f8"))).tobytes()
-                raw = raw[:a] + piece + raw[a + len(piece) :]
-            case _:
-                piece = (rng.choice(INTS[:-1]) % 2**64).to_bytes(8, "little")
-                raw = raw[:a] + piece + raw[a + 8 :]
+        raw = _change_raw(rng, raw, other)
     return raw
+
+
+def _change_raw(rng: random.Random, raw: bytes, other: bytes) -> bytes:
+    a, b = sorted((rng.randrange(len(raw) + 1), rng.randrange(len(raw) + 1)))
+    stop, place = min(b, a + rng.choice((1, 2, 4, 8, 64))), rng.randrange(len(raw)) if raw else 0
+    flipped = bytes(byte ^ 1 << rng.randrange(8) for byte in raw[place : place + 1])
+    length = rng.choice((*INTS[:-1], len(raw), len(raw) - 8, len(raw) - 64, 2**20, 2**20 - 8, 2**20 + 56))
+    number = np.array(rng.choice((*FLOATS, np.nan, np.inf)), rng.choice(("<f4", "<f8"))).tobytes()
+    return rng.choice((
+        raw[:place] + flipped + raw[place + 1 :],
+        raw[:place] + flipped + raw[place + 1 :],
+        raw[:a] + rng.randbytes(stop - a) + raw[stop:],
+        raw[:a],
+        raw + rng.choice((b"\0", b" " * 64, b"\0" * 4096, raw[a:b], other)),
+        raw[:a] + other[rng.randrange(len(other)) :],
+        raw[:a] + bytes(b - a) + raw[b:],
+        raw[:a] + raw[a:b] * 2 + raw[b:],
+        (length % 2**64).to_bytes(8, "little") + raw[8:],
+        raw[:a] + number + raw[a + len(number) :],
+        raw[:a] + (rng.choice(INTS[:-1]) % 2**64).to_bytes(8, "little") + raw[a + 8 :],
+    ))  # fmt: skip
 
 
 def json_value(rng: random.Random) -> Any:
     """Return a value to put anywhere."""
-    match rng.randrange(8):
-        case 0 | 1:
-            return rng.choice(INTS)
-        case 2:
-            return rng.choice(FLOATS)
-        case 3 | 4:
-            return rng.choice(STRINGS)
-        case 5:
-            return f"@{rng.randrange(len(TOKENS))}@"
-        case 6:
-            return rng.choice((None, True, False))
-        case _:
-            return rng.choice(([], {}, [[]], [{}], {"a": {}}, [0], [1, 2], [None] * 9, {"": 0}))
+    boxes = ([], {}, [[]], [{}], {"a": {}}, [0], [1, 2], [None] * 9, {"": 0})
+    token = f"@{rng.randrange(len(TOKENS))}@"
+    kinds = (INTS, INTS, FLOATS, STRINGS, STRINGS, (token,), (None, True, False), boxes)
+    return rng.choice(rng.choice(kinds))  # type: ignore[arg-type]
 
 
 def mutate_json(rng: random.Random, value: Any) -> bytes:
@@ -250,22 +236,14 @@ def near(rng: random.Random, value: Any) -> Any:
 
 
 def change_text(rng: random.Random, text: bytes) -> bytes:
-    """Change JSON as text: tokens out of place, a part twice (so names come twice), a part less."""
+    """Change JSON as text: a part twice (so names come twice), a part less, tokens out of place."""
     a = rng.randrange(len(text) + 1)
     b = min(len(text), a + rng.choice((0, 1, 1, 2, 5, 30)))
-    match rng.randrange(4):
-        case 0:
-            commas = [i for i, byte in enumerate(text) if byte == 44]
-            if len(commas) > 1:
-                i = rng.randrange(len(commas) - 1)
-                return text[: commas[i]] + text[commas[i] : commas[i + 1]] + text[commas[i] :]
-            return text + text
-        case 1:
-            return text[:a] + text[b:]
-        case 2:
-            return text[:a] + rng.choice(TOKENS).encode() + text[b:]
-        case _:
-            return text[:a] + rng.randbytes(b - a) + text[b:]
+    commas = [i for i, byte in enumerate(text) if byte == 44] or [0, len(text)]
+    i = rng.randrange(max(1, len(commas) - 1))
+    twice = text[: commas[i]] + text[commas[i] : commas[-1 if i + 1 == len(commas) else i + 1]] + text[commas[i] :]
+    token, noise = rng.choice(TOKENS).encode(), rng.randbytes(b - a)
+    return rng.choice((twice, text[:a] + text[b:], text[:a] + token + text[b:], text[:a] + noise + text[b:]))
 
 
 def mutate_documents(rng: random.Random, tensors: Tensors, metadata: dict[str, Any]) -> None:

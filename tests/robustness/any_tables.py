@@ -336,8 +336,6 @@ def _breaks(S: Any, rng: Rng) -> list[tuple[str, Any]]:
         places = [("row", n), ("col", D), ("row", huge), ("col", huge)]
         wrong = [(name, _put(getattr(S, name), at, to)) for name, to in places]
         return wrong + [("data", new) for new in (S.data[:-1], np.append(S.data, 1), S.data.astype(object))]
-            ("data", new) for new in (S.data[:-1], np.append(S.data, 1), S.data.astype(object))
-        ]
     if form == "dia":
         offsets = (np.append(S.offsets, 0), S.offsets.astype(float), S.offsets.astype("i8") + 2**32)
         return [("data", S.data[:-1]), ("data", S.data.ravel()), *(("offsets", new) for new in offsets)]

@@ -147,13 +147,12 @@ def shared_counts(n: int) -> Any:
     return np.frombuffer(mmap.mmap(-1, 8 * n), np.int64)
 
 
-def python(*arguments: Any, seconds: float, **environment: str) -> str:
-    """Run Python in a fresh process; return what it prints; RuntimeError if it fails or takes longer than ``seconds``."""
+def python(*arguments: Any, seconds: float, **environment: str | None) -> str:
+    """Run Python in a fresh process, without variables that are None; return what it prints; RuntimeError if it fails."""
     command = [sys.executable, "-W", "ignore:This process:DeprecationWarning", *map(str, arguments)]
+    env = {name: value for name, value in (os.environ | environment).items() if value is not None}
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=seconds, env=os.environ | environment
-        )
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds, env=env)
     except subprocess.TimeoutExpired:
         raise RuntimeError("the process hangs") from None
     if done.returncode:

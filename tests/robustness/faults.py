@@ -530,7 +530,6 @@ def inside(args: argparse.Namespace) -> int:
 
 
 def main() -> int:
-    """Run from the command line."""
     args = command_line(
         __doc__,
         only=("", "regular expression: operations"),

@@ -280,7 +280,6 @@ def serve(folder: Path, server: str, n_requests: int) -> Report:
 
 
 def main() -> int:
-    """Run from the command line."""
     args = command_line(__doc__, n=(1000, "children"), requests=(400, "to each server"))
     parts: list[Callable[[Path], Report]] = [
         lambda folder: stress(folder, args.n),

@@ -367,7 +367,6 @@ def run(n: int, folder: Path, *, seed: int = 0, jobs: int = 1) -> Report:
 
 
 def main() -> int:
-    """Run from the command line; 1 if a promise was broken."""
     args = command_line(
         __doc__,
         n=(20_000, "mutants"),

@@ -16,7 +16,6 @@ groups are in ``tests/test_threads.py``.
 from __future__ import annotations
 
 import json
-import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -161,8 +160,7 @@ print(threads.available(), sum(thread.name == "made_fast" for thread in threadin
 
 def run(code: str, *arguments: str, **environment: str) -> str:
     """Run code in a fresh process, without OMP_NUM_THREADS unless it is given."""
-    os.environ.pop("OMP_NUM_THREADS", None)
-    return python("-c", COMMON + code, *arguments, seconds=PATIENCE, **environment)
+    return python("-c", COMMON + code, *arguments, seconds=PATIENCE, **{"OMP_NUM_THREADS": None, **environment})
 
 
 def installed(guest: str) -> bool:
@@ -200,7 +198,6 @@ def counts() -> Report:
 
 
 def main() -> int:
-    """Run from the command line."""
     args = command_line(__doc__, n=(1, "processes for each guest and order"))
     bad = 0
     for guest in GUESTS:

@@ -426,7 +426,6 @@ def show(f: Figures) -> None:
 
 
 def main() -> int:
-    """Run from the command line."""
     args = command_line(
         __doc__,
         n=(50, "interrupts of each operation"),

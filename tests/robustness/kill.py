@@ -296,7 +296,6 @@ def _fit_by_pieces(
 
 
 def main() -> int:
-    """Run from the command line."""
     args = command_line(__doc__, what=(("save", "train"), "which files"), n=(1000, "kills"), seed=(0, "of the delays"))
     with new_folder() as folder:
         return {"save": kill_savers, "train": kill_fits}[args.what](args.n, folder, seed=args.seed).show()

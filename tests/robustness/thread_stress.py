@@ -260,7 +260,6 @@ def quiet(folder: Path, seconds: float) -> Report:
 
 
 def main() -> int:
-    """Run from the command line."""
     args = command_line(__doc__, seconds=(60.0, "of the stress"), n=(10, "fresh processes"))
     bad = 0
     for part in (lambda f: stress(f, args.seconds), lambda f: first_use(f, args.n), lambda f: quiet(f, 5.0)):

@@ -130,7 +130,6 @@ def _read_only(X: NDArray[Any], rng: Rng) -> NDArray[Any]:
 
 
 def _windows(X: NDArray[Any], rng: Rng) -> NDArray[Any]:
-    """Return rows that overlap in memory."""
     return np.lib.stride_tricks.sliding_window_view(np.resize(X.ravel(), sum(X.shape) - 1), X.shape[1])
 
 
@@ -370,7 +369,6 @@ def broken_tables(draw: st.DrawFn, width: int) -> Table:
 
 
 def _broken(S: Any, how: str, what: Any) -> Table:
-    """Break a sparse matrix; see ``_breaks``."""
     if callable(what):
         what()
     else:
@@ -479,6 +477,5 @@ def no_tables(width: int, fits: bool) -> st.SearchStrategy[Table]:
 
 
 def tables(width: int, fits: bool) -> st.SearchStrategy[Table]:
-    """Draw anything."""
     dense, sparse = dense_tables(width), sparse_tables(width)
     return st.one_of(dense, dense, dense, sparse, sparse, broken_tables(width), no_tables(width, fits))

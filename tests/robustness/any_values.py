@@ -189,7 +189,6 @@ def weights_or_zeros(value):
 
 
 def items_of(value):
-    """Return what an iterable with an end yields, or None; a text is none."""
     if isinstance(value, str | bytes | itertools.count | itertools.repeat) or not isinstance(value, Iterable):
         return None
     try:

@@ -44,7 +44,6 @@ def with_missing(n: int, D: int, share: float, n_patterns: int, seed: int = 0) -
 
 
 def small(**params: Any) -> Any:
-    """Return a MADE that fits within milliseconds."""
     from made_fast import MADE  # not above: workers of pools need no scikit-learn
 
     common = {"hidden_sizes": (4,), "max_epochs": 1, "n_threads": 1, "random_state": 0, "learning_rate": 0.01}
@@ -52,7 +51,6 @@ def small(**params: Any) -> Any:
 
 
 def parameters_of(model: Any) -> NDArray[Any]:
-    """Return the parameters of a MADEModel."""
     values: NDArray[Any] = model.source.theta if hasattr(model.source, "theta") else model.source.values
     return values
 
@@ -161,7 +159,6 @@ def python(*arguments: Any, seconds: float, **environment: str | None) -> str:
 
 
 def address_space() -> int:
-    """Return the bytes of address space that this process has taken (Linux)."""
     return int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGESIZE")
 
 
@@ -183,7 +180,6 @@ def limited_memory(more: int) -> Iterator[None]:
 
 @contextmanager
 def new_folder() -> Iterator[Path]:
-    """Yield a temporary folder."""
     with tempfile.TemporaryDirectory() as name:
         yield Path(name)
 
@@ -213,12 +209,10 @@ class Report:
         self.wrong: Counter[str] = Counter()
 
     def check(self, good: bool, what: str) -> None:
-        """Note what is wrong, unless all is good."""
         if not good:
             self.wrong[what] += 1
 
     def highest(self, name: str, value: float) -> None:
-        """Raise a figure to a value."""
         self.figures[name] = max(self.figures[name], value)  # type: ignore[assignment]
 
     def end(self) -> Report:

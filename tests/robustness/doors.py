@@ -99,7 +99,6 @@ class Door:
 
 @cache
 def world() -> dict[str, Any]:
-    """Return fitted models of every kind."""
     X = rows(8, WIDTH)
     one = small().fit(X)
     several = small(n_masks=3, direct_connections="output", connectivity_weights=True).fit(X)
@@ -148,7 +147,6 @@ def _answering_doors() -> Iterator[Door]:
 
 
 def state_of(made: Any) -> list[Any]:
-    """Return all that a fit has made."""
     members = [*map(fit_state, getattr(made, "members_", [made]))]
     return [*members, getattr(made, "weights_", [])]
 
@@ -206,7 +204,6 @@ def _fitting_doors() -> Iterator[Door]:
 
 @cache
 def doors() -> dict[str, Door]:
-    """Return all doors that take a table, by name."""
     return {door.name: door for door in (*_answering_doors(), *_fitting_doors())}
 
 
@@ -259,7 +256,6 @@ def check_refusal(error: Exception, argument: str, at: tuple[int, int] | None = 
 
 @contextmanager
 def chunks_of(entries: int) -> Iterator[None]:
-    """Let tables be worked on so many entries at a time."""
     usual, data.CHUNK = data.CHUNK, entries
     try:
         yield
@@ -322,7 +318,6 @@ def property_of(door: Door, count: Counter[bool] | None = None) -> Callable[[], 
 
 
 def main() -> int:
-    """Hand so many tables in at every door; print a line a door."""
     args = command_line(__doc__, n=(300, "tables at each door"), only=("", "doors whose name contains this"))
     warnings.simplefilter("error")
     broken, begin = 0, time.perf_counter()

@@ -158,7 +158,6 @@ class Cell:
 
 
 def compiler() -> str | None:
-    """Return a C compiler, if there is one."""
     names = (os.environ.get("CC"), "cc", "gcc", "clang")
     return next((found for name in names if name and (found := shutil.which(name))), None)
 
@@ -223,7 +222,6 @@ class Operation:
     new: bytes = b""
 
     def has_changed(self) -> bool:
-        """Say whether the new file is in its place."""
         return bool(self.new) and self.path is not None and self.path.exists() and self.path.read_bytes() == self.new
 
     def broken(self, done: bool, killed: bool = False) -> list[str]:
@@ -333,8 +331,6 @@ def prepare(folder: Path) -> dict[str, Operation]:
 
 
 class Library:
-    """The preloaded functions."""
-
     def __init__(self) -> None:
         names = ctypes.CDLL(None)
         self._arm, self._disarm, self._struck, self._order = (
@@ -367,7 +363,6 @@ class Library:
 
 
 def may_end_so(fault: Fault, error: BaseException) -> bool:
-    """Say whether an exception is the right one."""
     from made_fast import ModelFileError
 
     if fault.ends == "OSError":

@@ -83,7 +83,6 @@ def in_child(work: Callable[[], bool]) -> str:
 
 
 def stress(folder: Path, n: int) -> Report:
-    """Fork n children while threads of the parent are busy."""
     prepare(folder)
     models = load_models(folder)
     expected = answers(models, 1, with_fit=True)
@@ -150,7 +149,6 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 
 def early(folder: Path, n: int) -> Report:
-    """Fork before first use, in n fresh processes for each model."""
     prepare(folder)
     report = Report("early")
     for path in [path for path in sorted(folder.iterdir()) if path.suffix != ".npy"]:
@@ -166,7 +164,6 @@ def early(folder: Path, n: int) -> Report:
 
 
 def pools(folder: Path, *methods: str) -> Report:
-    """Use workers of each kind, after use of threads here."""
     prepare(folder)
     report, path = Report("pools"), folder / "mixture"
     expected = _score(path, 2)
@@ -227,7 +224,6 @@ SERVERS = ("gunicorn", "gunicorn, threads", "by hand")
 
 
 def missing(server: str) -> bool:
-    """Say whether a server is not installed."""
     return server.startswith("gunicorn") and importlib.util.find_spec("gunicorn") is None
 
 

@@ -57,8 +57,6 @@ SLICE = 1000  # mutants of a fork
 
 
 class Seed(NamedTuple):
-    """A file in order to make mutants of."""
-
     name: str
     raw: bytes
     is_checkpoint: bool
@@ -173,7 +171,6 @@ class Door:
         self.path = f"/proc/self/fd/{self.descriptor}"
 
     def check(self, mutant: Mutant) -> Verdict:
-        """Load a mutant and use what comes out."""
         os.ftruncate(self.descriptor, 0)
         os.pwrite(self.descriptor, mutant.raw, 0)
         try:

@@ -164,7 +164,6 @@ def run(code: str, *arguments: str, **environment: str) -> str:
 
 
 def installed(guest: str) -> bool:
-    """Say whether a library is there."""
     return find_spec(guest) is not None
 
 

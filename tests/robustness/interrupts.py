@@ -87,7 +87,6 @@ def wide(of: float, scale: float) -> int:
 
 @cache
 def model(kind: str, scale: float = 1.0) -> Any:
-    """Return a fitted model."""
     if kind == "mixture":
         return MixtureModel([model("one"), model("masks")])
     if kind == "wide":
@@ -333,7 +332,6 @@ class Figures(NamedTuple):
     wrong: list[str]
 
     def is_late(self, limit: float = PROMISE) -> bool:
-        """Say whether an answer took too long."""
         return max(self.latencies, default=0.0) > limit and self.name not in THEIRS
 
 
@@ -352,7 +350,6 @@ def interrupted(run: Callable[[], Any], delay: float) -> float | None:
 
 
 def measure(name: str, n: int, scale: float, folder: Path) -> Figures:
-    """Interrupt an operation n times."""
     prepared, chance, wrong, latencies = ALL[name](scale, folder), random.Random(0), list[str](), list[float]()
     begin = time.monotonic()
     if not prepared.seconds:
@@ -384,7 +381,6 @@ def faults_of(prepared: Prepared) -> Iterator[str]:
 
 
 def work(names: list[str], n: int, scale: float) -> None:
-    """Print a line for each operation."""
     signal.signal(signal.SIGALRM, signal.default_int_handler)
     warnings.simplefilter("ignore", ApproximationWarning)
     for name in names:
@@ -414,7 +410,6 @@ def run(names: list[str], n: int, scale: float = 1.0) -> Iterator[Figures]:
 
 
 def show(f: Figures) -> None:
-    """Print one line for an operation."""
     times = sorted(f.latencies) or [0.0]
     median, worst = times[len(times) // 2] * 1e3, times[-1] * 1e3
     mark = f"  <- over {PROMISE * 1e3:.0f} ms" if times[-1] > PROMISE else ""

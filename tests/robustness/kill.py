@@ -90,7 +90,6 @@ class Saved:
         return cls(model, (folder / "as-it-must-be").read_bytes(), X, model.score_samples(X, n_threads=1))
 
     def is_at(self, path: Path) -> bool:
-        """Say whether ``load`` gets this model from a file that has its bytes."""
         return bool((load(path).score_samples(self.X, n_threads=1) == self.scores).all())
 
 
@@ -209,7 +208,6 @@ def kill_fits(n: int, folder: Path, *, seed: int = 0) -> Report:
 
 
 def _rows(name: str) -> tuple[Any, dict[str, Any]]:
-    """Return what ``fit`` gets."""
     D = 24 if CASES[name].get("hidden_sizes") != (256,) else 60
     X = with_missing(400, D, 0.02, 400) if name == "missing entries" else rows(400, D)
     return X, {} if "validation_fraction" in CASES[name] else {"X_val": rows(100, D, 5)}

@@ -107,7 +107,6 @@ def lay_out(tensors: Tensors, metadata: dict[str, Any]) -> tuple[dict[str, Any],
 
 
 def put_together(tensors: Tensors, metadata: dict[str, Any]) -> bytes:
-    """Return the file of tensors and metadata, all checksums put right."""
     header, data = lay_out(tensors, metadata)
     return seal(compact(header), data)
 
@@ -131,7 +130,6 @@ def mutate(rng: random.Random, kind: str, raw: bytes, other: bytes) -> bytes:
 
 
 def mutate_raw(rng: random.Random, raw: bytes, other: bytes) -> bytes:
-    """Change bytes as they come."""
     for _ in range(rng.choice((1, 1, 2, 4))):
         raw = _change_raw(rng, raw, other)
     return raw
@@ -159,7 +157,6 @@ def _change_raw(rng: random.Random, raw: bytes, other: bytes) -> bytes:
 
 
 def json_value(rng: random.Random) -> Any:
-    """Return a value to put anywhere."""
     boxes = ([], {}, [[]], [{}], {"a": {}}, [0], [1, 2], [None] * 9, {"": 0})
     token = f"@{rng.randrange(len(TOKENS))}@"
     kinds = (INTS, INTS, FLOATS, STRINGS, STRINGS, (token,), (None, True, False), boxes)
@@ -183,7 +180,6 @@ def mutate_json(rng: random.Random, value: Any) -> bytes:
 
 
 def change_node(rng: random.Random, box: list[Any]) -> None:
-    """Change one value somewhere inside a JSON value."""
     at: Any = box
     key: Any = 0
     while at and isinstance(at[key], dict | list) and at[key] and rng.random() < 0.85:
@@ -214,25 +210,19 @@ def change_node(rng: random.Random, box: list[Any]) -> None:
 
 def near(rng: random.Random, value: Any) -> Any:
     """Return a value of the same type that differs."""
-    match value:
-        case bool():
-            return not value
-        case int():
-            whole = float(max(-(2**60), min(value, 2**60)))
-            return rng.choice((value + 1, value - 1, value + 64, 2 * value, -value, value // 2, whole, rng.choice(INTS)))
-        case float():
-            return rng.choice((-value, 2 * value, value * 1e30, value + 1, rng.choice(FLOATS)))
-        case str():
-            place = rng.randrange(len(value) + 1)
-            return rng.choice((value[:place], value + "x", value[place:], value * 2, value.upper(), rng.choice(STRINGS)))
-        case list():
-            return rng.choice((value * 2, value[::-1], value[:-1], [*value, 1], sorted(value, key=str)))
-        case dict():
-            names = list(value)
-            rng.shuffle(names)
-            return {name: value[name] for name in names}
-        case _:
-            return json_value(rng)
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int):
+        whole = float(max(-(2**60), min(value, 2**60)))
+        return rng.choice((value + 1, value - 1, value + 64, 2 * value, -value, value // 2, whole, rng.choice(INTS)))
+    if isinstance(value, float):
+        return rng.choice((-value, 2 * value, value * 1e30, value + 1, rng.choice(FLOATS)))
+    if isinstance(value, str):
+        place = rng.randrange(len(value) + 1)
+        return rng.choice((value[:place], value + "x", value[place:], value * 2, value.upper(), rng.choice(STRINGS)))
+    if isinstance(value, list):
+        return rng.choice((value * 2, value[::-1], value[:-1], [*value, 1], sorted(value, key=str)))
+    return dict(rng.sample(list(value.items()), len(value))) if isinstance(value, dict) else json_value(rng)
 
 
 def change_text(rng: random.Random, text: bytes) -> bytes:
@@ -271,7 +261,6 @@ def mutate_documents(rng: random.Random, tensors: Tensors, metadata: dict[str, A
 
 
 def number_for(rng: random.Random, dtype: np.dtype[Any]) -> Any:
-    """Return a number that a tensor may hold."""
     if dtype.kind == "f":
         largest = float(np.finfo(dtype).max)
         value = rng.choice((*FLOATS, rng.gauss(0, 1), largest, -largest, math.nan, math.inf))
@@ -379,9 +368,7 @@ def change_names(rng: random.Random, tensors: Tensors, metadata: dict[str, Any])
         case 3:
             tensors[name], tensors[other] = tensors[other], tensors[name]
         case _:
-            names = list(tensors)
-            rng.shuffle(names)
-            for name in names:
+            for name in rng.sample(list(tensors), len(tensors)):
                 tensors[name] = tensors.pop(name)
 
 

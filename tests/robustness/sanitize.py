@@ -109,7 +109,6 @@ THREADS = Check(
 
 
 def compiler() -> list[str]:
-    """Return the command of the C compiler that builds extensions."""
     return shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
 
 
@@ -190,7 +189,6 @@ def run_tests(check: Check, folder: Path, site: Path, libraries: list[str], quic
 
 
 def main() -> int:
-    """Do the checks that the command line names, and return the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("checks", nargs="*", choices=["memory", "threads"], help="by default both")
     parser.add_argument("--quick", action="store_true", help="the kernels, and models on several threads: some minutes")

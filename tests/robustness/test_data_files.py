@@ -109,7 +109,6 @@ WIDTHS = [_npy(np.array(n)) for n in (WIDTH, 0, -1, 2**62, 5.0)] + [_npy(np.ones
 
 
 def _changed(draw, raw):
-    """Return the bytes with something changed."""
     at = draw(st.integers(0, len(raw)))
     match draw(st.sampled_from(["cut", "drop", "flip", "token", "twice", "bytes"])):
         case "cut":

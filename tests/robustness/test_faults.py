@@ -21,7 +21,6 @@ KINDS = "^(?!write: I/O|fsync: disk|rename: I/O|open: disk|malloc: no memory)"
 
 @pytest.fixture(scope="module")
 def cells():
-    """Return what came of operations under faults, by their names."""
     return {(cell.operation, cell.fault): cell for cell in faults.run(OPERATIONS, KINDS, 2)}
 
 

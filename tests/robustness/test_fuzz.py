@@ -56,8 +56,6 @@ def test_files_taken_apart_are_put_together_again(seeds):
 
 
 class Loads(fuzz.Door):
-    """A door behind which something goes wrong."""
-
     def __init__(self, what):
         super().__init__()
         self.what = what

@@ -32,7 +32,6 @@ ENSEMBLE = partial(MADEEnsemble, hidden_sizes=(3,), max_epochs=1, n_threads=1, r
 
 
 def bits(result):
-    """Return a digest of what comes out of a call."""
     if isinstance(result, MADE | MADEEnsemble):
         return digest(state_of(result))
     if isinstance(result, MADEModel):

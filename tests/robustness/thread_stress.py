@@ -72,7 +72,6 @@ Jobs = dict[str, Callable[[dict[str, Any], int], Any]]
 
 
 def jobs_of(name: str, model: Any) -> Jobs:
-    """Return the calls on a model."""
 
     def job(operation: str, X: Any, **options: Any) -> Any:
         return lambda models, n: ask(operation, models[name], X, n_threads=n, **options)
@@ -201,7 +200,6 @@ print(*(",".join(found[path]) for path in paths), errors, sep="\\n")
 
 
 def first_use(folder: Path, n: int, n_threads: int = 64) -> Report:
-    """Begin in n fresh processes with so many threads at once."""
     make_models(folder)
     report, paths = Report("first use", processes=n, calls=n * n_threads), sorted(folder.iterdir())
     np.save(folder / "rows.npy", X_MANY)

@@ -66,35 +66,17 @@ def hold(property_: Callable[[], None], n: int, name: str = "") -> None:
 
 @dataclass(frozen=True)
 class Door:
-    """A method that takes a table.
-
-    Attributes
-    ----------
-    name : str
-    call : callable
-        ``call(X)`` hands a table in and returns what comes out, as arrays.
-    bits : callable
-        Returns the answer of the model behind the door to some rows; it must stay the same.
-    width : int
-    missing : bool
-        Whether NaN marks a missing entry, or is refused.
-    threshold : float or None
-        Values above it count as 1.
-    argument : str
-        The name of the table in error texts.
-    fits, learns : bool
-        The width is free; a table without an observed entry is refused.
-    """
+    """A method that takes a table."""
 
     name: str
     call: Callable[[Any], Any]
-    bits: Callable[[], bytes]
+    bits: Callable[[], bytes]  # the answer of the model behind the door to some rows; it must stay the same
     width: int = WIDTH
-    missing: bool = False
-    threshold: float | None = None
-    argument: str = "X"
-    fits: bool = False
-    learns: bool = False
+    missing: bool = False  # NaN marks a missing entry, or is refused
+    threshold: float | None = None  # values above it count as 1
+    argument: str = "X"  # in error texts
+    fits: bool = False  # the width is free
+    learns: bool = False  # a table without an observed entry is refused
 
 
 @cache

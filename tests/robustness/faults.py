@@ -62,29 +62,14 @@ FOREVER = 2**62
 
 @dataclass(frozen=True)
 class Fault:
-    """What goes wrong.
+    """What goes wrong. OSError must be of ``error``; memory may also be short when a file or a thread is opened."""
 
-    Attributes
-    ----------
-    kinds : str
-        Letters of KINDS: which calls.
-    how, error
-        As in faults.c.
-    onwards : bool
-        All further calls fail too.
-    ends : {"", "OSError", "MemoryError", "RuntimeError", "ModelFileError", "killed"}
-        What may come of it besides success. OSError must be of that error number. Memory may also be short when a file or a
-        thread is opened, and those say it in their way.
-    least : int
-        Requests for less memory than this are granted.
-    """
-
-    kinds: str
-    how: int = FAIL
+    kinds: str  # letters of KINDS: which calls
+    how: int = FAIL  # as in faults.c, and so is error
     error: int = 0
-    onwards: bool = False
-    ends: str = "OSError"
-    least: int = 0
+    onwards: bool = False  # all further calls fail too
+    ends: str = "OSError"  # what may come of it besides success
+    least: int = 0  # requests for less memory than this are granted
 
 
 FAULTS = {
@@ -196,30 +181,14 @@ def run(operations: str, faults: str, most: int) -> Iterator[Cell]:
 
 @dataclass
 class Operation:
-    """Something that made_fast does.
+    """Something that made_fast does."""
 
-    Attributes
-    ----------
-    run : () -> anything
-        Do it; what it returns must always have the same digest.
-    kinds : str
-        Kinds of calls that may fail here.
-    reset : () -> None
-        Put files as they shall be before.
-    check : (done) -> list of str
-        Look at the files after it; return the promises that were broken.
-    path : Path or None
-        The file that it writes, alone in its folder.
-    new : bytes
-        What is in that file when it is done, where one can know.
-    """
-
-    run: Callable[[], Any]
-    kinds: str = "at"
-    reset: Callable[[], None] = lambda: None
-    check: Callable[[bool], list[str]] = lambda done: []
-    path: Path | None = None
-    new: bytes = b""
+    run: Callable[[], Any]  # its result must always have the same digest
+    kinds: str = "at"  # of calls that may fail here
+    reset: Callable[[], None] = lambda: None  # puts files as they were before
+    check: Callable[[bool], list[str]] = lambda done: []  # looks at the files after it, and returns what is broken
+    path: Path | None = None  # of the file that it writes, alone in its folder
+    new: bytes = b""  # the content of that file when it is done, where that is known
 
     def has_changed(self) -> bool:
         return bool(self.new) and self.path is not None and self.path.exists() and self.path.read_bytes() == self.new

@@ -58,21 +58,11 @@ THEIRS = {
 
 
 class Prepared(NamedTuple):
-    """An operation that can be begun and interrupted many times.
-
-    Attributes
-    ----------
-    run : callable
-        Do it.
-    check : callable
-        Return what is wrong afterwards, or None.
-    seconds : float
-        For what has no end: interrupt within so many seconds. 0: within the time that it takes.
-    """
+    """An operation that can be begun and interrupted many times."""
 
     run: Callable[[], Any]
-    check: Callable[[], str | None] = lambda: None
-    seconds: float = 0.0
+    check: Callable[[], str | None] = lambda: None  # returns what is wrong afterwards
+    seconds: float = 0.0  # within which to interrupt what has no end; 0: within the time that it takes
 
 
 Build = Callable[[float, Path], Prepared]

@@ -14,14 +14,16 @@ import json
 import math
 import random
 import re
+import sys
+import tempfile
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from made_fast.kernels import layout as panels
-from made_fast.network.masks import Connectivity
-from made_fast.network.network import Architecture
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # where its neighbours are, also for a script
+from robustness.common import rows, small
 
 CLASSES = ("raw", "header", "json", "tensors")
 
@@ -378,52 +380,30 @@ def change_model(rng: random.Random, tensors: Tensors, metadata: dict[str, Any])
     prefix = own.removesuffix("parameters")
     if not own or f"{prefix}ordering" not in tensors:
         return
-    values = np.random.default_rng(rng.getrandbits(32))
-    old = tensors[f"{prefix}ordering"]
+    old, several = tensors[f"{prefix}ordering"], metadata.get(f"{prefix}connectivity_weights") == "true"
     same = old.shape[-1] if old.ndim and old.size else 5
-    D = rng.choice((1, 2, 3, 5, 17, 64, 65, same, same, same))
-    sizes = tuple(rng.choice((1, 2, 3, 5, 63, 64, 65)) for _ in range(rng.choice((0, 1, 1, 1, 2, 3))))
-    K = rng.choice((1, 2, 3, 40)) if (old.ndim == 2) != (rng.random() < 0.1) else 0
+    D = min(70, rng.choice((1, 2, 3, 5, 17, 64, 65, same, same, same)))
     direct = metadata.setdefault(f"{prefix}direct", "none")
-    if rng.random() < 0.3:
+    if rng.random() < 0.3 or direct not in ("none", "output", "all"):
         direct = metadata[f"{prefix}direct"] = rng.choice(("none", "output", "all"))
-    ordering = values.permuted(np.tile(np.arange(1, D + 1, dtype=np.int32), (K or 1, 1)), axis=1)
-    top = max(D - 1, 1)
-    lows = [rng.choice((1, 1, top)) for _ in sizes]
-    highs = [rng.choice((top, top, low)) for low in lows]
-    degrees = [values.integers(a, b + 1, (K or 1, n), np.int32) for a, b, n in zip(lows, highs, sizes, strict=True)]
-    dtype = np.dtype(rng.choice((np.float32, np.float64)))
-    architecture = Architecture(D, sizes, "relu", direct, metadata.get(f"{prefix}connectivity_weights") == "true")
-    if direct not in ("none", "output", "all"):
-        return
-    if K:
-        theta = values.normal(size=architecture.n_shared)
-    else:
-        ordering, degrees = ordering[0], [m[0] for m in degrees]
-        theta = _packed(architecture, Connectivity(ordering, tuple(degrees)), values)
-    n = len(theta)
+    params = {
+        "hidden_sizes": tuple(rng.choice((1, 2, 3, 5, 63, 64, 65)) for _ in range(rng.choice((0, 1, 1, 1, 2, 3)))),
+        "n_masks": rng.choice((2, 3, 40)) if (old.ndim == 2) != (rng.random() < 0.1) else 1,
+        "dtype": rng.choice(("float32", "float64")), "degrees": rng.choice(("uniform", "stratified")), "ordering": "random",
+        "direct_connections": direct, "connectivity_weights": several, "random_state": rng.getrandbits(16),
+    }  # fmt: skip
+    with tempfile.NamedTemporaryFile() as file:
+        small(**params).fit(rows(4, D)).model_.save(file.name)
+        new, _ = take_apart(Path(file.name).read_bytes())
     for name in [name for name in tensors if name.startswith((f"{prefix}degrees", f"{prefix}ordering"))]:
         del tensors[name]
-    vectors: Tensors = {f"{prefix}ordering": ordering} | {f"{prefix}degrees.{l}": m for l, m in enumerate(degrees)}
     text = tensors.pop("text", None)
-    tensors |= {own: theta.astype(dtype), **vectors}
+    tensors |= {f"{prefix}{name}": values for name, values in new.items()}
     for name in ("state", "best"):
         if name in tensors and rng.random() < 0.9:
-            tensors[name] = np.zeros((*tensors[name].shape[:-1], n), dtype)
+            tensors[name] = np.zeros((*tensors[name].shape[:-1], len(new["parameters"])), new["parameters"].dtype)
     if text is not None:
         tensors["text"] = text
-
-
-def _packed(architecture: Architecture, connectivity: Connectivity, values: np.random.Generator) -> NDArray[Any]:
-    """Return random parameters of one mask, 0 where they must be."""
-    layout = architecture.layout(connectivity.staircase(architecture.direct))
-    theta: NDArray[Any] = values.normal(size=panels.n_parameters(layout))
-    for l, row in enumerate(layout.layers):
-        for part, dead in panels.dead_entries(theta, layout, l):
-            part[dead] = 0
-        used = 0 if row[panels.DIRECT] < 0 else row[panels.N_OUT]
-        theta[row[panels.BIAS] + used : row[panels.BIAS] + panels.PANEL * row[panels.N_PANELS]] = 0
-    return theta
 
 
 TENSOR_CHANGES = (*[change_values] * 8, scale, change_length, change_names, change_model, change_model)

@@ -21,21 +21,11 @@ Model = MADEModel | MixtureModel
 
 
 class Operation(NamedTuple):
-    """A public method of a model.
+    """A public method of a model."""
 
-    Attributes
-    ----------
-    call : callable
-        ``call(model, X, **options)``.
-    takes : str
-        What X is: ROWS; GAPS (NaN is missing); WALKS (the same, and ``n_walks`` is an option); COUNT; NOTHING.
-    of_one : bool
-        It is about one network: of a mixture ``member`` must be given, of several masks ``mask``.
-    """
-
-    call: Callable[..., Any]
-    takes: str
-    of_one: bool = False
+    call: Callable[..., Any]  # of the model, X, and options
+    takes: str  # X is ROWS; GAPS (NaN is missing); WALKS (the same, and ``n_walks`` is an option); COUNT; NOTHING
+    of_one: bool = False  # it is about one network: of a mixture ``member`` must be given, of several masks ``mask``
 
 
 def _impute(method: str) -> Operation:

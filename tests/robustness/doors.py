@@ -38,8 +38,9 @@ from made_fast.tables import data
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # where its neighbours are, also for a script
 from robustness import common
-from robustness.any_tables import Table, tables
+from robustness.any_tables import tables
 from robustness.common import command_line, digest, fit_state, limited_memory, rows
+from robustness.dense_tables import Table
 from robustness.operations import COUNT, GAPS, NOTHING, OPERATIONS, WALKS, ask
 
 WIDTH, WIDE = 5, 70

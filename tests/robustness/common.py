@@ -1,18 +1,16 @@
-"""What the programs of this folder share: rows, digests of results, forks, fresh processes, command lines and reports.
+"""What the programs of this folder share: states of fits, forks, limits of memory, command lines and reports.
 
-Not here: the operations of made_fast that they try (``operations.py``).
+Not here: rows, quick fits, digests and fresh processes (``helpers.py``), the operations that they try (``operations.py``).
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import mmap
 import os
 import select
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,27 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# Rows, small models, and digests
-
-
-def rows(n: int, D: int, seed: int = 0) -> NDArray[np.uint8]:
-    """Return random rows of 0/1, a third of them ones."""
-    return (np.random.default_rng(seed).integers(0, 3, (n, D), np.uint8) == 0).view(np.uint8)
-
-
-def with_missing(n: int, D: int, share: float, n_patterns: int, seed: int = 0) -> NDArray[np.float32]:
-    """Return rows of which a share of the entries are NaN, in so many patterns."""
-    X = rows(n, D, seed).astype(np.float32)
-    patterns = np.random.default_rng(seed + 1).random((n_patterns, D)) < share
-    X[patterns[np.arange(n) % n_patterns]] = np.nan
-    return X
-
-
-def small(**params: Any) -> Any:
-    from made_fast import MADE  # not above: workers of pools need no scikit-learn
-
-    common = {"hidden_sizes": (4,), "max_epochs": 1, "n_threads": 1, "random_state": 0, "learning_rate": 0.01}
-    return MADE(**(common | params))
+# States of fits
 
 
 def parameters_of(model: Any) -> NDArray[Any]:
@@ -65,25 +43,6 @@ def fit_state(made: Any) -> dict[str, Any]:
         "history": (told, made.best_epoch_, made._trainer.step),
         "samples": made.sample(10, random_state=0),
     }
-
-
-def digest(*things: Any) -> str:
-    """Return a digest of the types, shapes and bits of arrays, alone or within others, and of whatever else has a repr."""
-    sha = hashlib.sha256()
-
-    def add(thing: Any) -> None:
-        if isinstance(thing, np.ndarray | np.generic):
-            sha.update(f"{thing.dtype}{thing.shape}".encode() + thing.tobytes())
-        elif isinstance(thing, list | tuple):
-            for one in thing:
-                add(one)
-        elif isinstance(thing, dict):
-            add([*thing.items()])
-        else:
-            sha.update(repr(thing).encode())
-
-    add(things)
-    return sha.hexdigest()
 
 
 # Processes
@@ -143,19 +102,6 @@ class Child:
 def shared_counts(n: int) -> Any:
     """Return n counters (int64, 0) that this process and its forks share."""
     return np.frombuffer(mmap.mmap(-1, 8 * n), np.int64)
-
-
-def python(*arguments: Any, seconds: float, **environment: str | None) -> str:
-    """Run Python in a fresh process, without variables that are None; return what it prints; RuntimeError if it fails."""
-    command = [sys.executable, "-W", "ignore:This process:DeprecationWarning", *map(str, arguments)]
-    env = {name: value for name, value in (os.environ | environment).items() if value is not None}
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds, env=env)
-    except subprocess.TimeoutExpired:
-        raise RuntimeError("the process hangs") from None
-    if done.returncode:
-        raise RuntimeError(f"exit {done.returncode}: {done.stderr[-2000:]}")
-    return done.stdout.strip()
 
 
 def address_space() -> int:

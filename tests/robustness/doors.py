@@ -37,9 +37,10 @@ from made_fast import MADE, MADEEnsemble, MADEImputer, MixtureModel
 from made_fast.tables import data
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # where its neighbours are, also for a script
-from robustness import common
+import helpers
+from helpers import digest, rows
 from robustness.any_tables import tables
-from robustness.common import command_line, digest, fit_state, limited_memory, rows
+from robustness.common import command_line, fit_state, limited_memory
 from robustness.dense_tables import Table
 from robustness.operations import COUNT, GAPS, NOTHING, OPERATIONS, WALKS, ask
 
@@ -49,7 +50,7 @@ WIDTH, WIDE = 5, 70
 MEMORY = 4 << 30
 """Bytes that a process may take beyond what it has, so that nobody gets all the memory there is."""
 
-small = partial(common.small, batch_size=2, learning_rate=0.1)
+small = partial(helpers.small, batch_size=2, learning_rate=0.1)
 
 
 def hold(property_: Callable[[], None], n: int, name: str = "") -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # where its neighbours are, also for a script
-from robustness.common import digest, fit_state, rows, small, with_missing
+from helpers import digest, rows, small, with_missing
+from robustness.common import fit_state
 from robustness.operations import ask
 
 FILES = "wocsnukli"

@@ -42,7 +42,8 @@ from pathlib import Path
 from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # where its neighbours are, also for a script
-from robustness.common import Child, command_line, digest
+from helpers import digest
+from robustness.common import Child, command_line
 from robustness.fault_operations import FILES, Operation, prepare
 
 HANG = 10.0

@@ -35,7 +35,8 @@ import numpy as np
 from made_fast import load
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # where its neighbours are, also for a script
-from robustness.common import Child, Report, command_line, digest, new_folder, python, rows, small
+from helpers import digest, python, rows, small
+from robustness.common import Child, Report, command_line, new_folder
 from robustness.operations import N_INPUTS, ask, load_models, make_models
 
 PATIENCE = 20.0

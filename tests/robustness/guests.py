@@ -21,7 +21,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # where its neighbours are, also for a script
-from robustness.common import Report, command_line, python
+from helpers import python
+from robustness.common import Report, command_line
 
 PATIENCE = 120.0
 """Seconds after which a process counts as one that hangs."""

@@ -39,8 +39,9 @@ from made_fast import MADE, ApproximationWarning, MADEEnsemble, MixtureModel, Mo
 from made_fast.system import threads
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # where its neighbours are, also for a script
-from robustness import common
-from robustness.common import command_line, new_folder, parameters_of, small
+import helpers
+from helpers import small
+from robustness.common import command_line, new_folder, parameters_of
 from robustness.operations import COUNT, NOTHING, OPERATIONS, WALKS, ask
 
 PROMISE = 0.1
@@ -67,7 +68,7 @@ class Prepared(NamedTuple):
 
 Build = Callable[[float, Path], Prepared]
 
-rows, with_missing = cache(common.rows), cache(common.with_missing)
+rows, with_missing = cache(helpers.rows), cache(helpers.with_missing)
 
 
 def wide(of: float, scale: float) -> int:

@@ -35,18 +35,8 @@ from made_fast import MADE, MADEModel, load
 from made_fast.training import trainers
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # where its neighbours are, also for a script
-from robustness.common import (
-    Child,
-    Report,
-    command_line,
-    digest,
-    fit_state,
-    new_folder,
-    rows,
-    shared_counts,
-    small,
-    with_missing,
-)
+from helpers import digest, rows, small, with_missing
+from robustness.common import Child, Report, command_line, fit_state, new_folder, shared_counts
 
 PREFIX = ".made_fast-"
 """What the names of temporary files begin with; with another prefix none would be counted, and a test would fail."""

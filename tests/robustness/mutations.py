@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # where its neighbours are, also for a script
-from robustness.common import rows, small
+from helpers import rows, small
 
 CLASSES = ("raw", "header", "json", "tensors")
 

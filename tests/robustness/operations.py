@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from made_fast import MADEModel, MixtureModel, load
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # where its neighbours are, also for a script
-from robustness.common import rows, small
+from helpers import rows, small
 
 ROWS, GAPS, WALKS, COUNT, NOTHING = "rows", "rows with gaps", "rows with gaps, walks", "a number of rows", "nothing"
 

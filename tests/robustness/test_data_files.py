@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from helpers import rows
 from hypothesis import given
 from hypothesis import strategies as st
 from robustness.any_values import outcome, things
-from robustness.common import rows
 from robustness.doors import WIDTH, check_refusal, hold, small, world
 
 from made_fast import MADE, load

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from helpers import rows
 from robustness import doors
 from robustness.any_tables import all_refused
-from robustness.common import limited_memory, rows
+from robustness.common import limited_memory
 from robustness.doors import WIDTH, hold, world
 
 

@@ -10,11 +10,12 @@ from functools import partial
 
 import numpy as np
 import pytest
+from helpers import digest, rows
 from hypothesis import given
 from robustness import any_values as rule
 from robustness import doors
 from robustness.any_values import EITHER, REFUSED, SKIP, or_none, outcome
-from robustness.common import digest, limited_memory, parameters_of, rows
+from robustness.common import limited_memory, parameters_of
 from robustness.doors import WIDTH, check_refusal, hold, small, state_of, world
 
 from made_fast import MADE, MADEEnsemble, MADEImputer, MADEModel, MixtureModel

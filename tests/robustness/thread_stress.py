@@ -33,7 +33,8 @@ from made_fast import ApproximationWarning, MADEModel, load
 from made_fast.system import threads
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # where its neighbours are, also for a script
-from robustness.common import Report, command_line, digest, new_folder, python, rows, small, with_missing
+from helpers import digest, python, rows, small, with_missing
+from robustness.common import Report, command_line, new_folder
 from robustness.operations import N_INPUTS, ask, load_models, make_models
 
 MOST_RANKS = 4

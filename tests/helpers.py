@@ -6,7 +6,8 @@ import hashlib
 import os
 import subprocess
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -123,3 +124,32 @@ def python(*arguments: Any, seconds: float, **environment: str | None) -> str:
     if done.returncode:
         raise RuntimeError(f"exit {done.returncode}: {done.stderr[-2000:]}")
     return done.stdout.strip()
+
+
+def raising(error: BaseException | type[BaseException]) -> Callable[..., NoReturn]:
+    """Return a function that raises an error, whatever it gets."""
+
+    def call(*_: Any, **__: Any) -> NoReturn:
+        raise error
+
+    return call
+
+
+def put(content: bytes) -> Callable[[BinaryIO], Any]:
+    """Return a function that writes bytes to a stream."""
+    return lambda stream: stream.write(content)
+
+
+def descriptors() -> set[str]:
+    """Return the open descriptors, but for the one that it takes to look."""
+    return {fd for fd in os.listdir("/proc/self/fd") if os.path.lexists(f"/proc/self/fd/{fd}")}
+
+
+def binary(n: int, D: int, seed: int = 0) -> NDArray[np.uint8]:
+    """Return random rows (n, D) of 0/1."""
+    return (np.random.default_rng(seed).random((n, D)) < 0.4).astype(np.uint8)
+
+
+def dense(X: Any) -> NDArray[Any]:
+    """Return an array of what may be a sparse matrix."""
+    return np.asarray(X.toarray() if hasattr(X, "toarray") else X)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from made_fast.cli.report import AnyModel
-    from made_fast.tables.datasets import Dataset
+    from made_fast.tables.reading.datasets import Dataset
 
 __all__ = ["evaluate", "impute", "info", "sample", "score"]
 

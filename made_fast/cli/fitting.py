@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from made_fast.cli.report import AnyModel
     from made_fast.estimators.estimator import MADE
     from made_fast.inference.model import MADEModel
-    from made_fast.tables.datasets import Dataset
+    from made_fast.tables.reading.datasets import Dataset
 
 __all__ = ["ensemble", "train"]
 
@@ -202,7 +202,7 @@ def _without_effect(args: argparse.Namespace, plan: _Plan) -> Iterator[tuple[str
 def _resumed(args: argparse.Namespace, plan: _Plan) -> MADE:
     """Return the estimator of the checkpoint, if it is one of the fit that the options describe."""
     from made_fast.estimators.estimator import MADE
-    from made_fast.inference.header import ModelFileError
+    from made_fast.inference.tensorfile import ModelFileError
     from made_fast.tables import names
 
     with refusing(OSError, ModelFileError):

@@ -19,7 +19,7 @@ from made_fast.network.network import Network
 from made_fast.tables import checks, data
 
 if TYPE_CHECKING:
-    from made_fast.tables.datasets import Dataset
+    from made_fast.tables.reading.datasets import Dataset
 
 __all__ = [
     "Asking", "Scores", "describe_data", "describe_file", "describe_model", "independent_nll", "majority", "model_facts",

@@ -1,4 +1,4 @@
-"""Tables for the command line, missing entries (NaN) included: counted, hidden, written. ``datasets.py`` reads them."""
+"""Tables for the command line, missing entries (NaN) included: counted, hidden, written. ``tables/reading`` reads them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from made_fast.tables import checks, data
-from made_fast.tables.datasets import Dataset
+from made_fast.tables.reading.datasets import Dataset
 
 __all__ = ["dense", "hide", "n_missing", "save", "splits"]
 

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from made_fast.estimators.fitted import FittedDensity, check_columns, learn_columns
-from made_fast.inference.header import file_error
 from made_fast.inference.model import MADEModel
+from made_fast.inference.tensorfile import file_error
 from made_fast.kernels.layout import aligned_copy
 from made_fast.network.masks import Connectivity
 from made_fast.tables import arguments, checks

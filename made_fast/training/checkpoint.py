@@ -17,11 +17,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from made_fast.inference import modelfile, storage
-from made_fast.inference.header import FOREIGN, MAX_JSON, ModelFileError, StrPath, file_error, json_object
+from made_fast.inference import modelfile, tensorfile
+from made_fast.inference.tensorfile import FOREIGN, MAX_JSON, ModelFileError, file_error, json_object
 from made_fast.kernels.layout import aligned_copy, copy_into
 from made_fast.kernels.optimizers import OPTIMIZERS
 from made_fast.network.network import Network
+from made_fast.system import durable
+from made_fast.system.durable import StrPath
 from made_fast.tables import arguments
 from made_fast.training.trainers import FixedTrainer, SharedTrainer, Trainer
 from made_fast.training.training import FitState
@@ -34,7 +36,7 @@ def write(path: StrPath, trainer: Trainer, state: FitState, about: dict[str, Any
 
     Raises OSError if the file cannot be written; the old one is untouched.
     """
-    storage.write(path, *encode(path, trainer, state, about))
+    tensorfile.write(path, *encode(path, trainer, state, about))
 
 
 def check_writable(path: StrPath) -> None:
@@ -42,9 +44,9 @@ def check_writable(path: StrPath) -> None:
 
     It would be lost: a model, or a table, that was named by mistake.
     """
-    storage.check_writable(path)
+    durable.check_writable(path)
     try:
-        kind = storage.read_metadata(path).get("kind")
+        kind = tensorfile.read_metadata(path).get("kind")
     except FileNotFoundError:
         return
     except ModelFileError:
@@ -98,7 +100,7 @@ def _state(generator: np.random.Generator) -> dict[str, Any]:
 
 def read(path: StrPath) -> tuple[Trainer, FitState, dict[str, Any]]:
     """Return what :func:`write` wrote. Raises OSError, or ModelFileError if it is no whole, consistent checkpoint."""
-    tensors, metadata = storage.read(path)
+    tensors, metadata = tensorfile.read(path)
     if metadata.get("kind") != "checkpoint":
         demand = "the kind of the file must be 'checkpoint'"
         raise file_error(

@@ -26,7 +26,7 @@ from made_fast.inference import queries
 from made_fast.kernels.layout import ACTIVATIONS
 from made_fast.kernels.optimizers import OPTIMIZERS
 from made_fast.network.masks import DEGREE_RULES, DIRECT_CONNECTIONS, RESAMPLE
-from made_fast.tables import datasets
+from made_fast.tables.reading import datasets
 from made_fast.training import training
 
 QUICK = ["--hidden", "64", "--max-epochs", "40", "--learning-rate", "0.003", "--quiet"]

@@ -106,7 +106,9 @@ c = random_model(10, (14, 11), n_masks=None, seed=3).member_for(np.arange(10) % 
 print(c.ordering.tolist(), c.degrees[1].tolist())
 """
     c = make("unlimited").member_for(np.arange(D) % 3 == 0, draw=2)
-    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == f"{c.ordering.tolist()} {c.degrees[1].tolist()}"
 
 

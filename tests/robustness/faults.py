@@ -42,7 +42,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # where its neighbours are, also for a script
-from helpers import digest
+from helpers import descriptors, digest
 from robustness.common import Child, command_line
 from robustness.fault_operations import FILES, Operation, prepare
 
@@ -230,11 +230,6 @@ def is_foreign(error: BaseException) -> bool:
         TypeError: "expected str, bytes or os.PathLike object",
     }
     return any(isinstance(error, kind) and text in str(error) for kind, text in words.items())
-
-
-def descriptors() -> set[str]:
-    """Return what is open, but for the one that it takes to look."""
-    return {fd for fd in os.listdir("/proc/self/fd") if os.path.lexists(f"/proc/self/fd/{fd}")}
 
 
 def attempt(library: Library, operation: Operation, expected: str, fault: Fault, n: int) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from robustness.doors import WIDTH, check_refusal, hold, small, world
 
 from made_fast import MADE, load
 from made_fast.cli import entry as cli
-from made_fast.tables import datasets
+from made_fast.tables.reading import datasets
 
 
 @pytest.mark.parametrize("door", ["load", "resume", "save", "save a mixture", "checkpoint"])

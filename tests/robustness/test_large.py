@@ -22,7 +22,7 @@ from helpers import random_model
 from hypothesis import settings
 
 from made_fast import MADE, MADEModel, load
-from made_fast.inference import header, modelfile
+from made_fast.inference import modelfile, tensorfile
 from made_fast.kernels import layout
 from made_fast.network.masks import Connectivity, MaskSet, draw_connectivity
 from made_fast.network.network import Architecture, Network, Shared
@@ -202,7 +202,7 @@ def test_a_mapped_model_file_of_more_than_2_31_parameters_is_read(tmp_path):
     assert list(tensors) == ["parameters", "ordering"]
     digest = hashlib.sha256(theta.data)
     digest.update(tensors["ordering"].data)
-    head = header.make_header(tensors, metadata, digest.hexdigest())
+    head = tensorfile.make_header(tensors, metadata, digest.hexdigest())
     file_of_holes(path, len(head) + theta.nbytes + tensors["ordering"].nbytes)
     start = int(network.layout.panel_start[-1])
     with path.open("r+b") as file:

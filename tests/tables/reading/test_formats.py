@@ -10,7 +10,7 @@ from sklearn.datasets import dump_svmlight_file
 
 from made_fast.cli import options
 from made_fast.cli.files import load_data
-from made_fast.tables import datasets
+from made_fast.tables.reading import datasets
 
 X = np.array([[1, 0, 0, 1], [0, 1, 1, 0], [0, 0, 1, 1], [1, 1, 0, 1]])
 GAP = np.nan

@@ -1,44 +1,22 @@
 """Any file that is written is the old one or the new one, whole; signals leave nothing behind, errors name the file."""
 
 import errno
+import fcntl
 import io
 import os
 import resource
 import signal
 import stat
+import subprocess
+import sys
+import textwrap
 
 import numpy as np
 import pytest
+from helpers import descriptors, put, raising
 
-from made_fast import MADE
-from made_fast.inference import storage
-from made_fast.inference.storage import check_writable, replace
-from made_fast.system import threads
-
-
-class HostError(Exception):
-    """What a host's time limit may raise."""
-
-
-RAISED = [KeyboardInterrupt(), TimeoutError("time is up"), HostError("stop"), RuntimeError("stop"), OSError("stop")]
-
-
-def put(content):
-    return lambda stream: stream.write(content)
-
-
-def descriptors():
-    """Return what is open, but for the one that it takes to look."""
-    return {fd for fd in os.listdir("/proc/self/fd") if os.path.lexists(f"/proc/self/fd/{fd}")}
-
-
-@pytest.fixture
-def old(tmp_path):
-    """Return the path of a file that is there already, alone in its folder."""
-    path = tmp_path / "file"
-    path.write_bytes(b"old")
-    return path
-
+from made_fast.system import durable
+from made_fast.system.durable import check_writable, replace
 
 # ---------------------------------------------------------------------------------------------------------------------------
 # What is written
@@ -48,7 +26,7 @@ def old(tmp_path):
 @pytest.mark.parametrize("existing", [True, False])
 @pytest.mark.parametrize("size", [0, 1, 5_000, 100_000])
 def test_a_file_holds_what_was_written(tmp_path, old, existing, size, monkeypatch):
-    monkeypatch.setattr(storage, "PIECE", 10_000)
+    monkeypatch.setattr(durable, "PIECE", 10_000)
     path = old if existing else tmp_path / "new"
     replace(path, put(content := os.urandom(size)))
     assert path.read_bytes() == content
@@ -87,7 +65,7 @@ def test_the_stream_serves_writers_of_many_kinds(old):
         replace(old, lambda stream: stream.fileno())
 
 
-@pytest.mark.parametrize("error", [ValueError("no"), HostError(), KeyboardInterrupt(), SystemExit(3), MemoryError()])
+@pytest.mark.parametrize("error", [ValueError("no"), TimeoutError(), KeyboardInterrupt(), SystemExit(3), MemoryError()])
 def test_who_fails_to_fill_a_file_leaves_the_old_one(old, tmp_path, error):
     before, streams = descriptors(), []
 
@@ -106,137 +84,62 @@ def test_who_fails_to_fill_a_file_leaves_the_old_one(old, tmp_path, error):
 
 
 # ---------------------------------------------------------------------------------------------------------------------------
-# Signals
-# ---------------------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(params=RAISED, ids=lambda error: type(error).__name__)
-def raised(request):
-    """Return what the handler of SIGUSR1 raises."""
-
-    def handler(*_):
-        raise request.param
-
-    before = signal.signal(signal.SIGUSR1, handler)
-    yield request.param
-    signal.signal(signal.SIGUSR1, before)
-
-
-CALLS = ["os.open", "os.close", "os.fsync", "os.write", "os.replace", "os.stat", "os.fstat", "os.fchmod", "fcntl.flock"]
-
-
-@pytest.mark.parametrize("what", CALLS)
-def test_a_signal_at_any_call_leaves_no_descriptor_and_no_temporary_file(old, tmp_path, monkeypatch, raised, what):
-    made = MADE((3,), max_epochs=1, random_state=0, n_threads=1).fit(np.eye(4, dtype=np.uint8))
-    made.save(old)
-    before, raw, call = descriptors(), old.read_bytes(), getattr(os, what[3:], None) or storage.fcntl.flock
-    for n in range(1, 9):
-        left = n
-
-        def struck(*args, **options):
-            nonlocal left
-            result = call(*args, **options)
-            left -= 1
-            if left == 0:
-                os.kill(os.getpid(), signal.SIGUSR1)
-            return result
-
-        monkeypatch.setattr(what, struck)
-        found = None
-        try:
-            made.save(old)
-        except type(raised) as error:
-            found = error
-        monkeypatch.undo()
-        assert found is (raised if left <= 0 else None)
-        assert descriptors() == before
-        assert os.listdir(tmp_path) == ["file"]
-        assert old.read_bytes() == raw
-
-
-@pytest.mark.parametrize("size", [10, 1_000_000])
-def test_a_writer_that_does_not_end_is_called_off(old, tmp_path, raised, size):
-    before = descriptors()
-
-    def fill(stream):
-        stream.write(b"new")
-        os.kill(os.getpid(), signal.SIGUSR1)
-        while True:
-            stream.seek(0)
-            stream.write(b"x" * size)
-            stream.flush()
-
-    with pytest.raises(type(raised)) as caught:
-        replace(old, fill)
-    assert caught.value is raised
-    assert old.read_bytes() == b"old"
-    assert os.listdir(tmp_path) == ["file"]
-    assert descriptors() == before
-
-
-def test_without_threads_the_caller_writes_it(old, tmp_path, monkeypatch):
-    def none(*_):
-        raise RuntimeError("can't start new thread")
-
-    monkeypatch.setattr(threads, "_idle", [])
-    monkeypatch.setattr(threads, "_Worker", none)
-    replace(old, put(b"new"))
-    assert old.read_bytes() == b"new"
-    check_writable(old)
-    with pytest.raises(ValueError, match="no"):
-        replace(old, lambda _: (_ for _ in ()).throw(ValueError("no")))
-    assert os.listdir(tmp_path) == ["file"]
-
-
-@pytest.mark.parametrize("leftovers", [True, False])
-@pytest.mark.parametrize("moment", ["os.listxattr", "os.unlink", "os.fchown", "fcntl.flock"])
-def test_a_time_limit_is_no_error_of_the_system(old, tmp_path, monkeypatch, moment, leftovers):
-    """A handler may raise TimeoutError, an OSError, in the caller's thread, where it does the work itself."""
-
-    def time_is_up(*_):
-        raise TimeoutError("time is up")
-
-    if leftovers:
-        (tmp_path / f"{next(iter(leftover_of(old)))}0.tmp").touch()
-    elif moment == "os.unlink":
-        pytest.skip("nothing to remove")
-    if moment == "os.fchown":
-        monkeypatch.setattr(
-            os, "fstat", lambda file, fstat=os.fstat: os.stat_result([*fstat(file)[:4], 1, 2, *fstat(file)[6:]])
-        )
-    monkeypatch.setattr(threads, "run", lambda work, *_, **__: work(0))
-    monkeypatch.setattr(moment, time_is_up)
-    with pytest.raises(TimeoutError, match="time is up"):
-        replace(old, put(b"new"))
-    monkeypatch.undo()
-    assert old.read_bytes() == b"old"
-    replace(old, put(b"new"))
-    assert os.listdir(tmp_path) == ["file"]
-
-
-def leftover_of(path):
-    """Return the beginning of the names of the temporary files of ``path``."""
-    names = []
-    replace(path, lambda _: names.extend(os.listdir(path.parent)))
-    replace(path, put(b"old"))
-    return {name[:-20] for name in names if name.endswith(".tmp")}
-
-
-# ---------------------------------------------------------------------------------------------------------------------------
 # Errors of the system
 # ---------------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("existing", [True, False])
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EDQUOT])
-@pytest.mark.parametrize("call", ["os.write", "os.fsync", "os.fchmod"])
-def test_an_error_of_the_disk_names_the_file(old, monkeypatch, number, call):
-    def fail(*_):
-        raise OSError(number, os.strerror(number))
+@pytest.mark.parametrize("call", ["os.write", "os.fsync", "os.fchmod", "os.replace"])
+def test_an_error_of_the_disk_names_the_file_and_leaves_the_old_one(tmp_path, old, monkeypatch, number, call, existing):
+    path = old if existing or call == "os.fchmod" else tmp_path / "new"
+    monkeypatch.setattr(call, raising(OSError(number, os.strerror(number))))
+    with pytest.raises(OSError, match=str(path)) as caught:
+        replace(path, put(b"new"))
+    assert (caught.value.errno, caught.value.filename) == (number, str(path))
+    monkeypatch.undo()
+    assert os.listdir(tmp_path) == ["file"]
+    assert old.read_bytes() == b"old"
+    replace(path, put(b"new"))
+    assert path.read_bytes() == b"new"
 
-    monkeypatch.setattr(call, fail)
-    with pytest.raises(OSError, match=str(old)) as caught:
-        replace(old, put(b"new"))
-    assert (caught.value.errno, caught.value.filename) == (number, str(old))
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EINVAL])
+def test_the_folder_is_fsynced_last(tmp_path, monkeypatch, number):
+    synced = []
+
+    def fsync(descriptor):
+        synced.append(stat.S_ISDIR(os.fstat(descriptor).st_mode))
+        if synced[-1]:
+            assert os.listdir(tmp_path) == ["file"]
+            raise OSError(number, "no")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    if number == errno.EIO:
+        with pytest.raises(OSError, match="no"):
+            replace(tmp_path / "file", put(b"new"))
+    else:  # such a file system cannot do better
+        replace(tmp_path / "file", put(b"new"))
+    assert synced == [False, True]
+    assert (tmp_path / "file").read_bytes() == b"new"
+
+
+def test_a_large_file_is_fsynced_in_pieces(old, monkeypatch):
+    """Between two of which Ctrl-C is answered."""
+    monkeypatch.setattr(durable, "PIECE", 10_000)
+    sizes, fsync = [0], os.fsync
+
+    def watched(descriptor):
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            sizes.append(os.fstat(descriptor).st_size)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    parts = [os.urandom(160_000), b"", os.urandom(8), os.urandom(16_008)]
+    replace(old, lambda stream: [stream.write(part) for part in parts])
+    assert sizes[-1] == old.stat().st_size
+    assert max(np.diff(sizes)) < 2 * 10_000
+    assert old.read_bytes() == b"".join(parts)
 
 
 def test_a_file_that_grows_too_large_is_named(old, tmp_path):
@@ -293,8 +196,96 @@ def test_what_cannot_be_written_is_told_before(tmp_path, old):
 
 
 # ---------------------------------------------------------------------------------------------------------------------------
-# Whose it is
+# Several writers
 # ---------------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_leftover_of_a_killed_writer_goes_with_the_next_write(old, tmp_path):
+    code = """
+        import os, signal, sys
+        from made_fast.system.durable import replace
+        os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+        replace(sys.argv[1], lambda stream: stream.write(b"new"))
+    """
+    assert subprocess.run([sys.executable, "-c", textwrap.dedent(code), old], check=False).returncode == -9
+    assert len(os.listdir(tmp_path)) == 2
+    assert old.read_bytes() == b"old"
+    replace(tmp_path / "other", put(b"x"))
+    assert len(os.listdir(tmp_path)) == 3  # another name's leftovers are not its business
+    replace(old, put(b"new"))
+    assert sorted(os.listdir(tmp_path)) == ["file", "other"]
+
+
+def test_writers_at_work_are_left_alone(old, tmp_path, monkeypatch):
+    rename = os.replace
+
+    def write_meanwhile(source, target):
+        monkeypatch.setattr(os, "replace", rename)
+        assert len(os.listdir(tmp_path)) == 2
+        replace(target, put(b"meanwhile"))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", write_meanwhile)
+    replace(old, put(b"last"))
+    assert os.listdir(tmp_path) == ["file"]
+    assert old.read_bytes() == b"last"
+
+
+@pytest.mark.parametrize("moment", ["holds the lock", "has removed it"])
+def test_a_temporary_file_that_someone_clears_up_before_its_lock_is_given_up(old, tmp_path, monkeypatch, moment):
+    flock = fcntl.flock
+
+    def clear_up_first(descriptor, how):
+        monkeypatch.setattr(fcntl, "flock", flock)
+        if moment == "holds the lock":
+            raise BlockingIOError
+        next(path for path in tmp_path.iterdir() if path != old).unlink()
+        flock(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", clear_up_first)
+    replace(old, put(b"new"))
+    assert len(os.listdir(tmp_path)) == (2 if moment == "holds the lock" else 1)
+    replace(old, put(b"newer"))
+    assert os.listdir(tmp_path) == ["file"]
+    assert old.read_bytes() == b"newer"
+
+
+def test_an_interrupt_while_the_temporary_file_is_locked_leaves_nothing(old, tmp_path, monkeypatch):
+    monkeypatch.setattr(fcntl, "flock", raising(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        replace(old, put(b"new"))
+    assert os.listdir(tmp_path) == ["file"]
+    assert old.read_bytes() == b"old"
+
+
+# ---------------------------------------------------------------------------------------------------------------------------
+# What is kept
+# ---------------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_mode_is_that_of_the_umask_or_of_the_old_file(tmp_path):
+    path, old = tmp_path / "new", os.umask(0o027)
+    try:
+        for mode in (0o640, 0o600, 0o664, 0o444):
+            replace(path, put(b"new"))
+            assert stat.S_IMODE(path.stat().st_mode) == 0o640
+            path.chmod(mode)
+            replace(path, put(b"new"))
+            assert stat.S_IMODE(path.stat().st_mode) == mode
+            path.unlink()
+    finally:
+        os.umask(old)
+
+
+def test_a_link_is_followed_and_a_long_name_will_do(tmp_path, monkeypatch):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("folder/file")
+    replace(tmp_path / "link", put(b"new"))
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "folder/file").read_bytes() == b"new"
+    monkeypatch.chdir(tmp_path)
+    replace("m" * 255, put(b"new"))
+    assert (tmp_path / ("m" * 255)).read_bytes() == b"new"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
@@ -339,10 +330,8 @@ def test_extended_attributes_are_kept(old):
     assert os.getxattr(old, "user.note") == b"mine"
 
 
-def test_file_systems_without_attributes_will_do(old, monkeypatch):
-    def none(*_):
-        raise OSError(errno.ENOTSUP, "no")
-
-    monkeypatch.setattr(os, "listxattr", none, raising=False)
+@pytest.mark.parametrize("lacking", ["os.listxattr", "fcntl.flock"])
+def test_file_systems_without_attributes_or_locks_will_do(old, monkeypatch, lacking):
+    monkeypatch.setattr(lacking, raising(OSError(errno.ENOTSUP, "no")), raising=False)
     replace(old, put(b"new"))
     assert old.read_bytes() == b"new"

@@ -145,11 +145,6 @@ def descriptors() -> set[str]:
     return {fd for fd in os.listdir("/proc/self/fd") if os.path.lexists(f"/proc/self/fd/{fd}")}
 
 
-def binary(n: int, D: int, seed: int = 0) -> NDArray[np.uint8]:
-    """Return random rows (n, D) of 0/1."""
-    return (np.random.default_rng(seed).random((n, D)) < 0.4).astype(np.uint8)
-
-
 def dense(X: Any) -> NDArray[Any]:
     """Return an array of what may be a sparse matrix."""
     return np.asarray(X.toarray() if hasattr(X, "toarray") else X)

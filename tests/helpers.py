@@ -1,4 +1,4 @@
-"""What several test files need: random models, quick fits, rows, digests, fresh processes, a network in NumPy, a test of draws."""
+"""What several test files need: random models, quick fits, rows, digests, fresh processes, a dense network, tests of draws."""
 
 from __future__ import annotations
 

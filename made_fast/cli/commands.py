@@ -211,7 +211,7 @@ def _check_members(model: AnyModel, args: argparse.Namespace) -> None:
 
 def _fill(model: AnyModel, X: Any, args: argparse.Namespace) -> NDArray[Any]:
     """Return X with its missing entries filled in; what that rests on is told on standard error, in a line."""
-    from made_fast.inference.queries import ApproximationWarning
+    from made_fast.inference.density import ApproximationWarning
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ApproximationWarning)

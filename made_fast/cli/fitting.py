@@ -230,7 +230,7 @@ def _quietly() -> Iterator[None]:
 
     The report tells of the estimates in the end; the names were compared by ``_resumed``.
     """
-    from made_fast.inference.queries import ApproximationWarning
+    from made_fast.inference.density import ApproximationWarning
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ApproximationWarning)

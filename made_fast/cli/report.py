@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from made_fast.cli import tables
+from made_fast.inference.density import log_p_observed
 from made_fast.inference.mixture import MixtureModel
 from made_fast.inference.model import MADEModel
-from made_fast.inference.queries import log_p_observed
 from made_fast.network.network import Network
-from made_fast.tables import checks, data
+from made_fast.tables.table import Table
 
 if TYPE_CHECKING:
     from made_fast.tables.reading.datasets import Dataset
@@ -169,7 +169,7 @@ def score(model: AnyModel, X: Any, ask: Asking, *, parts: bool = False) -> Score
     n_missing, n_entries = tables.n_missing(X), X.shape[0] * X.shape[1]
     if n_missing:
         log_p, std = log_p_observed(
-            model, X, ask.n_threads, n_members=ask.n_members, n_walks=ask.n_walks, random_state=0, return_std=True
+            model, X, ask.n_threads, n_members=ask.n_members, n_walks=ask.n_walks, random_state=0, warn=False
         )
         return Scores(-log_p, std, n_entries - n_missing, {})
     total, found = np.full(X.shape[0], -np.inf), {}
@@ -256,10 +256,10 @@ def _mean(nll: Floats) -> str:
 def _coins(train: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return how many ones each column has, and how many observed entries."""
     ones, observed = np.zeros((2, train.shape[1]), np.int64)
-    for part in data.chunks(*train.shape):
-        rows, missing = train[part], checks.missing(train[part])
-        ones += checks.ones(rows, missing=True).sum(axis=0)
-        observed += rows.shape[0] if missing is None else (~missing).sum(axis=0)
+    for _, rows in Table.of(train).chunks():
+        missing = rows.missing()
+        ones += rows.ones(missing=True).sum(axis=0)
+        observed += len(rows) if missing is None else (~missing).sum(axis=0)
     return ones, observed
 
 
@@ -279,9 +279,9 @@ def independent_nll(train: Any, X: Any) -> Floats:
     p = (ones + 1) / (observed + 2)
     weights, of_zero = np.log(p) - np.log1p(-p), np.log1p(-p)
     nll = np.empty(X.shape[0])
-    for part in data.chunks(*X.shape):
-        missing = checks.missing(X[part])
-        nll[part] = -(checks.ones(X[part], missing=True) @ weights + of_zero.sum())
+    for part, rows in Table.of(X).chunks():
+        missing = rows.missing()
+        nll[part] = -(rows.ones(missing=True) @ weights + of_zero.sum())
         if missing is not None:
             nll[part] += missing @ of_zero
     return nll

@@ -9,8 +9,9 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from made_fast.tables import checks, data
 from made_fast.tables.reading.datasets import Dataset
+from made_fast.tables.sparse import is_sparse
+from made_fast.tables.table import chunks
 
 __all__ = ["dense", "hide", "n_missing", "save", "splits"]
 
@@ -25,9 +26,9 @@ def splits(dataset: Dataset) -> dict[str, Any]:
 
 def n_missing(X: Any) -> int:
     """Return how many entries of a table are missing."""
-    if checks.is_sparse(X) or X.dtype.kind != "f":
+    if is_sparse(X) or X.dtype.kind != "f":
         return 0
-    return sum(int(np.isnan(X[part]).sum()) for part in data.chunks(*X.shape)) if len(X) else 0
+    return sum(int(np.isnan(X[part]).sum()) for part in chunks(*X.shape)) if len(X) else 0
 
 
 def hide(X: Any, columns: tuple[int, int]) -> NDArray[np.float32]:
@@ -39,7 +40,7 @@ def hide(X: Any, columns: tuple[int, int]) -> NDArray[np.float32]:
 
 def dense(X: Any) -> NDArray[np.float32]:
     """Return a copy of a table of 0, 1 and NaN as an array."""
-    return np.array(X.toarray() if checks.is_sparse(X) else X, np.float32)  # type: ignore[attr-defined]  # SciPy's
+    return np.array(X.toarray() if is_sparse(X) else X, np.float32)  # type: ignore[attr-defined]  # SciPy's
 
 
 def save(stream: IO[bytes], suffix: str, tables: dict[str, NDArray[Any]], names: Sequence[str] | None) -> None:

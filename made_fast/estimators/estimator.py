@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from made_fast.estimators.fitted import FittedDensity, check_columns, learn_columns
+from made_fast.estimators.base import FittedDensity, check_columns, learn_columns
 from made_fast.inference.model import MADEModel
 from made_fast.inference.tensorfile import file_error
 from made_fast.kernels.layout import aligned_copy
 from made_fast.network.masks import Connectivity
-from made_fast.tables import arguments, checks
+from made_fast.tables import arguments
+from made_fast.tables.table import MatrixLike
 from made_fast.training import checkpoint as checkpoint_file
 from made_fast.training import given, recipe, training
 from made_fast.training.progress import Progress
@@ -25,7 +26,7 @@ from made_fast.training.trainers import SharedTrainer, Trainer
 __all__ = ["MADE"]
 
 
-class MADE(FittedDensity):
+class MADE(FittedDensity[MADEModel]):
     """Masked autoencoder for distribution estimation: an exact density model of binary data, trained on CPUs.
 
     ``p(x) = prod_d p(x_d | x_<d)``, where the conditionals are the outputs of a feed-forward net whose weights are masked so
@@ -186,10 +187,10 @@ class MADE(FittedDensity):
 
     def fit(
         self,
-        X: checks.MatrixLike,
+        X: MatrixLike,
         y: Any = None,
         *,
-        X_val: checks.MatrixLike | None = None,
+        X_val: MatrixLike | None = None,
         sample_weight: Any = None,
         sample_weight_val: Any = None,
         checkpoint: str | os.PathLike[str] | None = None,
@@ -304,7 +305,7 @@ class MADE(FittedDensity):
             self._show()
         return self
 
-    def partial_fit(self, X: checks.MatrixLike, y: Any = None, *, sample_weight: Any = None) -> MADE:
+    def partial_fit(self, X: MatrixLike, y: Any = None, *, sample_weight: Any = None) -> MADE:
         """Make one pass over X in mini-batches; the first call draws the masks and the initial parameters.
 
         Takes what ``fit`` does. Rows with missing entries need a model that was started with some, or whose masks vary. It
@@ -339,8 +340,7 @@ class MADE(FittedDensity):
 
     def member_for(self, observed: Any, *, draw: int = 0) -> Connectivity:
         """Return the connectivity that answers when these inputs are observed; see ``MADEModel.member_for``."""
-        connectivity: Connectivity = self._fitted().member_for(observed, draw=draw)
-        return connectivity
+        return self._fitted().member_for(observed, draw=draw)
 
     def _called_off(self) -> bool:
         """Say whether nobody waits for this fit any more; who trains several at a time puts something else here."""
@@ -397,7 +397,7 @@ class MADE(FittedDensity):
             "digests": getattr(self, "_digests", {}),
         }
 
-    def _trainer_for(self, X: checks.MatrixLike, sample_weight: Any, going_on: bool) -> tuple[Trainer, given.Rows]:
+    def _trainer_for(self, X: MatrixLike, sample_weight: Any, going_on: bool) -> tuple[Trainer, given.Rows]:
         """Check X and every parameter; return the trainer, a fresh one unless it goes on, and X as it was checked."""
         if going_on:
             recipe.check_unchanged(getattr(self, "_begun", {}), self.get_params(deep=False))

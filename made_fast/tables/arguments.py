@@ -1,7 +1,7 @@
 """Arguments other than tables: cast or refused here, hyper-parameters and the options of methods alike.
 
 A refusal says the name, the demand, what was found, and the way out: ``TypeError`` for a wrong type, ``ValueError`` for a
-wrong value. Nothing below checks again. Not here: tables of rows (``tables/checks.py``), defaults (the estimator).
+wrong value. Nothing below checks again. Not here: tables of rows (``tables/table.py``), defaults (the estimator).
 """
 
 from __future__ import annotations

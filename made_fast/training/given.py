@@ -13,12 +13,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from made_fast.inference.density import log_p_observed
 from made_fast.inference.model import MADEModel
 from made_fast.inference.modelfile import encode_names
-from made_fast.inference.queries import log_p_observed
-from made_fast.tables import arguments, checks, data
+from made_fast.tables import arguments
 from made_fast.tables.arrays import column_names
+from made_fast.tables.bits import pack_missing, pack_rows
 from made_fast.tables.names import check_different
+from made_fast.tables.table import MatrixLike, Table
 from made_fast.training import training
 from made_fast.training.trainers import FixedTrainer, Trainer, TrainingRows
 
@@ -33,7 +35,7 @@ class Rows(NamedTuple):
 
     Attributes
     ----------
-    table : (n, D) array or CSR
+    table : Table of shape (n, D)
     missing : (n, ceil(D / 64)) uint64, or None
         Where an entry is missing, packed; None where none is.
     weights : (n,) float64, or (0,)
@@ -42,7 +44,7 @@ class Rows(NamedTuple):
         Of the columns.
     """
 
-    table: checks.Matrix
+    table: Table
     missing: NDArray[np.uint64] | None
     weights: NDArray[np.float64]
     names: tuple[str, ...] | None
@@ -50,19 +52,19 @@ class Rows(NamedTuple):
     def take(self, rows: NDArray[np.intp]) -> Rows:
         """Return some of the rows."""
         missing = None if self.missing is None else self.missing[rows]
-        return Rows(self.table[rows], missing, self.weights[rows] if len(self.weights) else self.weights, self.names)
+        return Rows(self.table.take(rows), missing, self.weights[rows] if len(self.weights) else self.weights, self.names)
 
 
-def look(X: Any, sample_weight: Any, names: tuple[str, ...] | None, n_features: int | None = None) -> Rows:
+def look(X: MatrixLike, sample_weight: Any, names: tuple[str, ...] | None, n_features: int | None = None) -> Rows:
     """Check rows to train on, all but their values; names that no file could hold are refused.
 
     ``names`` are those of the columns if X has none.
     """
-    table, own = checks.matrix(X, n_features), column_names(X)
+    table, own = Table.of(X, n_features), column_names(X)
     check_different(own)
     encode_names(own)
     weights = arguments.sample_weight(sample_weight, table.shape[0])
-    return Rows(table, data.pack_missing(table, np.arange(table.shape[1])), weights, own or names)
+    return Rows(table, pack_missing(table, np.arange(table.shape[1])), weights, own or names)
 
 
 def look_at_validation(X_val: Any, sample_weight_val: Any, like: Rows) -> Rows | None:
@@ -71,9 +73,9 @@ def look_at_validation(X_val: Any, sample_weight_val: Any, like: Rows) -> Rows |
         if sample_weight_val is not None:
             raise ValueError("sample_weight_val must come with X_val, got none. Rows held out keep their sample_weight.")
         return None
-    table = checks.matrix(X_val, like.table.shape[1], name="X_val", feature_names=like.names)
+    table = Table.of(X_val, like.table.shape[1], name="X_val", feature_names=like.names)
     weights = arguments.sample_weight(sample_weight_val, table.shape[0], "sample_weight_val")
-    return Rows(table, data.pack_missing(table, np.arange(table.shape[1]), name="X_val"), weights, like.names)
+    return Rows(table, pack_missing(table, np.arange(table.shape[1])), weights, like.names)
 
 
 def hold_out(n: int, fraction: Any, seed: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -110,7 +112,7 @@ def pack(rows: Rows, trainer: Trainer, binarize: float | None, name: str = "X") 
             "X must be complete here, got NaN: training began on complete rows, under one mask of a fixed ordering. "
             "Begin with rows that miss something, or set n_masks=None."
         )
-    bits = data.pack_rows(rows.table, order, binarize=binarize, name=name, missing=missing is not None)
+    bits = pack_rows(rows.table, order, binarize, missing=missing is not None)
     return TrainingRows(bits, missing, rows.weights)
 
 
@@ -122,7 +124,7 @@ def check_observed(rows: Rows, *, warn: bool) -> None:
     """
     if rows.missing is None:
         return
-    never = data.never_observed(rows.table)
+    never = rows.table.never_observed()
     if len(never) == rows.table.shape[1]:
         raise ValueError("X must have an entry that is not missing, got NaN everywhere. Check that it is the table you mean.")
     if warn and len(never):
@@ -155,10 +157,10 @@ def validator(
     model that has those parameters; it is asked only where something is missing.
     """
     if held.missing is not None:
-        return lambda: -training.weighted_mean(log_p_observed(model(), held.table, n_threads), held.weights)
+        return lambda: -training.weighted_mean(log_p_observed(model(), held.table, n_threads)[0], held.weights)
     orders = np.argsort(trainer.masks.orderings[:n_val_masks], axis=1)
     tables = [
-        packed.bits if np.array_equal(order, trainer.column_order) else data.pack_rows(held.table, order, binarize=binarize)
+        packed.bits if np.array_equal(order, trainer.column_order) else pack_rows(held.table, order, binarize)
         for order in orders
     ]
     return training.validator(trainer, tables, held.weights, n_threads)

@@ -26,7 +26,7 @@ from made_fast.kernels.optimizers import Optimizer
 from made_fast.network.masks import MaskRule, MaskSet
 from made_fast.network.network import SPARSE_BELOW, Architecture, Network, Shared, scratch
 from made_fast.system import threads
-from made_fast.tables import data
+from made_fast.tables.bits import density, distinct_rows, unpack_rows
 
 __all__ = ["FixedTrainer", "SharedTrainer", "Trainer", "TrainingRows"]
 
@@ -171,7 +171,7 @@ class Trainer(ABC):
         """
         n, batch_size = len(rows.bits), min(batch_size, len(rows.bits))
         order = self.shuffle.permutation(n)
-        sparse = data.density(rows.bits, self.architecture.n_inputs) < SPARSE_BELOW
+        sparse = density(rows.bits, self.architecture.n_inputs) < SPARSE_BELOW
         n_ranks, slow = self._ranks(batch_size, n_threads), self._is_slow(batch_size)
         workspace = self._scratch(batch_size, n_ranks)
         losses = np.empty(-(-n // batch_size))  # summed at the end: how steps are cut into calls is a matter of time
@@ -207,7 +207,7 @@ class Trainer(ABC):
         """Look at some rows' loss under the parameters as they are; no step of this epoch has met those."""
         source = self.source(self.parameters)
         network = source if isinstance(source, Network) else source.network(self.masks[0])
-        log_p = network.score_bits(rows.bits[:batch_size], 1)
+        log_p = network.score(rows.bits[:batch_size], 1)
         for what, value in (
             ("the loss", -log_p.min()), ("a parameter", self.parameters.max()), ("a parameter", self.parameters.min())
         ):  # fmt: skip
@@ -319,7 +319,7 @@ class SharedTrainer(Trainer):
     def epoch(self, rows: TrainingRows, batch_size: int, n_threads: int) -> float:
         """See :meth:`Trainer.epoch`. Rows with missing entries are trained under orderings that have those last."""
         if rows.missing is not None and rows.missing is not self._missing:
-            self._patterns = data.distinct_rows(rows.missing)
+            self._patterns = distinct_rows(rows.missing)
         self._missing = rows.missing
         return super().epoch(rows, batch_size, n_threads)
 
@@ -415,7 +415,7 @@ def _pattern_groups(
     masks, which = np.array(chosen).T
     places = turns.orderings[masks]
     D = places.shape[1]
-    gone = data.unpack_rows(patterns[which], D)
+    gone = unpack_rows(patterns[which], D)
     groups = np.insert(np.array(table, np.int64), 3, D - gone.sum(axis=1), axis=1)
     late = places + D * gone.astype(np.int32)
     orderings = np.argsort(np.argsort(late, axis=1), axis=1).astype(np.int32) + np.int32(1)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from made_fast.kernels import layout as panels
 from made_fast.network.network import Architecture, Network
-from made_fast.tables import data
+from made_fast.tables.table import chunks
 from made_fast.training.trainers import Trainer, TrainingRows
 
 __all__ = [
@@ -55,7 +55,7 @@ def initial_parameters(
         if weight_init == "orthogonal":
             W[:] = _orthogonal(int(n_in), int(n_out), dtype, rng)
             continue
-        for part in data.chunks(int(n_in), int(n_out)):  # Ctrl-C is answered in between; the numbers are the same
+        for part in chunks(int(n_in), int(n_out)):  # Ctrl-C is answered in between; the numbers are the same
             if weight_init == "glorot_uniform":
                 W[part] = (2 * rng.random(W[part].shape, dtype=dtype) - 1) * dtype.type(np.sqrt(6.0 / (n_in + n_out)))
             elif weight_init == "glorot_normal":
@@ -91,7 +91,7 @@ def validator(
         log_p: Any = -np.inf
         for k, bits in enumerate(tables):
             network = source if isinstance(source, Network) else source.network(trainer.masks[k])
-            log_p = np.logaddexp(log_p, network.score_bits(bits, n_threads))
+            log_p = np.logaddexp(log_p, network.score(bits, n_threads))
         return float(np.log(len(tables)) - weighted_mean(log_p, weights))
 
     return nll

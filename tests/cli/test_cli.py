@@ -22,7 +22,7 @@ from made_fast import MADE, load
 from made_fast.cli import files, fitting, images, main, options, report
 from made_fast.estimators import estimator
 from made_fast.estimators.ensemble import WEIGHTS
-from made_fast.inference import queries
+from made_fast.inference import density
 from made_fast.kernels.layout import ACTIVATIONS
 from made_fast.kernels.optimizers import OPTIMIZERS
 from made_fast.network.masks import DEGREE_RULES, DIRECT_CONNECTIONS, RESAMPLE
@@ -144,8 +144,8 @@ def test_names_and_defaults_are_those_of_the_package():
     assert set(options.OPTIMIZERS) == set(OPTIMIZERS)
     assert set(options.WEIGHT_INITS) == set(training.WEIGHT_INITS)
     assert (options.RESAMPLE, options.DIRECT, options.DEGREES) == (RESAMPLE, DIRECT_CONNECTIONS, DEGREE_RULES)
-    assert (options.SCHEDULES, options.WEIGHTS, options.METHODS) == (estimator.SCHEDULES, WEIGHTS, queries.METHODS)
-    assert options.parser().parse_args(["evaluate", "m", "digits"]).walks == queries.N_WALKS
+    assert (options.SCHEDULES, options.WEIGHTS, options.METHODS) == (estimator.SCHEDULES, WEIGHTS, density.METHODS)
+    assert options.parser().parse_args(["evaluate", "m", "digits"]).walks == density.N_WALKS
     args = vars(options.parser().parse_args(["train", "digits"]))
     assert tuple(args["hidden"]) == MADE().hidden_sizes
     own = {"hidden_sizes", "n_threads", "random_state", "verbose", "validation_fraction", "binarize"}
@@ -519,7 +519,7 @@ def test_what_is_observed_is_scored(capsys):
 
 @pytest.mark.usefixtures("in_tiny")
 def test_estimates_are_called_so(capsys, monkeypatch):
-    monkeypatch.setattr("made_fast.inference.evidence.ENUMERATED", 2)
+    monkeypatch.setattr("made_fast.inference.pattern.ENUMERATED", 2)
     text = run("evaluate one.safetensors gaps.npz --split test --walks 40", capsys).out
     log_p, std = load("one.safetensors").log_marginal(np.load("gaps.npz")["test"], n_walks=40, return_std=True)
     off = np.sqrt((std**2).sum()) / len(std)

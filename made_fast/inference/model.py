@@ -213,7 +213,7 @@ class MADEModel(Density):
         """
         D = self.n_features_in
         n = arguments.how_many(n_samples, "n_samples", max(D, 8))
-        X = np.empty((n, D), np.uint8)  # what is too large for that is refused at once
+        X = np.empty((n, D), np.uint8)  # a number that is too large is refused at once
         rng, step = arguments.generator(random_state), self.architecture.chunk_rows
         if mask is not None or self.n_masks == 1:
             rows_of = {arguments.mask_number(0 if mask is None else mask, self.n_masks): np.arange(n)}

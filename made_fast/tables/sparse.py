@@ -53,7 +53,7 @@ def check(X: Any, name: str) -> None:
 
 
 def _flaw(X: Any) -> str | None:
-    """Say what is wrong with the arrays of a sparse matrix, or None. Anybody may have assigned to them or changed them."""
+    """Describe a flaw in the arrays of a sparse matrix, if any. Anybody may have assigned to them or changed them."""
     (n, D), form = X.shape, X.format
     if form in _INDICES and not (isinstance(X.data, np.ndarray) and X.data.ndim == {"bsr": 3, "dia": 2}.get(form, 1)):
         return "data that are no array of the right dimension"
@@ -89,7 +89,7 @@ def _flaw(X: Any) -> str | None:
 
 
 def _are_lists(rows: Any, values: Any, n: int) -> bool:
-    """Say whether these are n lists of columns and as many lists of values, of the same lengths."""
+    """Return whether these are n lists of columns and as many lists of values, of the same lengths."""
     if not all(isinstance(part, np.ndarray) and part.shape == (n,) and part.dtype == object for part in (rows, values)):
         return False
     return all(type(r) is list and type(v) is list and len(r) == len(v) for r, v in zip(rows, values, strict=True))
@@ -116,7 +116,7 @@ def canonical_csr(X: Any, name: str) -> SparseRows:
 
 
 def _rises(csr: Any) -> bool:
-    """Say whether the column numbers of every row rise: a number that does not exceed the one before it begins a row."""
+    """Return whether the column numbers of every row rise: a number that does not exceed the one before it begins a row."""
     start, index = csr.indptr, csr.indices[: csr.indptr[-1]]
     for i in range(0, len(index), 1 << 18):  # at a time, so that it takes no memory
         falls = i + 1 + np.flatnonzero(index[i + 1 :][: 1 << 18] <= index[i:-1][: 1 << 18])

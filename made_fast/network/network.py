@@ -325,8 +325,8 @@ class Network(_Parameters):
 
         Columns are in order of place or, ``by_feature``, in that of the features.
         """
+        proba = np.empty((len(rows), self.architecture.n_inputs), self.theta.dtype)  # what is too large is refused here
         parts = self._parts(len(rows), n_threads)
-        proba = np.empty((len(rows), self.architecture.n_inputs), self.theta.dtype)
         feature = self.connectivity.ordering - 1
 
         def work(i: int, _: int) -> None:

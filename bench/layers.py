@@ -50,10 +50,10 @@ class Arrays:
 
     def __init__(self, layer: Layer, dtype: str) -> None:
         trainer = nets.new_trainer(layer.size)
-        source: Any = trainer.source(trainer.parameters)
+        source: Any = trainer.parameters
         self.layer, self.dtype, self.l = layer, dtype, layer.l
         self.layout: panels.Layout = source.layout
-        self.theta = self.aligned(source.theta)
+        self.theta = self.aligned(source.vector)
         rows, n = nets.rows(layer.size)[0], layer.size.batch
         self.bits = nets.pack(layer.size, trainer).bits[:n]
         rng = np.random.default_rng(nets.SEED)

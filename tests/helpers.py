@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from made_fast import MADEModel
 from made_fast.kernels import layout as panels
+from made_fast.network.architecture import Architecture
 from made_fast.network.masks import MaskRule, draw_connectivity
-from made_fast.network.network import Architecture, Shared
+from made_fast.network.network import Shared
 
 
 def random_model(

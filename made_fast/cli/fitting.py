@@ -275,13 +275,10 @@ def _save_unfinished(made: MADE, plan: _Plan, save: Callable[[], None], args: ar
     """Save the model of a fit that was cut short, if it is of any use, and say what happened."""
     import numpy as np
 
-    from made_fast.network.network import Network
-
     go_on = " To go on, add --resume." if args.checkpoint and args.checkpoint.exists() else ""
     if not getattr(made, "best_epoch_", 0):
         return "Nothing was saved: no epoch was finished."
-    source = made.model_.source
-    if not np.isfinite(source.theta if isinstance(source, Network) else source.values).all():
+    if not np.isfinite(made.model_.source.vector).all():
         return "Nothing was saved: without validation rows no earlier parameters were kept."
     with signals.held(drop=True):
         save()

@@ -16,7 +16,7 @@ from made_fast.estimators.estimator import MADE
 from made_fast.estimators.fitted import FittedDensity, check_columns, learn_columns
 from made_fast.inference.queries import METHODS, N_WALKS
 from made_fast.tables import arguments, arrays, checks, data
-from made_fast.training import given
+from made_fast.training import rows as given
 
 __all__ = ["MADEImputer"]
 

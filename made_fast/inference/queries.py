@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 
 from made_fast.inference.evidence import ENUMERATED
 from made_fast.inference.inquiry import Inquiry, Table
+from made_fast.network.architecture import Architecture
 from made_fast.network.masks import Connectivity, MaskRule, MaskSet
-from made_fast.network.network import Architecture, Network
+from made_fast.network.network import Network
 from made_fast.tables import arguments, checks, data
 
 __all__ = ["ENUMERATED", "METHODS", "N_WALKS", "ApproximationWarning", "Queries", "log_p_observed"]

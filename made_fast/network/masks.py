@@ -86,6 +86,11 @@ class Connectivity(_ReadOnly):
         """Number of units of each hidden layer."""
         return tuple(len(m) for m in self.degrees)
 
+    @property
+    def vectors(self) -> tuple[IntVector, ...]:
+        """The ordering, then the degrees of every hidden layer."""
+        return (self.ordering, *self.degrees)
+
     def staircase(self, direct: str = "none") -> Staircase:
         """Sort every layer by degree, so that each unit sees a prefix of the layer below."""
         return MaskSet.of([self]).staircase(direct)[0]

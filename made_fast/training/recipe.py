@@ -12,15 +12,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from made_fast.kernels.layout import ACTIVATIONS
+from made_fast.kernels import layout as panels
 from made_fast.kernels.optimizers import OPTIMIZERS
+from made_fast.network.architecture import Architecture
 from made_fast.network.masks import DEGREE_RULES, DIRECT_CONNECTIONS, RESAMPLE, MaskRule, MaskSet, draw_connectivity
-from made_fast.network.network import Architecture, Shared
-from made_fast.tables import arguments
-from made_fast.training import training
-from made_fast.training.trainers import FixedTrainer, SharedTrainer, Trainer
+from made_fast.network.network import Parameters, Shared
+from made_fast.tables import arguments, data
+from made_fast.training.steps import Trainer
+from made_fast.training.turns import Turns
 
-__all__ = ["SCHEDULES", "check_unchanged", "hyper", "notes", "plain", "schedule", "start"]
+__all__ = [
+    "SCHEDULES", "WEIGHT_INITS", "check_unchanged", "constants", "initial_parameters", "notes", "plain", "schedule", "start",
+]  # fmt: skip
+
+WEIGHT_INITS = ("glorot_uniform", "glorot_normal", "orthogonal", "zeros")
 
 SCHEDULES = ("constant", "linear", "cosine")
 
@@ -38,12 +43,12 @@ Params = Mapping[str, Any]
 def start(params: Params, n_features: int, missing: bool) -> tuple[Trainer, int]:
     """Return a trainer for rows of so many features, and a seed for splitting them.
 
-    ``missing``: rows have missing entries, which takes orderings that vary. The trainer is the fixed one where it will do.
+    ``missing``: rows have missing entries, which takes orderings that vary. One mask alone has packed parameters, if they do.
     """
     architecture = Architecture(
         n_features,
         arguments.hidden_sizes(params["hidden_sizes"]),
-        arguments.choice(params["activation"], "activation", ACTIVATIONS[1:]),
+        arguments.choice(params["activation"], "activation", panels.ACTIVATIONS[1:]),
         arguments.choice(params["direct_connections"], "direct_connections", DIRECT_CONNECTIONS),
         arguments.boolean(params["connectivity_weights"], "connectivity_weights"),
     )
@@ -55,8 +60,8 @@ def start(params: Params, n_features: int, missing: bool) -> tuple[Trainer, int]
         n_masks = arguments.positive_int(n_masks, "n_masks", largest=arguments.MOST)
     n_eval_masks = arguments.positive_int(params["n_eval_masks"], "n_eval_masks", largest=arguments.MOST)
     dropout = arguments.probability(params["dropout"], "dropout")
-    weight_init = arguments.choice(params["weight_init"], "weight_init", training.WEIGHT_INITS)
-    dtype, numbers = arguments.dtype(params["dtype"]), hyper(params)
+    weight_init = arguments.choice(params["weight_init"], "weight_init", WEIGHT_INITS)
+    dtype, numbers = arguments.dtype(params["dtype"]), constants(params)
     optimizer = OPTIMIZERS[params["optimizer"]]
     # Each kind of draw has a stream of its own: what one uses up does not change the others.
     rng = arguments.generator(params["random_state"])
@@ -64,17 +69,52 @@ def start(params: Params, n_features: int, missing: bool) -> tuple[Trainer, int]
     base = draw_connectivity(n_features, architecture.hidden_sizes, ordering, degrees, for_masks)
     rule = MaskRule(base, degrees, resample)
     masks = MaskSet.of([base]) if n_masks == 1 else rule.mask_set(n_masks or n_eval_masks, for_masks)
-    parameters = training.initial_parameters(architecture, weight_init, dtype, for_weights)
-    trainer: Trainer
+    parameters: Parameters = Shared(architecture, initial_parameters(architecture, weight_init, dtype, for_weights))
+    turns = None
     if n_masks == 1 and not (architecture.connectivity_weights or dropout or params["clip_norm"] or missing):
-        theta = Shared(architecture, parameters).network(base).theta
-        trainer = FixedTrainer(architecture, masks, theta, optimizer, numbers, for_shuffling)
+        parameters = parameters.network(base)
     else:
-        fresh = rule if n_masks is None else None
-        trainer = SharedTrainer(
-            architecture, masks, parameters, optimizer, numbers, for_shuffling, fresh, for_fresh, for_noise, dropout
-        )
+        turns = Turns(architecture, masks, rule if n_masks is None else None, for_fresh)
+    trainer = Trainer(parameters, masks, optimizer, numbers, for_shuffling, turns, dropout, for_noise)
     return trainer, int(for_splitting.integers(2**63))
+
+
+def initial_parameters(
+    architecture: Architecture, weight_init: str, dtype: np.dtype[Any], rng: np.random.Generator
+) -> NDArray[Any]:
+    """Return shared parameters with random weights W and A, and with b and U of 0.
+
+    ``"glorot_uniform"``: U(-r, r) with r = sqrt(6 / (n_in + n_out)); ``"glorot_normal"``: N(0, 2 / (n_in + n_out)) (Glorot and
+    Bengio 2010); ``"orthogonal"``: orthonormal rows or columns, whichever are fewer (Saxe, McClelland, Ganguli 2014);
+    ``"zeros"``. Sizes are those of the full layers.
+    """
+    shared = panels.aligned_zeros(architecture.n_shared, dtype)
+    for (n_in, n_out, *_), row in zip(architecture.layers, architecture.shared_layout, strict=True):
+        start, stride = row[panels.SHARED_WEIGHTS], row[panels.ROW]
+        W = shared[start : start + n_in * stride].reshape(n_in, stride)[:, :n_out]
+        if weight_init == "orthogonal":
+            W[:] = _orthogonal(int(n_in), int(n_out), dtype, rng)
+            continue
+        for part in data.chunks(int(n_in), int(n_out)):  # Ctrl-C is answered in between; the numbers are the same
+            if weight_init == "glorot_uniform":
+                W[part] = (2 * rng.random(W[part].shape, dtype=dtype) - 1) * dtype.type(np.sqrt(6.0 / (n_in + n_out)))
+            elif weight_init == "glorot_normal":
+                W[part] = rng.standard_normal(W[part].shape, dtype=dtype) * dtype.type(np.sqrt(2.0 / (n_in + n_out)))
+    return shared
+
+
+def _orthogonal(n_in: int, n_out: int, dtype: np.dtype[Any], rng: np.random.Generator) -> NDArray[Any]:
+    """Draw an (n_in, n_out) matrix with orthonormal columns (rows, if those are fewer), uniform among all of them.
+
+    The thin QR factorisation of a Gaussian matrix; with the signs of R's diagonal taken out it is uniform (Mezzadri 2007).
+    """
+    from scipy.linalg import qr  # works in single precision, which NumPy's does not, and so in a third of the time
+
+    tall = rng.standard_normal((max(n_in, n_out), min(n_in, n_out)), dtype=dtype)
+    Q: NDArray[Any]
+    Q, R = qr(tall, mode="economic", overwrite_a=True, check_finite=False)
+    Q *= np.where(np.diagonal(R) < 0, -1, 1).astype(dtype)
+    return Q if n_in >= n_out else Q.T
 
 
 def check_unchanged(begun: Params, params: Params) -> None:
@@ -89,7 +129,7 @@ def check_unchanged(begun: Params, params: Params) -> None:
             )
 
 
-def hyper(params: Params) -> NDArray[np.float64]:
+def constants(params: Params) -> NDArray[np.float64]:
     """Return the optimizer's [lr, a, b, eps, decay, clip], see ``made_fast.kernels.optimizers``."""
     rule = OPTIMIZERS[arguments.choice(params["optimizer"], "optimizer", tuple(OPTIMIZERS))]
     values = dict(zip(rule.names, rule.hyper, strict=True))
@@ -104,7 +144,7 @@ def hyper(params: Params) -> NDArray[np.float64]:
 
 def schedule(params: Params, max_epochs: int) -> Callable[[int], float]:
     """Return the learning rate as a function of the epoch, which counts from 1."""
-    rate, kind = float(hyper(params)[0]), params["learning_rate_schedule"]
+    rate, kind = float(constants(params)[0]), params["learning_rate_schedule"]
     if callable(kind):
         return lambda epoch: rate * arguments.non_negative_float(kind(epoch), "the value of learning_rate_schedule")
     arguments.choice(kind, "learning_rate_schedule", SCHEDULES)
@@ -118,7 +158,7 @@ def schedule(params: Params, max_epochs: int) -> Callable[[int], float]:
 def notes(params: Params) -> dict[str, Any]:
     """Return what a model remembers of them: those that say how it came to be and that its file does not say otherwise."""
     found = {name: plain(value) for name, value in params.items() if name not in NOT_NOTED}
-    return found | {"learning_rate": float(hyper(params)[0])}
+    return found | {"learning_rate": float(constants(params)[0])}
 
 
 def plain(value: Any) -> Any:

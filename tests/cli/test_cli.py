@@ -27,7 +27,8 @@ from made_fast.kernels.layout import ACTIVATIONS
 from made_fast.kernels.optimizers import OPTIMIZERS
 from made_fast.network.masks import DEGREE_RULES, DIRECT_CONNECTIONS, RESAMPLE
 from made_fast.tables import datasets
-from made_fast.training import training
+from made_fast.training import recipe
+from made_fast.training.run import FitRun
 
 QUICK = ["--hidden", "64", "--max-epochs", "40", "--learning-rate", "0.003", "--quiet"]
 SCRIPT = "import sys; from made_fast.cli import main; sys.exit(main())"
@@ -142,9 +143,9 @@ def test_every_option_reaches_the_estimator(tmp_path):
 def test_names_and_defaults_are_those_of_the_package():
     assert set(options.ACTIVATIONS) == set(ACTIVATIONS[1:])
     assert set(options.OPTIMIZERS) == set(OPTIMIZERS)
-    assert set(options.WEIGHT_INITS) == set(training.WEIGHT_INITS)
+    assert set(options.WEIGHT_INITS) == set(recipe.WEIGHT_INITS)
     assert (options.RESAMPLE, options.DIRECT, options.DEGREES) == (RESAMPLE, DIRECT_CONNECTIONS, DEGREE_RULES)
-    assert (options.SCHEDULES, options.WEIGHTS, options.METHODS) == (estimator.SCHEDULES, WEIGHTS, queries.METHODS)
+    assert (options.SCHEDULES, options.WEIGHTS, options.METHODS) == (recipe.SCHEDULES, WEIGHTS, queries.METHODS)
     assert options.parser().parse_args(["evaluate", "m", "digits"]).walks == queries.N_WALKS
     args = vars(options.parser().parse_args(["train", "digits"]))
     assert tuple(args["hidden"]) == MADE().hidden_sizes
@@ -197,14 +198,14 @@ def test_progress_is_shown_on_stderr_unless_quiet(tmp_path, capsys):
 
 
 def stop_after(n_epochs, error, monkeypatch):
-    run_epoch = training.run_epoch
+    epoch = FitRun.epoch
 
-    def run(trainer, bits, batch_size, n_threads, number, good):
-        if number > n_epochs:
+    def run(self, good):
+        if self.state.epoch == n_epochs:
             raise error
-        return run_epoch(trainer, bits, batch_size, n_threads, number, good)
+        return epoch(self, good)
 
-    monkeypatch.setattr(training, "run_epoch", run)
+    monkeypatch.setattr(FitRun, "epoch", run)
 
 
 @pytest.mark.parametrize(
@@ -222,7 +223,7 @@ def test_training_that_is_cut_short_keeps_the_best_parameters(error, code, monke
     assert load(path).hyper["best_epoch"] == 3
     monkeypatch.undo()
     train("--out", tmp_path / "whole.safetensors", "--max-epochs", 3, "--seed", 0)
-    assert (load(path).source.theta == load(tmp_path / "whole.safetensors").source.theta).all()
+    assert (load(path).source.vector == load(tmp_path / "whole.safetensors").source.vector).all()
 
 
 @pytest.mark.parametrize(
@@ -482,11 +483,11 @@ def test_resume_refuses_what_the_checkpoint_does_not_go_with(capsys):
 
 @pytest.mark.usefixtures("in_tiny")
 def test_a_fit_cut_short_can_go_on(monkeypatch, capsys):
-    common, run_epoch = "train x.npz --hidden 20 --quiet --seed 5 --max-epochs 6 --checkpoint c --out", training.run_epoch
+    common, epoch = "train x.npz --hidden 20 --quiet --seed 5 --max-epochs 6 --checkpoint c --out", FitRun.epoch
     stop_after(3, KeyboardInterrupt(), monkeypatch)
     assert main([*common.split(), "m.safetensors"]) == 130
     assert capsys.readouterr().err.endswith("are saved in m.safetensors. To go on, add --resume.\n")
-    monkeypatch.setattr(training, "run_epoch", run_epoch)
+    monkeypatch.setattr(FitRun, "epoch", epoch)
     run(f"{common} m.safetensors --resume", capsys)
     run(f"{common} whole.safetensors", capsys)
     assert Path("m.safetensors").read_bytes() == Path("whole.safetensors").read_bytes()
@@ -791,7 +792,7 @@ def wrong_files(model_file, tmp_path, monkeypatch):
 @pytest.mark.usefixtures("wrong_files")
 def test_a_mistake_is_one_clear_line_and_exit_code_2(command, message, capsys, monkeypatch):
     if "memory" not in message:
-        monkeypatch.setattr(training, "fit", lambda *_, **__: pytest.fail("it trained first"))
+        monkeypatch.setattr(FitRun, "start", lambda *_, **__: pytest.fail("it trained first"))
     before = sorted(os.listdir())
     assert main(command.split()) == 2
     out, err = capsys.readouterr()

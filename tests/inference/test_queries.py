@@ -106,7 +106,9 @@ c = random_model(10, (14, 11), n_masks=None, seed=3).member_for(np.arange(10) % 
 print(c.ordering.tolist(), c.degrees[1].tolist())
 """
     c = make("unlimited").member_for(np.arange(D) % 3 == 0, draw=2)
-    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == f"{c.ordering.tolist()} {c.degrees[1].tolist()}"
 
 
@@ -343,7 +345,7 @@ def test_single_precision_keeps_the_weight_of_unlikely_evidence(few_enumerated):
     double, single = make("one mask"), make("one mask", dtype="float32")
     last = layout.n_chain(double.source.layout.layers) - 1
     for model in (double, single):
-        model.source.theta[model.source.layout.layers[last, layout.BIAS] + 7] = 40  # place 8 is hardly ever 0
+        model.source._given[model.source.layout.layers[last, layout.BIAS] + 7] = 40  # place 8 is hardly ever 0
     X = late_rows(double)
     X[:, double.masks[0].ordering == 8] = 0
     p = joint(double, double.masks[0])

@@ -31,8 +31,9 @@ from made_fast.inference.modelfile import Content, EnsembleContent, decode, deco
 from made_fast.inference.storage import read, write
 from made_fast.kernels import layout, reference
 from made_fast.network import masks
+from made_fast.network.architecture import Architecture
 from made_fast.network.masks import DIRECT_CONNECTIONS, MaskRule, MaskSet
-from made_fast.network.network import Architecture, Network, Shared
+from made_fast.network.network import Network, Shared
 from made_fast.training import checkpoint
 
 HYPER = {"learning_rate": 1e-3, "hidden_sizes": [500], "note": "größer", "random_state": None, "nested": {"a": [True, 1]}}
@@ -134,9 +135,9 @@ def test_a_model_comes_back_as_it_was(tmp_path, n_inputs, hidden_sizes, dtype, m
     path = tmp_path / "model.safetensors"
     write(path, *encode(model))
     content = load(path, mmap=mmap)
-    theta, connectivity = content.source.theta, content.source.connectivity
+    theta, connectivity = content.source.vector, content.source.connectivity
     assert theta.dtype == dtype
-    np.testing.assert_array_equal(theta, model.source.theta)
+    np.testing.assert_array_equal(theta, model.source.vector)
     assert theta.ctypes.data % 64 == 0
     np.testing.assert_array_equal(connectivity.ordering, model.source.connectivity.ordering)
     assert connectivity.hidden_sizes == hidden_sizes
@@ -165,9 +166,9 @@ def test_a_model_of_several_masks_comes_back_as_it_was(
     path = tmp_path / "model.safetensors"
     write(path, *encode(model))
     content = load(path, mmap=mmap)
-    values = content.source.values
+    values = content.source.vector
     assert values.dtype == dtype
-    np.testing.assert_array_equal(values, model.source.values)
+    np.testing.assert_array_equal(values, model.source.vector)
     assert values.ctypes.data % 64 == 0
     assert content.source.architecture == model.source.architecture
     assert len(content.masks) == n_masks
@@ -817,7 +818,7 @@ def test_other_tensors_are_refused(several):
 def test_every_dead_entry_must_be_zero(n_inputs, hidden_sizes, dtype, direct):
     """The entries that may differ from 0 are exactly those that the dense weights, masked, are packed into."""
     model = make_model(n_inputs, hidden_sizes, dtype, degrees="uniform", direct=direct)
-    theta = model.source.theta
+    theta = model.source.vector
     tensors, metadata = encode(model)
     dead = np.flatnonzero(theta == 0)
     assert len(dead)

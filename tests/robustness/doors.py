@@ -171,9 +171,7 @@ def _answering_doors() -> Iterator[Door]:
 def state_of(made: Any) -> list[Any]:
     """Return all that a fit has found."""
     models = [member.model_ for member in made.members_] if hasattr(made, "members_") else [made.model_]
-    sources = [
-        getattr(model.source, "theta", None) if hasattr(model.source, "theta") else model.source.values for model in models
-    ]
+    sources = [model.source.vector for model in models]
     history = [[record["train_nll"], record["validation_nll"] or 0.0] for record in getattr(made, "history_", [])]
     return [*sources, history, getattr(made, "weights_", [])]
 

@@ -315,7 +315,8 @@ def prepare(folder: Path) -> dict[str, Operation]:
 
     def stands(made: Any) -> tuple[Any, ...]:
         told = [(r["epoch"], r["train_nll"], r["validation_nll"]) for r in made.history_]
-        return made._trainer.parameters, made._trainer.state, made._trainer.step, told, made.sample(10, random_state=0)
+        trainer = made._fit_state.trainer
+        return trainer.parameters.vector, trainer.state, trainer.step, told, made.sample(10, random_state=0)
 
     def fit_with_checkpoints() -> tuple[Any, ...]:
         return stands(MADE(**small, n_masks=2, random_state=5).fit(X, X_val=X[:50], checkpoint=checkpoint))

@@ -244,7 +244,7 @@ def _members(model: Any) -> Any:
 
 def _largest_parameter(model: Any) -> float:
     sources = [member.source for member in _members(model)]
-    vectors = [source.theta if hasattr(source, "theta") else source.values for source in sources]
+    vectors = [source.vector for source in sources]
     return max(float(np.abs(values).max()) for values in vectors)
 
 

@@ -392,12 +392,12 @@ def left_over(folder: Path, *names: str) -> str | None:
 def _(scale: float, folder: Path) -> Prepared:
     wide, path = model("wide", scale), folder / "model"
     wide.save(path)
-    parameters = wide.source.theta
+    parameters = wide.source.vector
 
     def check() -> str | None:
         found = load(path, mmap=True)
         assert isinstance(found, MADEModel)
-        if not np.array_equal(found.source.theta, parameters):  # type: ignore[union-attr]
+        if not np.array_equal(found.source.vector, parameters):  # type: ignore[union-attr]
             return "the file holds another model"
         return left_over(folder, "model")
 

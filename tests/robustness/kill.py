@@ -45,7 +45,8 @@ from typing import Any
 import numpy as np
 
 from made_fast import MADE, MADEModel, load
-from made_fast.training import trainers
+from made_fast.training import checkpoint, steps
+from made_fast.training.state import FitState
 
 PREFIX = ".made_fast-"
 """What the names of temporary files begin with; a test would fail if it were another: none would be counted."""
@@ -297,26 +298,20 @@ STEP, BEGUN, DONE = range(3)
 """What a child tells while it lives: steps made, the epoch whose checkpoint it began to write, the last one it has written."""
 
 
-class Watched(MADE):
-    """MADE that tells where it stands and looks up after every step, so that kills strike at any step."""
+def watch(seen: Any) -> None:
+    """Let the fits of this process tell where they stand, before every step: kills strike at any."""
+    call, write = steps.Trainer._call, checkpoint.write
 
-    seen: Any
+    def watched_call(trainer: steps.Trainer, *args: Any) -> Any:
+        seen[STEP] = trainer.step
+        return call(trainer, *args)
 
-    def _trainer_for(self, X: Any, sample_weight: Any, going_on: bool) -> tuple[trainers.Trainer, Any]:
-        trainer, rows = super()._trainer_for(X, sample_weight, going_on)
-        kernel, seen = trainer._kernel, self.seen
+    def watched_write(path: Any, state: FitState, params: Any) -> None:
+        seen[STEP], seen[BEGUN] = state.trainer.step, state.epoch
+        write(path, state, params)
+        seen[DONE] = state.epoch
 
-        def watched(*args: Any) -> trainers.Train:
-            seen[STEP] = trainer.step
-            return kernel(*args)
-
-        trainer._kernel = watched  # type: ignore[method-assign]
-        return trainer, rows
-
-    def _write_checkpoint(self, path: str | os.PathLike[str]) -> None:
-        self.seen[STEP], self.seen[BEGUN] = self._trainer.step, self._fit_state.epoch
-        super()._write_checkpoint(path)
-        self.seen[DONE] = self._fit_state.epoch
+    steps.Trainer._call, checkpoint.write = watched_call, watched_write  # type: ignore[method-assign]
 
 
 @dataclass
@@ -343,12 +338,12 @@ class TrainFigures:
 
 def fingerprint(made: MADE) -> dict[str, str]:
     """Return a digest of each thing that must have the same bits after an interruption."""
-    trainer, source = made._trainer, made.model_.source
+    trainer, source = made._fit_state.trainer, made.model_.source
     X = binary(50, made.n_features_in_, seed=4)
     told = [(r["epoch"], r["train_nll"], r["validation_nll"]) for r in made.history_]
     parts = {
-        "parameters of the model": getattr(source, "theta", getattr(source, "values", None)).tobytes(),
-        "parameters of the trainer": trainer.parameters.tobytes(),
+        "parameters of the model": source.vector.tobytes(),
+        "parameters of the trainer": trainer.parameters.vector.tobytes(),
         "optimiser": trainer.state.tobytes(),
         "history": repr((told, made.best_epoch_, trainer.step)).encode(),
         "samples": made.sample(50, random_state=1).tobytes(),
@@ -387,7 +382,7 @@ def _uninterrupted(name: str) -> tuple[dict[str, str], int, float]:
     """Return the fingerprint of a fit that nobody interrupts, its steps an epoch, and the seconds of an epoch."""
     X, rows = _rows(name)
     whole = MADE(**COMMON | CASES[name]).fit(X, **rows)
-    steps = whole._trainer.step // len(whole.history_)
+    steps = whole._fit_state.trainer.step // len(whole.history_)
     with tempfile.TemporaryDirectory() as folder:
         child = Child(partial(_fit, name, Path(folder) / "checkpoint", shared_counts(3)))
         begin = time.monotonic()
@@ -400,12 +395,12 @@ def _uninterrupted(name: str) -> tuple[dict[str, str], int, float]:
 
 def _fit(name: str, path: Path, seen: Any) -> dict[str, str]:
     """Begin the fit, or go on with it; what a child does."""
-    trainers.CALL_SECONDS = 0.0  # a step a call: how a pass is cut into calls must make no difference
-    Watched.seen = seen
+    steps.CALL_SECONDS = 0.0  # a step a call: how a pass is cut into calls must make no difference
+    watch(seen)
     X, rows = _rows(name)
-    made = Watched.resume(path) if path.exists() else Watched(**COMMON | CASES[name])
-    if hasattr(made, "_trainer"):
-        made._trainer._steps_per_call = 1
+    made = MADE.resume(path) if path.exists() else MADE(**COMMON | CASES[name])
+    if hasattr(made, "_fit_state"):
+        made._fit_state.trainer._steps_per_call = 1
     return fingerprint(made.fit(X, **rows, checkpoint=path))
 
 
@@ -440,7 +435,7 @@ def _fit_by_pieces(
                 path.unlink()
                 done = 0
                 continue
-            reached = made._trainer.step
+            reached = made._fit_state.trainer.step
             if len(made.history_) not in range(done, max(done, begun) + 1) or reached != steps * len(made.history_):
                 figures.lost += 1
             done = len(made.history_)

@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from made_fast.kernels import layout as panels
+from made_fast.network.architecture import Architecture
 from made_fast.network.masks import Connectivity
-from made_fast.network.network import Architecture
 
 CLASSES = ("raw", "header", "json", "tensors")
 

@@ -338,7 +338,7 @@ def options():
     yield "MADE.score_samples", "mask", or_none(number_of(1)), lambda v: made.score_samples(X, mask=v)
     yield "MADEModel.conditional_proba", "mask", number_of(3), lambda v: several.conditional_proba(X, mask=v)
     yield "MixtureModel.conditional_proba", "member", number_of(2), lambda v: mixture.conditional_proba(X, member=v, mask=0)
-    yield "MADEModel.member", "mask", number_of(3), lambda v: several.member(v).theta
+    yield "MADEModel.member", "mask", number_of(3), lambda v: several.member(v).vector
     yield "MADEModel.to_dense", "mask", number_of(3), lambda v: several.to_dense(v)["weights"]
     yield "MixtureModel.to_dense", "member", number_of(2), lambda v: mixture.to_dense(member=v, mask=0)["weights"]
     yield "MADEModel.member_for", "draw", number_of(3), lambda v: several.member_for([True] * WIDTH, draw=v)

@@ -23,8 +23,9 @@ from hypothesis import settings
 from made_fast import MADE, MADEModel, load
 from made_fast.inference import header, modelfile
 from made_fast.kernels import layout
+from made_fast.network.architecture import Architecture
 from made_fast.network.masks import Connectivity, MaskSet, draw_connectivity
-from made_fast.network.network import Architecture, Network, Shared
+from made_fast.network.network import Network, Shared
 from made_fast.tables import data
 
 D = 30_000
@@ -195,7 +196,7 @@ def test_shared_parameters_behind_the_2_31st_are_packed():
 def test_a_mapped_model_file_of_more_than_2_31_parameters_is_read(tmp_path):
     available(12)
     network, first, W, b = wide()
-    theta, path = network.theta, tmp_path / "wide.safetensors"
+    theta, path = network.vector, tmp_path / "wide.safetensors"
     content = modelfile.Content(network, MaskSet.of([network.connectivity]), None, {})
     tensors, metadata = modelfile.encode(content)
     assert list(tensors) == ["parameters", "ordering"]

@@ -20,7 +20,7 @@ from made_fast.inference.mixture import MixtureModel
 from made_fast.inference.model import MADEModel
 from made_fast.system import signals
 from made_fast.tables import datasets
-from made_fast.training import training
+from made_fast.training.run import FitRun
 
 SIGNALS = [signal.SIGTERM, signal.SIGHUP, signal.SIGINT]
 TRAIN = "train x.npy --hidden 8 --quiet --seed 0 --max-epochs"
@@ -57,25 +57,25 @@ def sent(number, function, *, before=lambda *_: True):
 
 
 def from_epoch(n):
-    return lambda trainer, rows, batch_size, n_threads, number, good: number > n
+    return lambda run, good: run.state.epoch >= n
 
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_train_saves_the_best_parameters_so_far(number, monkeypatch, capsys):
     assert run(f"{TRAIN} 3 --out whole.safetensors") == 0
     capsys.readouterr()
-    monkeypatch.setattr(training, "run_epoch", sent(number, training.run_epoch, before=from_epoch(3)))
+    monkeypatch.setattr(FitRun, "epoch", sent(number, FitRun.epoch, before=from_epoch(3)))
     assert run(f"{TRAIN} 9") == 128 + number
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("made-fast: interrupted. The best parameters so far, those of epoch ")
     assert err.endswith("are saved in model.safetensors.\n")
-    assert (load("model.safetensors").source.theta == load("whole.safetensors").source.theta).all()
+    assert (load("model.safetensors").source.vector == load("whole.safetensors").source.vector).all()
 
 
 @pytest.mark.parametrize("second", SIGNALS)
 def test_another_signal_amid_the_saving_does_not_lose_the_model(second, monkeypatch, capsys):
-    monkeypatch.setattr(training, "run_epoch", sent(signal.SIGTERM, training.run_epoch, before=from_epoch(2)))
+    monkeypatch.setattr(FitRun, "epoch", sent(signal.SIGTERM, FitRun.epoch, before=from_epoch(2)))
     monkeypatch.setattr(storage, "make_header", sent(second, storage.make_header))
     assert run(f"{TRAIN} 9") == 128 + signal.SIGTERM
     assert "are saved in model.safetensors" in capsys.readouterr().err
@@ -121,7 +121,7 @@ def test_a_signal_amid_the_report_says_that_the_model_is_saved(number, monkeypat
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_an_ensemble_says_that_it_is_not_complete(number, monkeypatch, capsys):
-    monkeypatch.setattr(training, "run_epoch", sent(number, training.run_epoch, before=from_epoch(1)))
+    monkeypatch.setattr(FitRun, "epoch", sent(number, FitRun.epoch, before=from_epoch(1)))
     assert run(f"ensemble {TRAIN[6:]} 9 --members 2 --jobs 1") == 128 + number
     assert "Nothing was saved" in capsys.readouterr().err
     assert os.listdir() == ["x.npy"]
@@ -161,7 +161,7 @@ def test_lines_that_are_drawn_as_they_are_written_stay_whole_or_away(number, mon
 @pytest.mark.parametrize("number", SIGNALS)
 def test_what_is_ignored_stays_ignored(number, monkeypatch):
     signal.signal(number, signal.SIG_IGN)
-    monkeypatch.setattr(training, "run_epoch", sent(number, training.run_epoch))
+    monkeypatch.setattr(FitRun, "epoch", sent(number, FitRun.epoch))
     assert run(f"{TRAIN} 3") == 0
     assert signal.getsignal(number) is signal.SIG_IGN
     signal.signal(number, signals.DEFAULTS[number])
@@ -170,7 +170,7 @@ def test_what_is_ignored_stays_ignored(number, monkeypatch):
 def test_a_handler_of_the_host_stays(monkeypatch):
     seen = []
     signal.signal(signal.SIGTERM, lambda number, _: seen.append(number))
-    monkeypatch.setattr(training, "run_epoch", sent(signal.SIGTERM, training.run_epoch))
+    monkeypatch.setattr(FitRun, "epoch", sent(signal.SIGTERM, FitRun.epoch))
     assert run(f"{TRAIN} 3") == 0
     assert seen == [signal.SIGTERM] * 3
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

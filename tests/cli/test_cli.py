@@ -20,7 +20,6 @@ from PIL import Image
 
 from made_fast import MADE, load
 from made_fast.cli import files, fitting, images, main, options, report
-from made_fast.estimators import estimator
 from made_fast.estimators.ensemble import WEIGHTS
 from made_fast.inference import queries
 from made_fast.kernels.layout import ACTIVATIONS

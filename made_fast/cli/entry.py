@@ -2,9 +2,8 @@
 
 Here are the exit codes. Whatever the user got wrong is one line on standard error and 2; 128 and its number after a signal:
 130 after Ctrl-C, 143 after SIGTERM, 129 when the terminal was closed; 141 when nobody reads the output any more. Other
-exceptions are bugs and keep their traceback. The commands themselves (``fitting.py``, ``commands.py``) are thin: they call the
-estimators and the models, and print. NumPy and the rest of the package are imported when a command runs: ``--help`` answers
-at once.
+exceptions are bugs and keep their traceback. The commands (``fit.py``, ``use.py``) call the estimators and the models, and
+print. They, NumPy and the rest of the package are imported when a command runs, so that ``--help`` answers at once.
 """
 
 from __future__ import annotations
@@ -19,22 +18,12 @@ import warnings
 from collections.abc import Sequence
 from typing import TextIO
 
-from made_fast.cli import commands, files, fitting
+from made_fast.cli import files
 from made_fast.cli.options import UsageError, parser
 from made_fast.system import signals
 from made_fast.system.console import say
 
 __all__ = ["main"]
-
-COMMANDS = {
-    "train": fitting.train,
-    "ensemble": fitting.ensemble,
-    "evaluate": commands.evaluate,
-    "score": commands.score,
-    "sample": commands.sample,
-    "impute": commands.impute,
-    "info": commands.info,
-}
 
 OF_OUTPUT = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 """What standard output may run into: nobody reads, no room, a terminal that was closed."""
@@ -86,7 +75,12 @@ def _run(args: argparse.Namespace) -> int:
     except (ImportError, ValueError) as error:  # the environment asks for what there is not
         raise UsageError(f"the kernels cannot be loaded. {error}") from error
     files.check_outputs(args)
-    return COMMANDS[args.command](args)
+    if args.command in ("train", "ensemble"):
+        from made_fast.cli import fit as commands
+    else:
+        from made_fast.cli import use as commands  # type: ignore[no-redef]
+    code: int = getattr(commands, args.command)(args)
+    return code
 
 
 def _fail(message: object) -> int:

@@ -66,18 +66,15 @@ def load_data(args: argparse.Namespace, n_features: int | None = None, index_bas
 
     remembered = index_base if type(index_base) is int and index_base in (0, 1) else None
     with refusing(OSError, ValueError, TypeError):
-        try:
-            dataset = datasets.load(
-                args.data,
-                threshold=args.threshold,
-                n_features=n_features,
-                missing=True,
-                drop=args.drop or (),
-                header=args.header,
-                index_base=remembered if args.index_base is None else args.index_base,
-            )
-        except ValueError as error:
-            raise UsageError(str(error).replace("binarize=", "--threshold ")) from error
+        dataset = datasets.load(
+            args.data,
+            threshold=args.threshold,
+            n_features=n_features,
+            missing=True,
+            drop=args.drop or (),
+            header=args.header,
+            index_base=remembered if args.index_base is None else args.index_base,
+        )
         for remark in dataset.notes:
             note(remark)
         shares = {name: getattr(args, f"{name}_fraction", None) for name in ("valid", "test")}
@@ -98,9 +95,7 @@ def load_data(args: argparse.Namespace, n_features: int | None = None, index_bas
 
 def chosen_splits(args: argparse.Namespace, dataset: Dataset) -> dict[str, Any]:
     """Return the splits that --split asks for: that one, or all."""
-    from made_fast.cli import tables
-
-    found = tables.splits(dataset)
+    found = dataset.splits
     if args.split is None:
         return found
     if args.split not in found:

@@ -1,4 +1,8 @@
-"""The options of the command line, for ``cli.py``. Only the standard library, so that ``--help`` answers at once."""
+"""The options of the command line. Only the standard library, so that ``--help`` answers at once.
+
+Those that set hyper-parameters follow from their table (``training/parameters.py``). Not here: what texts the options take
+(``values.py``), what the commands do with them (``fit.py``, ``use.py``).
+"""
 
 from __future__ import annotations
 
@@ -8,23 +12,10 @@ from typing import Any, NoReturn
 
 from made_fast import __version__
 from made_fast.cli import values
+from made_fast.tables import choices
+from made_fast.training.parameters import DEFAULTS, PARAMETERS
 
 __all__ = ["UsageError", "parser"]
-
-# The package's own tables stand beside code that imports NumPy; tests/test_cli.py compares.
-ACTIVATIONS = ("relu", "softplus", "tanh", "sigmoid", "softsign")
-ORDERINGS = ("random", "natural")
-DEGREES = ("stratified", "uniform")
-RESAMPLE = ("both", "order", "connectivity")
-DIRECT = ("none", "output", "all")
-OPTIMIZERS = ("adam", "adadelta", "adagrad", "rmsprop", "momentum", "sgd")
-WEIGHT_INITS = ("glorot_uniform", "glorot_normal", "orthogonal", "zeros")
-SCHEDULES = ("constant", "linear", "cosine")
-DTYPES = ("float32", "float64")
-METHODS = ("mode", "mean", "sample")
-WEIGHTS = ("equal", "em")
-SPLITS = ("train", "valid", "test")
-HEADER = ("auto", "yes", "no")
 
 TABLES = (".npz", ".npy", ".csv", ".txt")
 """What ``impute --out`` writes."""
@@ -88,38 +79,32 @@ examples:
   made-fast ensemble digits --members 5 --out ensemble.safetensors
   made-fast info model.safetensors
 
-'made-fast COMMAND --help' tells the options of a command.""",
+'made-fast COMMAND --help' shows the options of a command.""",
     )
     top.add_argument("--version", action="version", version=f"made-fast {__version__}", help="show the version and leave")
     commands = top.add_subparsers(dest="command", required=True, title="commands", metavar="COMMAND")
-    _add_train(commands)
-    _add_ensemble(commands)
-    _add_evaluate(commands)
-    _add_score(commands)
-    _add_sample(commands)
-    _add_impute(commands)
-    _add_info(commands)
+    for add in (_add_train, _add_ensemble, _add_evaluate, _add_score, _add_sample, _add_impute, _add_info):
+        add(commands)
     return top
 
 
 def _add_train(commands: Any) -> None:
     train = _command(
         commands,
-        "train",
-        "DATA [options]",
+        "train DATA [options]",
         "fit a model to data and write it to a file",
         "Fit a model, write it to a file, and print its negative log-likelihood (NLL) on every split\n"
         "beside that of independent Bernoulli variables. Ctrl-C, SIGTERM and a closed terminal stop it early and\n"
         "keep the best parameters.",
-        f"{DATA}\n\n{CONSTANTS}\n\nexamples:\n"
+        f"{CONSTANTS}\n\nexamples:\n"
         "  made-fast train digits --samples samples.png --seed 0\n"
         "  made-fast train mnist.npz --hidden 500 500 --activation softplus --out deep.safetensors\n"
         "  made-fast train dna.npz --masks unlimited --direct output --weight-init orthogonal --optimizer adadelta\n"
         "  made-fast train mnist.npz --masks 32 --checkpoint mnist.checkpoint --resume",
     )
-    _add_training(train, "model.safetensors")
+    _add_fitting(train, "model.safetensors")
     checkpoint = train.add_argument_group("checkpoints")
-    _option(checkpoint, "--checkpoint", "FILE", "write there all that it takes to go on to the bit", values.output())
+    _option(checkpoint, "--checkpoint", "FILE", "write there what a later run needs to go on exactly", values.output())
     _option(checkpoint, "--checkpoint-every", "N", "every so many epochs, and at the end", values.positive_int, default=1)
     resume = "go on from the checkpoint, if it is there; repeat the other options, but --max-epochs and --patience may change"
     checkpoint.add_argument("--resume", action="store_true", help=resume)
@@ -128,97 +113,71 @@ def _add_train(commands: Any) -> None:
 def _add_ensemble(commands: Any) -> None:
     ensemble = _command(
         commands,
-        "ensemble",
-        "DATA [options]",
+        "ensemble DATA [options]",
         "fit several models, independent of each other, and mix them",
         "Fit members that differ in every random draw, mix them, write the mixture to a file, and print what\n"
         "each member and the mixture score. Every other command takes the file as it takes a model's.",
-        f"{DATA}\n\n{CONSTANTS}\n\nexample:\n  made-fast ensemble digits --members 5 --weights em --out ensemble.safetensors",
+        f"{CONSTANTS}\n\nexample:\n  made-fast ensemble digits --members 5 --weights em --out ensemble.safetensors",
     )
     mixture = ensemble.add_argument_group("mixture")
     _option(mixture, "--members", "N", "models to fit", values.positive_int, default=5)
-    _choice(mixture, "--weights", WEIGHTS, "parts of the members, em: fitted to the validation rows: ")
-    _option(mixture, "--jobs", "N", "members to fit at the same time (default: one for each CPU)", values.positive_int)
-    _add_training(ensemble, "ensemble.safetensors")
+    _choice(mixture, "--weights", choices.WEIGHTS, "parts of the members, em: fitted to the validation rows")
+    _option(mixture, "--jobs", "N", "members to fit at the same time", values.positive_int, unset="one for each CPU")
+    _add_fitting(ensemble, "ensemble.safetensors")
 
 
-def _add_training(command: Any, out: str) -> None:
-    """Add all that there is to say about data, network and training."""
-    command.add_argument("data", metavar="DATA", help="'digits' or a file, see below")
-
+def _add_fitting(command: Any, out: str) -> None:
+    """Add the options about data, network and training."""
     output = command.add_argument_group("output")
     _option(output, "--out", "FILE", "model file, replaced if it exists", values.output(".safetensors"), default=Path(out))
     _option(output, "--samples", "FILE.png", f"draw a picture of {TILES} samples, too", values.output(".png"))
-    _option(output, "--shape", "ROWSxCOLS", "shape of a row as a picture (default: a square)", values.shape)
+    _option(output, "--shape", "ROWSxCOLS", "shape of a row as a picture", values.shape, unset="a square")
     output.add_argument("--quiet", action="store_true", help="show no progress")
-
     rows = command.add_argument_group("data")
-    _add_threshold(rows, "demand 0/1")
+    _add_reading(rows, "demand 0/1")
     _add_fractions(rows, SHARE, "share of the rows for {}, if DATA has none apart; 0: none")
+    for title in ("network", "masks", "optimizer", "training"):
+        group = command.add_argument_group(title)
+        for name, about in PARAMETERS.items():
+            if about.option and about.option.group == title:
+                _add_parameter(group, name)
+    _add_seed(group, "repeats the run, bit for bit")
+    _add_threads(group)
 
-    network = command.add_argument_group("network")
-    hidden = "units of each hidden layer; 'none' for no hidden layer, FVSBN (default: 500)"
-    network.add_argument("--hidden", metavar="N", nargs="*", type=values.units, default=[500], help=hidden)
-    _choice(network, "--activation", ACTIVATIONS)
-    _choice(network, "--direct", DIRECT, "layers with direct connections from the inputs: ", dest="direct_connections")
-    weights = "give each unit weights for how many inputs it is connected to"
-    network.add_argument("--connectivity-weights", action="store_true", help=weights)
-    _choice(network, "--weight-init", WEIGHT_INITS)
-    _choice(network, "--dtype", DTYPES)
 
-    masks = command.add_argument_group("masks")
-    n_masks = "masks that take turns, one a mini-batch, and then mix; 'unlimited': a fresh one each time"
-    _option(masks, "--masks", "N", n_masks, values.masks, default=1, dest="n_masks")
-    _choice(masks, "--resample", RESAMPLE, "what masks differ in: ")
-    mixed = "masks of the mixture after --masks unlimited"
-    _option(masks, "--eval-masks", "N", mixed, values.positive_int, default=300, dest="n_eval_masks")
-    most = "most masks that validation rows are scored under in training"
-    _option(masks, "--val-masks", "N", most, values.positive_int, default=8, dest="n_val_masks")
-    _choice(masks, "--ordering", ORDERINGS, "order of the inputs, under the first mask: ")
-    _choice(masks, "--degrees", DEGREES, "how hidden degrees are drawn: ")
-
-    optimizer = command.add_argument_group("optimizer")
-    _choice(optimizer, "--optimizer", OPTIMIZERS)
-    _option(optimizer, "--learning-rate", "R", "step size (default: the optimizer's own)", values.positive_float)
-    _option(
-        optimizer, "--optimizer-param", "NAME=X", "another constant, see below; may be repeated", values.constant,
-        action="append", dest="optimizer_params",
-    )  # fmt: skip
-    falls = "how the learning rate falls to 0 over --max-epochs: "
-    _choice(optimizer, "--schedule", SCHEDULES, falls, dest="learning_rate_schedule")
-    _option(optimizer, "--weight-decay", "R", "weights shrink by rate * R a step", values.non_negative_float, default=0.0)
-    _option(optimizer, "--clip-norm", "R", "scale larger gradients down to this norm (default: never)", values.positive_float)
-    _option(optimizer, "--dropout", "P", "probability that a hidden unit is dropped", values.fraction, default=0.0)
-
-    training = command.add_argument_group("training")
-    _option(training, "--batch-size", "N", "rows of a mini-batch", values.positive_int, default=100)
-    _option(training, "--max-epochs", "N", "most passes over the training rows", values.positive_int, default=200)
-    patience = "stop after N epochs without a better validation NLL"
-    _option(training, "--patience", "N", patience, values.positive_int, default=30)
-    _add_seed(training, "makes the run repeatable to the bit")
-    _add_threads(training)
+def _add_parameter(group: Any, name: str) -> None:
+    """Add the option of a hyper-parameter."""
+    about, option = PARAMETERS[name], PARAMETERS[name].option
+    assert option is not None
+    sentence = about.meaning.partition(". ")[0].rstrip(".")
+    text = option.help or sentence[0].lower() + sentence[1:]
+    if about.choices:
+        _choice(group, option.flag, about.choices, text, dest=name)
+    elif about.check == "boolean":
+        group.add_argument(option.flag, action="store_true", help=text, dest=name)
+    else:
+        more = {"hidden_sizes": {"nargs": "*"}, "optimizer_params": {"action": "append"}}.get(name, {})
+        read, default = getattr(values, option.read or about.check), None if option.unset else DEFAULTS[name]
+        _option(group, option.flag, option.metavar, text, read, default=default, unset=option.unset, dest=name, **more)
 
 
 def _add_evaluate(commands: Any) -> None:
     evaluate = _command(
         commands,
-        "evaluate",
-        "MODEL DATA [options]",
+        "evaluate MODEL DATA [options]",
         "score data under a model",
         "Print the mean negative log-likelihood (NLL, with its standard error) of every split of DATA under\n"
         "MODEL, beside that of independent Bernoulli variables fitted to DATA's training rows. For a model of\n"
         "several masks, also the NLL of the mixture over the first 1, 2, 4, ... of them. Of rows with missing\n"
         "entries, what is observed is scored (the others are summed out).",
-        f"{DATA}\n\nexamples:\n"
+        "examples:\n"
         "  made-fast evaluate model.safetensors digits --split test\n"
         "  made-fast evaluate masks32.safetensors digits --plot masks.png",
     )
-    evaluate.add_argument("model", metavar="MODEL", type=Path, help="model file")
-    evaluate.add_argument("data", metavar="DATA", help="'digits' or a file, see below")
     _add_split(evaluate)
     plot = "draw the NLL against the number of masks (needs matplotlib)"
     _option(evaluate, "--plot", "FILE.png", plot, values.output(".png"))
-    _add_threshold(evaluate, "that of the model")
+    _add_reading(evaluate, "that of the model")
     _add_fractions(evaluate, None, "as in train, to find its {} rows again")
     _add_answering(evaluate)
     _add_threads(evaluate)
@@ -227,24 +186,21 @@ def _add_evaluate(commands: Any) -> None:
 def _add_score(commands: Any) -> None:
     score = _command(
         commands,
-        "score",
-        "MODEL DATA [options]",
+        "score MODEL DATA [options]",
         "print the log-likelihood of each row",
         "Print log p(x) in nats of every row of DATA under MODEL: a line 'log_p', then a line a row, in the order\n"
         "of DATA; of several splits one after the other, train, valid, test. Of a row with missing entries, it is\n"
         "that of what is observed.",
-        f"{DATA}\n\nexamples:\n"
+        "examples:\n"
         "  made-fast score model.safetensors new.csv --out log_p.csv\n"
         "  zcat baskets.csv.gz | made-fast score model.safetensors - --std",
     )
-    score.add_argument("model", metavar="MODEL", type=Path, help="model file")
-    score.add_argument("data", metavar="DATA", help="'digits' or a file, see below")
     out = "write a .csv or .npy; '-': standard output"
     _option(score, "--out", "FILE", out, values.output(".csv", ".npy", dash=True), default=values.STDOUT)
     std = "add a column 'std': standard errors of what has to be estimated, 0 for what is exact"
     score.add_argument("--std", action="store_true", help=std)
     _add_split(score)
-    _add_threshold(score, "that of the model")
+    _add_reading(score, "that of the model")
     _add_answering(score)
     _add_threads(score)
 
@@ -252,19 +208,17 @@ def _add_score(commands: Any) -> None:
 def _add_sample(commands: Any) -> None:
     sample = _command(
         commands,
-        "sample",
-        "MODEL [options]",
+        "sample MODEL [options]",
         "draw rows from a model",
         "Draw independent rows from MODEL; by default they are printed, 0/1 separated by commas.",
         "examples:\n"
         "  made-fast sample model.safetensors -n 5\n"
         "  made-fast sample model.safetensors --out samples.png --shape 8x8 --seed 0",
     )
-    sample.add_argument("model", metavar="MODEL", type=Path, help="model file")
     _option(sample, "-n", "N", "rows to draw", values.positive_int, "--n-samples", default=100)
     out = "write a .npy, .csv or .png (a grid of pictures); '-': standard output"
     _option(sample, "--out", "FILE", out, values.output(".npy", ".csv", ".png", dash=True), default=values.STDOUT)
-    _option(sample, "--shape", "ROWSxCOLS", "shape of a row in a .png (default: that of the training data)", values.shape)
+    _option(sample, "--shape", "ROWSxCOLS", "shape of a row in a .png", values.shape, unset="that of the training data")
     _add_seed(sample, "gives the same rows every time")
     _add_threads(sample)
 
@@ -272,20 +226,16 @@ def _add_sample(commands: Any) -> None:
 def _add_impute(commands: Any) -> None:
     impute = _command(
         commands,
-        "impute",
-        "MODEL DATA [options]",
+        "impute MODEL DATA [options]",
         "fill in missing entries",
         "Fill in the missing entries of DATA, given the others of their row, and write the rows to a file that\n"
         "every command reads. With --hide, entries of complete rows are hidden first: what comes out is then\n"
         "compared with the truth, and with the value that is the most frequent of its column.",
-        f"{DATA}\n\nexamples:\n"
+        "examples:\n"
         "  made-fast impute model.safetensors survey.csv --out filled.csv\n"
         "  zcat survey.csv.gz | made-fast impute model.safetensors - --out - | gzip > filled.csv.gz\n"
         "  made-fast impute model.safetensors digits --split test --hide 32:64 --rows 20 --samples imputed.png",
     )
-    impute.add_argument("model", metavar="MODEL", type=Path, help="model file")
-    impute.add_argument("data", metavar="DATA", help="'digits' or a file, see below")
-
     output = impute.add_argument_group("output")
     out = (
         "write a .npz, .npy, .csv or .txt of the filled rows, with the header of DATA; may be DATA itself; "
@@ -294,81 +244,108 @@ def _add_impute(commands: Any) -> None:
     _option(output, "--out", "FILE", out, values.output(*TABLES, dash=True))
     samples = "draw 20 rows, from all over the last split, as given, hidden and filled"
     _option(output, "--samples", "FILE.png", samples, values.output(".png"))
-    shape = "shape of a row in the picture (default: that of the training data)"
-    _option(output, "--shape", "ROWSxCOLS", shape, values.shape)
-
+    shape = "shape of a row in the picture"
+    _option(output, "--shape", "ROWSxCOLS", shape, values.shape, unset="that of the training data")
     rows = impute.add_argument_group("data")
     _add_split(rows)
-    _option(rows, "--rows", "N", "only the first N rows of each split (default: all)", values.positive_int)
+    _option(rows, "--rows", "N", "only the first N rows of each split", values.positive_int, unset="all")
     _option(rows, "--hide", "A:B", "hide the columns A .. B - 1, counted from 0", values.columns)
-    _add_threshold(rows, "that of the model")
-
+    _add_reading(rows, "that of the model")
     answers = impute.add_argument_group("answers")
-    _choice(answers, "--method", METHODS, "the likelier value, one entry after the other; probabilities; a draw: ")
+    _choice(answers, "--method", choices.METHODS, "the likelier value, one entry after the other; probabilities; a draw")
     _add_answering(answers)
     _option(answers, "--seed", "N", "of draws and estimates", values.whole, default=0)
     _add_threads(answers)
 
 
 def _add_info(commands: Any) -> None:
-    info = _command(
+    _command(
         commands,
-        "info",
-        "MODEL",
-        "tell what a model file holds",
-        "Tell what a model file holds: the network and how it was trained.",
+        "info MODEL",
+        "show what a model file holds",
+        "Show what a model file holds: the network and how it was trained.",
         "example:\n  made-fast info model.safetensors",
     )
-    info.add_argument("model", metavar="MODEL", type=Path, help="model file")
 
 
-def _command(commands: Any, name: str, usage: str, title: str, description: str, epilog: str) -> Any:
+# The parts
+
+
+def _command(commands: Any, usage: str, title: str, description: str, epilog: str) -> Any:
+    """Add a command that takes the files named in its usage."""
+    name, _, rest = usage.partition(" ")
     prog = f"made-fast {name}"
-    return commands.add_parser(name, prog=prog, usage=f"{prog} {usage}", help=title, description=description, epilog=epilog)
+    epilog = f"{DATA}\n\n{epilog}" if "DATA" in rest else epilog
+    made = commands.add_parser(name, prog=prog, usage=f"{prog} {rest}", help=title, description=description, epilog=epilog)
+    if "MODEL" in rest:
+        made.add_argument("model", metavar="MODEL", type=Path, help="model file")
+    if "DATA" in rest:
+        made.add_argument("data", metavar="DATA", help="'digits' or a file, see below")
+    return made
 
 
 def _option(
-    group: Any, flag: str, metavar: str, text: str, type_: Any = str, *flags: str, default: Any = None, **more: Any
+    group: Any,
+    flag: str,
+    metavar: str,
+    text: str,
+    read: Any = str,
+    *flags: str,
+    default: Any = None,
+    unset: str = "",
+    **more: Any,
 ) -> None:
-    shown = "" if default is None else f"(default: %(default){'g' if isinstance(default, float) else 's'})"
-    group.add_argument(flag, *flags, metavar=metavar, type=type_, default=default, help=f"{text} {shown}".strip(), **more)
+    """Add an option; ``unset`` says what its absence means where there is no default."""
+    if isinstance(default, tuple):
+        unset = " ".join(map(str, default))
+    elif default is not None:
+        unset = f"{default:g}" if isinstance(default, float) else str(default)
+    shown = f"{text} (default: {unset})" if unset else text
+    group.add_argument(flag, *flags, metavar=metavar, type=read, default=default, help=shown.replace("%", "%%"), **more)
 
 
-def _choice(group: Any, flag: str, options: tuple[str, ...], text: str = "", **more: Any) -> None:
+def _choice(group: Any, flag: str, names: tuple[str, ...], text: str, **more: Any) -> None:
     """Add an option that takes one of some names; the first is the default."""
-    _option(group, flag, "NAME", text + ", ".join(options), default=options[0], choices=options, **more)
+    _option(group, flag, "NAME", f"{text}: {', '.join(names)}", default=names[0], choices=names, **more)
 
 
 def _add_split(group: Any) -> None:
-    _option(group, "--split", "NAME", f"only this one: {', '.join(SPLITS)} (default: all)", choices=SPLITS)
+    listed = f"only this one: {', '.join(choices.SPLITS)}"
+    _option(group, "--split", "NAME", listed, choices=choices.SPLITS, unset="all")
 
 
 def _add_answering(group: Any) -> None:
-    """Add who answers for rows with missing entries, and how long it may think."""
+    """Add the options about answers for rows with missing entries."""
     members = "masks or members that answer for a row with missing entries"
     _option(group, "--members", "N", members, values.positive_int, default=1)
-    _option(group, "--walks", "N", "walks behind each answer that has to be estimated", values.positive_int, default=256)
+    _option(
+        group,
+        "--walks",
+        "N",
+        "walks behind each answer that has to be estimated",
+        values.positive_int,
+        default=choices.N_WALKS,
+    )
 
 
-def _add_threshold(group: Any, default: str) -> None:
-    """Add what there is to say about how DATA is read."""
-    _option(group, "--threshold", "T", f"values > T are 1, the others 0 (default: {default})", values.number)
+def _add_reading(group: Any, threshold: str) -> None:
+    """Add the options about how DATA is read."""
+    _option(group, "--threshold", "T", "values > T are 1, the others 0", values.number, unset=threshold)
     drop = "leave out a column, by name or by number from 0; may be repeated"
     _option(group, "--drop", "COLUMN", drop, action="append")
-    header = "whether the first line of text names the columns: "
-    _choice(group, "--header", HEADER, header)
-    base = "LIBSVM: number of the first column, 0 or 1 (default: as the model's data or DATA tell)"
-    _option(group, "--index-base", "N", base, int, choices=(0, 1))
+    _choice(group, "--header", choices.HEADER, "whether the first line of text names the columns")
+    base = "LIBSVM: number of the first column, 0 or 1"
+    _option(group, "--index-base", "N", base, int, choices=(0, 1), unset="as the model's data or DATA tell")
 
 
 def _add_fractions(group: Any, default: float | None, text: str) -> None:
-    _option(group, "--valid-fraction", "F", text.format("validation"), values.fraction, default=default)
-    _option(group, "--test-fraction", "F", text.format("test"), values.fraction, default=default)
+    for flag, split in (("--valid-fraction", "validation"), ("--test-fraction", "test")):
+        _option(group, flag, "F", text.format(split), values.probability, default=default)
 
 
 def _add_seed(group: Any, text: str) -> None:
-    _option(group, "--seed", "N", f"{text} (default: drawn)", values.whole)
+    _option(group, "--seed", "N", text, values.whole, unset="drawn")
 
 
 def _add_threads(group: Any) -> None:
-    _option(group, "--threads", "N", "no result depends on it (default: the CPUs there are)", values.positive_int)
+    _option(group, "--threads", "N", "no result depends on it", values.positive_int, unset="the CPUs there are")

@@ -11,22 +11,24 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from made_fast.cli import tables
 from made_fast.inference.mixture import MixtureModel
 from made_fast.inference.model import MADEModel
 from made_fast.inference.queries import log_p_observed
 from made_fast.tables import checks, data
+from made_fast.tables.choices import N_WALKS
 
 if TYPE_CHECKING:
     from made_fast.tables.datasets import Dataset
 
 __all__ = [
-    "Asking", "Scores", "describe_data", "describe_file", "describe_model", "independent_nll", "majority", "model_facts",
-    "print_parts", "print_scores", "score", "single_models",
+    "AnyModel", "Asking", "Scores", "describe_data", "describe_file", "describe_model", "independent_nll", "majority",
+    "model_facts", "print_report", "score", "single_models",
 ]  # fmt: skip
 
 AnyModel: TypeAlias = "MADEModel | MixtureModel"
 Floats: TypeAlias = "NDArray[np.float64]"
+Curves: TypeAlias = dict[str, dict[int, tuple[float, float]]]
+"""By split, by the number of a part: the mean NLL and its standard error."""
 
 
 NAMED = 10
@@ -38,7 +40,7 @@ class Asking(NamedTuple):
 
     n_threads: int | None
     n_members: int = 1
-    n_walks: int = 256
+    n_walks: int = N_WALKS
 
 
 class Scores(NamedTuple):
@@ -68,11 +70,11 @@ class Scores(NamedTuple):
 
 def describe_data(dataset: Dataset, shape: tuple[int, int] | None, threshold: float | None) -> str:
     """Return one line: name, width, rows of each split, the threshold they came through, how much is missing."""
-    found = tables.splits(dataset)
+    found = dataset.splits
     sizes = ", ".join(f"{X.shape[0]} {name}" for name, X in found.items())
     image = f" ({shape[0]} x {shape[1]})" if shape else ""
     ones = "" if threshold is None else f"; values > {threshold:g} are 1"
-    n_missing, n = sum(map(tables.n_missing, found.values())), sum(X.shape[0] * X.shape[1] for X in found.values())
+    n_missing, n = sum(map(data.n_missing, found.values())), sum(X.shape[0] * X.shape[1] for X in found.values())
     missing = f"; {n_missing:,} entries ({n_missing / n:.1%}) are missing" if n_missing else ""
     return f"{dataset.name}: {dataset.train.shape[1]} inputs{image}; {sizes} rows{ones}{missing}"
 
@@ -163,34 +165,40 @@ def _network_facts(model: MADEModel) -> dict[str, str]:
 def score(model: AnyModel, X: Any, ask: Asking, *, parts: bool = False) -> Scores:
     """Score the rows of X under a model: the whole rows, or where entries are missing what is observed.
 
-    With ``parts``, say what it is made of, too. Parts are scored one at a time: memory does not grow with their number.
+    With ``parts``, also under its parts, one at a time: memory does not grow with their number.
     """
-    n_missing, n_entries = tables.n_missing(X), X.shape[0] * X.shape[1]
+    n_missing, n_entries = data.n_missing(X), X.shape[0] * X.shape[1]
     if n_missing:
-        log_p, std = log_p_observed(
-            model, X, ask.n_threads, n_members=ask.n_members, n_walks=ask.n_walks, random_state=0, return_std=True
-        )
+        options = {"n_members": ask.n_members, "n_walks": ask.n_walks, "random_state": 0}
+        log_p, std = log_p_observed(model, X, ask.n_threads, return_std=True, **options)
         return Scores(-log_p, std, n_entries - n_missing, {})
-    total, found = np.full(X.shape[0], -np.inf), {}
-    if parts and isinstance(model, MixtureModel):
-        for m, log_w in enumerate(np.log(model.weights)):
-            log_p = model.score_samples(X, member=m, n_threads=ask.n_threads)
-            found[m] = _mean_and_error(-log_p)
-            total = np.logaddexp(total, log_w + log_p)
-    elif parts and isinstance(model, MADEModel) and model.n_masks > 1:
-        for m in range(1, model.n_masks + 1):
-            total = np.logaddexp(total, model.score_samples(X, mask=m - 1, n_threads=ask.n_threads))
-            if m & (m - 1) == 0 or m == model.n_masks:
-                found[m] = _mean_and_error(log(m) - total)
-        total -= log(model.n_masks)
+    found = {}
+    if not parts or getattr(model, "n_masks", 2) == 1:
+        log_p = model.score_samples(X, n_threads=ask.n_threads)
+    elif isinstance(model, MixtureModel):
+        for m, log_p in enumerate(model.score_parts(X, n_threads=ask.n_threads)):
+            if m < model.n_members:
+                found[m] = _mean_and_error(-log_p)
     else:
-        total = model.score_samples(X, n_threads=ask.n_threads)
-    return Scores(-total, np.zeros_like(total), n_entries, found)
+        for m, log_p in enumerate(model.score_parts(X, n_threads=ask.n_threads), 1):
+            if m & (m - 1) == 0 or m == model.n_masks:
+                found[m] = _mean_and_error(-log_p)
+    return Scores(-log_p, np.zeros_like(log_p), n_entries, found)
 
 
-def print_scores(dataset: Dataset, chosen: dict[str, Any], scores: dict[str, Scores], ask: Asking) -> None:
+def print_report(dataset: Dataset, chosen: dict[str, Any], model: AnyModel, ask: Asking, *, parts: bool) -> Curves:
+    """Print what the chosen splits score, with ``parts`` also under the parts of the model; return those scores."""
+    scores = {name: score(model, X, ask, parts=parts) for name, X in chosen.items()}
+    _print_scores(dataset, chosen, scores, ask)
+    curves = {name: found.parts for name, found in scores.items() if found.parts}
+    if curves:
+        _print_parts(model, curves)
+    return curves
+
+
+def _print_scores(dataset: Dataset, chosen: dict[str, Any], scores: dict[str, Scores], ask: Asking) -> None:
     """Print, for each chosen split, mean NLL and its standard error for the model and the baseline; then what is estimated."""
-    missing = any(map(tables.n_missing, chosen.values()))
+    missing = any(map(data.n_missing, chosen.values()))
     title, dim = ("log-marginal NLL in nats", "bits/observed dim") if missing else ("NLL in nats", "bits/dim")
     if missing:
         print(f"Of rows with missing entries, what is observed is scored (log_marginal, n_members={ask.n_members}).\n")
@@ -210,21 +218,14 @@ def print_scores(dataset: Dataset, chosen: dict[str, Any], scores: dict[str, Sco
         print("A model trained with --masks unlimited answers exactly.")
 
 
-def print_parts(model: AnyModel, scores: dict[str, Scores]) -> None:
+def _print_parts(model: AnyModel, curves: Curves) -> None:
     """Print what the parts of a model score: mixtures of its first masks, or members."""
-    columns = {name: found.parts for name, found in scores.items() if found.parts}
-    if not columns:
-        return
-    numbers = list(next(iter(columns.values())))
-    rows: list[tuple[str, ...]]
-    lead: list[tuple[str, ...]]
-    if isinstance(model, MixtureModel):
-        rows = [("members", "weight", *(f"{name} NLL" for name in columns))]
-        lead = [(f"member {m}", f"{model.weights[m]:.4f}") for m in numbers]
-    else:
-        rows = [("masks", *(f"{name} NLL" for name in columns))]
-        lead = [(str(m),) for m in numbers]
-    rows += [(*cells, *(_with_error(*parts[m]) for parts in columns.values())) for m, cells in zip(numbers, lead, strict=True)]
+    title, rows = [f"{name} NLL" for name in curves], []
+    members = isinstance(model, MixtureModel)
+    rows.append(["members", "weight", *title] if members else ["masks", *title])
+    for m in next(iter(curves.values())):
+        lead = [f"member {m}", f"{model.weights[m]:.4f}"] if isinstance(model, MixtureModel) else [str(m)]
+        rows.append(lead + [_with_error(*parts[m]) for parts in curves.values()])
     print()
     _print_table(rows)
 
@@ -253,7 +254,7 @@ def _mean(nll: Floats) -> str:
 
 
 def _coins(train: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return how many ones each column has, and how many observed entries."""
+    """Return the number of ones of each column, and of its observed entries."""
     ones, observed = np.zeros((2, train.shape[1]), np.int64)
     for part in data.chunks(*train.shape):
         rows, missing = train[part], checks.missing(train[part])

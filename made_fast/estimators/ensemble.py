@@ -24,18 +24,14 @@ from made_fast.inference.mixture import MixtureModel
 from made_fast.inference.queries import log_p_observed
 from made_fast.system import threads
 from made_fast.tables import arguments, checks
+from made_fast.tables.choices import WEIGHTS
 from made_fast.training import rows as given
+from made_fast.training.parameters import DEFAULTS
 from made_fast.training.state import EpochRecord
 
-__all__ = ["WEIGHTS", "MADEEnsemble", "em_weights"]
+__all__ = ["MADEEnsemble", "em_weights"]
 
-WEIGHTS = ("equal", "em")
-
-MADE_PARAMS = {
-    name: parameter.default
-    for name, parameter in inspect.signature(MADE.__init__).parameters.items()
-    if name not in ("self", "random_state")
-}
+MADE_PARAMS = {name: default for name, default in DEFAULTS.items() if name != "random_state"}
 """What a member is made with, and the defaults."""
 
 

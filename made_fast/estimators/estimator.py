@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,13 +15,15 @@ from made_fast.network.masks import Connectivity
 from made_fast.tables import arguments, checks
 from made_fast.training import checkpoint as checkpoint_file
 from made_fast.training import recipe, rows
-from made_fast.training.run import FitRun, Settings
+from made_fast.training.parameters import HyperParameters, documented
+from made_fast.training.run import FitRun
 from made_fast.training.state import EpochRecord, FitState
 
 __all__ = ["MADE"]
 
 
-class MADE(FittedDensity):
+@documented
+class MADE(HyperParameters, FittedDensity):
     """Masked autoencoder for distribution estimation: an exact density model of binary data, trained on CPUs.
 
     ``p(x) = prod_d p(x_d | x_<d)``, where the conditionals are the outputs of a feed-forward net whose weights are masked so
@@ -30,64 +32,7 @@ class MADE(FittedDensity):
 
     Parameters
     ----------
-    hidden_sizes : sequence of int
-        Units of each hidden layer. Empty: logistic autoregression (a fully visible sigmoid belief network, FVSBN).
-    activation : {"relu", "softplus", "tanh", "sigmoid", "softsign"}
-        Of the hidden layers.
-    ordering : {"random", "natural"} or (D,) sequence of places 1..D
-        The order in which the inputs are factored; with several masks, that of the first.
-    degrees : {"stratified", "uniform"}
-        How the units' degrees are drawn. "uniform" is the paper's rule; "stratified" spreads them evenly, so that every
-        output that can have inputs has some.
-    optimizer : {"adam", "adadelta", "adagrad", "rmsprop", "momentum", "sgd"}
-        See ``made_fast.kernels.optimizers`` for the rules and their sources.
-    learning_rate : float or None
-        None takes the optimizer's own.
-    batch_size : int
-        Rows of a mini-batch.
-    max_epochs : int
-        Most passes over the training rows.
-    patience : int
-        Stop after this many epochs without a better validation score.
-    weight_init : {"glorot_uniform", "glorot_normal", "orthogonal", "zeros"}
-    dtype : {"float32", "float64"}
-        Of parameters and arithmetic. Log-likelihoods are float64 always.
-    n_threads : int, optional
-        By default the CPUs this process may use. No result depends on it, to the bit.
-    random_state : None, int, Generator, SeedSequence or RandomState
-        An int makes ``fit`` repeatable to the bit.
-    verbose : int
-        1 shows a progress bar, or a line a minute where there is no terminal; 2 a line an epoch.
-    n_masks : int or None
-        Connectivities that take turns, one a mini-batch; the model is the mixture over exactly these. None draws a fresh one
-        for every mini-batch (sections 4.1 and 4.2); the model is then the mixture over ``n_eval_masks`` further ones.
-    resample : {"both", "order", "connectivity"}
-        What differs between masks: ordering and hidden degrees, the ordering only, the degrees only.
-    n_eval_masks : int
-        Masks of the model when ``n_masks`` is None.
-    n_val_masks : int
-        Most masks, the first ones of the model, that validation rows are scored under while training.
-    direct_connections : {"none", "output", "all"}
-        Weights A from the inputs to the output layer (section 4.4), or to every layer but the first, masked to be
-        strictly autoregressive.
-    connectivity_weights : bool
-        Weights U that tell a unit how many inputs it is connected to (section 4.3).
-    optimizer_params : mapping, optional
-        The optimizer's constants other than the learning rate, by name: sgd ``lr_decay`` (c of 1 / (1 + c t)); momentum
-        ``lr_decay, momentum``; adagrad ``eps``; adadelta and rmsprop ``rho, eps``; adam ``beta_1, beta_2, eps``.
-    learning_rate_schedule : {"constant", "linear", "cosine"} or callable
-        What the learning rate is multiplied by in each epoch: 1; falling to 0 over ``max_epochs`` along a line or half a
-        cosine; or a function of the epoch's number (from 1).
-    weight_decay : float
-        Weights, not biases, shrink by the factor ``1 - learning_rate * weight_decay`` a step, apart from the gradient.
-    clip_norm : float, optional
-        Scale a larger gradient down to this Euclidean norm.
-    dropout : float
-        Probability that a hidden unit is dropped for a row in training; the others are scaled up.
-    validation_fraction : float, optional
-        Hold out this share of the rows given to ``fit`` for early stopping, when no ``X_val`` is given.
-    binarize : float, optional
-        Inputs above it count as 1, the others as 0. None demands 0/1 input.
+    {parameters}
 
     Attributes
     ----------
@@ -119,69 +64,10 @@ class MADE(FittedDensity):
     """
 
     _warns = True
-    """Whether ``fit`` tells of columns that are never observed; who trains several at a time has told already."""
+    """Whether ``fit`` warns of columns that are never observed; an ensemble warns once, for all its members."""
 
     model_: MADEModel
     _fit_state: FitState
-
-    def __init__(
-        self,
-        hidden_sizes: Sequence[int] = (500,),
-        activation: str = "relu",
-        ordering: str | Sequence[int] = "random",
-        degrees: str = "stratified",
-        optimizer: str = "adam",
-        learning_rate: float | None = 1e-3,
-        batch_size: int = 100,
-        max_epochs: int = 200,
-        patience: int = 30,
-        weight_init: str = "glorot_uniform",
-        dtype: str = "float32",
-        n_threads: int | None = None,
-        random_state: Any = None,
-        verbose: int = 0,
-        *,
-        n_masks: int | None = 1,
-        resample: str = "both",
-        n_eval_masks: int = 300,
-        n_val_masks: int = 8,
-        direct_connections: str = "none",
-        connectivity_weights: bool = False,
-        optimizer_params: Mapping[str, float] | None = None,
-        learning_rate_schedule: str | Callable[[int], float] = "constant",
-        weight_decay: float = 0.0,
-        clip_norm: float | None = None,
-        dropout: float = 0.0,
-        validation_fraction: float | None = None,
-        binarize: float | None = None,
-    ) -> None:
-        self.hidden_sizes = hidden_sizes
-        self.activation = activation
-        self.ordering = ordering
-        self.degrees = degrees
-        self.optimizer = optimizer
-        self.learning_rate = learning_rate
-        self.batch_size = batch_size
-        self.max_epochs = max_epochs
-        self.patience = patience
-        self.weight_init = weight_init
-        self.dtype = dtype
-        self.n_threads = n_threads
-        self.random_state = random_state
-        self.verbose = verbose
-        self.n_masks = n_masks
-        self.resample = resample
-        self.n_eval_masks = n_eval_masks
-        self.n_val_masks = n_val_masks
-        self.direct_connections = direct_connections
-        self.connectivity_weights = connectivity_weights
-        self.optimizer_params = optimizer_params
-        self.learning_rate_schedule = learning_rate_schedule
-        self.weight_decay = weight_decay
-        self.clip_norm = clip_norm
-        self.dropout = dropout
-        self.validation_fraction = validation_fraction
-        self.binarize = binarize
 
     def fit(
         self,
@@ -232,13 +118,12 @@ class MADE(FittedDensity):
         UserWarning
             Columns of X have no observed entry: nothing is learned of them.
         """
-        params = self.get_params(deep=False)
-        settings = Settings.of(params, checkpoint, checkpoint_every, callback)
+        run = FitRun(self.get_params(deep=False), checkpoint, checkpoint_every, callback)
         resumed = hasattr(self, "_fit_state") and self._fit_state.resumed
-        state, train = self._look(X, sample_weight, params, resumed)
+        state, train = self._look(X, sample_weight, run.params, resumed)
         held = rows.look_at_validation(X_val, sample_weight_val, train)
         rows.check_observed(train, warn=self._warns and not resumed)
-        run = FitRun.prepare(state, settings, train, held)
+        run.take(state, train, held, self.validation_fraction)
         del train, held  # a frame that was converted would stay as long as the fit takes
         self._begin(X, state)
         try:
@@ -260,13 +145,12 @@ class MADE(FittedDensity):
             The data is not as demanded, or a parameter that the network or the optimizer was made with has changed. What may
             change are ``batch_size``, ``learning_rate`` and its schedule, ``max_epochs``, ``n_threads``.
         """
-        params = self.get_params(deep=False)
-        settings = Settings.of(params)
-        state, train = self._look(X, sample_weight, params, hasattr(self, "_fit_state"))
+        run = FitRun(self.get_params(deep=False))
+        state, train = self._look(X, sample_weight, run.params, hasattr(self, "_fit_state"))
         rows.check_observed(train, warn=False)
-        run = FitRun(state, settings, rows.pack(train, state.trainer.parameters, self.binarize))
+        packed = rows.pack(train, state.trainer.parameters, self.binarize)
         self._begin(X, state)
-        run.once_more()
+        run.once_more(state, packed)
         self._show()
         return self
 

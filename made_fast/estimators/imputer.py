@@ -14,8 +14,9 @@ from sklearn.utils.validation import check_is_fitted
 
 from made_fast.estimators.estimator import MADE
 from made_fast.estimators.fitted import FittedDensity, check_columns, learn_columns
-from made_fast.inference.queries import METHODS, N_WALKS
+from made_fast.inference.queries import N_WALKS
 from made_fast.tables import arguments, arrays, checks, data
+from made_fast.tables.choices import METHODS
 from made_fast.training import rows as given
 
 __all__ = ["MADEImputer"]

@@ -9,7 +9,7 @@ Like a single model (``model.py``), it is for a server: NumPy and the compiled k
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
 
@@ -23,6 +23,7 @@ from made_fast.inference.model import MADEModel
 from made_fast.network.masks import Connectivity
 from made_fast.tables import arguments, checks
 from made_fast.tables.arrays import CONVERSION_ERRORS
+from made_fast.tables.choices import METHODS
 
 __all__ = ["MixtureModel"]
 
@@ -130,9 +131,7 @@ class MixtureModel:
         X, n_threads = self._table(X), arguments.n_threads(n_threads)
         if member is not None:
             return self._member(member).score_samples(X, n_threads=n_threads)
-        total = np.full(X.shape[0], -np.inf)
-        for model, log_w in zip(self.members, np.log(self.weights), strict=True):
-            total = np.logaddexp(total, log_w + model.score_samples(X, n_threads=n_threads))
+        *_, total = self.score_parts(X, n_threads=n_threads)
         return total
 
     def score(self, X: checks.MatrixLike, *, n_threads: int | None = None) -> float:
@@ -272,7 +271,7 @@ class MixtureModel:
 
         An ``ApproximationWarning`` tells of rows that rest on weighted walks.
         """
-        how = arguments.choice(method, "method", queries.METHODS)
+        how = arguments.choice(method, "method", METHODS)
         asked = self._asked(X, n_members, n_walks, random_state, n_threads)
         filled: NDArray[Any]
         if how == "sample":
@@ -290,6 +289,21 @@ class MixtureModel:
         ``mixture.to_dense(member=m, mask=mixture.members[m].member_for(observed))`` is what answers for member m.
         """
         return self._one_member(member).to_dense(mask)
+
+    def score_parts(self, X: checks.Matrix, *, n_threads: int | None = None) -> Iterator[NDArray[np.float64]]:
+        """Yield the log-likelihood of each row, (n,) in nats, under member 0, 1, ..., M - 1, and last under the mixture.
+
+        X is read once a member, and memory does not grow with M.
+        """
+        total = np.full(X.shape[0], -np.inf)
+        for model, log_w in zip(self.members, np.log(self.weights), strict=True):
+            yield (log_p := model.score_samples(X, n_threads=n_threads))
+            total = np.logaddexp(total, log_w + log_p)
+        yield total
+
+    def with_input(self, binarize: float | None) -> MixtureModel:
+        """Return a mixture of the same members and notes that takes other input: see ``binarize``."""
+        return MixtureModel([model.with_input(binarize) for model in self.members], self.weights, hyper=self.hyper)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the mixture to one file, durably; ``made_fast.load`` reads it."""

@@ -8,7 +8,8 @@ once. One member's arithmetic is in ``network.py``, questions about missing inpu
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from math import log
 from threading import Lock
 from typing import Any
 
@@ -259,6 +260,21 @@ class MADEModel(queries.Queries):
             logits = h @ net["weights"][-1].T + net["biases"][-1] + (0 if A is None else X @ A.T)
         """
         return self.member(arguments.the_mask(mask, self.n_masks)).dense()
+
+    def score_parts(self, X: checks.Matrix, *, n_threads: int | None = None) -> Iterator[NDArray[np.float64]]:
+        """Yield the log-likelihood of each row, (n,) in nats, under the mixture of the first 1, 2, ..., K masks.
+
+        X is read once a mask, and memory does not grow with K. The last is that of the model, but for the rounding of sums.
+        """
+        total = np.full(X.shape[0], -np.inf)
+        for k in range(self.n_masks):
+            total = np.logaddexp(total, self.score_samples(X, mask=k, n_threads=n_threads))
+            yield total - log(k + 1)
+
+    def with_input(self, binarize: float | None) -> MADEModel:
+        """Return a model of the same parameters and notes that takes other input: see ``binarize``."""
+        source, masks, names = self.source, self.masks, self.feature_names
+        return MADEModel(source, masks, rule=self.rule, binarize=binarize, hyper=self.hyper, feature_names=names)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model to one file, durably: the old file or the new one is there, whole, whatever happens."""

@@ -37,8 +37,9 @@ from made_fast.inference.header import FOREIGN, MAX_JSON, StrPath, file_error, j
 from made_fast.inference.storage import CHUNK
 from made_fast.kernels import layout as panels
 from made_fast.network.architecture import Architecture
-from made_fast.network.masks import DEGREE_RULES, DIRECT_CONNECTIONS, RESAMPLE, MaskRule, MaskSet
+from made_fast.network.masks import MaskRule, MaskSet
 from made_fast.network.network import Network, Parameters, Shared
+from made_fast.tables.choices import DEGREE_RULES, DIRECT_CONNECTIONS, RESAMPLE
 
 __all__ = [
     "WEIGHT_TOLERANCE", "Content", "EnsembleContent", "decode", "decode_ensemble", "encode", "encode_ensemble", "encode_names",

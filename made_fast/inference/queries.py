@@ -28,14 +28,9 @@ from made_fast.network.architecture import Architecture
 from made_fast.network.masks import Connectivity, MaskRule, MaskSet
 from made_fast.network.network import Network
 from made_fast.tables import arguments, checks, data
+from made_fast.tables.choices import METHODS, N_WALKS
 
-__all__ = ["ENUMERATED", "METHODS", "N_WALKS", "ApproximationWarning", "Queries", "log_p_observed"]
-
-METHODS = ("mode", "mean", "sample")
-"""Of ``Queries.impute``."""
-
-N_WALKS = 256
-"""Walks for each row that an estimate rests on, unless the caller says otherwise."""
+__all__ = ["ENUMERATED", "N_WALKS", "ApproximationWarning", "Queries", "log_p_observed"]
 
 ORDERINGS = 0x6D616465
 """Goes into the seed of a connectivity drawn for a pattern, so that it is like no other seed."""
@@ -44,7 +39,12 @@ Floats: TypeAlias = "NDArray[np.float64]"
 
 
 class ApproximationWarning(UserWarning):
-    """An answer is an estimate: no ordering of the model puts the evidence first, and too much is missing to enumerate."""
+    """An answer is an estimate: no ordering of the model puts the evidence first, and too much is missing to enumerate.
+
+    ``finding`` says which answers and how good they are, without the way out.
+    """
+
+    finding = ""
 
 
 class Queries(ABC):
@@ -85,6 +85,11 @@ class Queries(ABC):
     @abstractmethod
     def _table(self, X: checks.MatrixLike) -> checks.Matrix:
         """Check a table of rows."""
+
+    @property
+    def most_members(self) -> int | None:
+        """The most members that can answer together, K; None: any number, each drawn for the question."""
+        return len(self.masks) if self.rule is None or self.rule.resample == "connectivity" else None
 
     def member_for(self, observed: Any, *, draw: int = 0) -> Connectivity:
         """Return the connectivity that answers for rows of which these inputs are observed.
@@ -313,10 +318,10 @@ class Queries(ABC):
 
     def _within(self, number: int, name: str, first: int) -> int:
         """Return the number of a member, counted from ``first``, if there is such a one."""
-        largest = len(self.masks) - 1 + first
-        if number > largest and (self.rule is None or self.rule.resample == "connectivity"):
+        most = self.most_members
+        if most is not None and number > most - 1 + first:
             raise ValueError(
-                f"{name} must be at most {largest}, for the model holds {len(self.masks)} mask(s), "
+                f"{name} must be at most {most - 1 + first}, for the model holds {most} mask(s), "
                 f"got {arguments.shown(number)}. A model trained with n_masks=None answers by as many as are asked for."
             )
         return number
@@ -348,13 +353,15 @@ def log_p_observed(model: Any, X: checks.Matrix, n_threads: int | None, *, retur
 
 
 def _warn(method: str, estimated: NDArray[np.bool_], asked: Inquiry, how_good: str) -> None:
-    warnings.warn(
+    finding = (
         f"{method}: {estimated.sum()} of {len(estimated)} rows are estimates by importance sampling, {asked.n_walks} walks "
-        f"each, since no ordering of the model puts what they observe first; {how_good}. More walks (n_walks) come closer; a "
-        "model trained with n_masks=None needs none.",
-        ApproximationWarning,
-        stacklevel=3,
+        f"each, since no ordering of the model puts what they observe first; {how_good}"
     )
+    warning = ApproximationWarning(
+        f"{finding}. More walks (n_walks) come closer; a model trained with n_masks=None needs none."
+    )
+    warning.finding = finding
+    warnings.warn(warning, stacklevel=3)
 
 
 def _worst(std: Floats, unit: str = "") -> str:

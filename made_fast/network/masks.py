@@ -19,9 +19,6 @@ from numpy.typing import NDArray
 from made_fast.tables import arguments
 
 __all__ = [
-    "DEGREE_RULES",
-    "DIRECT_CONNECTIONS",
-    "RESAMPLE",
     "Connectivity",
     "MaskRule",
     "MaskSet",
@@ -33,9 +30,6 @@ __all__ = [
     "read_only",
 ]
 
-DEGREE_RULES = ("stratified", "uniform")
-DIRECT_CONNECTIONS = ("none", "output", "all")
-RESAMPLE = ("both", "order", "connectivity")
 IntVector = NDArray[np.int32]
 
 

@@ -1,7 +1,7 @@
 """Arguments other than tables: cast or refused here, hyper-parameters and the options of methods alike.
 
 A refusal says the name, the demand, what was found, and the way out: ``TypeError`` for a wrong type, ``ValueError`` for a
-wrong value. Nothing below checks again. Not here: tables of rows (``tables/checks.py``), defaults (the estimator).
+wrong value. Nothing below checks again. Not here: tables of rows (``checks.py``), defaults (``training/parameters.py``).
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from made_fast.system import threads
 from made_fast.tables.arrays import CONVERSION_ERRORS, plain
 
 __all__ = [
-    "boolean", "choice", "constants", "dtype", "feature_names", "fraction", "function", "generator",
-    "hidden_sizes", "how_many", "is_true", "mapping", "mask_number", "member_number", "n_jobs", "n_threads",
+    "boolean", "choice", "choice_or_function", "constants", "count", "dtype", "feature_names", "fraction", "function",
+    "generator", "hidden_sizes", "how_many", "is_true", "mapping", "mask_number", "member_number", "n_jobs", "n_threads",
     "non_negative_float", "non_negative_int", "observed", "ordering", "path", "positive_float", "positive_int", "probability",
     "sample_weight", "shown", "target", "the_mask", "threshold", "vector", "verbosity",
 ]  # fmt: skip
@@ -50,6 +50,10 @@ def shown(value: Any) -> str:
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 
+def _wrong_type(demand: str, value: Any, way_out: str = "") -> TypeError:
+    return TypeError(f"{demand}, got {shown(value)} of type {type(value).__name__}.{way_out}")
+
+
 def _is_int(value: Any) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool | np.timedelta64)  # which NumPy counts as an int
 
@@ -57,7 +61,7 @@ def _is_int(value: Any) -> bool:
 def _int(value: Any, name: str, smallest: int, way_out: str = "", *, largest: int | None = None) -> int:
     demand = f"{name} must be an int >= {smallest}"
     if not _is_int(value):
-        raise TypeError(f"{demand}, got {shown(value)} of type {type(value).__name__}.{way_out}")
+        raise _wrong_type(demand, value, way_out)
     number = operator.index(value)
     if number < smallest:
         raise ValueError(f"{demand}, got {shown(number)}.{way_out}")
@@ -66,13 +70,17 @@ def _int(value: Any, name: str, smallest: int, way_out: str = "", *, largest: in
     return number
 
 
-def _real(value: Any, name: str, demand: str) -> float:
+def _real(value: Any, name: str, demand: str, fits: Callable[[float], bool]) -> float:
+    demand = f"{name} must be {demand}"
     if isinstance(value, bool | np.timedelta64) or not isinstance(value, Real):
-        raise TypeError(f"{name} must be {demand}, got {shown(value)} of type {type(value).__name__}.")
+        raise _wrong_type(demand, value)
     try:
-        return float(value)
+        number = float(value)
     except OverflowError:  # an int or a fraction of hundreds of digits
-        return inf
+        number = inf
+    if not fits(number):
+        raise ValueError(f"{demand}, got {shown(value)}.")
+    return number
 
 
 def vector(value: Any, name: str, demand: str) -> NDArray[Any]:
@@ -102,8 +110,13 @@ def _first(value: Any, n: int, refuse: Callable[[], Exception]) -> tuple[list[An
 
 
 def positive_int(value: Any, name: str, *, largest: int | None = None) -> int:
-    """Return ``value`` as an int that is at least 1, and at most ``largest``: what memory for can be spoken of."""
+    """Return ``value`` as an int that is at least 1, and at most ``largest``."""
     return _int(value, name, 1, largest=largest)
+
+
+def count(value: Any, name: str) -> int:
+    """Return ``value`` as a positive number of things that are counted in memory."""
+    return _int(value, name, 1, largest=MOST)
 
 
 def how_many(value: Any, name: str, n_bytes: int) -> int:
@@ -116,11 +129,9 @@ def non_negative_int(value: Any, name: str) -> int:
     return _int(value, name, 0)
 
 
-def n_threads(value: Any) -> int:
+def n_threads(value: Any, name: str = "n_threads") -> int:
     """Return a number of threads; None is as many as the process may use."""
-    if value is None:
-        return threads.available()
-    return _int(value, "n_threads", 1, " Leave it at None to use all the cores there are.")
+    return threads.available() if value is None else _int(value, name, 1, " Leave it at None to use all the cores there are.")
 
 
 def n_jobs(value: Any) -> int | None:
@@ -128,15 +139,15 @@ def n_jobs(value: Any) -> int | None:
     if value is None:
         return None
     if not _is_int(value):
-        raise TypeError(f"n_jobs must be None or an int, got {shown(value)} of type {type(value).__name__}.")
+        raise _wrong_type("n_jobs must be None or an int", value)
     if value == 0:
         raise ValueError("n_jobs must be None or an int other than 0, got 0. Pass -1 for as many as there are CPUs.")
     return operator.index(value)
 
 
-def verbosity(value: Any) -> int:
+def verbosity(value: Any, name: str = "verbose") -> int:
     """Return how much is shown, 0 for nothing."""
-    return int(value) if isinstance(value, bool | np.bool_) else _int(value, "verbose", 0)
+    return int(value) if isinstance(value, bool | np.bool_) else _int(value, name, 0)
 
 
 def path(value: Any, name: str = "path") -> str:
@@ -144,9 +155,7 @@ def path(value: Any, name: str = "path") -> str:
     try:
         found = os.fsdecode(value)
     except CONVERSION_ERRORS as error:
-        raise TypeError(
-            f"{name} must be a str, bytes or os.PathLike, got {shown(value)} of type {type(value).__name__}."
-        ) from error
+        raise _wrong_type(f"{name} must be a str, bytes or os.PathLike", value) from error
     if "\0" in found:
         raise ValueError(f"{name} must have no null characters, got {shown(found)}.")
     return found
@@ -157,24 +166,25 @@ def mapping(value: Any, name: str) -> dict[Any, Any]:
     if value is None:
         return {}
     if not isinstance(value, Mapping):
-        raise TypeError(f"{name} must be a mapping, got {shown(value)} of type {type(value).__name__}.")
+        raise _wrong_type(f"{name} must be a mapping", value)
     return dict(value)
 
 
 def mask_number(value: Any, n_masks: int) -> int:
     """Return the number of a mask, 0..K - 1."""
-    k = _int(value, "mask", 0)
-    if k >= n_masks:
-        raise ValueError(f"mask must be one of the model's masks 0..{n_masks - 1}, got {shown(k)}.")
-    return k
+    return _one_of(value, "mask", "model's masks", n_masks)
 
 
 def member_number(value: Any, n_members: int) -> int:
     """Return the number of a member of a mixture, 0..M - 1."""
-    m = _int(value, "member", 0)
-    if m >= n_members:
-        raise ValueError(f"member must be one of the mixture's 0..{n_members - 1}, got {shown(m)}.")
-    return m
+    return _one_of(value, "member", "mixture's", n_members)
+
+
+def _one_of(value: Any, name: str, owner: str, n: int) -> int:
+    number = _int(value, name, 0)
+    if number >= n:
+        raise ValueError(f"{name} must be one of the {owner} 0..{n - 1}, got {shown(number)}.")
+    return number
 
 
 def observed(value: Any, n_inputs: int) -> NDArray[np.bool_]:
@@ -218,32 +228,33 @@ def the_mask(value: Any, n_masks: int) -> Any:
 
 def positive_float(value: Any, name: str) -> float:
     """Return ``value`` as a finite float that is larger than 0."""
-    number = _real(value, name, "a finite number > 0")
-    if not 0 < number < np.inf:
-        raise ValueError(f"{name} must be a finite number > 0, got {shown(value)}.")
-    return number
+    return _real(value, name, "a finite number > 0", lambda number: 0 < number < inf)
 
 
 def non_negative_float(value: Any, name: str) -> float:
     """Return ``value`` as a finite float that is at least 0."""
-    number = _real(value, name, "a finite number >= 0")
-    if not 0 <= number < np.inf:
-        raise ValueError(f"{name} must be a finite number >= 0, got {shown(value)}.")
-    return number
+    return _real(value, name, "a finite number >= 0", lambda number: 0 <= number < inf)
 
 
 def probability(value: Any, name: str) -> float:
     """Return ``value`` as a float of at least 0 and below 1."""
-    number = _real(value, name, "a number from 0 to below 1")
-    if not 0 <= number < 1:
-        raise ValueError(f"{name} must be a number from 0 to below 1, got {shown(value)}.")
-    return number
+    return _real(value, name, "a number from 0 to below 1", lambda number: 0 <= number < 1)
+
+
+def fraction(value: Any, name: str) -> float:
+    """Return ``value`` as a float strictly between 0 and 1."""
+    return _real(value, name, "a number between 0 and 1, both excluded", lambda number: 0 < number < 1)
+
+
+def threshold(value: Any, name: str = "binarize") -> float | None:
+    """Return the threshold above which an input counts as 1, or None for input that is 0/1 already."""
+    return None if value is None else _real(value, name, "None or a finite number", isfinite)
 
 
 def boolean(value: Any, name: str) -> bool:
     """Return True or False."""
     if not isinstance(value, bool | np.bool_):
-        raise TypeError(f"{name} must be True or False, got {shown(value)} of type {type(value).__name__}.")
+        raise _wrong_type(f"{name} must be True or False", value)
     return bool(value)
 
 
@@ -257,7 +268,7 @@ def constants(value: Any, name: str, known: Sequence[str]) -> dict[str, float]:
     if value is None:
         return {}
     if not isinstance(value, Mapping):
-        raise TypeError(f"{name} must be a mapping of names to numbers, got {shown(value)} of type {type(value).__name__}.")
+        raise _wrong_type(f"{name} must be a mapping of names to numbers", value)
     for key in value:
         if key not in known:
             raise ValueError(
@@ -290,11 +301,11 @@ def feature_names(value: Any, n_features: int) -> tuple[str, ...] | None:
         return None
     demand = f"feature_names must be None or the names of {n_features} columns"
     if isinstance(value, str | bytes) or not isinstance(value, Iterable):
-        raise TypeError(f"{demand}, got {shown(value)} of type {type(value).__name__}.")
+        raise _wrong_type(demand, value)
     listed, n = _first(value, n_features, lambda: TypeError(f"{demand}, got {shown(value)}."))
     for name in listed:
         if not isinstance(name, str):
-            raise TypeError(f"{demand}, got {shown(name)} of type {type(name).__name__}. Convert it: str(name).")
+            raise _wrong_type(demand, name, " Convert it: str(name).")
     if n != n_features:
         raise ValueError(f"{demand}, got {n} of them.")
     return tuple(map(str, listed))
@@ -303,39 +314,26 @@ def feature_names(value: Any, n_features: int) -> tuple[str, ...] | None:
 def function(value: Any, name: str) -> Any:
     """Return a callable, or None."""
     if value is not None and not callable(value):
-        raise TypeError(f"{name} must be None or callable, got {shown(value)} of type {type(value).__name__}.")
+        raise _wrong_type(f"{name} must be None or callable", value)
     return value
-
-
-def fraction(value: Any, name: str) -> float:
-    """Return ``value`` as a float strictly between 0 and 1."""
-    number = _real(value, name, "a number between 0 and 1")
-    if not 0 < number < 1:
-        raise ValueError(f"{name} must be a number between 0 and 1, both excluded, got {shown(value)}.")
-    return number
-
-
-def threshold(value: Any, name: str = "binarize") -> float | None:
-    """Return the threshold above which an input counts as 1, or None for input that is 0/1 already."""
-    if value is None:
-        return None
-    number = _real(value, name, "None or a finite number")
-    if not isfinite(number):
-        raise ValueError(f"{name} must be None or a finite number, got {shown(value)}.")
-    return number
 
 
 def choice(value: Any, name: str, options: Sequence[str]) -> str:
     """Return ``value`` if it is one of ``options``."""
-    listed = ", ".join(map(repr, options))
+    demand = f"{name} must be one of {', '.join(map(repr, options))}"
     if not isinstance(value, str):
-        raise TypeError(f"{name} must be one of {listed}, got {shown(value)} of type {type(value).__name__}.")
+        raise _wrong_type(demand, value)
     if value not in options:
-        raise ValueError(f"{name} must be one of {listed}, got {shown(value)}.")
+        raise ValueError(f"{demand}, got {shown(value)}.")
     return value
 
 
-def dtype(value: Any) -> np.dtype[Any]:
+def choice_or_function(value: Any, name: str, options: Sequence[str]) -> Any:
+    """Return ``value`` if it is callable, or one of ``options``."""
+    return value if callable(value) else choice(value, name, options)
+
+
+def dtype(value: Any, name: str = "dtype") -> np.dtype[Any]:
     """Return float32 or float64 in the machine's byte order."""
     found: np.dtype[Any] | None = None
     # NumPy takes much more: lists, calls of other dtypes, names that it warns of ("a5") or parses as Python ("(2, 3)f4").
@@ -343,23 +341,23 @@ def dtype(value: Any) -> np.dtype[Any]:
         with suppress(SyntaxError, *CONVERSION_ERRORS):
             found = np.dtype(value)
     if found is None:
-        raise TypeError(f"dtype must be 'float32' or 'float64', got {shown(value)} of type {type(value).__name__}.")
+        raise _wrong_type(f"{name} must be 'float32' or 'float64'", value)
     if found not in (np.float32, np.float64):
-        raise ValueError(f"dtype must be 'float32' or 'float64', got {shown(value)}.")
+        raise ValueError(f"{name} must be 'float32' or 'float64', got {shown(value)}.")
     return found
 
 
-def hidden_sizes(value: Any) -> tuple[int, ...]:
+def hidden_sizes(value: Any, name: str = "hidden_sizes") -> tuple[int, ...]:
     """Return the number of units of each hidden layer; the empty tuple is a model without hidden units."""
+    demand, most = f"{name} must be a sequence of ints", layout.MAX_LAYERS - 1
     if isinstance(value, Integral):
-        raise TypeError(f"hidden_sizes must be a sequence of ints, got {shown(value)}. Write one hidden layer as (500,), say.")
+        raise TypeError(f"{demand}, got {shown(value)}. Write one hidden layer as (500,), say.")
     if isinstance(value, str | bytes) or not isinstance(value, Iterable):
-        raise TypeError(f"hidden_sizes must be a sequence of ints, got {shown(value)} of type {type(value).__name__}.")
-    most = layout.MAX_LAYERS - 1
-    listed, n = _first(value, most, lambda: TypeError(f"hidden_sizes must be a sequence of ints, got {shown(value)}."))
+        raise _wrong_type(demand, value)
+    listed, n = _first(value, most, lambda: TypeError(f"{demand}, got {shown(value)}."))
     if n != len(listed):
-        raise ValueError(f"hidden_sizes must name at most {most} layers, got {n}.")
-    return tuple(_int(size, f"hidden_sizes[{l}]", 1, largest=MOST) for l, size in enumerate(listed))
+        raise ValueError(f"{name} must name at most {most} layers, got {n}.")
+    return tuple(_int(size, f"{name}[{l}]", 1, largest=MOST) for l, size in enumerate(listed))
 
 
 def ordering(value: Any, n_features: int) -> str | IntVector:
@@ -370,7 +368,7 @@ def ordering(value: Any, n_features: int) -> str | IntVector:
             raise ValueError(f"{demand}, got {shown(value)}.")
         return value
     if isinstance(value, bytes) or not isinstance(value, Iterable):
-        raise TypeError(f"{demand}, got {shown(value)} of type {type(value).__name__}.")
+        raise _wrong_type(demand, value)
     places, n = _first(value, n_features, lambda: TypeError(f"{demand}, got {shown(value)}."))
     for d, place in enumerate(places):
         if not _is_int(place):
@@ -389,7 +387,7 @@ def ordering(value: Any, n_features: int) -> str | IntVector:
     return np.array(places, dtype=np.int32)
 
 
-def generator(random_state: Any) -> np.random.Generator:
+def generator(random_state: Any, name: str = "random_state") -> np.random.Generator:
     """Return the source of random numbers that ``random_state`` stands for.
 
     None is a fresh one, an int or ``SeedSequence`` a repeatable one; a ``Generator`` is used as it is, a ``RandomState`` gives
@@ -402,8 +400,5 @@ def generator(random_state: Any) -> np.random.Generator:
     if random_state is None or isinstance(random_state, np.random.SeedSequence):
         return np.random.default_rng(random_state)
     if not _is_int(random_state):
-        raise TypeError(
-            "random_state must be None, an int >= 0, a SeedSequence, a Generator or a RandomState, "
-            f"got {shown(random_state)} of type {type(random_state).__name__}."
-        )
-    return np.random.default_rng(_int(random_state, "random_state", 0))
+        raise _wrong_type(f"{name} must be None, an int >= 0, a SeedSequence, a Generator or a RandomState", random_state)
+    return np.random.default_rng(_int(random_state, name, 0))

@@ -124,6 +124,7 @@ def ones(
     *,
     missing: bool = False,
     columns: Sequence[str] | None = None,
+    setting: str = "binarize=",
 ) -> NDArray[np.bool_]:
     """Return where a chunk of rows is 1; refuse what is neither 0 nor 1.
 
@@ -139,6 +140,8 @@ def ones(
         Take NaN, which marks a missing entry, for 0 (see :func:`missing`); otherwise it is refused.
     columns : sequence of D str, optional
         What the error text calls the columns, beside their numbers.
+    setting : str
+        How the error text sets a threshold.
 
     Returns
     -------
@@ -150,7 +153,7 @@ def ones(
         values = np.where(np.isnan(values), 0 if binarize is None else binarize, values)
     one = _ones(values, binarize)
     if one is None:
-        raise _wrong_value(rows, values, binarize, name, first_row, columns)
+        raise _wrong_value(rows, values, binarize, name, first_row, columns, setting)
     if isinstance(rows, np.ndarray):
         return one
     dense = np.full(rows.shape, binarize is not None and binarize < 0, dtype=np.bool_)
@@ -318,6 +321,7 @@ def _wrong_value(
     name: str,
     first_row: int,
     columns: Sequence[str] | None,
+    setting: str,
 ) -> ValueError:
     """Name the first value, row by row, that is not 0 or 1 (not finite, with a threshold)."""
     fine = (values == 0) | (values == 1) if binarize is None else np.isfinite(values)
@@ -328,7 +332,7 @@ def _wrong_value(
     else:
         row, column = int(np.searchsorted(rows.indptr, first, side="right")) - 1, int(rows.indices[first])
     demand = "only 0 and 1" if binarize is None else "finite numbers"
-    found, way_out = str(value), "Set a threshold (binarize=0.5, say) to turn real values into 0/1."
+    found, way_out = str(value), f"Set a threshold ({setting}0.5, say) to turn real values into 0/1."
     if np.isnan(value):
         found = "NaN"
         way_out = "Rows with missing entries can be fitted and imputed, and log_marginal tells how likely what is there is."

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from made_fast import kernels
 from made_fast.tables import checks
 
-__all__ = ["chunks", "density", "distinct_rows", "never_observed", "pack_missing", "pack_rows", "unpack_rows"]
+__all__ = ["chunks", "density", "distinct_rows", "n_missing", "never_observed", "pack_missing", "pack_rows", "unpack_rows"]
 
 CHUNK = 1 << 18
 """Entries worked on at once. Temporaries of one byte an entry then stay in a level-2 cache."""
@@ -112,6 +112,12 @@ def never_observed(rows: checks.Matrix, name: str = "X") -> NDArray[np.intp]:
         if not gone.any():
             break
     return np.flatnonzero(gone)
+
+
+def n_missing(rows: checks.Matrix) -> int:
+    """Return the number of missing entries of a checked table."""
+    found = (checks.missing(rows[part]) for part in chunks(*rows.shape))
+    return sum(int(nan.sum()) for nan in found if nan is not None)
 
 
 def distinct_rows(bits: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.intp]]:

@@ -24,6 +24,7 @@ import numpy as np
 
 from made_fast.tables import arguments, checks, data
 from made_fast.tables.checks import Matrix
+from made_fast.tables.choices import HEADER, SPLITS
 from made_fast.tables.columns import Columns, Found, Reading
 from made_fast.tables.readers import READERS, STDIN
 
@@ -32,7 +33,6 @@ __all__ = ["FORMATS", "Dataset", "load", "split"]
 FORMATS = tuple(READERS)
 """Ends of the names of files that :func:`load` reads."""
 
-HEADER = ("auto", "yes", "no")
 DIGITS_THRESHOLD = 7.0
 """The grey values of ``digits`` go from 0 to 16."""
 
@@ -63,6 +63,11 @@ class Dataset:
     feature_names: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()
     index_base: int | None = None
+
+    @property
+    def splits(self) -> dict[str, Matrix]:
+        """The splits that there are, by name."""
+        return {name: X for name in SPLITS if (X := getattr(self, name)) is not None}
 
 
 def load(
@@ -245,7 +250,7 @@ def _binary(rows: Matrix, threshold: float | None, name: str, missing: bool, col
     gaps = missing and any(checks.missing(rows[part], name) is not None for part in data.chunks(*rows.shape))
     out: Any = np.empty(rows.shape, np.float32 if gaps else np.uint8) if gaps or threshold is not None else None
     for part in data.chunks(*rows.shape):
-        one = checks.ones(rows[part], threshold, name, part.start, missing=missing, columns=columns)
+        one = checks.ones(rows[part], threshold, name, part.start, missing=missing, columns=columns, setting="--threshold ")
         if out is not None:
             out[part] = one
         if gaps and (nan := checks.missing(rows[part], name)) is not None:

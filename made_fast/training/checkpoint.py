@@ -22,6 +22,7 @@ from made_fast.inference.header import FOREIGN, MAX_JSON, ModelFileError, StrPat
 from made_fast.kernels.layout import aligned_copy, copy_into
 from made_fast.kernels.optimizers import OPTIMIZERS
 from made_fast.tables import arguments
+from made_fast.tables.choices import SCHEDULES
 from made_fast.training import recipe
 from made_fast.training.state import FitState
 from made_fast.training.steps import Trainer
@@ -43,7 +44,7 @@ def check(path: StrPath, state: FitState, params: recipe.Params) -> None:
     if callable(schedule := params["learning_rate_schedule"]):
         raise TypeError(
             "a checkpoint cannot hold a function: learning_rate_schedule must be one of "
-            f"{', '.join(recipe.SCHEDULES)} with it, got {schedule!r}."
+            f"{', '.join(SCHEDULES)} with it, got {schedule!r}."
         )
     encode(path, state, params)
     check_writable(path)

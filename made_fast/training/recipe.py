@@ -1,6 +1,6 @@
 """From hyper-parameters to a trainer: every value is checked, every random number that a fit begins with is drawn.
 
-``params`` are those of ``MADE``, by name; what they mean stands there. Not here: data, the fit itself.
+``params`` are those of ``MADE``, by name. Not here: what they are and mean (``parameters.py``), data, the fit itself.
 """
 
 from __future__ import annotations
@@ -15,67 +15,65 @@ from numpy.typing import NDArray
 from made_fast.kernels import layout as panels
 from made_fast.kernels.optimizers import OPTIMIZERS
 from made_fast.network.architecture import Architecture
-from made_fast.network.masks import DEGREE_RULES, DIRECT_CONNECTIONS, RESAMPLE, MaskRule, MaskSet, draw_connectivity
+from made_fast.network.masks import MaskRule, MaskSet, draw_connectivity
 from made_fast.network.network import Parameters, Shared
 from made_fast.tables import arguments, data
+from made_fast.training.parameters import FIXED, PARAMETERS
 from made_fast.training.steps import Trainer
 from made_fast.training.turns import Turns
 
 __all__ = [
-    "SCHEDULES", "WEIGHT_INITS", "check_unchanged", "constants", "initial_parameters", "notes", "plain", "schedule", "start",
+    "Params", "adjustable", "check_unchanged", "checked", "constants", "initial_parameters", "notes", "plain", "schedule",
+    "start",
 ]  # fmt: skip
-
-WEIGHT_INITS = ("glorot_uniform", "glorot_normal", "orthogonal", "zeros")
-
-SCHEDULES = ("constant", "linear", "cosine")
-
-MAY_CHANGE = (
-    "batch_size", "learning_rate", "learning_rate_schedule", "max_epochs", "n_threads", "n_val_masks", "patience",
-    "validation_fraction", "verbose",
-)  # fmt: skip
-"""The parameters that a fit looks at whenever it goes on; all others are in the trainer that it began with."""
-
-NOT_NOTED = ("random_state", "verbose", "n_threads", "binarize", "ordering")
 
 Params = Mapping[str, Any]
 
 
+def checked(params: Params, n_features: int | None = None, called: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Check parameters of ``MADE`` and return them as their checks do.
+
+    ``n_features`` is for the ordering, if it is a sequence; ``called`` is what error texts call the parameters.
+    """
+    found = {}
+    for name, value in params.items():
+        about, shown = PARAMETERS[name], (called or {}).get(name, name)
+        more: tuple[Any, ...] = (shown, about.choices) if about.check.startswith("choice") else (shown,)
+        if name == "ordering":
+            more = (n_features,)
+        elif name == "optimizer_params":
+            rule = OPTIMIZERS[arguments.choice(params["optimizer"], "optimizer", PARAMETERS["optimizer"].choices)]
+            more = shown, [constant for constant in rule.names[1:] if constant]
+        found[name] = None if value is None and about.optional else getattr(arguments, about.check)(value, *more)
+    return found
+
+
+def adjustable(params: Params) -> dict[str, Any]:
+    """Check those parameters that a fit looks at whenever it goes on; all others are in the trainer."""
+    return checked({name: value for name, value in params.items() if PARAMETERS[name].change != FIXED})
+
+
 def start(params: Params, n_features: int, missing: bool) -> tuple[Trainer, int]:
-    """Return a trainer for rows of so many features, and a seed for splitting them.
+    """Check all parameters; return a trainer for rows of so many features, and a seed for splitting them.
 
     ``missing``: rows have missing entries, which takes orderings that vary. One mask alone has packed parameters, if they do.
     """
-    architecture = Architecture(
-        n_features,
-        arguments.hidden_sizes(params["hidden_sizes"]),
-        arguments.choice(params["activation"], "activation", panels.ACTIVATIONS[1:]),
-        arguments.choice(params["direct_connections"], "direct_connections", DIRECT_CONNECTIONS),
-        arguments.boolean(params["connectivity_weights"], "connectivity_weights"),
-    )
-    ordering = arguments.ordering(params["ordering"], n_features)
-    degrees = arguments.choice(params["degrees"], "degrees", DEGREE_RULES)
-    resample = arguments.choice(params["resample"], "resample", RESAMPLE)
-    n_masks = params["n_masks"]
-    if n_masks is not None:
-        n_masks = arguments.positive_int(n_masks, "n_masks", largest=arguments.MOST)
-    n_eval_masks = arguments.positive_int(params["n_eval_masks"], "n_eval_masks", largest=arguments.MOST)
-    dropout = arguments.probability(params["dropout"], "dropout")
-    weight_init = arguments.choice(params["weight_init"], "weight_init", WEIGHT_INITS)
-    dtype, numbers = arguments.dtype(params["dtype"]), constants(params)
-    optimizer = OPTIMIZERS[params["optimizer"]]
+    p, numbers = checked(params, n_features), constants(params)
+    hidden_sizes, direct, degrees, n_masks = p["hidden_sizes"], p["direct_connections"], p["degrees"], p["n_masks"]
+    architecture = Architecture(n_features, hidden_sizes, p["activation"], direct, p["connectivity_weights"])
     # Each kind of draw has a stream of its own: what one uses up does not change the others.
-    rng = arguments.generator(params["random_state"])
-    for_masks, for_weights, for_shuffling, for_fresh, for_noise, for_splitting = rng.spawn(6)
-    base = draw_connectivity(n_features, architecture.hidden_sizes, ordering, degrees, for_masks)
-    rule = MaskRule(base, degrees, resample)
-    masks = MaskSet.of([base]) if n_masks == 1 else rule.mask_set(n_masks or n_eval_masks, for_masks)
-    parameters: Parameters = Shared(architecture, initial_parameters(architecture, weight_init, dtype, for_weights))
+    for_masks, for_weights, for_shuffling, for_fresh, for_noise, for_splitting = p["random_state"].spawn(6)
+    base = draw_connectivity(n_features, hidden_sizes, p["ordering"], degrees, for_masks)
+    rule = MaskRule(base, degrees, p["resample"])
+    masks = MaskSet.of([base]) if n_masks == 1 else rule.mask_set(n_masks or p["n_eval_masks"], for_masks)
+    vector = initial_parameters(architecture, p["weight_init"], p["dtype"], for_weights)
+    parameters: Parameters = Shared(architecture, vector)
     turns = None
-    if n_masks == 1 and not (architecture.connectivity_weights or dropout or params["clip_norm"] or missing):
+    if n_masks == 1 and not (architecture.connectivity_weights or p["dropout"] or p["clip_norm"] or missing):
         parameters = parameters.network(base)
     else:
         turns = Turns(architecture, masks, rule if n_masks is None else None, for_fresh)
-    trainer = Trainer(parameters, masks, optimizer, numbers, for_shuffling, turns, dropout, for_noise)
+    trainer = Trainer(parameters, masks, OPTIMIZERS[p["optimizer"]], numbers, for_shuffling, turns, p["dropout"], for_noise)
     return trainer, int(for_splitting.integers(2**63))
 
 
@@ -122,7 +120,7 @@ def check_unchanged(begun: Params, params: Params) -> None:
     for name, was in begun.items():
         now = plain(params[name])
         seeds = name == "random_state" and not (type(was) is type(now) is int)  # a generator's work is done
-        if name not in MAY_CHANGE and not seeds and was != now:
+        if PARAMETERS[name].change == FIXED and not seeds and was != now:
             raise ValueError(
                 f"{name} must stay {arguments.shown(was)}, with which training began, got {arguments.shown(now)}: the network "
                 "and its optimizer go on as they are. Set it back, or begin anew with a new MADE."
@@ -131,23 +129,21 @@ def check_unchanged(begun: Params, params: Params) -> None:
 
 def constants(params: Params) -> NDArray[np.float64]:
     """Return the optimizer's [lr, a, b, eps, decay, clip], see ``made_fast.kernels.optimizers``."""
-    rule = OPTIMIZERS[arguments.choice(params["optimizer"], "optimizer", tuple(OPTIMIZERS))]
-    values = dict(zip(rule.names, rule.hyper, strict=True))
-    known = [name for name in rule.names[1:] if name]
-    values |= arguments.constants(params["optimizer_params"], "optimizer_params", known)
-    if params["learning_rate"] is not None:
-        values["learning_rate"] = arguments.positive_float(params["learning_rate"], "learning_rate")
-    decay = arguments.non_negative_float(params["weight_decay"], "weight_decay")
-    clip = 0.0 if params["clip_norm"] is None else arguments.positive_float(params["clip_norm"], "clip_norm")
-    return np.array([*(values[name] if name else 0.0 for name in rule.names), decay, clip])
+    names = ("optimizer", "optimizer_params", "learning_rate", "weight_decay", "clip_norm")
+    p = checked({name: params[name] for name in names})
+    rule = OPTIMIZERS[p["optimizer"]]
+    values = dict(zip(rule.names, rule.hyper, strict=True)) | p["optimizer_params"]
+    if p["learning_rate"] is not None:
+        values["learning_rate"] = p["learning_rate"]
+    return np.array([*(values[name] if name else 0.0 for name in rule.names), p["weight_decay"], p["clip_norm"] or 0.0])
 
 
 def schedule(params: Params, max_epochs: int) -> Callable[[int], float]:
     """Return the learning rate as a function of the epoch, which counts from 1."""
-    rate, kind = float(constants(params)[0]), params["learning_rate_schedule"]
+    rate, name = float(constants(params)[0]), "learning_rate_schedule"
+    kind = checked({name: params[name]})[name]
     if callable(kind):
-        return lambda epoch: rate * arguments.non_negative_float(kind(epoch), "the value of learning_rate_schedule")
-    arguments.choice(kind, "learning_rate_schedule", SCHEDULES)
+        return lambda epoch: rate * arguments.non_negative_float(kind(epoch), f"the value of {name}")
     if kind == "linear":
         return lambda epoch: rate * max(0.0, 1 - (epoch - 1) / max_epochs)
     if kind == "cosine":
@@ -156,13 +152,13 @@ def schedule(params: Params, max_epochs: int) -> Callable[[int], float]:
 
 
 def notes(params: Params) -> dict[str, Any]:
-    """Return what a model remembers of them: those that say how it came to be and that its file does not say otherwise."""
-    found = {name: plain(value) for name, value in params.items() if name not in NOT_NOTED}
+    """Return the parameters that the file of a model notes; the learning rate is the one that the optimizer has."""
+    found = {name: plain(value) for name, value in params.items() if PARAMETERS[name].noted}
     return found | {"learning_rate": float(constants(params)[0])}
 
 
 def plain(value: Any) -> Any:
-    """Return a hyper-parameter as JSON knows it."""
+    """Return a hyper-parameter as JSON can hold it."""
     if isinstance(value, type):  # np.float32, say
         return np.dtype(value).name
     if hasattr(value, "tolist"):

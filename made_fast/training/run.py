@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,41 +23,7 @@ from made_fast.training.rows import Rows, TrainingRows
 from made_fast.training.state import EpochRecord, FitState
 from made_fast.training.steps import Trainer
 
-__all__ = ["FitRun", "Settings", "Validation"]
-
-
-class Settings(NamedTuple):
-    """What a fit looks at whenever it goes on, checked: hyper-parameters that may have changed, and arguments of ``fit``."""
-
-    params: recipe.Params
-    batch_size: int
-    n_threads: int
-    max_epochs: int
-    patience: int
-    n_val_masks: int
-    verbose: int
-    schedule: Callable[[int], float]
-    checkpoint: str | None
-    every: int
-    callback: Callable[[EpochRecord], Any] | None
-
-    @classmethod
-    def of(cls, params: recipe.Params, checkpoint: Any = None, every: Any = 1, callback: Any = None) -> Settings:
-        """Check them; ``params`` are those of ``MADE``."""
-        max_epochs = arguments.positive_int(params["max_epochs"], "max_epochs")
-        return cls(
-            params,
-            arguments.positive_int(params["batch_size"], "batch_size"),
-            arguments.n_threads(params["n_threads"]),
-            max_epochs,
-            arguments.positive_int(params["patience"], "patience"),
-            arguments.positive_int(params["n_val_masks"], "n_val_masks"),
-            arguments.verbosity(params["verbose"]),
-            recipe.schedule(params, max_epochs),
-            None if checkpoint is None else arguments.path(checkpoint, "checkpoint"),
-            arguments.positive_int(every, "checkpoint_every"),
-            arguments.function(callback, "callback"),
-        )
+__all__ = ["FitRun", "Validation"]
 
 
 class Validation:
@@ -112,50 +77,56 @@ class Validation:
         return np.asarray(total)
 
 
-@dataclass
 class FitRun:
-    """One call of ``fit`` or ``partial_fit``: a state, and the rows and settings that it goes on with.
+    """One call of ``fit`` or ``partial_fit``: what it is asked to do, then the state that it goes on with.
+
+    Parameters
+    ----------
+    params : mapping
+        Hyper-parameters of ``MADE``.
+    checkpoint, every, callback
+        Arguments of ``MADE.fit``.
 
     Attributes
     ----------
     state : FitState
         It is kept up, and holds the best parameters, whatever ends the run.
-    settings : Settings
     rows : TrainingRows
     validation : Validation or None
-    digests : dict
-        Of the rows.
     """
 
-    state: FitState
-    settings: Settings
-    rows: TrainingRows
-    validation: Validation | None = None
-    digests: dict[str, str] = field(default_factory=dict)
+    def __init__(self, params: recipe.Params, checkpoint: Any = None, every: Any = 1, callback: Any = None) -> None:
+        self.params = params
+        self.options = recipe.adjustable(params)
+        self.schedule = recipe.schedule(params, self.options["max_epochs"])
+        self.checkpoint = None if checkpoint is None else arguments.path(checkpoint, "checkpoint")
+        self.every = arguments.positive_int(every, "checkpoint_every")
+        self.callback: Callable[[EpochRecord], Any] | None = arguments.function(callback, "callback")
+        self.validation: Validation | None = None
+        self.digests: dict[str, str] = {}
 
-    @classmethod
-    def prepare(cls, state: FitState, settings: Settings, train: Rows, held: Rows | None) -> FitRun:
-        """Pack the rows to train on and to validate on, and refuse what the run could not do; nothing has changed until then.
+    def take(self, state: FitState, train: Rows, held: Rows | None, fraction: float | None) -> None:
+        """Pack the rows to train on and those to validate on, ``held`` or a fraction of the others.
 
-        ``held`` are the rows to validate on; if there are none, some may be held out.
+        What the run could not do is refused here; the state stays as it is.
         """
-        trainer, binarize = state.trainer, settings.params["binarize"]
-        rows, packed = given.pack(train, trainer.parameters, binarize), None
+        parameters, binarize = state.trainer.parameters, self.params["binarize"]
+        rows, packed = given.pack(train, parameters, binarize), None
         if held is not None:
-            packed = given.pack(held, trainer.parameters, binarize, "X_val")
-        elif (fraction := settings.params["validation_fraction"]) is not None:
+            packed = given.pack(held, parameters, binarize, "X_val")
+        elif fraction is not None:
             first, rest = given.hold_out(len(rows.bits), fraction, state.split_seed)
             rows, packed, held = rows.take(first), rows.take(rest), train.take(rest)
         given.check_weights(rows.weights, None if packed is None else packed.weights)
-        digests = given.digests(rows, packed) if state.resumed or settings.checkpoint is not None else {}
+        if state.resumed or self.checkpoint is not None:
+            self.digests = given.digests(rows, packed)
         if state.resumed:
-            given.check_same(digests, state.digests)
-        if settings.checkpoint is not None:
-            checkpoint.check(settings.checkpoint, state, settings.params)
-        validation = None
+            given.check_same(self.digests, state.digests)
+        if self.checkpoint is not None:
+            checkpoint.check(self.checkpoint, state, self.params)
         if held is not None and packed is not None:
-            validation = Validation(held, packed, trainer, binarize, settings.n_val_masks)
-        return cls(state, settings, rows, validation, digests)
+            self.validation = Validation(held, packed, state.trainer, binarize, self.options["n_val_masks"])
+        self.state, self.rows = state, rows
 
     def start(self) -> None:
         """Train until ``max_epochs`` are made, or ``patience`` of them have brought no better validation score.
@@ -163,7 +134,7 @@ class FitRun:
         If the loss does not stay finite, the trainer goes back to the best parameters; without validation, to those from
         before the epoch.
         """
-        state, settings, trainer = self.state, self.settings, self.state.trainer
+        state, trainer = self.state, self.state.trainer
         if state.best_parameters is not None:  # ``model_`` holds them, or the trainer's, and may be in use
             state.best_parameters = aligned_copy(state.best_parameters)
         elif state.resumed:
@@ -172,7 +143,7 @@ class FitRun:
         state.resumed, state.digests = False, self.digests
         vector = trainer.parameters.vector
         kept = aligned_empty(len(vector) if state.best_parameters is None else 0, vector.dtype)
-        with Progress(settings.verbose, settings.max_epochs) as progress:
+        with Progress(self.options["verbose"], self.options["max_epochs"]) as progress:
             while not self._is_over():
                 if state.best_parameters is None:
                     copy_into(kept, vector)
@@ -180,16 +151,16 @@ class FitRun:
                 state.take_in()
                 record = state.history[-1]
                 progress.show(record, state.best_epoch)
-                if settings.checkpoint is not None and state.epoch % settings.every == 0:
-                    checkpoint.write(settings.checkpoint, state, settings.params)
-                if settings.callback is not None and arguments.is_true(settings.callback(record)):
+                if self.checkpoint is not None and state.epoch % self.every == 0:
+                    checkpoint.write(self.checkpoint, state, self.params)
+                if self.callback is not None and arguments.is_true(self.callback(record)):
                     break
-        if settings.checkpoint is not None and state.epoch % settings.every:
-            checkpoint.write(settings.checkpoint, state, settings.params)
+        if self.checkpoint is not None and state.epoch % self.every:
+            checkpoint.write(self.checkpoint, state, self.params)
 
-    def once_more(self) -> None:
-        """Make one pass, on from the best parameters; those of before no longer change."""
-        state, trainer = self.state, self.state.trainer
+    def once_more(self, state: FitState, rows: TrainingRows) -> None:
+        """Make one pass over rows, on from the best parameters; the vector of before no longer changes."""
+        self.state, self.rows, trainer = state, rows, state.trainer
         trainer.own()
         if state.best_parameters is not None and state.best_epoch != state.epoch:
             trainer.go_back(state.best_parameters)
@@ -203,13 +174,13 @@ class FitRun:
 
         Raises FloatingPointError if a loss did not stay finite; the trainer has gone back to the parameters ``good`` then.
         """
-        trainer, settings, number = self.state.trainer, self.settings, self.state.epoch + 1
-        trainer.constants[0] = settings.schedule(number)
+        trainer, number, n_threads = self.state.trainer, self.state.epoch + 1, self.options["n_threads"]
+        trainer.constants[0] = self.schedule(number)
         begin = time.perf_counter()
         try:
-            train_nll = trainer.epoch(self.rows, settings.batch_size, settings.n_threads)
+            train_nll = trainer.epoch(self.rows, self.options["batch_size"], n_threads)
             seconds = time.perf_counter() - begin
-            validation_nll = None if self.validation is None else self.validation.nll(trainer, settings.n_threads)
+            validation_nll = None if self.validation is None else self.validation.nll(trainer, n_threads)
         except FloatingPointError as error:
             trainer.go_back(good)
             raise FloatingPointError(
@@ -226,5 +197,5 @@ class FitRun:
 
     def _is_over(self) -> bool:
         state = self.state
-        late = self.validation is not None and state.epoch - state.best_epoch >= self.settings.patience
-        return late or state.epoch >= self.settings.max_epochs
+        late = self.validation is not None and state.epoch - state.best_epoch >= self.options["patience"]
+        return bool(late or state.epoch >= self.options["max_epochs"])

@@ -18,7 +18,8 @@ from made_fast import load
 from made_fast.cli import images, main
 from made_fast.inference import storage
 from made_fast.tables import datasets
-from made_fast.training import checkpoint, training
+from made_fast.training import checkpoint
+from made_fast.training.run import FitRun
 
 QUICK = "--hidden 8 --max-epochs 2 --quiet --seed 0"
 STRANGE = os.fsdecode(b"caf\xe9")
@@ -105,7 +106,7 @@ def test_rows_that_would_be_lost_keep_their_place(capsys):
     ],
 )
 def test_outputs_are_files_of_their_own(command, message, capsys, monkeypatch):
-    monkeypatch.setattr(training, "fit", lambda *_, **__: pytest.fail("it trained first"))
+    monkeypatch.setattr(FitRun, "start", lambda *_, **__: pytest.fail("it trained first"))
     for name in ("m.csv", "m.png"):
         shutil.copy("m.safetensors", name)
     Path("link.npy").symlink_to("x.npy")

@@ -12,7 +12,7 @@ import pytest
 from helpers import random_model
 
 from made_fast import load
-from made_fast.cli import commands, main
+from made_fast.cli import main, use
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +46,7 @@ def read(text):
 
 @pytest.mark.parametrize("model", ["fresh", "one"])
 def test_every_row_gets_the_number_that_the_model_gives(model, capsys, monkeypatch):
-    monkeypatch.setattr(commands, "LINES", 7)
+    monkeypatch.setattr(use, "LINES", 7)
     out, err = score(f"{model} x.npy", capsys)
     assert (list(read(out)), err) == (["log_p"], "")
     assert (read(out)["log_p"] == load(model).score_samples(np.load("x.npy"))).all()  # to the bit

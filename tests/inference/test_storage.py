@@ -32,8 +32,9 @@ from made_fast.inference.storage import read, write
 from made_fast.kernels import layout, reference
 from made_fast.network import masks
 from made_fast.network.architecture import Architecture
-from made_fast.network.masks import DIRECT_CONNECTIONS, MaskRule, MaskSet
+from made_fast.network.masks import MaskRule, MaskSet
 from made_fast.network.network import Network, Shared
+from made_fast.tables.choices import DIRECT_CONNECTIONS
 from made_fast.training import checkpoint
 
 HYPER = {"learning_rate": 1e-3, "hidden_sizes": [500], "note": "größer", "random_state": None, "nested": {"a": [True, 1]}}

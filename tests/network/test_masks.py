@@ -11,9 +11,6 @@ from scipy.stats import chisquare
 
 from made_fast.kernels import reference
 from made_fast.network.masks import (
-    DEGREE_RULES,
-    DIRECT_CONNECTIONS,
-    RESAMPLE,
     Connectivity,
     MaskRule,
     MaskSet,
@@ -21,6 +18,7 @@ from made_fast.network.masks import (
     draw_degrees,
     draw_ordering,
 )
+from made_fast.tables.choices import DEGREE_RULES, DIRECT_CONNECTIONS, RESAMPLE
 
 SHAPES = [
     (1, ()),

@@ -1,4 +1,4 @@
-"""The commands that fit and write a model file: train, ensemble. Only the standard library until one of them runs."""
+"""The commands that fit a model and write its file: train, ensemble. Not here: the fit (``estimators/``), the report."""
 
 from __future__ import annotations
 
@@ -12,39 +12,46 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from made_fast.cli import files
-from made_fast.cli.files import refusing
-from made_fast.cli.options import TILES, UsageError, parser
-from made_fast.system import signals
-from made_fast.system.console import is_terminal, say
+import numpy as np
 
-if TYPE_CHECKING:
-    from made_fast.cli.report import AnyModel
+from made_fast.cli import files, report
+from made_fast.cli.files import refusing
+from made_fast.cli.options import TILES, UsageError
+from made_fast.inference import modelfile
+from made_fast.inference.header import ModelFileError
+from made_fast.inference.queries import ApproximationWarning
+from made_fast.system import signals, threads
+from made_fast.system.console import is_terminal, say
+from made_fast.tables import data, names
+from made_fast.tables.datasets import Dataset
+from made_fast.training import checkpoint, recipe
+from made_fast.training.parameters import DEFAULTS, HARMLESS, PARAMETERS
+
+if TYPE_CHECKING:  # scikit-learn is imported when the options and the data are right
     from made_fast.estimators.estimator import MADE
-    from made_fast.inference.model import MADEModel
-    from made_fast.tables.datasets import Dataset
 
 __all__ = ["ensemble", "train"]
 
-PARAMS = (
-    "activation", "ordering", "degrees", "optimizer", "learning_rate", "batch_size", "max_epochs", "patience", "weight_init",
-    "dtype", "n_masks", "resample", "n_eval_masks", "n_val_masks", "direct_connections", "connectivity_weights",
-    "learning_rate_schedule", "weight_decay", "clip_norm", "dropout",
-)  # fmt: skip
-"""The parameters of MADE that the options give just so."""
-
-MAY_CHANGE = ("max_epochs", "patience", "n_threads", "verbose")
-"""The parameters that a resumed fit takes from the options; those of the checkpoint must be the same in all others."""
+FLAGS = {name: about.option.flag for name, about in PARAMETERS.items() if about.option}
+"""The options that set parameters of MADE."""
 
 
 class _Plan(NamedTuple):
-    """What is to be fitted to what: data, its splits, shape of a row as a picture, parameters of MADE, seed.
+    """What is to be fitted to what.
 
-    ``names`` are those of the columns, ``notes`` what else the model file keeps.
+    Attributes
+    ----------
+    dataset : Dataset
+    shape : (rows, columns) of a row as a picture, or None
+    params : dict
+        Parameters of MADE, but for ``random_state``, which is ``seed``.
+    names : tuple of str or None
+        Of the columns.
+    notes : dict
+        What the model's file keeps beside that.
     """
 
     dataset: Dataset
-    splits: dict[str, Any]
     shape: tuple[int, int] | None
     params: dict[str, Any]
     seed: int
@@ -57,8 +64,6 @@ def train(args: argparse.Namespace) -> int:
     if args.resume and args.checkpoint is None:
         raise UsageError("--resume needs --checkpoint FILE, to know what to go on from.")
     if args.checkpoint is not None:
-        from made_fast.training import checkpoint
-
         with refusing(OSError):
             checkpoint.check_writable(str(args.checkpoint))
     plan = _plan(args)
@@ -75,14 +80,14 @@ def train(args: argparse.Namespace) -> int:
         done = len(made.history_)
 
     def save() -> None:
-        _save(_with_notes(made.model_, args, plan, random_state=made.random_state, best_epoch=made.best_epoch_), args)
+        _save(_noted(made.model_, args, plan, random_state=made.random_state, best_epoch=made.best_epoch_), args.out)
 
     begin = time.perf_counter()
     try:
         with _quietly(), refusing(ValueError):
             made.fit(
-                plan.splits["train"],
-                X_val=plan.splits.get("valid"),
+                plan.dataset.train,
+                X_val=plan.dataset.valid,
                 checkpoint=args.checkpoint,
                 checkpoint_every=args.checkpoint_every,
             )
@@ -99,14 +104,20 @@ def train(args: argparse.Namespace) -> int:
     except KeyboardInterrupt as stop:
         say(f"made-fast: interrupted. {_save_unfinished(made, plan, save, args)}")
         return signals.code_of(stop)
-    course = f"{_course(made, plan)}, {_circumstances(args, plan, made, seconds, done)}"
+    n, records = len(made.history_), made.history_[done:]
+    course = [f"{n} epochs" if plan.dataset.valid is None else f"epoch {made.best_epoch_} of {n} is the best"]
+    course += [f"on from epoch {done}"] if done else []
+    course.append(f"{seconds:.1f} s")
+    if records:
+        rows = plan.dataset.train.shape[0] * len(records)
+        course.append(f"{rows / sum(record['seconds'] for record in records):,.0f} rows/s")
     return _report(args, plan, made, course)
 
 
 def ensemble(args: argparse.Namespace) -> int:
     """Fit several models and write their mixture to a file."""
     plan = _plan(args)
-    if args.weights == "em" and "valid" not in plan.splits:
+    if args.weights == "em" and plan.dataset.valid is None:
         raise UsageError("--weights em needs validation rows: DATA has none, and --valid-fraction is 0.")
     from made_fast.estimators.ensemble import MADEEnsemble
 
@@ -116,7 +127,7 @@ def ensemble(args: argparse.Namespace) -> int:
     begin = time.perf_counter()
     try:
         with _quietly(), refusing(ValueError):
-            made.fit(plan.splits["train"], X_val=plan.splits.get("valid"))
+            made.fit(plan.dataset.train, X_val=plan.dataset.valid)
     except FloatingPointError as error:
         raise UsageError(f"{error} Nothing was saved.") from error
     except KeyboardInterrupt as stop:
@@ -124,16 +135,14 @@ def ensemble(args: argparse.Namespace) -> int:
         say(f"{below_the_bars}made-fast: interrupted. Nothing was saved: the ensemble was not complete.")
         return signals.code_of(stop)
     seconds = time.perf_counter() - begin
-    epochs = ", ".join(f"{member.best_epoch_} of {len(member.history_)}" for member in made.members_)
     best = [member.best_epoch_ for member in made.members_]
-    model = _with_notes(made.model_, args, plan, random_state=plan.seed, best_epochs=best)
-    course = f"best epochs {epochs}, {_circumstances(args, plan, made, seconds)}"
+    epochs = ", ".join(f"{member.best_epoch_} of {len(member.history_)}" for member in made.members_)
     try:
         with signals.held():
-            _save(model, args)
+            _save(_noted(made.model_, args, plan, random_state=plan.seed, best_epochs=best), args.out)
     except KeyboardInterrupt as stop:
         return _interrupted_report(args, stop)
-    return _report(args, plan, made, course, parts=True)
+    return _report(args, plan, made, [f"best epochs {epochs}", f"{seconds:.1f} s"], parts=True)
 
 
 # Before
@@ -143,67 +152,56 @@ def _plan(args: argparse.Namespace) -> _Plan:
     """Check the options and load the data."""
     import secrets
 
-    from made_fast.cli import tables
-    from made_fast.inference import modelfile
-    from made_fast.kernels.optimizers import OPTIMIZERS
-    from made_fast.system import threads
-    from made_fast.tables import arguments
-
-    constants = dict(args.optimizer_params or ())
+    params: dict[str, Any] = {name: getattr(args, name) for name in FLAGS}
+    params["hidden_sizes"] = () if args.hidden_sizes == [0] else tuple(args.hidden_sizes)
+    params["optimizer_params"] = dict(args.optimizer_params or ()) or None
     with refusing(ValueError):
-        hidden_sizes = arguments.hidden_sizes([] if args.hidden == [0] else args.hidden)
-        arguments.constants(constants, "--optimizer-param", [name for name in OPTIMIZERS[args.optimizer].names[1:] if name])
+        recipe.checked(params, called=FLAGS)
     dataset = files.load_data(args)
     shape = args.shape or dataset.shape
     if args.shape is not None or args.samples is not None:
         files.check_shape(shape, dataset.train.shape[1])
-    params: dict[str, Any] = {name: getattr(args, name) for name in PARAMS}
-    params |= {"hidden_sizes": hidden_sizes, "optimizer_params": constants or None}
     params |= {"n_threads": args.threads or threads.available(), "verbose": 0 if args.quiet else 1}
     seed = secrets.randbits(32) if args.seed is None else args.seed
     notes = {"data": dataset.name, "shape": shape}
     if dataset.index_base is not None:
         notes["index_base"] = dataset.index_base
-    names = dataset.feature_names
+    columns = dataset.feature_names
     with refusing(UnicodeError):
         json.dumps(notes, ensure_ascii=False).encode()  # now, not when a model is to be lost
     try:
-        modelfile.encode_names(names)
+        modelfile.encode_names(columns)
     except ValueError as error:
         files.note(f"the model does without names of columns: {error}")
-        names = None
-    plan = _Plan(dataset, tables.splits(dataset), shape, params, seed, names, notes)
+        columns = None
+    plan = _Plan(dataset, shape, params, seed, columns, notes)
     for flag, why in _without_effect(args, plan):
         files.note(f"{flag} has no effect: {why}.")
     return plan
 
 
 def _without_effect(args: argparse.Namespace, plan: _Plan) -> Iterator[tuple[str, str]]:
-    """Tell which options change nothing, though they were given, and why."""
-    from made_fast.cli import tables
-
-    default, valid = parser().parse_args([args.command, "digits"]), "valid" in plan.splits
-    one_mask = args.n_masks == 1 and not any(map(tables.n_missing, plan.splits.values()))
+    """Yield the options that are given and change nothing, and why."""
+    one_mask = args.n_masks == 1 and not any(map(data.n_missing, plan.dataset.splits.values()))
     idle = {
-        "there are no validation rows": () if valid else ("patience", "n_val_masks"),
+        "there are no validation rows": ("patience", "n_val_masks") if plan.dataset.valid is None else (),
         "there is one mask": ("resample", "n_val_masks") if one_mask else (),
         "--masks is not unlimited": () if args.n_masks is None else ("n_eval_masks",),
         "there is no hidden layer": () if plan.params["hidden_sizes"] else ("activation", "degrees", "dropout"),
-        "there is no --checkpoint": () if getattr(args, "checkpoint", None) else ("checkpoint_every",),
     }
     told = set()
-    for why, names in idle.items():
-        for name in names:
-            if name not in told and getattr(args, name, None) != getattr(default, name, None):
+    for why, idle_names in idle.items():
+        for name in idle_names:
+            if name not in told and plan.params[name] != DEFAULTS[name]:
                 told.add(name)
-                yield f"--{name.removeprefix('n_').replace('_', '-')}", why
+                yield FLAGS[name], why
+    if getattr(args, "checkpoint_every", 1) != 1 and args.checkpoint is None:
+        yield "--checkpoint-every", "there is no --checkpoint"
 
 
 def _resumed(args: argparse.Namespace, plan: _Plan) -> MADE:
     """Return the estimator of the checkpoint, if it is one of the fit that the options describe."""
     from made_fast.estimators.estimator import MADE
-    from made_fast.inference.header import ModelFileError
-    from made_fast.tables import names
 
     with refusing(OSError, ModelFileError):
         made = MADE.resume(args.checkpoint)
@@ -214,24 +212,19 @@ def _resumed(args: argparse.Namespace, plan: _Plan) -> MADE:
         names.check(plan.names, getattr(made, "feature_names_in_", None), args.data, "Give the data of the first run.")
     seed = {} if args.seed is None else {"random_state": args.seed}
     for name, value in (plan.params | seed).items():
-        if name not in MAY_CHANGE and json.dumps(value) != json.dumps(known[name]):
-            was, now = json.dumps(known[name]), json.dumps(value)
+        was, now = json.dumps(known[name]), json.dumps(value)
+        if PARAMETERS[name].change != HARMLESS and was != now:
             raise UsageError(
-                f"{args.checkpoint} was made with {name} = {was}, but the options say {now}. "
+                f"{args.checkpoint} was made with {FLAGS.get(name, '--seed')} = {was}, but the options say {now}. "
                 "Repeat the options of the first run, or leave --resume out to begin anew."
             )
-    made.set_params(**{name: plan.params[name] for name in MAY_CHANGE})
+    made.set_params(**{name: value for name, value in plan.params.items() if PARAMETERS[name].change == HARMLESS})
     return made
 
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Let validation scores of rows with missing entries be estimates, and rows without names, without a word.
-
-    The report tells of the estimates in the end; the names were compared by ``_resumed``.
-    """
-    from made_fast.inference.queries import ApproximationWarning
-
+    """Ignore warnings of estimates, which the report shows in the end, and of names, which ``_resumed`` has compared."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ApproximationWarning)
         warnings.filterwarnings("ignore", "X does not have valid feature names")
@@ -241,30 +234,23 @@ def _quietly() -> Iterator[None]:
 # After
 
 
-def _with_notes(model: AnyModel, args: argparse.Namespace, plan: _Plan, **notes: Any) -> AnyModel:
+def _noted(model: report.AnyModel, args: argparse.Namespace, plan: _Plan, **notes: Any) -> report.AnyModel:
     """Return the model with what the estimator does not know: the threshold that the data came through, and notes."""
-    from made_fast.inference.mixture import MixtureModel
-    from made_fast.inference.model import MADEModel
-
-    def with_threshold(single: MADEModel, **more: Any) -> MADEModel:
-        hyper = {**single.hyper, "ordering": args.ordering, **more}
-        options = {"rule": single.rule, "binarize": args.threshold, "hyper": hyper, "feature_names": single.feature_names}
-        return MADEModel(single.source, single.masks, **options)
-
-    notes |= plan.notes
-    if isinstance(model, MixtureModel):
-        return MixtureModel([with_threshold(m) for m in model.members], model.weights, hyper={**model.hyper, **notes})
-    return with_threshold(model, **notes)
+    model = model.with_input(args.threshold)
+    for single in report.single_models(model):
+        single.hyper["ordering"] = args.ordering
+    model.hyper |= notes | plan.notes
+    return model
 
 
-def _save(model: AnyModel, args: argparse.Namespace) -> None:
-    """Save the model; where the disk has become full meanwhile, say, in a folder for temporary files, and say so."""
+def _save(model: report.AnyModel, path: Path) -> None:
+    """Save the model; where the disk has become full meanwhile, in a folder for temporary files, and say so."""
     try:
-        model.save(args.out)
+        model.save(path)
     except OSError as error:
-        why = f"cannot write {args.out}: {error.strerror or error}."
+        why = f"cannot write {path}: {error.strerror or error}."
         try:
-            refuge = Path(mkdtemp(prefix="made_fast-")) / args.out.name
+            refuge = Path(mkdtemp(prefix="made_fast-")) / path.name
             model.save(refuge)
         except OSError:
             raise UsageError(f"{why} The model is lost.") from error
@@ -273,8 +259,6 @@ def _save(model: AnyModel, args: argparse.Namespace) -> None:
 
 def _save_unfinished(made: MADE, plan: _Plan, save: Callable[[], None], args: argparse.Namespace) -> str:
     """Save the model of a fit that was cut short, if it is of any use, and say what happened."""
-    import numpy as np
-
     go_on = " To go on, add --resume." if args.checkpoint and args.checkpoint.exists() else ""
     if not getattr(made, "best_epoch_", 0):
         return "Nothing was saved: no epoch was finished."
@@ -282,31 +266,29 @@ def _save_unfinished(made: MADE, plan: _Plan, save: Callable[[], None], args: ar
         return "Nothing was saved: without validation rows no earlier parameters were kept."
     with signals.held(drop=True):
         save()
-    which = "best parameters so far, those of" if plan.dataset.valid is not None else "parameters after"
+    which = "parameters after" if plan.dataset.valid is None else "best parameters so far, those of"
     return f"The {which} epoch {made.best_epoch_}, are saved in {args.out}.{go_on}"
 
 
-def _course(made: MADE, plan: _Plan) -> str:
-    n = len(made.history_)
-    return f"epoch {made.best_epoch_} of {n} is the best" if plan.dataset.valid is not None else f"{n} epochs"
-
-
-def _circumstances(args: argparse.Namespace, plan: _Plan, made: Any, seconds: float, done: int = 0) -> str:
-    """Return where a fit went on, its time, its speed (of the training passes alone), threads and seed."""
-    words = [f"on from epoch {done}"] if done else []
-    words.append(f"{seconds:.1f} s")
-    records = getattr(made, "history_", [])[done:]
-    if records:
-        speed = plan.dataset.train.shape[0] * len(records) / sum(record["seconds"] for record in records)
-        words.append(f"{speed:,.0f} rows/s")
-    words.append(f"{made.n_threads} thread{'s' if made.n_threads != 1 else ''}")
-    return ", ".join([*words, f"seed {made.random_state}"])
-
-
-def _report(args: argparse.Namespace, plan: _Plan, made: Any, course: str, *, parts: bool = False) -> int:
+def _report(args: argparse.Namespace, plan: _Plan, made: Any, course: list[str], *, parts: bool = False) -> int:
     """Print what was fitted, how it went and what it scores; draw samples, if asked to. The model is saved by now."""
+    course += [f"{made.n_threads} thread{'s' if made.n_threads != 1 else ''}", f"seed {made.random_state}"]
     try:
-        _print_all(args, plan, made, course, parts)
+        not_drawn = None
+        if args.samples is not None:
+            try:
+                files.write_png(args.samples, made.sample(TILES, made.random_state), plan.shape)
+            except UsageError as error:
+                not_drawn = error
+        print(f"data        {report.describe_data(plan.dataset, plan.shape, args.threshold)}")
+        print(f"model       {report.describe_model(made.model_)}, {args.ordering} ordering")
+        print(f"training    {', '.join(course)}\n", flush=True)
+        report.print_report(plan.dataset, plan.dataset.splits, made.model_, report.Asking(made.n_threads), parts=parts)
+        print(f"\nmodel file  {report.describe_file(args.out)}")
+        if not_drawn is not None:
+            raise not_drawn
+        if args.samples is not None:
+            print(f"samples     {report.describe_file(args.samples)}")
     except KeyboardInterrupt as stop:
         return _interrupted_report(args, stop)
     return 0
@@ -315,26 +297,3 @@ def _report(args: argparse.Namespace, plan: _Plan, made: Any, course: str, *, pa
 def _interrupted_report(args: argparse.Namespace, stop: KeyboardInterrupt) -> int:
     say(f"made-fast: interrupted. The model is saved in {args.out}.")
     return signals.code_of(stop)
-
-
-def _print_all(args: argparse.Namespace, plan: _Plan, made: Any, course: str, parts: bool) -> None:
-    from made_fast.cli import report
-
-    model, not_drawn = made.model_, None
-    if args.samples is not None:
-        try:
-            files.write_png(args.samples, made.sample(TILES, made.random_state), plan.shape)
-        except UsageError as error:
-            not_drawn = error
-    print(f"data        {report.describe_data(plan.dataset, plan.shape, args.threshold)}")
-    print(f"model       {report.describe_model(model)}, {args.ordering} ordering")
-    print(f"training    {course}\n", flush=True)
-    ask = report.Asking(made.n_threads)
-    scores = {name: report.score(model, X, ask, parts=parts) for name, X in plan.splits.items()}
-    report.print_scores(plan.dataset, plan.splits, scores, ask)
-    report.print_parts(model, scores)
-    print(f"\nmodel file  {report.describe_file(args.out)}")
-    if not_drawn is not None:
-        raise not_drawn
-    if args.samples is not None:
-        print(f"samples     {report.describe_file(args.samples)}")

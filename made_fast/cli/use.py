@@ -1,24 +1,25 @@
-"""The commands that use a model file: evaluate, score, sample, impute, info. Only the standard library until one runs."""
+"""The commands that use a model file: evaluate, score, sample, impute, info. Not here: reading, writing, what is printed."""
 
 from __future__ import annotations
 
 import argparse
+import re
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import IO, Any
 
-from made_fast.cli import files
+import numpy as np
+from numpy.typing import NDArray
+
+from made_fast.cli import files, images, report
 from made_fast.cli.files import refusing
 from made_fast.cli.options import UsageError
+from made_fast.cli.report import AnyModel
 from made_fast.cli.values import STDOUT
+from made_fast.inference.queries import ApproximationWarning
 from made_fast.system.console import say
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from made_fast.cli.report import AnyModel
-    from made_fast.tables.datasets import Dataset
+from made_fast.tables import arguments, checks, data, names
+from made_fast.tables.datasets import Dataset
 
 __all__ = ["evaluate", "impute", "info", "sample", "score"]
 
@@ -31,8 +32,6 @@ LINES = 1 << 14
 
 def evaluate(args: argparse.Namespace) -> int:
     """Score data under a model."""
-    from made_fast.cli import images, report, tables
-
     model = files.load_model(args.model)
     if args.plot is not None:
         if getattr(model, "n_masks", 1) == 1:
@@ -42,19 +41,15 @@ def evaluate(args: argparse.Namespace) -> int:
                 "--plot needs matplotlib, which is not installed. Run: pip install 'made_fast[plot]'. "
                 "Without --plot, the same figures are printed as a table."
             )
-    _check_members(model, args)
-    dataset = _load_data_for(model, args)
+    ask = _asking(model, args)
+    dataset, model = _load_data_for(model, args)
     chosen = files.chosen_splits(args, dataset)
-    if args.plot is not None and all(map(tables.n_missing, chosen.values())):
+    if args.plot is not None and all(map(data.n_missing, chosen.values())):
         raise UsageError("--plot needs complete rows; all of these have missing entries.")
     print(f"data        {report.describe_data(dataset, dataset.shape, args.threshold)}")
     print(f"model       {report.describe_model(model)}\n", flush=True)
-    ask = report.Asking(args.threads, args.members, args.walks)
-    scores = {name: report.score(model, X, ask, parts=True) for name, X in chosen.items()}
-    report.print_scores(dataset, chosen, scores, ask)
-    report.print_parts(model, scores)
+    curves = report.print_report(dataset, chosen, model, ask, parts=True)
     if args.plot is not None:
-        curves = {name: found.parts for name, found in scores.items() if found.parts}
         files.write(args.plot, lambda stream: images.save_curves(stream, curves, dataset.name))
         print(f"\nplot        {report.describe_file(args.plot)}")
     return 0
@@ -62,15 +57,10 @@ def evaluate(args: argparse.Namespace) -> int:
 
 def score(args: argparse.Namespace) -> int:
     """Print or write the log-likelihood of every row."""
-    import numpy as np
-
-    from made_fast.cli import report
-
     model = files.load_model(args.model)
-    _check_members(model, args)
-    chosen = files.chosen_splits(args, _load_data_for(model, args))
-    ask = report.Asking(args.threads, args.members, args.walks)
-    found = [report.score(model, X, ask) for X in chosen.values()]
+    ask = _asking(model, args)
+    dataset, model = _load_data_for(model, args)
+    found = [report.score(model, X, ask) for X in files.chosen_splits(args, dataset).values()]
     log_p, std = -np.concatenate([each.nll for each in found]), np.concatenate([each.std for each in found])
     columns = {"log_p": log_p, "std": std} if args.std else {"log_p": log_p}
     if std.any() and not args.std:
@@ -85,10 +75,6 @@ def score(args: argparse.Namespace) -> int:
 
 def sample(args: argparse.Namespace) -> int:
     """Draw rows from a model."""
-    import numpy as np
-
-    from made_fast.tables import arguments
-
     suffix = files.kind(args.out)
     if args.shape is not None and suffix != ".png":
         raise UsageError("--shape is for pictures: give --out FILE.png with it.")
@@ -114,10 +100,8 @@ def impute(args: argparse.Namespace) -> int:
         raise UsageError("nothing to write: give --out FILE, --samples FILE.png or --hide A:B. See made-fast impute --help.")
     if args.shape is not None and args.samples is None:
         raise UsageError("--shape is for pictures: give --samples FILE.png with it.")
-    from made_fast.cli import report, tables
-
     model = files.load_model(args.model)
-    _check_members(model, args)
+    _asking(model, args)
     tell = say if args.out == STDOUT else print
     D = model.n_features_in
     shape = args.shape or files.remembered_shape(model)
@@ -125,21 +109,21 @@ def impute(args: argparse.Namespace) -> int:
         files.check_shape(shape, D)
     if args.hide is not None and args.hide[1] > D:
         raise UsageError(f"--hide must name columns of the {D} there are, 0:{D} at most, got {args.hide[0]}:{args.hide[1]}.")
-    dataset = _load_data_for(model, args)
+    dataset, model = _load_data_for(model, args)
     given = {name: X[: args.rows] for name, X in files.chosen_splits(args, dataset).items()}
     if args.out is not None and len(given) > 1 and files.kind(args.out) != ".npz":
         raise UsageError(f"{args.out} holds one table, not {', '.join(given)}. Choose one by --split, or write a .npz.")
     if args.out not in (None, STDOUT) and files.is_same(args.out, args.data):
         _check_nothing_is_lost(args, dataset, given)
-    asked = given if args.hide is None else {name: tables.hide(X, args.hide) for name, X in given.items()}
-    n_missing = {name: tables.n_missing(X) for name, X in asked.items()}
+    asked = given if args.hide is None else {name: _hide(X, args.hide) for name, X in given.items()}
+    n_missing = sum(map(data.n_missing, asked.values()))
     tell(f"data        {report.describe_data(dataset, dataset.shape, args.threshold)}")
     tell(f"model       {report.describe_model(model)}")
     filled = {name: _fill(model, X, args) for name, X in asked.items()}
     rows = sum(len(X) for X in filled.values())
     of_rows = f"{rows:,} row{'s' if rows != 1 else ''}"
-    if any(n_missing.values()):
-        tell(f"imputed     {sum(n_missing.values()):,} entries in {of_rows}, by {args.method}")
+    if n_missing:
+        tell(f"imputed     {n_missing:,} entries in {of_rows}, by {args.method}")
     else:
         tell(f"imputed     nothing: no entry of {of_rows} is missing")
     if args.hide is not None:
@@ -147,10 +131,10 @@ def impute(args: argparse.Namespace) -> int:
         for name, X in given.items():
             tell(f"{name:12}{_hits(X, asked[name], filled[name], frequent)}")
     if args.out is not None:
-        names = dataset.feature_names
-        files.write(args.out, lambda stream: tables.save(stream, files.kind(args.out), filled, names))
+        header = dataset.feature_names
+        files.write(args.out, lambda stream: _save(stream, files.kind(args.out), filled, header))
         size = "standard output" if args.out == STDOUT else report.describe_file(args.out)
-        tell(f"output      {size}{_way_back(args, names)}")
+        tell(f"output      {size}{_way_back(args, header)}")
     if args.samples is not None:
         name = list(filled)[-1]
         _draw(args, given[name], asked[name], filled[name], shape)
@@ -159,67 +143,61 @@ def impute(args: argparse.Namespace) -> int:
 
 
 def info(args: argparse.Namespace) -> int:
-    """Tell what a model file holds."""
-    from made_fast.cli import report
-
-    model = files.load_model(args.model)
-    facts = {"file": report.describe_file(args.model)} | report.model_facts(model)
+    """Print what a model file holds."""
+    facts = {"file": report.describe_file(args.model)} | report.model_facts(files.load_model(args.model))
     for name, fact in facts.items():
         print(f"{name:26}{fact}".rstrip())
     return 0
 
 
-def _load_data_for(model: AnyModel, args: argparse.Namespace) -> Any:
-    """Load DATA through the model's threshold, or that of the user; the model then takes 0/1.
+def _load_data_for(model: AnyModel, args: argparse.Namespace) -> tuple[Dataset, AnyModel]:
+    """Load DATA through the model's threshold, or that of the user; return it and the model for 0/1 input.
 
     Columns that have names must be those of the model, if it knows their names.
     """
-    from made_fast.cli import report
-    from made_fast.tables import names
-
     if args.threshold is None:
         args.threshold = model.binarize
     dataset = files.load_data(args, model.n_features_in, model.hyper.get("index_base"))
     with refusing(ValueError):
         way_out = "Put the columns in the order of the model; --drop leaves columns out. made-fast info shows the names."
         names.check(dataset.feature_names, model.feature_names, args.data, way_out)
+    return dataset, model.with_input(None)
+
+
+def _asking(model: AnyModel, args: argparse.Namespace) -> report.Asking:
+    """Return how the model is asked; refuse --members where it has fewer, and more --walks than can be counted."""
+    with refusing(ValueError):
+        n_members, n_walks = arguments.count(args.members, "--members"), arguments.count(args.walks, "--walks")
     for single in report.single_models(model):
-        single.binarize = None
-    return dataset
+        most = single.most_members
+        if most is not None and n_members > most:
+            raise UsageError(
+                f"--members must be at most {most}, for the model holds {most} mask(s), got {n_members}. A model trained with "
+                "--masks unlimited answers by as many as are asked for."
+            )
+    return report.Asking(args.threads, n_members, n_walks)
 
 
 def _check_nothing_is_lost(args: argparse.Namespace, dataset: Dataset, given: dict[str, Any]) -> None:
     """Refuse to put the rows that are asked for in the place of DATA, if it holds more."""
-    from made_fast.cli import tables
-
-    n, n_given = (sum(X.shape[0] for X in found.values()) for found in (tables.splits(dataset), given))
+    n, n_given = (sum(X.shape[0] for X in found.values()) for found in (dataset.splits, given))
     if n_given < n:
         raise UsageError(f"{args.out} is DATA, of {n} rows, and would keep {n_given}. Choose another --out.")
     if args.drop or (files.kind(args.out) == ".npz" and dataset.notes):  # arrays beside the rows
         raise UsageError(f"{args.out} is DATA, and would lose what is left out of it. Choose another --out.")
 
 
-def _check_members(model: AnyModel, args: argparse.Namespace) -> None:
-    """Refuse --members where a model has fewer, and more --walks than can be counted."""
-    import numpy as np
-
-    try:
-        model.log_marginal(np.full((1, model.n_features_in), np.nan), n_members=args.members, n_walks=args.walks)
-    except ValueError as error:
-        raise UsageError(_as_options(str(error))) from error
-
-
 def _fill(model: AnyModel, X: Any, args: argparse.Namespace) -> NDArray[Any]:
-    """Return X with its missing entries filled in; what that rests on is told on standard error, in a line."""
-    from made_fast.inference.queries import ApproximationWarning
-
+    """Return X with its missing entries filled in; what that rests on is said on standard error, in a line."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ApproximationWarning)
         filled = model.impute(
             X, args.method, n_members=args.members, n_walks=args.walks, random_state=args.seed, n_threads=args.threads
         )
     for warning in caught:
-        files.note(_as_options(str(warning.message)))
+        finding = getattr(warning.message, "finding", None)
+        way_out = ". More walks (--walks) come closer; a model trained with --masks unlimited needs none."
+        files.note(warning.message if finding is None else finding + way_out)
     return filled
 
 
@@ -230,20 +208,9 @@ def _lines(names: list[str], table: NDArray[Any]) -> Iterator[str]:
         yield "".join(",".join(map(repr, row)) + "\n" for row in table[begin : begin + LINES].tolist())
 
 
-def _as_options(text: str) -> str:
-    """Return what the package says of its parameters in the words of the command line."""
-    for name, option in (("n_members", "--members"), ("n_walks", "--walks"), ("n_masks=None", "--masks unlimited")):
-        text = text.replace(name, option)
-    return text
-
-
 def _hits(X: Any, asked: NDArray[np.float32], filled: NDArray[Any], frequent: NDArray[np.bool_]) -> str:
     """Say how many of the hidden entries came out right."""
-    import numpy as np
-
-    from made_fast.cli import tables
-
-    truth = tables.dense(X)
+    truth = _dense(X)
     hidden = np.isnan(asked) & ~np.isnan(truth)
     right = ((filled > 0.5) == (truth > 0.5))[hidden].mean()
     baseline = (frequent == (truth > 0.5))[hidden].mean()
@@ -276,11 +243,42 @@ def _draw(args: argparse.Namespace, given: Any, asked: Any, filled: Any, shape: 
 
     Rows are taken from all over the split: many files hold one class after the other.
     """
-    import numpy as np
-
-    from made_fast.cli import tables
-
     rows = np.linspace(0, len(filled) - 1, min(PICTURED, len(filled))).round().astype(np.intp)
     bands = [given, asked, filled] if args.hide is not None else [asked, filled]
-    pictures = np.concatenate([tables.dense(band[rows]) for band in bands])
+    pictures = np.concatenate([_dense(band[rows]) for band in bands])
     files.write_png(args.samples, pictures, shape, columns=len(rows))
+
+
+def _hide(X: Any, columns: tuple[int, int]) -> NDArray[np.float32]:
+    """Return a copy of a table whose columns ``columns[0] .. columns[1] - 1`` are missing."""
+    out = _dense(X)
+    out[:, slice(*columns)] = np.nan
+    return out
+
+
+def _dense(X: Any) -> NDArray[np.float32]:
+    """Return a copy of a table of 0, 1 and NaN as an array."""
+    return np.array(X.toarray() if checks.is_sparse(X) else X, np.float32)  # type: ignore[attr-defined]  # SciPy's
+
+
+def _save(stream: IO[bytes], suffix: str, tables: dict[str, NDArray[Any]], header: Sequence[str] | None) -> None:
+    """Write tables by name in the format of a suffix, several of them as .npz only.
+
+    In text, numbers that are not 0 or 1 have six digits, and names of the columns come first, quoted where need be.
+    """
+    if suffix == ".npz":
+        np.savez_compressed(stream, **tables)  # type: ignore[arg-type]  # a keyword is an array's name
+        return
+    (X,) = tables.values()
+    if suffix == ".npy":
+        np.save(stream, X)
+        return
+    delimiter = "," if suffix == ".csv" else " "
+    if header is not None:
+        stream.write(f"{delimiter.join(map(_quoted, header))}\n".encode())
+    np.savetxt(stream, X, fmt="%d" if X.dtype.kind in "iu" else "%.6g", delimiter=delimiter)
+
+
+def _quoted(name: str) -> str:
+    """Return a name as a cell of text: in quotes where another separator, or a comment, might be seen in it."""
+    return name if re.fullmatch(r'[^\s",;#]+', name) else '"' + name.replace('"', '""') + '"'

@@ -1,0 +1,240 @@
+"""The hyper-parameters of ``MADE``, each stated once: name, type, default, meaning, check, option of the command line.
+
+``MADE`` inherits its ``__init__`` from this table and takes its docstring from it, ``recipe.py`` checks by it, a model's file
+notes what it says, the command line makes options of it. Not here: the checks (``tables/arguments.py``), what is done with the
+values (``recipe.py``). Only the standard library, so that ``made-fast --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field, fields
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from made_fast.tables import choices
+
+if TYPE_CHECKING:
+    from numpy.random import Generator, RandomState, SeedSequence
+
+__all__ = ["ADJUSTABLE", "DEFAULTS", "FIXED", "HARMLESS", "PARAMETERS", "About", "HyperParameters", "Option", "documented"]
+
+FIXED, ADJUSTABLE, HARMLESS = range(3)
+"""What a change means to a fit that goes on. It is refused, for the trainer was made with the value; the next epochs follow
+the new value; no result of an epoch depends on the value, so that ``made-fast train --resume`` takes it from its options."""
+
+
+class Option(NamedTuple):
+    """The option of the command line that sets a parameter.
+
+    Attributes
+    ----------
+    group : str
+        Its heading in ``--help``.
+    flag, metavar : str
+    help : str
+        By default the first sentence of what the docstring says.
+    unset : str
+        What it means that the option is not given, if the parameter is then None and not its default.
+    read : str
+        The function of ``cli/values.py`` that reads the text; by default the one that is called like the check.
+    """
+
+    group: str
+    flag: str
+    metavar: str = "NAME"
+    help: str = ""
+    unset: str = ""
+    read: str = ""
+
+
+class About(NamedTuple):
+    """What the table says of a parameter, but for name, type and default.
+
+    Attributes
+    ----------
+    meaning : str
+        For the docstring.
+    check : str
+        The function of ``tables/arguments.py`` that checks a value; where the parameter is ``optional``, any but None.
+    option : Option or None
+        None: there is no option, or the command line has one of its own for it.
+    choices : tuple of str
+        The names that it takes, if it takes names; ``or_else`` says what else it takes.
+    change : int
+        ``FIXED``, ``ADJUSTABLE`` or ``HARMLESS``.
+    noted : bool
+        Whether the file of a model notes it.
+    """
+
+    meaning: str
+    check: str
+    option: Option | None = None
+    choices: tuple[str, ...] = ()
+    or_else: str = ""
+    optional: bool = False
+    change: int = FIXED
+    noted: bool = True
+
+
+def _value(default: Any, meaning: str, check: str, option: Option | None = None, **more: Any) -> Any:
+    return field(default=default, metadata={"about": About(meaning, check, option, **more)})
+
+
+def _one_of(names: tuple[str, ...], meaning: str, option: Option, check: str = "choice", **more: Any) -> Any:
+    return field(default=names[0], metadata={"about": About(meaning, check, option, names, **more)})
+
+
+@dataclass(eq=False, repr=False, match_args=False)
+class HyperParameters:
+    """The table, in the order of the signature."""
+
+    hidden_sizes: Sequence[int] = _value(
+        (500,),
+        "Units of each hidden layer. Empty: logistic autoregression (a fully visible sigmoid belief network, FVSBN).",
+        "hidden_sizes",
+        Option("network", "--hidden", "N", "units of each hidden layer; 'none' for no hidden layer, FVSBN", read="units"),
+    )
+    activation: str = _one_of(choices.ACTIVATIONS, "Of the hidden layers.", Option("network", "--activation"))
+    ordering: str | Sequence[int] = _one_of(
+        choices.ORDERINGS,
+        "The order in which the inputs are factored; with several masks, that of the first.",
+        Option("masks", "--ordering", help="order of the inputs, under the first mask"),
+        "ordering",
+        or_else=" or (D,) sequence of places 1..D",
+        noted=False,  # the masks tell
+    )
+    degrees: str = _one_of(
+        choices.DEGREE_RULES,
+        'How hidden degrees are drawn. "uniform" is the paper\'s rule; "stratified" spreads them evenly, so that every output '
+        "that can have inputs has some.",
+        Option("masks", "--degrees"),
+    )
+    optimizer: str = _one_of(
+        choices.OPTIMIZERS,
+        "How parameters are updated. ``made_fast.kernels.optimizers`` has the rules and their sources.",
+        Option("optimizer", "--optimizer"),
+    )
+    learning_rate: float | None = _value(
+        1e-3, "Step size. None takes the optimizer's own.", "positive_float",
+        Option("optimizer", "--learning-rate", "R", unset="the optimizer's own"), optional=True, change=ADJUSTABLE,
+    )  # fmt: skip
+    batch_size: int = _value(
+        100, "Rows of a mini-batch.", "positive_int", Option("training", "--batch-size", "N"), change=ADJUSTABLE
+    )
+    max_epochs: int = _value(
+        200, "Most passes over the training rows.", "positive_int", Option("training", "--max-epochs", "N"), change=HARMLESS
+    )
+    patience: int = _value(
+        30, "Stop after this many epochs without a better validation score.", "positive_int",
+        Option("training", "--patience", "N", "stop after N epochs without a better validation NLL"), change=HARMLESS,
+    )  # fmt: skip
+    weight_init: str = _one_of(choices.WEIGHT_INITS, "How weights are drawn.", Option("network", "--weight-init"))
+    dtype: str = _one_of(
+        choices.DTYPES,
+        "Of parameters and arithmetic. Log-likelihoods are float64 always.",
+        Option("network", "--dtype"),
+        "dtype",
+    )
+    n_threads: int | None = _value(
+        None, "Threads to use; by default the CPUs of this process. No bit of a result depends on it.", "n_threads",
+        change=HARMLESS, noted=False,
+    )  # fmt: skip
+    random_state: int | Generator | SeedSequence | RandomState | None = _value(
+        None, "An int makes ``fit`` repeat its bits.", "generator", noted=False
+    )
+    verbose: int = _value(
+        0, "1 shows a progress bar, or a line a minute where there is no terminal; 2 a line an epoch.", "verbosity",
+        change=HARMLESS, noted=False,
+    )  # fmt: skip
+    _: KW_ONLY
+    n_masks: int | None = _value(
+        1,
+        "Connectivities that take turns, one a mini-batch; the model is the mixture over exactly these. None draws a fresh "
+        "one for every mini-batch (sections 4.1 and 4.2); the model is then the mixture over ``n_eval_masks`` further ones.",
+        "count",
+        Option(
+            "masks", "--masks", "N", "masks that take turns and then mix; 'unlimited': a fresh one each time", read="masks"
+        ),
+        optional=True,
+    )
+    resample: str = _one_of(
+        choices.RESAMPLE,
+        "What differs between masks: ordering and hidden degrees, the ordering only, the degrees only.",
+        Option("masks", "--resample", help="what masks differ in"),
+    )
+    n_eval_masks: int = _value(
+        300, "Masks of the model when ``n_masks`` is None.", "count",
+        Option("masks", "--eval-masks", "N", "masks of the mixture after --masks unlimited"),
+    )  # fmt: skip
+    n_val_masks: int = _value(
+        8, "Most masks, the first ones of the model, that validation rows are scored under while training.", "positive_int",
+        Option("masks", "--val-masks", "N", "most masks that validation rows are scored under in training"), change=ADJUSTABLE,
+    )  # fmt: skip
+    direct_connections: str = _one_of(
+        choices.DIRECT_CONNECTIONS,
+        "Weights A from the inputs to the output layer (section 4.4), or to every layer but the first, masked to be strictly "
+        "autoregressive.",
+        Option("network", "--direct", help="layers with direct connections from the inputs"),
+    )
+    connectivity_weights: bool = _value(
+        False, "Weights U that tell a unit how many inputs it is connected to (section 4.3).", "boolean",
+        Option("network", "--connectivity-weights", help="give each unit weights for how many inputs it is connected to"),
+    )  # fmt: skip
+    optimizer_params: Mapping[str, float] | None = _value(
+        None,
+        "The optimizer's constants other than the learning rate, by name: sgd ``lr_decay`` (c of 1 / (1 + c t)); momentum "
+        "``lr_decay, momentum``; adagrad ``eps``; adadelta and rmsprop ``rho, eps``; adam ``beta_1, beta_2, eps``.",
+        "constants",
+        Option("optimizer", "--optimizer-param", "NAME=X", "another constant, see below; may be repeated", read="constant"),
+    )
+    learning_rate_schedule: str | Callable[[int], float] = _one_of(
+        choices.SCHEDULES,
+        "What the learning rate is multiplied by in each epoch: 1; falling to 0 over ``max_epochs`` along a line or half a "
+        "cosine; or a function of the epoch's number (from 1).",
+        Option("optimizer", "--schedule", help="how the learning rate falls to 0 over --max-epochs"),
+        "choice_or_function",
+        or_else=" or callable",
+        change=ADJUSTABLE,
+    )
+    weight_decay: float = _value(
+        0.0,
+        "Weights, not biases, shrink by the factor ``1 - learning_rate * weight_decay`` a step, apart from the gradient.",
+        "non_negative_float",
+        Option("optimizer", "--weight-decay", "R", "weights shrink by rate * R a step"),
+    )
+    clip_norm: float | None = _value(
+        None, "Scale a larger gradient down to this Euclidean norm.", "positive_float",
+        Option("optimizer", "--clip-norm", "R", unset="never"), optional=True,
+    )  # fmt: skip
+    dropout: float = _value(
+        0.0, "Probability that a hidden unit is dropped for a row in training; the others are scaled up.", "probability",
+        Option("optimizer", "--dropout", "P", "probability that a hidden unit is dropped"),
+    )  # fmt: skip
+    validation_fraction: float | None = _value(
+        None, "Hold out this share of the rows given to ``fit`` for early stopping, when no ``X_val`` is given.", "fraction",
+        optional=True, change=ADJUSTABLE,
+    )  # fmt: skip
+    binarize: float | None = _value(
+        None, "Inputs above it count as 1, the others as 0. None demands 0/1 input.", "threshold", noted=False
+    )
+
+
+PARAMETERS: dict[str, About] = {stated.name: stated.metadata["about"] for stated in fields(HyperParameters)}
+DEFAULTS: dict[str, Any] = {stated.name: stated.default for stated in fields(HyperParameters)}
+
+Class = TypeVar("Class", bound=type)
+
+
+def documented(cls: Class) -> Class:
+    """Put the parameters into the docstring of a class, in the place of ``{parameters}``."""
+    from textwrap import fill
+
+    entries, indent = [], 8 * " "
+    for stated in fields(HyperParameters):
+        about = PARAMETERS[stated.name]
+        names = ", ".join(f'"{name}"' for name in about.choices)
+        kind = f"{{{names}}}{about.or_else}" if names else stated.type
+        meaning = fill(about.meaning, 127, initial_indent=indent, subsequent_indent=indent)
+        entries.append(f"{stated.name} : {kind}, default {stated.default!r}\n{meaning}")
+    cls.__doc__ = cls.__doc__ and cls.__doc__.replace("{parameters}", "\n    ".join(entries))
+    return cls

@@ -1,0 +1,296 @@
+"""The commands that fit, train and ensemble: what they print and write, checkpoints, fits that end early."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cli_cases import QUICK, SCRIPT, TINY, cut_short, run, scores, shown, stop_after, table, train
+from PIL import Image
+
+from made_fast import MADE, load
+from made_fast.cli import images, main, options, report
+from made_fast.kernels.layout import ACTIVATIONS
+from made_fast.kernels.optimizers import OPTIMIZERS
+from made_fast.tables import choices, datasets
+from made_fast.training.parameters import PARAMETERS
+from made_fast.training.run import FitRun
+
+
+def test_train_beats_the_baseline_and_prints_what_it_did(digits):
+    folder, text = digits
+    assert "digits: 64 inputs (8 x 8); 1297 train, 250 valid, 250 test rows\n" in text
+    model = load(folder / "model.safetensors")
+    assert f"64-64-64 relu, {model.n_parameters:,} parameters, float32, random ordering\n" in text
+    assert re.search(r"training +epoch \d+ of 40 is the best, [\d.]+ s, [\d,]+ rows/s, \d+ threads?, seed 0\n", text)
+    assert re.search(r"model file +\S+model\.safetensors \([\d.]+ kB\)\nsamples +\S+samples\.png \([\d.]+ kB\)\n$", text)
+    data = datasets.load("digits")
+    p = (data.train.sum(axis=0) + 1) / (len(data.train) + 2)
+    for name, (rows, made, bits, independent) in scores(text).items():
+        X = getattr(data, name)
+        nll, baseline = -model.score_samples(X), -np.where(X == 1, np.log(p), np.log(1 - p)).sum(axis=1)
+        assert rows == str(len(X))
+        assert made == f"{nll.mean():.3f} ± {nll.std(ddof=1) / np.sqrt(len(X)):.3f}"
+        assert bits == f"{nll.mean() / 64 / np.log(2):.4f}"
+        assert independent == f"{baseline.mean():.3f} ± {baseline.std(ddof=1) / np.sqrt(len(X)):.3f}"
+    assert list(scores(text)) == ["train", "valid", "test"]
+    assert -model.score(data.test) < baseline.mean() - 5
+
+
+@pytest.mark.parametrize(("name", "figure"), [("adult", 25.772), ("dna_made", 100.388)])
+def test_the_baseline_has_the_figures_of_the_data_sheet(name, figure, real_set):
+    sets = real_set(name)
+    assert report.independent_nll(sets["train"], sets["test"]).mean() == pytest.approx(figure, abs=5e-4)
+
+
+def test_a_seed_repeats_the_run_to_the_bit_for_any_number_of_threads(tmp_path):
+    def run(*more: object) -> tuple[object, ...]:
+        path, png = tmp_path / "m.safetensors", tmp_path / "s.png"
+        text = train("--hidden", 500, "--max-epochs", 5, "--out", path, "--samples", png, *more)
+        return scores(text), path.read_bytes(), png.read_bytes()
+
+    first = run("--seed", 0, "--threads", 1)
+    assert run("--seed", 0, "--threads", 2) == run("--seed", 0, "--threads", 3) == run("--seed", 0) == first
+    other = run("--seed", 1)
+    assert all(mine != others for mine, others in zip(first, other, strict=True))
+
+
+def test_a_run_without_seed_says_which_one_it_drew(tmp_path):
+    first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
+    seed = re.search(r"seed (\d+)", train("--out", first, "--max-epochs", 2))[1]
+    train("--out", second, "--max-epochs", 2, "--seed", seed)
+    assert first.read_bytes() == second.read_bytes()
+
+
+@pytest.mark.parametrize("hidden", [["--hidden", "none"], ["--hidden"], ["--hidden", "20", "30", "10"]])
+def test_hidden_layers(hidden, tmp_path):
+    path = tmp_path / "model.safetensors"
+    text = train("--out", path, *hidden)
+    sizes = tuple(int(n) for n in hidden[1:] if n != "none")
+    assert load(path).architecture.hidden_sizes == sizes
+    assert f"model       {'-'.join(map(str, (64, *sizes, 64)))}{' relu' if sizes else ''}," in text
+
+
+def test_every_option_reaches_the_estimator(tmp_path):
+    path = tmp_path / "model.safetensors"
+    given = {
+        "activation": "softsign", "ordering": "natural", "degrees": "uniform", "optimizer": "rmsprop", "learning_rate": 0.002,
+        "batch_size": 33, "max_epochs": 3, "patience": 2, "weight_init": "orthogonal", "dtype": "float64", "n_masks": 3,
+        "resample": "connectivity", "n_eval_masks": 7, "n_val_masks": 2, "direct_connections": "all",
+        "learning_rate_schedule": "cosine", "weight_decay": 0.1, "clip_norm": 2.5, "dropout": 0.25,
+    }  # fmt: skip
+    options = (word for name, value in given.items() for word in (PARAMETERS[name].option.flag, value))
+    constants = ("--optimizer-param", "rho=0.8", "--optimizer-param", "eps=1e-4")
+    train("--out", path, "--hidden", 20, 30, "--connectivity-weights", *constants, *options)
+    given |= {"connectivity_weights": True, "hidden_sizes": [20, 30], "optimizer_params": {"rho": 0.8, "eps": 1e-4}}
+    model = load(path)
+    assert {name: model.hyper[name] for name in given} == given
+    assert set(given) == {name for name, about in PARAMETERS.items() if about.option}
+    assert (model.architecture.direct, model.architecture.connectivity_weights, model.n_masks) == ("all", True, 3)
+    assert model.architecture.activation == "softsign"
+    assert model.dtype == np.float64
+    assert list(model.masks.orderings[0]) == list(range(1, 65))
+
+
+def test_names_and_defaults_are_those_of_the_package():
+    assert ACTIVATIONS[1:] == choices.ACTIVATIONS
+    assert set(choices.OPTIMIZERS) == set(OPTIMIZERS)
+    args = vars(options.parser().parse_args(["train", "digits"]))
+    assert OPTIMIZERS["adam"].hyper[0] == MADE().learning_rate
+    assert {name: args[name] for name in PARAMETERS if name in args} == {
+        name: None if about.option.unset else getattr(MADE(), name) for name, about in PARAMETERS.items() if about.option
+    }
+
+
+@pytest.mark.parametrize("command", ["train", "ensemble --members 2"])
+def test_real_values_go_through_the_threshold_then_and_later(command, real_csv, tmp_path, capsys):
+    path, data = str(tmp_path / "model.safetensors"), str(real_csv)
+    trained = run(f"{command} {data} --threshold 0.7 --out {path} {' '.join(QUICK)}", capsys).out
+    assert "160 train, 20 valid, 20 test rows; values > 0.7 are 1\n" in trained
+    again = run(f"evaluate {path} {data} --valid-fraction 0.1 --test-fraction 0.1", capsys).out
+    assert scores(again) == scores(trained)
+    model, X = load(path), np.loadtxt(real_csv, delimiter=",")
+    assert model.binarize == 0.7
+    assert (model.score_samples(X) == model.with_input(None).score_samples(X > 0.7)).all()
+    assert "numbers; those > 0.7 count as 1" in run(f"info {path}", capsys).out
+
+
+def test_without_validation_rows_the_last_epoch_is_kept(real_csv, tmp_path, capsys):
+    options = f"--threshold 0.7 --valid-fraction 0 --test-fraction 0 --out {tmp_path}/m.safetensors {' '.join(QUICK)}"
+    text = run(f"train {real_csv} {options}", capsys).out
+    assert "6 inputs; 200 train rows;" in text
+    assert "training    40 epochs, " in text
+    assert list(scores(text)) == ["train"]
+
+
+def test_progress_is_shown_on_stderr_unless_quiet(tmp_path, capsys):
+    quick = [*QUICK[:-1], "--max-epochs", "2", "--out", str(tmp_path / "m.safetensors")]
+    assert main(["train", "digits", *quick]) == 0
+    assert "validation" in capsys.readouterr().err
+    assert main(["train", "digits", *quick, "--quiet"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_a_model_of_one_mask_learns_from_gaps(tiny, tmp_path, capsys):
+    options = f"{' '.join(TINY)} --max-epochs 5 --out {tmp_path}/m.safetensors"
+    text, err = run(f"train {tiny}/gaps.csv {options}", capsys)
+    assert "gaps: 12 inputs; 82 train, 10 valid, 10 test rows; " in text
+    assert err == ""
+
+
+# Cut short
+
+
+@cut_short
+def test_training_that_is_cut_short_keeps_the_best_parameters(error, code, monkeypatch, tmp_path, capsys):
+    path = tmp_path / "model.safetensors"
+    stop_after(3, error, monkeypatch)
+    assert main(["train", "digits", *QUICK, "--out", str(path), "--seed", "0"]) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("made-fast: ")
+    assert err.endswith(f"The best parameters so far, those of epoch 3, are saved in {path}.\n")
+    assert err.count("\n") == 1
+    assert load(path).hyper["best_epoch"] == 3
+    monkeypatch.undo()
+    train("--out", tmp_path / "whole.safetensors", "--max-epochs", 3, "--seed", 0)
+    assert (load(path).source.theta == load(tmp_path / "whole.safetensors").source.theta).all()
+
+
+@cut_short
+def test_nothing_is_saved_before_the_first_epoch_ends(error, code, monkeypatch, tmp_path, capsys):
+    stop_after(0, error, monkeypatch)
+    assert main(["train", "digits", *QUICK, "--out", str(tmp_path / "model.safetensors")]) == code
+    assert capsys.readouterr().err.endswith("Nothing was saved: no epoch was finished.\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+@cut_short
+@pytest.mark.usefixtures("in_tiny")
+def test_an_ensemble_that_is_cut_short_is_not_saved(error, code, monkeypatch, capsys):
+    stop_after(1, error, monkeypatch)
+    assert main(["ensemble", "x.npz", "--members", "2", "--quiet", "--jobs", "1", "--out", "e.safetensors"]) == code
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert "Nothing was saved" in err
+    assert not Path("e.safetensors").exists()
+
+
+def test_ctrl_c_in_a_real_training(tmp_path):
+    path = tmp_path / "model.safetensors"
+    script = f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler); {SCRIPT}"  # a job may inherit none
+    endless = ["train", "digits", "--max-epochs", "99999", "--patience", "99999", "--out", str(path)]
+    process = subprocess.Popen([sys.executable, "-c", script, *endless], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    with process:
+        seen = b""
+        while b"best: epoch" not in seen:
+            line = os.read(process.stderr.fileno(), 4096)
+            assert line, seen
+            seen += line
+        process.send_signal(signal.SIGINT)
+        try:
+            out, err = process.communicate(timeout=10)
+        finally:
+            process.kill()
+    assert (process.returncode, out) == (130, b"")
+    assert re.search(rb"(?m)^made-fast: interrupted. The best parameters so far, those of epoch \d+, are saved in ", err)
+    assert -load(path).score(datasets.load("digits").test) < 64 * np.log(2)  # however few epochs there were
+
+
+# Checkpoints
+
+
+@pytest.mark.usefixtures("in_tiny")
+def test_resume_goes_on_to_the_bit(capsys):
+    common = "train x.npz --masks unlimited --eval-masks 3 --hidden 20 --dropout 0.1 --quiet"
+    whole = run(f"{common} --seed 5 --max-epochs 7 --out whole.safetensors", capsys).out
+    run(f"{common} --seed 5 --max-epochs 4 --out half.safetensors --checkpoint c --checkpoint-every 3", capsys)
+    resumed = run(f"{common} --max-epochs 7 --out resumed.safetensors --checkpoint c --resume", capsys).out
+    assert Path("resumed.safetensors").read_bytes() == Path("whole.safetensors").read_bytes()
+    assert scores(resumed) == scores(whole)
+    course = r"training +epoch \d of 7 is the best, on from epoch 4, [\d.]+ s, [\d,]+ rows/s, \d+ threads?, seed 5\n"
+    assert re.search(course, resumed)
+    again = run(f"{common} --max-epochs 7 --out again.safetensors --checkpoint c --resume", capsys).out
+    assert "on from epoch 7," in again
+    assert Path("again.safetensors").read_bytes() == Path("whole.safetensors").read_bytes()
+
+
+@pytest.mark.usefixtures("in_tiny")
+def test_resume_refuses_what_the_checkpoint_does_not_go_with(capsys):
+    common = ["train", "x.npz", "--max-epochs", "2", "--quiet", "--out", "m.safetensors", "--checkpoint", "c", "--seed", "1"]
+    assert main([*common, "--resume"]) == 0  # nothing is there yet: it begins
+    np.save("wide.npy", np.eye(16))
+    for change, message in (
+        (["--hidden", "20"], "c was made with --hidden = [500], but the options say [20]. Repeat the options"),
+        (["--masks", "3"], "--masks = 1, but the options say 3"),
+        (["--seed", "2"], "--seed = 1, but the options say 2"),
+        (["--optimizer-param", "eps=0.1"], '--optimizer-param = null, but the options say {"eps": 0.1}'),
+    ):
+        assert main([*common, "--resume", *change]) == 2
+        assert message in capsys.readouterr().err
+    for data, message in (("wide.npy", "c is a checkpoint for 12 inputs, but wide.npy has 16."), ("gaps.npz", "got NaN")):
+        assert main(["train", data, *common[2:], "--max-epochs", "4", "--resume"]) == 2
+        assert message in capsys.readouterr().err
+    Path("c").unlink()
+    Path("c").write_bytes(b"x" * 100)
+    assert main([*common, "--resume"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.usefixtures("in_tiny")
+def test_a_fit_cut_short_can_go_on(monkeypatch, capsys):
+    common, epoch = "train x.npz --hidden 20 --quiet --seed 5 --max-epochs 6 --checkpoint c --out", FitRun.epoch
+    stop_after(3, KeyboardInterrupt(), monkeypatch)
+    assert main([*common.split(), "m.safetensors"]) == 130
+    assert capsys.readouterr().err.endswith("are saved in m.safetensors. To go on, add --resume.\n")
+    monkeypatch.setattr(FitRun, "epoch", epoch)
+    run(f"{common} m.safetensors --resume", capsys)
+    run(f"{common} whole.safetensors", capsys)
+    assert Path("m.safetensors").read_bytes() == Path("whole.safetensors").read_bytes()
+
+
+# ensemble
+
+
+@pytest.mark.usefixtures("in_tiny")
+@pytest.mark.parametrize("weights", ["equal", "em"])
+def test_an_ensemble_is_a_file_for_every_command(weights, capsys):
+    options = f"--members 3 --weights {weights} --masks 2 --hidden 16 --max-epochs 8 --learning-rate 0.01 --seed 0 --quiet"
+    text = run(f"ensemble x.npz {options} --out e.safetensors --samples s.png --shape 3x4 --jobs 2", capsys).out
+    model, sets = load("e.safetensors"), np.load("x.npz")
+    found = table(text, "members")
+    assert re.search(r"training +best epochs \d of 8, \d of 8, \d of 8, [\d.]+ s, \d+ threads?, seed 0\n", text)
+    for m, (cells, weight) in enumerate(zip(found.values(), model.weights, strict=True)):
+        assert cells == [f"{weight:.4f}", *(shown(-model.score_samples(X, member=m)) for X in sets.values())]
+    assert list(found) == ["member 0", "member 1", "member 2"]
+    assert (model.weights == 1 / 3).all() == (weights == "equal")
+    for name, X in sets.items():
+        assert scores(text)[name][1] == shown(-model.score_samples(X))
+    assert (np.asarray(Image.open("s.png")) == images.grid(model.sample(100, 0), (3, 4))).all()
+    again = run("evaluate e.safetensors x.npz", capsys).out
+    assert (scores(again), table(again, "members")) == (scores(text), found)
+    assert "ensemble of 3, " in again
+    run("sample e.safetensors --out s.npy --seed 1 -n 20", capsys)
+    assert (np.load("s.npy") == model.sample(20, 1)).all()
+    run("impute e.safetensors gaps.csv --out x.npy --members 2", capsys)
+    assert (np.load("x.npy") == model.impute(np.load("gaps.npz")["test"], n_members=2)).all()
+    text = run("info e.safetensors", capsys).out
+    assert re.search(rf"^  member 1 +weight {model.weights[1]:.4f}, 12-16-12 relu, 2 masks, ", text, re.M)
+    assert re.search(rf'^  weights +"{weights}"$', text, re.M)
+    assert re.search(r"^  n_masks +2$", text, re.M)
+    assert main(["evaluate", "e.safetensors", "x.npz", "--plot", "x.png"]) == 2
+    assert "e.safetensors is no model of several" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("in_tiny")
+def test_an_ensemble_repeats_to_the_bit(capsys):
+    options = "--members 2 --hidden 16 --max-epochs 3 --seed 4 --quiet"
+    for name, more in (("a", "--jobs 1"), ("b", "--jobs 2 --threads 3")):
+        run(f"ensemble gaps.npz {options} --out {name}.safetensors {more}", capsys)
+    assert Path("a.safetensors").read_bytes() == Path("b.safetensors").read_bytes()

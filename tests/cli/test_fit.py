@@ -160,7 +160,7 @@ def test_training_that_is_cut_short_keeps_the_best_parameters(error, code, monke
     assert load(path).hyper["best_epoch"] == 3
     monkeypatch.undo()
     train("--out", tmp_path / "whole.safetensors", "--max-epochs", 3, "--seed", 0)
-    assert (load(path).source.theta == load(tmp_path / "whole.safetensors").source.theta).all()
+    assert (load(path).source.vector == load(tmp_path / "whole.safetensors").source.vector).all()
 
 
 @cut_short

@@ -110,27 +110,21 @@ class Architecture:
         blocks = 100_000_000 // (BLOCK * (self.n_packed + 2000))
         return BLOCK * min(max(blocks, 1), 64)
 
-    def walk_scratch(self, dtype: np.dtype[Any]) -> Scratch:
-        """Return the workspace for ``Network.walk`` on this thread."""
-        return scratch(*self._walk_block, dtype)
-
-    def score_scratch(self, dtype: np.dtype[Any], block: int) -> Scratch:
-        """Return the workspace for scoring ``block`` rows at a time on this thread."""
-        reals, ints = self._score_row
-        return scratch(reals * block, ints * block, dtype)
-
     @once
-    def _walk_block(self) -> tuple[int, int]:
+    def walk_room(self) -> tuple[int, int]:
+        """Sizes of the scratch of ``Network.walk``, for a block of rows."""
         return panels.sample_workspace(self._no_layout, BLOCK)
 
     @once
-    def _score_row(self) -> tuple[int, int]:
+    def score_room(self) -> tuple[int, int]:
+        """Sizes of the scratch of ``Network.score``, for one row."""
         return panels.score_workspace(self._no_layout, 1)
 
-    def shared_train_workspace(self, batch_size: int, n_ranks: int) -> tuple[int, int]:
-        """Return the scratch that ``train_shared`` needs, see ``made_fast.kernels.layout``."""
-        layers, n_live, panel_start = self._no_layout
-        layouts = panels.Layout(layers[None], n_live[None], panel_start[None])
+    def train_room(self, batch_size: int, n_ranks: int, *, shared: bool) -> tuple[int, int]:
+        """Return the sizes of the scratch of training steps on parameters of one connectivity or shared ones."""
+        if not shared:
+            return panels.train_workspace(self._no_layout, batch_size)
+        layouts = panels.Layout(*(table[None] for table in self._no_layout))
         return panels.shared_train_workspace(layouts, self.shared_layout, batch_size, n_ranks)
 
     @once

@@ -93,12 +93,15 @@ class Parameters(ABC):
         """Return the network under a connectivity."""
 
     @abstractmethod
-    def train_scratch(self, batch_size: int, n_ranks: int, *, gradient: bool) -> TrainScratch:
-        """Return the workspace of training steps on this thread; ``gradient``: each needs its whole gradient at once."""
-
-    @abstractmethod
     def training(self, batches: Batches, turn: Turn | None) -> Callable[..., None]:
         """Return the kernel that trains these parameters on such rows; it takes (dropout, update, scratch, nll, crew)."""
+
+    def train_scratch(self, batch_size: int, n_ranks: int, *, gradient: bool) -> TrainScratch:
+        """Return the workspace of training steps on this thread; ``gradient``: each needs its whole gradient at once."""
+        a, dtype, shared = self.architecture, self.dtype, self.connectivity is None
+        n, whole = a.n_packed if shared else 0, panels.aligned_empty(len(self.vector) if gradient else 0, dtype)
+        room = scratch(*a.train_room(batch_size, n_ranks, shared=shared), dtype)
+        return TrainScratch(whole, panels.aligned_empty(n, dtype), panels.aligned_zeros(n, dtype), *room)
 
     @once
     def guarded(self) -> bool:
@@ -173,13 +176,6 @@ class Shared(Parameters):
         network.watched, vars(network)["guarded"] = self.watched, self.guarded
         return network
 
-    def train_scratch(self, batch_size: int, n_ranks: int, *, gradient: bool) -> TrainScratch:
-        """See :meth:`Parameters.train_scratch`."""
-        a, dtype = self.architecture, self.dtype
-        whole = panels.aligned_empty(len(self.vector) if gradient else 0, dtype)
-        theta, dtheta = panels.aligned_empty(a.n_packed, dtype), panels.aligned_zeros(a.n_packed, dtype)
-        return TrainScratch(whole, theta, dtheta, *scratch(*a.shared_train_workspace(batch_size, n_ranks), dtype))
-
     def training(self, batches: Batches, turn: Turn | None) -> Callable[..., None]:
         """See :meth:`Parameters.training`."""
         assert turn is not None
@@ -237,12 +233,6 @@ class Network(Parameters):
                 "Train with n_masks=None for answers under any."
             )
         return self
-
-    def train_scratch(self, batch_size: int, n_ranks: int, *, gradient: bool) -> TrainScratch:
-        """See :meth:`Parameters.train_scratch`."""
-        whole = panels.aligned_empty(len(self.vector) if gradient else 0, self.dtype)
-        none = np.empty(0, self.dtype)
-        return TrainScratch(whole, none, none, *scratch(*panels.train_workspace(self.layout, batch_size), self.dtype))
 
     def training(self, batches: Batches, turn: Turn | None) -> Callable[..., None]:
         """See :meth:`Parameters.training`; whose turn it is does not matter."""
@@ -308,7 +298,9 @@ class Network(Parameters):
         A uniform below 0 puts in a 1, one above 1 a 0: so evidence is given. On the caller's thread; (n, D) uint8.
         """
         x = np.empty(uniforms.shape, np.uint8)
-        kernels.active.sample(self.vector, *self.layout, uniforms, BLOCK, *self.architecture.walk_scratch(self.dtype), x)
+        kernels.active.sample(
+            self.vector, *self.layout, uniforms, BLOCK, *scratch(*self.architecture.walk_room, self.dtype), x
+        )
         if self.guarded:  # a comparison with NaN has left no trace
             self.score_bits(data.pack_rows(x, np.arange(self.architecture.n_inputs)), 1)
         return x
@@ -341,7 +333,7 @@ class Network(Parameters):
 
     def _for_rows(self, n: int, bits_of: Callable[[slice], Bits], n_threads: int, work: Callable[..., None]) -> None:
         """Call ``work(part, bits, sparse, block, reals, ints)`` on slices of the rows 0..n - 1, spread over threads."""
-        rows, block = self.architecture.chunk_rows, min(n, BLOCK)
+        rows, block, (reals, ints) = self.architecture.chunk_rows, min(n, BLOCK), self.architecture.score_room
         if n_threads > 1:  # so that the ranks end at about the same time
             least = max(1, rows // BLOCK // 4) * BLOCK
             rows = max(least, min(rows, -(-n // (4 * n_threads * BLOCK)) * BLOCK))
@@ -349,7 +341,7 @@ class Network(Parameters):
         def chunk(i: int, _: int) -> None:
             part = slice(i * rows, min(n, (i + 1) * rows))
             bits = bits_of(part)
-            workspace = self.architecture.score_scratch(self.dtype, block)
+            workspace = scratch(reals * block, ints * block, self.dtype)
             work(part, bits, data.density(bits, self.architecture.n_inputs) < SPARSE_BELOW, block, *workspace)
 
         if n <= rows:

@@ -75,7 +75,8 @@ def encode(path: StrPath, state: FitState, params: recipe.Params) -> tuple[dict[
     a checkpoint can hold.
     """
     trainer, turns = state.trainer, state.trainer.turns
-    tensors, metadata = modelfile.encode(modelfile.Content(trainer.parameters, trainer.masks, trainer.rule, {}))
+    rule = None if turns is None else turns.rule
+    tensors, metadata = modelfile.encode(modelfile.Content(trainer.parameters, trainer.masks, rule, {}))
     plain = recipe.plain(params)
     if not isinstance(params["random_state"], int | None):
         plain["random_state"] = None  # it has done its work: the trainer has its own

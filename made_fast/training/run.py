@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from made_fast.inference.model import MADEModel
 from made_fast.inference.queries import log_p_observed
 from made_fast.kernels.layout import aligned_copy, aligned_empty, copy_into
 from made_fast.tables import arguments, data
@@ -68,8 +67,7 @@ class Validation:
     def _log_p(self, trainer: Trainer, n_threads: int) -> NDArray[np.float64]:
         """Return log p of each row, added up over the masks that are mixed."""
         if self.table is not None:
-            model = MADEModel(trainer.parameters, trainer.masks, rule=trainer.rule, binarize=self.binarize)
-            log_p: NDArray[np.float64] = log_p_observed(model, self.table, n_threads)
+            log_p: NDArray[np.float64] = log_p_observed(trainer.model(binarize=self.binarize), self.table, n_threads)
             return log_p
         total: Any = -np.inf
         for k, bits in enumerate(self.bits):

@@ -94,12 +94,5 @@ class FitState:
 
     def model(self, params: recipe.Params) -> MADEModel:
         """Return the model that has the best parameters so far: themselves, not a copy, read-only."""
-        trainer, best = self.trainer, self.best_parameters
-        return MADEModel(
-            trainer.parameters if best is None else trainer.parameters.with_vector(best),
-            trainer.masks,
-            rule=trainer.rule,
-            binarize=params["binarize"],
-            hyper=recipe.notes(params),
-            feature_names=self.names,
-        )
+        more = {"binarize": params["binarize"], "hyper": recipe.notes(params), "feature_names": self.names}
+        return self.trainer.model(self.best_parameters, **more)

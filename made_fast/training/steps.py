@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from made_fast import kernels
+from made_fast.inference.model import MADEModel
 from made_fast.kernels import layout as panels
 from made_fast.kernels.optimizers import Optimizer
 from made_fast.kernels.records import Batches, Crew, Dropout, TrainScratch, Update
 from made_fast.network.architecture import Architecture
-from made_fast.network.masks import MaskRule, MaskSet
+from made_fast.network.masks import MaskSet
 from made_fast.network.network import SPARSE_BELOW, Parameters
 from made_fast.system import threads
 from made_fast.tables import data
@@ -112,10 +113,10 @@ class Trainer:
         """That of the network."""
         return self.parameters.architecture
 
-    @property
-    def rule(self) -> MaskRule | None:
-        """How fresh masks are drawn, if they are."""
-        return None if self.turns is None else self.turns.rule
+    def model(self, vector: NDArray[Any] | None = None, **options: Any) -> MADEModel:
+        """Return the model that has these parameters, by default the trainer's: themselves, not a copy, read-only."""
+        parameters = self.parameters if vector is None else self.parameters.with_vector(vector)
+        return MADEModel(parameters, self.masks, rule=None if self.turns is None else self.turns.rule, **options)
 
     def detach(self) -> NDArray[Any]:
         """Go on with a copy of the parameters, and return the old ones, which no longer change."""

@@ -15,8 +15,6 @@ from made_fast.network.masks import (
     MaskRule,
     MaskSet,
     draw_connectivity,
-    draw_degrees,
-    draw_ordering,
 )
 from made_fast.tables.choices import DEGREE_RULES, DIRECT_CONNECTIONS, RESAMPLE
 
@@ -42,7 +40,11 @@ def same(a: Connectivity, b: Connectivity) -> bool:
 def test_degrees_keep_to_their_range(n_inputs, hidden_sizes, rule):
     for seed in range(20):
         smallest = 1
-        for m, size in zip(draw_degrees(n_inputs, hidden_sizes, rule, np.random.default_rng(seed)), hidden_sizes, strict=True):
+        for m, size in zip(
+            draw_connectivity(n_inputs, hidden_sizes, "natural", rule, np.random.default_rng(seed)).degrees,
+            hidden_sizes,
+            strict=True,
+        ):
             assert m.shape == (size,)
             assert m.dtype == np.int32
             assert m.min() >= smallest
@@ -64,7 +66,7 @@ def test_stratified_degrees_reach_every_output_that_can_have_inputs(n_inputs, hi
 
 def test_uniform_degrees_do_leave_outputs_without_input():
     """The paper's rule has the gap that the default closes; if it had not, the default would need no reason."""
-    m = draw_degrees(784, (500,), "uniform", np.random.default_rng(0))[0]
+    m = draw_connectivity(784, (500,), "natural", "uniform", np.random.default_rng(0)).degrees[0]
     assert m.min() > 1  # the output at place 2 sees nothing
 
 
@@ -100,18 +102,18 @@ def test_staircase_is_the_sorted_mask(n_inputs, hidden_sizes, rule):
 
 def test_layers_of_equal_width_draw_different_degrees():
     for rule in ("stratified", "uniform"):
-        first, second = draw_degrees(100, (200, 200), rule, np.random.default_rng(0))
+        first, second = draw_connectivity(100, (200, 200), "natural", rule, np.random.default_rng(0)).degrees
         assert (first != second).any()
         assert (np.sort(first) != np.sort(second)).any()
 
 
 def test_orderings():
     rng = np.random.default_rng(0)
-    assert draw_ordering(4, "natural", rng).tolist() == [1, 2, 3, 4]
-    assert draw_ordering(3, [3, 1, 2], rng).tolist() == [3, 1, 2]
+    assert draw_connectivity(4, (), "natural", "uniform", rng).ordering.tolist() == [1, 2, 3, 4]
+    assert draw_connectivity(3, (), [3, 1, 2], "uniform", rng).ordering.tolist() == [3, 1, 2]
     counts = np.zeros((4, 4))
     for _ in range(4000):
-        counts[np.arange(4), draw_ordering(4, "random", rng) - 1] += 1
+        counts[np.arange(4), draw_connectivity(4, (), "random", "uniform", rng).ordering - 1] += 1
     assert chisquare(counts[0]).pvalue > 1e-4
     assert chisquare(counts[:, 0]).pvalue > 1e-4
 

@@ -11,13 +11,15 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from itertools import pairwise
-from typing import Any, ClassVar, Self, TypeAlias
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from made_fast import data, kernels, threads
 from made_fast.kernels import layout as panels
+from made_fast.kernels import records
+from made_fast.kernels.records import Net, Scratch
 from made_fast.masks import Connectivity, MaskSet, Staircase, read_only
 from made_fast.once import once
 
@@ -54,7 +56,6 @@ OVERFLOW = (
 )
 
 Bits = NDArray[np.uint64]
-Scratch: TypeAlias = "tuple[NDArray[Any], NDArray[np.int32]]"
 
 
 @dataclass(frozen=True)
@@ -231,7 +232,8 @@ class Shared(_Parameters):
         theta = panels.aligned_empty(panels.n_parameters(layout), self.values.dtype)
 
         def pack() -> None:
-            kernels.active.pack(self.values, self.architecture.shared_layout, _order(staircase), theta, *layout)
+            shared = records.Shared(self.values, self.architecture.shared_layout)
+            kernels.active.pack(shared, _order(staircase), Net(theta, *layout))
 
         if len(theta) < HUGE:
             pack()
@@ -280,6 +282,7 @@ class Network(_Parameters):
         self.connectivity = connectivity
         self.staircase = staircase or connectivity.staircase(architecture.direct)
         self.layout = layout or architecture.layout(self.staircase)
+        self._net = Net(theta, *self.layout)
 
     @property
     def order(self) -> NDArray[np.intp]:
@@ -306,7 +309,7 @@ class Network(_Parameters):
         places = self.architecture.n_inputs if n_places is None else n_places
 
         def work(part: slice, bits: Bits, *rest: Any) -> None:
-            kernels.active.score(self.theta, *self.layout, bits, places, *rest, log_p[part])
+            kernels.active.score(self._net, bits, places, *rest, log_p[part])
 
         self._for_rows(n, bits_of, n_threads, work)
         if self.guarded:
@@ -329,7 +332,7 @@ class Network(_Parameters):
         feature = self.connectivity.ordering - 1
 
         def work(part: slice, *bits_and_scratch: Any) -> None:
-            kernels.active.conditionals(self.theta, *self.layout, *bits_and_scratch, proba[part])
+            kernels.active.conditionals(self._net, *bits_and_scratch, proba[part])
             if by_feature:  # while these rows are in the cache
                 proba[part] = proba[part].take(feature, axis=1)
 
@@ -355,19 +358,19 @@ class Network(_Parameters):
         A uniform below 0 puts in a 1, one above 1 a 0: so evidence is given. On the caller's thread; (n, D) uint8.
         """
         x = np.empty(uniforms.shape, np.uint8)
-        kernels.active.sample(self.theta, *self.layout, uniforms, BLOCK, *self.architecture.walk_scratch(self.theta.dtype), x)
+        kernels.active.sample(self._net, uniforms, BLOCK, self.architecture.walk_scratch(self.theta.dtype), x)
         if self.guarded:  # a comparison with NaN has left no trace
             self.score_bits(data.pack_rows(x, np.arange(self.architecture.n_inputs)), 1)
         return x
 
     def dense(self) -> dict[str, Any]:
         """Return the network as plain arrays in the original order; see ``MADEModel.to_dense``."""
-        from made_fast.kernels import dense  # a server seldom needs it
+        from made_fast.kernels.reference import dense  # a server seldom needs it
 
         sorts, L = self.staircase.sorts, len(self.connectivity.degrees)
 
         def original(row: int, below: NDArray[np.intp], above: NDArray[np.intp]) -> tuple[NDArray[Any], NDArray[Any]]:
-            W_sorted, mask, b_sorted = dense.unpack_layer(self.theta, *self.layout, row)
+            W_sorted, mask, b_sorted = dense.unpack_layer(self._net, row)
             W, b = np.empty(W_sorted.T.shape, W_sorted.dtype), np.empty_like(b_sorted)
             for part in data.chunks(len(above), len(below)):  # Ctrl-C is answered in between
                 W[np.ix_(above[part], below)] = np.where(mask[:, part], W_sorted[:, part], 0).T
@@ -387,7 +390,7 @@ class Network(_Parameters):
         }
 
     def _for_rows(self, n: int, bits_of: Callable[[slice], Bits], n_threads: int, work: Callable[..., None]) -> None:
-        """Call ``work(part, bits, sparse, block, reals, ints)`` on slices of the rows 0..n - 1, spread over threads."""
+        """Call ``work(part, bits, sparse, block, scratch)`` on slices of the rows 0..n - 1, spread over threads."""
         rows, block = self.architecture.chunk_rows, min(n, BLOCK)
         if n_threads > 1:  # so that the ranks end at about the same time
             least = max(1, rows // BLOCK // 4) * BLOCK
@@ -397,7 +400,7 @@ class Network(_Parameters):
             part = slice(i * rows, min(n, (i + 1) * rows))
             bits = bits_of(part)
             workspace = self.architecture.score_scratch(self.theta.dtype, block)
-            work(part, bits, data.density(bits, self.architecture.n_inputs) < SPARSE_BELOW, block, *workspace)
+            work(part, bits, data.density(bits, self.architecture.n_inputs) < SPARSE_BELOW, block, workspace)
 
         if n <= rows:
             chunk(0, 0)
@@ -427,10 +430,10 @@ def scratch(reals: int, ints: int, dtype: np.dtype[Any]) -> Scratch:
     Memory fresh from the system costs a page fault every 4 KB, which costs up to a tenth of the time of scoring.
     """
     if reals < SMALL:
-        return np.empty(reals, dtype), np.empty(ints, np.int32)
+        return Scratch(np.empty(reals, dtype), np.empty(ints, np.int32))
     start = -(-reals * dtype.itemsize // 64) * 64  # of the integers
     n = start + 4 * ints
     raw = _kept.raw if len(_kept.raw) >= n else panels.aligned_empty(n, np.uint8)
     if n <= MOST_KEPT:
         _kept.raw = raw
-    return raw[: reals * dtype.itemsize].view(dtype), raw[start:n].view(np.int32)
+    return Scratch(raw[: reals * dtype.itemsize].view(dtype), raw[start:n].view(np.int32))

@@ -22,14 +22,14 @@ from numpy.typing import NDArray
 
 from made_fast import data, kernels, threads
 from made_fast.kernels import layout as panels
+from made_fast.kernels import records
+from made_fast.kernels.layout import CALL_OFF
+from made_fast.kernels.records import Batches, Crew, Dropout, Masks, Net, TrainScratch, Update
 from made_fast.kernels.optimizers import Optimizer
 from made_fast.masks import MaskRule, MaskSet
 from made_fast.network import SPARSE_BELOW, Architecture, Network, Shared, scratch
 
 __all__ = ["FixedTrainer", "SharedTrainer", "Trainer", "TrainingRows"]
-
-CALL_OFF = 48
-"""Where in ``sync`` the kernels look, while they wait for other ranks, whether to give up."""
 
 CALL_SECONDS = 0.04
 """Length of one call into the training kernel: between calls Ctrl-C is answered."""
@@ -70,7 +70,7 @@ class TrainingRows(NamedTuple):
 
 
 Train: TypeAlias = Callable[..., None]
-"""A training kernel that lacks only scratch, ``nll``, ``rank``, ``n_ranks`` and ``sync``."""
+"""A training kernel that lacks only scratch, ``nll`` and the crew."""
 
 
 @dataclass
@@ -151,12 +151,16 @@ class Trainer(ABC):
         self.step = 0
 
     @abstractmethod
-    def _scratch(self, batch_size: int, n_ranks: int) -> tuple[NDArray[Any], ...]:
+    def _scratch(self, batch_size: int, n_ranks: int) -> TrainScratch:
         """Return the workspace of an epoch."""
 
     @abstractmethod
     def _kernel(self, rows: TrainingRows, part: NDArray[np.int64], batch_size: int, sparse: bool) -> Train:
         """Return what makes the steps on the rows ``part``."""
+
+    def _update(self) -> Update:
+        """Return the optimiser as it is at this step."""
+        return Update(self.optimizer.code, self.step, self.hyper, self.state)
 
     def _steps_ahead(self, batch_size: int) -> int:
         """Return the most steps that the next call may make."""
@@ -180,10 +184,10 @@ class Trainer(ABC):
             nll = losses[done // batch_size :][: -(-len(part) // batch_size)]
             begin = time.perf_counter()
             train = self._kernel(rows, part, batch_size, sparse)
-            sync = panels.aligned_zeros(64, np.int32)
+            sync = panels.aligned_zeros(panels.SYNC, np.int32)
 
             def work(rank: int, train: Train = train, sync: Any = sync, nll: Any = nll) -> None:
-                train(*workspace, nll, rank, n_ranks, sync)
+                train(workspace, nll, Crew(rank, n_ranks, sync))
 
             def call_off(sync: Any = sync) -> None:
                 sync[CALL_OFF] = 1
@@ -249,14 +253,19 @@ class FixedTrainer(Trainer):
         same = self._network
         return Network(self.architecture, same.connectivity, parameters, same.staircase, same.layout).sealed()
 
-    def _scratch(self, batch_size: int, n_ranks: int) -> tuple[NDArray[Any], ...]:
-        return scratch(*panels.train_workspace(self._network.layout, batch_size), self.parameters.dtype)
+    def _scratch(self, batch_size: int, n_ranks: int) -> TrainScratch:
+        none = np.empty(0, self.parameters.dtype)
+        room = scratch(*panels.train_workspace(self._network.layout, batch_size), self.parameters.dtype)
+        return TrainScratch(none, none, none, *room)
 
     def _kernel(self, rows: TrainingRows, part: NDArray[np.int64], batch_size: int, sparse: bool) -> Train:
         return partial(
-            kernels.active.train, self.parameters, *self._network.layout, rows.bits, rows.weights, part, batch_size, sparse,
-            self.optimizer.code, self.step, self.hyper, self.state,
-        )  # fmt: skip
+            kernels.active.train,
+            Net(self.parameters, *self._network.layout),
+            Batches(rows.bits, rows.weights, part, batch_size, sparse),
+            Dropout(np.empty((0, 1), np.uint64), 0.0),
+            self._update(),
+        )
 
 
 @dataclass
@@ -340,9 +349,9 @@ class SharedTrainer(Trainer):
         """Say whether a step needs its whole gradient before the update."""
         return self._missing is not None or self.hyper[5] > 0
 
-    def _scratch(self, batch_size: int, n_ranks: int) -> tuple[NDArray[Any], ...]:
+    def _scratch(self, batch_size: int, n_ranks: int) -> TrainScratch:
         dtype, n = self.parameters.dtype, self.architecture.n_packed
-        return (
+        return TrainScratch(
             panels.aligned_empty(len(self.parameters) if self._needs_gradient() else 0, dtype),
             panels.aligned_empty(n, dtype),
             panels.aligned_zeros(n, dtype),
@@ -362,10 +371,14 @@ class SharedTrainer(Trainer):
             part, groups, masks = _pattern_groups(part, batch_size, self.step, self._turns, *self._patterns)
             orders, layouts = self._shared.tables(masks)
         return partial(
-            kernels.active.train_shared, self.parameters, self.architecture.shared_layout, orders, *layouts, rows.bits,
-            rows.weights, part, groups, batch_size, self._keep(len(part)), self.dropout, sparse, self.optimizer.code,
-            self.step, self.hyper, self.state,
-        )  # fmt: skip
+            kernels.active.train_shared,
+            records.Shared(self.parameters, self.architecture.shared_layout),
+            Masks(orders, *layouts),
+            Batches(rows.bits, rows.weights, part, batch_size, sparse),
+            groups,
+            Dropout(self._keep(len(part)), self.dropout),
+            self._update(),
+        )
 
     def _keep(self, n_rows: int) -> NDArray[np.uint64]:
         """Draw which hidden units are kept, (n_rows, words) uint64; of length 0 without dropout."""

@@ -1,8 +1,8 @@
 """Native kernels: the signatures of ``reference`` on compiled SIMD code, without the GIL.
 
 This file only unwraps records, one function for each, and picks the table of the CPU level; the arithmetic is in the C files
-beside it. It looks at the types of arrays and at nothing else (the callers in ``made_fast`` do). The level is the best that this
-CPU runs, or the one that ``MADE_FAST_CPU`` names.
+beside it. It checks the types of arrays and nothing else (the callers in ``made_fast`` do that). The level is the best that
+this CPU runs, or the one that ``MADE_FAST_CPU`` names.
 """
 
 import os

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from made_fast import kernels
 from made_fast.kernels import layout as panels
-from made_fast.kernels.records import Batches, Masks, TrainScratch
+from made_fast.kernels import records
+from made_fast.kernels.records import Batches, Masks, Net, TrainScratch
 from made_fast.network.architecture import BLOCK, Architecture, order_of, scratch
 from made_fast.network.masks import Connectivity, Staircase, read_only
 from made_fast.system import threads
@@ -155,6 +156,10 @@ class Shared(Parameters):
         )
 
     @property
+    def _record(self) -> records.Shared:
+        return records.Shared(self.vector, self.architecture.shared_layout)
+
+    @property
     def order(self) -> NDArray[np.intp]:
         """The order of the features: that of the places changes from step to step."""
         return np.arange(self.architecture.n_inputs)
@@ -166,7 +171,7 @@ class Shared(Parameters):
         theta = panels.aligned_empty(panels.n_parameters(layout), self.dtype)
 
         def pack() -> None:
-            kernels.active.pack(self.vector, self.architecture.shared_layout, order_of(staircase), theta, *layout)
+            kernels.active.pack(self._record, order_of(staircase), Net(theta, *layout))
 
         if len(theta) < HUGE:
             pack()
@@ -179,7 +184,7 @@ class Shared(Parameters):
     def training(self, batches: Batches, turn: Turn | None) -> Callable[..., None]:
         """See :meth:`Parameters.training`."""
         assert turn is not None
-        return partial(_old_train_shared, self, batches, turn)
+        return partial(kernels.active.train_shared, self._record, turn.masks, batches, turn.groups)
 
 
 class Network(Parameters):
@@ -211,6 +216,10 @@ class Network(Parameters):
         self.layout = layout or architecture.layout(self.staircase)
 
     @property
+    def _net(self) -> Net:
+        return Net(self.vector, *self.layout)
+
+    @property
     def order(self) -> NDArray[np.intp]:
         """``order[p]`` is the feature at place p + 1; bits, uniforms and results are in this order."""
         return self.staircase.sorts[0]
@@ -236,7 +245,7 @@ class Network(Parameters):
 
     def training(self, batches: Batches, turn: Turn | None) -> Callable[..., None]:
         """See :meth:`Parameters.training`; whose turn it is does not matter."""
-        return partial(_old_train, self, batches)
+        return partial(kernels.active.train, self._net, batches)
 
     def score(
         self, n: int, bits_of: Callable[[slice], Bits], n_threads: int, n_places: int | None = None
@@ -249,7 +258,7 @@ class Network(Parameters):
         places = self.architecture.n_inputs if n_places is None else n_places
 
         def work(part: slice, bits: Bits, *rest: Any) -> None:
-            kernels.active.score(self.vector, *self.layout, bits, places, *rest, log_p[part])
+            kernels.active.score(self._net, bits, places, *rest, log_p[part])
 
         self._for_rows(n, bits_of, n_threads, work)
         if self.guarded:
@@ -272,7 +281,7 @@ class Network(Parameters):
         feature = self.connectivity.ordering - 1
 
         def work(part: slice, *bits_and_scratch: Any) -> None:
-            kernels.active.conditionals(self.vector, *self.layout, *bits_and_scratch, proba[part])
+            kernels.active.conditionals(self._net, *bits_and_scratch, proba[part])
             if by_feature:  # while these rows are in the cache
                 proba[part] = proba[part].take(feature, axis=1)
 
@@ -298,21 +307,19 @@ class Network(Parameters):
         A uniform below 0 puts in a 1, one above 1 a 0: so evidence is given. On the caller's thread; (n, D) uint8.
         """
         x = np.empty(uniforms.shape, np.uint8)
-        kernels.active.sample(
-            self.vector, *self.layout, uniforms, BLOCK, *scratch(*self.architecture.walk_room, self.dtype), x
-        )
+        kernels.active.sample(self._net, uniforms, BLOCK, scratch(*self.architecture.walk_room, self.dtype), x)
         if self.guarded:  # a comparison with NaN has left no trace
             self.score_bits(data.pack_rows(x, np.arange(self.architecture.n_inputs)), 1)
         return x
 
     def dense(self) -> dict[str, Any]:
         """Return the network as plain arrays in the original order; see ``MADEModel.to_dense``."""
-        from made_fast.kernels import dense  # a server seldom needs it
+        from made_fast.kernels.reference import dense  # a server seldom needs it
 
         sorts, L = self.staircase.sorts, len(self.connectivity.degrees)
 
         def original(row: int, below: NDArray[np.intp], above: NDArray[np.intp]) -> tuple[NDArray[Any], NDArray[Any]]:
-            W_sorted, mask, b_sorted = dense.unpack_layer(self.vector, *self.layout, row)
+            W_sorted, mask, b_sorted = dense.unpack_layer(self._net, row)
             W, b = np.empty(W_sorted.T.shape, W_sorted.dtype), np.empty_like(b_sorted)
             for part in data.chunks(len(above), len(below)):  # Ctrl-C is answered in between
                 W[np.ix_(above[part], below)] = np.where(mask[:, part], W_sorted[:, part], 0).T
@@ -332,7 +339,7 @@ class Network(Parameters):
         }
 
     def _for_rows(self, n: int, bits_of: Callable[[slice], Bits], n_threads: int, work: Callable[..., None]) -> None:
-        """Call ``work(part, bits, sparse, block, reals, ints)`` on slices of the rows 0..n - 1, spread over threads."""
+        """Call ``work(part, bits, sparse, block, scratch)`` on slices of the rows 0..n - 1, spread over threads."""
         rows, block, (reals, ints) = self.architecture.chunk_rows, min(n, BLOCK), self.architecture.score_room
         if n_threads > 1:  # so that the ranks end at about the same time
             least = max(1, rows // BLOCK // 4) * BLOCK
@@ -342,7 +349,7 @@ class Network(Parameters):
             part = slice(i * rows, min(n, (i + 1) * rows))
             bits = bits_of(part)
             workspace = scratch(reals * block, ints * block, self.dtype)
-            work(part, bits, data.density(bits, self.architecture.n_inputs) < SPARSE_BELOW, block, *workspace)
+            work(part, bits, data.density(bits, self.architecture.n_inputs) < SPARSE_BELOW, block, workspace)
 
         if n <= rows:
             chunk(0, 0)
@@ -354,28 +361,3 @@ def _check(values: NDArray[Any], good: NDArray[np.bool_], what: str, demand: str
     if not good.all():
         rows = np.count_nonzero(~good.reshape(len(good), -1).all(axis=1))
         raise FloatingPointError(OVERFLOW.format(what, demand, values[~good][0], rows, len(good)))
-
-
-def _old_train_shared(p, batches, turn, dropout, update, scratch_, nll, crew):
-    a = p.architecture
-    kernels.active.train_shared(
-        p.vector,
-        a.shared_layout,
-        *turn.masks,
-        batches.bits,
-        batches.weights,
-        batches.rows,
-        turn.groups,
-        batches.batch_size,
-        dropout.keep,
-        dropout.rate,
-        batches.sparse,
-        *update,
-        *scratch_,
-        nll,
-        *crew,
-    )
-
-
-def _old_train(p, batches, dropout, update, scratch_, nll, crew):
-    kernels.active.train(p.vector, *p.layout, *batches, *update, scratch_.reals, scratch_.ints, nll, *crew)

@@ -69,7 +69,7 @@ def start(params: Params, n_features: int, missing: bool) -> tuple[Trainer, int]
     vector = initial_parameters(architecture, p["weight_init"], p["dtype"], for_weights)
     parameters: Parameters = Shared(architecture, vector)
     turns = None
-    if n_masks == 1 and not (architecture.connectivity_weights or p["dropout"] or p["clip_norm"] or missing):
+    if n_masks == 1 and not (architecture.connectivity_weights or missing):
         parameters = parameters.network(base)
     else:
         turns = Turns(architecture, masks, rule if n_masks is None else None, for_fresh)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from made_fast import kernels
 from made_fast.inference.model import MADEModel
 from made_fast.kernels import layout as panels
+from made_fast.kernels.layout import CALL_OFF, SYNC
 from made_fast.kernels.optimizers import Optimizer
 from made_fast.kernels.records import Batches, Crew, Dropout, TrainScratch, Update
 from made_fast.network.architecture import Architecture
@@ -28,9 +29,6 @@ from made_fast.training.rows import TrainingRows
 from made_fast.training.turns import Turns
 
 __all__ = ["Trainer"]
-
-CALL_OFF = 48
-"""Where in ``sync`` the kernels look, while they wait for other ranks, whether to give up."""
 
 CALL_SECONDS = 0.04
 """Length of one call into the training kernel: between calls Ctrl-C is answered."""
@@ -184,7 +182,7 @@ class Trainer:
         dropout = Dropout(self._keep(len(batches.rows)), self.dropout)
         update = Update(self.optimizer.code, self.step, self.constants, self.state)
         kernel = self.parameters.training(batches, turn)
-        return _Call(kernel, dropout, update, scratch, nll, n_ranks, panels.aligned_zeros(64, np.int32))
+        return _Call(kernel, dropout, update, scratch, nll, n_ranks, panels.aligned_zeros(SYNC, np.int32))
 
     def _keep(self, n_rows: int) -> NDArray[np.uint64]:
         """Draw which hidden units are kept, (n_rows, words) uint64; of length 0 without dropout."""

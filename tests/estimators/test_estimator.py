@@ -62,19 +62,6 @@ def test_every_optimizer_learns(optimizer, options):
     assert made.history_[-1]["train_nll"] < made.history_[0]["train_nll"] - 0.5
 
 
-def test_random_state_repeats_a_run_to_the_bit_on_any_number_of_threads():
-    X, X_val = rows(500, 64), rows(100, 64, seed=1)
-    runs = [
-        small(hidden_sizes=(300, 300), n_threads=n, random_state=3, max_epochs=3).fit(X, X_val=X_val) for n in (1, 1, 2, 3)
-    ]
-    for made in runs[1:]:
-        assert (parameters(made) == parameters(runs[0])).all()
-        assert [r["train_nll"] for r in made.history_] == [r["train_nll"] for r in runs[0].history_]
-        assert [r["validation_nll"] for r in made.history_] == [r["validation_nll"] for r in runs[0].history_]
-    other = small(hidden_sizes=(300, 300), random_state=4, max_epochs=3).fit(X)
-    assert (parameters(other)[:100] != parameters(runs[0])[:100]).any()
-
-
 @pytest.mark.parametrize("options", [{}, SHARED, FRESH], ids=["one", "shared", "fresh"])
 def test_fit_again_starts_afresh(options):
     X = rows(300)
@@ -141,16 +128,6 @@ def test_binarize_is_the_threshold_of_the_saved_model_too(tmp_path):
         small().fit(real)
 
 
-@pytest.mark.parametrize("options", [{}, SHARED], ids=["one", "shared"])
-def test_partial_fit_does_not_change_a_model_in_use(options):
-    made = small(**options).partial_fit(rows(100))
-    model, theta, before = made.model_, parameters(made), parameters(made).copy()
-    made.partial_fit(rows(100))
-    assert made.model_ is not model
-    assert (theta == before).all()
-    assert (parameters(made) != before).any()
-
-
 def test_history_tells_of_every_epoch():
     made = small(max_epochs=4).fit(rows(100), X_val=rows(50, seed=1))
     assert [record["epoch"] for record in made.history_] == [1, 2, 3, 4]
@@ -207,63 +184,39 @@ def test_pipeline_clone_and_grid_search():
     assert clone(small(hidden_sizes=[7])).hidden_sizes == [7]
 
 
+BAD = {
+    "hidden_sizes": [500, (0,), (10,) * 64], "activation": ["gelu"], "ordering": ["sorted", [0, 1, 2]], "degrees": ["even"],
+    "optimizer": ["lion"], "learning_rate": [0, float("nan")], "batch_size": [0], "max_epochs": [0], "patience": [-1],
+    "weight_init": ["ones"], "dtype": ["float16"], "n_threads": [0], "random_state": ["seed"], "binarize": ["high"],
+    "n_masks": [0, 2.0, "all"], "resample": ["orders", None], "n_eval_masks": [0, None], "n_val_masks": [0, 1.5],
+    "direct_connections": ["input", True], "connectivity_weights": [1], "learning_rate_schedule": ["step", 0.5],
+    "optimizer_params": [{"rho": 0.9}, {"learning_rate": 0.1}, {"beta_1": -0.1}, {"eps": "small"}, 0.9],
+    "weight_decay": [-1e-3, float("inf"), None], "clip_norm": [0, "1"], "dropout": [1.0, -0.1, float("nan")],
+    "validation_fraction": ["some"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in BAD.items() for value in values])
+def test_bad_parameters_are_named_in_fit(name, value):
+    made = MADE(**{name: value})  # nothing is checked here, as scikit-learn wants
+    with pytest.raises((ValueError, TypeError), match=name):
+        made.fit(rows(20))
+    assert not hasattr(made, "model_")
+
+
 @pytest.mark.parametrize(
     ("params", "message"),
     [
         ({"hidden_sizes": 500}, r"hidden_sizes.*\(500,\)"),
-        ({"hidden_sizes": (0,)}, "hidden_sizes"),
-        ({"hidden_sizes": (10,) * 64}, "hidden_sizes"),
         ({"activation": "gelu"}, "activation.*relu"),
-        ({"ordering": "sorted"}, "ordering"),
-        ({"ordering": [0, 1, 2]}, "ordering"),
-        ({"degrees": "even"}, "degrees"),
-        ({"optimizer": "lion"}, "optimizer.*adam"),
-        ({"learning_rate": 0}, "learning_rate"),
-        ({"learning_rate": float("nan")}, "learning_rate"),
-        ({"batch_size": 0}, "batch_size"),
-        ({"max_epochs": 0}, "max_epochs"),
-        ({"patience": -1}, "patience"),
-        ({"weight_init": "ones"}, "weight_init"),
-        ({"dtype": "float16"}, "dtype"),
-        ({"n_threads": 0}, "n_threads"),
-        ({"random_state": "seed"}, "random_state"),
-        ({"binarize": "high"}, "binarize"),
-        ({"n_masks": 0}, "n_masks"),
-        ({"n_masks": 2.0}, "n_masks"),
-        ({"n_masks": "all"}, "n_masks"),
-        ({"resample": "orders"}, "resample.*connectivity"),
-        ({"resample": None}, "resample"),
-        ({"n_eval_masks": 0}, "n_eval_masks"),
-        ({"n_eval_masks": None}, "n_eval_masks"),
-        ({"n_val_masks": 0}, "n_val_masks"),
-        ({"n_val_masks": 1.5}, "n_val_masks"),
-        ({"direct_connections": "input"}, "direct_connections.*output"),
-        ({"direct_connections": True}, "direct_connections"),
-        ({"connectivity_weights": 1}, "connectivity_weights must be True or False"),
         ({"optimizer_params": {"rho": 0.9}}, "optimizer_params.*beta_1.*'rho'"),
-        ({"optimizer_params": {"learning_rate": 0.1}}, "optimizer_params.*'learning_rate'"),
-        ({"optimizer_params": {"beta_1": -0.1}}, r"optimizer_params\['beta_1'\].*>= 0"),
         ({"optimizer_params": {"eps": "small"}}, r"optimizer_params\['eps'\]"),
-        ({"optimizer_params": 0.9}, "optimizer_params must be a mapping"),
         ({"optimizer": "sgd", "optimizer_params": {"momentum": 0.9}}, "optimizer_params.*'lr_decay'.*'momentum'"),
-        ({"learning_rate_schedule": "step"}, "learning_rate_schedule.*cosine"),
-        ({"learning_rate_schedule": 0.5}, "learning_rate_schedule"),
-        ({"weight_decay": -1e-3}, "weight_decay"),
-        ({"weight_decay": float("inf")}, "weight_decay"),
-        ({"weight_decay": None}, "weight_decay"),
-        ({"clip_norm": 0}, "clip_norm"),
-        ({"clip_norm": "1"}, "clip_norm"),
-        ({"dropout": 1.0}, "dropout"),
-        ({"dropout": -0.1}, "dropout"),
-        ({"dropout": float("nan")}, "dropout"),
-        ({"validation_fraction": "some"}, "validation_fraction"),
     ],
 )
-def test_bad_parameters_are_named_in_fit(params, message):
-    made = MADE(**params)  # nothing is checked here, as scikit-learn wants
+def test_what_is_demanded_is_said(params, message):
     with pytest.raises((ValueError, TypeError), match=message):
-        made.fit(rows(20))
-    assert not hasattr(made, "model_")
+        MADE(**params).fit(rows(20))
 
 
 @pytest.mark.parametrize(
@@ -321,12 +274,6 @@ def test_bad_data_leaves_the_fitted_model_alone():
         made.partial_fit(rows(20, 5))
     assert made.score(rows(100)) == before
     assert small(**SHARED).fit(rows(100)).partial_fit(some).history_[-1]["epoch"] == 6
-
-
-def test_a_diverging_fit_says_so_and_keeps_the_best():
-    X = rows(200)
-    with pytest.raises(FloatingPointError, match="learning_rate"):
-        small(optimizer="sgd", learning_rate=1e30, max_epochs=50).fit(X, X_val=X)
 
 
 @pytest.mark.parametrize("options", [{}, {"n_masks": 2}, FRESH], ids=["one", "shared", "fresh"])

@@ -37,6 +37,7 @@ RESUMED = {
     "fresh, everything": {"n_masks": None, "optimizer": "rmsprop", "learning_rate": 1e-3, **EVERYTHING},
     "fresh orders": {"n_masks": None, "resample": "order", "optimizer": "adagrad"},
     "dropout": {"dropout": 0.4},
+    "dropout, clipped": {"dropout": 0.4, "clip_norm": 0.5, "optimizer": "rmsprop"},
     "missing": {"missing": 0.2},
     "missing, fresh": {"missing": 0.2, "n_masks": None, "dropout": 0.2},
     "early stopping": {"validation_fraction": 0.25, "patience": 3, "learning_rate": 0.05},
@@ -143,14 +144,8 @@ def test_parameters_of_odd_types_come_back(tmp_path):
         "learning_rate": 0.5, "optimizer_params": {"beta_1": 0.8}, "random_state": None, "max_epochs": 2,
     }  # fmt: skip
     assert len(resumed.fit(rows(30)).fit(rows(30)).history_) == 2
-
-
-@pytest.mark.parametrize("hidden_sizes", [range(5, 3, -1), (np.int64(5), 4)])
-@pytest.mark.parametrize("dtype", [np.float64, "d", np.dtype("f8")])
-def test_a_checkpoint_of_odd_types_can_be_fitted_afresh(tmp_path, hidden_sizes, dtype):
-    made = small(hidden_sizes=hidden_sizes, dtype=dtype, max_epochs=1).fit(rows(30), checkpoint=tmp_path / "checkpoint")
-    resumed = MADE.resume(tmp_path / "checkpoint").fit(rows(30))
-    same_fit(resumed.fit(rows(30)), made)
+    made = small(hidden_sizes=range(5, 3, -1), dtype="d", max_epochs=1).fit(rows(30), checkpoint=tmp_path / "checkpoint")
+    same_fit(MADE.resume(tmp_path / "checkpoint").fit(rows(30)).fit(rows(30)), made)  # and afresh
 
 
 @pytest.fixture(params=[{"validation_fraction": 0.5}, {"n_masks": None, "dropout": 0.5}], ids=["fixed", "fresh"])
@@ -270,13 +265,6 @@ def test_a_failing_disk_costs_no_checkpoint(tmp_path, monkeypatch):
     resumed = MADE.resume(path)
     assert len(resumed.history_) == 1
     same_fit(resumed.fit(rows(60)), small(max_epochs=5, n_masks=None).fit(rows(60)))
-
-
-def test_other_generators_cannot_be_kept(tmp_path):
-    rng = np.random.Generator(np.random.MT19937(0))
-    with pytest.raises(ValueError, match=r"PCG64, got MT19937\. Use an int random_state"):
-        small(max_epochs=1, random_state=rng).fit(rows(30), checkpoint=tmp_path / "checkpoint")
-    assert not list(tmp_path.iterdir())
 
 
 def test_checkpoints_are_written_every_so_many_epochs_and_at_the_end(tmp_path, monkeypatch):

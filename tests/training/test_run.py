@@ -22,7 +22,6 @@ from fits import (
 from made_fast import MADE, MADEEnsemble, load
 from made_fast.training.run import Validation
 from made_fast.training.state import FitState
-from made_fast.training.steps import Trainer
 
 
 @pytest.mark.parametrize("options", [{}, SHARED], ids=["one", "shared"])
@@ -267,24 +266,6 @@ def test_ctrl_c_right_after_the_best_epoch_leaves_it_as_such(monkeypatch):
     assert len(scores) == 3
     assert made.best_epoch_ == 1 + int(np.argmin(scores))
     assert -made.score(rows(20)) == min(scores)
-
-
-@pytest.mark.parametrize("options", [{}, SHARED], ids=["one", "shared"])
-def test_interrupt_keeps_the_best_parameters(monkeypatch, options):
-    made, X = small(max_epochs=50, **options), rows(100)
-    epoch, calls = Trainer.epoch, []
-
-    def interrupted(self, *args):
-        calls.append(1)
-        if len(calls) == 4:
-            raise KeyboardInterrupt
-        return epoch(self, *args)
-
-    monkeypatch.setattr(Trainer, "epoch", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        made.fit(X, X_val=X)
-    assert len(made.history_) == 3
-    assert made.score(X) == pytest.approx(-min(record["validation_nll"] for record in made.history_), rel=1e-14)
 
 
 EVERY_KIND = pytest.mark.parametrize("options", [{}, {"n_masks": 3}, {"n_masks": None}, {"missing": 0.2}], ids=str)

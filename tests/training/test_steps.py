@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from fits import (
     EVERYTHING,
+    KINDS,
     ONE_STEP,
     initial,
     kind,
@@ -21,11 +22,13 @@ from helpers import all_inputs
 
 from made_fast import MADE
 from made_fast.kernels.optimizers import OPTIMIZERS
+from made_fast.network.network import Shared
 from made_fast.training import rows as given
 from made_fast.training import steps
 from made_fast.training.steps import Trainer
 
 OPTIONS = {
+    "fixed": {},
     "masks": {"n_masks": 3},
     "fresh": {"n_masks": None},
     "connectivity weights": {"connectivity_weights": True},
@@ -49,10 +52,10 @@ def test_the_number_of_threads_changes_no_bit(case, dtype):
         same_fit(other, made[0])
 
 
-@pytest.mark.parametrize("case", ["fixed", *OPTIONS])
+@pytest.mark.parametrize("case", OPTIONS)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_how_steps_are_cut_into_calls_changes_no_bit(monkeypatch, case, dtype):
-    params = {"max_epochs": 3, "batch_size": 7, "dtype": dtype, **OPTIONS.get(case, {})}
+    params = {"max_epochs": 3, "batch_size": 7, "dtype": dtype, **OPTIONS[case]}
     X = rows(300, missing=params.pop("missing", 0.0))
     made = []
     for seconds in (0, 1e9, 1e-4):  # a step a call; ever more; as it happens
@@ -70,7 +73,7 @@ def test_a_seed_repeats_a_fit_and_another_does_not(case):
     X = rows(100, missing=params.pop("missing", 0.0))
     made = small(**params).fit(X)
     same_fit(small(**params).fit(X), made)
-    assert (parameters(small(**params, random_state=1).fit(X)) != parameters(made)).any()
+    assert told(small(**params, random_state=1).fit(X)) != told(made)
 
 
 def test_options_leave_each_others_random_numbers_alone():
@@ -177,7 +180,7 @@ def test_connectivity_weights_decay_and_biases_do_not():
         assert 0 < np.linalg.norm(U_decayed) < 0.8 * np.linalg.norm(U)
 
 
-@pytest.mark.parametrize("name", ["masks", "fresh", "missing"])
+@pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("clip_norm", [1e-3, 0.05, 1e6])
 def test_clipping_bounds_the_update(name, clip_norm):
     params, X = kind(name, 40)
@@ -192,10 +195,11 @@ def test_clipping_bounds_the_update(name, clip_norm):
 
 
 def test_clipping_serves_one_mask_too():
-    """The trainer of one mask cannot clip; the other does it, and gives the same network where nothing is clipped."""
+    """It stays packed, and is the same network where nothing is clipped."""
     X = rows(60)
     a, b = small(max_epochs=2, dtype="float64").fit(X), small(max_epochs=2, dtype="float64", clip_norm=1e9).fit(X)
     np.testing.assert_allclose(a.score_samples(X), b.score_samples(X), rtol=1e-9)
+    assert b.model_.n_parameters == a.model_.n_parameters
 
 
 OTHER = {
@@ -235,15 +239,19 @@ def test_constants_mean_what_they_say(options):
     np.testing.assert_allclose(parameters(decay), parameters(schedule), rtol=1e-12, atol=1e-15)
 
 
-def test_dropout_drops_and_scales():
+@pytest.mark.parametrize("n_masks", [1, 2])
+def test_dropout_drops_and_scales(n_masks):
     """A network whose hidden units are all the same: dropping some only scales its logits by how many are kept."""
     X = np.ones((400, 2), np.uint8)
     H, p = 64, 0.25
-    params = {**ONE_STEP, "hidden_sizes": (H,), "activation": "relu", "n_masks": 1, "dropout": p, "ordering": "natural"}
+    params = {**ONE_STEP, "hidden_sizes": (H,), "activation": "relu", "n_masks": n_masks, "dropout": p, "ordering": "natural"}
     made = initial(params, X)
     trainer = trainer_of(made)
-    ((W, b, _), (V, _, _)) = shared_matrices(made.model_.architecture, trainer.parameters.vector)
-    W[:], b[:], V[:] = 0, 1, 0.1  # every hidden unit is 1, whatever the input; output 1 sees them all, output 0 none
+    values = np.zeros(trainer.architecture.n_shared)
+    ((W, b, _), (V, _, _)) = shared_matrices(trainer.architecture, values)
+    W[:], b[:], V[:] = 0, 1, 0.1  # every hidden unit is 1, whatever the input; one output sees them all, the other none
+    shared = Shared(trainer.architecture, values)
+    trainer.parameters.vector[:] = (shared if n_masks > 1 else shared.network(trainer.masks[0])).vector
     kept = np.unpackbits(trainer._keep(4000).view(np.uint8), axis=1, count=H, bitorder="little")
     assert abs(kept.mean() - (1 - p)) < 0.005
     assert abs(np.corrcoef(kept[:, 0], kept[:, 1])[0, 1]) < 0.08

@@ -150,11 +150,6 @@ def test_resample_says_what_varies_in_the_set_that_is_evaluated(resample):
         assert all((m == m[0]).all() == (resample == "order") for m in masks.degrees)
 
 
-def test_layers_of_the_same_width_have_masks_of_their_own():
-    masks = small(n_masks=4, hidden_sizes=(30, 30), max_epochs=1).fit(rows(40)).model_.masks
-    assert (masks.degrees[0] != masks.degrees[1]).any(axis=1).all()
-
-
 def missing_last(connectivity, missing):
     """Return the connectivity with the missing inputs moved to the end of its ordering, all else as it was."""
     order = np.argsort(connectivity.ordering)

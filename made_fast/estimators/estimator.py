@@ -99,7 +99,8 @@ class MADE(HyperParameters, FittedDensity):
         sample_weight_val : (n_val,) of float, optional
             What the rows of ``X_val`` count in the validation score, >= 0; by default all the same.
         checkpoint : path, optional
-            Write there, every ``checkpoint_every`` epochs and at the end, all that :meth:`resume` needs to go on to the bit.
+            Write there, every ``checkpoint_every`` epochs and at the end, all that :meth:`resume` needs: it ends with the
+            same bits.
         callback : callable, optional
             Called after every epoch with its record, see ``history_``; if it returns True, the fit ends there as if
             ``max_epochs`` were reached. What it raises ends the fit as Ctrl-C does: the best parameters so far are kept.

@@ -73,7 +73,7 @@ class MADEModel(queries.Queries):
     ) -> None:
         if not isinstance(source, Parameters):
             raise TypeError(f"source must be a Network or Shared, got {type(source).__name__}. Read models by made_fast.load.")
-        self.source = source.watch().sealed()
+        self.source = source.sealed()
         self.architecture = source.architecture
         if source.connectivity is not None:
             masks = MaskSet.of([source.connectivity])
@@ -92,7 +92,7 @@ class MADEModel(queries.Queries):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self.source = self.source.watch().sealed()  # arrays come out of a pickle, or a deep copy, writable
+        self.source = self.source.sealed()  # arrays come out of a pickle, or a deep copy, writable
         self._keep_nothing()
 
     def _keep_nothing(self) -> None:

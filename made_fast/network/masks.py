@@ -1,7 +1,7 @@
 """Orderings, degrees and the staircase: what decides which unit sees which.
 
 Pure functions of small integer vectors. Nothing here holds a mask matrix, a weight or a row of data; a mask of
-``D x H`` booleans is only ever written down by ``kernels/dense.py``.
+``D x H`` booleans is only ever written down by ``kernels/reference/dense.py``.
 
 Source: Germain, Gregor, Murray, Larochelle, "MADE: Masked Autoencoder for Distribution Estimation", ICML 2015,
 arXiv:1502.03509, sections 3 and 4.
@@ -18,21 +18,13 @@ from numpy.typing import NDArray
 
 from made_fast.tables import arguments
 
-__all__ = [
-    "Connectivity",
-    "MaskRule",
-    "MaskSet",
-    "Staircase",
-    "check_connectivity",
-    "draw_connectivity",
-    "read_only",
-]
+__all__ = ["Connectivity", "MaskRule", "MaskSet", "Staircase", "check_connectivity", "draw_connectivity", "read_only"]
 
 IntVector = NDArray[np.int32]
 
 
 class _ReadOnly:
-    """Base of records whose arrays nobody may change, for models share them: they hold read-only views of what they get."""
+    """Base of records that models share: they hold read-only views of the arrays they get."""
 
     def __post_init__(self) -> None:
         fields = self.__dict__

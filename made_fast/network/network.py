@@ -64,7 +64,7 @@ class Parameters(ABC):
     connectivity : Connectivity or None
         The only one that the parameters serve; None: they serve any.
     watched : bool
-        Whether they are a model's: answers are then looked at, where there is need, see :attr:`guarded`.
+        Whether they are a model's: answers are then looked at where there is need, see :attr:`guarded`.
     """
 
     connectivity: Connectivity | None = None
@@ -109,31 +109,19 @@ class Parameters(ABC):
         """Whether :meth:`Network.score` and the like raise FloatingPointError if arithmetic has overflowed."""
         return self.watched and self.architecture.may_overflow(self._given)
 
-    def watch(self) -> Self:
-        """Return the same as a model has it."""
-        same = self._copy()
-        same.watched = True
-        vars(same).pop("guarded", None)
-        return same
-
     def sealed(self) -> Self:
-        """Return the same with a read-only view of the vector: a model that is shown cannot be changed."""
-        if not self.vector.flags.writeable:
+        """Return the same as a model has it: watched, and with a read-only view of the vector."""
+        if self.watched and not self.vector.flags.writeable:
             return self
-        same = self._copy()
-        same.vector = read_only(self._given)
+        same = self.with_vector(self._given)
+        same.vector, same.watched = read_only(self._given), True
         return same
 
     def with_vector(self, vector: NDArray[Any]) -> Self:
         """Return parameters of the same architecture, and connectivity, with other values."""
-        same = self._copy()
-        same.vector = same._given = vector
-        vars(same).pop("guarded", None)
-        return same
-
-    def _copy(self) -> Self:
         same = object.__new__(type(self))
-        same.__dict__.update(self.__dict__)
+        same.__dict__.update({name: value for name, value in vars(self).items() if name not in ("guarded", "_probed")})
+        same.vector = same._given = vector
         return same
 
 
@@ -178,7 +166,7 @@ class Shared(Parameters):
         else:
             threads.unattended(pack)
         network = Network(self.architecture, connectivity, theta, staircase, layout)
-        network.watched, vars(network)["guarded"] = self.watched, self.guarded
+        network.watched, vars(network)["guarded"] = self.watched, self.guarded  # a part of them is as good
         return network
 
     def training(self, batches: Batches, turn: Turn | None) -> Callable[..., None]:
@@ -294,7 +282,7 @@ class Network(Parameters):
     @once
     def _probed(self) -> bool:
         """Say that some random rows have finite scores, or raise an error: infinite logits look like certainty."""
-        plain, D = self._copy(), self.architecture.n_inputs
+        plain, D = self.with_vector(self._given), self.architecture.n_inputs
         vars(plain)["guarded"] = False
         rows = np.random.default_rng(0).integers(0, 2, (PROBES, D), np.uint8)
         log_p = plain.score_bits(data.pack_rows(np.concatenate([rows, 1 - rows]), np.arange(D)), 1)

@@ -63,9 +63,8 @@ def check_writable(path: StrPath) -> None:
     except ModelFileError:
         kind = None
     if kind != "checkpoint" and os.path.getsize(path):
-        raise FileExistsError(
-            errno.EEXIST, "a file that is no checkpoint is there, and would be lost; choose another path", path
-        )
+        what = "a file that is no checkpoint is there, and would be lost; choose another path"
+        raise FileExistsError(errno.EEXIST, what, path)
 
 
 def encode(path: StrPath, state: FitState, params: recipe.Params) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
@@ -101,7 +100,7 @@ def encode(path: StrPath, state: FitState, params: recipe.Params) -> tuple[dict[
     if turns is not None or trainer.dropout:
         text |= {"noise": _state(trainer.noise), "dropout": trainer.dropout}
     encoded = json.dumps(text, ensure_ascii=False, allow_nan=False).encode()
-    json_object(encoded, "the text", path)  # what nobody could read is not written
+    json_object(encoded, "the text", path)  # what could not be read is not written
     vectors = {"state": trainer.state} if trainer.state.size else {}
     if state.best_parameters is not None:
         vectors["best"] = state.best_parameters
@@ -124,10 +123,8 @@ def read(path: StrPath) -> FitState:
     """
     tensors, metadata = storage.read(path)
     if metadata.get("kind") != "checkpoint":
-        demand = "the kind of the file must be 'checkpoint'"
-        raise file_error(
-            path, demand, metadata.get("kind", ""), "Read models with made_fast.load; write checkpoints with fit."
-        )
+        demand, way_out = "the kind of the file must be 'checkpoint'", "Read models with made_fast.load."
+        raise file_error(path, demand, metadata.get("kind", ""), way_out)
     extra = {name: tensors.pop(name, None) for name in ("state", "best", "text")}
     content = modelfile.decode(tensors, {**metadata, "kind": "model"}, path)
     if extra["best"] is not None:  # these must do for a model too
@@ -139,9 +136,8 @@ def read(path: StrPath) -> FitState:
     try:
         return _decode(content, text, extra["state"], extra["best"])
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
-        raise file_error(
-            path, "the text must be what a checkpoint's writer wrote", f"{type(error).__name__}: {error}"
-        ) from error
+        found = f"{type(error).__name__}: {error}"
+        raise file_error(path, "the text must be what a checkpoint's writer wrote", found) from error
 
 
 def _decode(
@@ -161,12 +157,10 @@ def _decode(
     parameters = source.with_vector(aligned_copy(source.vector))
     trainer = Trainer(parameters, masks, optimizer, constants, shuffle, turns, dropout, noise)
     trainer.step = _count(text["step"])
-    if (0 if memory is None else memory.size) != trainer.state.size or (
-        memory is not None and memory.dtype != trainer.state.dtype
-    ):
+    memory = trainer.state[:0] if memory is None else memory
+    if memory.size != trainer.state.size or memory.dtype != trainer.state.dtype:
         raise ValueError(f"the state must be {trainer.state.shape} of {trainer.state.dtype}")
-    if memory is not None:
-        copy_into(trainer.state.reshape(-1), memory.reshape(-1))
+    copy_into(trainer.state.reshape(-1), memory.reshape(-1))
     about = text["about"]
     names = None if about["feature_names"] is None else tuple(about["feature_names"])
     seed, digests = int(about["split_seed"]), dict(about.get("digests", {}))

@@ -47,7 +47,7 @@ class FitState:
     split_seed : int
         Decides which rows are held out.
     digests : dict
-        Of the rows and weights; {} if nobody has asked for them.
+        Of the rows and weights; {}: there are none.
     resumed : bool
         It was read from a checkpoint, and the next ``fit`` goes on from it.
     epoch, best_epoch, best_nll, best_parameters, history

@@ -75,7 +75,7 @@ class Trainer:
     masks : MaskSet
         The connectivities that the network is trained and evaluated under.
     optimizer, constants
-        The rule of updates and ``[lr, a, b, eps, decay, clip]``, see ``kernels/optimizers.py``.
+        How parameters are updated, and ``[lr, a, b, eps, decay, clip]``, see ``kernels/optimizers.py``.
     shuffle : Generator
         Draws the order of the rows of every epoch.
     turns : Turns or None
@@ -179,9 +179,8 @@ class Trainer:
         if self.turns is not None:
             part, turn = self.turns.take(self.step, rows, batches.rows, batches.batch_size)
             batches = batches._replace(rows=part)
-        dropout = Dropout(self._keep(len(batches.rows)), self.dropout)
+        kernel, dropout = self.parameters.training(batches, turn), Dropout(self._keep(len(batches.rows)), self.dropout)
         update = Update(self.optimizer.code, self.step, self.constants, self.state)
-        kernel = self.parameters.training(batches, turn)
         return _Call(kernel, dropout, update, scratch, nll, n_ranks, panels.aligned_zeros(SYNC, np.int32))
 
     def _keep(self, n_rows: int) -> NDArray[np.uint64]:

@@ -43,6 +43,9 @@ OVERFLOW = (
     "Train it again with a smaller learning_rate or clip_norm, or with dtype='float64'."
 )
 
+OF_VECTOR = ("guarded", "_probed", "_net", "_record")
+"""What is computed once and follows from the vector."""
+
 Bits = NDArray[np.uint64]
 
 
@@ -120,7 +123,7 @@ class Parameters(ABC):
     def with_vector(self, vector: NDArray[Any]) -> Self:
         """Return parameters of the same architecture, and connectivity, with other values."""
         same = object.__new__(type(self))
-        same.__dict__.update({name: value for name, value in vars(self).items() if name not in ("guarded", "_probed")})
+        same.__dict__.update({name: value for name, value in vars(self).items() if name not in OF_VECTOR})
         same.vector = same._given = vector
         return same
 
@@ -143,7 +146,7 @@ class Shared(Parameters):
             for (_, b, u, *_), (n_in, n_out, *_) in zip(table, layers, strict=True)
         )
 
-    @property
+    @once
     def _record(self) -> records.Shared:
         return records.Shared(self.vector, self.architecture.shared_layout)
 
@@ -203,7 +206,7 @@ class Network(Parameters):
         self.staircase = staircase or connectivity.staircase(architecture.direct)
         self.layout = layout or architecture.layout(self.staircase)
 
-    @property
+    @once
     def _net(self) -> Net:
         return Net(self.vector, *self.layout)
 

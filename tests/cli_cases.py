@@ -7,7 +7,6 @@ import io
 import re
 
 import numpy as np
-import pytest
 
 from made_fast.cli import main
 from made_fast.training.run import FitRun
@@ -15,10 +14,6 @@ from made_fast.training.run import FitRun
 QUICK = ["--hidden", "64", "--max-epochs", "40", "--learning-rate", "0.003", "--quiet"]
 TINY = ["--hidden", "32", "--max-epochs", "30", "--learning-rate", "0.01", "--quiet", "--seed", "0"]
 SCRIPT = "import sys; from made_fast.cli import main; sys.exit(main())"
-
-cut_short = pytest.mark.parametrize(
-    ("error", "code"), [(KeyboardInterrupt(), 130), (FloatingPointError("the loss became nan."), 2)], ids=["ctrl-c", "nan"]
-)
 
 
 def train(*args: object, data: object = "digits") -> str:

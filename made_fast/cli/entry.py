@@ -1,8 +1,8 @@
 """The command line: ``made-fast train | ensemble | evaluate | score | sample | impute | info``.
 
-Here are the exit codes. Whatever the user got wrong is one line on standard error and 2; 128 and its number after a signal:
-130 after Ctrl-C, 143 after SIGTERM, 129 when the terminal was closed; 141 when nobody reads the output any more. Other
-exceptions are bugs and keep their traceback. The commands (``fit.py``, ``use.py``) call the estimators and the models, and
+Here are the exit codes. A mistake of the user is one line on standard error and 2; a signal is 128 and its number: 130 after
+Ctrl-C, 143 after SIGTERM, 129 when the terminal was closed; a closed pipe is 141. Other exceptions are bugs and keep their
+traceback. The commands (``fit.py``, ``use.py``) call the estimators and the models, and
 print. They, NumPy and the rest of the package are imported when a command runs, so that ``--help`` answers at once.
 """
 
@@ -26,7 +26,7 @@ from made_fast.system.console import say
 __all__ = ["main"]
 
 OF_OUTPUT = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
-"""What standard output may run into: nobody reads, no room, a terminal that was closed."""
+"""The errors of standard output that are no bugs: a closed pipe, a full disk, a closed terminal."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -89,7 +89,7 @@ def _fail(message: object) -> int:
 
 
 def _take_standard_descriptors() -> None:
-    """Open the standard descriptors that were closed: else a model file may get number 2, and a library's last words."""
+    """Open the standard descriptors that are closed: a model file could get number 2, and a library's error messages."""
     descriptor = os.open(os.devnull, os.O_RDWR)
     while descriptor <= 2:
         descriptor = os.open(os.devnull, os.O_RDWR)
@@ -97,7 +97,7 @@ def _take_standard_descriptors() -> None:
 
 
 def _drop_what_cannot_be_written() -> None:
-    """Let the interpreter end in peace: what standard error did not take, it would try to write again, and exit with 120."""
+    """Flush standard error; if that fails, drop the rest: at exit the interpreter would try again, and exit with 120."""
     if sys.stderr is not None:
         try:
             sys.stderr.flush()
@@ -106,6 +106,6 @@ def _drop_what_cannot_be_written() -> None:
 
 
 def _drain(stream: TextIO | None) -> None:
-    """Let what is left to write to a stream go nowhere."""
+    """Send the rest of a stream nowhere."""
     with contextlib.suppress(AttributeError, OSError, ValueError):  # no file of this process
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # type: ignore[union-attr]

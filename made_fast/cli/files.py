@@ -20,7 +20,6 @@ from made_fast.cli.values import STDOUT
 from made_fast.system.console import say
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from made_fast.cli.report import AnyModel
@@ -28,22 +27,19 @@ if TYPE_CHECKING:
 
 __all__ = [
     "check_outputs", "check_shape", "chosen_splits", "is_same", "kind", "load_data", "load_model", "note", "refusing",
-    "remembered_shape", "sampled_lines", "write", "write_lines", "write_png", "writing",
+    "remembered_shape", "write", "write_lines", "write_png", "writing",
 ]  # fmt: skip
 
 OUTPUTS = ("checkpoint", "out", "samples", "plot")
 """The options that name a file to write, in all commands."""
 
 NO_FILES = ("digits", "-")
-"""What DATA may be beside a file."""
-
-CSV_ENTRIES = 1 << 20
-"""Entries sampled and written at a time: a pipe gets its first lines at once, and any number of rows fits in memory."""
+"""Values of DATA that are no files."""
 
 
 @contextmanager
 def refusing(*kinds: type[Exception]) -> Iterator[None]:
-    """Turn exceptions that are the user's to put right into the one line to show. Keep the block small: others are bugs."""
+    """Turn exceptions that the user can put right into a UsageError. Keep the block small: others are bugs."""
     try:
         yield
     except kinds as error:
@@ -53,14 +49,14 @@ def refusing(*kinds: type[Exception]) -> Iterator[None]:
 
 
 def note(text: object) -> None:
-    """Tell on standard error, in a line, what a user may not expect."""
+    """Print on standard error, in a line, what a user may not expect."""
     say(f"made-fast: note: {' '.join(str(text).split())}")
 
 
 def load_data(args: argparse.Namespace, n_features: int | None = None, index_base: object = None) -> Dataset:
     """Load DATA and take the splits that it lacks out of its training rows, the same ones every time.
 
-    ``index_base`` is what a model file, which may be anybody's, remembers of the LIBSVM file that it was trained on.
+    ``index_base`` is noted in the model file, which may come from anywhere, if the model was trained on a LIBSVM file.
     """
     from made_fast.tables import datasets
 
@@ -146,7 +142,7 @@ def is_same(path: str | Path, other: str | Path) -> bool:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn what may go wrong in writing a file into the one line to show."""
+    """Turn the errors of writing a file into a UsageError."""
     try:
         yield
     except OSError as error:
@@ -154,12 +150,12 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def kind(path: Path) -> str:
-    """Return the suffix that says what is to be written; standard output gets what a .csv would."""
+    """Return the suffix that chooses the format; standard output gets that of a .csv."""
     return ".csv" if path == STDOUT else path.suffix.lower()
 
 
 def write(path: Path, fill: Callable[[BinaryIO], None]) -> None:
-    """Put what ``fill(stream)`` writes in the place of a file, all of it or nothing; or text on standard output."""
+    """Replace a file by what ``fill(stream)`` writes, all of it or nothing; or print it, if it is text."""
     from made_fast.inference import storage
 
     if path == STDOUT:
@@ -196,7 +192,7 @@ def check_shape(shape: tuple[int, int] | None, D: int) -> None:
 
 
 def remembered_shape(model: AnyModel) -> tuple[int, int] | None:
-    """Return the shape that ``train`` noted in the file (which may be anybody's), or that of a square."""
+    """Return the shape that ``train`` noted in the file, which may come from anywhere, or that of a square."""
     from math import isqrt
 
     D = model.n_features_in
@@ -214,17 +210,3 @@ def write_png(path: Path, X: NDArray[Any], shape: tuple[int, int] | None, column
     assert shape is not None  # by check_shape
     picture = images.grid(X, shape, columns)
     write(path, lambda stream: images.save_png(stream, picture))
-
-
-def sampled_lines(model: AnyModel, n: int, rng: np.random.Generator, n_threads: int | None) -> Iterator[str]:
-    """Draw n rows and give them as lines of 0/1, a few at a time."""
-    import numpy as np
-
-    D = model.n_features_in
-    step = max(1, CSV_ENTRIES // D)
-    for begin in range(0, n, step):
-        X = model.sample(min(step, n - begin), rng, n_threads=n_threads)
-        text = np.full((len(X), 2 * D), ord(","), np.uint8)
-        text[:, ::2] = X + ord("0")
-        text[:, -1] = ord("\n")
-        yield text.tobytes().decode("ascii")

@@ -37,26 +37,14 @@ FLAGS = {name: about.option.flag for name, about in PARAMETERS.items() if about.
 
 
 class _Plan(NamedTuple):
-    """What is to be fitted to what.
-
-    Attributes
-    ----------
-    dataset : Dataset
-    shape : (rows, columns) of a row as a picture, or None
-    params : dict
-        Parameters of MADE, but for ``random_state``, which is ``seed``.
-    names : tuple of str or None
-        Of the columns.
-    notes : dict
-        What the model's file keeps beside that.
-    """
+    """What is to be fitted to what."""
 
     dataset: Dataset
-    shape: tuple[int, int] | None
-    params: dict[str, Any]
+    shape: tuple[int, int] | None  # of a row as a picture
+    params: dict[str, Any]  # of MADE, but for random_state
     seed: int
-    names: tuple[str, ...] | None
-    notes: dict[str, Any]
+    names: tuple[str, ...] | None  # of the columns
+    notes: dict[str, Any]  # what else the model's file keeps
 
 
 def train(args: argparse.Namespace) -> int:
@@ -85,12 +73,8 @@ def train(args: argparse.Namespace) -> int:
     begin = time.perf_counter()
     try:
         with _quietly(), refusing(ValueError):
-            made.fit(
-                plan.dataset.train,
-                X_val=plan.dataset.valid,
-                checkpoint=args.checkpoint,
-                checkpoint_every=args.checkpoint_every,
-            )
+            rows, every = plan.dataset, args.checkpoint_every
+            made.fit(rows.train, X_val=rows.valid, checkpoint=args.checkpoint, checkpoint_every=every)
         seconds = time.perf_counter() - begin
         with signals.held():
             save()
@@ -109,8 +93,8 @@ def train(args: argparse.Namespace) -> int:
     course += [f"on from epoch {done}"] if done else []
     course.append(f"{seconds:.1f} s")
     if records:
-        rows = plan.dataset.train.shape[0] * len(records)
-        course.append(f"{rows / sum(record['seconds'] for record in records):,.0f} rows/s")
+        n_rows = plan.dataset.train.shape[0] * len(records)
+        course.append(f"{n_rows / sum(record['seconds'] for record in records):,.0f} rows/s")
     return _report(args, plan, made, course)
 
 

@@ -26,23 +26,11 @@ TILE = 56
 
 
 def grid(X: ArrayLike, shape: tuple[int, int], columns: int | None = None, scale: int | None = None) -> NDArray[np.uint8]:
-    """Draw each row of X as a tile, dark ones on white, row after row of tiles with thin lines between them.
+    """Draw each row of X, (n, D) of 0/1, as a tile, dark ones on white, tile after tile with thin lines between them.
 
-    Parameters
-    ----------
-    X : (n, D) of 0/1
-        At least one row. Probabilities become shades, NaN an even grey.
-    shape : (height, width)
-        Of a tile; ``height * width`` is D and the pixels are row-major.
-    columns : int, optional
-        Tiles side by side; by default the picture is about as wide as it is high.
-    scale : int, optional
-        Screen pixels, along each axis, of an entry of X; by default small tiles are scaled up to a readable size.
-
-    Returns
-    -------
-    (height of the picture, width of the picture) uint8
-        Grey values. The same for the same X, always.
+    Probabilities become shades, NaN an even grey. ``shape`` is (height, width) of a tile, ``height * width`` is D, pixels are
+    row-major. ``columns`` tiles stand side by side, by default about as many as make a square; an entry of X is ``scale``
+    pixels wide, by default so many that small tiles are readable. Returns grey values, (height, width) uint8.
 
     Examples
     --------

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from textwrap import fill
 from typing import Any, NoReturn
 
 from made_fast import __version__
@@ -18,7 +19,7 @@ from made_fast.training.parameters import DEFAULTS, PARAMETERS
 __all__ = ["UsageError", "parser"]
 
 TABLES = (".npz", ".npy", ".csv", ".txt")
-"""What ``impute --out`` writes."""
+"""The formats of ``impute --out``."""
 
 SHARE = 0.1
 """Share of the rows that ``train`` takes for validation, and for test, where DATA has none apart."""
@@ -39,9 +40,9 @@ Text may be compressed (.csv.gz); '-' is standard input, read as a .csv is. Cell
 False; a missing entry is NaN, or in text an empty cell, NA, N/A, NaN, null, none, <NA> or ?, in any
 case. A first column without a name that counts the rows is left out."""
 
-CONSTANTS = """\
---optimizer-param: sgd has lr_decay, the c of 1 / (1 + c t); momentum lr_decay and momentum; adagrad eps;
-adadelta and rmsprop rho and eps; adam beta_1, beta_2 and eps."""
+CONSTANTS = fill(PARAMETERS["optimizer_params"].meaning.replace("``", "").replace("The", "--optimizer-param: the", 1), 105)
+
+PNG = values.output(".png")
 
 
 class UsageError(Exception):
@@ -130,7 +131,7 @@ def _add_fitting(command: Any, out: str) -> None:
     """Add the options about data, network and training."""
     output = command.add_argument_group("output")
     _option(output, "--out", "FILE", "model file, replaced if it exists", values.output(".safetensors"), default=Path(out))
-    _option(output, "--samples", "FILE.png", f"draw a picture of {TILES} samples, too", values.output(".png"))
+    _option(output, "--samples", "FILE.png", f"draw a picture of {TILES} samples, too", PNG)
     _option(output, "--shape", "ROWSxCOLS", "shape of a row as a picture", values.shape, unset="a square")
     output.add_argument("--quiet", action="store_true", help="show no progress")
     rows = command.add_argument_group("data")
@@ -141,8 +142,7 @@ def _add_fitting(command: Any, out: str) -> None:
         for name, about in PARAMETERS.items():
             if about.option and about.option.group == title:
                 _add_parameter(group, name)
-    _add_seed(group, "repeats the run, bit for bit")
-    _add_threads(group)
+    _add_threads(group, "repeats the run, bit for bit")
 
 
 def _add_parameter(group: Any, name: str) -> None:
@@ -175,12 +175,10 @@ def _add_evaluate(commands: Any) -> None:
         "  made-fast evaluate masks32.safetensors digits --plot masks.png",
     )
     _add_split(evaluate)
-    plot = "draw the NLL against the number of masks (needs matplotlib)"
-    _option(evaluate, "--plot", "FILE.png", plot, values.output(".png"))
-    _add_reading(evaluate, "that of the model")
+    _option(evaluate, "--plot", "FILE.png", "draw the NLL against the number of masks (needs matplotlib)", PNG)
+    _add_reading(evaluate)
     _add_fractions(evaluate, None, "as in train, to find its {} rows again")
     _add_answering(evaluate)
-    _add_threads(evaluate)
 
 
 def _add_score(commands: Any) -> None:
@@ -200,9 +198,8 @@ def _add_score(commands: Any) -> None:
     std = "add a column 'std': standard errors of what has to be estimated, 0 for what is exact"
     score.add_argument("--std", action="store_true", help=std)
     _add_split(score)
-    _add_reading(score, "that of the model")
+    _add_reading(score)
     _add_answering(score)
-    _add_threads(score)
 
 
 def _add_sample(commands: Any) -> None:
@@ -215,12 +212,11 @@ def _add_sample(commands: Any) -> None:
         "  made-fast sample model.safetensors -n 5\n"
         "  made-fast sample model.safetensors --out samples.png --shape 8x8 --seed 0",
     )
-    _option(sample, "-n", "N", "rows to draw", values.positive_int, "--n-samples", default=100)
+    _option(sample, "-n --n-samples", "N", "rows to draw", values.positive_int, default=100)
     out = "write a .npy, .csv or .png (a grid of pictures); '-': standard output"
     _option(sample, "--out", "FILE", out, values.output(".npy", ".csv", ".png", dash=True), default=values.STDOUT)
     _option(sample, "--shape", "ROWSxCOLS", "shape of a row in a .png", values.shape, unset="that of the training data")
-    _add_seed(sample, "gives the same rows every time")
-    _add_threads(sample)
+    _add_threads(sample, "gives the same rows every time")
 
 
 def _add_impute(commands: Any) -> None:
@@ -242,20 +238,17 @@ def _add_impute(commands: Any) -> None:
         "'-': standard output, and the report goes to standard error"
     )
     _option(output, "--out", "FILE", out, values.output(*TABLES, dash=True))
-    samples = "draw 20 rows, from all over the last split, as given, hidden and filled"
-    _option(output, "--samples", "FILE.png", samples, values.output(".png"))
-    shape = "shape of a row in the picture"
-    _option(output, "--shape", "ROWSxCOLS", shape, values.shape, unset="that of the training data")
+    _option(output, "--samples", "FILE.png", "draw 20 rows, from all over the last split, as given, hidden and filled", PNG)
+    _option(output, "--shape", "ROWSxCOLS", "shape of a row in it", values.shape, unset="that of the training data")
     rows = impute.add_argument_group("data")
     _add_split(rows)
     _option(rows, "--rows", "N", "only the first N rows of each split", values.positive_int, unset="all")
     _option(rows, "--hide", "A:B", "hide the columns A .. B - 1, counted from 0", values.columns)
-    _add_reading(rows, "that of the model")
+    _add_reading(rows)
     answers = impute.add_argument_group("answers")
     _choice(answers, "--method", choices.METHODS, "the likelier value, one entry after the other; probabilities; a draw")
-    _add_answering(answers)
     _option(answers, "--seed", "N", "of draws and estimates", values.whole, default=0)
-    _add_threads(answers)
+    _add_answering(answers)
 
 
 def _add_info(commands: Any) -> None:
@@ -285,15 +278,7 @@ def _command(commands: Any, usage: str, title: str, description: str, epilog: st
 
 
 def _option(
-    group: Any,
-    flag: str,
-    metavar: str,
-    text: str,
-    read: Any = str,
-    *flags: str,
-    default: Any = None,
-    unset: str = "",
-    **more: Any,
+    group: Any, flag: str, metavar: str, text: str, read: Any = str, *, default: Any = None, unset: str = "", **more: Any
 ) -> None:
     """Add an option; ``unset`` says what its absence means where there is no default."""
     if isinstance(default, tuple):
@@ -301,7 +286,7 @@ def _option(
     elif default is not None:
         unset = f"{default:g}" if isinstance(default, float) else str(default)
     shown = f"{text} (default: {unset})" if unset else text
-    group.add_argument(flag, *flags, metavar=metavar, type=read, default=default, help=shown.replace("%", "%%"), **more)
+    group.add_argument(*flag.split(), metavar=metavar, type=read, default=default, help=shown.replace("%", "%%"), **more)
 
 
 def _choice(group: Any, flag: str, names: tuple[str, ...], text: str, **more: Any) -> None:
@@ -309,33 +294,26 @@ def _choice(group: Any, flag: str, names: tuple[str, ...], text: str, **more: An
     _option(group, flag, "NAME", f"{text}: {', '.join(names)}", default=names[0], choices=names, **more)
 
 
-def _add_split(group: Any) -> None:
-    listed = f"only this one: {', '.join(choices.SPLITS)}"
-    _option(group, "--split", "NAME", listed, choices=choices.SPLITS, unset="all")
-
-
 def _add_answering(group: Any) -> None:
     """Add the options about answers for rows with missing entries."""
     members = "masks or members that answer for a row with missing entries"
     _option(group, "--members", "N", members, values.positive_int, default=1)
-    _option(
-        group,
-        "--walks",
-        "N",
-        "walks behind each answer that has to be estimated",
-        values.positive_int,
-        default=choices.N_WALKS,
-    )
+    _option(group, "--walks", "N", "walks behind each estimated answer", values.positive_int, default=choices.N_WALKS)
+    _add_threads(group)
 
 
-def _add_reading(group: Any, threshold: str) -> None:
+def _add_reading(group: Any, threshold: str = "that of the model") -> None:
     """Add the options about how DATA is read."""
     _option(group, "--threshold", "T", "values > T are 1, the others 0", values.number, unset=threshold)
-    drop = "leave out a column, by name or by number from 0; may be repeated"
-    _option(group, "--drop", "COLUMN", drop, action="append")
+    _option(group, "--drop", "COLUMN", "leave out a column, by name or by number from 0; may be repeated", action="append")
     _choice(group, "--header", choices.HEADER, "whether the first line of text names the columns")
     base = "LIBSVM: number of the first column, 0 or 1"
     _option(group, "--index-base", "N", base, int, choices=(0, 1), unset="as the model's data or DATA tell")
+
+
+def _add_split(group: Any) -> None:
+    text = f"only this one: {', '.join(choices.SPLITS)}"
+    _option(group, "--split", "NAME", text, choices=choices.SPLITS, unset="all")
 
 
 def _add_fractions(group: Any, default: float | None, text: str) -> None:
@@ -343,9 +321,7 @@ def _add_fractions(group: Any, default: float | None, text: str) -> None:
         _option(group, flag, "F", text.format(split), values.probability, default=default)
 
 
-def _add_seed(group: Any, text: str) -> None:
-    _option(group, "--seed", "N", text, values.whole, unset="drawn")
-
-
-def _add_threads(group: Any) -> None:
+def _add_threads(group: Any, seed: str = "") -> None:
+    if seed:
+        _option(group, "--seed", "N", seed, values.whole, unset="drawn")
     _option(group, "--threads", "N", "no result depends on it", values.positive_int, unset="the CPUs there are")

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from math import isnan, log, nan
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +16,7 @@ from made_fast.inference.model import MADEModel
 from made_fast.inference.queries import log_p_observed
 from made_fast.tables import checks, data
 from made_fast.tables.choices import N_WALKS
-
-if TYPE_CHECKING:
-    from made_fast.tables.datasets import Dataset
+from made_fast.tables.datasets import Dataset
 
 __all__ = [
     "AnyModel", "Asking", "Scores", "describe_data", "describe_file", "describe_model", "independent_nll", "majority",
@@ -28,15 +26,14 @@ __all__ = [
 AnyModel: TypeAlias = "MADEModel | MixtureModel"
 Floats: TypeAlias = "NDArray[np.float64]"
 Curves: TypeAlias = dict[str, dict[int, tuple[float, float]]]
-"""By split, by the number of a part: the mean NLL and its standard error."""
-
+"""``Scores.parts`` by split."""
 
 NAMED = 10
 """Most names of columns that are shown."""
 
 
 class Asking(NamedTuple):
-    """How a model is asked: threads, and for rows with missing entries how many members answer, by how many walks."""
+    """The options of questions: threads, and for rows with missing entries how many members answer, by how many walks."""
 
     n_threads: int | None
     n_members: int = 1
@@ -44,32 +41,19 @@ class Asking(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """What the rows of a table scored.
+    """Scores of the rows of a table, of what is observed of them."""
 
-    Attributes
-    ----------
-    nll : (n,) float64
-        Negative log-likelihood of each row in nats; of what is observed of it.
-    std : (n,) float64
-        Its standard error, if it is an estimate; 0 where it is exact.
-    n_entries : int
-        How many entries were scored.
-    parts : dict
-        The mean NLL and its standard error under each member of an ensemble, by its number; under the mixture of the first m
-        masks of a model of several, by m = 1, 2, 4, ..., K. Empty where nothing was asked, or rows are incomplete.
-    """
-
-    nll: Floats
-    std: Floats
-    n_entries: int
-    parts: dict[int, tuple[float, float]]
+    nll: Floats  # negative log-likelihood in nats, (n,)
+    std: Floats  # its standard error, 0 where it is exact, (n,)
+    n_entries: int  # how many entries were scored
+    parts: dict[int, tuple[float, float]]  # mean NLL and its standard error by member, or by number of masks; may be empty
 
 
 # Data and models in words
 
 
 def describe_data(dataset: Dataset, shape: tuple[int, int] | None, threshold: float | None) -> str:
-    """Return one line: name, width, rows of each split, the threshold they came through, how much is missing."""
+    """Return one line: name, width, rows of each split, threshold, missing entries."""
     found = dataset.splits
     sizes = ", ".join(f"{X.shape[0]} {name}" for name, X in found.items())
     image = f" ({shape[0]} x {shape[1]})" if shape else ""
@@ -108,10 +92,7 @@ def describe_file(path: Path) -> str:
 
 
 def model_facts(model: AnyModel) -> dict[str, str]:
-    """Return what a model is and, indented, how it was trained.
-
-    The file may be anybody's: what it remembers is shown as JSON, which cannot send control codes to a terminal.
-    """
+    """Return what a model is and, indented, how it was trained: as JSON, which cannot send control codes to a terminal."""
     binarize = model.binarize
     values = "0/1 values" if binarize is None else f"numbers; those > {binarize:g} count as 1"
     facts = {"inputs": f"{model.n_features_in}, {values}"}
@@ -271,10 +252,7 @@ def majority(train: Any) -> NDArray[np.bool_]:
 
 
 def independent_nll(train: Any, X: Any) -> Floats:
-    """Return the NLL in nats of each row of X, of what is observed of it, when every input is a coin of its own.
-
-    The coins are fitted to ``train``, with p = (ones + 1) / (observed rows + 2).
-    """
+    """Return the NLL in nats of each row of X if inputs are coins of p = (ones + 1) / (observed rows + 2) of ``train``."""
     ones, observed = _coins(train)
     p = (ones + 1) / (observed + 2)
     weights, of_zero = np.log(p) - np.log1p(-p), np.log1p(-p)

@@ -29,6 +29,9 @@ PICTURED = 20
 LINES = 1 << 14
 """Lines of scores that are printed at a time."""
 
+CSV_ENTRIES = 1 << 20
+"""Entries sampled and written at a time: a pipe gets its first lines at once, and any number of rows fits in memory."""
+
 
 def evaluate(args: argparse.Namespace) -> int:
     """Score data under a model."""
@@ -84,7 +87,7 @@ def sample(args: argparse.Namespace) -> int:
         files.check_shape(shape, model.n_features_in)
     rng = arguments.generator(args.seed)
     if suffix == ".csv":
-        files.write_lines(args.out, files.sampled_lines(model, args.n_samples, rng, args.threads))
+        files.write_lines(args.out, _sampled_lines(model, args.n_samples, rng, args.threads))
         return 0
     X = model.sample(args.n_samples, rng, n_threads=args.threads)
     if suffix == ".png":
@@ -165,7 +168,7 @@ def _load_data_for(model: AnyModel, args: argparse.Namespace) -> tuple[Dataset, 
 
 
 def _asking(model: AnyModel, args: argparse.Namespace) -> report.Asking:
-    """Return how the model is asked; refuse --members where it has fewer, and more --walks than can be counted."""
+    """Return the options of questions; refuse --members where the model has fewer, and more --walks than can be counted."""
     with refusing(ValueError):
         n_members, n_walks = arguments.count(args.members, "--members"), arguments.count(args.walks, "--walks")
     for single in report.single_models(model):
@@ -179,7 +182,7 @@ def _asking(model: AnyModel, args: argparse.Namespace) -> report.Asking:
 
 
 def _check_nothing_is_lost(args: argparse.Namespace, dataset: Dataset, given: dict[str, Any]) -> None:
-    """Refuse to put the rows that are asked for in the place of DATA, if it holds more."""
+    """Refuse to replace DATA by the rows that are asked for, if it holds more."""
     n, n_given = (sum(X.shape[0] for X in found.values()) for found in (dataset.splits, given))
     if n_given < n:
         raise UsageError(f"{args.out} is DATA, of {n} rows, and would keep {n_given}. Choose another --out.")
@@ -188,7 +191,7 @@ def _check_nothing_is_lost(args: argparse.Namespace, dataset: Dataset, given: di
 
 
 def _fill(model: AnyModel, X: Any, args: argparse.Namespace) -> NDArray[Any]:
-    """Return X with its missing entries filled in; what that rests on is said on standard error, in a line."""
+    """Return X with its missing entries filled in; a line on standard error says if that rests on estimates."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ApproximationWarning)
         filled = model.impute(
@@ -202,14 +205,25 @@ def _fill(model: AnyModel, X: Any, args: argparse.Namespace) -> NDArray[Any]:
 
 
 def _lines(names: list[str], table: NDArray[Any]) -> Iterator[str]:
-    """Give a table of numbers as lines of text that name the same numbers when read, below a line of names."""
+    """Yield a table of numbers as lines of text, below a line of names; the numbers keep all their digits."""
     yield ",".join(names) + "\n"
     for begin in range(0, len(table), LINES):
         yield "".join(",".join(map(repr, row)) + "\n" for row in table[begin : begin + LINES].tolist())
 
 
+def _sampled_lines(model: AnyModel, n: int, rng: np.random.Generator, n_threads: int | None) -> Iterator[str]:
+    """Draw n rows and yield them as lines of 0/1, a few at a time."""
+    step = max(1, CSV_ENTRIES // model.n_features_in)
+    for begin in range(0, n, step):
+        X = model.sample(min(step, n - begin), rng, n_threads=n_threads)
+        text = np.full((len(X), 2 * X.shape[1]), ord(","), np.uint8)
+        text[:, ::2] = X + ord("0")
+        text[:, -1] = ord("\n")
+        yield text.tobytes().decode("ascii")
+
+
 def _hits(X: Any, asked: NDArray[np.float32], filled: NDArray[Any], frequent: NDArray[np.bool_]) -> str:
-    """Say how many of the hidden entries came out right."""
+    """Return a line about the hidden entries that came out right."""
     truth = _dense(X)
     hidden = np.isnan(asked) & ~np.isnan(truth)
     right = ((filled > 0.5) == (truth > 0.5))[hidden].mean()
@@ -219,7 +233,7 @@ def _hits(X: Any, asked: NDArray[np.float32], filled: NDArray[Any], frequent: ND
 
 
 def _way_back(args: argparse.Namespace, names: Sequence[str] | None) -> str:
-    """Say how to read rows whose values are not those the model knows, below names that look like values."""
+    """Return how to read rows whose values are not those of the model's data, or whose names look like values."""
     ways = []
     if args.method == "mean":
         ways.append("probabilities; to read them as 0/1, give --threshold 0.5")
@@ -239,7 +253,7 @@ def _is_number(name: str) -> bool:
 
 
 def _draw(args: argparse.Namespace, given: Any, asked: Any, filled: Any, shape: tuple[int, int] | None) -> None:
-    """Draw columns of three pictures: a row as it is, as it was hidden, and as it came out. Without --hide, the last two.
+    """Draw columns of three pictures: a row, the row with hidden entries, the imputed row; without --hide, the last two.
 
     Rows are taken from all over the split: many files hold one class after the other.
     """

@@ -11,6 +11,7 @@ import os
 import re
 from argparse import ArgumentTypeError
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 __all__ = [
@@ -48,12 +49,7 @@ def whole(text: str, smallest: int = 0, also: str = "") -> int:
     return int(text)
 
 
-def positive_int(text: str) -> int:
-    """Read a whole number, 1 or more."""
-    return whole(text, 1)
-
-
-count = positive_int
+positive_int = count = partial(whole, smallest=1)
 
 
 def masks(text: str) -> int | None:
@@ -82,19 +78,9 @@ def number(text: str, demand: str = "a finite number", fits: Callable[[float], b
     return value
 
 
-def positive_float(text: str) -> float:
-    """Read a number above 0."""
-    return number(text, "> 0", lambda value: value > 0)
-
-
-def non_negative_float(text: str) -> float:
-    """Read a number, 0 or more."""
-    return number(text, ">= 0", lambda value: value >= 0)
-
-
-def probability(text: str) -> float:
-    """Read a number from 0 to below 1."""
-    return number(text, "in 0 <= F < 1", lambda value: 0 <= value < 1)
+positive_float = partial(number, demand="> 0", fits=lambda value: value > 0)
+non_negative_float = partial(number, demand=">= 0", fits=lambda value: value >= 0)
+probability = partial(number, demand="in 0 <= F < 1", fits=lambda value: 0 <= value < 1)
 
 
 def constant(text: str) -> tuple[str, float]:

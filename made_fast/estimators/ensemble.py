@@ -6,11 +6,10 @@ share one set of weights (``n_masks`` of ``MADE``).
 
 from __future__ import annotations
 
-import inspect
 import os
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field, fields, make_dataclass
 from functools import partial
 from typing import Any
 
@@ -26,16 +25,22 @@ from made_fast.system import threads
 from made_fast.tables import arguments, checks
 from made_fast.tables.choices import WEIGHTS
 from made_fast.training import rows as given
-from made_fast.training.parameters import DEFAULTS
+from made_fast.training.parameters import DEFAULTS, HyperParameters
 from made_fast.training.state import EpochRecord
 
 __all__ = ["MADEEnsemble", "em_weights"]
 
-MADE_PARAMS = {name: default for name, default in DEFAULTS.items() if name != "random_state"}
-"""What a member is made with, and the defaults."""
+_KeywordParameters: Any = make_dataclass(
+    "_KeywordParameters",
+    [(stated.name, stated.type, field(default=stated.default, kw_only=True)) for stated in fields(HyperParameters)],
+    eq=False,
+    repr=False,
+)
+"""The parameters of ``MADE`` by name only: the first of an ensemble by position is ``n_members``."""
 
 
-class MADEEnsemble(FittedDensity):
+@dataclass(eq=False, repr=False, match_args=False)
+class MADEEnsemble(_KeywordParameters, FittedDensity):  # type: ignore[misc]
     """A mixture of MADEs trained independently, ``p(x) = sum_m w_m p_m(x)``: an exact density model of binary data.
 
     Members differ in their random numbers: masks, initial weights, order of the rows. They are trained by joblib: on threads
@@ -46,15 +51,15 @@ class MADEEnsemble(FittedDensity):
     n_members : int
         Number of MADEs, M.
     weights : {"equal", "em"}
-        What the members weigh in the mixture: 1/M each, or what makes the validation rows most likely, found by EM
-        (:func:`em_weights`). That needs ``X_val`` or ``validation_fraction``; rows that early stopping has looked at already.
+        Weights of the members: 1/M each, or those under which the validation rows are most likely, found by EM
+        (:func:`em_weights`). That needs ``X_val`` or ``validation_fraction``; early stopping has seen these rows already.
     n_jobs : int, optional
-        Members trained at the same time, as scikit-learn has it: None is one after the other, unless
-        ``joblib.parallel_config`` says otherwise, -1 as many as there are CPUs. Each gets an equal part of ``n_threads``, one
-        at least. Two members at the same time on two CPUs were trained 1.5 to 2 times as fast as in turn on both (180 inputs,
-        30 to 500 hidden units). No result depends on it.
+        Members trained at the same time, as in scikit-learn: None is one after the other, unless ``joblib.parallel_config``
+        says otherwise, -1 as many as there are CPUs. Each gets an equal part of ``n_threads``, at least one. Two at a time on
+        two CPUs take 1/2 to 2/3 of the time of one after the other on both (180 inputs, 30 to 500 hidden units). No result
+        depends on it.
     random_state : None, int, Generator, SeedSequence or RandomState
-        Every member's own is drawn from it; an int makes ``fit`` repeatable to the bit. What member m gets does not depend on
+        Every member's own is drawn from it; an int makes ``fit`` repeat its bits. That of member m does not depend on
         ``n_members`` or ``n_jobs``.
     **made_params
         Any parameter of ``MADE``, with the defaults it has there; ``get_params``, ``set_params`` and ``clone`` know them all.
@@ -88,25 +93,10 @@ class MADEEnsemble(FittedDensity):
     5
     """
 
-    def __init__(
-        self,
-        n_members: int = 5,
-        *,
-        weights: str = "equal",
-        n_jobs: int | None = None,
-        random_state: Any = None,
-        **made_params: Any,
-    ) -> None:
-        for name in made_params.keys() - MADE_PARAMS.keys():
-            raise TypeError(
-                f"MADEEnsemble has no parameter {name!r}. Those that it takes of MADE are {', '.join(MADE_PARAMS)}."
-            )
-        self.n_members = n_members
-        self.weights = weights
-        self.n_jobs = n_jobs
-        self.random_state = random_state
-        for name, value in (MADE_PARAMS | made_params).items():
-            setattr(self, name, value)
+    n_members: int = 5
+    _: KW_ONLY
+    weights: str = WEIGHTS[0]
+    n_jobs: int | None = None
 
     def fit(
         self,
@@ -161,7 +151,7 @@ class MADEEnsemble(FittedDensity):
             rows, held = rows.take(train), rows.take(rest)
         given.check_weights(rows.weights, held and held.weights)
         at_once = max(1, min(n_members, joblib.effective_n_jobs(n_jobs)))
-        params = {name: getattr(self, name) for name in MADE_PARAMS}
+        params = {name: getattr(self, name) for name in DEFAULTS if name != "random_state"}
         params["n_threads"] = max(1, n_threads // at_once)
         members = _train(
             [MADE(**params, random_state=int(rng.integers(2**63))) for rng in for_members],
@@ -186,17 +176,6 @@ class MADEEnsemble(FittedDensity):
         return self
 
 
-def _name_the_parameters() -> None:
-    """Put MADE's parameters into the signature: scikit-learn, ``help`` and editors read there what parameters there are."""
-    own = inspect.signature(MADEEnsemble.__init__)
-    named = [p for p in own.parameters.values() if p.kind != inspect.Parameter.VAR_KEYWORD]
-    made = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default) for name, default in MADE_PARAMS.items()]
-    MADEEnsemble.__init__.__signature__ = own.replace(parameters=[*named, *made])  # type: ignore[attr-defined]
-
-
-_name_the_parameters()
-
-
 def em_weights(
     log_p: NDArray[np.float64],
     row_weights: NDArray[np.float64] | None = None,
@@ -214,11 +193,9 @@ def em_weights(
     log_p : (M, n) float64
         Log-likelihood of each row under each component, finite.
     row_weights : (n,) float64, optional
-        What each row counts in that mean, >= 0 and not all 0; none, or length 0, is 1 for all.
-    tolerance : float
-        Stop when an iteration gains less than this, relative to the size of the log-likelihood.
-    max_iterations : int
-        Stop after so many in any case.
+        Weights of the rows in that mean, >= 0 and not all 0; none, or length 0, is 1 for all.
+    tolerance, max_iterations
+        Stop when an iteration gains less than this, relative to the size of the log-likelihood, or after so many.
 
     Returns
     -------
@@ -261,8 +238,8 @@ def _mixed(
 
 
 _running: set[str] = set()
-"""The calls of this process that train members. joblib waits for no thread when one of them fails or Ctrl-C comes; a member
-whose call is no longer here stops after its epoch."""
+"""The calls of this process that train members. When one fails or Ctrl-C comes, joblib does not wait for the threads of the
+others: a member whose call is no longer here stops after its epoch."""
 
 
 def _train(
@@ -274,10 +251,7 @@ def _train(
     *,
     own_threads: bool,
 ) -> list[MADE]:
-    """Fit the members and return them, as copies if they were fitted in other processes.
-
-    ``own_threads``: the user has said how many threads there are, for whatever machine the members are trained on.
-    """
+    """Fit the members and return them, as copies if in other processes; ``own_threads``: the user has set their number."""
     call = f"{os.getpid()} {secrets.token_hex(8)}"
     parallel = joblib.Parallel(n_jobs=n_jobs, prefer="threads")
     options = [
@@ -321,12 +295,12 @@ def _fit(call: str, made: MADE, X: Any, options: dict[str, Any], own_threads: bo
     if not own_threads:
         made.set_params(n_threads=min(made.n_threads or 1, threads.available()))  # another machine may have fewer
     callback = _Callback(call, options.pop("callback"))
-    made._warns = False  # the ensemble has told once, for all members
+    made._warns = False  # the ensemble has warned, once for all members
     try:
         return made.fit(X, callback=callback, **options)
     except KeyboardInterrupt:
         if not callback.is_called_off():
             raise
-        return made  # nobody waits for this member
+        return made  # the call has ended
     finally:
         del made._warns, made._names

@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from contextlib import suppress
+from functools import partial
 from itertools import islice
 from math import inf, isfinite
 from numbers import Integral, Real
@@ -35,14 +36,14 @@ IntVector = NDArray[np.int32]
 
 
 MOST = 2**31 - 1
-"""Most units of a layer, which are int32 in the kernels, and most of whatever else is counted in memory."""
+"""Most units of a layer, which are int32 in the kernels, and most of everything else that is counted in memory."""
 
 MOST_BYTES = 2**62
-"""More than can be asked for at once: NumPy would refuse it without saying of what there is too much."""
+"""More than can be asked for at once: NumPy would refuse it without saying what is too large."""
 
 
 def shown(value: Any) -> str:
-    """Return what an error text says was found: the repr, cut short; numbers of thousands of digits have none."""
+    """Return the repr for an error text, cut short; numbers of thousands of digits have none."""
     try:
         text = repr(value)
     except CONVERSION_ERRORS:
@@ -59,6 +60,7 @@ def _is_int(value: Any) -> bool:
 
 
 def _int(value: Any, name: str, smallest: int, way_out: str = "", *, largest: int | None = None) -> int:
+    """Return ``value`` as an int in these bounds."""
     demand = f"{name} must be an int >= {smallest}"
     if not _is_int(value):
         raise _wrong_type(demand, value, way_out)
@@ -71,6 +73,7 @@ def _int(value: Any, name: str, smallest: int, way_out: str = "", *, largest: in
 
 
 def _real(value: Any, name: str, demand: str, fits: Callable[[float], bool]) -> float:
+    """Return ``value`` as a float that fits the demand."""
     demand = f"{name} must be {demand}"
     if isinstance(value, bool | np.timedelta64) or not isinstance(value, Real):
         raise _wrong_type(demand, value)
@@ -84,10 +87,7 @@ def _real(value: Any, name: str, demand: str, fits: Callable[[float], bool]) -> 
 
 
 def vector(value: Any, name: str, demand: str) -> NDArray[Any]:
-    """Return ``value`` as an array; what NumPy can make none of is refused by name. Its dtype and shape may be any.
-
-    Objects that are all numbers, or all booleans, become those.
-    """
+    """Return ``value`` as an array of any dtype and shape; objects that are all numbers, or all booleans, become those."""
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
         raise ValueError(f"{name} must be {demand}, got masked entries. Fill them in: {name}.filled(...).")
     try:
@@ -99,34 +99,26 @@ def vector(value: Any, name: str, demand: str) -> NDArray[Any]:
         ) from error
 
 
-def _first(value: Any, n: int, refuse: Callable[[], Exception]) -> tuple[list[Any], int | str]:
-    """Return the first n items of an iterable, which may be endless, and how many there are."""
+def _first(value: Any, n: int, demand: str) -> tuple[list[Any], int | str]:
+    """Return the first n items of an iterable, which may be endless, and their number in all."""
+    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+        raise _wrong_type(demand, value)
     try:
         found = list(islice(value, n + 1))
-        count = len(found) if len(found) <= n else len(value) if isinstance(value, Sized) else f"more than {n}"
+        in_all = len(found) if len(found) <= n else len(value) if isinstance(value, Sized) else f"more than {n}"
     except CONVERSION_ERRORS as error:  # a 0-dimensional array, say
-        raise refuse() from error
-    return found[:n], count
+        raise _wrong_type(demand, value) from error
+    return found[:n], in_all
 
 
-def positive_int(value: Any, name: str, *, largest: int | None = None) -> int:
-    """Return ``value`` as an int that is at least 1, and at most ``largest``."""
-    return _int(value, name, 1, largest=largest)
-
-
-def count(value: Any, name: str) -> int:
-    """Return ``value`` as a positive number of things that are counted in memory."""
-    return _int(value, name, 1, largest=MOST)
+positive_int = partial(_int, smallest=1)
+non_negative_int = partial(_int, smallest=0)
+count = partial(_int, smallest=1, largest=MOST)
 
 
 def how_many(value: Any, name: str, n_bytes: int) -> int:
-    """Return ``value`` as a positive number of things that take so many bytes each."""
+    """Return ``value`` as a positive number of things of ``n_bytes`` each."""
     return _int(value, name, 1, largest=max(MOST_BYTES // max(n_bytes, 1), 1))
-
-
-def non_negative_int(value: Any, name: str) -> int:
-    """Return ``value`` as an int that is at least 0."""
-    return _int(value, name, 0)
 
 
 def n_threads(value: Any, name: str = "n_threads") -> int:
@@ -135,7 +127,7 @@ def n_threads(value: Any, name: str = "n_threads") -> int:
 
 
 def n_jobs(value: Any) -> int | None:
-    """Return how many jobs run at a time, as joblib has it: None, or any int but 0."""
+    """Return the number of jobs at a time, as joblib takes it: None, or any int but 0."""
     if value is None:
         return None
     if not _is_int(value):
@@ -146,7 +138,7 @@ def n_jobs(value: Any) -> int | None:
 
 
 def verbosity(value: Any, name: str = "verbose") -> int:
-    """Return how much is shown, 0 for nothing."""
+    """Return the verbosity, 0 for nothing."""
     return int(value) if isinstance(value, bool | np.bool_) else _int(value, name, 0)
 
 
@@ -161,12 +153,12 @@ def path(value: Any, name: str = "path") -> str:
     return found
 
 
-def mapping(value: Any, name: str) -> dict[Any, Any]:
+def mapping(value: Any, name: str, of: str = "") -> dict[Any, Any]:
     """Return a copy of a mapping; None is an empty one."""
     if value is None:
         return {}
     if not isinstance(value, Mapping):
-        raise _wrong_type(f"{name} must be a mapping", value)
+        raise _wrong_type(f"{name} must be a mapping{of}", value)
     return dict(value)
 
 
@@ -226,24 +218,10 @@ def the_mask(value: Any, n_masks: int) -> Any:
     return 0
 
 
-def positive_float(value: Any, name: str) -> float:
-    """Return ``value`` as a finite float that is larger than 0."""
-    return _real(value, name, "a finite number > 0", lambda number: 0 < number < inf)
-
-
-def non_negative_float(value: Any, name: str) -> float:
-    """Return ``value`` as a finite float that is at least 0."""
-    return _real(value, name, "a finite number >= 0", lambda number: 0 <= number < inf)
-
-
-def probability(value: Any, name: str) -> float:
-    """Return ``value`` as a float of at least 0 and below 1."""
-    return _real(value, name, "a number from 0 to below 1", lambda number: 0 <= number < 1)
-
-
-def fraction(value: Any, name: str) -> float:
-    """Return ``value`` as a float strictly between 0 and 1."""
-    return _real(value, name, "a number between 0 and 1, both excluded", lambda number: 0 < number < 1)
+positive_float = partial(_real, demand="a finite number > 0", fits=lambda number: 0 < number < inf)
+non_negative_float = partial(_real, demand="a finite number >= 0", fits=lambda number: 0 <= number < inf)
+probability = partial(_real, demand="a number from 0 to below 1", fits=lambda number: 0 <= number < 1)
+fraction = partial(_real, demand="a number between 0 and 1, both excluded", fits=lambda number: 0 < number < 1)
 
 
 def threshold(value: Any, name: str = "binarize") -> float | None:
@@ -259,22 +237,18 @@ def boolean(value: Any, name: str) -> bool:
 
 
 def is_true(value: Any) -> bool:
-    """Say whether this is True, Python's or NumPy's, not merely something that counts as such."""
+    """Say whether this is True, Python's or NumPy's; other values that count as true do not."""
     return isinstance(value, bool | np.bool_) and bool(value)
 
 
 def constants(value: Any, name: str, known: Sequence[str]) -> dict[str, float]:
     """Return a mapping of some of the ``known`` names to finite numbers >= 0; None is an empty one."""
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping):
-        raise _wrong_type(f"{name} must be a mapping of names to numbers", value)
-    for key in value:
+    given = mapping(value, name, " of names to numbers")
+    for key in given:
         if key not in known:
-            raise ValueError(
-                f"{name} may have {', '.join(map(repr, known)) or 'nothing'} with this optimizer, got {shown(key)}."
-            )
-    return {key: non_negative_float(number, f"{name}[{shown(key)}]") for key, number in value.items()}
+            listed = ", ".join(map(repr, known)) or "nothing"
+            raise ValueError(f"{name} may have {listed} with this optimizer, got {shown(key)}.")
+    return {key: non_negative_float(number, f"{name}[{shown(key)}]") for key, number in given.items()}
 
 
 def sample_weight(value: Any, n_rows: int, name: str = "sample_weight") -> NDArray[np.float64]:
@@ -300,9 +274,7 @@ def feature_names(value: Any, n_features: int) -> tuple[str, ...] | None:
     if value is None:
         return None
     demand = f"feature_names must be None or the names of {n_features} columns"
-    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
-        raise _wrong_type(demand, value)
-    listed, n = _first(value, n_features, lambda: TypeError(f"{demand}, got {shown(value)}."))
+    listed, n = _first(value, n_features, demand)
     for name in listed:
         if not isinstance(name, str):
             raise _wrong_type(demand, name, " Convert it: str(name).")
@@ -352,9 +324,7 @@ def hidden_sizes(value: Any, name: str = "hidden_sizes") -> tuple[int, ...]:
     demand, most = f"{name} must be a sequence of ints", layout.MAX_LAYERS - 1
     if isinstance(value, Integral):
         raise TypeError(f"{demand}, got {shown(value)}. Write one hidden layer as (500,), say.")
-    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
-        raise _wrong_type(demand, value)
-    listed, n = _first(value, most, lambda: TypeError(f"{demand}, got {shown(value)}."))
+    listed, n = _first(value, most, demand)
     if n != len(listed):
         raise ValueError(f"{name} must name at most {most} layers, got {n}.")
     return tuple(_int(size, f"{name}[{l}]", 1, largest=MOST) for l, size in enumerate(listed))
@@ -367,9 +337,7 @@ def ordering(value: Any, n_features: int) -> str | IntVector:
         if value not in ("natural", "random"):
             raise ValueError(f"{demand}, got {shown(value)}.")
         return value
-    if isinstance(value, bytes) or not isinstance(value, Iterable):
-        raise _wrong_type(demand, value)
-    places, n = _first(value, n_features, lambda: TypeError(f"{demand}, got {shown(value)}."))
+    places, n = _first(value, n_features, demand)
     for d, place in enumerate(places):
         if not _is_int(place):
             raise TypeError(f"{demand}, got {shown(place)} of type {type(place).__name__} for feature {d}.")
@@ -388,7 +356,7 @@ def ordering(value: Any, n_features: int) -> str | IntVector:
 
 
 def generator(random_state: Any, name: str = "random_state") -> np.random.Generator:
-    """Return the source of random numbers that ``random_state`` stands for.
+    """Return the generator that ``random_state`` stands for.
 
     None is a fresh one, an int or ``SeedSequence`` a repeatable one; a ``Generator`` is used as it is, a ``RandomState`` gives
     a seed (and moves on), and so does ``numpy.random`` itself, for the global one.

@@ -24,56 +24,27 @@ the new value; no result of an epoch depends on the value, so that ``made-fast t
 
 
 class Option(NamedTuple):
-    """The option of the command line that sets a parameter.
+    """The option of the command line that sets a parameter."""
 
-    Attributes
-    ----------
-    group : str
-        Its heading in ``--help``.
-    flag, metavar : str
-    help : str
-        By default the first sentence of what the docstring says.
-    unset : str
-        What it means that the option is not given, if the parameter is then None and not its default.
-    read : str
-        The function of ``cli/values.py`` that reads the text; by default the one that is called like the check.
-    """
-
-    group: str
+    group: str  # its heading in --help
     flag: str
     metavar: str = "NAME"
-    help: str = ""
-    unset: str = ""
-    read: str = ""
+    help: str = ""  # by default the first sentence of the meaning
+    unset: str = ""  # what it means to leave the option out, where the parameter then is None and not its default
+    read: str = ""  # the function of cli/values.py that reads the text; by default the one called like the check
 
 
 class About(NamedTuple):
-    """What the table says of a parameter, but for name, type and default.
+    """What the table says of a parameter, but for name, type and default."""
 
-    Attributes
-    ----------
-    meaning : str
-        For the docstring.
-    check : str
-        The function of ``tables/arguments.py`` that checks a value; where the parameter is ``optional``, any but None.
-    option : Option or None
-        None: there is no option, or the command line has one of its own for it.
-    choices : tuple of str
-        The names that it takes, if it takes names; ``or_else`` says what else it takes.
-    change : int
-        ``FIXED``, ``ADJUSTABLE`` or ``HARMLESS``.
-    noted : bool
-        Whether the file of a model notes it.
-    """
-
-    meaning: str
-    check: str
-    option: Option | None = None
-    choices: tuple[str, ...] = ()
-    or_else: str = ""
-    optional: bool = False
+    meaning: str  # for the docstring
+    check: str  # the function of tables/arguments.py that checks a value
+    option: Option | None = None  # None: the command line has none, or one of its own
+    choices: tuple[str, ...] = ()  # the names that it takes, if it takes names
+    or_else: str = ""  # what it takes beside names
+    optional: bool = False  # None means something and needs no check
     change: int = FIXED
-    noted: bool = True
+    noted: bool = True  # whether the file of a model notes it
 
 
 def _value(default: Any, meaning: str, check: str, option: Option | None = None, **more: Any) -> Any:
@@ -101,7 +72,7 @@ class HyperParameters:
         Option("masks", "--ordering", help="order of the inputs, under the first mask"),
         "ordering",
         or_else=" or (D,) sequence of places 1..D",
-        noted=False,  # the masks tell
+        noted=False,  # the masks have it
     )
     degrees: str = _one_of(
         choices.DEGREE_RULES,

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import io
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from cli_cases import run
 from helpers import random_model
 
 from made_fast import load
-from made_fast.cli import main, use
+from made_fast.cli import use
 
 
 @pytest.fixture(autouse=True)
@@ -33,9 +32,7 @@ def here(tmp_path, monkeypatch):
 
 
 def score(command, capsys):
-    """Run the command; return what it prints, and says on standard error."""
-    assert main(["score", *command.split()]) == 0
-    return capsys.readouterr()
+    return run(f"score {command}", capsys)
 
 
 def read(text):
@@ -90,21 +87,3 @@ def test_the_columns_depend_on_the_options_alone(capsys):
     assert (read(score("one x.npy --std", capsys).out)["std"] == 0).all()
     score("one gaps.npy --walks 40 --std --out y.npy", capsys)
     assert (np.load("y.npy") == np.column_stack([log_p, std])).all()
-
-
-def test_a_reader_that_goes_away_makes_no_noise():
-    np.save("many.npy", np.zeros((200_000, 8), np.uint8))
-    command = [sys.executable, "-m", "made_fast", "score", "one", "many.npy"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        assert process.stdout.readline() == b"log_p\n"
-        process.stdout.close()
-        err = process.stderr.read()
-    assert (process.returncode, err) == (141, b"")
-
-
-def test_samples_may_be_asked_for_on_standard_output(capsys):
-    texts = []
-    for more in ("", "--out -"):
-        assert main(["sample", "one", "-n", "5", "--seed", "0", *more.split()]) == 0
-        texts.append(capsys.readouterr().out)
-    assert texts[0] == texts[1] != ""

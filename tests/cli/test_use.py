@@ -9,27 +9,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_cases import TINY, rows_of_twelve, run, scores, shown, table, with_gaps
+from cli_cases import rows_of_twelve, run, scores, shown, table, train, with_gaps
 from helpers import random_model
 from PIL import Image
 
 from made_fast import load
-from made_fast.cli import files, images, main
+from made_fast.cli import images, main, use
 from made_fast.tables import datasets
 
 
-def test_evaluate_prints_the_table_of_the_training(digits, model_file, capsys):
-    assert main(["evaluate", model_file, "digits"]) == 0
-    text = capsys.readouterr().out
+def test_evaluate_prints_the_table_of_the_training(digits, model_file, tmp_path, capsys):
+    text = run(f"evaluate {model_file} digits", capsys).out
     assert scores(text) == scores(digits[1])
-    assert main(["evaluate", model_file, "digits", "--split", "test", "--threads", "1"]) == 0
-    assert scores(capsys.readouterr().out) == {"test": scores(text)["test"]}
-
-
-def test_evaluate_takes_one_row(model_file, tmp_path, capsys):
+    assert scores(run(f"evaluate {model_file} digits --split test --threads 1", capsys).out) == {"test": scores(text)["test"]}
     np.save(tmp_path / "row.npy", np.zeros((1, 64), np.uint8))
-    assert main(["evaluate", model_file, str(tmp_path / "row.npy")]) == 0
-    assert "±" not in capsys.readouterr().out
+    assert "±" not in run(f"evaluate {model_file} {tmp_path}/row.npy", capsys).out
 
 
 @pytest.mark.usefixtures("in_tiny")
@@ -115,48 +109,41 @@ def test_samples_are_the_same_in_every_format(digits, model_file, tmp_path, caps
     assert (np.loadtxt(tmp_path / "x.csv", delimiter=",", dtype=np.uint8) == X).all()
     assert (np.asarray(Image.open(tmp_path / "x.png")) == images.grid(X, (8, 8))).all()
     assert (tmp_path / "x.png").read_bytes() == (digits[0] / "samples.png").read_bytes()
-    monkeypatch.setattr(files, "CSV_ENTRIES", 7 * 64)  # in several steps
-    assert main(["sample", model_file, "-n", "100", "--seed", "0", "--threads", "2"]) == 0
-    assert capsys.readouterr().out == (tmp_path / "x.csv").read_text()
+    monkeypatch.setattr(use, "CSV_ENTRIES", 7 * 64)  # in several steps
+    for more in ("--threads 2", "--out -"):
+        assert run(f"sample {model_file} -n 100 --seed 0 {more}", capsys).out == (tmp_path / "x.csv").read_text()
 
 
 def test_samples_differ_without_a_seed(model_file, capsys):
-    texts = []
-    for _ in range(2):
-        assert main(["sample", model_file, "-n", "5"]) == 0
-        texts.append(capsys.readouterr().out)
+    texts = [run(f"sample {model_file} -n 5", capsys).out for _ in range(2)]
     assert texts[0] != texts[1]
     assert re.fullmatch(r"(([01],){63}[01]\n){5}", texts[0])
 
 
-def test_the_shape_of_pictures_is_remembered_or_given(tmp_path):
+def test_the_shape_of_pictures_is_remembered_or_given(tmp_path, capsys):
     data, path, png = tmp_path / "a.npy", str(tmp_path / "m.safetensors"), tmp_path / "x.png"
     np.save(data, np.random.default_rng(0).random((50, 6)) < 0.3)
-    assert main(["train", str(data), "--shape", "3x2", "--out", path, *TINY]) == 0
-    for shape, more in (((3, 2), []), ((1, 6), ["--shape", "1x6"])):
-        assert main(["sample", path, "--out", str(png), "--seed", "0", "-n", "7", *more]) == 0
+    train("--shape", "3x2", "--out", path, data=data)
+    for shape, more in (((3, 2), ""), ((1, 6), "--shape 1x6")):
+        run(f"sample {path} --out {png} --seed 0 -n 7 {more}", capsys)
         X = load(path).sample(7, random_state=0)
         assert (np.asarray(Image.open(png)) == images.grid(X, shape)).all()
 
 
 def test_info_tells_what_the_file_holds(model_file, capsys):
     model = load(model_file)
-    assert main(["info", model_file]) == 0
-    network, training_run = capsys.readouterr().out.split("trained with\n")
+    network, training_run = run(f"info {model_file}", capsys).out.split("trained with\n")
     facts, hyper = (
         dict(re.split(r"\s{2,}", line.strip(), maxsplit=1) for line in part.splitlines()) for part in (network, training_run)
     )
     assert re.fullmatch(r"\S+model\.safetensors \([\d.]+ kB\)", facts["file"])
-    assert facts["inputs"] == "64, 0/1 values"
-    assert facts["activation"] == "relu"
-    assert facts["hidden layers"] == "64"
-    assert facts["degrees"] == "1..63"
-    assert facts["masks"] == "1"
-    assert facts["direct connections"] == "none"
-    assert facts["connectivity weights"] == "no"
+    expected = {
+        "inputs": "64, 0/1 values", "activation": "relu", "hidden layers": "64", "degrees": "1..63", "masks": "1",
+        "direct connections": "none", "connectivity weights": "no", "dtype": "float32",
+    }  # fmt: skip
+    assert {name: facts[name] for name in expected} == expected
     assert facts["ordering"].startswith(f"permutation {' '.join(map(str, model.masks.orderings[0, :8]))}")
     assert facts["parameters"].startswith(f"{model.n_parameters:,} ")
-    assert facts["dtype"] == "float32"
     assert {name: json.loads(value) for name, value in hyper.items()} == model.hyper
     assert {"degrees", "optimizer", "learning_rate", "random_state", "best_epoch", "data"} <= set(hyper)
 
@@ -237,10 +224,10 @@ def test_rows_that_came_through_a_threshold_say_how_to_read_them(tmp_path, capsy
     X = np.where(rows_of_twelve(100, 0) == 1, 9.0, 2.0)
     np.save(tmp_path / "x.npy", X)
     path, out = tmp_path / "m.safetensors", tmp_path / "y.csv"
-    assert main(["train", str(tmp_path / "x.npy"), *TINY, "--threshold", "7", "--out", str(path), "--max-epochs", "2"]) == 0
+    train("--threshold", 7, "--out", path, "--max-epochs", 2, data=tmp_path / "x.npy")
     X[:, 3] = np.nan
     np.save(tmp_path / "x.npy", X)
-    assert main(["impute", str(path), str(tmp_path / "x.npy"), "--out", str(out)]) == 0
-    assert "0/1; where the model has the threshold 7, give --threshold 0.5 with it\n" in capsys.readouterr().out
+    text = run(f"impute {path} {tmp_path}/x.npy --out {out}", capsys).out
+    assert "0/1; where the model has the threshold 7, give --threshold 0.5 with it\n" in text
     found = np.loadtxt(out, delimiter=",")
     assert (np.delete(found, 3, axis=1) == np.delete(X > 7, 3, axis=1)).all()

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from made_fast import load
-from made_fast.cli import files, main
+from made_fast.cli import main, use
 from made_fast.inference import modelfile, storage
 from made_fast.inference.mixture import MixtureModel
 from made_fast.inference.model import MADEModel
@@ -151,7 +151,7 @@ def test_other_commands_leave_nothing_half_written(command, owner, name, number,
 def test_lines_that_are_drawn_as_they_are_written_stay_whole_or_away(number, monkeypatch):
     assert run(f"{TRAIN} 1") == 0
     Path("y.csv").write_text("as it was")
-    monkeypatch.setattr(files, "CSV_ENTRIES", 60)
+    monkeypatch.setattr(use, "CSV_ENTRIES", 60)
     monkeypatch.setattr(MADEModel, "sample", sent(number, MADEModel.sample))
     assert run("sample model.safetensors -n 20000 --out y.csv") == 128 + number
     assert Path("y.csv").read_text() == "as it was" or len(Path("y.csv").read_text().splitlines()) == 20_000

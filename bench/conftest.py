@@ -10,7 +10,6 @@ import pytest
 from bench import machine
 from bench.cases import CASES, Run
 from bench.implementations import missing, n_threads, one_blas_thread, using
-from bench.nets import Layer, Size
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -31,14 +30,14 @@ def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
 def clock(benchmark: Any) -> Any:
     """Return a function that checks a case on the arrays that it then times."""
 
-    def run(group: str, case: str, size: Size | Layer, implementation: str) -> None:
-        if reason := missing(implementation):
+    def time(group: str, run: Run) -> None:
+        if reason := missing(run.implementation):
             pytest.skip(reason)
-        work = Run(case, size, implementation).build()
+        work = run.build()
         work.warm_up()
-        benchmark.group = f"{group}: {CASES[case].title}, {size}" + f" (times are of {work.units})" * (work.units > 1)
-        benchmark.extra_info.update(data=size.source, units=work.units, threads=n_threads(implementation))
-        with using(implementation):
+        benchmark.group = f"{group}: {CASES[run.case].title}, {run.size}" + f" (times are of {work.units})" * (work.units > 1)
+        benchmark.extra_info.update(data=run.size.source, units=work.units, threads=n_threads(run.implementation))
+        with using(run.implementation):
             benchmark(work.run)
 
-    return run
+    return time

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from made_fast.estimators.ensemble import MADEEnsemble
     from made_fast.estimators.estimator import MADE
     from made_fast.estimators.imputer import MADEImputer
-    from made_fast.inference.header import ModelFileError
     from made_fast.inference.loading import load
     from made_fast.inference.mixture import MixtureModel
     from made_fast.inference.model import MADEModel
     from made_fast.inference.queries import ApproximationWarning
+    from made_fast.inference.tensorfile import ModelFileError
     from made_fast.network.masks import Connectivity
 
 __all__ = [
@@ -48,7 +48,7 @@ _HOMES = {
     "MADEImputer": "estimators.imputer",
     "MADEModel": "inference.model",
     "MixtureModel": "inference.mixture",
-    "ModelFileError": "inference.header",
+    "ModelFileError": "inference.tensorfile",
     "load": "inference.loading",
 }
 

@@ -1,8 +1,13 @@
-"""Small things that several test files build: models with random weights, all binary vectors."""
+"""What several test files need: models with random weights, quick fits, rows of 0/1, digests of results, fresh processes."""
 
 from __future__ import annotations
 
-from typing import Any
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,3 +73,84 @@ def unpack_rows(bits: NDArray[np.uint64], order: NDArray[np.intp]) -> NDArray[np
     out = np.empty((len(bits), len(order)), np.uint8)
     out[:, order] = np.unpackbits(bits.astype("<u8").view(np.uint8), axis=1, count=len(order), bitorder="little")
     return out
+
+
+def rows(n: int, D: int, seed: int = 0) -> NDArray[np.uint8]:
+    """Return random rows of 0/1, a third of them ones."""
+    return (np.random.default_rng(seed).integers(0, 3, (n, D), np.uint8) == 0).view(np.uint8)
+
+
+def with_missing(n: int, D: int, share: float, n_patterns: int, seed: int = 0) -> NDArray[np.float32]:
+    """Return rows of which a share of the entries are NaN, in so many patterns."""
+    X = rows(n, D, seed).astype(np.float32)
+    patterns = np.random.default_rng(seed + 1).random((n_patterns, D)) < share
+    X[patterns[np.arange(n) % n_patterns]] = np.nan
+    return X
+
+
+def small(**params: Any) -> Any:
+    from made_fast import MADE  # not above: workers of pools need no scikit-learn
+
+    common = {"hidden_sizes": (4,), "max_epochs": 1, "n_threads": 1, "random_state": 0, "learning_rate": 0.01}
+    return MADE(**(common | params))
+
+
+def digest(*things: Any) -> str:
+    """Return a digest of the types, shapes and bits of arrays, alone or within others, and of whatever else has a repr."""
+    sha = hashlib.sha256()
+
+    def add(thing: Any) -> None:
+        if isinstance(thing, np.ndarray | np.generic):
+            sha.update(f"{thing.dtype}{thing.shape}".encode() + thing.tobytes())
+        elif isinstance(thing, list | tuple):
+            for one in thing:
+                add(one)
+        elif isinstance(thing, dict):
+            add([*thing.items()])
+        else:
+            sha.update(repr(thing).encode())
+
+    add(things)
+    return sha.hexdigest()
+
+
+def python(*arguments: Any, seconds: float, **environment: str | None) -> str:
+    """Run Python in a fresh process, without variables that are None; return what it prints; RuntimeError if it fails."""
+    command = [sys.executable, "-W", "ignore:This process:DeprecationWarning", *map(str, arguments)]
+    env = {name: value for name, value in (os.environ | environment).items() if value is not None}
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds, env=env)
+    except subprocess.TimeoutExpired:
+        raise RuntimeError("the process hangs") from None
+    if done.returncode:
+        raise RuntimeError(f"exit {done.returncode}: {done.stderr[-2000:]}")
+    return done.stdout.strip()
+
+
+def raising(error: BaseException | type[BaseException]) -> Callable[..., NoReturn]:
+    """Return a function that raises an error, whatever it gets."""
+
+    def call(*_: Any, **__: Any) -> NoReturn:
+        raise error
+
+    return call
+
+
+def put(content: bytes) -> Callable[[BinaryIO], Any]:
+    """Return a function that writes bytes to a stream."""
+    return lambda stream: stream.write(content)
+
+
+def descriptors() -> set[str]:
+    """Return the open descriptors, but for the one that it takes to look."""
+    return {fd for fd in os.listdir("/proc/self/fd") if os.path.lexists(f"/proc/self/fd/{fd}")}
+
+
+def binary(n: int, D: int, seed: int = 0) -> NDArray[np.uint8]:
+    """Return random rows (n, D) of 0/1."""
+    return (np.random.default_rng(seed).random((n, D)) < 0.4).astype(np.uint8)
+
+
+def dense(X: Any) -> NDArray[Any]:
+    """Return an array of what may be a sparse matrix."""
+    return np.asarray(X.toarray() if hasattr(X, "toarray") else X)

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, TypedDict
 import numpy as np
 
 from made_fast import MADE, load
-from made_fast.tables import datasets
+from made_fast.tables.reading import datasets
 
 __all__ = ["Place", "Record", "Score", "data_set", "describe", "evaluate", "find", "keep", "train"]
 

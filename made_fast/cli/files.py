@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from made_fast.cli.report import AnyModel
-    from made_fast.tables.datasets import Dataset
+    from made_fast.tables.reading.datasets import Dataset
 
 __all__ = [
     "check_outputs", "check_shape", "chosen_splits", "is_same", "kind", "load_data", "load_model", "note", "refusing",
@@ -58,7 +58,7 @@ def load_data(args: argparse.Namespace, n_features: int | None = None, index_bas
 
     ``index_base`` is noted in the model file, which may come from anywhere, if the model was trained on a LIBSVM file.
     """
-    from made_fast.tables import datasets
+    from made_fast.tables.reading import datasets
 
     remembered = index_base if type(index_base) is int and index_base in (0, 1) else None
     with refusing(OSError, ValueError, TypeError):
@@ -102,7 +102,7 @@ def chosen_splits(args: argparse.Namespace, dataset: Dataset) -> dict[str, Any]:
 def load_model(path: Path) -> AnyModel:
     """Read a model file."""
     import made_fast
-    from made_fast.inference.header import ModelFileError
+    from made_fast.inference.tensorfile import ModelFileError
 
     with refusing(OSError, ModelFileError):
         return made_fast.load(path)
@@ -113,7 +113,7 @@ def check_outputs(args: argparse.Namespace) -> None:
 
     ``impute --out`` may be DATA: it is put in its place when all is done.
     """
-    from made_fast.inference import storage
+    from made_fast.system import durable
 
     if getattr(args, "out", None) == STDOUT and sys.stdout is None:
         raise UsageError("cannot write the output: standard output is closed. Give --out FILE.")
@@ -127,7 +127,7 @@ def check_outputs(args: argparse.Namespace) -> None:
             if is_same(path, read) and (args.command, option, name) != ("impute", "--out", "data"):
                 raise UsageError(f"{option} must not be the {name.upper()} file, got {path} for both. Choose another name.")
         with writing(path):
-            storage.check_writable(path)
+            durable.check_writable(path)
 
 
 def is_same(path: str | Path, other: str | Path) -> bool:
@@ -156,7 +156,7 @@ def kind(path: Path) -> str:
 
 def write(path: Path, fill: Callable[[BinaryIO], None]) -> None:
     """Replace a file by what ``fill(stream)`` writes, all of it or nothing; or print it, if it is text."""
-    from made_fast.inference import storage
+    from made_fast.system import durable
 
     if path == STDOUT:
         stream = io.BytesIO()
@@ -166,7 +166,7 @@ def write(path: Path, fill: Callable[[BinaryIO], None]) -> None:
         print(stream.getvalue().decode(), end="")
         return
     with writing(path):
-        storage.replace(path, fill)
+        durable.replace(path, fill)
 
 
 def write_lines(path: Path, parts: Iterable[str]) -> None:

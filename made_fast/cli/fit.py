@@ -18,12 +18,12 @@ from made_fast.cli import files, report
 from made_fast.cli.files import refusing
 from made_fast.cli.options import TILES, UsageError
 from made_fast.inference import modelfile
-from made_fast.inference.header import ModelFileError
 from made_fast.inference.queries import ApproximationWarning
+from made_fast.inference.tensorfile import ModelFileError
 from made_fast.system import signals, threads
 from made_fast.system.console import is_terminal, say
 from made_fast.tables import data, names
-from made_fast.tables.datasets import Dataset
+from made_fast.tables.reading.datasets import Dataset
 from made_fast.training import checkpoint, recipe
 from made_fast.training.parameters import DEFAULTS, HARMLESS, PARAMETERS
 

@@ -16,7 +16,7 @@ from made_fast.inference.model import MADEModel
 from made_fast.inference.queries import log_p_observed
 from made_fast.tables import checks, data
 from made_fast.tables.choices import N_WALKS
-from made_fast.tables.datasets import Dataset
+from made_fast.tables.reading.datasets import Dataset
 
 __all__ = [
     "AnyModel", "Asking", "Scores", "describe_data", "describe_file", "describe_model", "independent_nll", "majority",

@@ -19,7 +19,7 @@ from made_fast.cli.values import STDOUT
 from made_fast.inference.queries import ApproximationWarning
 from made_fast.system.console import say
 from made_fast.tables import arguments, checks, data, names
-from made_fast.tables.datasets import Dataset
+from made_fast.tables.reading.datasets import Dataset
 
 __all__ = ["evaluate", "impute", "info", "sample", "score"]
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from made_fast.estimators.fitted import FittedDensity, check_columns, learn_columns
-from made_fast.inference.header import file_error
 from made_fast.inference.model import MADEModel
+from made_fast.inference.tensorfile import file_error
 from made_fast.network.masks import Connectivity
 from made_fast.tables import arguments, checks
 from made_fast.training import checkpoint as checkpoint_file

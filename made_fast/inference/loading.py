@@ -1,13 +1,17 @@
-"""``load``: a model or a mixture out of a file, bytes or an open file. What is in those: ``modelfile.py``, ``storage.py``."""
+"""``load``: a model or a mixture from a path, from bytes or from an open file.
+
+Not here: the format (``tensorfile.py``), the meaning of the tensors (``modelfile.py``).
+"""
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
-from made_fast.inference import modelfile, storage
-from made_fast.inference.header import file_error
+from made_fast.inference import modelfile, tensorfile
 from made_fast.inference.mixture import MixtureModel
 from made_fast.inference.model import MADEModel, from_content
+from made_fast.inference.tensorfile import file_error
 from made_fast.tables import arguments
 
 __all__ = ["load"]
@@ -34,10 +38,10 @@ def load(source: Any, *, mmap: bool = False) -> MADEModel | MixtureModel:
         It is not a whole, consistent model file; a ValueError.
     """
     mmap = arguments.boolean(mmap, "mmap")
-    path, content = storage.content_of(source)
+    path, content = _content_of(source)
     if mmap and content is not None:
         raise ValueError(f"mmap=True needs the path of a file to map, got {path}. Pass its path, or leave mmap out.")
-    tensors, metadata = storage.read(path, mmap=mmap, content=content)
+    tensors, metadata = tensorfile.read(path, mmap=mmap, content=content)
     if metadata.get("kind") != "ensemble":
         return from_content(modelfile.decode(tensors, metadata, path), path)
     found = modelfile.decode_ensemble(tensors, metadata, path)
@@ -46,3 +50,25 @@ def load(source: Any, *, mmap: bool = False) -> MADEModel | MixtureModel:
         return MixtureModel(members, found.weights, hyper=found.hyper)
     except ValueError as error:
         raise file_error(path, "it must hold a mixture", str(error), "Save the model again.") from error
+
+
+def _content_of(source: Any) -> tuple[str, bytes | None]:
+    """Return the name of a source in errors, and its content; None if the source is a path."""
+    if isinstance(source, bytes | bytearray | memoryview):
+        name, content = type(source).__name__, bytes(source)
+        if len(content) < 1 << 12 and b"\0" not in content:  # the length of a header has zeros
+            way_out = "Bytes are the content of a file; if they are its path, pass os.fsdecode(path)."
+            raise file_error(name, "it must hold a model file", content, way_out)
+        return name, content
+    if isinstance(source, str | os.PathLike):
+        return arguments.path(source, "source"), None
+    if not callable(getattr(source, "read", None)):
+        demand = "source must be a path (str or os.PathLike), the content of a file (bytes) or a file open for reading bytes"
+        raise TypeError(f"{demand}, got {arguments.shown(source)} of type {type(source).__name__}.")
+    given = getattr(source, "name", None)
+    name = given if isinstance(given, str) else f"an open {type(source).__name__}"
+    content = source.read()
+    if not isinstance(content, bytes | bytearray | memoryview):
+        found = f"one that reads {type(content).__name__} ({name}). Open it in binary mode, open(path, 'rb')"
+        raise TypeError(f"source must be a file open for reading bytes, got {found}.")
+    return name, bytes(content)

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from made_fast.inference import modelfile, queries, storage
+from made_fast.inference import modelfile, queries, tensorfile
 from made_fast.inference.evidence import pack
 from made_fast.inference.inquiry import Inquiry, Table, choose
 from made_fast.inference.model import MADEModel
@@ -312,7 +312,7 @@ class MixtureModel:
             for model in self.members
         ]
         content = modelfile.EnsembleContent(contents, self.weights, self.hyper, self.feature_names)
-        storage.write(arguments.path(path), *modelfile.encode_ensemble(content))
+        tensorfile.write(arguments.path(path), *modelfile.encode_ensemble(content))
 
     def _table(self, X: checks.MatrixLike) -> checks.Matrix:
         return checks.matrix(X, self.n_features_in, feature_names=self.feature_names)

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from made_fast.inference import modelfile, queries, storage
-from made_fast.inference.header import ModelFileError
+from made_fast.inference import modelfile, queries, tensorfile
+from made_fast.inference.tensorfile import ModelFileError
 from made_fast.network.masks import Connectivity, MaskRule, MaskSet, check_connectivity
 from made_fast.network.network import Network, Parameters
 from made_fast.system import threads
@@ -280,7 +280,7 @@ class MADEModel(queries.Queries):
         """Write the model to one file, durably: the old file or the new one is there, whole, whatever happens."""
         hyper = {**self.hyper, "binarize": self.binarize}
         content = modelfile.Content(self.source, self.masks, self.rule, hyper, self.feature_names)
-        storage.write(arguments.path(path), *modelfile.encode(content))
+        tensorfile.write(arguments.path(path), *modelfile.encode(content))
 
     def _table(self, X: checks.MatrixLike) -> checks.Matrix:
         return checks.matrix(X, self.n_features_in, feature_names=self.feature_names)

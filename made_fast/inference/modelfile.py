@@ -1,14 +1,14 @@
 """What a model file holds: a model's parameters, masks and names as tensors and metadata, and back, checked.
 
-Not here: bytes and headers (``storage.py``), the model classes (they hand over and get back a :class:`Content` or an
-:class:`EnsembleContent`).
+Not here: bytes and headers (``tensorfile.py``); the model classes, which pass and get :class:`Content` and
+:class:`EnsembleContent`.
 
 A model has these tensors, in this order (the big one first, for its alignment), and these further metadata:
 
 - ``parameters`` (n,) F32 or F64: ``theta`` in the panel layout of ``kernels/layout.py``, corners and fill-up 0;
 - ``ordering`` (D,) I32: the place 1..D of each input; ``degrees.0``, ... (H_l,) I32: the degrees of hidden layer l;
 - ``kind``: ``model``; ``activation``: of the hidden layers; ``direct``: none (if absent), output or all; ``hyper``: a JSON
-  object, whatever else the writer wants back.
+  object, anything else that the writer wants back.
 
 A model whose inputs have names has one more tensor, the last: ``feature_names`` U8, the UTF-8 JSON object ``{"names": [...]}``
 with D strings in the list.
@@ -33,30 +33,27 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from made_fast.inference.header import FOREIGN, MAX_JSON, StrPath, file_error, json_object
-from made_fast.inference.storage import CHUNK
+from made_fast.inference.tensorfile import CHUNK, FOREIGN, MAX_JSON, file_error, json_object
 from made_fast.kernels import layout as panels
 from made_fast.network.architecture import Architecture
 from made_fast.network.masks import MaskRule, MaskSet
 from made_fast.network.network import Network, Parameters, Shared
+from made_fast.system.durable import StrPath
 from made_fast.tables.choices import DEGREE_RULES, DIRECT_CONNECTIONS, RESAMPLE
 
-__all__ = [
-    "WEIGHT_TOLERANCE", "Content", "EnsembleContent", "decode", "decode_ensemble", "encode", "encode_ensemble", "encode_names",
-]  # fmt: skip
+__all__ = ["Content", "EnsembleContent", "decode", "decode_ensemble", "encode", "encode_ensemble", "encode_names"]
 
-WEIGHT_TOLERANCE = 1e-9
-"""How far from 1 the weights of a mixture may add up."""
-
+Tensor = NDArray[Any]
 PREFIX = "member."
+WEIGHT_TOLERANCE = 1e-9  # on the sum of a mixture's weights, which is 1
 
 FREE_UNITS, PARAMETERS_PER_UNIT = 1 << 20, 64
 """A file may have a million inputs and hidden units, all members together, and one more for every 64 parameters. Their tables
-take up to 50 bytes a unit: little beside the parameters of a true model, much beside those of one made to fill the memory."""
+take up to 50 bytes a unit: little beside the parameters of a real model, much in a file that was made to fill the memory."""
 
 
 class Content(NamedTuple):
-    """What a model file says: parameters and architecture, masks and how to draw more, any JSON object, names of inputs."""
+    """The content of a model file: parameters, architecture, masks and the rule for more, a JSON object, names of inputs."""
 
     source: Parameters
     masks: MaskSet
@@ -66,7 +63,7 @@ class Content(NamedTuple):
 
 
 class EnsembleContent(NamedTuple):
-    """What the file of a mixture says: its members, their weights (M,) float64, any JSON object, names of inputs."""
+    """The content of a mixture's file: its members, their weights (M,) float64, a JSON object, names of inputs."""
 
     members: Sequence[Content]
     weights: NDArray[np.float64]
@@ -74,30 +71,29 @@ class EnsembleContent(NamedTuple):
     feature_names: tuple[str, ...] | None = None
 
 
-def encode(content: Content) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
-    """Return the (tensors, metadata) of a model, for :func:`write`. They passed :func:`decode`: what is saved can be loaded.
+def encode(content: Content) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the (tensors, metadata) of a model, for :func:`write`, after :func:`decode` has accepted them.
 
     ``hyper`` is a JSON object: names are strings, tuples come back as lists, NumPy's numbers and NaN are refused.
     """
     source, masks, rule, hyper, feature_names = content
     a = source.architecture
-    metadata = {"kind": "model", "activation": a.activation, "direct": a.direct}
-    metadata["hyper"] = json.dumps(hyper, ensure_ascii=False, allow_nan=False)
+    metadata = {"kind": "model", "activation": a.activation, "direct": a.direct, "hyper": _json(hyper)}
     if source.connectivity is not None:
         vectors = list(masks[0].vectors)
     else:
         vectors = [masks.orderings, *masks.degrees]
         metadata["connectivity_weights"] = "true" if a.connectivity_weights else "false"
         if rule is not None:
-            metadata["rule"] = json.dumps({"degrees": rule.degrees, "resample": rule.resample})
+            metadata["rule"] = _json({"degrees": rule.degrees, "resample": rule.resample})
     names = ["parameters", "ordering", *(f"degrees.{l}" for l in range(len(vectors) - 1))]
     tensors = dict(zip(names, [source.vector, *vectors], strict=True)) | encode_names(feature_names)
     decode(tensors, metadata, "the model to be saved")
     return tensors, metadata
 
 
-def decode(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str], path: StrPath) -> Content:
-    """Return the content of what :func:`read` got from ``path``; ModelFileError if it is no model that the kernels can run."""
+def decode(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: StrPath) -> Content:
+    """Return the content of a file that :func:`read` has read from ``path``; ModelFileError if the kernels cannot run it."""
     if metadata.get("kind") != "model":
         kind = metadata.get("kind", "")
         way_out = "Finish that fit: MADE.resume, or made-fast train --resume." if kind == "checkpoint" else FOREIGN
@@ -106,12 +102,10 @@ def decode(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str], pat
     direct = _one_of(metadata, "direct", DIRECT_CONNECTIONS, path, "none")
     connectivity_weights = _one_of(metadata, "connectivity_weights", ("false", "true"), path, "false") == "true"
     hyper = json_object(metadata.get("hyper", "").encode(), "hyper", path)
-    tensors = dict(tensors)
-    feature_names = _pop_names(tensors, path)
+    tensors, feature_names = _without_names(tensors, path)
     theta, masks, is_shared = _decode_tensors(tensors, path)
     first = masks[0]
-    if feature_names is not None and len(feature_names) != first.n_inputs:
-        raise file_error(path, f"there must be names for {first.n_inputs} inputs", len(feature_names))
+    _check_names(feature_names, first.n_inputs, path)
     architecture = Architecture(first.n_inputs, first.hidden_sizes, activation, direct, connectivity_weights)
     if connectivity_weights and not is_shared:
         raise file_error(path, "connectivity weights need parameters that several masks may share", "those of one mask")
@@ -135,88 +129,93 @@ def decode(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str], pat
     return Content(source, masks, rule, hyper, feature_names)
 
 
-def encode_names(names: Sequence[str] | None) -> dict[str, NDArray[Any]]:
-    """Return the tensor of the names of the inputs, {} if they have none; ValueError for names that no file can hold."""
+def encode_names(names: Sequence[str] | None) -> dict[str, Tensor]:
+    """Return the tensor of the names of the inputs, {} without names; ValueError for names that no file can hold."""
     if names is None:
         return {}
     try:
-        text = json.dumps({"names": list(names)}, ensure_ascii=False).encode()
+        text = _json({"names": list(names)}).encode()
         json_object(text, "the names of the columns", "the model to be saved")
     except ValueError as error:
-        raise ValueError(
-            f"the names of the columns must be text that a model file can hold, got {type(error).__name__}: {error} "
-            "Rename them, or pass the values alone: X.to_numpy(), say."
-        ) from error
+        found = f"{type(error).__name__}: {error} Rename them, or pass the values alone: X.to_numpy(), say."
+        raise ValueError(f"the names of the columns must be text that a model file can hold, got {found}") from error
     return {"feature_names": np.frombuffer(text, np.uint8)}
 
 
-def _pop_names(tensors: dict[str, NDArray[Any]], path: StrPath) -> tuple[str, ...] | None:
-    """Take the names of the inputs out of a file's tensors."""
-    if "feature_names" not in tensors:
-        return None
-    last, tensor = list(tensors)[-1], tensors.pop("feature_names")
+def _without_names(tensors: Mapping[str, Tensor], path: StrPath) -> tuple[dict[str, Tensor], tuple[str, ...] | None]:
+    """Return the other tensors of a file, and the names of the inputs."""
+    rest = dict(tensors)
+    if "feature_names" not in rest:
+        return rest, None
+    last, tensor = list(rest)[-1], rest.pop("feature_names")
     if last != "feature_names" or tensor.dtype != np.uint8 or tensor.ndim != 1:
-        raise file_error(
-            path, "feature_names must be the last tensor, a vector of U8", f"{last}, {tensor.dtype} {tensor.shape}"
-        )
-    text = json_object(tensor[: MAX_JSON + 1].tobytes(), "feature_names", path)  # enough to refuse it, if it is longer
+        found = f"{last}, {tensor.dtype} {tensor.shape}"
+        raise file_error(path, "feature_names must be the last tensor, a vector of U8", found)
+    text = json_object(tensor[: MAX_JSON + 1].tobytes(), "feature_names", path)  # a longer one is refused without the rest
     names = text.get("names")
     if text.keys() != {"names"} or not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise file_error(path, "feature_names must be an object of names, a list of strings", text)
-    return tuple(names)
+    return rest, tuple(names)
 
 
-def encode_ensemble(content: EnsembleContent) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
-    """Return the (tensors, metadata) of a mixture, for :func:`write`; what holds for :func:`encode` holds here."""
-    metadata = {"kind": "ensemble", "hyper": json.dumps(content.hyper, ensure_ascii=False, allow_nan=False)}
-    first: dict[str, NDArray[Any]] = {}
-    rest: dict[str, NDArray[Any]] = {"weights": content.weights}
+def _check_names(names: Sequence[str] | None, n_inputs: int, path: StrPath) -> None:
+    if names is not None and len(names) != n_inputs:
+        raise file_error(path, f"there must be names for {n_inputs} inputs", len(names))
+
+
+def _json(value: dict[str, Any]) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
+def encode_ensemble(content: EnsembleContent) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the (tensors, metadata) of a mixture, for :func:`write`, as :func:`encode` does for a model."""
+    metadata = {"kind": "ensemble", "hyper": _json(content.hyper)}
+    first: dict[str, Tensor] = {}
+    rest: dict[str, Tensor] = {"weights": content.weights}
     for m, member in enumerate(content.members):
         tensors, about = encode(member)
-        for name, tensor in tensors.items():
-            (first if name == "parameters" else rest)[f"{PREFIX}{m}.{name}"] = tensor
+        first[f"{PREFIX}{m}.parameters"] = tensors.pop("parameters")
+        rest |= {f"{PREFIX}{m}.{name}": tensor for name, tensor in tensors.items()}
         metadata |= {f"{PREFIX}{m}.{name}": text for name, text in about.items() if name != "kind"}
     tensors = first | rest | encode_names(content.feature_names)
     decode_ensemble(tensors, metadata, "the model to be saved")
     return tensors, metadata
 
 
-def decode_ensemble(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str], path: StrPath) -> EnsembleContent:
-    """Return the content of what :func:`read` got from ``path``; ModelFileError if it is no mixture of models."""
+def decode_ensemble(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: StrPath) -> EnsembleContent:
+    """Return the content of a file that :func:`read` has read from ``path``; ModelFileError if it is no mixture of models."""
     if metadata.get("kind") != "ensemble":
         raise file_error(path, "the kind of the file must be 'ensemble'", metadata.get("kind", ""), FOREIGN)
     hyper = json_object(metadata.get("hyper", "").encode(), "hyper", path)
-    tensors = dict(tensors)
-    feature_names = _pop_names(tensors, path)
+    tensors, feature_names = _without_names(tensors, path)
     weights = tensors.get("weights")
     if weights is None or weights.dtype != np.float64 or weights.ndim != 1:
-        raise file_error(
-            path, "weights must be a vector of F64", None if weights is None else f"{weights.dtype} {weights.shape}"
-        )
+        found = None if weights is None else f"{weights.dtype} {weights.shape}"
+        raise file_error(path, "weights must be a vector of F64", found)
     M = len(weights)
     if not 0 < M < len(tensors):
         raise file_error(path, f"there must be members, as many as weights ({M})", f"{len(tensors)} tensors")
     if (weights <= 0).any() or not abs(weights.sum() - 1) <= WEIGHT_TOLERANCE:
-        raise file_error(
-            path, "weights must be positive and add up to 1", f"{weights[:8].tolist()}, sum {float(weights.sum())!r}"
-        )
-    starts = [*(f"{PREFIX}{m}.parameters" for m in range(M)), "weights"]
-    if list(tensors)[: M + 1] != starts:
+        found = f"{weights[:8].tolist()}, sum {float(weights.sum())!r}"
+        raise file_error(path, "weights must be positive and add up to 1", found)
+    first = [f"{PREFIX}{m}.parameters" for m in range(M)]
+    if list(tensors)[: M + 1] != [*first, "weights"]:
         raise file_error(path, "tensors must begin with the parameters of each member, then weights", list(tensors))
+    del tensors["weights"]
     vectors = [tensor for tensor in tensors.values() if tensor.dtype == np.int32 and tensor.ndim]
-    _check_units(vectors, sum(tensors[name].size for name in starts[:-1]), path)
-    parts = _by_member({name: tensor for name, tensor in tensors.items() if name != "weights"}, M, path)
+    _check_units(vectors, sum(tensors[name].size for name in first), path)
+    parts = _by_member(tensors, M, path)
     abouts = _by_member({name: text for name, text in metadata.items() if name not in ("kind", "hyper")}, M, path)
-    members = []
-    for m, (part, about) in enumerate(zip(parts, abouts, strict=True)):
-        members.append(decode(part, {**about, "kind": "model"}, f"{os.fspath(path)}: member {m}"))
+    members = [
+        decode(part, {**about, "kind": "model"}, f"{os.fspath(path)}: member {m}")
+        for m, (part, about) in enumerate(zip(parts, abouts, strict=True))
+    ]
     widths = [member.source.architecture.n_inputs for member in members]
     if len(set(widths)) > 1:
         raise file_error(path, "all members must have as many inputs as the first", widths)
     if any(member.feature_names is not None for member in members):
         raise file_error(path, "names of inputs must be those of the mixture", "a member with names of its own")
-    if feature_names is not None and len(feature_names) != widths[0]:
-        raise file_error(path, f"there must be names for {widths[0]} inputs", len(feature_names))
+    _check_names(feature_names, widths[0], path)
     return EnsembleContent(members, weights, hyper, feature_names)
 
 
@@ -224,15 +223,14 @@ def _by_member(entries: Mapping[str, Any], n_members: int, path: StrPath) -> lis
     """Return the entries of each member, in their order, without the prefix of their names."""
     parts: dict[str, dict[str, Any]] = {str(m): {} for m in range(n_members)}
     for name, entry in entries.items():
-        prefix, _, rest = name.partition(".")
-        m, _, own = rest.partition(".")
-        if f"{prefix}." != PREFIX or m not in parts:
+        m, _, own = name.removeprefix(PREFIX).partition(".")
+        if not name.startswith(PREFIX) or m not in parts:
             raise file_error(path, f"names must begin with {PREFIX}0. to {PREFIX}{n_members - 1}.", name)
         parts[m][own] = entry
     return list(parts.values())
 
 
-def _check_units(vectors: Iterable[NDArray[Any]], n_parameters: int, path: StrPath) -> None:
+def _check_units(vectors: Iterable[Tensor], n_parameters: int, path: StrPath) -> None:
     """Bound the sizes of all layers before anything is made of them."""
     n_units, most = sum(vector.shape[-1] for vector in vectors), FREE_UNITS + n_parameters // PARAMETERS_PER_UNIT
     if n_units > most:
@@ -246,20 +244,20 @@ def _one_of(values: Mapping[str, str], name: str, options: Sequence[str], path: 
     return value
 
 
-def _decode_tensors(tensors: Mapping[str, NDArray[Any]], path: StrPath) -> tuple[NDArray[Any], MaskSet, bool]:
+def _decode_tensors(tensors: Mapping[str, Tensor], path: StrPath) -> tuple[Tensor, MaskSet, bool]:
     """Return the parameters, the mask set, and whether its masks share the parameters."""
     names = ["parameters", "ordering", *(f"degrees.{l}" for l in range(len(tensors) - 2))]
     if list(tensors) != names or len(names) - 1 > panels.MAX_LAYERS:
-        demand = f"tensors must be parameters, ordering, up to {panels.MAX_LAYERS - 1} degrees.<l>"
-        raise file_error(path, demand, list(tensors))
+        up_to = panels.MAX_LAYERS - 1
+        raise file_error(path, f"tensors must be parameters, ordering, up to {up_to} degrees.<l>", list(tensors))
     theta, *vectors = tensors.values()
     if theta.dtype not in (np.float32, np.float64) or theta.ndim != 1:
         raise file_error(path, "parameters must be a vector of F32 or F64", f"{theta.dtype} {theta.shape}")
     n_masks = vectors[0].shape[:-1]
     for name, vector in zip(names[1:], vectors, strict=True):
         if vector.dtype != np.int32 or vector.ndim not in (1, 2) or vector.shape[:-1] != n_masks or n_masks == (0,):
-            demand = f"{name} must be I32, a vector or K of them (K x n), like the ordering"
-            raise file_error(path, demand, f"{vector.dtype} {vector.shape}")
+            found = f"{vector.dtype} {vector.shape}"
+            raise file_error(path, f"{name} must be I32, a vector or K of them (K x n), like the ordering", found)
         if not 1 <= vector.shape[-1] <= len(theta):
             raise file_error(path, f"{name} must not be empty nor longer than the {len(theta)} parameters", vector.shape)
     _check_units(vectors, len(theta), path)
@@ -276,8 +274,8 @@ def _decode_tensors(tensors: Mapping[str, NDArray[Any]], path: StrPath) -> tuple
     return theta, MaskSet(ordering, tuple(degrees)), bool(n_masks)
 
 
-def _is_clean(theta: NDArray[Any], layout: panels.Layout, l: int) -> bool:
-    """Return whether zero corners, fill-up units and biases of direct connections in layer l are 0. Reads no whole panel."""
+def _is_clean(theta: Tensor, layout: panels.Layout, l: int) -> bool:
+    """Return whether dead corners, fill-up units and biases of direct connections in layer l are 0. Reads no whole panel."""
     bias, n_out, count = (int(layout.layers[l, column]) for column in (panels.BIAS, panels.N_OUT, panels.N_PANELS))
     used = 0 if layout.layers[l, panels.DIRECT] < 0 else n_out
     fill_up = theta[bias + used : bias + panels.PANEL * count]

@@ -1,1 +1,1 @@
-"""What the rest stands on: threads, signals, files that are written durably, messages. No array of data is looked at here."""
+"""Threads, signals, durable files, messages: what every room may use. This room knows no arrays of data."""

@@ -1,4 +1,4 @@
-"""A property that is computed once; it may be asked for from many threads, and amid a fork."""
+"""A property that is computed once, safe with threads and with a fork at any time."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ T = TypeVar("T")
 class once(Generic[T]):  # noqa: N801
     """A property that is computed on first use and kept.
 
-    It takes no lock, unlike ``functools.cached_property`` of Python 3.11: a child forked while another thread holds that would
-    wait for ever. Threads that come first together compute the same. A class that has some is pickled without them: the
-    instance's dictionary may grow at any time.
+    It takes no lock, unlike ``functools.cached_property`` of Python 3.11: a child forked while another thread holds the lock
+    would wait for ever. Two threads may compute the same value. A class with such properties is pickled without them.
     """
 
     def __init__(self, compute: Callable[[Any], T]) -> None:
@@ -24,5 +23,5 @@ class once(Generic[T]):  # noqa: N801
 
     def __get__(self, instance: Any, owner: Any = None) -> T:
         value = self._compute(instance)
-        instance.__dict__[self._compute.__name__] = value  # found there before this is asked again
+        instance.__dict__[self._compute.__name__] = value  # from now on Python finds it there
         return value

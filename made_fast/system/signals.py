@@ -1,6 +1,6 @@
 """Signals that end a command: SIGTERM and SIGHUP (a closed terminal) raise, as Ctrl-C does, and wait while a file is written.
 
-Not here: what a command keeps when it is ended (``fitting.py``). A disposition that is not the default, ``nohup`` say, stays.
+A disposition that is not the default, by ``nohup`` say, stays. Not here: what an ended command saves (``cli``).
 """
 
 from __future__ import annotations
@@ -14,14 +14,9 @@ from types import FrameType
 
 __all__ = ["Stopped", "code_of", "held", "raised"]
 
-DEFAULTS = {
-    signal.SIGINT: signal.default_int_handler,
-    signal.SIGTERM: signal.SIG_DFL,
-    signal.SIGHUP: signal.SIG_DFL,
-}
+DEFAULTS = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL}
 
-SAME = 2.0
-"""Seconds within which another signal is the same wish once more: a closed terminal sends SIGHUP twice."""
+SAME = 2.0  # seconds within which another signal is ignored: a closed terminal sends SIGHUP twice
 
 
 class Stopped(KeyboardInterrupt):
@@ -33,39 +28,36 @@ class Stopped(KeyboardInterrupt):
 
 
 class _State:
-    """Who waits (``held``), what came meanwhile, and when a signal was raised last."""
-
-    holders = 0
+    holders = 0  # blocks of ``held`` that signals wait for
     came: int | None = None
-    last = -SAME
+    last = -SAME  # when a signal was raised
 
 
 def code_of(stop: KeyboardInterrupt) -> int:
-    """Return the exit code of a command that this has ended, 128 + the signal's number."""
+    """Return the exit code of a command that a signal has ended: 128 + its number."""
     return 128 + (stop.number if isinstance(stop, Stopped) else signal.SIGINT)
 
 
 @contextmanager
 def raised() -> Iterator[None]:
-    """Raise :class:`Stopped` when such a signal comes; on the main thread, which alone gets signals."""
+    """Raise :class:`Stopped` when such a signal comes. Only the main thread gets signals; elsewhere this does nothing."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in DEFAULTS}
-    mine = {number: handler for number, handler in before.items() if handler == DEFAULTS[number]}
+    mine = {number: default for number, default in DEFAULTS.items() if signal.getsignal(number) == default}
     _State.holders, _State.came, _State.last = 0, None, -SAME
     try:
         for number in mine:
             signal.signal(number, _handle)
         yield
     finally:
-        for number, handler in mine.items():
-            signal.signal(number, handler)
+        for number, default in mine.items():
+            signal.signal(number, default)
 
 
 @contextmanager
 def held(*, drop: bool = False) -> Iterator[None]:
-    """Let signals wait until the end of the block, which is short; with ``drop``, for good: the command ends in any case."""
+    """Let signals wait until the end of the block, which is short; with ``drop`` they are ignored: the command ends anyway."""
     _State.holders += 1
     try:
         yield

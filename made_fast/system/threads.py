@@ -1,7 +1,7 @@
-"""How many threads, and who runs what. The kernels start no thread; this file does.
+"""Threads: how many to use, and the work that each does. The kernels start no thread; this file does.
 
 Threads are ordinary Python threads that spend their time in kernels without the GIL. They are started on first use, sleep
-when idle, end with the process, and are forgotten (not used) in a forked child, which starts its own.
+when idle, and end with the process. A forked child forgets its parent's threads and starts its own.
 """
 
 from __future__ import annotations
@@ -19,42 +19,39 @@ from queue import SimpleQueue
 __all__ = ["available", "for_each", "run", "unattended"]
 
 HELPERS = max(16, 2 * (os.cpu_count() or 1))
-"""Threads that may help ``for_each`` at the same time, whoever calls it; and the most that are kept when idle."""
+"""Most threads that help all calls of ``for_each`` at the same time, and most idle threads that are kept."""
 
-LOOK = 0.01
-"""Seconds that a caller waits at a time."""
-
+LOOK = 0.01  # seconds that a caller waits at a time
 CGROUPS, OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 def available() -> int:
-    """Return how many threads to use by default: our CPUs, cut down to the container's quota and to OMP_NUM_THREADS."""
+    """Return the default number of threads: our CPUs, at most the container's quota and OMP_NUM_THREADS."""
     n = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    limits: list[float] = [n, _quota()]
-    limits.append(_number(os.environ.get("OMP_NUM_THREADS", "").split(",")[0]) or math.inf)
-    return int(max(1, min(limits)))
+    wanted = _number(os.environ.get("OMP_NUM_THREADS", "").split(",")[0]) or math.inf
+    return int(max(1, min(n, _quota(), wanted)))
 
 
 def _number(text: str) -> int:
-    """Return the number that a text from outside holds; 0 if it is no plain decimal one, or one beyond all sense."""
+    """Return the number in a text from outside; 0 if that is no plain decimal number, or too long to be one."""
     text = text.strip()
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else 0
 
 
 def _text(path: Path) -> str:
-    """Return what a file of the system holds; nothing if there is none to be read."""
+    """Return the content of a file of the system; "" if it cannot be read."""
     try:
         return path.read_text("utf-8", "surrogateescape")
     except OSError as error:
-        if error.errno is None:  # a time limit that a signal handler raises
+        if error.errno is None:  # a time limit, raised by a signal handler
             raise
         return ""
 
 
 @cache
 def _quota() -> float:
-    """Return the smallest CPU limit of our control group and of those it is in, rounded up. Read once, because it is slow."""
-    groups = [("", "/"), ("cpu", "/")]  # a container sees its own group there, whatever it is called outside
+    """Return the smallest CPU limit of our control group and of those above it, rounded up. Read once, because it is slow."""
+    groups = [("", "/"), ("cpu", "/")]  # a container sees its own group there, by whatever name outside
     lines = [line.split(":", 2) for line in _text(OWN_CGROUPS).splitlines()]
     groups += [(line[1], line[2]) for line in lines if len(line) == 3]
     limits = [math.inf]
@@ -75,18 +72,18 @@ def _limit(group: Path) -> float:
 
 
 class _Task:
-    """What a rank has to do on another thread. The caller may be interrupted anywhere and ask again: no news is lost."""
+    """The work of a rank on another thread. The caller may be interrupted anywhere and ask again."""
 
     def __init__(self, work: Callable[[int], None], rank: int) -> None:
         self._work, self._rank = work, rank
         self._owner: dict[str, str] = {}
         self._ended = False
-        self._bell = threading.Lock()  # rung by a release, which takes no memory
+        self._bell = threading.Lock()  # its release takes no memory
         self._bell.acquire()
         self.error: BaseException | None = None
 
     def belongs_to(self, who: str) -> bool:
-        """Say whether the task is theirs: the first to ask has it, for good."""
+        """Return whether the task is theirs: the first to ask gets it."""
         return self._owner.setdefault("", who) == who
 
     def do(self) -> None:
@@ -100,7 +97,7 @@ class _Task:
         self._bell.release()
 
     def wait(self) -> None:
-        """Return when ``end`` has been called. A signal that comes just before the wait does not end it, but the next look."""
+        """Wait for ``end``, a little at a time: Python handles a signal that came just before a wait only after it."""
         while not self._ended and not self._bell.acquire(timeout=LOOK):
             pass
 
@@ -115,7 +112,7 @@ class _Worker:
         self._begun.acquire()
         thread = threading.Thread(target=self._loop, name="made_fast", daemon=True)
         thread.start()
-        while not self._begun.acquire(timeout=1):  # Python ends a thread for which it finds no memory, and tells nobody
+        while not self._begun.acquire(timeout=1):  # Python ends a thread silently if it finds no memory for it
             if not thread.is_alive():
                 raise MemoryError("a thread ended before it began")
 
@@ -139,8 +136,7 @@ class _Worker:
 
 
 _idle: list[_Worker] = []
-_given: set[_Task] = set()
-"""The tasks that workers have."""
+_given: set[_Task] = set()  # the tasks that workers have
 
 
 def _forget() -> None:
@@ -159,15 +155,16 @@ def run(
     *,
     all_n: bool = True,
     aside: bool = False,
+    leave: bool = False,
 ) -> None:
-    """Call ``work(0)``, ..., ``work(n - 1)`` at the same time, rank 0 on the caller's thread, and return when all are done.
+    """Call ``work(0)``, ..., ``work(n - 1)`` at the same time, rank 0 on the caller's thread, and return when all have ended.
 
     All n really run at once, so that ``work`` may wait for the other ranks; but without ``all_n`` there are fewer if the
-    system has no more threads to give. After an error a rank would wait in vain (Ctrl-C can strike before all have begun):
-    ``call_off`` is called then, and must end such waits. An error is raised when every rank has ended.
+    system has no more threads. After an error (Ctrl-C may strike before all ranks have begun) the others might wait for ever,
+    so ``call_off`` is called, and must end their waits. The error is raised when every rank has ended; with ``leave`` at once.
 
-    With ``aside`` rank 0, too, is on another thread, if the caller is the one that Ctrl-C comes to: who only waits can answer
-    it at once, and call off what would take too long. Without ``all_n`` the caller does it if there is no thread to be had.
+    With ``aside`` rank 0 is on another thread too, if the caller is on the main thread, which gets Ctrl-C. It only waits, so
+    it can call off the work at once. Without ``all_n`` the caller does the work if the system has no thread.
     """
     aside = aside and threading.current_thread() is threading.main_thread() and not sys.is_finalizing()  # no thread runs then
     if n == 1 and not aside:
@@ -194,7 +191,7 @@ def run(
             for task in tasks:
                 if errors and task.belongs_to("caller"):  # it has not begun, and never will
                     _given.discard(task)
-                else:
+                elif not (errors and leave):
                     task.wait()
             break
         except BaseException as raised:
@@ -206,24 +203,12 @@ def run(
 
 
 def unattended(work: Callable[[], None]) -> None:
-    """Call ``work()``; if Ctrl-C comes, be gone at once and let it end by itself. It may write only what nobody looks at."""
-    if threading.current_thread() is not threading.main_thread():  # no Ctrl-C comes here
-        work()
-        return
-    task = _Task(lambda _: work(), 0)
-    try:
-        _hand_out([task], all_of_them=True)
-        task.wait()
-    except BaseException:
-        if task.belongs_to("caller"):
-            _given.discard(task)
-        raise
-    if task.error is not None:
-        raise task.error
+    """Call ``work()``; Ctrl-C is raised at once, and ``work`` ends by itself. It may write only what nobody else reads."""
+    run(lambda _: work(), 1, aside=True, leave=True)
 
 
 def _hand_out(tasks: list[_Task], all_of_them: bool) -> None:
-    """Give each task to a worker; if there are not enough, fail or drop the rest of the tasks."""
+    """Give each task to a worker; if there are too few, raise an error or drop the rest of the tasks."""
     for i, task in enumerate(tasks):
         if not all_of_them and len(_given) >= HELPERS:  # others have begun since we were counted
             del tasks[i:]
@@ -240,7 +225,7 @@ def _hand_out(tasks: list[_Task], all_of_them: bool) -> None:
                 if task.belongs_to("caller"):
                     _given.discard(task)
                     del tasks[i:]
-                else:  # Python found no memory to wait for its start, and the thread has begun all the same
+                else:  # Python found no memory to wait for the thread's start, but it has begun
                     del tasks[i + 1 :]
                 return
         else:
@@ -250,8 +235,8 @@ def _hand_out(tasks: list[_Task], all_of_them: bool) -> None:
 def for_each(work: Callable[[int, int], None], n_items: int, n_threads: int) -> None:
     """Call ``work(item, rank)`` for every item in 0..n_items - 1, each rank taking the next item when it is free.
 
-    Items start in order. After an error (or Ctrl-C) no further item starts. Where many threads call this at once there are
-    fewer ranks than asked for: they have company enough.
+    Items start in order. After an error (or Ctrl-C) no further item starts. Where many threads call this at once, each has
+    fewer ranks than it asks for.
     """
     items = count()
     stop = False

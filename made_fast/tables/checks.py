@@ -4,7 +4,7 @@ Every public method hands what it was given to a function of this file and trust
 again. A refusal says the name, the demand, what was found, and the way out: ``TypeError`` for a wrong type, ``ValueError``
 for a wrong value. Where scikit-learn's own checks look for certain words, the texts hold those words.
 
-Not here: packing of rows (``tables/data.py``), files (``tables/datasets.py``), defaults (the estimator), what makes an
+Not here: packing of rows (``tables/data.py``), files (``tables/reading``), defaults (the estimator), what makes an
 array of a data frame (``tables/arrays.py``). SciPy is never imported here: who hands over an object of its own has done so.
 """
 

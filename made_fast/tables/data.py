@@ -4,7 +4,7 @@
 50,000 rows of 784 inputs take 5 MB. Whatever the input is (memmap, float, sparse), it is turned into bits a chunk of rows at
 a time and never exists as a whole in a second form.
 
-Not here: what may be put in (``tables/checks.py``), files (``tables/datasets.py``).
+Not here: what may be put in (``tables/checks.py``), files (``tables/reading``).
 """
 
 from __future__ import annotations

@@ -17,10 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from made_fast.inference import modelfile, storage
-from made_fast.inference.header import FOREIGN, MAX_JSON, ModelFileError, StrPath, file_error, json_object
+from made_fast.inference import modelfile, tensorfile
+from made_fast.inference.tensorfile import FOREIGN, MAX_JSON, ModelFileError, file_error, json_object
 from made_fast.kernels.layout import aligned_copy, copy_into
 from made_fast.kernels.optimizers import OPTIMIZERS
+from made_fast.system import durable
+from made_fast.system.durable import StrPath
 from made_fast.tables import arguments
 from made_fast.tables.choices import SCHEDULES
 from made_fast.training import recipe
@@ -36,7 +38,7 @@ def write(path: StrPath, state: FitState, params: recipe.Params) -> None:
 
     Raises OSError if the file cannot be written; the old one is untouched.
     """
-    storage.write(path, *encode(path, state, params))
+    tensorfile.write(path, *encode(path, state, params))
 
 
 def check(path: StrPath, state: FitState, params: recipe.Params) -> None:
@@ -55,9 +57,9 @@ def check_writable(path: StrPath) -> None:
 
     It would be lost: a model, or a table, that was named by mistake.
     """
-    storage.check_writable(path)
+    durable.check_writable(path)
     try:
-        kind = storage.read_metadata(path).get("kind")
+        kind = tensorfile.read_metadata(path).get("kind")
     except FileNotFoundError:
         return
     except ModelFileError:
@@ -121,7 +123,7 @@ def read(path: StrPath) -> FitState:
 
     Raises OSError, or ModelFileError if it is no whole, consistent checkpoint.
     """
-    tensors, metadata = storage.read(path)
+    tensors, metadata = tensorfile.read(path)
     if metadata.get("kind") != "checkpoint":
         demand, way_out = "the kind of the file must be 'checkpoint'", "Read models with made_fast.load."
         raise file_error(path, demand, metadata.get("kind", ""), way_out)

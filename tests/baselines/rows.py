@@ -1,7 +1,8 @@
-"""Rows of 0/1 for the tests of several baselines, and whether drawn rows are as likely as a model says."""
+"""What the tests of several baselines share: rows of 0/1, gradients by differences, checks of samples and of threads."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,3 +43,27 @@ def check_samples(model: Baseline, D: int, n: int = 20_000, **how: Any) -> None:
     assert X.dtype == np.uint8
     assert follow(X, np.exp(model.score_samples(every_row(D))))
     np.testing.assert_array_equal(model.sample(n, random_state=1, **how), X)
+
+
+def differences(loss: Callable[[], float], theta: Any, places: Sequence[int] | None = None, step: float = 1e-6) -> Any:
+    """Return the derivatives of ``loss()`` by central differences, at these places of theta."""
+    found = []
+    for i in range(len(theta)) if places is None else places:
+        kept = theta[i]
+        theta[i] = kept + step
+        above = loss()
+        theta[i] = kept - step
+        found.append((above - loss()) / (2 * step))
+        theta[i] = kept
+    return np.array(found)
+
+
+def check_threads(make: Callable[..., Any], X: Rows, X_val: Rows | None, **how: Any) -> Any:
+    """Assert that a model has the same bits on one to three threads; return it."""
+    first, *others = (make(n_threads=n).fit(X, X_val) for n in (1, 2, 3))
+    for model in others:
+        if hasattr(first, "theta_"):
+            np.testing.assert_array_equal(model.theta_, first.theta_)
+        np.testing.assert_array_equal(model.score_samples(X), first.score_samples(X))
+        np.testing.assert_array_equal(model.sample(200, random_state=0, **how), first.sample(200, random_state=0, **how))
+    return first

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import pairwise, permutations
 
 import numpy as np
 import pytest
-from baselines.rows import check_samples, every_row, some_rows
+from baselines.rows import check_samples, check_threads, differences, every_row, some_rows
 
 from bench.baselines import eonade
 from bench.baselines.eonade import EoNADE
@@ -68,14 +69,8 @@ def test_the_gradient_is_that_of_the_loss(hidden_sizes, code):
     x, given = some_rows(8, 6), eonade.draw_given(8, 6, rng)
     loss = eonade.gradient(layers, x, given, code, 0.25, eonade.views(out, sizes))
     assert loss == eonade.gradient(layers, x, given, code, 0.0, None)
-    for i in range(len(theta)):
-        kept, step = theta[i], 1e-6
-        theta[i] = kept + step
-        above = eonade.gradient(layers, x, given, code, 0.0, None)
-        theta[i] = kept - step
-        below = eonade.gradient(layers, x, given, code, 0.0, None)
-        theta[i] = kept
-        assert out[i] == pytest.approx(0.25 * (above - below) / (2 * step), abs=1e-7)
+    truth = differences(lambda: eonade.gradient(layers, x, given, code, 0.0, None), theta)
+    assert out == pytest.approx(0.25 * truth, abs=1e-7)
 
 
 def test_the_loss_is_in_the_mean_the_nll_over_all_orderings():
@@ -150,12 +145,7 @@ def test_early_stopping_keeps_the_best_parameters():
 @pytest.mark.parametrize("hidden_sizes", [(130,), (20, 10)])
 def test_one_seed_gives_the_same_bits_on_any_number_of_threads(hidden_sizes):
     X = some_rows(600, 7)
-    params = {"max_epochs": 2, "random_state": 0, "n_orderings": 3}
-    fitted = [EoNADE(hidden_sizes, n_threads=n, **params).fit(X, X[:50]) for n in (1, 2, 3)]
-    for model in fitted[1:]:
-        assert (model.theta_ == fitted[0].theta_).all()
-        assert (model.score_samples(X) == fitted[0].score_samples(X)).all()
-        assert (model.sample(200, 0) == fitted[0].sample(200, 0)).all()
+    check_threads(partial(EoNADE, hidden_sizes, max_epochs=2, random_state=0, n_orderings=3), X, X[:50])
 
 
 def test_one_input_and_one_row_are_enough():

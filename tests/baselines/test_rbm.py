@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
-from baselines.rows import check_samples, every_row, follow, two_kinds
+from baselines.rows import check_samples, check_threads, differences, every_row, follow, two_kinds
 
 from bench.baselines import rbm, rbm_kernels
 from bench.baselines.rbm import RBM
@@ -66,27 +68,12 @@ def test_the_gradient_is_that_of_the_free_energies():
     X, last = (rng.random((2, 9, 70)) < 0.4).astype(np.uint8)
     gradient = np.empty_like(model.theta_)
     model._gradient(X, hidden(model, X), last, hidden(model, last), gradient)
-    theta = model.theta_
-    for i in [0, 66, 67, 64 * 67 + 65, *rng.integers(0, len(theta), 150), *range(len(theta) - 140, len(theta), 3)]:
-        ends = []
-        for step in (1e-5, -2e-5):
-            theta[i] += step
-            ends.append(np.mean(model._unnormalised(last)) - np.mean(model._unnormalised(X)))
-        theta[i] += 1e-5
-        assert gradient[i] == pytest.approx((ends[0] - ends[1]) / 2e-5, abs=1e-8)
-
-
-def likelihood_gradient(model, X):
-    """Return the exact gradient of the mean NLL, by central differences."""
-    theta, gradient = model.theta_, np.empty(model.n_parameters)
-    for i in range(len(theta)):
-        ends = []
-        for step in (1e-5, -2e-5):
-            theta[i] += step
-            ends.append(model._exact_log_z() - np.mean(model._unnormalised(X)))
-        theta[i] += 1e-5
-        gradient[i] = (ends[0] - ends[1]) / 2e-5
-    return gradient
+    n = len(model.theta_)
+    places = [0, 66, 67, 64 * 67 + 65, *rng.integers(0, n, 150), *range(n - 140, n, 3)]
+    truth = differences(
+        lambda: np.mean(model._unnormalised(last)) - np.mean(model._unnormalised(X)), model.theta_, places, 1e-5
+    )
+    assert gradient[places] == pytest.approx(truth, abs=1e-8)
 
 
 @pytest.mark.parametrize(("steps", "right"), [(30, True), (1, False)])
@@ -95,7 +82,8 @@ def test_long_chains_give_the_gradient_of_the_likelihood_and_short_ones_do_not(s
     X = np.tile(every_row(4)[[1, 3, 6, 7, 12]], (6000, 1))
     gradient = np.empty(model.n_parameters)
     model._contrast(X, np.random.default_rng(0), gradient)
-    far = np.abs(gradient - likelihood_gradient(model, X[:5])).max()
+    truth = differences(lambda: model._exact_log_z() - np.mean(model._unnormalised(X[:5])), model.theta_, step=1e-5)
+    far = np.abs(gradient - truth).max()
     assert (far < 4.5 * 0.5 / np.sqrt(len(X))) == right  # standard errors are below that of a coin
 
 
@@ -221,10 +209,7 @@ def test_threads_change_no_bit(monkeypatch):
     monkeypatch.setattr(rbm, "BLOCK", 7)
     X, X_val = two_kinds(90, D=70), two_kinds(30, D=70, seed=1)
     params = {"cd_steps": 2, "batch_size": 40, "max_epochs": 3, "exact_units": 0, "n_temperatures": 30, "random_state": 3}
-    one, two = (RBM(5, **params, dtype="float64", n_threads=n).fit(X, X_val) for n in (1, 2))
-    np.testing.assert_array_equal(one.theta_, two.theta_)
-    np.testing.assert_array_equal(one.score_samples(X), two.score_samples(X))
-    np.testing.assert_array_equal(one.sample(20, 0, n_steps=9), two.sample(20, 0, n_steps=9))
+    check_threads(partial(RBM, 5, **params, dtype="float64"), X, X_val, n_steps=9)
 
 
 def test_parameters_are_counted():

@@ -9,7 +9,7 @@ import pytest
 from bench.paper import __main__ as paper
 from bench.paper import page, published, recipes, runs, tables
 from bench.paper.runs import Place
-from made_fast.tables import datasets
+from made_fast.tables.reading import datasets
 
 
 @pytest.fixture

@@ -18,7 +18,8 @@ from made_fast import MADE, load
 from made_fast.cli import images, main, options, report
 from made_fast.kernels.layout import ACTIVATIONS
 from made_fast.kernels.optimizers import OPTIMIZERS
-from made_fast.tables import choices, datasets
+from made_fast.tables import choices
+from made_fast.tables.reading import datasets
 from made_fast.training.parameters import PARAMETERS
 
 

@@ -17,8 +17,8 @@ from PIL import Image
 
 from made_fast import load
 from made_fast.cli import images, main
-from made_fast.inference import storage
-from made_fast.tables import datasets
+from made_fast.inference import tensorfile
+from made_fast.tables.reading import datasets
 from made_fast.training import checkpoint
 from made_fast.training.run import FitRun
 
@@ -151,9 +151,9 @@ def test_what_cannot_be_written_to_the_end_leaves_the_file_as_it_was(command, ou
 
 
 def test_a_model_for_which_there_is_no_room_goes_elsewhere(tmp_path, capsys, monkeypatch):
-    write, refuge = storage.write, tmp_path / "refuge"
+    write, refuge = tensorfile.write, tmp_path / "refuge"
     refuge.mkdir()
-    monkeypatch.setattr(storage, "write", lambda path, *rest: write(path, *rest) if "refuge" in str(path) else full())
+    monkeypatch.setattr(tensorfile, "write", lambda path, *rest: write(path, *rest) if "refuge" in str(path) else full())
     monkeypatch.setattr("tempfile.tempdir", str(refuge))
     for command, code in (("train", 2), ("ensemble --members 2", 2)):
         assert run(f"{command} x.npy {QUICK} --out y.safetensors") == code
@@ -161,7 +161,7 @@ def test_a_model_for_which_there_is_no_room_goes_elsewhere(tmp_path, capsys, mon
         found = Path(err.split("The model is saved in ")[1].rstrip("\n."))
         assert err.startswith("made-fast: error: cannot write y.safetensors: No space left on device. The model is saved in ")
         assert (out, load(found).n_features_in) == ("", 6)
-    monkeypatch.setattr(storage, "write", full)
+    monkeypatch.setattr(tensorfile, "write", full)
     assert refused(f"train x.npy {QUICK}", capsys).endswith("No space left on device. The model is lost.\n")
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from made_fast import load
 from made_fast.cli import images, main, use
-from made_fast.tables import datasets
+from made_fast.tables.reading import datasets
 
 
 def test_evaluate_prints_the_table_of_the_training(digits, model_file, tmp_path, capsys):

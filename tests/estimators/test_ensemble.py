@@ -26,7 +26,7 @@ from made_fast import MADE, ApproximationWarning, MADEEnsemble, MADEModel, Mixtu
 from made_fast.estimators import ensemble
 from made_fast.estimators.ensemble import em_weights
 from made_fast.inference import modelfile
-from made_fast.inference.storage import read, write
+from made_fast.inference.tensorfile import read, write
 
 WEIGHTS = [0.5, 0.3, 0.2]
 D = 8

@@ -1,21 +1,17 @@
 """Anything that a user may take for a table of rows, for Hypothesis to draw.
 
-A :class:`Table` has what is handed in and, beside it, what that holds as plain numbers; or that it must be refused.
-:func:`tables` draws all there is: any dtype, layout and container, sparse matrices tidy and untidy and broken, and what is no
-table at all; :func:`all_refused` goes through what must be refused, each once.
+:func:`tables` draws dense tables, sparse matrices tidy, untidy and broken, and things that are no table at all;
+:func:`all_refused` yields all that must be refused, each once.
 
-Not here: where tables are handed in, and what is promised of the answer (``doors.py``).
+Not here: dense tables (``dense_tables.py``), the methods that take tables, and what is promised of the answer (``doors.py``).
 """
 
 from __future__ import annotations
 
-import importlib.util
-import tempfile
-import warnings
+import sys
 from collections.abc import Callable, Iterator
-from decimal import Decimal
-from fractions import Fraction
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,244 +19,8 @@ import scipy.sparse as sp
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-Rng = np.random.Generator
-
-
-# Values
-
-
-DTYPES = (
-    "?", "i1", "u1", "<i2", ">i2", "<u2", ">u2", "<i4", ">i4", "<u4", ">u4", "<i8", ">i8", "<u8", ">u8", "<f2", ">f2", "<f4",
-    ">f4", "<f8", ">f8", "g", "O",
-)  # fmt: skip
-
-ODD = {
-    "i": [-1, 2, 100],
-    "u": [2, 100],
-    "f": [2.0, 0.5, -1.0, np.inf, -np.inf, 1e-7, np.nan],
-    "O": [2, -1, 0.5, Fraction(1, 3), np.inf, 2**64, -(2**70), Decimal("0.1"), np.longdouble("1e300"), np.uint8(255)],
-}
-"""Numbers that are neither 0 nor 1, by kind of dtype."""
-
-ZEROS = (0, 0.0, -0.0, False, np.int8(0), np.float32(0), np.False_, Fraction(0), Decimal(0), np.longdouble(0))
-ONES = (1, 1.0, True, np.int8(1), np.float32(1), np.True_, Fraction(1), Decimal(1), np.longdouble(1))
-MISSING = (np.nan, None, pd.NA, np.float32("nan"), Decimal("NaN"), np.longdouble("nan"))
-ALIEN = ("1", b"1", "", 1j, np.complex64(1), pd.NaT, [1], {}, object(), 10**400, Fraction(10**400), Decimal("sNaN"),
-         np.datetime64("1971"), np.timedelta64(1, "D"), pd.Timestamp(0), Ellipsis, int, np.ones(2))  # fmt: skip
-"""Objects that are no numbers, or none that a float can be made of."""
-
-
-class Table(NamedTuple):
-    """What is handed in; its values as numbers, (n, D), or None where it must be refused; how it came to be."""
-
-    given: Any
-    values: NDArray[np.longdouble] | None
-    how: str
-
-    def __repr__(self) -> str:
-        return f"<{self.how}: {'to be refused' if self.values is None else self.values.astype(str).tolist()}>"
-
-
-def _fill(rng: Rng, n: int, D: int, dtype: np.dtype[Any], flavour: str) -> NDArray[Any]:
-    """Return a table of 0 and 1 of this dtype; with some NaN ("missing"), some odd numbers, some things that are none."""
-    X = np.zeros((n, D), dtype)
-    one = rng.random((n, D)) < rng.choice([0.1, 0.5, 0.9])
-    if dtype.kind == "O":
-        X[...] = [[ONES[rng.integers(len(ONES))] if b else ZEROS[rng.integers(len(ZEROS))] for b in row] for row in one]
-    else:
-        X[one] = 1
-        if dtype.kind == "f":
-            X[~one & (rng.random((n, D)) < 0.2)] = -0.0
-
-    def put(things: Any) -> None:
-        for _ in range(rng.integers(1, 4)):
-            X[rng.integers(n), rng.integers(D)] = things[rng.integers(len(things))]
-
-    if "missing" in flavour and dtype.kind in "fO":
-        hole = rng.random((n, D)) < 0.4
-        for i, j in np.argwhere(hole):
-            X[i, j] = MISSING[rng.integers(len(MISSING))] if dtype.kind == "O" else np.nan
-    if "odd" in flavour and dtype.kind in ODD:
-        put(ODD[dtype.kind])
-        if dtype.kind == "f":
-            put([np.nextafter(dtype.type(1), dtype.type(2)), np.finfo(dtype).smallest_subnormal, np.finfo(dtype).max])
-        elif dtype.kind in "iu":
-            put([np.iinfo(dtype).max, np.iinfo(dtype).min])
-    if "alien" in flavour and dtype.kind == "O":
-        put(ALIEN)
-    return X
-
-
-def _numbers(X: NDArray[Any]) -> NDArray[np.longdouble] | None:
-    """Return what an array holds; None if it is no numbers. Goes its own way: what is under test does not judge itself."""
-    if X.dtype.kind != "O":
-        return X.astype(np.longdouble)
-    values = np.empty(X.shape, np.longdouble)
-    for at, thing in np.ndenumerate(X):
-        if any(thing is alien for alien in ALIEN):
-            return None
-        gone = thing is None or thing is pd.NA
-        values[at] = np.nan if gone else np.longdouble(thing) if isinstance(thing, np.longdouble) else float(thing)
-    return values
-
-
-# Layouts of arrays
-
-
-def _inside(X: NDArray[Any], rng: Rng) -> NDArray[Any]:
-    """Return a view of X in the midst of a larger array, a step apart."""
-    down, across = (int(step) for step in rng.integers(1, 4, 2))
-    larger = np.full((X.shape[0] * down + 2, X.shape[1] * across + 3), 1, X.dtype)
-    view = larger[1 : 1 + X.shape[0] * down : down, 2 : 2 + X.shape[1] * across : across]
-    view[...] = X
-    return view
-
-
-def _unaligned(X: NDArray[Any], rng: Rng) -> NDArray[Any]:
-    if X.dtype.kind == "O":
-        return X
-    return np.frombuffer(b"?" + X.tobytes(), X.dtype, X.size, 1).reshape(X.shape)
-
-
-def _windows(X: NDArray[Any], rng: Rng) -> NDArray[Any]:
-    """Return rows that overlap in memory."""
-    n, D = X.shape
-    return np.lib.stride_tricks.sliding_window_view(np.resize(X.ravel(), n + D - 1), D)
-
-
-def _mapped(X: NDArray[Any], rng: Rng) -> NDArray[Any]:
-    if X.dtype.kind == "O":
-        return X
-    with tempfile.NamedTemporaryFile(suffix=".npy") as file:
-        np.save(file, X)
-        file.flush()
-        mapped: NDArray[Any] = np.load(file.name, mmap_mode=str(rng.choice(["r", "r+", "c"])))  # type: ignore[call-overload]
-    return mapped
-
-
-def _read_only(X: NDArray[Any], rng: Rng) -> NDArray[Any]:
-    X.flags.writeable = False
-    return X
-
-
-LAYOUTS: dict[str, Callable[[NDArray[Any], Rng], NDArray[Any]]] = {
-    "C": lambda X, rng: X,
-    "Fortran": lambda X, rng: np.asfortranarray(X),
-    "transposed": lambda X, rng: X.T.copy().T,
-    "rows backwards": lambda X, rng: X[::-1],
-    "columns backwards": lambda X, rng: X[:, ::-1],
-    "backwards": lambda X, rng: X[::-1, ::-1],
-    "inside": _inside,
-    "read-only": _read_only,
-    "unaligned": _unaligned,
-    "one row for all": lambda X, rng: np.broadcast_to(X[:1], X.shape),
-    "one column for all": lambda X, rng: np.broadcast_to(X[:, :1], X.shape),
-    "one number for all": lambda X, rng: np.broadcast_to(X[:1, :1], X.shape),
-    "windows": _windows,
-    "memory map": _mapped,
-}
-
-
-# Containers of arrays
-
-
-class Convertible:
-    """What has ``__array__`` and nothing else."""
-
-    def __init__(self, X: NDArray[Any]) -> None:
-        self.X = X
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        return self.X.copy()
-
-
-class Sub(np.ndarray[Any, Any]):
-    """A subclass of ndarray."""
-
-
-def _frame(X: NDArray[Any], rng: Rng) -> Any:
-    return pd.DataFrame(X)
-
-
-def _mixed_frame(X: NDArray[Any], rng: Rng) -> Any:
-    """Return a frame each column of which has a dtype of its own, where it can. (longdouble would be rounded to float.)"""
-    frame = pd.DataFrame(X)
-    whole = [
-        c for c in frame if X.dtype.kind in "biuf" and X.dtype.char != "g" and np.isin(X[:, c].astype(float), (0, 1)).all()
-    ]
-    return frame.astype({c: rng.choice(["bool", "int64", "float32", "Int8", "boolean", "Float64", "object"]) for c in whole})
-
-
-def _nullable_frame(X: NDArray[Any], rng: Rng) -> Any:
-    """Return a frame with pandas.NA for what is missing, in columns of nullable dtypes, where it can."""
-    frame = pd.DataFrame(X)
-    if X.dtype.kind not in "biuf" or X.dtype.char == "g":
-        return frame
-    whole = [c for c in frame if (np.isin(X[:, c].astype(float), (0, 1)) | np.isnan(X[:, c].astype(float))).all()]
-    return frame.astype({c: rng.choice(["Int8", "boolean", "UInt64", "Float32", "Float64"]) for c in whole})
-
-
-def _category_frame(X: NDArray[Any], rng: Rng) -> Any:
-    if X.dtype.kind not in "biuf" or X.dtype.char in "eg":
-        return pd.DataFrame(X)
-    return pd.DataFrame(X.astype(X.dtype.newbyteorder("="))).astype("category")
-
-
-def _sparse_frame(X: NDArray[Any], rng: Rng) -> Any:
-    if X.dtype.kind != "f" or X.dtype.char in "ge":
-        return pd.DataFrame(X)
-    return pd.DataFrame(X.astype(np.float64)).astype(pd.SparseDtype(np.float64, rng.choice([0.0, np.nan])))
-
-
-def _polars(X: NDArray[Any], rng: Rng) -> Any:
-    if X.dtype.kind not in "biuf" or X.dtype.char in "eg":
-        return X
-    import polars as pl
-
-    native = X.astype(X.dtype.newbyteorder("="))
-    return pl.DataFrame({f"column {j}": native[:, j] for j in range(X.shape[1])})
-
-
-def _matrix(X: NDArray[Any], rng: Rng) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", PendingDeprecationWarning)
-        return np.asmatrix(X)
-
-
-def _memoryview(X: NDArray[Any], rng: Rng) -> Any:
-    return memoryview(X) if X.dtype.isnative and X.dtype.char not in "gO" else X
-
-
-CONTAINERS: dict[str, Callable[[NDArray[Any], Rng], Any]] = {
-    "array": lambda X, rng: X,
-    "subclass": lambda X, rng: X.view(Sub),
-    "numpy.matrix": _matrix,
-    "masked array, nothing masked": lambda X, rng: np.ma.masked_array(X, mask=False),
-    "list": lambda X, rng: X.tolist(),
-    "tuple": lambda X, rng: tuple(map(tuple, X.tolist())),
-    "list of rows": lambda X, rng: list(X),
-    "__array__": lambda X, rng: Convertible(X),
-    "memoryview": _memoryview,
-    "frame": _frame,
-    "mixed frame": _mixed_frame,
-    "nullable frame": _nullable_frame,
-    "category frame": _category_frame,
-    "sparse frame": _sparse_frame,
-} | ({"polars": _polars} if importlib.util.find_spec("polars") else {})
-
-
-@st.composite
-def dense_tables(draw: st.DrawFn, width: int) -> Table:
-    """Draw dense rows: any dtype, layout and container."""
-    dtype = np.dtype(draw(st.sampled_from([*DTYPES, "O", "O"])))
-    flavours = ["bits", "bits", "missing", "odd", "odd and missing"]
-    flavour = draw(st.sampled_from([*flavours, "alien", "alien"] if dtype.kind == "O" else flavours))
-    layout, container = draw(st.sampled_from(list(LAYOUTS))), draw(st.sampled_from(list(CONTAINERS)))
-    rng, n = np.random.default_rng(draw(st.integers(0, 2**32))), draw(st.integers(1, 4))
-    X = LAYOUTS[layout](_fill(rng, n, width, dtype, flavour), rng)
-    values = _numbers(X)
-    return Table(CONTAINERS[container](X, rng), values, f"{container} of {dtype.str}, {layout}, {flavour}")
-
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # where its neighbours are, also for a script
+from robustness.dense_tables import ALIEN, Rng, Table, dense_tables, fill, numbers
 
 # Sparse tables
 
@@ -310,14 +70,14 @@ def sparse_tables(draw: st.DrawFn, width: int) -> Table:
     rng, n = np.random.default_rng(draw(st.integers(0, 2**32))), draw(st.integers(1, 4))
     if form == "lil" and dtype.char == "g":  # it holds Python's floats
         dtype = np.dtype("f8")
-    X = _fill(rng, n, width, dtype, flavour)
+    X = fill(rng, n, width, dtype, flavour)
     S = sp.csr_array(X) if canonical else _untidy(X, rng, index)
     S = _converted(S if kind == "array" else sp.csr_matrix(S), form, rng)
     if form in ("csr", "csc", "bsr"):
         S.indices, S.indptr = S.indices.astype(index), S.indptr.astype(index)
     if form in ("csr", "coo") and draw(st.booleans()):
         S.has_canonical_format = True  # what SciPy has noted may be out of date
-    return Table(S, _numbers(X), f"{form}_{kind} of {dtype.str}, {index}, {flavour}, {'canonical' if canonical else 'untidy'}")
+    return Table(S, numbers(X), f"{form}_{kind} of {dtype.str}, {index}, {flavour}, {'canonical' if canonical else 'untidy'}")
 
 
 def _put(array: NDArray[Any], at: int, value: Any) -> NDArray[Any]:
@@ -331,57 +91,29 @@ def _breaks(S: Any, rng: Rng) -> list[tuple[str, Any]]:
     form, (n, D) = S.format, S.shape
     huge = int(rng.choice([-(2**31), -1000, -1, 2**31 - 1, 10**6]))
     if form in ("csr", "csc", "bsr"):
-        at, nnz = int(rng.integers(len(S.indices))), len(S.indices)
-        start = int(rng.integers(1, len(S.indptr)))
-        return [
-            ("indices", _put(S.indices, at, huge)),
-            ("indices", _put(S.indices, at, n if form == "csc" else D)),
-            ("indices", S.indices[:-1]),
-            ("indices", S.indices.astype(float)),
-            ("indices", S.indices.tolist()),
-            ("indices", S.indices[:, None]),
-            ("indptr", _put(S.indptr, start, huge)),
-            ("indptr", _put(S.indptr, -1, nnz + 1)),
-            ("indptr", _put(S.indptr, 0, 1)),
-            ("indptr", _put(S.indptr, 0, -1)),
-            ("indptr", S.indptr[:-1]),
-            ("indptr", np.append(S.indptr, nnz)),
-            ("indptr", S.indptr[::-1].copy()),
-            ("indptr", S.indptr.astype("u8")),
-            ("indptr", S.indptr[:0]),
-            ("data", S.data[:-1]),
-            ("data", S.data.tolist()),
-            ("data", S.data.astype(object)),
-            ("data", S.data.astype("f2")),
-            ("data", S.data[..., None]),
-        ]
+        at, start, nnz = int(rng.integers(len(S.indices))), int(rng.integers(1, len(S.indptr))), len(S.indices)
+        I, P, V = S.indices, S.indptr, S.data
+        indices = [_put(I, at, huge), _put(I, at, n if form == "csc" else D), I[:-1], I.astype(float), I.tolist(), I[:, None]]
+        indptr = [
+            _put(P, start, huge), _put(P, -1, nnz + 1), _put(P, 0, 1), _put(P, 0, -1), P[:-1], np.append(P, nnz),
+            P[::-1].copy(), P.astype("u8"), P[:0],
+        ]  # fmt: skip
+        values = [V[:-1], V.tolist(), V.astype(object), V.astype("f2"), V[..., None]]
+        return [(name, new) for name, ways in (("indices", indices), ("indptr", indptr), ("data", values)) for new in ways]
     if form == "coo":
         at = int(rng.integers(len(S.data)))
-        return [
-            ("row", _put(S.row, at, n)),
-            ("col", _put(S.col, at, D)),
-            ("row", _put(S.row, at, huge)),
-            ("col", _put(S.col, at, huge)),
-            ("data", S.data[:-1]),
-            ("data", np.append(S.data, 1)),
-            ("data", S.data.astype(object)),
-        ]
+        places = [("row", n), ("col", D), ("row", huge), ("col", huge)]
+        wrong = [(name, _put(getattr(S, name), at, to)) for name, to in places]
+        return wrong + [("data", new) for new in (S.data[:-1], np.append(S.data, 1), S.data.astype(object))]
     if form == "dia":
-        return [
-            ("data", S.data[:-1]),
-            ("data", S.data.ravel()),
-            ("offsets", np.append(S.offsets, 0)),
-            ("offsets", S.offsets.astype(float)),
-            ("offsets", S.offsets.astype("i8") + 2**32),
-        ]
+        offsets = (np.append(S.offsets, 0), S.offsets.astype(float), S.offsets.astype("i8") + 2**32)
+        return [("data", S.data[:-1]), ("data", S.data.ravel()), *(("offsets", new) for new in offsets)]
     if form == "lil":
         at = int(np.argmax([len(row) for row in S.rows]))
         return [
             (f"row {at} has more values", lambda: S.data[at].extend([1] * 10_000)),
             (f"row {at} has more columns", lambda: S.rows[at].extend([0] * 10_000)),
-            (f"row {at} has column {huge}", lambda: S.rows[at].__setitem__(0, huge)),
-            (f"row {at} has column 2^40", lambda: S.rows[at].__setitem__(0, 2**40)),
-            (f"row {at} has a column that is no number", lambda: S.rows[at].__setitem__(0, "a")),
+            *((f"row {at} has column {to}", lambda to=to: S.rows[at].__setitem__(0, to)) for to in (huge, 2**40, "a")),
             (f"row {at} is no list", lambda: S.rows.__setitem__(at, None)),
             ("rows", S.rows[:0]),
             ("data", S.data[:0]),
@@ -397,7 +129,7 @@ def broken_tables(draw: st.DrawFn, width: int) -> Table:
     """Draw sparse matrices whose arrays do not fit together."""
     form, kind = draw(st.sampled_from(FORMATS)), draw(st.sampled_from(["array", "matrix"]))
     rng, n = np.random.default_rng(draw(st.integers(0, 2**32))), draw(st.integers(2, 4))
-    X = _fill(rng, n, width, np.dtype(draw(st.sampled_from(SPARSE_DTYPES))), "bits")
+    X = fill(rng, n, width, np.dtype(draw(st.sampled_from(SPARSE_DTYPES))), "bits")
     X[rng.integers(n), rng.integers(width)] = 1
     S = _converted(getattr(sp, f"csr_{kind}")(X), form, rng)
     if draw(st.booleans()):
@@ -407,7 +139,6 @@ def broken_tables(draw: st.DrawFn, width: int) -> Table:
 
 
 def _broken(S: Any, how: str, what: Any) -> Table:
-    """Break a sparse matrix; see ``_breaks``."""
     if callable(what):
         what()
     else:
@@ -470,8 +201,6 @@ def _no_table(D: int) -> dict[str, Callable[[], Any]]:
         f"dtype {dtype}": lambda dtype=dtype: np.zeros((2, D), dtype)
         for dtype in ("c8", "c16", "G", "U1", "S1", "M8[D]", "m8[s]", "V3", "i1,f4", [("a", "u1", (2,))])
     }
-    if hasattr(np, "dtypes") and hasattr(np.dtypes, "StringDType"):
-        wrong["StringDType"] = lambda: np.zeros((2, D), np.dtypes.StringDType())
     for form in FORMATS:
         wrong |= {
             f"{OTHER_WIDTH}{form} of width {D + 1}": lambda form=form: sp.csr_array((2, D + 1)).asformat(form),
@@ -497,26 +226,17 @@ def _no_table(D: int) -> dict[str, Callable[[], Any]]:
         "frame of text categories": lambda: pd.DataFrame([["a"] * D]).astype("category"),
         "series": lambda: pd.Series([0.0] * D),
         "empty frame": pd.DataFrame,
-        "None": lambda: None,
-        "a number": lambda: 1,
-        "text": lambda: "01101",
-        "bytes": lambda: b"01101",
-        "a dict": lambda: {"a": 1},
-        "a set": lambda: {0, 1},
         "a generator": lambda: (row for row in [[0] * D]),
-        "a range": lambda: range(D),
-        "a function": lambda: len,
-        "a class": lambda: sp.csr_array,
         "half sparse": HalfSparse,
-        "__array__ that raises AttributeError": lambda: Liar(AttributeError("no")),
-        "__array__ that raises KeyError": lambda: Liar(KeyError("no")),
-        "__array__ that raises ZeroDivisionError": lambda: Liar(ZeroDivisionError()),
-        "__array__ that raises a warning": lambda: Liar(UserWarning("no")),
-        "__array__ that gives a list": lambda: Liar([[0] * D]),
-        "__array__ that gives None": lambda: Liar(None),
         f"{OTHER_WIDTH}__array__": lambda: Liar(np.zeros((2, D + 1))),
         "__array__ of text": lambda: Liar(np.full((2, D), "a")),
     }
+    plain = (None, 1, "01101", b"01101", {"a": 1}, {0, 1}, range(D), len, sp.csr_array)
+    wrong |= {f"{thing!r}": lambda thing=thing: thing for thing in plain}
+    errors = (AttributeError("no"), KeyError("no"), ZeroDivisionError(), UserWarning("no"))
+    wrong |= {f"__array__ that gives {what!r}": lambda what=what: Liar(what) for what in (*errors, [[0] * D], None)}
+    if hasattr(np, "dtypes") and hasattr(np.dtypes, "StringDType"):
+        wrong["StringDType"] = lambda: np.zeros((2, D), np.dtypes.StringDType())
     return wrong
 
 
@@ -527,6 +247,5 @@ def no_tables(width: int, fits: bool) -> st.SearchStrategy[Table]:
 
 
 def tables(width: int, fits: bool) -> st.SearchStrategy[Table]:
-    """Draw anything."""
     dense, sparse = dense_tables(width), sparse_tables(width)
     return st.one_of(dense, dense, dense, sparse, sparse, broken_tables(width), no_tables(width, fits))

@@ -33,7 +33,6 @@ def repair(raw: bytes) -> bytes:
 
 
 def main() -> None:
-    """Fuzz until told to stop, or until a promise of ``fuzz.py`` is broken."""
     import atheris
     import numpy as np
 

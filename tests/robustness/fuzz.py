@@ -1,49 +1,49 @@
 """A mutation fuzzer of model files and checkpoints: whatever a file holds, it is refused by name, or the model in it works.
 
-``python tests/robustness/fuzz.py --n 100000`` makes that many mutants of small files of every kind and gives each to the
-public door, ``made_fast.load`` (read or mapped) or ``MADE.resume``. What is promised of every one of them:
+Mutants of small files of every kind go to the public door, ``made_fast.load`` (read or mapped) or ``MADE.resume``. What is
+promised of every one of them:
 
 - it is refused by ModelFileError with a text of less than 500 characters that begins with the path, or the model in it scores
   and samples, and its probabilities add up to 1 (and a resumed fit goes on, or says why not). If a parameter is beyond 1000,
   scores need not be finite: products of such numbers may overflow, which is counted and is no fault of the file;
 - nothing crashes, and nothing takes longer than a second;
-- loading it allocates no more than the size of the file and 64 MB beside it.
+- loading it allocates at most the size of the file and 64 MB beside it.
 
-Mutants are made and loaded in child processes, so a crash or a hang costs a child and not the fuzzer; files that break a
-promise are kept. Mutant i of a seed is the same whenever it is made: ``--only I`` makes it again and loads it in this process.
+Mutants are made and loaded in forks, a slice at a time; after a crash or a hang the slice is done again without the culprit.
+Files that break a promise are kept. Mutant i of a seed is the same whenever it is made: ``--only I`` makes it again and loads
+it in this process. There are four classes of mutants, in turn, see ``mutations.py``.
 
-There are four classes, in turn, and counts of each: ``raw``, ``header``, ``json`` and ``tensors``, see ``mutations.py``.
+Not here: the changes of a file (``mutations.py``); coverage guided search (``atheris_model_file.py``); single faults with
+their messages (``tests/inference``).
 
-Not here: what is changed in a file, and how (``mutations.py``); coverage guided search (``atheris_model_file.py``); single
-faults with their messages (``tests/test_storage.py``).
+    python tests/robustness/fuzz.py --n 100000 --jobs 2
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
+import ctypes
 import json
 import math
-import mmap
 import os
 import random
 import resource
-import subprocess
 import sys
 import tempfile
 import time
 import traceback
 import warnings
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 import made_fast
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # where its neighbours are, also for a script
+from robustness.common import Child, Report, command_line, limited_memory, new_folder, parameters_of, shared_counts
 from robustness.mutations import CLASSES, compact, mutate, put_together, take_apart
 
 SECONDS = 1.0
@@ -53,11 +53,10 @@ LARGEST = 64 << 20  # bytes of a mutant: more take their time to be read, as the
 LARGEST_PARAMETER = 1000.0
 KILL_AFTER = 10.0  # seconds; what takes longer than SECONDS is run again alone before it counts as a hang
 TRIES, ENOUGH = 3, 5  # runs alone; hangs after which no further suspect is run alone
+SLICE = 1000  # mutants of a fork
 
 
 class Seed(NamedTuple):
-    """A file in order to make mutants of."""
-
     name: str
     raw: bytes
     is_checkpoint: bool
@@ -74,9 +73,7 @@ class Mutant(NamedTuple):
     mapped: bool
 
 
-# ---------------------------------------------------------------------------------------------------------------------------
 # Seeds and mutants
-# ---------------------------------------------------------------------------------------------------------------------------
 
 
 def make_seeds() -> list[Seed]:
@@ -102,8 +99,8 @@ def make_seeds() -> list[Seed]:
     }
     files: dict[str, bytes] = {}
     models = {}
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "file"
+    with new_folder() as folder:
+        path = folder / "file"
         for name, options in (fits | checkpoints).items():
             path.unlink(missing_ok=True)  # a checkpoint does not replace a model
             made = MADE(max_epochs=2, batch_size=8, random_state=0, n_threads=1, **options)
@@ -112,16 +109,17 @@ def make_seeds() -> list[Seed]:
                 models[name] = made.model_
                 made.save(path)
             files[name] = path.read_bytes()
-        MixtureModel([models["one mask"], models["no hidden layer"]], [0.25, 0.75]).save(path)
-        files["mixture"] = path.read_bytes()
-        MixtureModel([models["several masks"], models["rule"], models["direct"]]).save(path)
-        files["mixture of mixtures"] = path.read_bytes()
         names = ["a", "größe", "", "a b", '"']
         named = [MADEModel(models[name].source, feature_names=names) for name in ("one mask", "direct")]
-        named[0].save(path)
-        files["names"] = path.read_bytes()
-        MixtureModel(named).save(path)
-        files["mixture with names"] = path.read_bytes()
+        more: dict[str, Any] = {
+            "mixture": MixtureModel([models["one mask"], models["no hidden layer"]], [0.25, 0.75]),
+            "mixture of mixtures": MixtureModel([models["several masks"], models["rule"], models["direct"]]),
+            "names": named[0],
+            "mixture with names": MixtureModel(named),
+        }
+        for name, model in more.items():
+            model.save(path)
+            files[name] = path.read_bytes()
     for name in checkpoints:
         files[name] = _timeless(files[name])
     return [Seed(name, raw, name in checkpoints) for name, raw in files.items()]
@@ -148,21 +146,17 @@ def make_mutant(seeds: list[Seed], seed: int, number: int) -> Mutant:
     return Mutant(number, kind, source, raw, source.is_checkpoint != other_door, rng.random() < 0.3)
 
 
-# ---------------------------------------------------------------------------------------------------------------------------
 # One mutant
-# ---------------------------------------------------------------------------------------------------------------------------
 
 
 class Verdict(NamedTuple):
-    """What became of a mutant: ``outcome`` is one of OUTCOMES or, if a promise was broken, of BROKEN."""
+    """What became of a mutant: ``outcome`` is one of OUTCOMES, unless a promise was broken."""
 
     outcome: str
     text: str = ""
-    load_seconds: float = 0.0
 
 
 OUTCOMES = ("refused", "works", "works, but huge parameters overflow")
-BROKEN = ("crash", "hang", "memory", "wrong exception", "wrong text", "does not work")
 
 
 FEW_INPUTS = 5
@@ -177,31 +171,23 @@ class Door:
         self.path = f"/proc/self/fd/{self.descriptor}"
 
     def check(self, mutant: Mutant) -> Verdict:
-        """Load a mutant and use what comes out."""
         os.ftruncate(self.descriptor, 0)
         os.pwrite(self.descriptor, mutant.raw, 0)
-        limits = resource.getrlimit(resource.RLIMIT_AS)
-        most = _address_space() + len(mutant.raw) + MARGIN
-        begin = time.perf_counter()
         try:
-            resource.setrlimit(resource.RLIMIT_AS, (most, limits[1]))
-            try:
+            with limited_memory(len(mutant.raw) + MARGIN):
                 loaded = self._load(mutant)
-            finally:
-                resource.setrlimit(resource.RLIMIT_AS, limits)
-                seconds = time.perf_counter() - begin
         except made_fast.ModelFileError as error:
             text = str(error)
             good = text.startswith(f"{self.path}: ") and len(text) < LONGEST_TEXT
-            return Verdict("refused" if good else "wrong text", f"{len(text)} characters: {text[:LONGEST_TEXT]}", seconds)
+            return Verdict("refused" if good else "wrong text", f"{len(text)} characters: {text[:LONGEST_TEXT]}")
         except MemoryError:
-            return Verdict("memory", traceback.format_exc(), seconds)
+            return Verdict("memory", traceback.format_exc())
         except Exception:
-            return Verdict("wrong exception", traceback.format_exc(), seconds)
+            return Verdict("wrong exception", traceback.format_exc())
         try:
-            return Verdict(use(loaded, resumed=mutant.resume), "", seconds)
+            return Verdict(use(loaded, resumed=mutant.resume))
         except Exception:
-            return Verdict("does not work", traceback.format_exc(), seconds)
+            return Verdict("does not work", traceback.format_exc())
 
     def _load(self, mutant: Mutant) -> Any:
         if mutant.resume:
@@ -243,254 +229,161 @@ def _members(model: Any) -> Any:
 
 
 def _largest_parameter(model: Any) -> float:
-    sources = [member.source for member in _members(model)]
-    vectors = [source.vector for source in sources]
-    return max(float(np.abs(values).max()) for values in vectors)
+    return max(float(np.abs(parameters_of(member)).max()) for member in _members(model))
 
 
-def _address_space() -> int:
-    with open("/proc/self/statm", "rb") as file:
-        return int(file.read().split()[0]) * mmap.PAGESIZE
+# Slices of mutants
 
 
-# ---------------------------------------------------------------------------------------------------------------------------
-# Workers
-# ---------------------------------------------------------------------------------------------------------------------------
+NUMBER, BEGIN = range(2)
+"""What a fork tells while it works: the mutant at hand, and when it was begun (ns)."""
 
-NUMBER, BEGIN, LONGEST, LONGEST_NUMBER, LONGEST_LOAD, COUNTS = range(6)
-STATE = COUNTS + len(CLASSES) * len(OUTCOMES)
-"""What a worker tells while it works, int64 each, in a file that both have mapped: it outlives a crash."""
+Check = Callable[[int], tuple[str, str]]
+"""Of the number of a mutant: what is to be counted, and what is wrong."""
 
 
-def worker(seed: int, numbers: range, folder: Path, name: str) -> None:
-    """Check mutants; tell of the state in ``name.state``, and of what is to be looked at in lines of ``name.jsonl``."""
-    warnings.simplefilter("ignore")
-    np.seterr(all="ignore")
+class Slice:
+    """A fork that checks some mutants; ``begin()`` is called in the fork and returns the check."""
+
+    def __init__(self, begin: Callable[[], Check], numbers: range) -> None:
+        self.begin, self.numbers, self.state = begin, numbers, shared_counts(2)
+        self.child = Child(self._work)
+
+    def _work(self) -> Any:
+        check, counts, found = self.begin(), Counter[str](), []
+        longest = 0.0, self.numbers.start
+        for number in self.numbers:
+            self.state[:] = number, time.monotonic_ns()
+            what, wrong = check(number)
+            seconds = (time.monotonic_ns() - int(self.state[BEGIN])) / 1e9
+            self.state[BEGIN] = 0
+            longest = max(longest, (seconds, number))
+            counts[what] += 1
+            found += [(what, number, wrong)] if wrong else []
+            found += [("slow", number, "")] if seconds > SECONDS else []
+        return {"counts": counts, "found": found, "longest": longest}
+
+    def end(self) -> tuple[dict[str, Any] | None, str]:
+        """Return the result of a fork that has ended, or what was wrong with the mutant at hand; ("", None) before."""
+        if not self.child.ends_within(0.01):
+            if not self.state[BEGIN] or time.monotonic_ns() - self.state[BEGIN] < KILL_AFTER * 1e9:
+                return None, ""
+            self.child.kill()
+            return None, "slow"
+        try:
+            return self.child.result(), ""
+        except RuntimeError as error:
+            if not self.state[BEGIN] or "exit code -" not in str(error):
+                raise
+            return None, f"crash: {error}"
+
+
+def check_all(begin: Callable[[], Check], numbers: range, jobs: int = 1) -> dict[str, Any]:
+    """Check mutants in slices; return counts, what was found (what, number, text), and the longest (seconds, number)."""
+    waiting = [numbers[i : i + SLICE] for i in range(0, len(numbers), SLICE)]
+    running: list[Slice] = []
+    counts, found, longest = Counter[str](), [], (0.0, 0)
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                running.append(Slice(begin, waiting.pop(0)))
+            for one in list(running):
+                result, wrong = one.end()
+                if result is None and not wrong:
+                    continue
+                running.remove(one)
+                if result is not None:
+                    counts += Counter(result["counts"])
+                    found += [tuple(entry) for entry in result["found"]]
+                    longest = max(longest, tuple(result["longest"]))
+                else:
+                    number = int(one.state[NUMBER])
+                    found.append((wrong.partition(":")[0], number, wrong))
+                    rest = range(one.numbers.start, number), range(number + 1, one.numbers.stop)
+                    waiting += [part for part in rest if part]
+    finally:
+        for one in running:
+            with contextlib.suppress(OSError):  # it is the one that failed
+                one.child.kill()
+    return {"counts": counts, "found": found, "longest": longest}
+
+
+def frugal() -> None:
+    """Let glibc give freed memory back, so that it hides no later allocation from the limit."""
+    libc = ctypes.CDLL(None)
+    for option in (-1, -3):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
+        libc.mallopt(option, 131072)
+    libc.malloc_trim(0)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    state = _mapped_state(folder / f"{name}.state")
-    seeds, door, parent = make_seeds(), Door(), os.getppid()
+
+
+def run(n: int, folder: Path, *, seed: int = 0, jobs: int = 1) -> Report:
+    """Check n mutants; those that break a promise are kept in ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    report, seeds = Report("mutants"), make_seeds()
+
+    def begin() -> Check:
+        warnings.simplefilter("ignore")
+        np.seterr(all="ignore")
+        frugal()
+        door = Door()
+
+        def check(number: int) -> tuple[str, str]:
+            mutant = make_mutant(seeds, seed, number)
+            outcome, text = door.check(mutant)
+            return (f"{mutant.kind}: {outcome}", "") if outcome in OUTCOMES else (outcome, text or outcome)
+
+        return check
+
+    door = Door()
     for _ in range(2):  # whatever is imported or allocated on first use
         for source in seeds:
-            verdict = door.check(Mutant(-1, "", source, source.raw, source.is_checkpoint, False))
+            with warnings.catch_warnings():
+                verdict = door.check(Mutant(-1, "", source, source.raw, source.is_checkpoint, False))
             assert verdict.outcome == "works", (source.name, verdict)
-    with open(folder / f"{name}.jsonl", "a", buffering=1) as report:
-        for number in numbers:
-            state[NUMBER], state[BEGIN] = number, 0
-            mutant = make_mutant(seeds, seed, number)
-            state[BEGIN] = begin = time.monotonic_ns()
-            verdict = door.check(mutant)
-            spent = time.monotonic_ns() - begin
-            state[BEGIN] = 0
-            if spent > state[LONGEST]:
-                state[LONGEST], state[LONGEST_NUMBER] = spent, number
-            state[LONGEST_LOAD] = max(state[LONGEST_LOAD], int(verdict.load_seconds * 1e9))
-            if verdict.outcome in OUTCOMES:
-                state[COUNTS + CLASSES.index(mutant.kind) * len(OUTCOMES) + OUTCOMES.index(verdict.outcome)] += 1
-            else:
-                print(json.dumps({"number": number, "what": verdict.outcome, "text": verdict.text}), file=report)
-            if spent > SECONDS * 1e9:
-                print(json.dumps({"number": number, "what": "slow", "text": f"{spent / 1e9:.2f} s"}), file=report)
-            if os.getppid() != parent:
-                return
-
-
-def _mapped_state(path: Path) -> NDArray[np.int64]:
-    with open(path, "r+b") as file:
-        return np.frombuffer(mmap.mmap(file.fileno(), 8 * STATE), np.int64)
-
-
-FRUGAL = {"OMP_NUM_THREADS": "1", "MALLOC_TRIM_THRESHOLD_": "131072", "MALLOC_MMAP_THRESHOLD_": "131072"}
-"""What keeps the address space of a child small: glibc gives freed memory back, so that it hides no later allocation."""
-
-
-class Worker:
-    """A child that checks some of the mutants; after a crash or a hang the next child goes on behind the culprit."""
-
-    def __init__(self, seed: int, numbers: range, folder: Path, name: str) -> None:
-        self.seed, self.folder, self.name = seed, folder, name
-        (folder / f"{name}.state").write_bytes(bytes(8 * STATE))
-        self.state = _mapped_state(folder / f"{name}.state")
-        self.start(numbers)
-
-    def start(self, numbers: range) -> None:
-        """Start a child on these mutants."""
-        self.numbers = numbers
-        self.state[NUMBER], self.state[BEGIN] = -1, 0
-        words: tuple[Any, ...] = ("--worker", self.name, "--folder", self.folder, "--seed", self.seed, "--range")
-        command = [sys.executable, __file__, *map(str, (*words, numbers.start, numbers.stop))]
-        with open(self.folder / f"{self.name}.stderr", "wb") as stderr:
-            self.process = subprocess.Popen(command, stderr=stderr, env={**os.environ, **FRUGAL})
-
-    def poll(self) -> tuple[str, int, str] | None:
-        """Return a crash or a hang (what, mutant, text), if there was one; whoever is left starts again behind it."""
-        code, number, begin = self.process.poll(), int(self.state[NUMBER]), int(self.state[BEGIN])
-        if code is None and begin and time.monotonic_ns() - begin > KILL_AFTER * 1e9:
-            self.process.kill()
-            self.process.wait()
-            found = "slow", number, f"killed after {KILL_AFTER:.0f} s"
-        elif code:
-            stderr = (self.folder / f"{self.name}.stderr").read_text(errors="replace")
-            if number < 0 or code > 0:
-                raise RuntimeError(f"a worker failed, not in a mutant:\n{stderr}")
-            found = "crash", number, f"signal {-code}\n{stderr}"
+    result = check_all(begin, range(n), jobs)
+    report.figures += result["counts"]
+    broken = [entry for entry in result["found"] if entry[0] != "slow"]
+    hangs = 0
+    for suspect in sorted({number for what, number, _ in result["found"] if what == "slow"}):
+        alone = (check_all(begin, range(suspect, suspect + 1)) for _ in range(TRIES))
+        best = min(math.inf if one["found"] and not one["counts"] else one["longest"][0] for one in alone)
+        if best > SECONDS and hangs < ENOUGH:
+            hangs += 1
+            broken.append(("hang", suspect, f"{best:.2f} s alone, the best of {TRIES}"))
         else:
-            return None
-        self.start(range(number + 1, self.numbers.stop))
-        return found
-
-    @property
-    def is_done(self) -> bool:
-        """Say whether all mutants were checked."""
-        return self.process.poll() == 0
-
-    def lines(self) -> list[tuple[str, int, str]]:
-        """Return what the children wrote down: (what, mutant, text)."""
-        path = self.folder / f"{self.name}.jsonl"
-        entries = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-        return [(entry["what"], entry["number"], entry["text"]) for entry in entries]
-
-
-@dataclass
-class Result:
-    """What became of a range of mutants."""
-
-    seed: int
-    n: int
-    seconds: float
-    cpu_seconds: float
-    longest: float
-    longest_number: int
-    longest_load: float
-    counts: NDArray[np.int64]
-    broken: list[tuple[str, int, str]] = field(default_factory=list)
-    not_repeated: list[int] = field(default_factory=list)
-
-
-def run(n: int, folder: Path, *, seed: int = 0, first: int = 0, jobs: int = 1) -> Result:
-    """Check mutants first .. first + n - 1; those that break a promise are kept in ``folder``."""
-    folder.mkdir(parents=True, exist_ok=True)
-    begin, cpu_begin = time.monotonic(), _cpu_of_children()
-    share = -(-n // jobs)
-    parts = [range(i, min(i + share, first + n)) for i in range(first, first + n, share)]
-    with tempfile.TemporaryDirectory() as scratch:
-        workers = [Worker(seed, part, Path(scratch), f"worker{j}") for j, part in enumerate(parts)]
-        found = _watch(workers)
-        states = np.stack([w.state.copy() for w in workers])
-        hangs: dict[int, float] = {}
-        for suspect in sorted({number for what, number, _ in found if what == "slow"}):
-            hangs[suspect] = _alone(seed, suspect, Path(scratch))
-            if sum(seconds > SECONDS for seconds in hangs.values()) == ENOUGH:
-                break
-    worst = states[np.argmax(states[:, LONGEST])]
-    counts = states[:, COUNTS:].sum(axis=0).reshape(len(CLASSES), len(OUTCOMES))
-    longest, number, load = worst[LONGEST] / 1e9, int(worst[LONGEST_NUMBER]), states[:, LONGEST_LOAD].max() / 1e9
-    seconds, cpu_seconds = time.monotonic() - begin, _cpu_of_children() - cpu_begin
-    result = Result(seed, n, seconds, cpu_seconds, longest, number, load, counts)
-    result.broken = [entry for entry in found if entry[0] != "slow"]
-    for number, seconds in hangs.items():
-        if seconds > SECONDS:
-            result.broken.append(("hang", number, f"{seconds:.2f} s alone, the best of {TRIES}"))
-        else:
-            result.not_repeated.append(number)
-    if result.broken:
-        seeds = make_seeds()
-        for what, number, text in result.broken:
-            stem = f"{what.replace(' ', '-')}-seed{seed}-{number}"
-            (folder / f"{stem}.safetensors").write_bytes(make_mutant(seeds, seed, number).raw)
-            (folder / f"{stem}.txt").write_text(text)
-    return result
-
-
-def _cpu_of_children() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
-
-
-def _watch(workers: list[Worker]) -> list[tuple[str, int, str]]:
-    """Wait until all are done; return what is to be looked at."""
-    found = []
-    try:
-        while not all(w.is_done for w in workers):
-            time.sleep(0.02)
-            found += [event for w in workers if (event := w.poll())]
-    finally:
-        for w in workers:
-            w.process.kill()
-            w.process.wait()
-    return found + [line for w in workers for line in w.lines()]
-
-
-def _alone(seed: int, number: int, folder: Path) -> float:
-    """Return the seconds that one mutant takes while nothing else of ours runs, the best of a few."""
-    best = math.inf
-    for i in range(TRIES):
-        w = Worker(seed, range(number, number + 1), folder, f"alone{number}-{i}")
-        killed = any(what == "slow" and "killed" in text for what, _, text in _watch([w]))
-        best = min(best, math.inf if killed else w.state[LONGEST] / 1e9)
-        if best <= SECONDS:
-            break
-    return best
-
-
-# ---------------------------------------------------------------------------------------------------------------------------
-# The command line
-# ---------------------------------------------------------------------------------------------------------------------------
-
-
-def describe(result: Result, folder: Path) -> str:
-    """Return the figures, a line each."""
-    rate = result.n / result.cpu_seconds
-    lines = [f"mutants: {result.n:,} (seed {result.seed}) in {result.seconds:.1f} s, {rate:,.0f} a second of CPU"]
-    for kind, row in zip(CLASSES, result.counts.tolist(), strict=True):
-        lines.append(f"  {kind}: " + ", ".join(f"{count:,} {outcome}" for count, outcome in zip(row, OUTCOMES, strict=True)))
-    kinds = [what for what, _, _ in result.broken]
-    lines += [f"{what}: {kinds.count(what)}" for what in BROKEN]
-    lines.append(
-        f"longest: {result.longest:.3f} s (mutant {result.longest_number}), to load {result.longest_load:.3f} s; "
-        f"over {SECONDS:g} s, but not when run alone: {result.not_repeated or 'none'}"
-    )
-    lines += [
-        f"broken: {what}, --only {number}: {text.strip().splitlines()[-1][:300]}" for what, number, text in result.broken[:20]
-    ]
-    if result.broken:
-        lines.append(f"{len(result.broken)} promises broken; files in {folder}")
-    return "\n".join(lines)
+            report.figures["slow, but not when run alone"] += 1
+    for what, number, text in broken:
+        stem = f"{what.replace(' ', '-')}-seed{seed}-{number}"
+        (folder / f"{stem}.safetensors").write_bytes(make_mutant(seeds, seed, number).raw)
+        (folder / f"{stem}.txt").write_text(text)
+        report.check(False, f"{what}, --only {number}: {text.strip().splitlines()[-1][:300]}; kept in {folder}")
+    report.highest("longest, in seconds", result["longest"][0])
+    report.figures["longest: the mutant"] = result["longest"][1]
+    return report.end()
 
 
 def main() -> int:
-    """Run from the command line; 1 if a promise was broken."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--n", type=int, default=20_000, help="mutants")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--first", type=int, default=0, help="number of the first mutant")
-    parser.add_argument("--jobs", type=int, default=1, help="processes")
-    parser.add_argument("--only", type=int, help="make this mutant alone, and load it in this process")
-    parser.add_argument(
-        "--folder", type=Path, default=Path(tempfile.gettempdir()) / "made_fast-fuzz", help="where to keep culprits"
+    args = command_line(
+        __doc__,
+        n=(20_000, "mutants"),
+        seed=(0, "of the mutants"),
+        jobs=(1, "processes"),
+        only=(-1, "make this mutant alone, and load it in this process"),
+        folder=(f"{tempfile.gettempdir()}/made_fast-fuzz", "where to keep culprits"),
     )
-    parser.add_argument("--worker", help=argparse.SUPPRESS)
-    parser.add_argument("--range", type=int, nargs=2, help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.worker:
-        worker(args.seed, range(*args.range), args.folder, args.worker)
-        return 0
-    if args.only is not None:
-        mutant = make_mutant(make_seeds(), args.seed, args.only)
-        path = args.folder / f"mutant-seed{args.seed}-{args.only}.safetensors"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(mutant.raw)
-        how = "MADE.resume" if mutant.resume else f"load, mmap={mutant.mapped}"
-        print(
-            f"mutant {args.only}: {mutant.kind} of {mutant.seed.name}, {len(mutant.raw)} bytes, {how}, kept as {path}",
-            flush=True,
-        )
-        begin = time.perf_counter()
-        verdict = Door().check(mutant)
-        print(f"{verdict.outcome} in {time.perf_counter() - begin:.3f} s\n{verdict.text}")
-        return verdict.outcome in BROKEN
-    result = run(args.n, args.folder, seed=args.seed, first=args.first, jobs=args.jobs)
-    print(describe(result, args.folder))
-    return bool(result.broken)
+    folder = Path(args.folder)
+    if args.only < 0:
+        return run(args.n, folder, seed=args.seed, jobs=args.jobs).show()
+    mutant = make_mutant(make_seeds(), args.seed, args.only)
+    path = folder / f"mutant-seed{args.seed}-{args.only}.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(mutant.raw)
+    how = "MADE.resume" if mutant.resume else f"load, mmap={mutant.mapped}"
+    print(f"mutant {args.only}: {mutant.kind} of {mutant.seed.name}, {len(mutant.raw)} bytes, {how}: {path}", flush=True)
+    verdict = Door().check(mutant)
+    print(f"{verdict.outcome}\n{verdict.text}")
+    return int(verdict.outcome not in OUTCOMES)
 
 
 if __name__ == "__main__":

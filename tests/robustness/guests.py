@@ -15,17 +15,14 @@ groups are in ``tests/test_threads.py``.
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
-import subprocess
 import sys
-from collections.abc import Iterator
 from importlib.util import find_spec
-from typing import NamedTuple
+from pathlib import Path
 
-ONE = ("one CPU", "OMP_NUM_THREADS=1", "OMP_NUM_THREADS=1,4")
-"""Circumstances in which there is one thread by default."""
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # where its neighbours are, also for a script
+from helpers import python
+from robustness.common import Report, command_line
 
 PATIENCE = 120.0
 """Seconds after which a process counts as one that hangs."""
@@ -50,8 +47,6 @@ W = torch.randn(400, 400, requires_grad=True)
 """,
 }
 """What uses the thread pool of each library; ``Z`` (n, d) and ``y`` (n,) are there."""
-
-ORDERS = ("before", "after")
 
 COMMON = """
 import hashlib, json, os, sys, threading, time, warnings
@@ -102,9 +97,7 @@ def on_our_threads(ask):
     return found == {True}
 """
 
-BESIDE = (
-    COMMON
-    + """
+BESIDE = """
 expected, guest, order = sys.argv[1:4]
 wrong = []
 
@@ -128,8 +121,6 @@ if order == "before":
     use_guest()
 before = tasks()
 import made_fast
-from made_fast.inference import model
-from made_fast.system import threads
 check(tasks() == before, "the import started threads")
 check(subnormals(), "no subnormals after the import")
 all_well("at first")
@@ -158,87 +149,63 @@ all_well("after a fork")
 use_guest()
 print(json.dumps(wrong))
 """
-)
 
-ALONE = COMMON + "print(ours(1))"
-
-COUNTS = (
-    COMMON
-    + """
+COUNTS = """
 from made_fast.system import threads
 if sys.argv[1]:
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(sys.argv[1])])
 ours(None)
 print(threads.available(), sum(thread.name == "made_fast" for thread in threading.enumerate()))
 """
-)
 
 
-class Beside(NamedTuple):
-    """A process with a guest: what was wrong in it."""
-
-    guest: str
-    order: str
-    wrong: list[str]
+def run(code: str, *arguments: str, **environment: str) -> str:
+    """Run code in a fresh process, without OMP_NUM_THREADS unless it is given."""
+    return python("-c", COMMON + code, *arguments, seconds=PATIENCE, **{"OMP_NUM_THREADS": None, **environment})
 
 
 def installed(guest: str) -> bool:
-    """Say whether a library is there."""
     return find_spec(guest) is not None
 
 
-def python(code: str, *arguments: str, **environment: str) -> str:
-    """Run code in a fresh process; return what it prints, or what went wrong, as a JSON list."""
-    command = [sys.executable, "-W", "ignore:This process:DeprecationWarning", "-c", code, *arguments]
-    env = {**{name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}, **environment}
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE, env=env)
-    except subprocess.TimeoutExpired:
-        return json.dumps(["the process hangs"])
-    return done.stdout.strip() if done.returncode == 0 else json.dumps([f"exit {done.returncode}: {done.stderr[-2000:]}"])
+def beside(guest: str, n: int = 1) -> Report:
+    """Put made_fast beside a guest that is imported before it and after it, n times."""
+    report, expected = Report(f"beside {guest}"), run("print(ours(1))")
+    for order in ("before", "after") * n:
+        report.figures["processes"] += 1
+        try:
+            wrong = json.loads(run(BESIDE, expected, GUESTS[guest], order))
+        except RuntimeError as error:
+            wrong = [str(error)]
+        report.check(not wrong, f"imported {order}: {wrong}")
+    return report.end()
 
 
-def beside(guests: list[str], n: int = 1) -> Iterator[Beside]:
-    """Put made_fast beside each guest, in each order, n times."""
-    expected = python(ALONE)
-    for guest in guests:
-        for order in ORDERS * n:
-            yield Beside(guest, order, json.loads(python(BESIDE, expected, GUESTS[guest], order)))
-
-
-def counts() -> dict[str, tuple[int, int]]:
-    """Return how many threads there are by default, and how many helpers a call has started: with 1 CPU, and as told."""
-    found = {}
+def counts() -> Report:
+    """Count the threads that there are by default, and the helpers that a call has started."""
+    report = Report("counts")
     for name, cpus, environment in [
         ("all CPUs", "", {}),
         ("one CPU", "1", {}),
         ("OMP_NUM_THREADS=1", "", {"OMP_NUM_THREADS": "1"}),
         ("OMP_NUM_THREADS=1,4", "", {"OMP_NUM_THREADS": "1,4"}),
     ]:
-        available, helpers = python(COUNTS, cpus, **environment).split()
-        found[name] = int(available), int(helpers)
-    return found
+        available, helpers = map(int, run(COUNTS, cpus, **environment).split())
+        report.figures[f"threads by default, {name}"], report.figures[f"helpers, {name}"] = available, helpers
+        report.check(helpers < available, f"{name}: too many helpers")
+        report.check(name == "all CPUs" or available == 1, f"{name}: more than one thread")
+    return report.end()
 
 
 def main() -> int:
-    """Run from the command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--n", type=int, default=1, help="processes for each guest and order")
-    args = parser.parse_args()
-    bad = False
+    args = command_line(__doc__, n=(1, "processes for each guest and order"))
+    bad = 0
     for guest in GUESTS:
-        if not installed(guest):
-            print(f"beside: {guest}: not installed")
-            continue
-        found = list(beside([guest], args.n))
-        wrong = [what for one in found for what in one.wrong]
-        print(f"beside: {guest}: {len(found)} processes, imported before and after; wrong: {len(wrong)} {wrong[:3] or ''}")
-        sys.stdout.flush()
-        bad |= bool(wrong)
-    for name, (available, helpers) in counts().items():
-        print(f"counts: {name}: {available} threads by default, {helpers} helpers started by a call")
-        bad |= helpers >= available or (name in ONE and available != 1)
-    return 1 if bad else 0
+        if installed(guest):
+            bad |= beside(guest, args.n).show()
+        else:
+            print(f"beside {guest}: not installed")
+    return bad | counts().show()
 
 
 if __name__ == "__main__":

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import importlib
 import os
-import subprocess
+import signal
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -21,6 +22,8 @@ from robustness.mutations import CLASSES, put_together, seal, split, take_apart
 
 import made_fast
 
+pytestmark = pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # forks are the point
+
 N = 3000 * len(CLASSES)
 
 
@@ -30,13 +33,11 @@ def seeds():
 
 
 def test_no_mutant_breaks_a_promise(tmp_path):
-    result = fuzz.run(N, tmp_path)
-    told = fuzz.describe(result, tmp_path)
-    assert not result.broken, told
-    assert result.counts.sum() == N
-    counts = dict(zip(CLASSES, result.counts.tolist(), strict=True))
+    report = fuzz.run(N, tmp_path)
+    assert not report.show()
+    assert sum(n for name, n in report.figures.items() if name.partition(":")[0] in CLASSES) == N
     for kind in ("header", "json", "tensors"):  # mutants that are all refused would show little, and so would those that work
-        assert min(counts[kind][:2]) > 100, told
+        assert min(report.figures[f"{kind}: refused"], report.figures[f"{kind}: works"]) > 100
 
 
 def test_mutants_are_the_same_whenever_they_are_made(seeds):
@@ -55,8 +56,6 @@ def test_files_taken_apart_are_put_together_again(seeds):
 
 
 class Loads(fuzz.Door):
-    """A door behind which something goes wrong."""
-
     def __init__(self, what):
         super().__init__()
         self.what = what
@@ -100,45 +99,23 @@ def test_what_breaks_a_promise_is_seen(seeds, what, outcome):
     assert verdict.outcome == outcome, verdict.text
 
 
-BROKEN_CHILD = """
-import mmap, os, signal, sys, time
-import numpy as np
-path, start, stop = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-with open(path, "r+b") as file:
-    state = np.frombuffer(mmap.mmap(file.fileno(), 0), np.int64)
-for number in range(start, stop):
-    state[0], state[1] = number, time.monotonic_ns()
-    if number == 3:
-        os.kill(os.getpid(), signal.SIGSEGV)
-    while number == 5:
-        time.sleep(1)
-    state[1] = 0
-"""
+def test_a_crash_and_a_hang_are_seen_and_left_behind(monkeypatch):
+    def check(number):
+        if number == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        while number == 5:
+            time.sleep(1)
+        return "works", "it is 6" if number == 6 else ""
 
-
-class BrokenWorker(fuzz.Worker):
-    """A child that crashes at mutant 3 and hangs at mutant 5."""
-
-    def start(self, numbers):
-        self.numbers = numbers
-        self.state[fuzz.NUMBER], self.state[fuzz.BEGIN] = -1, 0
-        words = (self.folder / f"{self.name}.state", numbers.start, numbers.stop)
-        (self.folder / f"{self.name}.stderr").write_bytes(b"")
-        self.process = subprocess.Popen([sys.executable, "-c", BROKEN_CHILD, *map(str, words)])
-
-
-def test_a_crash_and_a_hang_are_seen_and_left_behind(tmp_path, monkeypatch):
     monkeypatch.setattr(fuzz, "KILL_AFTER", 0.5)
-    child = BrokenWorker(0, range(8), tmp_path, "worker")
-    found = [(what, number) for what, number, _ in fuzz._watch([child])]
-    assert found == [("crash", 3), ("slow", 5)]
-    assert child.state[fuzz.NUMBER] == 7
+    result = fuzz.check_all(lambda: check, range(8), jobs=2)
+    assert sorted((number, what) for what, number, _ in result["found"]) == [(3, "crash"), (5, "slow"), (6, "works")]
+    assert result["counts"] == {"works": 6}
 
 
-def test_a_worker_that_does_not_start_is_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(fuzz, "__file__", str(tmp_path / "none.py"))
-    with pytest.raises(RuntimeError, match="not in a mutant"):
-        fuzz.run(1, tmp_path)
+def test_a_mistake_of_the_fuzzer_is_an_error():
+    with pytest.raises(RuntimeError, match="ZeroDivisionError"):
+        fuzz.check_all(lambda: lambda number: 1 // 0, range(1))
 
 
 def test_the_coverage_guided_target_needs_atheris_only_when_it_runs(seeds):

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from helpers import random_model
 from hypothesis import settings
 
 from made_fast import MADE, MADEModel, load
-from made_fast.inference import header, modelfile
+from made_fast.inference import modelfile, tensorfile
 from made_fast.kernels import layout
 from made_fast.network.architecture import Architecture
 from made_fast.network.masks import Connectivity, MaskSet, draw_connectivity
@@ -37,11 +38,10 @@ LARGE = os.environ.get("MADE_FAST_LARGE") == "1" or settings.default.max_example
 
 def available(gigabytes):
     """Skip the test where there is not so much memory to be had."""
-    try:
-        with open("/proc/meminfo") as lines:
-            (kilobytes,) = [int(line.split()[1]) for line in lines if line.startswith("MemAvailable")]
-    except OSError:
+    if not Path("/proc/meminfo").exists():
         pytest.skip("how much memory there is can be read on Linux only")
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    (kilobytes,) = [int(line.split()[1]) for line in lines if line.startswith("MemAvailable")]
     if kilobytes < gigabytes * 1e6:
         pytest.skip(f"{gigabytes} GB of memory are needed, {kilobytes / 1e6:.1f} are there")
 
@@ -87,15 +87,20 @@ def test_a_sparse_table_of_more_than_2_31_entries_is_scored(model, index):
     assert (rest == model.score_samples(np.zeros((1, D), np.uint8))[0]).all()
 
 
+def memory_map(path, numbers, X):
+    """Return N rows of zeros, some of them X."""
+    file_of_holes(path, N * D)
+    mapped = np.memmap(path, np.uint8, "r+", shape=(N, D))
+    mapped[numbers] = X
+    mapped.flush()
+    return np.memmap(path, np.uint8, "r", shape=(N, D))
+
+
 @pytest.mark.slow
 def test_a_memory_map_of_more_than_2_31_entries_is_packed_and_scored(model, tmp_path):
     available(4)
-    file_of_holes(tmp_path / "rows", N * D)
     numbers, X = far_rows()
-    mapped = np.memmap(tmp_path / "rows", np.uint8, "r+", shape=(N, D))
-    mapped[numbers] = X
-    mapped.flush()
-    mapped = np.memmap(tmp_path / "rows", np.uint8, "r", shape=(N, D))
+    mapped = memory_map(tmp_path / "rows", numbers, X)
     bits = data.pack_rows(mapped, np.arange(D))
     assert (data.unpack_rows(bits[numbers], D) == X).all()
     assert round(data.density(bits, D) * N * D) == X.sum()
@@ -106,11 +111,7 @@ def test_a_memory_map_of_more_than_2_31_entries_is_packed_and_scored(model, tmp_
 @pytest.mark.slow
 def test_a_memory_map_of_more_than_2_31_entries_is_trained_on(tmp_path):
     available(5)
-    file_of_holes(tmp_path / "rows", N * D)
-    mapped = np.memmap(tmp_path / "rows", np.uint8, "r+", shape=(N, D))
-    mapped[-4000:, -8:] = 1
-    mapped.flush()
-    mapped = np.memmap(tmp_path / "rows", np.uint8, "r", shape=(N, D))
+    mapped = memory_map(tmp_path / "rows", slice(N - 4000, N), np.arange(D) >= D - 8)
     made = MADE(hidden_sizes=(1,), batch_size=1000, optimizer="sgd", learning_rate=1.0, random_state=0).partial_fit(mapped)
     P = made.conditional_proba(np.zeros((1, D), np.uint8))[0]
     assert P[-8:].min() > 1.5 * P[:-8].max()  # the last rows have been seen, and nothing else has
@@ -202,7 +203,7 @@ def test_a_mapped_model_file_of_more_than_2_31_parameters_is_read(tmp_path):
     assert list(tensors) == ["parameters", "ordering"]
     digest = hashlib.sha256(theta.data)
     digest.update(tensors["ordering"].data)
-    head = header.make_header(tensors, metadata, digest.hexdigest())
+    head = tensorfile.make_header(tensors, metadata, digest.hexdigest())
     file_of_holes(path, len(head) + theta.nbytes + tensors["ordering"].nbytes)
     start = int(network.layout.panel_start[-1])
     with path.open("r+b") as file:

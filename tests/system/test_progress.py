@@ -8,9 +8,12 @@ import os
 import subprocess
 import sys
 import types
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
+from helpers import raising
 
 from made_fast import MADE, MADEEnsemble
 from made_fast.system import console
@@ -26,50 +29,40 @@ class Terminal(io.StringIO):
         return True
 
 
-class FullTerminal(Terminal):
-    def write(self, text: str) -> int:
-        raise OSError(28, "No space left on device")
-
-
-class NoReader(io.StringIO):
-    def flush(self) -> None:
-        raise BrokenPipeError(32, "Broken pipe")
-
-
 class OfBytes:
     encoding = 3
-
-    def write(self, text: str) -> None:
-        raise TypeError("a bytes-like object is required, not 'str'")
+    write = raising(TypeError("a bytes-like object is required, not 'str'"))
 
 
-class Closed(Terminal):
-    def __init__(self) -> None:
-        super().__init__()
-        self.close()
-
-
-def full():
-    return open("/dev/full", "w", buffering=1)
-
-
-def detached():
-    stream = io.TextIOWrapper(io.BytesIO())
-    stream.detach()
+def failing(method: str, error: Exception) -> io.StringIO:
+    stream = Terminal()
+    setattr(stream, method, raising(error))
     return stream
 
 
-def read_only():
-    return open(__file__)
+def closed(stream: Any, how: str = "close") -> Any:
+    getattr(stream, how)()
+    return stream
 
 
-def ascii_only():
+def ascii_only() -> io.TextIOWrapper:
     return io.TextIOWrapper(io.BytesIO(), encoding="ascii", line_buffering=True)
 
 
-STREAMS = [lambda: None, Closed, Terminal, FullTerminal, NoReader, OfBytes, object, detached, read_only, ascii_only]
+STREAMS = [
+    lambda: None,
+    lambda: closed(Terminal()),
+    Terminal,
+    lambda: failing("write", OSError(28, "No space left on device")),
+    lambda: failing("flush", BrokenPipeError(32, "Broken pipe")),
+    OfBytes,
+    object,
+    lambda: closed(io.TextIOWrapper(io.BytesIO()), "detach"),
+    partial(open, __file__),
+    ascii_only,
+]
 if os.path.exists("/dev/full"):
-    STREAMS.append(full)
+    STREAMS.append(partial(open, "/dev/full", "w", buffering=1))
 
 
 @contextlib.contextmanager

@@ -15,11 +15,11 @@ import pytest
 
 from made_fast import load
 from made_fast.cli import main, use
-from made_fast.inference import modelfile, storage
+from made_fast.inference import modelfile, tensorfile
 from made_fast.inference.mixture import MixtureModel
 from made_fast.inference.model import MADEModel
 from made_fast.system import signals
-from made_fast.tables import datasets
+from made_fast.tables.reading import datasets
 from made_fast.training.run import FitRun
 
 SIGNALS = [signal.SIGTERM, signal.SIGHUP, signal.SIGINT]
@@ -76,7 +76,7 @@ def test_train_saves_the_best_parameters_so_far(number, monkeypatch, capsys):
 @pytest.mark.parametrize("second", SIGNALS)
 def test_another_signal_amid_the_saving_does_not_lose_the_model(second, monkeypatch, capsys):
     monkeypatch.setattr(FitRun, "epoch", sent(signal.SIGTERM, FitRun.epoch, before=from_epoch(2)))
-    monkeypatch.setattr(storage, "make_header", sent(second, storage.make_header))
+    monkeypatch.setattr(tensorfile, "make_header", sent(second, tensorfile.make_header))
     assert run(f"{TRAIN} 9") == 128 + signal.SIGTERM
     assert "are saved in model.safetensors" in capsys.readouterr().err
     assert load("model.safetensors").n_features_in == 6
@@ -86,7 +86,7 @@ def test_another_signal_amid_the_saving_does_not_lose_the_model(second, monkeypa
 @pytest.mark.parametrize("number", SIGNALS)
 @pytest.mark.parametrize("command", [f"{TRAIN} 2", f"ensemble {TRAIN[6:]} 2 --members 2 --out model.safetensors"])
 def test_a_signal_while_a_finished_model_is_saved_waits(command, number, monkeypatch, capsys):
-    monkeypatch.setattr(storage, "make_header", sent(number, storage.make_header))
+    monkeypatch.setattr(tensorfile, "make_header", sent(number, tensorfile.make_header))
     assert run(command) == 128 + number
     assert "saved in model.safetensors" in capsys.readouterr().err
     assert load("model.safetensors").n_features_in == 6
@@ -96,9 +96,9 @@ def test_a_signal_while_a_finished_model_is_saved_waits(command, number, monkeyp
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_while_a_checkpoint_is_written_leaves_the_last_one_and_a_model(number, monkeypatch):
     calls = []
-    third = sent(number, storage.make_header, before=lambda *_: calls.append(0) or len(calls) == 3)
+    third = sent(number, tensorfile.make_header, before=lambda *_: calls.append(0) or len(calls) == 3)
     with monkeypatch.context() as patch:
-        patch.setattr(storage, "make_header", third)
+        patch.setattr(tensorfile, "make_header", third)
         assert run(f"{TRAIN} 9 --checkpoint c") == 128 + number
     assert run(f"{TRAIN} 2 --checkpoint c --resume --out resumed.safetensors") == 0
     assert load("model.safetensors").hyper["best_epoch"] >= load("resumed.safetensors").hyper["best_epoch"]

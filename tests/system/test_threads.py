@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import random_model
+from helpers import raising, random_model
 
 from made_fast.kernels import layout as panels
 from made_fast.network.architecture import Architecture
@@ -253,11 +251,8 @@ def test_threads_are_few_however_many_call():
 
 
 def test_without_threads_to_be_had_items_are_done_all_the_same(monkeypatch):
-    def start(self):
-        raise RuntimeError("can't start new thread")
-
     monkeypatch.setattr(threads, "_idle", [])
-    monkeypatch.setattr(threading.Thread, "start", start)
+    monkeypatch.setattr(threading.Thread, "start", raising(RuntimeError("can't start new thread")))
     done = []
     threads.for_each(lambda item, rank: done.append((item, rank)), 5, 3)
     assert done == [(item, 0) for item in range(5)]
@@ -267,138 +262,9 @@ def test_without_threads_to_be_had_items_are_done_all_the_same(monkeypatch):
     assert len(threads._given) == 0
 
 
-def control_groups(folder, lines, files):
-    """Make what the kernel shows of control groups: /proc/self/cgroup, and files below /sys/fs/cgroup."""
-    (folder / "own").write_text("".join(f"{line}\n" for line in lines))
-    for name, text in files.items():
-        path = folder / "groups" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"{text}\n")
-
-
-def version_1(group, quota, period=100000):
-    return {f"{group}/cpu.cfs_quota_us": quota, f"{group}/cpu.cfs_period_us": period}
-
-
-@pytest.mark.parametrize(
-    ("lines", "files", "limit"),
-    [
-        ([], {}, None),
-        (["0::/"], {"cpu.max": "max 100000"}, None),
-        (["0::/"], {"cpu.max": "200000 100000"}, 2),
-        (["0::/"], {"cpu.max": "250000 100000"}, 3),
-        (["0::/"], {"cpu.max": "1000 100000"}, 1),
-        (["0::/"], {"cpu.max": ""}, None),
-        (["0::/"], {"cpu.max": "100000 0"}, None),
-        ([], {"cpu.max": "300000 100000"}, 3),
-        ([], version_1("cpu", 150000), 2),
-        ([], version_1("cpu", -1), None),
-        ([], {"cpu/cpu.cfs_quota_us": 150000}, None),
-    ],
-)
-def test_the_quota_is_that_of_loky(tmp_path, monkeypatch, lines, files, limit):
-    control_groups(tmp_path, lines, files)
-    monkeypatch.setattr(threads, "CGROUPS", tmp_path / "groups")
-    monkeypatch.setattr(threads, "OWN_CGROUPS", tmp_path / "own")
-    found = threads._quota.__wrapped__()
-    assert found == (limit or np.inf)
-    context = pytest.importorskip("joblib.externals.loky.backend.context")
-    if files.get("cpu.max") == "100000 0" or list(files) == ["cpu/cpu.cfs_quota_us"]:
-        return  # loky has no answer
-
-    def here(path):
-        return str(path).replace("/sys/fs/cgroup", str(tmp_path / "groups"))
-
-    exists = os.path.exists
-    monkeypatch.setattr(context.os.path, "exists", lambda path: exists(here(path)))
-    monkeypatch.setattr(context, "open", lambda path: io.StringIO(Path(here(path)).read_text()), raising=False)
-    assert context._cpu_count_cgroup(64) == min(found, 64)
-
-
-@pytest.mark.parametrize(
-    ("lines", "files", "limit"),
-    [
-        (["0::/a.slice/b.service"], {"a.slice/b.service/cpu.max": "100000 100000"}, 1),
-        (["0::/a.slice/b.service"], {"a.slice/b.service/cpu.max": "max 100000", "a.slice/cpu.max": "300000 100000"}, 3),
-        (["0::/a/b"], {"a/b/cpu.max": "400000 100000", "a/cpu.max": "200000 100000", "cpu.max": "500000 100000"}, 2),
-        (["0::/a/b"], {"a/c/cpu.max": "100000 100000"}, None),
-        (["0::/docker/id"], {"cpu.max": "200000 100000"}, 2),  # the container's own group is mounted as the root
-        (["0::/../x"], {"cpu.max": "200000 100000"}, 2),  # a group outside of what is mounted
-        (["4:memory:/m", "2:cpu,cpuacct:/a/b", "0::/"], version_1("cpu/a/b", 50000), 1),
-        (["2:cpu,cpuacct:/a/b"], version_1("cpu/a", 350000), 4),
-        (["2:cpuacct:/a"], version_1("cpu/a", 50000), None),
-        (["2:cpu:/a:b"], version_1("cpu/a:b", 50000), 1),
-        (["nonsense"], {"cpu.max": "200000 100000"}, 2),
-    ],
-)
-def test_the_quota_of_every_group_above_counts(tmp_path, monkeypatch, lines, files, limit):
-    """Such is a service of systemd: no namespace makes its group look like the root."""
-    control_groups(tmp_path, lines, files)
-    monkeypatch.setattr(threads, "CGROUPS", tmp_path / "groups")
-    monkeypatch.setattr(threads, "OWN_CGROUPS", tmp_path / "own")
-    assert threads._quota.__wrapped__() == (limit or np.inf)
-    monkeypatch.setattr(threads, "_quota", threads._quota.__wrapped__)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(6))
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    assert threads.available() == (limit or 6)
-
-
-def test_available_follows_affinity_and_environment(monkeypatch):
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    most = threads.available()
-    assert 1 <= most <= len(os.sched_getaffinity(0))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    assert threads.available() == 1
-    monkeypatch.setenv("OMP_NUM_THREADS", "64,2")
-    assert threads.available() == most
-    monkeypatch.setenv("OMP_NUM_THREADS", "many")
-    assert threads.available() == most
-
-
-@pytest.mark.parametrize(
-    "text", ["", "²", "2²", "①", "٢", "\uff12", "1_0", "9" * 5000, "0" * 5000, "0", "-1", "+1", "1.0", "1e0", "\udcff", "1 1"]
-)  # fmt: skip
-def test_an_environment_that_holds_no_plain_number_counts_for_nothing(monkeypatch, text):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(6))
-    monkeypatch.setattr(threads, "_quota", lambda: np.inf)
-    monkeypatch.setenv("OMP_NUM_THREADS", text)
-    assert threads.available() == 6
-    monkeypatch.setenv("OMP_NUM_THREADS", " 2 , 3")  # spaces are allowed there
-    assert threads.available() == 2
-
-
-@pytest.mark.parametrize(
-    "text", ["", "²00000 100000", "1 2 3", "-1 100000", "100000 -1", "1.5 1", "9" * 5000 + " 1", "\0", "\udcff\udcfe 1"]
-)  # fmt: skip
-@pytest.mark.parametrize("lines", [["0::/"], ["0::/a\udcff"], ["::", ":", "\udcff", "0:cpu"], ["2:cpu:/"]])
-def test_an_odd_control_group_is_no_limit(tmp_path, monkeypatch, lines, text):
-    control_groups(tmp_path, [], {})
-    (tmp_path / "own").write_text("\n".join(lines), errors="surrogateescape")
-    for name in ("cpu.max", "a\udcff/cpu.max", "cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"):
-        path = tmp_path / "groups" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, errors="surrogateescape")
-    monkeypatch.setattr(threads, "CGROUPS", tmp_path / "groups")
-    monkeypatch.setattr(threads, "OWN_CGROUPS", tmp_path / "own")
-    assert threads._quota.__wrapped__() == np.inf
-
-
-def test_a_time_limit_while_files_of_the_system_are_read_is_raised(tmp_path, monkeypatch):
-    class Late:
-        def read_text(self, *_):
-            raise TimeoutError("time is up")
-
-    monkeypatch.setattr(threads, "OWN_CGROUPS", Late())
-    with pytest.raises(TimeoutError, match="time is up"):
-        threads._quota.__wrapped__()
-
-
 def test_only_the_error_of_a_thread_that_does_not_start_means_that_there_is_none(monkeypatch):
-    def late(_):
-        raise RuntimeError("time is up")
-
     monkeypatch.setattr(threads, "_idle", [])
-    monkeypatch.setattr(threads, "_Worker", late)
+    monkeypatch.setattr(threads, "_Worker", raising(RuntimeError("time is up")))
     with pytest.raises(RuntimeError, match="time is up"):
         threads.for_each(lambda *_: None, 4, 2)
 

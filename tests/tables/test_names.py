@@ -10,7 +10,7 @@ import pytest
 from helpers import random_model
 
 from made_fast import MADE, MADEEnsemble, MADEImputer, MADEModel, MixtureModel, ModelFileError, load
-from made_fast.inference import modelfile, storage
+from made_fast.inference import modelfile, tensorfile
 from made_fast.tables.names import check
 
 NAMES = ("smokes", "ill", "owns a car", "größe", "")
@@ -139,8 +139,8 @@ def tampered(tmp_path, change, *, ensemble=False):
     """Return a file of good checksums whose tensors were changed."""
     model = MADEModel(random_model(5, (4,)).source, feature_names=NAMES)
     (MixtureModel([model]) if ensemble else model).save(tmp_path / "good")
-    tensors, metadata = storage.read(tmp_path / "good")
-    storage.write(tmp_path / "bad", change(dict(tensors)), metadata)
+    tensors, metadata = tensorfile.read(tmp_path / "good")
+    tensorfile.write(tmp_path / "bad", change(dict(tensors)), metadata)
     return tmp_path / "bad"
 
 

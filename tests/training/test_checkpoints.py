@@ -22,7 +22,7 @@ from fits import (
 )
 
 from made_fast import MADE, ModelFileError, load
-from made_fast.inference import storage
+from made_fast.inference import tensorfile
 from made_fast.training import checkpoint
 from made_fast.training.steps import Trainer
 
@@ -185,15 +185,15 @@ WRONG = (None, True, -1, 1.5, 2**70, 1e300, "x", [], [[]], {}, {"a": 1})
 
 def rewrite(path, **vectors):
     """Write the file anew, checksums right, with other tensors; None leaves one out."""
-    tensors, metadata = storage.read(path)
+    tensors, metadata = tensorfile.read(path)
     tensors = {name: vectors.get(name, tensor) for name, tensor in tensors.items()}
-    storage.write(path, {name: tensor for name, tensor in tensors.items() if tensor is not None}, metadata)
+    tensorfile.write(path, {name: tensor for name, tensor in tensors.items() if tensor is not None}, metadata)
 
 
 @pytest.mark.parametrize("inside", [(), ("shuffle",), ("shuffle", "state"), ("about",), ("about", "params")])
 def test_a_text_that_was_changed_is_refused_or_taken_but_nothing_else(small_checkpoint, inside):
     raw = small_checkpoint.read_bytes()
-    tensors, _ = storage.read(small_checkpoint)
+    tensors, _ = tensorfile.read(small_checkpoint)
     text = tensors["text"].tobytes()
     keys = json.loads(text)
     for key in inside:
@@ -223,7 +223,7 @@ def test_a_text_that_was_changed_is_refused_or_taken_but_nothing_else(small_chec
 
 def test_tensors_that_do_not_fit_are_refused(small_checkpoint):
     raw = small_checkpoint.read_bytes()
-    tensors, _ = storage.read(small_checkpoint)
+    tensors, _ = tensorfile.read(small_checkpoint)
     for name, tensor in tensors.items():
         other = tensor.astype(np.float32 if tensor.dtype == np.int32 else np.int32)
         for value in (None, tensor[:-1], other, np.append(tensor, tensor)):
@@ -236,7 +236,7 @@ def test_tensors_that_do_not_fit_are_refused(small_checkpoint):
 
 
 def test_best_parameters_must_be_those_of_the_masks(small_checkpoint):
-    tensors, _ = storage.read(small_checkpoint)
+    tensors, _ = tensorfile.read(small_checkpoint)
     if "best" in tensors:
         best = tensors["best"].copy()
         best[best == 0] = 1e-3

@@ -1,0 +1,247 @@
+"""Dense tables of rows for Hypothesis to draw: any dtype, layout and container, with the numbers that each holds.
+
+Not here: sparse tables, and what is no table (``any_tables.py``).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import tempfile
+import warnings
+from collections.abc import Callable
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+Rng = np.random.Generator
+
+
+# Values
+
+
+DTYPES = (
+    "?", "i1", "u1", "<i2", ">i2", "<u2", ">u2", "<i4", ">i4", "<u4", ">u4", "<i8", ">i8", "<u8", ">u8", "<f2", ">f2", "<f4",
+    ">f4", "<f8", ">f8", "g", "O",
+)  # fmt: skip
+
+ODD = {
+    "i": [-1, 2, 100],
+    "u": [2, 100],
+    "f": [2.0, 0.5, -1.0, np.inf, -np.inf, 1e-7, np.nan],
+    "O": [2, -1, 0.5, Fraction(1, 3), np.inf, 2**64, -(2**70), Decimal("0.1"), np.longdouble("1e300"), np.uint8(255)],
+}
+"""Numbers that are neither 0 nor 1, by kind of dtype."""
+
+ZEROS = (0, 0.0, -0.0, False, np.int8(0), np.float32(0), np.False_, Fraction(0), Decimal(0), np.longdouble(0))
+ONES = (1, 1.0, True, np.int8(1), np.float32(1), np.True_, Fraction(1), Decimal(1), np.longdouble(1))
+MISSING = (np.nan, None, pd.NA, np.float32("nan"), Decimal("NaN"), np.longdouble("nan"))
+ALIEN = ("1", b"1", "", 1j, np.complex64(1), pd.NaT, [1], {}, object(), 10**400, Fraction(10**400), Decimal("sNaN"),
+         np.datetime64("1971"), np.timedelta64(1, "D"), pd.Timestamp(0), Ellipsis, int, np.ones(2))  # fmt: skip
+"""Objects that are no numbers, or none that a float can be made of."""
+
+
+class Table(NamedTuple):
+    """What is handed in; its values as numbers, (n, D), or None where it must be refused; how it came to be."""
+
+    given: Any
+    values: NDArray[np.longdouble] | None
+    how: str
+
+    def __repr__(self) -> str:
+        return f"<{self.how}: {'to be refused' if self.values is None else self.values.astype(str).tolist()}>"
+
+
+def fill(rng: Rng, n: int, D: int, dtype: np.dtype[Any], flavour: str) -> NDArray[Any]:
+    """Return a table of 0 and 1 of this dtype; with some NaN ("missing"), some odd numbers, some things that are none."""
+    X = np.zeros((n, D), dtype)
+    one = rng.random((n, D)) < rng.choice([0.1, 0.5, 0.9])
+    if dtype.kind == "O":
+        X[...] = [[ONES[rng.integers(len(ONES))] if b else ZEROS[rng.integers(len(ZEROS))] for b in row] for row in one]
+    else:
+        X[one] = 1
+        if dtype.kind == "f":
+            X[~one & (rng.random((n, D)) < 0.2)] = -0.0
+
+    def put(things: Any) -> None:
+        for _ in range(rng.integers(1, 4)):
+            X[rng.integers(n), rng.integers(D)] = things[rng.integers(len(things))]
+
+    if "missing" in flavour and dtype.kind in "fO":
+        hole = rng.random((n, D)) < 0.4
+        for i, j in np.argwhere(hole):
+            X[i, j] = MISSING[rng.integers(len(MISSING))] if dtype.kind == "O" else np.nan
+    if "odd" in flavour and dtype.kind in ODD:
+        put(ODD[dtype.kind])
+        if dtype.kind == "f":
+            put([np.nextafter(dtype.type(1), dtype.type(2)), np.finfo(dtype).smallest_subnormal, np.finfo(dtype).max])
+        elif dtype.kind in "iu":
+            put([np.iinfo(dtype).max, np.iinfo(dtype).min])
+    if "alien" in flavour and dtype.kind == "O":
+        put(ALIEN)
+    return X
+
+
+def numbers(X: NDArray[Any]) -> NDArray[np.longdouble] | None:
+    """Return what an array holds; None if it is no numbers. Goes its own way: what is under test does not judge itself."""
+    if X.dtype.kind != "O":
+        return X.astype(np.longdouble)
+    values = np.empty(X.shape, np.longdouble)
+    for at, thing in np.ndenumerate(X):
+        if any(thing is alien for alien in ALIEN):
+            return None
+        gone = thing is None or thing is pd.NA
+        values[at] = np.nan if gone else np.longdouble(thing) if isinstance(thing, np.longdouble) else float(thing)
+    return values
+
+
+# Layouts of arrays
+
+
+def _inside(X: NDArray[Any], rng: Rng) -> NDArray[Any]:
+    """Return a view of X in the midst of a larger array, a step apart."""
+    down, across = (int(step) for step in rng.integers(1, 4, 2))
+    larger = np.full((X.shape[0] * down + 2, X.shape[1] * across + 3), 1, X.dtype)
+    view = larger[1 : 1 + X.shape[0] * down : down, 2 : 2 + X.shape[1] * across : across]
+    view[...] = X
+    return view
+
+
+def _mapped(X: NDArray[Any], rng: Rng) -> NDArray[Any]:
+    with tempfile.NamedTemporaryFile(suffix=".npy") as file:
+        np.save(file, X)
+        file.flush()
+        mapped: NDArray[Any] = np.load(file.name, mmap_mode=str(rng.choice(["r", "r+", "c"])))  # type: ignore[call-overload]
+    return mapped
+
+
+def _read_only(X: NDArray[Any], rng: Rng) -> NDArray[Any]:
+    X.flags.writeable = False
+    return X
+
+
+def _windows(X: NDArray[Any], rng: Rng) -> NDArray[Any]:
+    return np.lib.stride_tricks.sliding_window_view(np.resize(X.ravel(), sum(X.shape) - 1), X.shape[1])
+
+
+LAYOUTS: dict[str, Callable[[NDArray[Any], Rng], NDArray[Any]]] = {
+    "C": lambda X, rng: X,
+    "Fortran": lambda X, rng: np.asfortranarray(X),
+    "transposed": lambda X, rng: X.T.copy().T,
+    "rows backwards": lambda X, rng: X[::-1],
+    "columns backwards": lambda X, rng: X[:, ::-1],
+    "backwards": lambda X, rng: X[::-1, ::-1],
+    "inside": _inside,
+    "read-only": _read_only,
+    "unaligned": lambda X, rng: np.frombuffer(b"?" + X.tobytes(), X.dtype, X.size, 1).reshape(X.shape),
+    "one row for all": lambda X, rng: np.broadcast_to(X[:1], X.shape),
+    "one column for all": lambda X, rng: np.broadcast_to(X[:, :1], X.shape),
+    "one number for all": lambda X, rng: np.broadcast_to(X[:1, :1], X.shape),
+    "windows": _windows,
+    "memory map": _mapped,
+}
+
+
+# Containers of arrays
+
+
+class Convertible:
+    """What has ``__array__`` and nothing else."""
+
+    def __init__(self, X: NDArray[Any]) -> None:
+        self.X = X
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return self.X.copy()
+
+
+class Sub(np.ndarray[Any, Any]):
+    """A subclass of ndarray."""
+
+
+def _bits(X: NDArray[Any], missing: bool = False) -> list[int]:
+    """Return the columns of 0/1, or NaN; none of longdouble, which would be rounded to float."""
+    if X.dtype.kind not in "biuf" or X.dtype.char == "g":
+        return []
+    values = X.astype(float)
+    return np.flatnonzero((np.isin(values, (0, 1)) | (np.isnan(values) & missing)).all(axis=0)).tolist()
+
+
+def _mixed_frame(X: NDArray[Any], rng: Rng) -> Any:
+    """Return a frame each column of which has a dtype of its own, where it can."""
+    kinds = ["bool", "int64", "float32", "Int8", "boolean", "Float64", "object"]
+    return pd.DataFrame(X).astype({c: rng.choice(kinds) for c in _bits(X)})
+
+
+def _nullable_frame(X: NDArray[Any], rng: Rng) -> Any:
+    """Return a frame with pandas.NA for what is missing, in columns of nullable dtypes, where it can."""
+    kinds = ["Int8", "boolean", "UInt64", "Float32", "Float64"]
+    return pd.DataFrame(X).astype({c: rng.choice(kinds) for c in _bits(X, missing=True)})
+
+
+def _category_frame(X: NDArray[Any], rng: Rng) -> Any:
+    if X.dtype.kind not in "biuf" or X.dtype.char in "eg":
+        return pd.DataFrame(X)
+    return pd.DataFrame(X.astype(X.dtype.newbyteorder("="))).astype("category")
+
+
+def _sparse_frame(X: NDArray[Any], rng: Rng) -> Any:
+    if X.dtype.kind != "f" or X.dtype.char in "ge":
+        return pd.DataFrame(X)
+    return pd.DataFrame(X.astype(np.float64)).astype(pd.SparseDtype(np.float64, rng.choice([0.0, np.nan])))
+
+
+def _polars(X: NDArray[Any], rng: Rng) -> Any:
+    if X.dtype.kind not in "biuf" or X.dtype.char in "eg":
+        return X
+    import polars as pl
+
+    native = X.astype(X.dtype.newbyteorder("="))
+    return pl.DataFrame({f"column {j}": native[:, j] for j in range(X.shape[1])})
+
+
+def _matrix(X: NDArray[Any], rng: Rng) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PendingDeprecationWarning)
+        return np.asmatrix(X)
+
+
+def _memoryview(X: NDArray[Any], rng: Rng) -> Any:
+    return memoryview(X) if X.dtype.isnative and X.dtype.char not in "gO" else X
+
+
+CONTAINERS: dict[str, Callable[[NDArray[Any], Rng], Any]] = {
+    "array": lambda X, rng: X,
+    "subclass": lambda X, rng: X.view(Sub),
+    "numpy.matrix": _matrix,
+    "masked array, nothing masked": lambda X, rng: np.ma.masked_array(X, mask=False),
+    "list": lambda X, rng: X.tolist(),
+    "tuple": lambda X, rng: tuple(map(tuple, X.tolist())),
+    "list of rows": lambda X, rng: list(X),
+    "__array__": lambda X, rng: Convertible(X),
+    "memoryview": _memoryview,
+    "frame": lambda X, rng: pd.DataFrame(X),
+    "mixed frame": _mixed_frame,
+    "nullable frame": _nullable_frame,
+    "category frame": _category_frame,
+    "sparse frame": _sparse_frame,
+} | ({"polars": _polars} if importlib.util.find_spec("polars") else {})
+
+
+@st.composite
+def dense_tables(draw: st.DrawFn, width: int) -> Table:
+    """Draw dense rows: any dtype, layout and container."""
+    dtype = np.dtype(draw(st.sampled_from([*DTYPES, "O", "O"])))
+    flavours = ["bits", "bits", "missing", "odd", "odd and missing"]
+    flavour = draw(st.sampled_from([*flavours, "alien", "alien"] if dtype.kind == "O" else flavours))
+    layout, container = draw(st.sampled_from(list(LAYOUTS))), draw(st.sampled_from(list(CONTAINERS)))
+    rng, n = np.random.default_rng(draw(st.integers(0, 2**32))), draw(st.integers(1, 4))
+    X = fill(rng, n, width, dtype, flavour)
+    if dtype.kind != "O" or layout not in ("unaligned", "memory map"):  # objects are no bytes
+        X = LAYOUTS[layout](X, rng)
+    values = numbers(X)
+    return Table(CONTAINERS[container](X, rng), values, f"{container} of {dtype.str}, {layout}, {flavour}")

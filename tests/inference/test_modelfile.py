@@ -10,7 +10,7 @@ from made_fast.inference.modelfile import EnsembleContent, decode, decode_ensemb
 from made_fast.inference.tensorfile import read, write
 from made_fast.kernels import layout
 from made_fast.network.architecture import Architecture
-from made_fast.network.masks import DIRECT_CONNECTIONS
+from made_fast.tables.choices import DIRECT_CONNECTIONS
 from made_fast.training import checkpoint
 
 SHAPES = [(1, ()), (1, (3,)), (2, ()), (2, (1,)), (5, (7, 3)), (65, (64, 65)), (130, (200,)), (9, (70, 1, 130, 4, 66))]

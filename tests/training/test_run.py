@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import sys
+import traceback
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -19,7 +20,7 @@ from fits import (
     trainer_of,
 )
 
-from made_fast import MADE, MADEEnsemble, load
+from made_fast import MADE, MADEEnsemble, kernels, load
 from made_fast.training.run import Validation
 from made_fast.training.state import FitState
 
@@ -333,3 +334,18 @@ def test_verbose_shows_progress(capsys):
     assert "validation" in lines[1]
     small(max_epochs=2).fit(rows(50))
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("options", [{}, SHARED], ids=["one", "shared"])
+def test_six_frames_lead_from_fit_to_the_kernel(monkeypatch, options):
+    name, stacks = "train_shared" if options else "train", []
+    kernel = getattr(kernels.active, name)
+
+    def fake(*args):
+        stacks.append([frame.name for frame in traceback.extract_stack()])
+        kernel(*args)
+
+    monkeypatch.setattr(kernels.active, name, fake)
+    small(max_epochs=1, **options).fit(rows(40))
+    assert stacks
+    assert all(stack[-8] == "test_six_frames_lead_from_fit_to_the_kernel" and stack[-7] == "fit" for stack in stacks)

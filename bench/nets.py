@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from bench.implementations import using
 from made_fast import MADE, MADEModel
 from made_fast.kernels.layout import N_IN, N_OUT, ROW
-from made_fast.tables import data
+from made_fast.tables.bits import pack_rows
+from made_fast.tables.table import Table
 from made_fast.training import recipe
 from made_fast.training.rows import TrainingRows
 from made_fast.training.steps import Trainer
@@ -146,7 +147,7 @@ def new_trainer(size: Size, n_masks: int | None = 1, dtype: str = "float32") -> 
 
 def pack(size: Size, trainer: Trainer) -> TrainingRows:
     """Return the training rows as ``Trainer.epoch`` takes them."""
-    return TrainingRows(data.pack_rows(rows(size)[0], trainer.parameters.order), None, np.empty(0))
+    return TrainingRows(pack_rows(Table(rows(size)[0]), trainer.parameters.order), None, np.empty(0))
 
 
 def to_model(trainer: Trainer) -> MADEModel:

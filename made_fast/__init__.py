@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from made_fast.estimators.ensemble import MADEEnsemble
     from made_fast.estimators.estimator import MADE
     from made_fast.estimators.imputer import MADEImputer
+    from made_fast.inference.density import ApproximationWarning
     from made_fast.inference.loading import load
     from made_fast.inference.mixture import MixtureModel
     from made_fast.inference.model import MADEModel
-    from made_fast.inference.queries import ApproximationWarning
     from made_fast.inference.tensorfile import ModelFileError
     from made_fast.network.masks import Connectivity
 
@@ -42,7 +42,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "MADE": "estimators.estimator",
-    "ApproximationWarning": "inference.queries",
+    "ApproximationWarning": "inference.density",
     "Connectivity": "network.masks",
     "MADEEnsemble": "estimators.ensemble",
     "MADEImputer": "estimators.imputer",

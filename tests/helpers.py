@@ -1,4 +1,4 @@
-"""What several test files need: models with random weights, quick fits, rows of 0/1, digests of results, fresh processes."""
+"""What several test files need: random models, quick fits, rows, digests, fresh processes, a dense network, tests of draws."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import chisquare
 
 from made_fast import MADEModel
 from made_fast.kernels import layout as panels
@@ -146,11 +147,36 @@ def descriptors() -> set[str]:
     return {fd for fd in os.listdir("/proc/self/fd") if os.path.lexists(f"/proc/self/fd/{fd}")}
 
 
-def binary(n: int, D: int, seed: int = 0) -> NDArray[np.uint8]:
-    """Return random rows (n, D) of 0/1."""
-    return (np.random.default_rng(seed).random((n, D)) < 0.4).astype(np.uint8)
-
-
 def dense(X: Any) -> NDArray[Any]:
     """Return an array of what may be a sparse matrix."""
     return np.asarray(X.toarray() if hasattr(X, "toarray") else X)
+
+
+ACTIVATIONS = {
+    "relu": lambda z: np.maximum(z, 0),
+    "softplus": lambda z: np.logaddexp(z, 0),
+    "tanh": np.tanh,
+    "sigmoid": lambda z: 1 / (1 + np.exp(-z)),
+    "softsign": lambda z: z / (1 + abs(z)),
+}
+
+
+def dense_log_p(net: dict[str, Any], X: NDArray[Any], activation: str = "relu") -> NDArray[np.float64]:
+    """Compute log p(x) of each row from what ``to_dense`` returned, in plain NumPy and float64."""
+    x = h = X.astype(np.float64)
+    for W, b, A in zip(net["weights"], net["biases"], net["direct"], strict=True):
+        z = h @ W.T.astype(np.float64) + b + (0 if A is None else x @ A.T.astype(np.float64))
+        h = ACTIVATIONS[activation](z)
+    return -np.logaddexp(0, np.where(X == 1, -z, z)).sum(axis=1)
+
+
+def assert_drawn_from(draws: NDArray[np.uint8], p: NDArray[np.float64]) -> None:
+    """Check that draws (n, D) have the probabilities p (2^D,) of all inputs, or shares of them, by a chi-square test."""
+    counts = np.bincount(draws @ (1 << np.arange(draws.shape[1])), minlength=len(p))
+    assert (counts[p == 0] == 0).all()
+    expected = len(draws) * p / p.sum()
+    rare = expected < 10
+    counts, expected = [np.append(v[~rare], v[rare].sum()) for v in (counts, expected)]
+    used = expected > 0
+    if used.sum() > 1:
+        assert chisquare(counts[used], expected[used] * counts[used].sum() / expected[used].sum()).pvalue > 1e-4

@@ -14,7 +14,8 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from made_fast.tables import arguments, checks
+from made_fast.tables import arguments
+from made_fast.tables.table import Table
 
 __all__ = ["Baseline", "Floats", "Learner", "Rows", "batches"]
 
@@ -129,8 +130,7 @@ class Learner(Baseline):
 
 def _table(X: Any, n_features: int | None, name: str) -> Rows:
     """Return a table of 0/1 as C-contiguous uint8, (n, D); refuse any other, and one that is not as wide as demanded."""
-    table = checks.matrix(X, n_features, name=name)
-    return np.ascontiguousarray(checks.ones(table, name=name)).view(np.uint8)
+    return np.ascontiguousarray(Table.of(X, n_features, name=name).ones()).view(np.uint8)
 
 
 def batches(n_rows: int, batch_size: int, rng: np.random.Generator) -> Iterator[NDArray[np.intp]]:

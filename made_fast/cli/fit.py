@@ -18,12 +18,12 @@ from made_fast.cli import files, report
 from made_fast.cli.files import refusing
 from made_fast.cli.options import TILES, UsageError
 from made_fast.inference import modelfile
-from made_fast.inference.queries import ApproximationWarning
+from made_fast.inference.density import ApproximationWarning
 from made_fast.inference.tensorfile import ModelFileError
 from made_fast.system import signals, threads
 from made_fast.system.console import is_terminal, say
-from made_fast.tables import data, names
-from made_fast.tables.reading.datasets import Dataset
+from made_fast.tables import names
+from made_fast.tables.reading.datasets import Dataset, n_missing
 from made_fast.training import checkpoint, recipe
 from made_fast.training.parameters import DEFAULTS, HARMLESS, PARAMETERS
 
@@ -166,7 +166,7 @@ def _plan(args: argparse.Namespace) -> _Plan:
 
 def _without_effect(args: argparse.Namespace, plan: _Plan) -> Iterator[tuple[str, str]]:
     """Yield the options that are given and change nothing, and why."""
-    one_mask = args.n_masks == 1 and not any(map(data.n_missing, plan.dataset.splits.values()))
+    one_mask = args.n_masks == 1 and not any(map(n_missing, plan.dataset.splits.values()))
     idle = {
         "there are no validation rows": ("patience", "n_val_masks") if plan.dataset.valid is None else (),
         "there is one mask": ("resample", "n_val_masks") if one_mask else (),

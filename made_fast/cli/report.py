@@ -11,12 +11,12 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from made_fast.inference.density import log_p_observed
 from made_fast.inference.mixture import MixtureModel
 from made_fast.inference.model import MADEModel
-from made_fast.inference.queries import log_p_observed
-from made_fast.tables import checks, data
 from made_fast.tables.choices import N_WALKS
-from made_fast.tables.reading.datasets import Dataset
+from made_fast.tables.reading.datasets import Dataset, n_missing
+from made_fast.tables.table import Table
 
 __all__ = [
     "AnyModel", "Asking", "Scores", "describe_data", "describe_file", "describe_model", "independent_nll", "majority",
@@ -58,8 +58,8 @@ def describe_data(dataset: Dataset, shape: tuple[int, int] | None, threshold: fl
     sizes = ", ".join(f"{X.shape[0]} {name}" for name, X in found.items())
     image = f" ({shape[0]} x {shape[1]})" if shape else ""
     ones = "" if threshold is None else f"; values > {threshold:g} are 1"
-    n_missing, n = sum(map(data.n_missing, found.values())), sum(X.shape[0] * X.shape[1] for X in found.values())
-    missing = f"; {n_missing:,} entries ({n_missing / n:.1%}) are missing" if n_missing else ""
+    n_gaps, n = sum(map(n_missing, found.values())), sum(X.shape[0] * X.shape[1] for X in found.values())
+    missing = f"; {n_gaps:,} entries ({n_gaps / n:.1%}) are missing" if n_gaps else ""
     return f"{dataset.name}: {dataset.train.shape[1]} inputs{image}; {sizes} rows{ones}{missing}"
 
 
@@ -148,11 +148,11 @@ def score(model: AnyModel, X: Any, ask: Asking, *, parts: bool = False) -> Score
 
     With ``parts``, also under its parts, one at a time: memory does not grow with their number.
     """
-    n_missing, n_entries = data.n_missing(X), X.shape[0] * X.shape[1]
-    if n_missing:
+    n_gaps, n_entries = n_missing(X), X.shape[0] * X.shape[1]
+    if n_gaps:
         options = {"n_members": ask.n_members, "n_walks": ask.n_walks, "random_state": 0}
-        log_p, std = log_p_observed(model, X, ask.n_threads, return_std=True, **options)
-        return Scores(-log_p, std, n_entries - n_missing, {})
+        log_p, std = log_p_observed(model, X, ask.n_threads, warn=False, **options)
+        return Scores(-log_p, std, n_entries - n_gaps, {})
     found = {}
     if not parts or getattr(model, "n_masks", 2) == 1:
         log_p = model.score_samples(X, n_threads=ask.n_threads)
@@ -179,7 +179,7 @@ def print_report(dataset: Dataset, chosen: dict[str, Any], model: AnyModel, ask:
 
 def _print_scores(dataset: Dataset, chosen: dict[str, Any], scores: dict[str, Scores], ask: Asking) -> None:
     """Print, for each chosen split, mean NLL and its standard error for the model and the baseline; then what is estimated."""
-    missing = any(map(data.n_missing, chosen.values()))
+    missing = any(map(n_missing, chosen.values()))
     title, dim = ("log-marginal NLL in nats", "bits/observed dim") if missing else ("NLL in nats", "bits/dim")
     if missing:
         print(f"Of rows with missing entries, what is observed is scored (log_marginal, n_members={ask.n_members}).\n")
@@ -237,10 +237,10 @@ def _mean(nll: Floats) -> str:
 def _coins(train: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the number of ones of each column, and of its observed entries."""
     ones, observed = np.zeros((2, train.shape[1]), np.int64)
-    for part in data.chunks(*train.shape):
-        rows, missing = train[part], checks.missing(train[part])
-        ones += checks.ones(rows, missing=True).sum(axis=0)
-        observed += rows.shape[0] if missing is None else (~missing).sum(axis=0)
+    for _, rows in Table.of(train).chunks():
+        missing = rows.missing()
+        ones += rows.ones(missing=True).sum(axis=0)
+        observed += len(rows) if missing is None else (~missing).sum(axis=0)
     return ones, observed
 
 
@@ -257,9 +257,9 @@ def independent_nll(train: Any, X: Any) -> Floats:
     p = (ones + 1) / (observed + 2)
     weights, of_zero = np.log(p) - np.log1p(-p), np.log1p(-p)
     nll = np.empty(X.shape[0])
-    for part in data.chunks(*X.shape):
-        missing = checks.missing(X[part])
-        nll[part] = -(checks.ones(X[part], missing=True) @ weights + of_zero.sum())
+    for part, rows in Table.of(X).chunks():
+        missing = rows.missing()
+        nll[part] = -(rows.ones(missing=True) @ weights + of_zero.sum())
         if missing is not None:
             nll[part] += missing @ of_zero
     return nll

@@ -16,10 +16,12 @@ from made_fast.cli.files import refusing
 from made_fast.cli.options import UsageError
 from made_fast.cli.report import AnyModel
 from made_fast.cli.values import STDOUT
-from made_fast.inference.queries import ApproximationWarning
+from made_fast.inference.density import ApproximationWarning
 from made_fast.system.console import say
-from made_fast.tables import arguments, checks, data, names
+from made_fast.tables import arguments, names
+from made_fast.tables.reading import datasets
 from made_fast.tables.reading.datasets import Dataset
+from made_fast.tables.sparse import is_sparse
 
 __all__ = ["evaluate", "impute", "info", "sample", "score"]
 
@@ -47,7 +49,7 @@ def evaluate(args: argparse.Namespace) -> int:
     ask = _asking(model, args)
     dataset, model = _load_data_for(model, args)
     chosen = files.chosen_splits(args, dataset)
-    if args.plot is not None and all(map(data.n_missing, chosen.values())):
+    if args.plot is not None and all(map(datasets.n_missing, chosen.values())):
         raise UsageError("--plot needs complete rows; all of these have missing entries.")
     print(f"data        {report.describe_data(dataset, dataset.shape, args.threshold)}")
     print(f"model       {report.describe_model(model)}\n", flush=True)
@@ -119,7 +121,7 @@ def impute(args: argparse.Namespace) -> int:
     if args.out not in (None, STDOUT) and files.is_same(args.out, args.data):
         _check_nothing_is_lost(args, dataset, given)
     asked = given if args.hide is None else {name: _hide(X, args.hide) for name, X in given.items()}
-    n_missing = sum(map(data.n_missing, asked.values()))
+    n_missing = sum(map(datasets.n_missing, asked.values()))
     tell(f"data        {report.describe_data(dataset, dataset.shape, args.threshold)}")
     tell(f"model       {report.describe_model(model)}")
     filled = {name: _fill(model, X, args) for name, X in asked.items()}
@@ -272,7 +274,7 @@ def _hide(X: Any, columns: tuple[int, int]) -> NDArray[np.float32]:
 
 def _dense(X: Any) -> NDArray[np.float32]:
     """Return a copy of a table of 0, 1 and NaN as an array."""
-    return np.array(X.toarray() if checks.is_sparse(X) else X, np.float32)  # type: ignore[attr-defined]  # SciPy's
+    return np.array(X.toarray() if is_sparse(X) else X, np.float32)  # type: ignore[attr-defined]  # SciPy's
 
 
 def _save(stream: IO[bytes], suffix: str, tables: dict[str, NDArray[Any]], header: Sequence[str] | None) -> None:

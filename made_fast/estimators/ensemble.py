@@ -17,13 +17,14 @@ import joblib
 import numpy as np
 from numpy.typing import NDArray
 
+from made_fast.estimators.base import FittedDensity, learn_columns
 from made_fast.estimators.estimator import MADE
-from made_fast.estimators.fitted import FittedDensity, learn_columns
+from made_fast.inference.density import log_p_observed
 from made_fast.inference.mixture import MixtureModel
-from made_fast.inference.queries import log_p_observed
 from made_fast.system import threads
-from made_fast.tables import arguments, checks
+from made_fast.tables import arguments
 from made_fast.tables.choices import WEIGHTS
+from made_fast.tables.table import MatrixLike, Table
 from made_fast.training import rows as given
 from made_fast.training.parameters import DEFAULTS, HyperParameters
 from made_fast.training.state import EpochRecord
@@ -40,7 +41,7 @@ _KeywordParameters: Any = make_dataclass(
 
 
 @dataclass(eq=False, repr=False, match_args=False)
-class MADEEnsemble(_KeywordParameters, FittedDensity):  # type: ignore[misc]
+class MADEEnsemble(_KeywordParameters, FittedDensity[MixtureModel]):  # type: ignore[misc]
     """A mixture of MADEs trained independently, ``p(x) = sum_m w_m p_m(x)``: an exact density model of binary data.
 
     Members differ in their random numbers: masks, initial weights, order of the rows. They are trained by joblib: on threads
@@ -100,10 +101,10 @@ class MADEEnsemble(_KeywordParameters, FittedDensity):  # type: ignore[misc]
 
     def fit(
         self,
-        X: checks.MatrixLike,
+        X: MatrixLike,
         y: Any = None,
         *,
-        X_val: checks.MatrixLike | None = None,
+        X_val: MatrixLike | None = None,
         sample_weight: Any = None,
         sample_weight_val: Any = None,
         callback: Callable[[int, EpochRecord], Any] | None = None,
@@ -165,7 +166,7 @@ class MADEEnsemble(_KeywordParameters, FittedDensity):  # type: ignore[misc]
         found = np.full(n_members, 1 / n_members)
         if weights == "em":
             assert held is not None
-            log_p = np.stack([log_p_observed(model, held.table, n_threads) for model in models])
+            log_p = np.stack([log_p_observed(model, held.table, n_threads)[0] for model in models])
             found, _ = em_weights(log_p, held.weights)
         learn_columns(self, X, self._names)
         for made in members:
@@ -290,7 +291,7 @@ class _Callback:
         return self.call.split()[0] == str(os.getpid()) and self.call not in _running
 
 
-def _fit(call: str, made: MADE, X: Any, options: dict[str, Any], own_threads: bool) -> MADE:
+def _fit(call: str, made: MADE, X: Table, options: dict[str, Any], own_threads: bool) -> MADE:
     """Fit one member, on a thread of the process that called or in another process."""
     if not own_threads:
         made.set_params(n_threads=min(made.n_threads or 1, threads.available()))  # another machine may have fewer

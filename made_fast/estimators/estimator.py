@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from made_fast.estimators.fitted import FittedDensity, check_columns, learn_columns
+from made_fast.estimators.base import FittedDensity, check_columns, learn_columns
 from made_fast.inference.model import MADEModel
 from made_fast.inference.tensorfile import file_error
 from made_fast.network.masks import Connectivity
-from made_fast.tables import arguments, checks
+from made_fast.tables import arguments
+from made_fast.tables.table import MatrixLike
 from made_fast.training import checkpoint as checkpoint_file
 from made_fast.training import recipe, rows
 from made_fast.training.parameters import HyperParameters, documented
@@ -23,7 +24,7 @@ __all__ = ["MADE"]
 
 
 @documented
-class MADE(HyperParameters, FittedDensity):
+class MADE(HyperParameters, FittedDensity[MADEModel]):
     """Masked autoencoder for distribution estimation: an exact density model of binary data, trained on CPUs.
 
     ``p(x) = prod_d p(x_d | x_<d)``, where the conditionals are the outputs of a feed-forward net whose weights are masked so
@@ -71,10 +72,10 @@ class MADE(HyperParameters, FittedDensity):
 
     def fit(
         self,
-        X: checks.MatrixLike,
+        X: MatrixLike,
         y: Any = None,
         *,
-        X_val: checks.MatrixLike | None = None,
+        X_val: MatrixLike | None = None,
         sample_weight: Any = None,
         sample_weight_val: Any = None,
         checkpoint: str | os.PathLike[str] | None = None,
@@ -133,7 +134,7 @@ class MADE(HyperParameters, FittedDensity):
             self._show()
         return self
 
-    def partial_fit(self, X: checks.MatrixLike, y: Any = None, *, sample_weight: Any = None) -> MADE:
+    def partial_fit(self, X: MatrixLike, y: Any = None, *, sample_weight: Any = None) -> MADE:
         """Make one pass over X in mini-batches; the first call draws the masks and the initial parameters.
 
         Takes what ``fit`` does. Rows with missing entries need a model that was started with some, or whose masks vary. It
@@ -157,8 +158,7 @@ class MADE(HyperParameters, FittedDensity):
 
     def member_for(self, observed: Any, *, draw: int = 0) -> Connectivity:
         """Return the connectivity that answers when these inputs are observed; see ``MADEModel.member_for``."""
-        connectivity: Connectivity = self._fitted().member_for(observed, draw=draw)
-        return connectivity
+        return self._fitted().member_for(observed, draw=draw)
 
     @classmethod
     def resume(cls, path: str | os.PathLike[str]) -> MADE:
@@ -181,9 +181,7 @@ class MADE(HyperParameters, FittedDensity):
             raise file_error(path, "what it says of the estimator must be whole", str(error)) from error
         return made
 
-    def _look(
-        self, X: checks.MatrixLike, sample_weight: Any, params: recipe.Params, going_on: bool
-    ) -> tuple[FitState, rows.Rows]:
+    def _look(self, X: MatrixLike, sample_weight: Any, params: recipe.Params, going_on: bool) -> tuple[FitState, rows.Rows]:
         """Check X and every parameter; return the state, a fresh one unless the fit goes on, and X as it was checked."""
         if going_on:
             state = self._fit_state
@@ -196,7 +194,7 @@ class MADE(HyperParameters, FittedDensity):
         trainer, split_seed = recipe.start(params, train.table.shape[1], train.missing is not None)
         return FitState(trainer, recipe.plain(params), train.names, split_seed), train
 
-    def _begin(self, X: checks.MatrixLike, state: FitState) -> None:
+    def _begin(self, X: MatrixLike, state: FitState) -> None:
         """Forget the last fit, unless this one goes on with it; nothing that the user gave can be refused any more."""
         if state is getattr(self, "_fit_state", None):
             return

@@ -9,42 +9,40 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin, clone
 from sklearn.impute import MissingIndicator
-from sklearn.utils import _safe_indexing
-from sklearn.utils.validation import check_is_fitted
 
+from made_fast.estimators.base import FittedDensity, fitted_table, learn_columns
+from made_fast.estimators.ensemble import MADEEnsemble
 from made_fast.estimators.estimator import MADE
-from made_fast.estimators.fitted import FittedDensity, check_columns, learn_columns
-from made_fast.inference.queries import N_WALKS
-from made_fast.tables import arguments, arrays, checks, data
+from made_fast.inference.density import N_WALKS
+from made_fast.inference.mixture import MixtureModel
+from made_fast.inference.model import MADEModel
+from made_fast.inference.modelfile import encode_names
+from made_fast.tables import arguments, arrays
+from made_fast.tables.bits import pack_rows, unpack_rows
 from made_fast.tables.choices import METHODS
+from made_fast.tables.names import check_different
+from made_fast.tables.table import MatrixLike, Table
 from made_fast.training import rows as given
 
 __all__ = ["MADEImputer"]
 
 
 class MADEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
-    """Fill in missing binary entries (NaN) by what a MADE says of them, given all that is observed of their row.
+    """Fill in missing binary entries (NaN) by a MADE, given all that is observed of their row.
 
-    Of a column without any observed entry in ``fit`` nothing can be learned: a warning names it, and the estimator is fitted
-    on the others. In ``transform`` its missing entries become 0, and observed ones stay as they are, but no other entry is
-    filled in by what they say.
+    A column without any observed entry in ``fit`` is named by a warning, and the estimator is fitted on the others. In
+    ``transform`` its missing entries become 0; its observed ones stay, and do not count for other entries.
 
     Parameters
     ----------
     estimator : MADE or MADEEnsemble, optional
-        What is fitted (a clone of it). By default ``MADE(n_masks=None)``, with the imputer's ``random_state`` and
-        ``n_threads``: trained under ever fresh orderings, it conditions on any observed subset exactly. Train it as any MADE:
-        with ``validation_fraction``, say, so that it stops in time.
+        A clone of it is fitted. By default ``MADE(n_masks=None)``, with the imputer's ``random_state`` and ``n_threads``:
+        trained under ever fresh orderings, it conditions on any observed subset exactly. ``validation_fraction``, say, makes
+        it stop in time.
     method : {"mode", "mean", "sample"}
         The likelier value, one entry after the other; the expected value; or a draw. See ``MADEModel.impute``.
-    n_members : int
-        How many members of the model answer together, as a mixture.
-    n_walks : int
-        Walks for each row, where an answer is an estimate.
-    random_state : None, int, Generator, SeedSequence or RandomState
-        For draws and estimates; an int gives the same every time.
-    n_threads : int, optional
-        By default the CPUs this process may use. No result depends on it.
+    n_members, n_walks, random_state, n_threads
+        As for ``MADEModel.impute``.
     keep_empty_features : bool
         False leaves columns that were never observed in ``fit`` out of what ``transform`` returns.
     add_indicator : bool
@@ -77,6 +75,9 @@ class MADEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # typ
            [1., 1., 0., 0.]])
     """
 
+    estimator_: MADE | MADEEnsemble
+    model_: MADEModel | MixtureModel
+
     def __init__(
         self,
         estimator: Any = None,
@@ -98,69 +99,52 @@ class MADEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # typ
         self.keep_empty_features = keep_empty_features
         self.add_indicator = add_indicator
 
-    def fit(
-        self, X: checks.MatrixLike, y: Any = None, *, sample_weight: Any = None, X_val: checks.MatrixLike | None = None
-    ) -> MADEImputer:
-        """Fit the estimator.
+    def fit(self, X: MatrixLike, y: Any = None, *, sample_weight: Any = None, X_val: MatrixLike | None = None) -> MADEImputer:
+        """Fit the estimator on X, (n, D) of 0, 1 and NaN, which marks a missing entry.
 
-        Parameters
-        ----------
-        X : (n, D) of 0, 1 and NaN
-            As for ``MADE.fit``: NaN marks a missing entry, and only what is observed of a row counts.
-        y : ignored
-        sample_weight, X_val
-            As for the estimator's ``fit``.
-
-        Raises
-        ------
-        ValueError
-            A parameter or the data is not as demanded.
-
-        Warns
-        -----
-        UserWarning
-            Columns have no observed entry.
+        ``sample_weight`` and ``X_val`` are those of the estimator's ``fit``, y is ignored. Wrong parameters or data raise
+        TypeError or ValueError; columns without an observed entry come with a UserWarning.
         """
         arguments.choice(self.method, "method", METHODS)
         arguments.positive_int(self.n_members, "n_members")
         arguments.positive_int(self.n_walks, "n_walks")
         keep = arguments.boolean(self.keep_empty_features, "keep_empty_features")
         add_indicator = arguments.boolean(self.add_indicator, "add_indicator")
+        made: MADE | MADEEnsemble
         if self.estimator is None:
-            made: Any = MADE(n_masks=None, random_state=self.random_state, n_threads=self.n_threads)
+            made = MADE(n_masks=None, random_state=self.random_state, n_threads=self.n_threads)
         elif isinstance(self.estimator, FittedDensity):
             made = clone(self.estimator)
         else:
             raise TypeError(f"estimator must be None, a MADE or a MADEEnsemble, got {type(self.estimator).__name__}.")
-        table = checks.matrix(X)
-        D, empty = table.shape[1], data.never_observed(table)
+        table, names = Table.of(X), arrays.column_names(X)
+        check_different(names)
+        encode_names(names)
+        D, seen, empty = table.shape[1], table, table.never_observed()
         options: dict[str, Any] = {} if sample_weight is None else {"sample_weight": sample_weight}
         if X_val is not None:
             options["X_val"] = X_val
-        if 0 < len(empty) < D:  # a table of which nothing is observed the estimator refuses
+        if 0 < len(empty) < D:  # the estimator refuses a table of which nothing is observed
             what = "fills them with 0 (keep_empty_features=False leaves them out)" if keep else "leaves them out"
-            warnings.warn(f"{given.not_observed(empty, arrays.column_names(X))}: transform {what}.", UserWarning, stacklevel=2)
-            X_seen = _without(X, table, empty, made.binarize, "X")
+            warnings.warn(f"{given.not_observed(empty, names)}: transform {what}.", UserWarning, stacklevel=2)
+            seen = _without(table, empty, made.binarize)
             if X_val is not None:
-                options["X_val"] = _without(X_val, checks.matrix(X_val, D, name="X_val"), empty, made.binarize, "X_val")
+                options["X_val"] = _without(Table.of(X_val, D, name="X_val", feature_names=names), empty, made.binarize)
             places = arguments.ordering(made.ordering, D)
             if not isinstance(places, str):
                 made.set_params(ordering=(np.argsort(np.argsort(np.delete(places, empty))) + 1).tolist())
-            made.fit(X_seen, **options)
-        else:
-            made.fit(X, **options)
+        made._names = None if names is None else tuple(np.delete(names, empty).tolist())
+        try:
+            made.fit(seen, **options)
+        finally:
+            del made._names
         learn_columns(self, X)
         self.estimator_, self.model_, self.empty_features_ = made, made.model_, empty
         self.indicator_ = MissingIndicator(error_on_new=False, sparse=False).fit(_marked(table)) if add_indicator else None
         return self
 
-    def transform(self, X: checks.MatrixLike) -> NDArray[Any]:
-        """Return the rows with their missing entries filled in.
-
-        Parameters
-        ----------
-        X : (n, D) of 0, 1 and NaN
-            The rows fitted on, or others.
+    def transform(self, X: MatrixLike) -> NDArray[Any]:
+        """Return the rows of X, (n, D) of 0, 1 and NaN, with their missing entries filled in.
 
         Returns
         -------
@@ -176,7 +160,7 @@ class MADEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # typ
             The estimator's orderings do not fit what is observed of some rows, and these are estimates. Not with the default
             estimator.
         """
-        table = self._table(X)
+        table = fitted_table(self, X)
         filled: NDArray[Any] = self.model_.impute(
             self._seen(table),
             self.method,
@@ -188,20 +172,20 @@ class MADEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # typ
         filled = filled.astype(_dtype(X, table, self.method), copy=False)
         if len(self.empty_features_) and self.keep_empty_features:
             every = np.arange(self.n_features_in_)
-            bits = data.pack_rows(table, every, binarize=self.model_.binarize, missing=True)  # 0 where missing
-            whole = data.unpack_rows(bits, len(every)).astype(filled.dtype)
+            bits = pack_rows(table, every, self.model_.binarize, missing=True)  # 0 where missing
+            whole = unpack_rows(bits, len(every)).astype(filled.dtype)
             whole[:, np.delete(every, self.empty_features_)] = filled
             filled = whole
         if self.indicator_ is not None:
             filled = np.concatenate([filled, self.indicator_.transform(_marked(table)).astype(filled.dtype)], axis=1)
         return filled
 
-    def score(self, X: checks.MatrixLike, y: Any = None) -> float:
+    def score(self, X: MatrixLike, y: Any = None) -> float:
         """Return the mean log-likelihood of what is observed of the rows of X, in nats: higher is better, as in a search.
 
         Columns that were never observed in ``fit`` do not count.
         """
-        return float(self.model_.score(self._seen(self._table(X)), n_threads=self.n_threads))
+        return self.model_.score(self._seen(fitted_table(self, X)), n_threads=self.n_threads)
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
         """Return the names of the columns that ``transform`` returns; without names in ``fit`` they are x0, x1, ..."""
@@ -209,15 +193,9 @@ class MADEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # typ
         kept = names if self.keep_empty_features else np.delete(names, self.empty_features_)
         return kept if self.indicator_ is None else np.concatenate([kept, self.indicator_.get_feature_names_out(names)])
 
-    def _table(self, X: checks.MatrixLike) -> checks.Matrix:
-        check_is_fitted(self, "model_")
-        table = checks.matrix(X, self.n_features_in_)
-        check_columns(self, X)
-        return table
-
-    def _seen(self, table: checks.Matrix) -> checks.Matrix:
+    def _seen(self, table: Table) -> Table:
         """Return the columns that the model knows."""
-        return _without(table, table, self.empty_features_, self.model_.binarize, "X") if len(self.empty_features_) else table
+        return _without(table, self.empty_features_, self.model_.binarize) if len(self.empty_features_) else table
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -227,29 +205,28 @@ class MADEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # typ
         return tags
 
 
-def _without(X: Any, table: checks.Matrix, empty: NDArray[np.intp], binarize: float | None, name: str) -> Any:
-    """Return X, or the checked table that was made of it, without some columns; names are kept."""
+def _without(table: Table, empty: NDArray[np.intp], binarize: float | None) -> Table:
+    """Return a table without some columns; wrong values are refused while columns have their numbers."""
     every = np.arange(table.shape[1])
-    data.pack_rows(table, every, binarize=binarize, name=name, missing=True)  # refuses values while columns have their numbers
-    kept = np.delete(every, empty)
-    return _safe_indexing(table if arrays.column_names(X) is None else X, kept, axis=1)
+    pack_rows(table, every, binarize, missing=True)
+    return Table(table.rows[:, np.delete(every, empty)], table.name)  # type: ignore[index]  # SciPy's rows have columns
 
 
-def _marked(table: checks.Matrix) -> NDArray[np.float32]:
+def _marked(table: Table) -> NDArray[np.float32]:
     """Return NaN where a checked table is missing, and 0 elsewhere, for ``MissingIndicator``."""
     out = np.zeros(table.shape, np.float32)
-    for part in data.chunks(*table.shape):
-        nan = checks.missing(table[part])
+    for part, rows in table.chunks():
+        nan = rows.missing()
         if nan is not None:
             out[part][nan] = np.nan
     return out
 
 
-def _dtype(X: Any, table: checks.Matrix, method: str) -> np.dtype[Any]:
+def _dtype(X: Any, table: Table, method: str) -> np.dtype[Any]:
     """Return the dtype in which the rows of X, checked, come back."""
-    columns = [getattr(kind, "numpy_dtype", kind) for kind in getattr(X, "dtypes", [getattr(X, "dtype", table.dtype)])]
+    columns = [getattr(kind, "numpy_dtype", kind) for kind in getattr(X, "dtypes", [getattr(X, "dtype", table.rows.dtype)])]
     if not all(isinstance(kind, np.dtype) for kind in columns):  # of another library: what NumPy has made of it
-        columns = [table.dtype]
+        columns = [table.rows.dtype]
     numbers = all(kind.kind in "biuf" for kind in columns)
     found = np.result_type(*set(columns)) if numbers else np.dtype(np.float64)
     return np.dtype(np.float64) if method == "mean" and found.kind != "f" else found

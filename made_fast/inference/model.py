@@ -1,13 +1,11 @@
-"""The fitted model: parameters and a mask set in, log-likelihood, conditionals, samples and answers out. Inference only.
+"""The fitted model: one masked network, or the mixture of a network under each of K masks. Inference only.
 
-This is what a server embeds: it needs NumPy and the compiled kernels, nothing else, and may be called from many threads at
-once. One member's arithmetic is in ``network.py``, questions about missing inputs in ``queries.py``, training in
-``training.py``, the file in ``modelfile.py``.
+A server embeds it: it needs NumPy and the compiled kernels, nothing else, and may be called from many threads at once.
+Not here: the arithmetic of a network (``network.py``), the public questions (``density.py``), the file (``modelfile.py``).
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from math import log
 from threading import Lock
@@ -16,27 +14,34 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from made_fast.inference import modelfile, queries, tensorfile
+from made_fast.inference import modelfile
+from made_fast.inference.answering import ModelAnswers, Options, PackedRows
+from made_fast.inference.density import Density
 from made_fast.inference.tensorfile import ModelFileError
 from made_fast.network.masks import Connectivity, MaskRule, MaskSet, check_connectivity
 from made_fast.network.network import Network, Parameters
 from made_fast.system import threads
-from made_fast.tables import arguments, checks, data
+from made_fast.tables import arguments
+from made_fast.tables.bits import Packing
+from made_fast.tables.table import MatrixLike, Table
 
 __all__ = ["MADEModel", "from_content"]
 
 KEPT_BYTES = 64 << 20
-"""Packed members that a model may keep between calls: 40 of 784-500-784 in float32. The others are packed when needed."""
+"""Bytes of packed networks that a model keeps between calls: 40 of 784-500-784 in float32. Others are packed when needed."""
 
 MASKS_AT_ONCE = 32
 """Most masks whose log-likelihoods stand in memory before they are summed; so memory does not grow with the mask set."""
 
+ORDERINGS = 0x6D616465
+"""Goes into the seed of a connectivity drawn for a pattern, so that it is like no other seed."""
 
-class MADEModel(queries.Queries):
+
+class MADEModel(Density):
     """A density over binary vectors: the mixture, in equal parts, of one masked network under each of K connectivities.
 
-    Each member is autoregressive in its own ordering, ``p_k(x) = prod_d p(x_d | x_<d)``, each factor one output of the net;
-    the model is ``p(x) = 1/K sum_k p_k(x)``. With K = 1 it is that one member.
+    Under each mask it is autoregressive in an ordering, ``p_k(x) = prod_d p(x_d | x_<d)``, each factor one output of the net;
+    the model is ``p(x) = 1/K sum_k p_k(x)``.
 
     Parameters
     ----------
@@ -50,15 +55,11 @@ class MADEModel(queries.Queries):
     binarize : float, optional
         Inputs above it count as 1, the others as 0. None demands 0/1 input.
     hyper : mapping, optional
-        Anything to remember about how the model came to be; saved with it. JSON values only.
+        Notes on how the model came to be; saved with it. JSON values only.
     feature_names : sequence of str, optional
-        What the inputs are called; saved with the model. A table whose columns have names must then have these, in this
-        order; see ``tables/names.py``.
+        Names of the inputs; saved with the model. A table whose columns have names must then have these, in this order.
 
-    Notes
-    -----
-    Germain, Gregor, Murray, Larochelle, "MADE: Masked Autoencoder for Distribution Estimation", ICML 2015, eqs. 4 to 13 and
-    section 4.
+    Germain, Gregor, Murray, Larochelle, "MADE: Masked Autoencoder for Distribution Estimation", ICML 2015, eqs. 4 to 13.
     """
 
     def __init__(
@@ -86,8 +87,7 @@ class MADEModel(queries.Queries):
         self.feature_names = arguments.feature_names(feature_names, self.n_features_in)
         self._keep_nothing()
 
-    def __getstate__(self) -> dict[str, Any]:
-        # Not what is kept: it can be packed again, and another thread may be adding to it.
+    def __getstate__(self) -> dict[str, Any]:  # without what is kept: another thread may be adding to it
         return {name: value for name, value in vars(self).items() if name != "_kept"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -96,7 +96,7 @@ class MADEModel(queries.Queries):
         self._keep_nothing()
 
     def _keep_nothing(self) -> None:
-        """Begin with no packed members."""
+        """Begin with no packed networks."""
         self._kept: dict[int, Network] = {}
 
     @property
@@ -143,78 +143,60 @@ class MADEModel(queries.Queries):
                 self._kept[k] = found
         return found
 
-    def score_samples(
-        self, X: checks.MatrixLike, *, mask: int | None = None, n_threads: int | None = None
-    ) -> NDArray[np.float64]:
-        """Return the log-likelihood of each row: ``log p(x) = logsumexp_k(log p_k(x)) - log K`` (eq. 5, section 4.1).
+    @property
+    def most_members(self) -> int | None:
+        """The most networks that can answer together, K; None: any number, each drawn for the question."""
+        return len(self.masks) if self.rule is None or self.rule.resample == "connectivity" else None
+
+    def member_for(self, observed: Any, *, draw: int = 0) -> Connectivity:
+        """Return the connectivity that answers for rows of which these inputs are observed.
+
+        A model trained under ever fresh orderings (``n_masks=None``) answers by one that has the observed inputs first, in
+        random order, and then the missing ones. It is drawn by a generator whose seed is the pattern, so it is always the
+        same. Any other model answers by the mask of its set that has the fewest missing inputs before the last observed one.
 
         Parameters
         ----------
-        X : (n, D) of 0/1
-            Dense of any dtype and layout, or scipy.sparse.
-        mask : int, optional
-            Of one member alone, ``log p_k(x)``.
-        n_threads : int, optional
-            Threads to use; by default the CPUs of this process. The result does not depend on it, to the bit.
-
-        Returns
-        -------
-        (n,) float64
-            In nats.
-
-        Raises
-        ------
-        ValueError
-            X is not a 0/1 matrix of D columns, or there is no such mask.
-        FloatingPointError
-            The weights are so large that arithmetic overflows; so do all methods that answer.
+        observed : (D,) bool
+            True where an input is observed.
+        draw : int
+            Which of several: another connectivity, or the mask of the set that comes next (ties: the smaller number). A set
+            that has no such mask raises ValueError.
         """
-        X, n_threads = self._table(X), arguments.n_threads(n_threads)
-        if mask is not None or self.n_masks == 1:
-            member = self.member(0 if mask is None else mask)
-            return member.score(X.shape[0], lambda part: self._bits(X, part, member), n_threads)
-        return self._mixture(X, n_threads)
+        mask = arguments.observed(observed, self.n_features_in)
+        found = self._answering(mask, self._within(arguments.non_negative_int(draw, "draw"), "draw", 0))
+        return found if isinstance(found, Connectivity) else self.masks[found]
 
-    def score(self, X: checks.MatrixLike, *, n_threads: int | None = None) -> float:
-        """Return the mean log-likelihood of the rows of X in nats; if some miss entries (NaN), of what is observed of them."""
-        return float(np.mean(queries.log_p_observed(self, self._table(X), n_threads)))
+    def score_samples(self, X: MatrixLike, *, mask: int | None = None, n_threads: int | None = None) -> NDArray[np.float64]:
+        """Return ``log p(x) = logsumexp_k(log p_k(x)) - log K`` of each row (eq. 5, section 4.1), (n,) float64 in nats.
 
-    def conditional_proba(
-        self, X: checks.MatrixLike, *, mask: int | None = None, n_threads: int | None = None
-    ) -> NDArray[Any]:
-        """Return every conditional, ``P[i, d] = p(x_d = 1 | x_i's inputs at places before d's)`` (eq. 8), of one member.
-
-        Takes and raises what ``score_samples`` does; returns (n, D) of the model's dtype, columns in the order of X's. What
-        comes before an input depends on the member: with several, ``mask`` says which.
+        ``mask=k`` asks for ``log p_k(x)`` alone. For all else see :meth:`Density.score_samples`.
         """
-        X = self._table(X)
-        member = self.member(arguments.the_mask(mask, self.n_masks))
-        n_threads = arguments.n_threads(n_threads)
-        return member.conditionals(X.shape[0], lambda part: self._bits(X, part, member), n_threads, by_feature=True)
+        table, n_threads = self._table(X), arguments.n_threads(n_threads)
+        if mask is None and self.n_masks > 1:
+            return self._mixture(table, n_threads)
+        network = self.member(0 if mask is None else mask)
+        return network.score(Packing(table, network.order, self.binarize), n_threads)
+
+    def conditional_proba(self, X: MatrixLike, *, mask: int | None = None, n_threads: int | None = None) -> NDArray[Any]:
+        """Return ``p(x_d = 1 | x_i's inputs at places before d's)`` (eq. 8), (n, D), under one mask; with several, say which.
+
+        For all else see :meth:`Density.conditional_proba`.
+        """
+        table, network = self._table(X), self.member(arguments.the_mask(mask, self.n_masks))
+        rows = Packing(table, network.order, self.binarize)
+        return network.conditionals(rows, arguments.n_threads(n_threads), by_feature=True)
 
     def sample(
         self, n_samples: int = 1, random_state: Any = None, *, mask: int | None = None, n_threads: int | None = None
     ) -> NDArray[np.uint8]:
-        """Draw independent rows from the model by ancestral sampling; the cost of a row is about that of scoring it.
+        """Draw independent rows, (n_samples, D) uint8, each under a mask that is drawn for it, or all under ``mask``.
 
-        Parameters
-        ----------
-        n_samples : int
-            Rows to draw; each from a member drawn for it.
-        random_state : None, int, Generator, SeedSequence or RandomState
-            An int gives the same rows every time, whatever the number of threads.
-        mask : int, optional
-            Draw from one member alone.
-        n_threads : int, optional
-            As in ``score_samples``.
-
-        Returns
-        -------
-        (n_samples, D) uint8
+        For all else see :meth:`Density.sample`.
         """
         D = self.n_features_in
         n = arguments.how_many(n_samples, "n_samples", max(D, 8))
-        X = np.empty((n, D), np.uint8)  # what is too large for that is refused at once
+        X = np.empty((n, D), np.uint8)  # a number that is too large is refused at once
         rng, step = arguments.generator(random_state), self.architecture.chunk_rows
         if mask is not None or self.n_masks == 1:
             rows_of = {arguments.mask_number(0 if mask is None else mask, self.n_masks): np.arange(n)}
@@ -235,40 +217,18 @@ class MADEModel(queries.Queries):
         return X
 
     def to_dense(self, mask: int | Connectivity | None = None) -> dict[str, Any]:
-        """Return one member as plain arrays in the original order of features and units.
-
-        Parameters
-        ----------
-        mask : int or Connectivity, optional
-            Which, if there are several.
-
-        Returns
-        -------
-        dict
-            ``ordering`` (D,) places 1..D; ``degrees``: L vectors (H_l,); ``masks`` and ``weights`` (masked): L + 1 matrices
-            (n_out, n_in); ``biases``: L + 1 vectors (n_out,), with the sums of the live connectivity weights U in them;
-            ``direct``: L + 1 matrices (n_out, D), or None for layers without direct connections.
-
-        Examples
-        --------
-        Recompute the logits of a relu network::
-
-            net, h = model.to_dense(), X
-            for W, b, A in zip(net["weights"][:-1], net["biases"][:-1], net["direct"][:-1]):
-                h = np.maximum(h @ W.T + b + (0 if A is None else X @ A.T), 0)
-            A = net["direct"][-1]
-            logits = h @ net["weights"][-1].T + net["biases"][-1] + (0 if A is None else X @ A.T)
-        """
+        """Return the network under one mask as plain arrays; with several, say which. See :meth:`Density.to_dense`."""
         return self.member(arguments.the_mask(mask, self.n_masks)).dense()
 
-    def score_parts(self, X: checks.Matrix, *, n_threads: int | None = None) -> Iterator[NDArray[np.float64]]:
+    def score_parts(self, X: MatrixLike, *, n_threads: int | None = None) -> Iterator[NDArray[np.float64]]:
         """Yield the log-likelihood of each row, (n,) in nats, under the mixture of the first 1, 2, ..., K masks.
 
         X is read once a mask, and memory does not grow with K. The last is that of the model, but for the rounding of sums.
         """
-        total = np.full(X.shape[0], -np.inf)
+        table = self._table(X)
+        total = np.full(len(table), -np.inf)
         for k in range(self.n_masks):
-            total = np.logaddexp(total, self.score_samples(X, mask=k, n_threads=n_threads))
+            total = np.logaddexp(total, self.score_samples(table, mask=k, n_threads=n_threads))
             yield total - log(k + 1)
 
     def with_input(self, binarize: float | None) -> MADEModel:
@@ -276,36 +236,56 @@ class MADEModel(queries.Queries):
         source, masks, names = self.source, self.masks, self.feature_names
         return MADEModel(source, masks, rule=self.rule, binarize=binarize, hyper=self.hyper, feature_names=names)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the model to one file, durably: the old file or the new one is there, whole, whatever happens."""
+    def _encoded(self) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
         hyper = {**self.hyper, "binarize": self.binarize}
-        content = modelfile.Content(self.source, self.masks, self.rule, hyper, self.feature_names)
-        tensorfile.write(arguments.path(path), *modelfile.encode(content))
+        return modelfile.encode(modelfile.Content(self.source, self.masks, self.rule, hyper, self.feature_names))
 
-    def _table(self, X: checks.MatrixLike) -> checks.Matrix:
-        return checks.matrix(X, self.n_features_in, feature_names=self.feature_names)
+    def _answers(self, rows: PackedRows, options: Options) -> ModelAnswers:
+        self._within(options.n_members, "n_members", 1)
 
-    def _bits(self, X: Any, part: slice, member: Network) -> NDArray[np.uint64]:
-        return data.pack_rows(X[part], member.order, binarize=self.binarize, first_row=part.start)
+        def network_for(observed: NDArray[np.bool_], draw: int) -> Network:
+            return self.member(self._answering(observed, draw))
 
-    def _mixture(self, X: checks.Matrix, n_threads: int) -> NDArray[np.float64]:
+        return ModelAnswers(self.architecture, self.dtype, network_for, rows, options)
+
+    def _answering(self, observed: NDArray[np.bool_], draw: int) -> int | Connectivity:
+        """Return the connectivity drawn for a pattern, or the number of a mask of the set."""
+        if self.rule is None or self.rule.resample == "connectivity":
+            last = np.where(observed, self.masks.orderings, 0).max(axis=1)  # less the observed: how many are missing before it
+            return int(np.argsort(last, kind="stable")[draw])
+        rng = np.random.default_rng([ORDERINGS, draw, int.from_bytes(np.packbits(observed).tobytes(), "little")])
+        ordering = np.empty(len(observed), np.int32)
+        ordering[np.argsort(rng.random(len(observed)) + ~observed, kind="stable")] = np.arange(1, len(observed) + 1)
+        return self.rule.with_orderings(ordering[None], rng)[0]
+
+    def _within(self, number: int, name: str, first: int) -> int:
+        """Return the number of an answering network, counted from ``first``, if the model has so many."""
+        most = self.most_members
+        if most is not None and number > most - 1 + first:
+            raise ValueError(
+                f"{name} must be at most {most - 1 + first}, for the model holds {most} mask(s), "
+                f"got {arguments.shown(number)}. A model trained with n_masks=None answers by as many as are asked for."
+            )
+        return number
+
+    def _mixture(self, table: Table, n_threads: int) -> NDArray[np.float64]:
         """Return log p of each row, (n,) in nats; masks and blocks of rows run in parallel."""
-        n, step = X.shape[0], self.architecture.chunk_rows
-        total = np.full(n, -np.inf)  # what is too large for that is refused at once
+        n, step = len(table), self.architecture.chunk_rows
+        total = np.full(n, -np.inf)  # a table that is too large is refused at once
         parts = [slice(i, min(i + step, n)) for i in range(0, n, step)]
         packed_bytes = self.architecture.n_packed * self.dtype.itemsize
         at_once = max(1, min(MASKS_AT_ONCE, KEPT_BYTES // packed_bytes))
         for first in range(0, self.n_masks, at_once):
             masks = range(first, min(first + at_once, self.n_masks))
-            members: dict[int, Network] = {}
+            networks: dict[int, Network] = {}
             log_p = np.empty((len(masks), n))
 
-            def pack(i: int, _: int, masks: range = masks, members: dict[int, Network] = members) -> None:
-                members[i] = self.member(masks[i])
+            def pack(i: int, _: int, masks: range = masks, networks: dict[int, Network] = networks) -> None:
+                networks[i] = self.member(masks[i])
 
-            def work(item: int, _: int, members: dict[int, Network] = members, log_p: NDArray[Any] = log_p) -> None:
+            def work(item: int, _: int, networks: dict[int, Network] = networks, log_p: NDArray[Any] = log_p) -> None:
                 i, j = divmod(item, len(parts))
-                log_p[i, parts[j]] = members[i].score_bits(self._bits(X, parts[j], members[i]), 1)
+                log_p[i, parts[j]] = networks[i].score(Packing(table, networks[i].order, self.binarize)[parts[j]], 1)
 
             threads.for_each(pack, len(masks), n_threads)
             threads.for_each(work, len(masks) * len(parts), n_threads)

@@ -1,6 +1,6 @@
-"""Random numbers that belong to rows: what a row gets depends on the call and on the row, not on the rows beside it.
+"""Random numbers of rows: those of a row depend on the call and on the row, not on the rows beside it.
 
-Not here: what a row is known by (``inquiry.py``), and what is done with the numbers (``evidence.py``).
+Not here: the name of a row (``answering.py``), and how the numbers are used (``pattern.py``).
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 __all__ = ["CHOOSE", "DRAW", "MEMBER", "PROPOSE", "Streams"]
 
 PROPOSE, CHOOSE, DRAW, MEMBER = b"propose", b"choose", b"draw", b"member"
-"""What a stream is for: walks that propose, which of them is taken, the walk of a draw, which member draws. Each purpose has a
+"""Purposes of a stream: walks that propose, a choice among them, the walk of a draw, the member that draws. Each purpose has a
 stream of its own, so that the first draws are the same however many there are."""
 
 
 @cache
 def _maker() -> Callable[[bytes], np.random.Generator]:
-    """Return what makes a generator of a digest of 24 bytes; here numpy.random is imported, which a server may never need."""
+    """Return a function from a digest of 24 bytes to a generator; it imports numpy.random, which a server may never need."""
     from numpy.random.bit_generator import ISeedSequence
 
     class Key(ISeedSequence):
@@ -44,9 +44,9 @@ class Streams(NamedTuple):
     Attributes
     ----------
     root : bytes
-        At most 64, of the call and whoever answers. Streams of different roots are independent.
+        At most 64, of the call and the network that answers. Streams of different roots are independent.
     names : (n, words) uint64, little-endian
-        What each row is known by. Rows of one name have one stream.
+        The name of each row. Rows of one name have one stream.
     """
 
     root: bytes

@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 from made_fast import kernels
 from made_fast.kernels import layout as panels
 from made_fast.kernels import records
-from made_fast.kernels.records import Batches, Masks, Net, TrainScratch
+from made_fast.kernels.records import Batches, Masks, Net, Scratch, TrainScratch
 from made_fast.network.architecture import BLOCK, Architecture, order_of, scratch
 from made_fast.network.masks import Connectivity, Staircase, read_only
 from made_fast.system import threads
 from made_fast.system.once import once
-from made_fast.tables import data
+from made_fast.tables.bits import Packing, density, pack_rows
+from made_fast.tables.table import Table, chunks
 
 __all__ = ["SPARSE_BELOW", "Network", "Parameters", "Shared", "Turn"]
 
@@ -47,6 +48,8 @@ OF_VECTOR = ("guarded", "_probed", "_net", "_record")
 """What is computed once and follows from the vector."""
 
 Bits = NDArray[np.uint64]
+Rows: TypeAlias = "Bits | Packing"
+"""Rows in order of place, (n, W): packed, or packed as they are read."""
 
 
 class Turn(NamedTuple):
@@ -238,45 +241,46 @@ class Network(Parameters):
         """See :meth:`Parameters.training`; whose turn it is does not matter."""
         return partial(kernels.active.train, self._net, batches)
 
-    def score(
-        self, n: int, bits_of: Callable[[slice], Bits], n_threads: int, n_places: int | None = None
-    ) -> NDArray[np.float64]:
-        """Return log p of n rows in nats, (n,); ``bits_of(part)`` gives the rows of a slice.
+    def score(self, rows: Rows, n_threads: int, n_places: int | None = None) -> NDArray[np.float64]:
+        """Return log p of rows in order of place, in nats, (n,).
 
         With ``n_places``, log p of the inputs at the first so many places, the others summed out.
         """
-        log_p = np.empty(n)
+        log_p, parts = np.empty(len(rows)), self._parts(len(rows), n_threads)
         places = self.architecture.n_inputs if n_places is None else n_places
 
-        def work(part: slice, bits: Bits, *rest: Any) -> None:
-            kernels.active.score(self._net, bits, places, *rest, log_p[part])
+        def work(i: int, _: int) -> None:
+            bits = rows[parts[i]]
+            kernels.active.score(self._net, bits, places, *self._how(bits, len(rows)), log_p[parts[i]])
 
-        self._for_rows(n, bits_of, n_threads, work)
+        if len(parts) == 1:  # as most calls of a server: at once
+            work(0, 0)
+        else:
+            threads.for_each(work, len(parts), n_threads)
         if self.guarded:
             _ = self._probed
             _check(log_p, np.isfinite(log_p), "log p", "finite")
         return log_p
 
-    def score_bits(self, bits: Bits, n_threads: int, n_places: int | None = None) -> NDArray[np.float64]:
-        """Do ``score`` on rows that are packed already, (n, W) in order of place."""
-        return self.score(len(bits), bits.__getitem__, n_threads, n_places)
-
-    def conditionals(
-        self, n: int, bits_of: Callable[[slice], Bits], n_threads: int, *, by_feature: bool = False
-    ) -> NDArray[Any]:
+    def conditionals(self, rows: Rows, n_threads: int, *, by_feature: bool = False) -> NDArray[Any]:
         """Return ``p(x at place p + 1 is 1 | the places before it)``, (n, D) of the dtype of the parameters.
 
         Columns are in order of place or, ``by_feature``, in that of the features.
         """
-        proba = np.empty((n, self.architecture.n_inputs), self.dtype)
+        parts = self._parts(len(rows), n_threads)
+        proba = np.empty((len(rows), self.architecture.n_inputs), self.dtype)
         feature = self.connectivity.ordering - 1
 
-        def work(part: slice, *bits_and_scratch: Any) -> None:
-            kernels.active.conditionals(self._net, *bits_and_scratch, proba[part])
+        def work(i: int, _: int) -> None:
+            bits = rows[parts[i]]
+            kernels.active.conditionals(self._net, bits, *self._how(bits, len(rows)), proba[parts[i]])
             if by_feature:  # while these rows are in the cache
-                proba[part] = proba[part].take(feature, axis=1)
+                proba[parts[i]] = proba[parts[i]].take(feature, axis=1)
 
-        self._for_rows(n, bits_of, n_threads, work)
+        if len(parts) == 1:
+            work(0, 0)
+        else:
+            threads.for_each(work, len(parts), n_threads)
         if self.guarded:
             _ = self._probed
             _check(proba, ~np.isnan(proba), "probabilities", "numbers")
@@ -288,7 +292,7 @@ class Network(Parameters):
         plain, D = self.with_vector(self._given), self.architecture.n_inputs
         vars(plain)["guarded"] = False
         rows = np.random.default_rng(0).integers(0, 2, (PROBES, D), np.uint8)
-        log_p = plain.score_bits(data.pack_rows(np.concatenate([rows, 1 - rows]), np.arange(D)), 1)
+        log_p = plain.score(pack_rows(Table(np.concatenate([rows, 1 - rows])), np.arange(D)), 1)
         _check(log_p, np.isfinite(log_p), "log p", "finite")
         return True
 
@@ -300,7 +304,7 @@ class Network(Parameters):
         x = np.empty(uniforms.shape, np.uint8)
         kernels.active.sample(self._net, uniforms, BLOCK, scratch(*self.architecture.walk_room, self.dtype), x)
         if self.guarded:  # a comparison with NaN has left no trace
-            self.score_bits(data.pack_rows(x, np.arange(self.architecture.n_inputs)), 1)
+            self.score(pack_rows(Table(x), np.arange(self.architecture.n_inputs)), 1)
         return x
 
     def dense(self) -> dict[str, Any]:
@@ -312,7 +316,7 @@ class Network(Parameters):
         def original(row: int, below: NDArray[np.intp], above: NDArray[np.intp]) -> tuple[NDArray[Any], NDArray[Any]]:
             W_sorted, mask, b_sorted = dense.unpack_layer(self._net, row)
             W, b = np.empty(W_sorted.T.shape, W_sorted.dtype), np.empty_like(b_sorted)
-            for part in data.chunks(len(above), len(below)):  # Ctrl-C is answered in between
+            for part in chunks(len(above), len(below)):  # Ctrl-C is answered in between
                 W[np.ix_(above[part], below)] = np.where(mask[:, part], W_sorted[:, part], 0).T
             b[above] = b_sorted
             return W, b
@@ -329,23 +333,19 @@ class Network(Parameters):
             "direct": direct,
         }
 
-    def _for_rows(self, n: int, bits_of: Callable[[slice], Bits], n_threads: int, work: Callable[..., None]) -> None:
-        """Call ``work(part, bits, sparse, block, scratch)`` on slices of the rows 0..n - 1, spread over threads."""
-        rows, block, (reals, ints) = self.architecture.chunk_rows, min(n, BLOCK), self.architecture.score_room
+    def _parts(self, n: int, n_threads: int) -> list[slice]:
+        """Cut n rows into slices for threads."""
+        step = self.architecture.chunk_rows
         if n_threads > 1:  # so that the ranks end at about the same time
-            least = max(1, rows // BLOCK // 4) * BLOCK
-            rows = max(least, min(rows, -(-n // (4 * n_threads * BLOCK)) * BLOCK))
+            least = max(1, step // BLOCK // 4) * BLOCK
+            step = max(least, min(step, -(-n // (4 * n_threads * BLOCK)) * BLOCK))
+        return [slice(i, min(n, i + step)) for i in range(0, n, step)]
 
-        def chunk(i: int, _: int) -> None:
-            part = slice(i * rows, min(n, (i + 1) * rows))
-            bits = bits_of(part)
-            workspace = scratch(reals * block, ints * block, self.dtype)
-            work(part, bits, data.density(bits, self.architecture.n_inputs) < SPARSE_BELOW, block, workspace)
-
-        if n <= rows:
-            chunk(0, 0)
-        else:
-            threads.for_each(chunk, -(-n // rows), n_threads)
+    def _how(self, bits: Bits, n: int) -> tuple[bool, int, Scratch]:
+        """Return how a kernel reads rows, some of n: whether as sparse ones, by how many at once, and its workspace."""
+        block, (reals, ints) = min(n, BLOCK), self.architecture.score_room
+        sparse = density(bits, self.architecture.n_inputs) < SPARSE_BELOW
+        return sparse, block, scratch(reals * block, ints * block, self.dtype)
 
 
 def _check(values: NDArray[Any], good: NDArray[np.bool_], what: str, demand: str) -> None:

@@ -1,7 +1,7 @@
-"""What other libraries hand over, as NumPy arrays: data frames column by column, objects that are numbers, nullable values.
+"""Objects of other libraries as NumPy arrays: data frames column by column, objects that are numbers, nullable values.
 
-Not here: what is demanded of the result (``tables/checks.py``, ``tables/arguments.py``). pandas is never imported here:
-who hands over an object of its own has done so.
+Not here: checks of the result (``tables/table.py``, ``tables/arguments.py``). pandas is never imported here:
+a program that passes one of its objects has imported it.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from numpy.typing import NDArray
 __all__ = ["CONVERSION_ERRORS", "column_names", "numbers", "of_frame", "plain"]
 
 CONVERSION_ERRORS = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, Warning)
-"""What a conversion of a foreign object may raise to say that it cannot be done, and what is then told to the user.
+"""Errors by which the conversion of a foreign object says that it cannot be done; the user is told.
 
-All else goes through as it is. It may be none of ours: a host's time limit is an exception that its signal handler raises at
-any moment, and who takes that for bad input goes on when it should have stopped.
+All others pass through. A host's time limit, say, is an exception that its signal handler raises at any moment: a caller that
+took it for bad input would go on when it should stop.
 """
 
 AT_ONCE = 1 << 18
 """Objects that are converted at once: Ctrl-C is answered in between."""
 
 _CUT = (str, bytes, complex, np.complexfloating, np.datetime64, np.timedelta64)
-"""What NumPy would make numbers of: of text that looks like some, of real parts, of days."""
+"""Types that NumPy would turn into numbers: text that looks like some, complex numbers, days."""
 
 
 def of_frame(X: Any, name: str) -> NDArray[Any] | None:
@@ -79,7 +79,7 @@ def plain(values: NDArray[Any]) -> NDArray[Any]:
 
 def numbers(values: NDArray[Any], name: str, where: str = "") -> NDArray[np.float64]:
     """Return an array of objects as float64, None and ``pandas.NA`` as NaN; ``where`` goes into the error text."""
-    out = np.empty(values.shape)  # what is too large for that is refused before the search
+    out = np.empty(values.shape)  # a table that is too large is refused before the search
     step = max(1, AT_ONCE // max(1, math.prod(values.shape[1:])))
     for start in range(0, len(values), step):
         _convert(values[start : start + step], out[start : start + step], name, where)

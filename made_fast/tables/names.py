@@ -1,4 +1,4 @@
-"""Names of columns: when they agree. The one rule, for every door that a table comes through.
+"""Names of columns, and when they agree: one rule for every table that comes in.
 
 A model knows the names of the columns that it was fitted on, if they had any. A table whose columns have names must then have
 the same ones in the same order: another order is refused, not put right, as scikit-learn does it. Where one side has no names

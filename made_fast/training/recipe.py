@@ -17,7 +17,8 @@ from made_fast.kernels.optimizers import OPTIMIZERS
 from made_fast.network.architecture import Architecture
 from made_fast.network.masks import MaskRule, MaskSet, draw_connectivity
 from made_fast.network.network import Parameters, Shared
-from made_fast.tables import arguments, data
+from made_fast.tables import arguments
+from made_fast.tables.table import chunks
 from made_fast.training.parameters import FIXED, PARAMETERS
 from made_fast.training.steps import Trainer
 from made_fast.training.turns import Turns
@@ -93,7 +94,7 @@ def initial_parameters(
         if weight_init == "orthogonal":
             W[:] = _orthogonal(int(n_in), int(n_out), dtype, rng)
             continue
-        for part in data.chunks(int(n_in), int(n_out)):  # Ctrl-C is answered in between; the numbers are the same
+        for part in chunks(int(n_in), int(n_out)):  # Ctrl-C is answered in between; the numbers are the same
             if weight_init == "glorot_uniform":
                 W[part] = (2 * rng.random(W[part].shape, dtype=dtype) - 1) * dtype.type(np.sqrt(6.0 / (n_in + n_out)))
             elif weight_init == "glorot_normal":

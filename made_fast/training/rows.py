@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 from made_fast.inference.modelfile import encode_names
 from made_fast.network.network import Parameters
 from made_fast.system.once import once
-from made_fast.tables import arguments, checks, data
+from made_fast.tables import arguments
 from made_fast.tables.arrays import column_names
+from made_fast.tables.bits import distinct_rows, pack_missing, pack_rows
 from made_fast.tables.names import check_different
+from made_fast.tables.table import MatrixLike, Table
 
 __all__ = [
     "Rows", "TrainingRows", "check_observed", "check_same", "check_weights", "digests", "hold_out", "look",
@@ -48,7 +50,7 @@ class TrainingRows:
     def patterns(self) -> tuple[NDArray[np.uint64], NDArray[np.intp]]:
         """Return the different rows of ``missing``, and which of them each row has."""
         assert self.missing is not None
-        return data.distinct_rows(self.missing)
+        return distinct_rows(self.missing)
 
     def take(self, rows: NDArray[np.intp]) -> TrainingRows:
         """Return some of the rows."""
@@ -60,7 +62,7 @@ class Rows(NamedTuple):
 
     Attributes
     ----------
-    table : (n, D) array or CSR
+    table : Table of shape (n, D)
     missing : (n, ceil(D / 64)) uint64, or None
         Where an entry is missing, packed; None where none is.
     weights : (n,) float64, or (0,)
@@ -69,14 +71,14 @@ class Rows(NamedTuple):
         Of the columns.
     """
 
-    table: checks.Matrix
+    table: Table
     missing: NDArray[np.uint64] | None
     weights: NDArray[np.float64]
     names: tuple[str, ...] | None
 
     def take(self, rows: NDArray[np.intp]) -> Rows:
         """Return some of the rows."""
-        return Rows(self.table[rows], *_taken(self, rows), self.names)
+        return Rows(self.table.take(rows), *_taken(self, rows), self.names)
 
 
 def _taken(of: Rows | TrainingRows, rows: NDArray[np.intp]) -> tuple[NDArray[np.uint64] | None, NDArray[np.float64]]:
@@ -84,16 +86,16 @@ def _taken(of: Rows | TrainingRows, rows: NDArray[np.intp]) -> tuple[NDArray[np.
     return None if of.missing is None else of.missing[rows], of.weights[rows] if len(of.weights) else of.weights
 
 
-def look(X: Any, sample_weight: Any, names: tuple[str, ...] | None, n_features: int | None = None) -> Rows:
+def look(X: MatrixLike, sample_weight: Any, names: tuple[str, ...] | None, n_features: int | None = None) -> Rows:
     """Check rows to train on, all but their values; names that no file could hold are refused.
 
     ``names`` are those of the columns if X has none.
     """
-    table, own = checks.matrix(X, n_features), column_names(X)
+    table, own = Table.of(X, n_features), column_names(X)
     check_different(own)
     encode_names(own)
     weights = arguments.sample_weight(sample_weight, table.shape[0])
-    return Rows(table, data.pack_missing(table, np.arange(table.shape[1])), weights, own or names)
+    return Rows(table, pack_missing(table, np.arange(table.shape[1])), weights, own or names)
 
 
 def look_at_validation(X_val: Any, sample_weight_val: Any, like: Rows) -> Rows | None:
@@ -102,9 +104,9 @@ def look_at_validation(X_val: Any, sample_weight_val: Any, like: Rows) -> Rows |
         if sample_weight_val is not None:
             raise ValueError("sample_weight_val must come with X_val, got none. Rows held out keep their sample_weight.")
         return None
-    table = checks.matrix(X_val, like.table.shape[1], name="X_val", feature_names=like.names)
+    table = Table.of(X_val, like.table.shape[1], name="X_val", feature_names=like.names)
     weights = arguments.sample_weight(sample_weight_val, table.shape[0], "sample_weight_val")
-    return Rows(table, data.pack_missing(table, np.arange(table.shape[1]), name="X_val"), weights, like.names)
+    return Rows(table, pack_missing(table, np.arange(table.shape[1])), weights, like.names)
 
 
 def hold_out(n: int, fraction: Any, seed: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -140,7 +142,7 @@ def pack(rows: Rows, parameters: Parameters, binarize: float | None, name: str =
             "X must be complete here, got NaN: training began on complete rows, under one mask of a fixed ordering. "
             "Begin with rows that miss something, or set n_masks=None."
         )
-    bits = data.pack_rows(rows.table, parameters.order, binarize=binarize, name=name, missing=rows.missing is not None)
+    bits = pack_rows(rows.table, parameters.order, binarize, missing=rows.missing is not None)
     return TrainingRows(bits, rows.missing, rows.weights)  # where entries may be missing, columns stay in their order
 
 
@@ -152,7 +154,7 @@ def check_observed(rows: Rows, *, warn: bool) -> None:
     """
     if rows.missing is None:
         return
-    never = data.never_observed(rows.table)
+    never = rows.table.never_observed()
     if len(never) == rows.table.shape[1]:
         raise ValueError("X must have an entry that is not missing, got NaN everywhere. Check that it is the table you mean.")
     if warn and len(never):

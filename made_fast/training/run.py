@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from made_fast.inference.queries import log_p_observed
+from made_fast.inference.density import log_p_observed
 from made_fast.kernels.layout import aligned_copy, aligned_empty, copy_into
-from made_fast.tables import arguments, data
+from made_fast.tables import arguments
+from made_fast.tables.bits import pack_rows
 from made_fast.training import checkpoint, recipe
 from made_fast.training import rows as given
 from made_fast.training.progress import Progress
@@ -47,7 +48,7 @@ class Validation:
         own, orders = trainer.parameters.order, np.argsort(trainer.masks.orderings[:n_val_masks], axis=1)
         for order in orders if held.missing is None else ():
             same = np.array_equal(order, own)
-            self.bits.append(packed.bits if same else data.pack_rows(held.table, order, binarize=binarize))
+            self.bits.append(packed.bits if same else pack_rows(held.table, order, binarize))
 
     def nll(self, trainer: Trainer, n_threads: int) -> float:
         """Return the mean NLL of what is observed of the rows, under the parameters as they are.
@@ -67,11 +68,10 @@ class Validation:
     def _log_p(self, trainer: Trainer, n_threads: int) -> NDArray[np.float64]:
         """Return log p of each row, added up over the masks that are mixed."""
         if self.table is not None:
-            log_p: NDArray[np.float64] = log_p_observed(trainer.model(binarize=self.binarize), self.table, n_threads)
-            return log_p
+            return log_p_observed(trainer.model(binarize=self.binarize), self.table, n_threads)[0]
         total: Any = -np.inf
         for k, bits in enumerate(self.bits):
-            total = np.logaddexp(total, trainer.parameters.network(trainer.masks[k]).score_bits(bits, n_threads))
+            total = np.logaddexp(total, trainer.parameters.network(trainer.masks[k]).score(bits, n_threads))
         return np.asarray(total)
 
 

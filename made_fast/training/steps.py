@@ -24,7 +24,7 @@ from made_fast.network.architecture import Architecture
 from made_fast.network.masks import MaskSet
 from made_fast.network.network import SPARSE_BELOW, Parameters
 from made_fast.system import threads
-from made_fast.tables import data
+from made_fast.tables.bits import density
 from made_fast.training.rows import TrainingRows
 from made_fast.training.turns import Turns
 
@@ -144,7 +144,7 @@ class Trainer:
         """
         n, batch_size = len(rows.bits), min(batch_size, len(rows.bits))
         order = self.shuffle.permutation(n)
-        sparse = data.density(rows.bits, self.architecture.n_inputs) < SPARSE_BELOW
+        sparse = density(rows.bits, self.architecture.n_inputs) < SPARSE_BELOW
         n_ranks, slow = self._ranks(batch_size, n_threads), self._is_slow(rows, batch_size)
         gradient = rows.missing is not None or self.constants[5] > 0  # the clipped one, or the sum over groups of a step
         scratch = self.parameters.train_scratch(batch_size, n_ranks, gradient=bool(gradient))
@@ -194,7 +194,7 @@ class Trainer:
     def _check_last_update(self, rows: TrainingRows, batch_size: int) -> None:
         """Look at some rows' loss under the parameters as they are; no step of this epoch has met those."""
         vector = self.parameters.vector
-        log_p = self.parameters.network(self.masks[0]).score_bits(rows.bits[:batch_size], 1)
+        log_p = self.parameters.network(self.masks[0]).score(rows.bits[:batch_size], 1)
         for what, value in (("the loss", -log_p.min()), ("a parameter", vector.max()), ("a parameter", vector.min())):
             if not np.isfinite(value):
                 raise FloatingPointError(f"{what} became {value} with the update of step {self.step}")

@@ -15,7 +15,7 @@ from made_fast.kernels.records import Masks
 from made_fast.network.architecture import Architecture
 from made_fast.network.masks import MaskRule, MaskSet
 from made_fast.network.network import Turn
-from made_fast.tables import data
+from made_fast.tables.bits import unpack_rows
 from made_fast.training.rows import TrainingRows
 
 __all__ = ["POOL", "Turns"]
@@ -136,7 +136,7 @@ def _pattern_groups(
     masks, which = np.array(chosen).T
     places = turns.orderings[masks]
     D = places.shape[1]
-    gone = data.unpack_rows(patterns[which], D)
+    gone = unpack_rows(patterns[which], D)
     groups = np.insert(np.array(table, np.int64), 3, D - gone.sum(axis=1), axis=1)
     late = places + D * gone.astype(np.int32)
     orderings = np.argsort(np.argsort(late, axis=1), axis=1).astype(np.int32) + np.int32(1)

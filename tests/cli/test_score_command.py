@@ -18,7 +18,7 @@ from made_fast.cli import use
 def here(tmp_path, monkeypatch):
     """Go to a folder with tables of 8 inputs and two models, one that answers all exactly, and one that has to estimate."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("made_fast.inference.evidence.ENUMERATED", 2)
+    monkeypatch.setattr("made_fast.inference.pattern.ENUMERATED", 2)
     random_model(8, (8,), n_masks=None).save("fresh")
     random_model(8, (8,)).save("one")
     rng = np.random.default_rng(0)

@@ -86,7 +86,7 @@ def test_what_is_observed_is_scored(capsys):
 
 @pytest.mark.usefixtures("in_tiny")
 def test_estimates_are_called_so(capsys, monkeypatch):
-    monkeypatch.setattr("made_fast.inference.evidence.ENUMERATED", 2)
+    monkeypatch.setattr("made_fast.inference.pattern.ENUMERATED", 2)
     text = run("evaluate one.safetensors gaps.npz --split test --walks 40", capsys).out
     log_p, std = load("one.safetensors").log_marginal(np.load("gaps.npz")["test"], n_walks=40, return_std=True)
     off = np.sqrt((std**2).sum()) / len(std)

@@ -23,6 +23,7 @@ from sklearn.utils import get_tags
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from made_fast import MADE, MADEEnsemble, MADEImputer
+from made_fast.tables import arrays
 
 MISSING = 0.25
 
@@ -98,11 +99,16 @@ def test_in_a_pipeline_and_a_search():
     assert not hasattr(search.best_estimator_[0].estimator, "model_")
 
 
-def test_frames_and_sparse_tables():
-    X = with_holes(blobs(100))
+def test_frames_and_sparse_tables(monkeypatch):
+    X, read = with_holes(blobs(100)), []
     names = [f"item {d}" for d in range(12)]
     frame = pd.DataFrame(X, columns=names)
+    monkeypatch.setattr(arrays, "of_frame", lambda X, name, real=arrays.of_frame: read.append(name) or real(X, name))
     imputer = MADEImputer(made(max_epochs=3), random_state=0).fit(frame)
+    assert read == ["X"]
+    assert imputer.estimator_.feature_names_in_.tolist() == list(imputer.model_.feature_names) == names
+    with pytest.raises(ValueError, match="names of the columns must differ"):
+        MADEImputer(made(max_epochs=3)).fit(frame.rename(columns={"item 1": "item 0"}))
     assert imputer.get_feature_names_out().tolist() == names
     filled = imputer.set_output(transform="pandas").transform(frame)
     assert isinstance(filled, pd.DataFrame)
@@ -160,7 +166,7 @@ def fit_hollow(X, estimator=None, **kwargs) -> tuple[MADEImputer, str]:
     ],
     ids=["any order", "one order", "threshold", "own order", "ensemble"],
 )  # fmt: skip
-@pytest.mark.filterwarnings("ignore::made_fast.inference.queries.ApproximationWarning")
+@pytest.mark.filterwarnings("ignore::made_fast.inference.density.ApproximationWarning")
 def test_columns_never_observed_are_told_of_and_filled_with_zeros(estimator, method):
     X = hollow()
     imputer, text = fit_hollow(X, estimator, method=method)
@@ -383,12 +389,3 @@ def test_in_a_column_transformer_as_a_clone_and_pickled():
     assert (pickle.loads(pickle.dumps(imputer)).transform(frame[items]) == expected).all(axis=None)
     params = clone(imputer.set_params(keep_empty_features=False, add_indicator=True)).get_params()
     assert (params["keep_empty_features"], params["add_indicator"]) == (False, True)
-
-
-def test_a_row_is_filled_in_alike_alone_and_among_others(fitted):
-    holes = with_holes(blobs(40, seed=6), seed=6)
-    for method in ("mode", "mean", "sample"):
-        imputer = copy.deepcopy(fitted).set_params(method=method)
-        together = imputer.transform(holes)
-        for i in range(0, 40, 7):
-            assert (imputer.transform(holes[i : i + 1]) == together[i]).all()

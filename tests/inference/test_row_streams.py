@@ -10,9 +10,9 @@ import pytest
 from helpers import random_model
 
 from made_fast import MADEModel, MixtureModel
-from made_fast.inference import evidence, inquiry
-from made_fast.inference.inquiry import Table
-from made_fast.inference.queries import ApproximationWarning
+from made_fast.inference import answering, pattern
+from made_fast.inference.answering import PackedRows
+from made_fast.inference.density import ApproximationWarning
 from made_fast.inference.streams import DRAW, MEMBER, Streams
 
 D = 30
@@ -66,8 +66,8 @@ DRAWN = ("sample", "sample_conditional")
 @pytest.fixture(autouse=True)
 def many_estimates(monkeypatch):
     """Enumerate little and keep few members at once, so that a table of some rows takes every way there is."""
-    monkeypatch.setattr(evidence, "ENUMERATED", 3)
-    monkeypatch.setattr(inquiry, "AT_ONCE", 4)
+    monkeypatch.setattr(pattern, "ENUMERATED", 3)
+    monkeypatch.setattr(answering, "AT_ONCE", 4)
 
 
 def assert_same(found: list[np.ndarray], expected: list[np.ndarray]) -> None:
@@ -151,7 +151,7 @@ def test_other_seeds_and_generators_give_other_numbers(name, method):
 
 
 def test_members_and_purposes_have_streams_of_their_own():
-    names = Table(np.ones((2, 1), np.uint64), np.zeros((2, 1), np.uint64), D).counted().names()
+    names = PackedRows(np.ones((2, 1), np.uint64), np.zeros((2, 1), np.uint64), D).counted().names()
     first = [
         Streams(root, names).of(row, purpose).random()
         for root in (b"call, 0", b"call, 1")
@@ -164,7 +164,7 @@ def test_members_and_purposes_have_streams_of_their_own():
 def test_equal_rows_are_counted_in_the_order_in_which_they_stand():
     bits = np.array([[3], [1], [3], [3], [1], [1]], np.uint64)
     missing = np.array([[0], [0], [0], [4], [0], [0]], np.uint64)
-    table = Table(bits, missing, 3)
+    table = PackedRows(bits, missing, 3)
     assert table.counted().copies.tolist() == [0, 0, 1, 0, 1, 2]
     assert table.counted().take(np.array([5, 2])).counted().copies.tolist() == [2, 1]
     assert (table.names()[0] == table.names()[2]).all()

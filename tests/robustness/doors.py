@@ -34,7 +34,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from made_fast import MADE, MADEEnsemble, MADEImputer, MixtureModel
-from made_fast.tables import data
+from made_fast.tables import table as checked
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # where its neighbours are, also for a script
 import helpers
@@ -240,11 +240,11 @@ def check_refusal(error: Exception, argument: str, at: tuple[int, int] | None = 
 
 @contextmanager
 def chunks_of(entries: int) -> Iterator[None]:
-    usual, data.CHUNK = data.CHUNK, entries
+    usual, checked.CHUNK = checked.CHUNK, entries
     try:
         yield
     finally:
-        data.CHUNK = usual
+        checked.CHUNK = usual
 
 
 def knock(door: Door, table: Table, chunk: int) -> bool:
@@ -292,7 +292,7 @@ def _custom(given: Any) -> Iterator[None]:
 def property_of(door: Door, count: Counter[bool] | None = None) -> Callable[[], None]:
     """Return the promise of a door as a property of Hypothesis; ``count`` counts tables that were taken, and the others."""
 
-    @given(table=tables(door.width, door.fits), chunk=st.sampled_from([8, data.CHUNK]))
+    @given(table=tables(door.width, door.fits), chunk=st.sampled_from([8, checked.CHUNK]))
     def holds(table: Table, chunk: int) -> None:
         taken = knock(door, table, chunk)
         if count is not None:

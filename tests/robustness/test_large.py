@@ -27,7 +27,8 @@ from made_fast.kernels import layout
 from made_fast.network.architecture import Architecture
 from made_fast.network.masks import Connectivity, MaskSet, draw_connectivity
 from made_fast.network.network import Network, Shared
-from made_fast.tables import data
+from made_fast.tables import bits as packing
+from made_fast.tables.table import Table
 
 D = 30_000
 N = 2**31 // D + 16
@@ -101,9 +102,9 @@ def test_a_memory_map_of_more_than_2_31_entries_is_packed_and_scored(model, tmp_
     available(4)
     numbers, X = far_rows()
     mapped = memory_map(tmp_path / "rows", numbers, X)
-    bits = data.pack_rows(mapped, np.arange(D))
-    assert (data.unpack_rows(bits[numbers], D) == X).all()
-    assert round(data.density(bits, D) * N * D) == X.sum()
+    bits = packing.pack_rows(Table.of(mapped), np.arange(D))
+    assert (packing.unpack_rows(bits[numbers], D) == X).all()
+    assert round(packing.density(bits, D) * N * D) == X.sum()
     for part in (slice(0, 3), slice(N - 300, N)):
         assert (model.score_samples(mapped[part]) == model.score_samples(np.array(mapped[part]))).all()
 

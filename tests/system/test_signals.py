@@ -24,6 +24,7 @@ from made_fast.training.run import FitRun
 
 SIGNALS = [signal.SIGTERM, signal.SIGHUP, signal.SIGINT]
 TRAIN = "train x.npy --hidden 8 --quiet --seed 0 --max-epochs"
+ENSEMBLE = f"ensemble {TRAIN[6:]}"
 
 
 @pytest.fixture(autouse=True)
@@ -73,21 +74,20 @@ def test_train_saves_the_best_parameters_so_far(number, monkeypatch, capsys):
     assert (load("model.safetensors").source.vector == load("whole.safetensors").source.vector).all()
 
 
-@pytest.mark.parametrize("second", SIGNALS)
-def test_another_signal_amid_the_saving_does_not_lose_the_model(second, monkeypatch, capsys):
-    monkeypatch.setattr(FitRun, "epoch", sent(signal.SIGTERM, FitRun.epoch, before=from_epoch(2)))
-    monkeypatch.setattr(tensorfile, "make_header", sent(second, tensorfile.make_header))
-    assert run(f"{TRAIN} 9") == 128 + signal.SIGTERM
-    assert "are saved in model.safetensors" in capsys.readouterr().err
-    assert load("model.safetensors").n_features_in == 6
-    assert sorted(os.listdir()) == ["model.safetensors", "x.npy"]
-
-
 @pytest.mark.parametrize("number", SIGNALS)
-@pytest.mark.parametrize("command", [f"{TRAIN} 2", f"ensemble {TRAIN[6:]} 2 --members 2 --out model.safetensors"])
-def test_a_signal_while_a_finished_model_is_saved_waits(command, number, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("command", "first"),
+    [
+        (f"{TRAIN} 9", signal.SIGTERM),
+        (f"{TRAIN} 2", None),
+        (f"{ENSEMBLE} 2 --members 2 --out model.safetensors", None),
+    ],
+)
+def test_a_signal_amid_the_saving_waits_and_loses_no_model(command, first, number, monkeypatch, capsys):
+    if first is not None:
+        monkeypatch.setattr(FitRun, "epoch", sent(first, FitRun.epoch, before=from_epoch(2)))
     monkeypatch.setattr(tensorfile, "make_header", sent(number, tensorfile.make_header))
-    assert run(command) == 128 + number
+    assert run(command) == 128 + (first or number)
     assert "saved in model.safetensors" in capsys.readouterr().err
     assert load("model.safetensors").n_features_in == 6
     assert sorted(os.listdir()) == ["model.safetensors", "x.npy"]
@@ -105,26 +105,22 @@ def test_a_signal_while_a_checkpoint_is_written_leaves_the_last_one_and_a_model(
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_a_signal_while_data_are_loaded(number, monkeypatch, capsys):
-    monkeypatch.setattr(datasets, "load", sent(number, datasets.load))
-    assert run(f"{TRAIN} 2") == 128 + number
-    assert capsys.readouterr() == ("", "made-fast: interrupted\n")
-    assert os.listdir() == ["x.npy"]
-
-
-@pytest.mark.parametrize("number", SIGNALS)
-def test_a_signal_amid_the_report_says_that_the_model_is_saved(number, monkeypatch, capsys):
-    monkeypatch.setattr(MADEModel, "score_samples", sent(number, MADEModel.score_samples))
-    assert run(f"{TRAIN} 2") == 128 + number
-    assert capsys.readouterr().err == "made-fast: interrupted. The model is saved in model.safetensors.\n"
-
-
-@pytest.mark.parametrize("number", SIGNALS)
-def test_an_ensemble_says_that_it_is_not_complete(number, monkeypatch, capsys):
-    monkeypatch.setattr(FitRun, "epoch", sent(number, FitRun.epoch, before=from_epoch(1)))
-    assert run(f"ensemble {TRAIN[6:]} 9 --members 2 --jobs 1") == 128 + number
-    assert "Nothing was saved" in capsys.readouterr().err
-    assert os.listdir() == ["x.npy"]
+@pytest.mark.parametrize(
+    ("command", "owner", "name", "told"),
+    [
+        (f"{TRAIN} 2", datasets, "load", "made-fast: interrupted\n"),
+        (f"{TRAIN} 2", MADEModel, "score_samples", "made-fast: interrupted. The model is saved in model.safetensors.\n"),
+        (f"{ENSEMBLE} 9 --members 2 --jobs 1", FitRun, "epoch", "Nothing was saved"),
+    ],
+)
+def test_a_command_that_is_ended_says_what_is_saved(command, owner, name, told, number, monkeypatch, capsys):
+    before = from_epoch(1) if name == "epoch" else lambda *_: True
+    monkeypatch.setattr(owner, name, sent(number, getattr(owner, name), before=before))
+    assert run(command) == 128 + number
+    out, err = capsys.readouterr()
+    assert err == told if told.endswith("\n") else told in err
+    assert out == "" or name != "load"
+    assert os.path.exists("model.safetensors") == (name == "score_samples")
 
 
 @pytest.mark.parametrize("number", SIGNALS)

@@ -10,8 +10,9 @@ import pytest
 from helpers import random_model
 
 from made_fast import MADE, MixtureModel
-from made_fast.tables import arguments, checks
+from made_fast.tables import arguments
 from made_fast.tables.arrays import column_names, numbers, of_frame, plain
+from made_fast.tables.table import Table
 
 RNG = np.random.default_rng(0)
 X = (RNG.random((40, 4)) < 0.4).astype(float)
@@ -75,9 +76,9 @@ def test_values_of_nullable_columns_are_kept_to_the_last_bit():
     """1 + 2^-40 is not 1, 2^53 + 1 is odd: neither becomes a 1 by a narrower dtype."""
     assert of_frame(pd.DataFrame({"a": [1 + 2.0**-40, None]}, dtype="Float64"), "X")[0, 0] != 1
     with pytest.raises(ValueError, match=r"X must hold only 0 and 1, got 1\.0"):
-        checks.ones(checks.matrix(pd.DataFrame({"a": [1 + 2.0**-40]}, dtype="Float64")))
+        Table.of(pd.DataFrame({"a": [1 + 2.0**-40]}, dtype="Float64")).ones()
     with pytest.raises(ValueError, match=r"got 65537"):
-        checks.ones(checks.matrix(pd.DataFrame({"a": [65537, 0], "b": [True, False]})))
+        Table.of(pd.DataFrame({"a": [65537, 0], "b": [True, False]})).ones()
 
 
 @pytest.mark.parametrize(
@@ -94,7 +95,7 @@ def test_values_of_nullable_columns_are_kept_to_the_last_bit():
 )
 def test_a_column_that_holds_no_numbers_is_named(column, found):
     with pytest.raises(TypeError, match=f"X must hold numbers, {found}"):
-        checks.matrix(pd.DataFrame({"good": [1, 0], "bad": column}))
+        Table.of(pd.DataFrame({"good": [1, 0], "bad": column}))
 
 
 def test_names_of_columns():

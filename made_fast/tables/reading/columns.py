@@ -1,6 +1,6 @@
 """What all readers share: their options, their result, and the rules about a file's columns: names, drops, an index.
 
-Not here: formats (``formats.py``, ``text.py``), which values are 0/1 (``tables/checks.py``).
+Not here: formats (``formats.py``, ``text.py``), which values are 0/1 (``tables/table.py``).
 """
 
 from __future__ import annotations

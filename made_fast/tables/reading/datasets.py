@@ -1,6 +1,6 @@
 """Data sets for the command line: from a name or a file to matrices of 0/1, checked in one way for all formats.
 
-Not here: formats (``formats.py``, ``text.py``), packing (``tables/data.py``), which values are 0/1 (``tables/checks.py``).
+Not here: formats (``formats.py``, ``text.py``), packing (``tables/bits.py``), which values are 0/1 (``tables/table.py``).
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from made_fast.tables import arguments, checks, data
-from made_fast.tables.checks import Matrix
+from made_fast.tables import arguments
 from made_fast.tables.choices import HEADER, SPLITS
 from made_fast.tables.reading.columns import Columns, Found, Options
 from made_fast.tables.reading.formats import READERS, STDIN
+from made_fast.tables.table import Matrix, Table
 
-__all__ = ["FORMATS", "Dataset", "load", "split"]
+__all__ = ["FORMATS", "Dataset", "load", "n_missing", "split"]
 
 FORMATS = tuple(READERS)  # ends of the names of files that ``load`` reads
 DIGITS_THRESHOLD = 7.0  # its grey values go from 0 to 16
@@ -113,6 +113,12 @@ def load(
         raise ValueError(str(error)) from error
 
 
+def n_missing(X: Matrix) -> int:
+    """Return the number of missing entries of a matrix of a data set."""
+    found = (rows.missing() for _, rows in Table.of(X).chunks())
+    return sum(int(nan.sum()) for nan in found if nan is not None)
+
+
 def split(dataset: Dataset, *, valid: float | None = 0.1, test: float | None = 0.1, seed: int = 0) -> Dataset:
     """Take the splits that ``dataset`` lacks out of its training rows, a fraction each; None leaves a split missing.
 
@@ -151,19 +157,19 @@ def _checked(found: Found, label: str, name: str, options: Options) -> Dataset:
     names = found.columns.kept_names() if found.columns is not None else None
     for key, X in found.splits.items():
         table = f"{key} of {label}" if len(found.splits) > 1 else label
-        rows: Any = checks.matrix(X, name=table, min_rows=0)
-        if not rows.shape[0]:
+        rows = Table.of(X, name=table, min_rows=0)
+        if not len(rows):
             continue
         if options.drop and found.columns is None:
             try:
                 kept = Columns(rows.shape[1], drop=options.drop).kept
             except ValueError as error:
                 raise ValueError(f"{table}: {error}.") from error
-            rows = checks.matrix(rows[:, kept], name=table)
+            rows = Table.of(rows.rows[:, kept], name=table)  # type: ignore[index]  # SciPy's rows have columns
         if n_features not in (None, rows.shape[1]):
             more = " --drop leaves columns out." if rows.shape[1] > n_features else ""
             raise ValueError(f"{table} must have {n_features} columns, got {rows.shape[1]}. Use data of one width.{more}")
-        splits[key] = _binary(rows, options, table, names)
+        splits[key] = _binary(rows, options, names)
         n_features = rows.shape[1]
     if "train" not in splits:
         rest = f" only {', '.join(splits)}" if splits else ""
@@ -174,17 +180,17 @@ def _checked(found: Found, label: str, name: str, options: Options) -> Dataset:
     return Dataset(name, **splits, shape=shape, feature_names=names, notes=notes, index_base=found.index_base)
 
 
-def _binary(rows: Matrix, options: Options, name: str, columns: Sequence[str] | None) -> Matrix:
-    """Return ``rows`` after a check of every value, or a new matrix where there is a threshold or a gap."""
+def _binary(table: Table, options: Options, columns: Sequence[str] | None) -> Matrix:
+    """Return the rows after a check of every value, or a new matrix where there is a threshold or a gap."""
     threshold, missing = options.threshold, options.missing
-    gaps = missing and any(checks.missing(rows[part], name) is not None for part in data.chunks(*rows.shape))
-    out: Any = np.empty(rows.shape, np.float32 if gaps else np.uint8) if gaps or threshold is not None else None
-    for part in data.chunks(*rows.shape):
-        one = checks.ones(rows[part], threshold, name, part.start, missing=missing, columns=columns, setting="--threshold ")
+    gaps = missing and any(rows.missing() is not None for _, rows in table.chunks())
+    out: Any = np.empty(table.shape, np.float32 if gaps else np.uint8) if gaps or threshold is not None else None
+    for part, rows in table.chunks():
+        one = rows.ones(threshold, missing=missing, columns=columns, setting="--threshold ")
         if out is not None:
             out[part] = one
-        if gaps and (nan := checks.missing(rows[part], name)) is not None:
+        if gaps and (nan := rows.missing()) is not None:
             out[part][nan] = np.nan
     if gaps and np.isnan(out).all():
-        raise ValueError(f"{name} must have an entry that is not missing. Check that it is the file you mean.")
-    return rows if out is None else out
+        raise ValueError(f"{table.name} must have an entry that is not missing. Check that it is the file you mean.")
+    return table.rows if out is None else out

@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from made_fast.tables import checks
 from made_fast.tables.reading import text
 from made_fast.tables.reading.columns import Columns, Found, Options, narrow
+from made_fast.tables.table import Table
 
 __all__ = ["READERS", "STDIN", "Reader"]
 
@@ -95,7 +95,7 @@ def _sparse(file: Any) -> Any:
     from scipy.sparse import load_npz
 
     try:
-        return checks.matrix(load_npz(file), name="the sparse matrix in it", min_rows=0)
+        return Table.of(load_npz(file), name="the sparse matrix in it", min_rows=0).rows
     except (KeyError, AttributeError) as error:  # an array of the format is missing, or is no array
         raise ValueError(f"it holds no sound sparse matrix ({error})") from error
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
-from helpers import binary, dense, raising
+from helpers import dense, raising, rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -56,16 +56,16 @@ def test_digits():
     assert digits.shape == (8, 8)
     assert [len(X) for X in (digits.train, digits.valid, digits.test)] == [1297, 250, 250]
     assert (digits.test == again.test).all()
-    rows = np.concatenate([digits.train, digits.valid, digits.test])
-    assert rows.dtype == np.uint8
-    assert sorted(map(bytes, rows)) == sorted(map(bytes, (load_digits().data > 7).astype(np.uint8)))
+    found_rows = np.concatenate([digits.train, digits.valid, digits.test])
+    assert found_rows.dtype == np.uint8
+    assert sorted(map(bytes, found_rows)) == sorted(map(bytes, (load_digits().data > 7).astype(np.uint8)))
     assert datasets.load("digits", threshold=0.5).train.mean() > digits.train.mean()
 
 
 @pytest.mark.parametrize("D", [16, 5])
 @pytest.mark.parametrize("suffix", [*datasets.FORMATS, *(f"{suffix}.gz" for suffix in (*TEXT, ".libsvm"))])
 def test_every_format_gives_back_the_matrix(tmp_path, suffix, D):
-    X = binary(30, D)
+    X = rows(30, D)
     X[0, -1] = 1
     path = write(tmp_path / f"small{suffix.removesuffix('.gz')}", X)
     if suffix.endswith(".gz"):
@@ -78,20 +78,17 @@ def test_every_format_gives_back_the_matrix(tmp_path, suffix, D):
 
 @pytest.mark.parametrize("D", [1, 7, 8, 9, 20])
 def test_packed_npz(tmp_path, D):
-    parts = {"train": binary(9, D), "valid": binary(0, D), "test": binary(4, D)}
+    parts = {"train": rows(9, D), "valid": rows(0, D), "test": rows(4, D)}
     np.savez(tmp_path / "p.npz", n_features=D, **{name: np.packbits(X, axis=1) for name, X in parts.items()})
     found = datasets.load(tmp_path / "p.npz")
     assert found.valid is None
     assert all((getattr(found, name) == parts[name]).all() for name in ("train", "test"))
 
 
-def test_npz_of_one_array_with_any_name(tmp_path):
-    np.savez(tmp_path / "one.npz", pictures=binary(9, 4))
-    assert (datasets.load(tmp_path / "one.npz").train == binary(9, 4)).all()
-
-
-def test_npy_stays_on_disk(tmp_path):
-    train = datasets.load(write(tmp_path / "X.npy", binary(9, 4))).train
+def test_one_array_is_enough_and_npy_stays_on_disk(tmp_path):
+    np.savez(tmp_path / "one.npz", pictures=rows(9, 4))
+    assert (datasets.load(tmp_path / "one.npz").train == rows(9, 4)).all()
+    train = datasets.load(write(tmp_path / "X.npy", rows(9, 4))).train
     assert isinstance(train, np.memmap) or isinstance(train.base, np.memmap)
     assert not train.flags.writeable
 
@@ -129,7 +126,7 @@ def test_real_sets(real_set, name):
 
 # What is refused
 
-NPZ = {"train": binary(4, 9), "valid": binary(2, 9)}
+NPZ = {"train": rows(4, 9), "valid": rows(2, 9)}
 
 WRONG = {
     "notes.doc": ("x", r"notes\.doc must be a file whose name ends in one of \.npz, "),
@@ -138,14 +135,10 @@ WRONG = {
     "ragged.csv": ("0,1\n1\n", r"ragged\.csv cannot be read: .*columns changed from 2 to 1.*separated by commas"),
     "blanks.csv": ("x y\n0 1\n1 0\n", "blanks.csv cannot be read: .*could not convert.*separated by commas"),
     "commas.txt": ("0,1\n1,0\n", "commas.txt cannot be read: .*separated by blanks"),
-    "word.csv": ("a,b\n0,1\n0,x\n", "word.csv cannot be read: could not convert string 'x'"),
     "half.csv": ("0,1\n0,0.5\n", r"half\.csv must hold only 0 and 1, got 0\.5 at row 1, column 1 .*Set a threshold"),
-    "minus.csv": ("0,1\n0,-1\n", "minus.csv must hold only 0 and 1, got -1.0 at row 1, column 1"),
-    "big.csv": ("0,1\n0,256\n", "big.csv must hold only 0 and 1, got 256.0 at row 1, column 1"),
     "gap.csv": ("0,1\n0,nan\n", "gap.csv must hold only 0 and 1, got NaN at row 1, column 1 .*missing entries"),
     "hole.csv": ("0,1\n0,\n", "hole.csv must hold only 0 and 1, got NaN at row 1, column 1 .*missing entries"),
     "empty.csv": ("", "empty.csv cannot be read: .*no data"),
-    "header.csv": ("a,b\n", "header.csv cannot be read: .*no data"),
     "empty.libsvm": ("", "empty.libsvm must have training rows, got no rows at all"),
     "bytes.csv": (b"\xff\xfe\x00\x01", "bytes.csv cannot be read"),
     "twice.svm": ("1 2:1 2:1\n", "twice.svm cannot be read: .*sorted and unique.*rising indices"),
@@ -161,12 +154,12 @@ WRONG = {
     "flat.npy": (np.zeros(3), r"flat\.npy must have shape \(rows, features\), got \(3,\)"),
     "none.npy": (np.zeros((0, 3)), "none.npy "),
     "object.npy": (np.array([[None]]), "object.npy cannot be read"),
-    "two.npz": ({"a": binary(2, 3), "b": binary(2, 3)}, "two.npz cannot be read: it holds a, b. A .npz file must hold arrays"),
+    "two.npz": ({"a": rows(2, 3), "b": rows(2, 3)}, "two.npz cannot be read: it holds a, b. A .npz file must hold arrays"),
     "nothing.npz": ({}, "nothing.npz cannot be read: it holds nothing"),
-    "widths.npz": ({"train": binary(4, 9), "test": binary(2, 8)}, r"test of .*widths\.npz must have 9 columns, got 8"),
-    "grey.npz": ({"train": binary(4, 9), "test": 3 * binary(2, 9)}, "test of .*grey.npz must hold only 0 and 1, got 3"),
-    "notrain.npz": ({"train": binary(0, 9), "test": binary(2, 9)}, "notrain.npz must have training rows, got only test"),
-    "valid.npz": ({"valid": binary(2, 9), "test": binary(2, 9)}, "valid.npz must have training rows, got only valid, test"),
+    "widths.npz": ({"train": rows(4, 9), "test": rows(2, 8)}, r"test of .*widths\.npz must have 9 columns, got 8"),
+    "grey.npz": ({"train": rows(4, 9), "test": 3 * rows(2, 9)}, "test of .*grey.npz must hold only 0 and 1, got 3"),
+    "notrain.npz": ({"train": rows(0, 9), "test": rows(2, 9)}, "notrain.npz must have training rows, got only test"),
+    "valid.npz": ({"valid": rows(2, 9), "test": rows(2, 9)}, "valid.npz must have training rows, got only valid, test"),
     "object.npz": ({"train": np.array([[None]])}, "object.npz cannot be read: Object arrays cannot be loaded"),
     "unpacked.npz": (NPZ | {"n_features": 9}, r"n_features = 9, train must be packed bits of shape \(rows, 2\)"),
     "zero.npz": (NPZ | {"n_features": 0}, "zero.npz cannot be read: it holds train, valid, n_features, with n_features = 0"),
@@ -191,7 +184,7 @@ def test_wrong_files(tmp_path, name):
 
 
 def test_row_of_a_wrong_value_in_a_long_file(tmp_path):
-    X = binary(6000, 100)
+    X = rows(6000, 100)
     X[5432, 67] = 2
     with pytest.raises(ValueError, match=r"long\.npy must hold only 0 and 1, got 2 at row 5432, column 67 "):
         datasets.load(write(tmp_path / "long.npy", X))
@@ -213,7 +206,7 @@ def test_a_name_that_is_no_text_becomes_one(tmp_path):
 
 @pytest.mark.parametrize("suffix", datasets.FORMATS)
 def test_columns_are_left_out_by_number_in_every_format(tmp_path, suffix):
-    X = binary(30, 5)
+    X = rows(30, 5)
     X[0, -1] = 1
     found = datasets.load(write(tmp_path / f"x{suffix}", X), drop=["1", "4", "1"], n_features=3)
     assert (dense(found.train) == X[:, [0, 2, 3]]).all()
@@ -224,7 +217,7 @@ def test_columns_are_left_out_by_number_in_every_format(tmp_path, suffix):
 
 
 def test_columns_are_left_out_of_every_split(tmp_path):
-    parts = {"train": binary(9, 4), "val": binary(3, 4), "test": binary(4, 4)}
+    parts = {"train": rows(9, 4), "val": rows(3, 4), "test": rows(4, 4)}
     np.savez(tmp_path / "x.npz", **parts)
     found = datasets.load(tmp_path / "x.npz", drop=["0"])
     for X, want in zip((found.train, found.valid, found.test), parts.values(), strict=True):
@@ -242,16 +235,17 @@ def test_a_name_is_before_a_number(tmp_path):
         datasets.load(tmp_path / "x.csv", header="yes", drop=["B"])
 
 
-def test_too_many_columns_tell_how_to_leave_some_out(tmp_path):
-    np.save(tmp_path / "x.npy", binary(5, 4))
-    with pytest.raises(ValueError, match=r"must have 3 columns, got 4\. .* --drop leaves columns out"):
-        datasets.load(tmp_path / "x.npy", n_features=3)
-
-
-@pytest.mark.parametrize("options", [{"header": "maybe"}, {"index_base": 2}])
-def test_wrong_options(tmp_path, options):
-    with pytest.raises(ValueError, match="header must be one of auto, yes, no, and index_base 0, 1 or None"):
-        datasets.load(tmp_path / "x.npy", **options)
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"n_features": 3}, r"must have 3 columns, got 4\. .* --drop leaves columns out"),
+        ({"header": "maybe"}, "header must be one of auto, yes, no, and index_base 0, 1 or None"),
+        ({"index_base": 2}, "header must be one of auto, yes, no, and index_base 0, 1 or None"),
+    ],
+)
+def test_wrong_options(tmp_path, options, match):
+    with pytest.raises(ValueError, match=match):
+        datasets.load(write(tmp_path / "x.npy", rows(5, 4)), **options)
 
 
 def test_no_such_file(tmp_path):
@@ -266,7 +260,7 @@ def test_no_such_file(tmp_path):
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
 def test_unreadable_file(tmp_path):
-    path = write(tmp_path / "secret.csv", binary(3, 3))
+    path = write(tmp_path / "secret.csv", rows(3, 3))
     path.chmod(0)
     with pytest.raises(ValueError, match=r"secret\.csv cannot be read: .*Permission denied"):
         datasets.load(path)
@@ -274,7 +268,7 @@ def test_unreadable_file(tmp_path):
 
 @pytest.fixture(scope="module")
 def whole_files(tmp_path_factory):
-    folder, X = tmp_path_factory.mktemp("whole"), binary(40, 20)
+    folder, X = tmp_path_factory.mktemp("whole"), rows(40, 20)
     X[0, -1] = 1
     files = [write(folder / f"whole{suffix}", X) for suffix in (".npy", ".npz", ".csv", ".amat", ".svm", ".parquet")]
     sp.save_npz(folder / "sparse.npz", sp.coo_array(X))
@@ -324,7 +318,7 @@ def test_a_time_limit_of_the_host_is_no_fault_of_the_file(tmp_path, monkeypatch,
 
 
 def test_an_encrypted_npz(tmp_path):
-    np.savez(tmp_path / "x.npz", train=binary(3, 3))
+    np.savez(tmp_path / "x.npz", train=rows(3, 3))
     content = bytearray((tmp_path / "x.npz").read_bytes())
     content[content.index(b"PK\x01\x02") + 8] |= 1
     (tmp_path / "x.npz").write_bytes(content)

@@ -1,23 +1,24 @@
-"""Answers of a single member about rows that miss the same inputs.
+"""Answers of one network about rows that miss the same inputs.
 
-Rows are packed bits, 0 where missing. :class:`Evidence` is one pattern of observed inputs as it stands in the ordering of one
-member; what it computes is exact where it can be, see ``queries.py``. Not here: how those of many patterns and members are put
-together (``inquiry.py``), and how a network computes (``network.py``).
+Rows are packed bits, 0 where missing. :class:`Pattern` is one pattern of observed inputs in the ordering of one network; its
+answers are exact where they can be, see ``density.py``. Not here: many patterns and networks in one call (``answering.py``),
+and the arithmetic of a network (``network.py``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from made_fast.inference.streams import CHOOSE, DRAW, PROPOSE, Streams
 from made_fast.network.network import Network
-from made_fast.tables import data
+from made_fast.tables.bits import pack_rows, unpack_rows
+from made_fast.tables.table import Table
 
-__all__ = ["ENUMERATED", "Evidence", "Walks", "pack"]
+__all__ = ["ENUMERATED", "Pattern", "pack"]
 
 ENUMERATED = 12
 """Most inputs that are summed out by enumeration: to score 2^12 rows takes about as long as a thousand walks."""
@@ -27,36 +28,34 @@ Floats: TypeAlias = "NDArray[np.float64]"
 Index: TypeAlias = "NDArray[np.intp]"
 
 
-class Walks(NamedTuple):
-    """How an estimate is made: the number of walks for each row, and the random numbers of the rows."""
-
-    n: int
-    streams: Streams
-
-
-class Evidence:
-    """One pattern of observed inputs as it stands in the ordering of one member. Rows come and go in order of place.
+class Pattern:
+    """One pattern of observed inputs in the ordering of one network. Rows come and go in order of place.
 
     Parameters
     ----------
     network : Network
     observed : (D,) bool
         In order of features.
+    n_walks : int
+        For each row, where an answer is an estimate.
     whole : bool
-        Sum out all that is missing by enumeration, if it is no more than ``ENUMERATED`` inputs, not just what must be.
+        Sum out all missing inputs by enumeration, if there are no more than ``ENUMERATED``, not just those that must be.
 
     Attributes
     ----------
     reach : int
         How many places go up to the last observed one.
     early : (e,) intp
-        Places of the missing inputs among them: what must be summed out, because evidence comes after it.
+        Places of the missing inputs among them, which must be summed out, because evidence comes after them.
     exact : bool
         Whether that is done by enumeration.
+    n_candidates : int
+        How many rows go through the network to weigh one.
     """
 
-    def __init__(self, network: Network, observed: NDArray[np.bool_], whole: bool = False) -> None:
+    def __init__(self, network: Network, observed: NDArray[np.bool_], n_walks: int, whole: bool = False) -> None:
         self.network = network
+        self.n_walks = n_walks
         missing = ~observed[network.order]
         D = len(missing)
         enumerable = np.count_nonzero(missing) <= ENUMERATED
@@ -72,14 +71,11 @@ class Evidence:
             completions = np.zeros((len(codes), D), np.uint8)
             completions[:, self.early] = (codes[:, None] >> np.arange(len(self.early))) & 1
             self._completions = pack(completions)
-
-    def n_candidates(self, n_walks: int) -> int:
-        """Return how many rows go through the network to weigh one."""
-        return len(self._completions) if self.exact else n_walks
+        self.n_candidates = len(self._completions) if self.exact else n_walks
 
     def place(self, X: NDArray[np.uint8]) -> Bits:
         """Pack rows (n, D) in the order of features."""
-        return data.pack_rows(X, self.network.order)
+        return pack_rows(Table(X), self.network.order)
 
     def columns(self, bits: Bits) -> NDArray[np.uint8]:
         """Undo ``place``."""
@@ -87,34 +83,34 @@ class Evidence:
         X[:, self.network.order] = self._unpack(bits)
         return X
 
-    def log_marginal(self, bits: Bits, walks: Walks) -> tuple[Floats, Floats]:
+    def log_marginal(self, bits: Bits, streams: Streams) -> tuple[Floats, Floats]:
         """Return ``log p(observed)`` of each row, and its variance, (n,) both."""
-        _, log_w, _ = self._weigh(bits, walks)
+        _, log_w, _ = self._weigh(bits, streams)
         log_p = np.logaddexp.reduce(log_w, axis=1)
         if self.exact:
             return log_p, np.zeros(len(bits))
-        if walks.n == 1:
+        if self.n_walks == 1:
             return log_p, np.full(len(bits), np.inf)
         share = np.exp(log_w - log_p[:, None])
         # The delta method: the variance of the mean weight in units of its square.
-        return log_p, np.maximum((share**2).sum(axis=1) - 1 / walks.n, 0) * (walks.n / (walks.n - 1))
+        return log_p, np.maximum((share**2).sum(axis=1) - 1 / self.n_walks, 0) * (self.n_walks / (self.n_walks - 1))
 
-    def draw(self, bits: Bits, which: Index, walks: Walks) -> tuple[Bits, Floats]:
+    def draw(self, bits: Bits, which: Index, streams: Streams) -> tuple[Bits, Floats]:
         """Draw what is missing of ``bits[which]``; return these rows and the effective number of walks of each of ``bits``.
 
         ``which`` never decreases.
         """
-        rows, share, effective = self._posterior(bits, walks)
+        rows, share, effective = self._posterior(bits, streams)
         chosen = bits[which]
         ends = np.searchsorted(which, np.arange(len(bits) + 1))
         for i in range(len(bits)) if len(self.early) else ():
             mine = slice(ends[i], ends[i + 1])
-            chosen[mine] = rows[i][_choose(share[i], len(chosen[mine]), walks.streams.of(i, CHOOSE))]
-        return self._drawn(chosen, self.late, DRAW, walks.streams, which), effective
+            chosen[mine] = rows[i][_choose(share[i], len(chosen[mine]), streams.of(i, CHOOSE))]
+        return self._drawn(chosen, self.late, DRAW, streams, which), effective
 
-    def mean(self, bits: Bits, walks: Walks) -> tuple[Floats, Floats]:
+    def mean(self, bits: Bits, streams: Streams) -> tuple[Floats, Floats]:
         """Return ``E[x | observed]`` of each row, (n, D), and the effective number of walks, (n,)."""
-        rows, share, effective = self._posterior(bits, walks)
+        rows, share, effective = self._posterior(bits, streams)
         mean = self._unpack(bits).astype(np.float64)
         for i in range(len(bits)):
             along, weight = rows[i], share[i]
@@ -122,28 +118,28 @@ class Evidence:
             if not len(self.late):
                 continue
             if self.exact:
-                along = along[_choose(weight, walks.n, walks.streams.of(i, CHOOSE))]
-                along = self._drawn(along, self.late, DRAW, walks.streams, np.full(walks.n, i))
-                weight = np.full(walks.n, 1 / walks.n)
+                along = along[_choose(weight, self.n_walks, streams.of(i, CHOOSE))]
+                along = self._drawn(along, self.late, DRAW, streams, np.full(self.n_walks, i))
+                weight = np.full(self.n_walks, 1 / self.n_walks)
             for part in self._parts(len(along)):  # the conditionals along a walk vary less than what was drawn from them
-                mean[i, self.late] += weight[part] @ self._conditionals(along[part])[:, self.late]
+                mean[i, self.late] += weight[part] @ self.network.conditionals(along[part], 1)[:, self.late]
         return mean, effective
 
-    def mode(self, bits: Bits, walks: Walks) -> tuple[Bits, Floats]:
+    def mode(self, bits: Bits, streams: Streams) -> tuple[Bits, Floats]:
         """Return each row with its missing inputs filled in greedily, and the effective number of walks, (n,)."""
         each, effective = np.arange(len(bits)), np.full(len(bits), np.inf)
         if self.exact and len(self.early):
-            rows, log_w, _ = self._weigh(bits, walks)
+            rows, log_w, _ = self._weigh(bits, streams)
             bits = rows[each, _greedy(log_w, len(self.early))]
         elif not self.exact:
             greedy = self._likelier(bits, self.missing)
-            rows, log_w, log_p = self._weigh(bits, walks)
+            rows, log_w, log_p = self._weigh(bits, streams)
             effective = _effective(log_w)
             log_p = np.concatenate([self._score(greedy)[:, None], log_p], axis=1)
             bits = np.concatenate([greedy[:, None], rows], axis=1)[each, np.argmax(log_p, axis=1)]
         return self._likelier(bits, self.late), effective
 
-    def _weigh(self, bits: Bits, walks: Walks) -> tuple[Bits, Floats, Floats]:
+    def _weigh(self, bits: Bits, streams: Streams) -> tuple[Bits, Floats, Floats]:
         """Return candidates, rows with the early inputs filled in, (n, C, W), their log weights, and log p up to ``reach``.
 
         The weights of a row's candidates add up to p(observed), or to an unbiased estimate of it.
@@ -152,24 +148,24 @@ class Evidence:
             rows = bits[:, None] | self._completions
             log_p = self._score(rows)
             return rows, log_p, log_p
-        owner = np.repeat(np.arange(len(bits)), walks.n)
-        rows = self._drawn(bits[owner], self.missing, PROPOSE, walks.streams, owner)
+        owner = np.repeat(np.arange(len(bits)), self.n_walks)
+        rows = self._drawn(bits[owner], self.missing, PROPOSE, streams, owner)
         # A weight is p(evidence | before), place by place, multiplied. Taken as p(all) over p(what was drawn) it keeps its
         # precision when evidence is unlikely: 1 - p has none left then, but what was drawn was hardly ever that unlikely.
         log_q = np.empty(len(rows))
         for part in self._parts(len(rows)):
-            proba = self._conditionals(rows[part])[:, self.early].astype(np.float64)
+            proba = self.network.conditionals(rows[part], 1)[:, self.early].astype(np.float64)
             drawn = np.where(self._unpack(rows[part])[:, self.early], proba, 1 - proba)
             log_q[part] = _row_sums(np.log(np.maximum(drawn, np.finfo(np.float64).tiny)))
-        rows = rows.reshape(len(bits), walks.n, -1)
+        rows = rows.reshape(len(bits), self.n_walks, -1)
         log_p = self._score(rows)
-        return rows, log_p - log_q.reshape(log_p.shape) - np.log(walks.n), log_p
+        return rows, log_p - log_q.reshape(log_p.shape) - np.log(self.n_walks), log_p
 
-    def _posterior(self, bits: Bits, walks: Walks) -> tuple[Bits, Floats, Floats]:
+    def _posterior(self, bits: Bits, streams: Streams) -> tuple[Bits, Floats, Floats]:
         """Return candidates, their probabilities given the evidence, and the effective number of walks of each row."""
         if not len(self.early):
             return bits[:, None], np.ones((len(bits), 1)), np.full(len(bits), np.inf)
-        rows, log_w, _ = self._weigh(bits, walks)
+        rows, log_w, _ = self._weigh(bits, streams)
         share = np.exp(log_w - np.logaddexp.reduce(log_w, axis=1)[:, None])
         return rows, share, np.full(len(bits), np.inf) if self.exact else _effective(log_w)
 
@@ -195,13 +191,10 @@ class Evidence:
         """Return log p of the first ``reach`` places of rows (..., W)."""
         if not self.reach:
             return np.zeros(rows.shape[:-1])
-        return self.network.score_bits(rows.reshape(-1, rows.shape[-1]), 1, self.reach).reshape(rows.shape[:-1])
-
-    def _conditionals(self, bits: Bits) -> NDArray[Any]:
-        return self.network.conditionals(len(bits), bits.__getitem__, 1)
+        return self.network.score(rows.reshape(-1, rows.shape[-1]), 1, self.reach).reshape(rows.shape[:-1])
 
     def _unpack(self, bits: Bits) -> NDArray[np.uint8]:
-        return data.unpack_rows(bits, len(self.network.order))
+        return unpack_rows(bits, len(self.network.order))
 
     def _parts(self, n: int) -> Iterator[slice]:
         step = self.network.architecture.chunk_rows
@@ -210,20 +203,18 @@ class Evidence:
 
 def pack(X: NDArray[np.uint8]) -> Bits:
     """Pack rows (n, D) without changing the order of the columns."""
-    return data.pack_rows(X, np.arange(X.shape[1]))
+    return pack_rows(Table(X), np.arange(X.shape[1]))
 
 
 def _row_sums(values: Floats) -> Floats:
     """Return the sums of rows. NumPy adds in an order that depends on how they lie in memory, and one row lies both ways."""
-    sums: Floats = np.ascontiguousarray(values).sum(axis=1)
-    return sums
+    return np.ascontiguousarray(values).sum(axis=1)  # type: ignore[no-any-return]
 
 
 def _choose(share: Floats, n: int, rng: np.random.Generator) -> Index:
     """Draw n candidates with these probabilities."""
     up_to = np.cumsum(share)
-    chosen: Index = np.searchsorted(up_to[:-1], rng.random(n) * up_to[-1], side="right")
-    return chosen
+    return np.asarray(np.searchsorted(up_to[:-1], rng.random(n) * up_to[-1], side="right"), np.intp)
 
 
 def _greedy(log_w: Floats, e: int) -> Index:
@@ -241,5 +232,4 @@ def _greedy(log_w: Floats, e: int) -> Index:
 def _effective(log_w: Floats) -> Floats:
     """Return ``(sum w)^2 / sum w^2`` of each row: how many walks of equal weight would be worth as much."""
     w = np.exp(log_w - log_w.max(axis=1, keepdims=True))
-    effective: Floats = w.sum(axis=1) ** 2 / (w**2).sum(axis=1)
-    return effective
+    return w.sum(axis=1) ** 2 / (w**2).sum(axis=1)  # type: ignore[no-any-return]

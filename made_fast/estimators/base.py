@@ -1,0 +1,131 @@
+"""The questions to every fitted density estimator, which its model answers. Nothing is fitted here."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, DensityMixin
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from made_fast.inference.density import Density
+from made_fast.inference.pattern import Floats
+from made_fast.tables.arrays import column_names
+from made_fast.tables.names import check
+from made_fast.tables.table import MatrixLike, Table
+
+__all__ = ["FittedDensity", "check_columns", "fitted_table", "learn_columns"]
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+Model = TypeVar("Model", bound=Density)
+
+
+def learn_columns(estimator: Any, X: MatrixLike, names: Sequence[str] | None = None) -> None:
+    """Set ``n_features_in_`` and ``feature_names_in_``, as scikit-learn does; ``names`` are those of a table without any.
+
+    Names of polars and Arrow, which some versions of scikit-learn pass over, are read too.
+    """
+    validate_data(estimator, X, reset=True, skip_check_array=True)
+    found = column_names(X) or names
+    if found is not None:
+        estimator.feature_names_in_ = np.array(found, dtype=object)
+
+
+def check_columns(estimator: Any, X: MatrixLike) -> None:
+    """Refuse a table whose columns are not those that an estimator was fitted on, in scikit-learn's words or in ours."""
+    validate_data(estimator, X, reset=False, skip_check_array=True)
+    check(column_names(X), getattr(estimator, "feature_names_in_", None), "X")
+
+
+def fitted_table(estimator: Any, X: MatrixLike) -> Table:
+    """Check a table for an estimator, which must be fitted, and on such columns."""
+    check_is_fitted(estimator, "model_")
+    table = Table.of(X, estimator.n_features_in_)
+    check_columns(estimator, X)
+    return table
+
+
+def _as_the_model(method: Method) -> Method:
+    """Give a method the docstring of its model's, and the parameters but ``n_threads``, which the estimator has."""
+    asked = getattr(Density, method.__name__)
+    parameters = [p for p in inspect.signature(asked).parameters.values() if p.name != "n_threads"]
+    options = [p for p in inspect.signature(method).parameters.values() if p.kind == inspect.Parameter.VAR_KEYWORD]
+    method.__doc__ = asked.__doc__
+    method.__signature__ = inspect.signature(method).replace(parameters=[*parameters, *options])  # type: ignore[attr-defined]
+    return method
+
+
+class FittedDensity(DensityMixin, BaseEstimator, Generic[Model]):  # type: ignore[misc]  # scikit-learn has no types
+    """Base of ``MADE`` and ``MADEEnsemble``: the methods that both have once they are fitted.
+
+    ``options`` are those of the method of the same name of ``model_``; the number of threads is the estimator's own.
+    """
+
+    model_: Model
+    n_features_in_: int
+    n_threads: int | None
+
+    _names: tuple[str, ...] | None = None
+    """Names of the columns of X, where X has none: the command line reads arrays and names apart, and an ensemble
+    passes arrays to its members."""
+
+    @_as_the_model
+    def score_samples(self, X: MatrixLike, **options: Any) -> Floats:
+        table = fitted_table(self, X)
+        return self.model_.score_samples(table, n_threads=self.n_threads, **options)
+
+    def score(self, X: MatrixLike, y: Any = None) -> float:
+        """Return the mean log-likelihood of the rows of X in nats; if some miss entries (NaN), of what is observed of them."""
+        table = fitted_table(self, X)
+        return self.model_.score(table, n_threads=self.n_threads)
+
+    @_as_the_model
+    def conditional_proba(self, X: MatrixLike, **options: Any) -> NDArray[Any]:
+        table = fitted_table(self, X)
+        return self.model_.conditional_proba(table, n_threads=self.n_threads, **options)
+
+    @_as_the_model
+    def sample(self, n_samples: int = 1, random_state: Any = None, **options: Any) -> NDArray[np.uint8]:
+        return self._fitted().sample(n_samples, random_state, n_threads=self.n_threads, **options)
+
+    @_as_the_model
+    def log_marginal(self, X: MatrixLike, **options: Any) -> Floats | tuple[Floats, Floats]:
+        table = fitted_table(self, X)
+        return self.model_.log_marginal(table, n_threads=self.n_threads, **options)
+
+    @_as_the_model
+    def conditional(self, X: MatrixLike, target: Any, **options: Any) -> Floats | tuple[Floats, Floats]:
+        table = fitted_table(self, X)
+        return self.model_.conditional(table, target, n_threads=self.n_threads, **options)
+
+    @_as_the_model
+    def sample_conditional(self, X: MatrixLike, n_draws: int = 1, **options: Any) -> NDArray[np.uint8]:
+        table = fitted_table(self, X)
+        return self.model_.sample_conditional(table, n_draws, n_threads=self.n_threads, **options)
+
+    @_as_the_model
+    def impute(self, X: MatrixLike, method: str = "mode", **options: Any) -> NDArray[Any]:
+        table = fitted_table(self, X)
+        return self.model_.impute(table, method, n_threads=self.n_threads, **options)
+
+    @_as_the_model
+    def to_dense(self, **options: Any) -> dict[str, Any]:
+        return self._fitted().to_dense(**options)
+
+    @_as_the_model
+    def save(self, path: str | os.PathLike[str]) -> None:
+        self._fitted().save(path)
+
+    def _fitted(self) -> Model:
+        check_is_fitted(self, "model_")
+        return self.model_
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        tags.input_tags.allow_nan = True
+        return tags

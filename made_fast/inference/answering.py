@@ -1,0 +1,341 @@
+"""One call about rows with missing inputs: spread over what they miss, networks and threads, and put together as a mixture.
+
+Rows are packed bits, 0 where missing. Not here: the answers of one network about rows that miss the same inputs
+(``pattern.py``), what a caller passes and is warned of (``density.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from made_fast.inference.pattern import Bits, Floats, Index, Pattern, pack
+from made_fast.inference.streams import MEMBER, Streams
+from made_fast.network.architecture import Architecture
+from made_fast.network.network import Network
+from made_fast.system import threads
+from made_fast.tables.bits import distinct_rows, unpack_rows
+
+__all__ = ["Answers", "MixtureAnswers", "ModelAnswers", "Options", "PackedRows", "choose"]
+
+AT_ONCE = 64
+"""Most networks that are held at once, each for one pattern; fewer if they are large."""
+
+PACKED_BYTES = 64 << 20
+"""Most bytes of such networks together."""
+
+
+class PackedRows(NamedTuple):
+    """Rows in the order of features: where they are 1 and where they are missing, (n, W) both, and D.
+
+    ``copies``, (n,) if it is there, numbers the rows that are equal: 0 for the first of them. Equal rows then have random
+    numbers of their own; otherwise they have the same.
+    """
+
+    bits: Bits
+    missing: Bits
+    n_inputs: int
+    copies: Index | None = None
+
+    def take(self, rows: Index) -> PackedRows:
+        """Return some of the rows."""
+        copies = None if self.copies is None else self.copies[rows]
+        return PackedRows(self.bits[rows], self.missing[rows], self.n_inputs, copies)
+
+    def counted(self) -> PackedRows:
+        """Return the rows with ``copies``."""
+        if self.copies is not None:
+            return self
+        _, of_row = distinct_rows(np.concatenate([self.bits, self.missing], axis=1))
+        together = np.argsort(of_row, kind="stable")
+        counts = np.bincount(of_row)
+        copies = np.empty(len(of_row), np.intp)
+        copies[together] = np.arange(len(of_row)) - np.repeat(np.cumsum(counts) - counts, counts)
+        return self._replace(copies=copies)
+
+    def names(self) -> Bits:
+        """Return the name of each row for random numbers, (n, 2 W + 1): its content, and which copy it is."""
+        copies = np.zeros(len(self.bits), np.intp) if self.copies is None else self.copies
+        return np.concatenate([self.bits, self.missing, copies[:, None].astype(np.uint64)], axis=1).astype("<u8", copy=False)
+
+    def columns(self, bits: Bits) -> NDArray[np.uint8]:
+        """Return packed rows as (n, D)."""
+        return unpack_rows(bits, self.n_inputs)
+
+    def patterns(self) -> list[Index]:
+        """Return the rows of each pattern of missing inputs."""
+        _, pattern = distinct_rows(self.missing)
+        return np.split(np.argsort(pattern, kind="stable"), np.cumsum(np.bincount(pattern))[:-1])
+
+    def filled(self, mean: Floats) -> Floats:
+        """Return means (n, D) with the observed entries in their places."""
+        return np.where(self.columns(self.missing), np.clip(mean, 0, 1), self.columns(self.bits))
+
+    def with_target(self, columns: Index) -> PackedRows:
+        """Return the rows with 0 in these columns (n,), then the rows with 1 there, where they then are observed."""
+        n = len(self.bits)
+        bits, missing = np.tile(self.bits, (2, 1)), np.tile(self.missing, (2, 1))
+        at, one = (np.arange(2 * n), np.tile(columns // 64, 2)), np.tile(np.uint64(1) << (columns % 64).astype(np.uint64), 2)
+        missing[at] &= ~one
+        bits[at] &= ~one
+        bits[n:][np.arange(n), columns // 64] |= one[n:]
+        return PackedRows(bits, missing, self.n_inputs)
+
+
+class Options(NamedTuple):
+    """Checked options of a call, see ``Density``; ``rng`` gives the roots of the rows' streams, as many for any rows."""
+
+    n_members: int
+    n_walks: int
+    n_threads: int
+    rng: np.random.Generator
+
+
+class Answers(Protocol):
+    """Answers about rows with missing inputs, which are computed on demand."""
+
+    @property
+    def rows(self) -> PackedRows: ...
+
+    @property
+    def options(self) -> Options: ...
+
+    def about(self, rows: PackedRows) -> Self:
+        """Return the same about other rows."""
+
+    def log_marginal(self) -> tuple[Floats, Floats]:
+        """Return log p of what is observed of each row, and its standard error, (n,) both."""
+
+    def draws(self, n_draws: int) -> tuple[NDArray[np.uint8], Floats]:
+        """Return draws (n_draws, n, D) and the smallest effective number of walks of each row (inf: exact)."""
+
+    def means(self) -> tuple[Floats, Floats]:
+        """Return ``E[x | observed]``, (n, D), and effective numbers as above."""
+
+    def modes(self) -> tuple[NDArray[np.uint8], Floats]:
+        """Return each row as filled in by the network or member whose proposal is the most probable; effective numbers."""
+
+
+class Block(NamedTuple):
+    """Rows that miss the same inputs, and one network that is asked about them; ``bits`` are in order of its places."""
+
+    pattern: Pattern
+    draw: int
+    rows: Index
+    bits: Bits
+    streams: Streams
+
+
+@dataclass(frozen=True)
+class ModelAnswers:
+    """Answers of one model. ``network_for(observed, draw)`` answers for a pattern; ``draw`` says which of several."""
+
+    architecture: Architecture
+    dtype: np.dtype[Any]
+    network_for: Callable[[NDArray[np.bool_], int], Network]
+    rows: PackedRows
+    options: Options
+
+    def about(self, rows: PackedRows) -> Self:
+        return replace(self, rows=rows)
+
+    def log_marginal(self) -> tuple[Floats, Floats]:
+        log_p, variance = self._log_marginals()
+        total = np.logaddexp.reduce(log_p, axis=0)
+        return total - np.log(self.options.n_members), np.sqrt(sum(np.exp(log_p - total) ** 2 * variance))
+
+    def draws(self, n_draws: int) -> tuple[NDArray[np.uint8], Floats]:
+        if self.rows.copies is None:
+            return self.about(self.rows.counted()).draws(n_draws)
+        n = len(self.rows.bits)
+        chosen = self.chosen(self._shares(), n_draws) if self.options.n_members > 1 else np.zeros((n_draws, n), np.intp)
+        out = np.empty((n_draws, n, self.rows.n_inputs), np.uint8)
+        effective = np.full((self.options.n_members, n), np.inf)
+
+        def work(b: Block) -> None:
+            which, draws = np.nonzero((chosen == b.draw)[:, b.rows].T)
+            if len(which):
+                used, which = np.unique(which, return_inverse=True)
+                drawn, effective[b.draw, b.rows[used]] = b.pattern.draw(b.bits[used], which, b.streams.take(used))
+                out[draws, b.rows[used[which]]] = b.pattern.columns(drawn)
+
+        self._ask(work, lambda pattern: max(pattern.n_candidates, n_draws))
+        return out, effective.min(axis=0)
+
+    def chosen(self, shares: Floats, n_draws: int) -> Index:
+        """Draw which network or member every draw comes from, (n_draws, n); they have the shares (M, n)."""
+        return choose(shares, Streams(self.options.rng.bytes(16), self.rows.names()).uniforms(MEMBER, n_draws).T)
+
+    def means(self) -> tuple[Floats, Floats]:
+        shares = self._shares()
+        out, effective = np.zeros((len(self.rows.bits), self.rows.n_inputs)), np.full(len(self.rows.bits), np.inf)
+
+        def work(b: Block) -> None:
+            mean, found = b.pattern.mean(b.bits, b.streams)
+            out[b.rows[:, None], b.pattern.network.order] += shares[b.draw, b.rows, None] * mean
+            effective[b.rows] = np.minimum(effective[b.rows], found)
+
+        def passes(pattern: Pattern) -> int:
+            return max(pattern.n_candidates, pattern.n_walks if len(pattern.late) else 1)
+
+        for draw in range(self.options.n_members):  # one after the other, so that the order of the sums is fixed
+            self._ask(work, passes, [draw], whole=True)
+        return self.rows.filled(out), effective
+
+    def modes(self) -> tuple[NDArray[np.uint8], Floats]:
+        M, n = self.options.n_members, len(self.rows.bits)
+        found, effective = np.empty((M, *self.rows.bits.shape), np.uint64), np.full((M, n), np.inf)
+        log_p = np.full((M, n), -np.inf)
+
+        def work(b: Block) -> None:
+            mode, effective[b.draw, b.rows] = b.pattern.mode(b.bits, b.streams)
+            found[b.draw, b.rows] = pack(b.pattern.columns(mode))
+
+        def judge(b: Block) -> None:
+            for i in range(M):
+                bits = b.pattern.place(self.rows.columns(found[i, b.rows]))
+                log_p[i, b.rows] = np.logaddexp(log_p[i, b.rows], b.pattern.network.score(bits, 1))
+
+        self._ask(work)
+        for draw in range(M) if M > 1 else ():
+            self._ask(judge, lambda _: M, [draw])
+        return self.rows.columns(found[np.argmax(log_p, axis=0), np.arange(n)]), effective.min(axis=0)
+
+    def _log_marginals(self) -> tuple[Floats, Floats]:
+        """Return log p of what is observed under each network, and its variance, (M, n) both."""
+        log_p, variance = np.empty((2, self.options.n_members, len(self.rows.bits)))
+
+        def work(b: Block) -> None:
+            log_p[b.draw, b.rows], variance[b.draw, b.rows] = b.pattern.log_marginal(b.bits, b.streams)
+
+        self._ask(work)
+        return log_p, variance
+
+    def _shares(self) -> Floats:
+        """Return the probability of each network given what is observed, (M, n)."""
+        return _posterior(self._log_marginals()[0]) if self.options.n_members > 1 else np.ones((1, len(self.rows.bits)))
+
+    def _ask(
+        self,
+        work: Callable[[Block], None],
+        passes: Callable[[Pattern], int] = lambda pattern: pattern.n_candidates,
+        draws: Sequence[int] | None = None,
+        *,
+        whole: bool = False,
+    ) -> None:
+        """Call ``work`` for every block of rows that miss the same inputs and each of the networks ``draws``, by default all.
+
+        ``passes(pattern)``: how many rows go through the network for each row asked about; ``whole``: see ``Pattern``.
+        """
+        units = [(draw, rows) for draw in draws or range(self.options.n_members) for rows in self.rows.patterns()]
+        root = self.options.rng.bytes(16)
+        at_once = max(1, min(AT_ONCE, PACKED_BYTES // (self.architecture.n_packed * self.dtype.itemsize)))
+        chunk_rows = self.architecture.chunk_rows
+
+        def batch(first: int) -> None:
+            some = units[first : first + at_once]
+            patterns: dict[int, Pattern] = {}
+
+            def look(u: int, _: int) -> None:
+                draw, rows = some[u]
+                observed = self.rows.columns(self.rows.missing[rows[:1]])[0] == 0
+                patterns[u] = Pattern(self.network_for(observed, draw), observed, self.options.n_walks, whole)
+
+            threads.for_each(look, len(some), self.options.n_threads)
+            blocks = []
+            for u, (_, rows) in enumerate(some):
+                step = max(1, chunk_rows // passes(patterns[u]))
+                blocks += [(u, rows[i : i + step]) for i in range(0, len(rows), step)]
+
+            def answer(b: int, _: int) -> None:
+                u, rows = blocks[b]
+                draw, part = some[u][0], self.rows.take(rows)
+                bits = patterns[u].place(self.rows.columns(part.bits))
+                streams = Streams(root + draw.to_bytes(4, "little"), part.names())
+                work(Block(patterns[u], draw, rows, bits, streams))
+
+            threads.for_each(answer, len(blocks), self.options.n_threads)
+
+        for first in range(0, len(units), at_once):
+            batch(first)
+
+
+@dataclass(frozen=True)
+class MixtureAnswers:
+    """Answers of the mixture of M models that weigh ``weights``, (M,), about the same rows."""
+
+    models: Sequence[ModelAnswers]
+    weights: Floats
+
+    @property
+    def rows(self) -> PackedRows:
+        return self.models[0].rows
+
+    @property
+    def options(self) -> Options:
+        return self.models[0].options
+
+    def about(self, rows: PackedRows) -> Self:
+        return replace(self, models=[model.about(rows) for model in self.models])
+
+    def log_marginal(self) -> tuple[Floats, Floats]:
+        joint, std = self._joint()
+        total = np.logaddexp.reduce(joint, axis=0)
+        return total, np.sqrt(sum((np.exp(joint - total) * std) ** 2))
+
+    def draws(self, n_draws: int) -> tuple[NDArray[np.uint8], Floats]:
+        if self.rows.copies is None:
+            return self.about(self.rows.counted()).draws(n_draws)
+        chosen = self.models[0].chosen(_posterior(self._joint()[0]), n_draws)
+        out, effective = np.empty((*chosen.shape, self.rows.n_inputs), np.uint8), np.full(chosen.shape[1], np.inf)
+        for m, model in enumerate(self.models):
+            count = (chosen == m).sum(axis=0)
+            rows = np.flatnonzero(count)
+            if len(rows):
+                # As many draws for each row as the neediest has: a row's first ones are the same however many there are.
+                drawn, found = model.about(self.rows.take(rows)).draws(int(count.max()))
+                mine = chosen[:, rows] == m
+                draws, which = np.nonzero(mine)
+                out[draws, rows[which]] = drawn[np.cumsum(mine, axis=0)[draws, which] - 1, which]
+                effective[rows] = np.minimum(effective[rows], found)
+        return out, effective
+
+    def means(self) -> tuple[Floats, Floats]:
+        shares = _posterior(self._joint()[0])
+        mean, effective = np.zeros((len(self.rows.bits), self.rows.n_inputs)), np.full(len(self.rows.bits), np.inf)
+        for model, share in zip(self.models, shares, strict=True):
+            part, found = model.means()
+            mean += share[:, None] * part
+            effective = np.minimum(effective, found)
+        return self.rows.filled(mean), effective
+
+    def modes(self) -> tuple[NDArray[np.uint8], Floats]:
+        proposals, effective = zip(*(model.modes() for model in self.models), strict=True)
+        log_p = []
+        for rows in proposals if len(proposals) > 1 else ():
+            bits = pack(rows)
+            log_p.append(self.about(PackedRows(bits, np.zeros_like(bits), self.rows.n_inputs)).log_marginal()[0])
+        best = np.argmax(log_p, axis=0) if log_p else 0
+        return np.stack(proposals)[best, np.arange(len(proposals[0]))], np.min(effective, axis=0)
+
+    def _joint(self) -> tuple[Floats, Floats]:
+        """Return ``log(w_m p_m(observed))`` and the standard error of each, (M, n) both."""
+        log_p, std = np.stack([model.log_marginal() for model in self.models], axis=1)
+        return log_p + np.log(self.weights)[:, None], std
+
+
+def choose(shares: Floats, uniforms: Floats) -> Index:
+    """Return the number of the part that each uniform (..., n) falls into, where parts have the shares (M, n) or (M, 1)."""
+    chosen = np.zeros(uniforms.shape, np.intp)
+    for up_to in np.cumsum(shares, axis=0)[:-1]:
+        chosen += uniforms >= up_to
+    return chosen
+
+
+def _posterior(joint: Floats) -> Floats:
+    """Return the probability of each part of a mixture, whose joint log-probabilities with what is observed are (M, n)."""
+    return np.exp(joint - np.logaddexp.reduce(joint, axis=0))  # type: ignore[no-any-return]

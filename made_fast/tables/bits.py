@@ -1,0 +1,119 @@
+"""Bit-packed binary matrices: one bit an entry, in the order of the places, as the kernels read them.
+
+``bits`` is (n, ceil(D / 64)) uint64, C-contiguous: bit p % 64 of word p // 64 is the input at place p + 1, bits past D are 0.
+50,000 rows of 784 inputs take 5 MB. Any table (memmap, float, sparse) is packed a chunk of rows at a time and never exists as
+a whole in a second form.
+
+Not here: what may be packed (``tables/table.py``), files (``tables/reading``).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from made_fast import kernels
+from made_fast.tables.table import Table
+
+__all__ = ["Packing", "density", "distinct_rows", "pack_missing", "pack_rows", "unpack_rows"]
+
+_POPCOUNT = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(axis=1, dtype=np.uint8)
+
+
+def pack_rows(
+    table: Table, order: NDArray[np.intp], binarize: float | None = None, *, missing: bool = False
+) -> NDArray[np.uint64]:
+    """Return the rows of a table as bits in the order of the places; wrong values raise ValueError.
+
+    Parameters
+    ----------
+    table : Table of shape (n, D)
+        Values 0 and 1, or with ``binarize`` any finite numbers.
+    order : (D,) intp
+        Permutation: ``order[p]`` is the feature at place p + 1.
+    binarize : float, optional
+        Values larger than this are 1, the others 0.
+    missing : bool
+        Take NaN for 0 instead of refusing it; :func:`pack_missing` says where it is.
+
+    Returns
+    -------
+    (n, ceil(D / 64)) uint64
+        Bit p % 64 of word p // 64 of a row is ``table[row, order[p]]``.
+    """
+    out = np.empty((table.shape[0], -(-len(order) // 64)), np.uint64)
+    for part, piece in table.chunks():
+        rows = piece.rows
+        if binarize is None and isinstance(rows, np.ndarray) and rows.itemsize == 1 and _pack(rows, order, out[part]):
+            continue  # checked as they were packed
+        one = piece.ones(binarize, missing=missing)
+        if not _pack(one, order, out[part]):  # booleans made of other bytes
+            _pack(one.view(np.uint8) != 0, order, out[part])
+    return out
+
+
+def pack_missing(table: Table, order: NDArray[np.intp]) -> NDArray[np.uint64] | None:
+    """Return where a table is missing (NaN) as bits, in the form of :func:`pack_rows`; None if nothing is."""
+    if table.rows.dtype.kind != "f":
+        return None
+    # Pages of zeros that are not written to take no memory, and a table that is too large is refused before the search.
+    out = np.zeros((len(table), -(-len(order) // 64)), np.uint64)
+    found = False
+    for part, rows in table.chunks():
+        nan = rows.missing()
+        if nan is not None:
+            found = True
+            _pack(nan, order, out[part])
+    return out if found else None
+
+
+class Packing:
+    """Rows of a table that are packed, and their values checked, a slice at a time as they are read.
+
+    ``len`` and slices are those of the packed array, so it can stand wherever that is read once.
+    """
+
+    __slots__ = ("binarize", "order", "table")
+
+    def __init__(self, table: Table, order: NDArray[np.intp], binarize: float | None = None) -> None:
+        self.table = table
+        self.order = order
+        self.binarize = binarize
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getitem__(self, part: slice) -> NDArray[np.uint64]:
+        return pack_rows(self.table[part], self.order, self.binarize)
+
+
+def unpack_rows(bits: NDArray[np.uint64], n_columns: int) -> NDArray[np.uint8]:
+    """Return packed rows as (n, n_columns) of 0/1, columns in the order in which they are packed."""
+    return np.unpackbits(bits.astype("<u8", copy=False).view(np.uint8), axis=1, count=n_columns, bitorder="little")
+
+
+def distinct_rows(bits: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.intp]]:
+    """Return the rows that differ, in the order in which they first come, and the number of its row there for every row.
+
+    A dictionary, not :func:`numpy.unique`: that compares rows as structures, where NumPy turns a Ctrl-C into a TypeError,
+    and sorts them, which nothing can interrupt.
+    """
+    which: dict[bytes, int] = {}
+    of_row = np.fromiter((which.setdefault(row.tobytes(), len(which)) for row in bits), np.intp, len(bits))
+    return np.frombuffer(b"".join(which), bits.dtype).reshape(len(which), bits.shape[1]), of_row
+
+
+def density(bits: NDArray[np.uint64], n_features: int) -> float:
+    """Return the fraction of ones among the entries of ``bits``, a packed matrix of ``n_features`` columns."""
+    count = np.bitwise_count(bits) if hasattr(np, "bitwise_count") else _POPCOUNT[bits.view(np.uint8)]  # NumPy 2, NumPy 1
+    return int(count.sum(dtype=np.int64)) / (len(bits) * n_features)
+
+
+def _pack(rows: NDArray[Any], order: NDArray[np.intp], out: NDArray[np.uint64]) -> bool:
+    """Pack rows of one-byte numbers; return whether all were 0 or 1."""
+    seen = np.empty(1, np.uint8)
+    x, order = np.ascontiguousarray(rows).view(np.uint8), np.ascontiguousarray(order, np.int64)
+    kernels.active.pack_bits(x, order, np.empty(len(order), np.int32), out, seen)
+    return int(seen[0]) <= 1

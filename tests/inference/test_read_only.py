@@ -46,7 +46,7 @@ def arrays_of(value):
             yield from arrays_of(part)
     elif isinstance(value, Connectivity | MaskSet | MaskRule | Network | Shared | MADEModel | MixtureModel):
         for name, part in vars(value).items():
-            if name not in ("layout", "_given"):  # tables of the kernels; what a trainer goes on with
+            if name not in ("layout", "_given", "_net", "_record"):  # tables of the kernels; what a trainer goes on with
                 yield from arrays_of(part)
 
 

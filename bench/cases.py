@@ -20,7 +20,8 @@ from bench.dense_numpy import DenseMADE, FreshDenseMADE
 from bench.implementations import DENSE, dense_net, n_threads
 from bench.nets import SEED, Layer, Size
 from bench.work import FLOAT32, TRAINED, Work
-from made_fast.training.trainers import POOL, SharedTrainer, Trainer
+from made_fast.training.steps import Trainer
+from made_fast.training.turns import POOL, Turns
 
 __all__ = ["CASES", "Case", "Run"]
 
@@ -77,9 +78,9 @@ def epoch(size: Size, implementation: str) -> Work:
 
 def _dense_epochs(size: Size, implementation: str, trainer: Trainer) -> tuple[Callable[[], float], Callable[[], NDArray[Any]]]:
     """Return what makes an epoch of a dense net, on the rows and under the masks of the trainer, and its parameters."""
-    if isinstance(trainer, SharedTrainer):
+    if trainer.turns is not None:
         fresh = FreshDenseMADE(nets.to_model(nets.new_trainer(size)).to_dense(), nets.parameters_of(trainer), size.batch)
-        step = partial(_fresh_step, fresh, _connectivities(trainer))
+        step = partial(_fresh_step, fresh, _connectivities(trainer.turns))
         net: Any = fresh
     else:
         net = dense_net(implementation, nets.to_model(trainer).to_dense(), size.batch)
@@ -97,11 +98,11 @@ def _dense_epochs(size: Size, implementation: str, trainer: Trainer) -> tuple[Ca
     return run, lambda: net.theta
 
 
-def _connectivities(trainer: SharedTrainer) -> Iterator[Any]:
-    """Yield the connectivities of the trainer's steps, drawn as it draws them."""
-    assert trainer.rule is not None
+def _connectivities(turns: Turns) -> Iterator[Any]:
+    """Yield the connectivities of steps, drawn as they are drawn in training."""
+    assert turns.rule is not None
     while True:
-        masks = trainer.rule.draw(POOL, trainer.fresh)
+        masks = turns.rule.draw(POOL, turns.fresh)
         yield from (masks[k] for k in range(POOL))
 
 

@@ -23,7 +23,7 @@ from bench.dense_numpy import DenseMADE
 from made_fast import kernels
 from made_fast.network.network import SPARSE_BELOW
 from made_fast.system import threads
-from made_fast.training import trainers
+from made_fast.training import steps
 
 __all__ = ["DENSE", "IMPLEMENTATIONS", "dense_net", "kernels_of", "missing", "n_threads", "one_blas_thread", "using"]
 
@@ -72,7 +72,7 @@ def missing(implementation: str) -> str:
             _try_compile()
         except Exception as error:  # any: a compiler of its own runs in there
             return f"torch.compile does not work here: {type(error).__name__}"
-    if kernels_of(implementation) == "native" and find_spec("made_fast.kernels._native") is None:
+    if kernels_of(implementation) == "native" and find_spec("made_fast.kernels.native._native") is None:
         return "made_fast was installed without its native kernels"
     if implementation == "peak" and machine.multiply_adds(0) is None:
         return "no C compiler, so no peak is measured"
@@ -94,7 +94,7 @@ def using(implementation: str) -> Iterator[None]:
     if kernels_of(implementation) in kernels.IMPLEMENTATIONS:
         kernels.use(kernels_of(implementation))
     try:
-        with patch.object(trainers, "SPARSE_BELOW", limit):
+        with patch.object(steps, "SPARSE_BELOW", limit):
             yield
     finally:
         kernels.use(before)

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from bench.implementations import using
 from made_fast import MADE, MADEModel
 from made_fast.kernels.layout import N_IN, N_OUT, ROW
-from made_fast.network.network import Network
 from made_fast.tables.bits import pack_rows
 from made_fast.tables.table import Table
 from made_fast.training import recipe
-from made_fast.training.trainers import FixedTrainer, SharedTrainer, Trainer, TrainingRows
+from made_fast.training.rows import TrainingRows
+from made_fast.training.steps import Trainer
 
 __all__ = [
     "BATCHES", "DENSITIES", "DNA", "EPOCH", "KEPT", "MNIST", "SCALING_D", "SCALING_H", "SEED", "STEP_SIZES", "TINY", "Layer",
@@ -137,23 +137,22 @@ def estimator(size: Size, n_masks: int | None = 1, **params: Any) -> MADE:
     return MADE(size.hidden_sizes, **{**fixed, **params})
 
 
-def new_trainer(size: Size, n_masks: int | None = 1, dtype: str = "float32") -> FixedTrainer | SharedTrainer:
+def new_trainer(size: Size, n_masks: int | None = 1, dtype: str = "float32") -> Trainer:
     """Return an untrained network: of one mask, of several, or (None) of a fresh one with every mini-batch."""
     trainer, _ = recipe.start(estimator(size, n_masks).get_params(deep=False), size.n_features, missing=False)
-    assert isinstance(trainer, FixedTrainer | SharedTrainer)
-    same = trainer.parameters.dtype == dtype
-    return trainer if same else replace(trainer, parameters=trainer.parameters.astype(dtype))  # the same numbers
+    parameters = trainer.parameters
+    same = parameters.dtype == dtype
+    return trainer if same else replace(trainer, parameters=parameters.with_vector(parameters.vector.astype(dtype)))
 
 
 def pack(size: Size, trainer: Trainer) -> TrainingRows:
     """Return the training rows as ``Trainer.epoch`` takes them."""
-    return TrainingRows(pack_rows(Table(rows(size)[0]), trainer.column_order), None, np.empty(0))
+    return TrainingRows(pack_rows(Table(rows(size)[0]), trainer.parameters.order), None, np.empty(0))
 
 
 def to_model(trainer: Trainer) -> MADEModel:
     """Return the model that is being trained; it shares the parameters."""
-    source = trainer.source(trainer.parameters)
-    return MADEModel(source, None if isinstance(source, Network) else trainer.masks)
+    return MADEModel(trainer.parameters, trainer.masks)
 
 
 def flatten(net: dict[str, Any]) -> NDArray[Any]:
@@ -163,12 +162,12 @@ def flatten(net: dict[str, Any]) -> NDArray[Any]:
 
 def parameters_of(trainer: Trainer) -> NDArray[Any]:
     """Return the trainer's parameters in one vector, the order of ``DenseMADE.theta``; shared ones without their fill-up."""
-    if isinstance(trainer, FixedTrainer):
+    if trainer.turns is None:
         return flatten(to_model(trainer).to_dense())
     parts, done = [], 0
     for layer, row in zip(trainer.architecture.layers, trainer.architecture.shared_layout, strict=True):
         size = (layer[N_IN] + 1) * row[ROW]
-        parts.append(trainer.parameters[done : done + size].reshape(-1, row[ROW])[:, : layer[N_OUT]].ravel())
+        parts.append(trainer.parameters.vector[done : done + size].reshape(-1, row[ROW])[:, : layer[N_OUT]].ravel())
         done += size
     return np.concatenate(parts)
 

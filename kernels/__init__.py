@@ -1,11 +1,13 @@
 """The kernels: functions on arrays that do all arithmetic of MADE. They know no file, no estimator, no random number.
 
-Every kernel exists three times under one signature: ``reference`` (dense NumPy, slow, obviously right), ``jit`` (Numba) and
-``native`` (C for each CPU level, behind Cython). ``native`` is the default; ``MADE_FAST_KERNELS`` chooses another.
-The docstrings of ``reference.py`` say what each computes.
+``KERNELS`` are what production calls. Each exists three times under one signature: ``reference`` (dense NumPy, slow, obviously
+right), ``jit`` (Numba) and ``native`` (C for each CPU level, behind Cython). ``native`` is the default; ``MADE_FAST_KERNELS``
+chooses another. The docstrings of ``reference`` say what each computes. ``BLOCKS`` are what ``reference`` and ``native`` make
+them of, for tests and the bench.
 
-Contract. A kernel gets C-contiguous arrays of the right sizes and trusts them. It writes only its outputs, allocates
-nothing, starts no thread, raises nothing, needs no GIL, draws no random number. ``reference`` allocates; it is the oracle.
+Contract. A kernel gets records (``records.py``) of C-contiguous arrays of the right sizes and trusts them. It writes only its
+outputs, allocates nothing, starts no thread, needs no GIL, draws no random number, and raises only errors about the type of an
+array. ``reference`` allocates; it is the oracle.
 
 Letters, here and in the C sources:
 
@@ -40,33 +42,29 @@ from typing import TYPE_CHECKING
 from made_fast.kernels import layout, optimizers
 
 if TYPE_CHECKING:  # programs that pack others into one file look for imports, wherever they stand
-    from made_fast.kernels import _native, jit, reference  # type: ignore[attr-defined]  # noqa: F401
+    from made_fast.kernels import jit, reference  # noqa: F401
+    from made_fast.kernels.native import _native  # type: ignore[attr-defined]  # noqa: F401
 
-__all__ = ["IMPLEMENTATIONS", "KERNELS", "active", "implementation", "layout", "load", "optimizers", "use"]
+__all__ = ["BLOCKS", "IMPLEMENTATIONS", "KERNELS", "active", "implementation", "layout", "load", "optimizers", "use"]
 
 IMPLEMENTATIONS = ("native", "jit", "reference")
 
-KERNELS = (
+KERNELS = ("conditionals", "pack", "pack_bits", "sample", "score", "train", "train_shared")
+"""Names that every implementation has."""
+
+BLOCKS = (
     "affine_backward_input",
     "affine_backward_weights",
     "affine_backward_weights_sparse",
     "affine_forward",
     "affine_forward_sparse",
     "bernoulli_nll",
-    "conditionals",
     "list_ones",
     "list_rows",
-    "pack",
-    "pack_bits",
-    "sample",
-    "score",
-    "train",
-    "train_shared",
-    "unpack_gradient",
 )
-"""Names that every implementation has."""
+"""Names that ``reference`` and ``native`` have beside them."""
 
-_MODULES = {"native": "_native", "jit": "jit", "reference": "reference"}
+_MODULES = {"native": "native._native", "jit": "jit", "reference": "reference"}
 
 
 def load(name: str) -> ModuleType:
@@ -86,7 +84,7 @@ def _choose() -> str:
     wanted = os.environ.get("MADE_FAST_KERNELS")
     if wanted:
         return wanted
-    if importlib.util.find_spec("made_fast.kernels._native") is None:
+    if importlib.util.find_spec("made_fast.kernels.native._native") is None:
         warnings.warn(
             "made_fast was installed without its compiled kernels (no C compiler was found) and runs on the slower Numba "
             "kernels. Install a C compiler and reinstall, or set MADE_FAST_KERNELS=jit to say that this is meant.",

@@ -66,7 +66,7 @@ MAX_LAYERS = 64
 """Most affine layers of the chain, and most layers of direct connections; native kernels keep small tables of that length."""
 
 STRIP = 16
-"""Rows of weights whose gradient native kernels sum at a time: as in ``native.h``."""
+"""Rows of weights whose gradient native kernels sum at a time."""
 
 STRIDE = 16
 """Rows of shared weights are filled up to a multiple of this many numbers: whole vectors at every CPU level."""
@@ -74,11 +74,18 @@ STRIDE = 16
 ACTIVATIONS = ("identity", "relu", "softplus", "tanh", "sigmoid", "softsign")
 """Activation codes are the positions in this tuple."""
 
-N_IN, N_OUT, N_PANELS, WEIGHTS, BIAS, UNITS, PANELS, ACTIVATION, DIRECT = range(9)
-"""Columns of ``Layout.layers``."""
+N_IN, N_OUT, N_PANELS, WEIGHTS, BIAS, UNITS, PANELS, ACTIVATION, DIRECT, LAYER_COLUMNS = range(10)
+"""Columns of ``Layout.layers``, and how many there are; ``native.h`` repeats this and what follows."""
 
-SHARED_WEIGHTS, SHARED_BIAS, SHARED_U, ROW, IN_ORDER, OUT_ORDER = range(6)
+SHARED_WEIGHTS, SHARED_BIAS, SHARED_U, ROW, IN_ORDER, OUT_ORDER, SHARED_COLUMNS = range(7)
 """Columns of ``SharedLayout``."""
+
+FIRST, STOP, MASK, PLACES, STEP, STEP_ROWS, GROUP_COLUMNS = range(7)
+"""Columns of ``groups``, which ``train_shared`` takes."""
+
+ARRIVED, ROUND, CALL_OFF, SYNC = 0, 32, 48, 64
+"""Entries of ``Crew.sync``, and how many there are: how many ranks have come to a meeting, how many meetings there were, and
+whether the call is off. Only ``CALL_OFF`` is the caller's: when that is set to 1, all ranks return soon."""
 
 SharedLayout: TypeAlias = "NDArray[np.int64]"
 """(layers, 6) int64, one row per row of ``Layout.layers``: start of W in ``shared``, of b, of U (-1: the layer has none),
@@ -151,7 +158,7 @@ def make_layouts(
             rows.append((extra, ACTIVATIONS.index("identity"), -1))
     rows[: len(chain)] = chain
     K = len(n_live[0])
-    layers = np.zeros((K, len(rows), 9), dtype=np.int64)
+    layers = np.zeros((K, len(rows), LAYER_COLUMNS), dtype=np.int64)
     counts, starts = [], []
     position: Any = np.zeros(K, np.int64)
     units = panels = 0
@@ -180,7 +187,7 @@ def n_chain(layers: NDArray[np.int64]) -> int:
 
 def make_shared_layout(layers: NDArray[np.int64], connectivity_weights: bool) -> SharedLayout:
     """Lay out the parameters that all connectivities of a network share; ``layers`` are those of any one of them."""
-    table = np.full((len(layers), 6), -1, dtype=np.int64)
+    table = np.full((len(layers), SHARED_COLUMNS), -1, dtype=np.int64)
     chain = n_chain(layers)
     order = np.concatenate([[0], np.cumsum(layers[:chain, N_IN])])  # where each layer's inputs begin; its units come next
     order[chain] = 0
@@ -262,29 +269,29 @@ def sample_workspace(layout: Layout, n_rows: int) -> tuple[int, int]:
 def train_workspace(layout: Layout, batch_size: int) -> tuple[int, int]:
     """Return (reals, int32s) of scratch that ``train`` needs; shared by all ranks, on an 8-byte boundary.
 
-    Reals: as ``score``, then the gradient of the sums of every layer of the chain. Integers: the batch's bits (as uint64), the
-    NLL of every row and panel of outputs (as float64), the ones of every place, then as ``score``.
+    Reals: as ``score``, then the gradient of the sums of every layer of the chain, then the output of one more hidden layer.
+    Integers: the batch's bits (as uint64), the NLL of every row and panel of outputs (as float64), the ones of every place,
+    then as ``score``, then (on an 8-byte boundary) a float64 for every row of ``theta``.
     """
-    n_inputs = int(layout.layers[0, N_IN])
+    layers, n_inputs = layout.layers, int(layout.layers[0, N_IN])
     reals, ints = score_workspace(layout, batch_size)
-    words = -(-n_inputs // 64)
-    reals += _activations(layout.layers[: n_chain(layout.layers)], batch_size)
-    return reals, ints + 4 * batch_size * words + n_inputs * (batch_size + 1)
+    chain = layers[: n_chain(layers)]
+    reals += _activations(chain, batch_size) + batch_size * width(int(chain[:-1, N_OUT].max(initial=0)))
+    ints += 4 * batch_size * n_panels(n_inputs) + n_inputs * (batch_size + 1)
+    return reals, ints + ints % 2 + 2 * (n_parameters(layout) // PANEL)
 
 
 def shared_train_workspace(layouts: Layout, shared_layout: SharedLayout, batch_size: int, n_ranks: int = 1) -> tuple[int, int]:
     """Return (reals, int32s) of scratch that ``train_shared`` needs beside theta and its gradient; shared by all ranks.
 
-    Reals: as ``train``, then the output of one more hidden layer, then for every rank STRIP + 1 of the longest rows of shared.
-    Integers: as ``train``, then (on an 8-byte boundary) a float64 for every row of ``shared``, then for every rank, twice,
-    the place of every input and hidden unit.
+    Reals: as ``train``, then for every rank STRIP + 1 of the longest rows of shared. Integers: as ``train``, but a float64 for
+    every row of ``shared``, then for every rank, twice, the place of every input and hidden unit.
     """
     layers = layouts.layers[0]
     reals, ints = train_workspace(layouts.of_mask(0), batch_size)
-    hidden = layers[: n_chain(layers) - 1, N_OUT]
-    reals += batch_size * width(int(hidden.max(initial=0))) + n_ranks * (STRIP + 1) * int(shared_layout[:, ROW].max())
     rows = int(2 * layers[:, N_IN].sum() + len(layers))
-    return reals, ints + ints % 2 + 2 * rows + 2 * n_ranks * int(layers[: n_chain(layers), N_IN].sum())
+    places = int(layers[: n_chain(layers), N_IN].sum())
+    return reals + n_ranks * (STRIP + 1) * int(shared_layout[:, ROW].max()), ints + 2 * rows + 2 * n_ranks * places
 
 
 def aligned_empty(n: int, dtype: DTypeLike) -> NDArray[Any]:

@@ -1,12 +1,12 @@
-"""The optimisers the kernels know: code, state vectors, hyper-parameters, source.
+"""The optimisers the kernels know: codes, state vectors, constants, sources.
 
-Each is an elementwise rule ``(w, g, state, t) -> (w, state)``; the rules themselves stand in ``dense.py`` (plainly), in
-``jit_tile.py`` and in ``update.h``. ``t`` counts the updates from 1.
+Each is an elementwise rule ``(w, g, state, t) -> (w, state)``, written out below; ``t`` counts the updates from 1. Not here:
+the arithmetic, which stands in each implementation.
 
-The kernels take ``hyper = [lr, a, b, eps, decay, clip]``. ``lr`` is the learning rate. ``decay``: before every update, weights
+``Update.constants`` are ``[lr, a, b, eps, decay, clip]``. ``lr`` is the learning rate. ``decay``: before every update, weights
 (not biases) are multiplied by ``1 - lr decay``, apart from the gradient (Loshchilov and Hutter 2019; for sgd the same as an L2
 penalty). ``clip``: where the norm of the whole gradient is larger, the gradient is scaled down to it (Pascanu, Mikolov, Bengio
-2013); 0 is no clipping; only ``train_shared`` can.
+2013); 0 is no clipping.
 """
 
 from __future__ import annotations
@@ -15,8 +15,11 @@ from typing import NamedTuple
 
 __all__ = ["GRADIENT", "OPTIMIZERS", "Optimizer"]
 
-GRADIENT = 0
-"""Code of the rule that updates nothing and writes the gradient to ``state[0]``."""
+GRADIENT, SGD, MOMENTUM, ADAGRAD, ADADELTA, RMSPROP, ADAM = range(7)
+"""Codes of the rules. ``GRADIENT`` updates nothing and writes the gradient to ``state[0]``."""
+
+LR, RULE_A, RULE_B, EPS, DECAY, CLIP = range(6)
+"""Entries of ``Update.constants``; ``native.h`` repeats these and the codes."""
 
 
 class Optimizer(NamedTuple):
@@ -42,15 +45,15 @@ class Optimizer(NamedTuple):
 
 OPTIMIZERS: dict[str, Optimizer] = {
     # w -= lr / (1 + a (t - 1)) g                                        Robbins and Monro 1951; a = c of 1 / (1 + c t)
-    "sgd": Optimizer(1, 0, (0.1, 0.0, 0.0, 0.0), ("learning_rate", "lr_decay", "", "")),
+    "sgd": Optimizer(SGD, 0, (0.1, 0.0, 0.0, 0.0), ("learning_rate", "lr_decay", "", "")),
     # s = b s - lr / (1 + a (t - 1)) g;  w += s                          Polyak 1964
-    "momentum": Optimizer(2, 1, (0.01, 0.0, 0.9, 0.0), ("learning_rate", "lr_decay", "momentum", "")),
+    "momentum": Optimizer(MOMENTUM, 1, (0.01, 0.0, 0.9, 0.0), ("learning_rate", "lr_decay", "momentum", "")),
     # s += g^2;  w -= lr g / sqrt(s + eps)                               Duchi, Hazan, Singer 2011
-    "adagrad": Optimizer(3, 1, (0.01, 0.0, 0.0, 1e-6), ("learning_rate", "", "", "eps")),
+    "adagrad": Optimizer(ADAGRAD, 1, (0.01, 0.0, 0.0, 1e-6), ("learning_rate", "", "", "eps")),
     # s = a s + (1-a) g^2;  d = sqrt(r + eps) / sqrt(s + eps) g;  r = a r + (1-a) d^2;  w -= lr d          Zeiler 2012
-    "adadelta": Optimizer(4, 2, (1.0, 0.95, 0.0, 1e-6), ("learning_rate", "rho", "", "eps")),
+    "adadelta": Optimizer(ADADELTA, 2, (1.0, 0.95, 0.0, 1e-6), ("learning_rate", "rho", "", "eps")),
     # s = a s + (1-a) g^2;  w -= lr g / (sqrt(s) + eps)                  Tieleman and Hinton 2012
-    "rmsprop": Optimizer(5, 1, (1e-3, 0.9, 0.0, 1e-8), ("learning_rate", "rho", "", "eps")),
+    "rmsprop": Optimizer(RMSPROP, 1, (1e-3, 0.9, 0.0, 1e-8), ("learning_rate", "rho", "", "eps")),
     # m = a m + (1-a) g;  v = b v + (1-b) g^2;  w -= lr m/(1-a^t) / (sqrt(v/(1-b^t)) + eps)      Kingma and Ba 2015
-    "adam": Optimizer(6, 2, (1e-3, 0.9, 0.999, 1e-8), ("learning_rate", "beta_1", "beta_2", "eps")),
+    "adam": Optimizer(ADAM, 2, (1e-3, 0.9, 0.999, 1e-8), ("learning_rate", "beta_1", "beta_2", "eps")),
 }

@@ -98,7 +98,7 @@ class TrainScratch(NamedTuple):
     Attributes
     ----------
     gradient
-        Like the parameters, or of length 0 where every step is one group of rows and nothing is clipped.
+        Like the parameters, or of length 0 where nothing is clipped and, for ``train_shared``, no step has two groups of rows.
     theta, dtheta
         As long as the longest theta of a connectivity, ``dtheta`` of zeros; of length 0 where no parameters are shared.
     reals, ints

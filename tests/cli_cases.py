@@ -9,7 +9,7 @@ import re
 import numpy as np
 
 from made_fast.cli import main
-from made_fast.training import training
+from made_fast.training.run import FitRun
 
 QUICK = ["--hidden", "64", "--max-epochs", "40", "--learning-rate", "0.003", "--quiet"]
 TINY = ["--hidden", "32", "--max-epochs", "30", "--learning-rate", "0.01", "--quiet", "--seed", "0"]
@@ -58,11 +58,11 @@ def with_gaps(X):
 
 
 def stop_after(n_epochs, error, monkeypatch):
-    run_epoch = training.run_epoch
+    epoch = FitRun.epoch
 
-    def run(trainer, bits, batch_size, n_threads, number, good):
-        if number > n_epochs:
+    def run(self, good):
+        if self.state.epoch >= n_epochs:
             raise error
-        return run_epoch(trainer, bits, batch_size, n_threads, number, good)
+        return epoch(self, good)
 
-    monkeypatch.setattr(training, "run_epoch", run)
+    monkeypatch.setattr(FitRun, "epoch", run)

@@ -15,8 +15,9 @@ from scipy.stats import chisquare
 
 from made_fast import MADEModel
 from made_fast.kernels import layout as panels
+from made_fast.network.architecture import Architecture
 from made_fast.network.masks import MaskRule, draw_connectivity
-from made_fast.network.network import Architecture, Shared
+from made_fast.network.network import Shared
 
 
 def random_model(

@@ -12,10 +12,13 @@ import pytest
 from made_fast import ModelFileError
 from made_fast.inference import modelfile, tensorfile
 from made_fast.inference.modelfile import Content
-from made_fast.kernels import layout, reference
+from made_fast.kernels import layout
+from made_fast.kernels.records import Net
+from made_fast.kernels.reference import dense
 from made_fast.network import masks
+from made_fast.network.architecture import Architecture
 from made_fast.network.masks import MaskRule, MaskSet
-from made_fast.network.network import Architecture, Network, Shared
+from made_fast.network.network import Network, Shared
 
 HYPER = {"learning_rate": 1e-3, "hidden_sizes": [500], "note": "größer", "random_state": None, "nested": {"a": [True, 1]}}
 
@@ -32,7 +35,7 @@ def make_model(
     for l, row in enumerate(plan.layers):
         n_in, n_out = row[layout.N_IN], row[layout.N_OUT]
         bias = 1 + rng.random(n_out) if row[layout.DIRECT] >= 0 else np.zeros(n_out)
-        reference.pack_layer(1 + rng.random((n_in, n_out)), bias, *plan, l, theta)
+        dense.pack_layer(Net(theta, *plan), l, 1 + rng.random((n_in, n_out)), bias)
     return Content(Network(architecture, connectivity, theta), MaskSet.of([connectivity]), None, hyper)
 
 

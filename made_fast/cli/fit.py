@@ -20,7 +20,6 @@ from made_fast.cli.options import TILES, UsageError
 from made_fast.inference import modelfile
 from made_fast.inference.density import ApproximationWarning
 from made_fast.inference.tensorfile import ModelFileError
-from made_fast.network.network import Network
 from made_fast.system import signals, threads
 from made_fast.system.console import is_terminal, say
 from made_fast.tables import names
@@ -247,8 +246,7 @@ def _save_unfinished(made: MADE, plan: _Plan, save: Callable[[], None], args: ar
     go_on = " To go on, add --resume." if args.checkpoint and args.checkpoint.exists() else ""
     if not getattr(made, "best_epoch_", 0):
         return "Nothing was saved: no epoch was finished."
-    source = made.model_.source
-    if not np.isfinite(source.theta if isinstance(source, Network) else source.values).all():
+    if not np.isfinite(made.model_.source.vector).all():
         return "Nothing was saved: without validation rows no earlier parameters were kept."
     with signals.held(drop=True):
         save()

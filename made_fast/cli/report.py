@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from made_fast.inference.density import log_p_observed
 from made_fast.inference.mixture import MixtureModel
 from made_fast.inference.model import MADEModel
-from made_fast.network.network import Network
 from made_fast.tables.choices import N_WALKS
 from made_fast.tables.reading.datasets import Dataset, n_missing
 from made_fast.tables.table import Table
@@ -123,7 +122,7 @@ def _network_facts(model: MADEModel) -> dict[str, str]:
     first = " ".join(map(str, orderings[0, :8])) + (" ..." if a.n_inputs > 8 else "")
     of_first = " (of mask 0)" if (orderings != orderings[0]).any() else ""
     masks, shared = str(model.n_masks), "live weights and biases"
-    if not isinstance(model.source, Network):
+    if model.source.connectivity is None:
         shared = "weights and biases, shared by all masks" if model.n_masks > 1 else "weights and biases, live and dead"
     if model.rule is not None:
         masks += f" of unlimited; to differ: {model.rule.resample}"

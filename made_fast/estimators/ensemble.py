@@ -25,9 +25,9 @@ from made_fast.system import threads
 from made_fast.tables import arguments
 from made_fast.tables.choices import WEIGHTS
 from made_fast.tables.table import MatrixLike, Table
-from made_fast.training import given
+from made_fast.training import rows as given
 from made_fast.training.parameters import DEFAULTS, HyperParameters
-from made_fast.training.training import EpochRecord
+from made_fast.training.state import EpochRecord
 
 __all__ = ["MADEEnsemble", "em_weights"]
 
@@ -274,18 +274,34 @@ def _train(
         _running.discard(call)
 
 
+@dataclass
+class _Callback:
+    """The callback of a member: it ends the fit of one that nobody waits for any more, then asks the user's."""
+
+    call: str
+    user: Callable[[EpochRecord], Any] | None
+
+    def __call__(self, record: EpochRecord) -> Any:
+        if self.is_called_off():
+            raise KeyboardInterrupt
+        return None if self.user is None else self.user(record)
+
+    def is_called_off(self) -> bool:
+        """Say whether the call has ended, if it was one of this process."""
+        return self.call.split()[0] == str(os.getpid()) and self.call not in _running
+
+
 def _fit(call: str, made: MADE, X: Table, options: dict[str, Any], own_threads: bool) -> MADE:
     """Fit one member, on a thread of the process that called or in another process."""
     if not own_threads:
         made.set_params(n_threads=min(made.n_threads or 1, threads.available()))  # another machine may have fewer
-    in_caller = call.split()[0] == str(os.getpid())
-    made._called_off = lambda: in_caller and call not in _running  # type: ignore[method-assign]
+    callback = _Callback(call, options.pop("callback"))
     made._warns = False  # the ensemble has warned, once for all members
     try:
-        return made.fit(X, **options)
+        return made.fit(X, callback=callback, **options)
     except KeyboardInterrupt:
-        if not made._called_off():
+        if not callback.is_called_off():
             raise
         return made  # the call has ended
     finally:
-        del made._called_off, made._warns, made._names
+        del made._warns, made._names

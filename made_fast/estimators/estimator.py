@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from made_fast.estimators.base import FittedDensity, check_columns, learn_columns
 from made_fast.inference.model import MADEModel
 from made_fast.inference.tensorfile import file_error
-from made_fast.kernels.layout import aligned_copy
 from made_fast.network.masks import Connectivity
 from made_fast.tables import arguments
-from made_fast.tables.choices import SCHEDULES
 from made_fast.tables.table import MatrixLike
 from made_fast.training import checkpoint as checkpoint_file
-from made_fast.training import given, recipe, training
+from made_fast.training import recipe, rows
 from made_fast.training.parameters import HyperParameters, documented
-from made_fast.training.progress import Progress
-from made_fast.training.trainers import SharedTrainer, Trainer
+from made_fast.training.run import FitRun
+from made_fast.training.state import EpochRecord, FitState
 
 __all__ = ["MADE"]
 
@@ -71,6 +67,9 @@ class MADE(HyperParameters, FittedDensity[MADEModel]):
     _warns = True
     """Whether ``fit`` warns of columns that are never observed; an ensemble warns once, for all its members."""
 
+    model_: MADEModel
+    _fit_state: FitState
+
     def fit(
         self,
         X: MatrixLike,
@@ -81,7 +80,7 @@ class MADE(HyperParameters, FittedDensity[MADEModel]):
         sample_weight_val: Any = None,
         checkpoint: str | os.PathLike[str] | None = None,
         checkpoint_every: int = 1,
-        callback: Callable[[training.EpochRecord], Any] | None = None,
+        callback: Callable[[EpochRecord], Any] | None = None,
     ) -> MADE:
         """Draw the masks and train from scratch; after :meth:`resume`, go on instead.
 
@@ -101,7 +100,8 @@ class MADE(HyperParameters, FittedDensity[MADEModel]):
         sample_weight_val : (n_val,) of float, optional
             What the rows of ``X_val`` count in the validation score, >= 0; by default all the same.
         checkpoint : path, optional
-            Write there, every ``checkpoint_every`` epochs and at the end, all that :meth:`resume` needs to go on to the bit.
+            Write there, every ``checkpoint_every`` epochs and at the end, all that :meth:`resume` needs: it ends with the
+            same bits.
         callback : callable, optional
             Called after every epoch with its record, see ``history_``; if it returns True, the fit ends there as if
             ``max_epochs`` were reached. What it raises ends the fit as Ctrl-C does: the best parameters so far are kept.
@@ -120,73 +120,16 @@ class MADE(HyperParameters, FittedDensity[MADEModel]):
         UserWarning
             Columns of X have no observed entry: nothing is learned of them.
         """
-        batch_size, n_threads = arguments.positive_int(self.batch_size, "batch_size"), arguments.n_threads(self.n_threads)
-        max_epochs = arguments.positive_int(self.max_epochs, "max_epochs")
-        patience = arguments.positive_int(self.patience, "patience")
-        every, verbose = arguments.positive_int(checkpoint_every, "checkpoint_every"), arguments.verbosity(self.verbose)
-        checkpoint = None if checkpoint is None else arguments.path(checkpoint, "checkpoint")
-        callback = arguments.function(callback, "callback")
-        n_val_masks = arguments.positive_int(self.n_val_masks, "n_val_masks")
-        schedule = recipe.schedule(self.get_params(deep=False), max_epochs)
-        resumed = getattr(self, "_resumed", False)
-        trainer, train = self._trainer_for(X, sample_weight, resumed)
-        held = given.look_at_validation(X_val, sample_weight_val, train)
-        given.check_observed(train, warn=self._warns and not resumed)
-        rows, packed = given.pack(train, trainer, self.binarize), None
-        if held is not None:
-            packed = given.pack(held, trainer, self.binarize, "X_val")
-        elif self.validation_fraction is not None:
-            first, rest = self._hold_out(len(rows.bits))
-            rows, packed, held = rows.take(first), rows.take(rest), train.take(rest)
-        given.check_weights(rows.weights, packed and packed.weights)
-        names = train.names
-        del train  # a frame that was converted would stay as long as the fit takes
-        digests = given.digests(rows, packed) if resumed or checkpoint is not None else {}
-        if resumed:
-            given.check_same(digests, self._digests)
-        if checkpoint is not None:
-            self._try_checkpoint(checkpoint, trainer, names, resumed)
-        if resumed:
-            self._resumed = False
-        else:
-            self._begin(X, trainer)
-        self._digests: dict[str, str] = digests
-        validate = None
-        if held is not None and packed is not None:
-            model = partial(self._model, trainer=trainer)
-            validate = given.validator(held, packed, trainer, self.binarize, n_val_masks, n_threads, model)
-        state = self._fit_state
-        if state.best_parameters is not None:  # ``model_`` holds them, or the trainer's, and may be in use
-            state.best_parameters = aligned_copy(state.best_parameters)
-        elif resumed:
-            trainer.detach()
-        trainer.own()
+        run = FitRun(self.get_params(deep=False), checkpoint, checkpoint_every, callback)
+        resumed = hasattr(self, "_fit_state") and self._fit_state.resumed
+        state, train = self._look(X, sample_weight, run.params, resumed)
+        held = rows.look_at_validation(X_val, sample_weight_val, train)
+        rows.check_observed(train, warn=self._warns and not resumed)
+        run.take(state, train, held, self.validation_fraction)
+        del train, held  # a frame that was converted would stay as long as the fit takes
+        self._begin(X, state)
         try:
-            with Progress(verbose, max_epochs) as progress:
-
-                def on_epoch(record: training.EpochRecord, best_epoch: int) -> bool:
-                    self.best_epoch_ = best_epoch
-                    progress.show(record, best_epoch)
-                    if checkpoint is not None and record["epoch"] % every == 0:
-                        self._write_checkpoint(checkpoint)
-                    if self._called_off():
-                        raise KeyboardInterrupt
-                    return callback is not None and arguments.is_true(callback(record))
-
-                training.fit(
-                    trainer,
-                    rows,
-                    validate,
-                    state=state,
-                    batch_size=batch_size,
-                    max_epochs=max_epochs,
-                    patience=patience,
-                    schedule=schedule,
-                    n_threads=n_threads,
-                    on_epoch=on_epoch,
-                )
-            if checkpoint is not None and state.epoch % every:
-                self._write_checkpoint(checkpoint)
+            run.start()
         finally:
             self._show()
         return self
@@ -204,33 +147,18 @@ class MADE(HyperParameters, FittedDensity[MADEModel]):
             The data is not as demanded, or a parameter that the network or the optimizer was made with has changed. What may
             change are ``batch_size``, ``learning_rate`` and its schedule, ``max_epochs``, ``n_threads``.
         """
-        batch_size, n_threads = arguments.positive_int(self.batch_size, "batch_size"), arguments.n_threads(self.n_threads)
-        schedule = recipe.schedule(self.get_params(deep=False), arguments.positive_int(self.max_epochs, "max_epochs"))
-        going_on = hasattr(self, "_trainer")
-        trainer, given_rows = self._trainer_for(X, sample_weight, going_on)
-        given.check_observed(given_rows, warn=False)
-        rows = given.pack(given_rows, trainer, self.binarize)
-        if not going_on:
-            self._begin(X, trainer)
-        trainer.own()
-        state, number = self._fit_state, len(self.history_) + 1
-        if state.best_parameters is not None and state.best_epoch != state.epoch:
-            trainer.go_back(state.best_parameters)
-        trainer.hyper[0] = schedule(number)
-        record = training.run_epoch(trainer, rows, batch_size, n_threads, number, trainer.detach())
-        self.history_.append(record)
-        self.best_epoch_ = state.epoch = state.best_epoch = number
-        state.best_parameters = None  # whatever was best is behind us
+        run = FitRun(self.get_params(deep=False))
+        state, train = self._look(X, sample_weight, run.params, hasattr(self, "_fit_state"))
+        rows.check_observed(train, warn=False)
+        packed = rows.pack(train, state.trainer.parameters, self.binarize)
+        self._begin(X, state)
+        run.once_more(state, packed)
         self._show()
         return self
 
     def member_for(self, observed: Any, *, draw: int = 0) -> Connectivity:
         """Return the connectivity that answers when these inputs are observed; see ``MADEModel.member_for``."""
         return self._fitted().member_for(observed, draw=draw)
-
-    def _called_off(self) -> bool:
-        """Say whether nobody waits for this fit any more; who trains several at a time puts something else here."""
-        return False
 
     @classmethod
     def resume(cls, path: str | os.PathLike[str]) -> MADE:
@@ -240,89 +168,41 @@ class MADE(HyperParameters, FittedDensity[MADEModel]):
         ``set_params(max_epochs=...)`` before it makes that longer. ``partial_fit`` and ``model_`` work too. The file is
         untrusted: ``made_fast.ModelFileError`` if it is no whole, consistent checkpoint.
         """
-        trainer, state, about = checkpoint_file.read(path := arguments.path(path))
+        state = checkpoint_file.read(path := arguments.path(path))
         try:
-            made = cls(**about["params"])
-            names = about["feature_names"]
-            made.history_ = state.history = list(about["history"])
-            made._split_seed = int(about["split_seed"])
-            made._trainer, made._fit_state, made._resumed = trainer, state, True
-            made._begun, made._digests = recipe.plain(made.get_params(deep=False)), dict(about.get("digests", {}))
-            made.best_epoch_, made.n_features_in_ = state.best_epoch, trainer.architecture.n_inputs
-            if names is not None:
-                made.feature_names_in_ = np.array(names, dtype=object)
+            made = cls(**state.params)
+            state.params = recipe.plain(made.get_params(deep=False))
+            made.n_features_in_ = state.trainer.architecture.n_inputs
+            if state.names is not None:
+                made.feature_names_in_ = np.array(state.names, dtype=object)
+            made._fit_state, made.history_ = state, state.history
             made._show()
         except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
             raise file_error(path, "what it says of the estimator must be whole", str(error)) from error
         return made
 
-    def _try_checkpoint(self, path: str, trainer: Trainer, names: Sequence[str] | None, resumed: bool) -> None:
-        """Refuse, before training, a checkpoint that could not be written after an epoch of it."""
-        if callable(self.learning_rate_schedule):
-            raise TypeError(
-                f"a checkpoint cannot hold a function: learning_rate_schedule must be one of {', '.join(SCHEDULES)} with it, "
-                f"got {self.learning_rate_schedule!r}."
-            )
-        state = self._fit_state if resumed else training.FitState()
-        checkpoint_file.encode(path, trainer, state, self._about(state, names))
-        checkpoint_file.check_writable(path)
-
-    def _write_checkpoint(self, path: str) -> None:
-        about = self._about(self._fit_state, getattr(self, "feature_names_in_", None))
-        checkpoint_file.write(path, self._trainer, self._fit_state, about)
-
-    def _about(self, state: training.FitState, names: Any) -> dict[str, Any]:
-        params = recipe.plain(self.get_params(deep=False))
-        if not isinstance(self.random_state, int | None):
-            params["random_state"] = None  # it has done its work: the trainer has its own
-        return {
-            "params": params,
-            "history": state.history,
-            "split_seed": self._split_seed,
-            "feature_names": None if names is None else [str(name) for name in names],
-            "digests": getattr(self, "_digests", {}),
-        }
-
-    def _trainer_for(self, X: MatrixLike, sample_weight: Any, going_on: bool) -> tuple[Trainer, given.Rows]:
-        """Check X and every parameter; return the trainer, a fresh one unless it goes on, and X as it was checked."""
+    def _look(self, X: MatrixLike, sample_weight: Any, params: recipe.Params, going_on: bool) -> tuple[FitState, rows.Rows]:
+        """Check X and every parameter; return the state, a fresh one unless the fit goes on, and X as it was checked."""
         if going_on:
-            recipe.check_unchanged(getattr(self, "_begun", {}), self.get_params(deep=False))
-            rows = given.look(X, sample_weight, self._names, self._trainer.architecture.n_inputs)
+            state = self._fit_state
+            recipe.check_unchanged(state.params, params)
+            train = rows.look(X, sample_weight, self._names, state.trainer.architecture.n_inputs)
             check_columns(self, X)
-            return self._trainer, rows
+            return state, train
         arguments.threshold(self.binarize)
-        rows = given.look(X, sample_weight, self._names)
-        missing, n_features = rows.missing is not None, rows.table.shape[1]
-        trainer, self._split_seed = recipe.start(self.get_params(deep=False), n_features, missing)
-        return trainer, rows
+        train = rows.look(X, sample_weight, self._names)
+        trainer, split_seed = recipe.start(params, train.table.shape[1], train.missing is not None)
+        return FitState(trainer, recipe.plain(params), train.names, split_seed), train
 
-    def _begin(self, X: Any, trainer: Trainer) -> None:
-        """Forget the last fit; from here on nothing the user gave can be refused."""
+    def _begin(self, X: MatrixLike, state: FitState) -> None:
+        """Forget the last fit, unless this one goes on with it; nothing that the user gave can be refused any more."""
+        if state is getattr(self, "_fit_state", None):
+            return
         learn_columns(self, X, self._names)
-        self._trainer = trainer
-        self._begun: dict[str, Any] = recipe.plain(self.get_params(deep=False))
-        self._fit_state = training.FitState()
-        self.history_ = self._fit_state.history
-        self.best_epoch_ = 0
-
-    def _hold_out(self, n: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """Return the numbers of the rows to train on and of those to validate on; the same ones after ``resume``."""
-        return given.hold_out(n, self.validation_fraction, self._split_seed)
-
-    def _model(self, parameters: NDArray[Any] | None = None, *, trainer: Trainer) -> MADEModel:
-        """Return the model that has these parameters, by default the trainer's."""
-        return MADEModel(
-            trainer.source(trainer.parameters if parameters is None else parameters),
-            trainer.masks,
-            rule=trainer.rule if isinstance(trainer, SharedTrainer) else None,
-            binarize=self.binarize,
-            hyper=recipe.notes(self.get_params(deep=False)),
-            feature_names=getattr(self, "feature_names_in_", None),
-        )
+        self._fit_state, self.history_, self.best_epoch_ = state, state.history, 0
 
     def _show(self) -> None:
-        """Make ``model_`` of the best parameters so far. It holds them, not a copy: who goes on leaves them as they are."""
-        self._fit_state.take_in(self._trainer.parameters)  # Ctrl-C may have come amid it, or before ``on_epoch`` could tell
-        best = self._fit_state.best_parameters
+        """Make ``model_`` of the best parameters so far. It holds them, not a copy: they change no more when a fit goes on."""
+        self._fit_state.take_in()  # Ctrl-C may have come amid it
         self.best_epoch_ = self._fit_state.best_epoch
-        self.model_ = self._model(best, trainer=self._trainer)
+        self.model_ = self._fit_state.model(self.get_params(deep=False))

@@ -22,7 +22,7 @@ from made_fast.tables.bits import pack_rows, unpack_rows
 from made_fast.tables.choices import METHODS
 from made_fast.tables.names import check_different
 from made_fast.tables.table import MatrixLike, Table
-from made_fast.training import given
+from made_fast.training import rows as given
 
 __all__ = ["MADEImputer"]
 

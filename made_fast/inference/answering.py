@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from made_fast.inference.pattern import Bits, Floats, Index, Pattern, pack
 from made_fast.inference.streams import MEMBER, Streams
-from made_fast.network.network import Architecture, Network
+from made_fast.network.architecture import Architecture
+from made_fast.network.network import Network
 from made_fast.system import threads
 from made_fast.tables.bits import distinct_rows, unpack_rows
 

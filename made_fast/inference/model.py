@@ -19,7 +19,7 @@ from made_fast.inference.answering import ModelAnswers, Options, PackedRows
 from made_fast.inference.density import Density
 from made_fast.inference.tensorfile import ModelFileError
 from made_fast.network.masks import Connectivity, MaskRule, MaskSet, check_connectivity
-from made_fast.network.network import Network, Shared
+from made_fast.network.network import Network, Parameters
 from made_fast.system import threads
 from made_fast.tables import arguments
 from made_fast.tables.bits import Packing
@@ -45,7 +45,7 @@ class MADEModel(Density):
 
     Parameters
     ----------
-    source : Network or Shared
+    source : Parameters
         One network, or parameters shared by all connectivities of ``masks``.
     masks : MaskSet, optional
         Given with ``Shared``.
@@ -64,7 +64,7 @@ class MADEModel(Density):
 
     def __init__(
         self,
-        source: Network | Shared,
+        source: Parameters,
         masks: MaskSet | None = None,
         *,
         rule: MaskRule | None = None,
@@ -72,11 +72,11 @@ class MADEModel(Density):
         hyper: Mapping[str, Any] | None = None,
         feature_names: Sequence[str] | None = None,
     ) -> None:
-        if not isinstance(source, Network | Shared):
+        if not isinstance(source, Parameters):
             raise TypeError(f"source must be a Network or Shared, got {type(source).__name__}. Read models by made_fast.load.")
-        self.source: Network | Shared = (source := source.watch())
+        self.source = source.sealed()
         self.architecture = source.architecture
-        if isinstance(source, Network):
+        if source.connectivity is not None:
             masks = MaskSet.of([source.connectivity])
         elif masks is None:
             raise TypeError("masks must be a MaskSet when the parameters are Shared, got None. Pass the trained mask set.")
@@ -92,12 +92,12 @@ class MADEModel(Density):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self.source = self.source.watch().sealed()  # arrays come out of a pickle, or a deep copy, writable
+        self.source = self.source.sealed()  # arrays come out of a pickle, or a deep copy, writable
         self._keep_nothing()
 
     def _keep_nothing(self) -> None:
-        """Begin with no packed network but the one that the model is made of."""
-        self._kept: dict[int, Network] = {0: self.source} if isinstance(self.source, Network) else {}
+        """Begin with no packed networks."""
+        self._kept: dict[int, Network] = {}
 
     @property
     def n_features_in(self) -> int:
@@ -112,18 +112,12 @@ class MADEModel(Density):
     @property
     def dtype(self) -> np.dtype[Any]:
         """Type of the parameters, float32 or float64."""
-        return self.source.theta.dtype if isinstance(self.source, Network) else self.source.values.dtype
+        return self.source.dtype
 
     @property
     def n_parameters(self) -> int:
         """Number of weights and biases: those live under the one mask, or all that several masks share."""
-        if isinstance(self.source, Network):
-            return self.source.n_parameters
-        table, layers = self.architecture.shared_layout, self.architecture.layers
-        return sum(
-            int(n_in * n_out) * (1 if u < 0 else 2) + (int(n_out) if b >= 0 else 0)
-            for (_, b, u, *_), (n_in, n_out, *_) in zip(table, layers, strict=True)
-        )
+        return self.source.n_parameters
 
     def __repr__(self) -> str:
         a = self.architecture
@@ -138,22 +132,14 @@ class MADEModel(Density):
         Coming back to a mask gives the same bits.
         """
         if isinstance(mask, Connectivity):
-            if isinstance(self.source, Network):
-                asked, own = _vectors(mask), _vectors(self.masks[0])
-                if len(asked) != len(own) or not all(map(np.array_equal, asked, own)):
-                    raise ValueError(
-                        "mask must be the model's own connectivity: trained under one mask, it has no weights for others. "
-                        "Train with n_masks=None for answers under any."
-                    )
-                return self.source
-            known = check_connectivity(mask, self.n_features_in, self.architecture.hidden_sizes)
-            return self.source.network(known).sealed()
+            if self.source.connectivity is None:
+                mask = check_connectivity(mask, self.n_features_in, self.architecture.hidden_sizes)
+            return self.source.network(mask).sealed()
         k = arguments.mask_number(mask, self.n_masks)
         found = self._kept.get(k)
         if found is None:
-            assert isinstance(self.source, Shared)
             found = self.source.network(self.masks[k]).sealed()
-            if (k + 1) * found.theta.nbytes <= KEPT_BYTES:
+            if (k + 1) * found.vector.nbytes <= KEPT_BYTES:
                 self._kept[k] = found
         return found
 
@@ -187,12 +173,9 @@ class MADEModel(Density):
         ``mask=k`` asks for ``log p_k(x)`` alone. For all else see :meth:`Density.score_samples`.
         """
         table, n_threads = self._table(X), arguments.n_threads(n_threads)
-        if mask is None and isinstance(self.source, Network):
-            network = self.source
-        elif mask is None and self.n_masks > 1:
+        if mask is None and self.n_masks > 1:
             return self._mixture(table, n_threads)
-        else:
-            network = self.member(0 if mask is None else mask)
+        network = self.member(0 if mask is None else mask)
         return network.score(Packing(table, network.order, self.binarize), n_threads)
 
     def conditional_proba(self, X: MatrixLike, *, mask: int | None = None, n_threads: int | None = None) -> NDArray[Any]:
@@ -309,10 +292,6 @@ class MADEModel(Density):
             total = np.logaddexp(total, np.logaddexp.reduce(log_p, axis=0))
         total -= np.log(self.n_masks)
         return total
-
-
-def _vectors(connectivity: Connectivity) -> list[NDArray[np.int32]]:
-    return [connectivity.ordering, *connectivity.degrees]
 
 
 def from_content(content: modelfile.Content, path: str) -> MADEModel:

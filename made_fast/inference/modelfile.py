@@ -35,8 +35,9 @@ from numpy.typing import NDArray
 
 from made_fast.inference.tensorfile import CHUNK, FOREIGN, MAX_JSON, file_error, json_object
 from made_fast.kernels import layout as panels
+from made_fast.network.architecture import Architecture
 from made_fast.network.masks import MaskRule, MaskSet
-from made_fast.network.network import Architecture, Network, Shared
+from made_fast.network.network import Network, Parameters, Shared
 from made_fast.system.durable import StrPath
 from made_fast.tables.choices import DEGREE_RULES, DIRECT_CONNECTIONS, RESAMPLE
 
@@ -54,7 +55,7 @@ take up to 50 bytes a unit: little beside the parameters of a real model, much i
 class Content(NamedTuple):
     """The content of a model file: parameters, architecture, masks and the rule for more, a JSON object, names of inputs."""
 
-    source: Network | Shared
+    source: Parameters
     masks: MaskSet
     rule: MaskRule | None
     hyper: dict[str, Any]
@@ -78,15 +79,15 @@ def encode(content: Content) -> tuple[dict[str, Tensor], dict[str, str]]:
     source, masks, rule, hyper, feature_names = content
     a = source.architecture
     metadata = {"kind": "model", "activation": a.activation, "direct": a.direct, "hyper": _json(hyper)}
-    if isinstance(source, Network):
-        vectors, parameters = [masks.orderings[0], *(m[0] for m in masks.degrees)], source.theta
+    if source.connectivity is not None:
+        vectors = list(masks[0].vectors)
     else:
-        vectors, parameters = [masks.orderings, *masks.degrees], source.values
+        vectors = [masks.orderings, *masks.degrees]
         metadata["connectivity_weights"] = "true" if a.connectivity_weights else "false"
         if rule is not None:
             metadata["rule"] = _json({"degrees": rule.degrees, "resample": rule.resample})
     names = ["parameters", "ordering", *(f"degrees.{l}" for l in range(len(vectors) - 1))]
-    tensors = dict(zip(names, [parameters, *vectors], strict=True)) | encode_names(feature_names)
+    tensors = dict(zip(names, [source.vector, *vectors], strict=True)) | encode_names(feature_names)
     decode(tensors, metadata, "the model to be saved")
     return tensors, metadata
 
@@ -115,9 +116,12 @@ def decode(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: Str
             raise file_error(path, "the rule must be of degrees and resample", kinds)
         degrees, resample = _one_of(kinds, "degrees", DEGREE_RULES, path), _one_of(kinds, "resample", RESAMPLE, path)
         rule = MaskRule(first, degrees, resample)
-    source = Shared(architecture, theta) if is_shared else Network(architecture, first, theta)
-    layout = source.layout if isinstance(source, Network) else None
-    n_parameters = panels.n_parameters(layout) if layout else architecture.n_shared
+    source: Parameters
+    if is_shared:
+        source, layout, n_parameters = Shared(architecture, theta), None, architecture.n_shared
+    else:
+        source = Network(architecture, first, theta)
+        layout, n_parameters = source.layout, panels.n_parameters(source.layout)
     if len(theta) != n_parameters:
         raise file_error(path, f"there must be {n_parameters} parameters, by ordering and degrees", len(theta))
     if layout and (unclean := [l for l in range(len(layout.layers)) if not _is_clean(theta, layout, l)]):

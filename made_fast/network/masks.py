@@ -1,7 +1,7 @@
 """Orderings, degrees and the staircase: what decides which unit sees which.
 
 Pure functions of small integer vectors. Nothing here holds a mask matrix, a weight or a row of data; a mask of
-``D x H`` booleans is only ever written down by ``kernels/dense.py``.
+``D x H`` booleans is only ever written down by ``kernels/reference/dense.py``.
 
 Source: Germain, Gregor, Murray, Larochelle, "MADE: Masked Autoencoder for Distribution Estimation", ICML 2015,
 arXiv:1502.03509, sections 3 and 4.
@@ -18,23 +18,13 @@ from numpy.typing import NDArray
 
 from made_fast.tables import arguments
 
-__all__ = [
-    "Connectivity",
-    "MaskRule",
-    "MaskSet",
-    "Staircase",
-    "check_connectivity",
-    "draw_connectivity",
-    "draw_degrees",
-    "draw_ordering",
-    "read_only",
-]
+__all__ = ["Connectivity", "MaskRule", "MaskSet", "Staircase", "check_connectivity", "draw_connectivity", "read_only"]
 
 IntVector = NDArray[np.int32]
 
 
 class _ReadOnly:
-    """Base of records whose arrays nobody may change, for models share them: they hold read-only views of what they get."""
+    """Base of records that models share: they hold read-only views of the arrays they get."""
 
     def __post_init__(self) -> None:
         fields = self.__dict__
@@ -79,6 +69,11 @@ class Connectivity(_ReadOnly):
     def hidden_sizes(self) -> tuple[int, ...]:
         """Number of units of each hidden layer."""
         return tuple(len(m) for m in self.degrees)
+
+    @property
+    def vectors(self) -> tuple[IntVector, ...]:
+        """The ordering, then the degrees of every hidden layer."""
+        return (self.ordering, *self.degrees)
 
     def staircase(self, direct: str = "none") -> Staircase:
         """Sort every layer by degree, so that each unit sees a prefix of the layer below."""
@@ -225,7 +220,7 @@ def _draw_orderings(n: int, n_inputs: int, rng: np.random.Generator) -> IntVecto
 def _draw_degrees(
     n: int, n_inputs: int, hidden_sizes: Sequence[int], rule: str, rng: np.random.Generator
 ) -> tuple[IntVector, ...]:
-    """Draw n times what ``draw_degrees`` draws; vectors (n, H_l)."""
+    """Draw the degrees of every hidden layer n times, (n, H_l), by a rule of ``draw_connectivity``."""
     largest = max(n_inputs - 1, 1)
     smallest: Any = np.ones((n, 1), np.int64)
     layers: list[IntVector] = []
@@ -243,29 +238,6 @@ def _draw_degrees(
     return tuple(layers)
 
 
-def draw_ordering(n_inputs: int, ordering: str | Sequence[int] | IntVector, rng: np.random.Generator) -> IntVector:
-    """Return the place 1..D of each input, shape (D,).
-
-    ``"natural"`` keeps the order of the columns, ``"random"`` draws a uniform permutation, a sequence is taken as the
-    places themselves. It has been checked by :func:`made_fast.tables.arguments.ordering`.
-    """
-    if isinstance(ordering, str):
-        return _draw_orderings(1, n_inputs, rng)[0] if ordering == "random" else np.arange(1, n_inputs + 1, dtype=np.int32)
-    return np.array(ordering, dtype=np.int32)
-
-
-def draw_degrees(n_inputs: int, hidden_sizes: Sequence[int], rule: str, rng: np.random.Generator) -> tuple[IntVector, ...]:
-    """Draw the degrees of every hidden layer, each in {smallest degree of the layer below, ..., D - 1}.
-
-    ``"uniform"`` is the paper's rule (section 4.2): independent uniform draws. Some outputs may be left with no input.
-    ``"stratified"`` cuts the range into H equal strata, draws one degree from each, gives the first stratum the smallest
-    degree, and shuffles: every output from place 2 on is reached by at least one input, whatever D and H.
-
-    With D = 1 no degree exists; the units get degree 1 and no output sees them: the model is the output bias.
-    """
-    return tuple(m[0] for m in _draw_degrees(1, n_inputs, hidden_sizes, rule, rng))
-
-
 def draw_connectivity(
     n_inputs: int,
     hidden_sizes: Sequence[int],
@@ -273,9 +245,21 @@ def draw_connectivity(
     degrees: str,
     rng: np.random.Generator,
 ) -> Connectivity:
-    """Draw one connectivity: the ordering first, then the degrees layer by layer (sections 4.1 and 4.2)."""
-    m0 = draw_ordering(n_inputs, ordering, rng)
-    return Connectivity(m0, draw_degrees(n_inputs, hidden_sizes, degrees, rng))
+    """Draw one connectivity: the ordering first, then the degrees layer by layer (sections 4.1 and 4.2).
+
+    ``ordering``: ``"natural"`` keeps the order of the columns, ``"random"`` draws a uniform permutation, a sequence is the
+    places themselves, which :func:`made_fast.tables.arguments.ordering` has checked.
+
+    ``degrees``: each is in {smallest degree of the layer below, ..., D - 1}. ``"uniform"`` is the paper's rule: independent
+    uniform draws. Some outputs may be left with no input. ``"stratified"`` cuts the range into H equal strata, draws one
+    degree from each, gives the first stratum the smallest degree, and shuffles: every output from place 2 on is reached by at
+    least one input, whatever D and H. With D = 1 the units get degree 1 and no output sees them: the model is the output bias.
+    """
+    if not isinstance(ordering, str):
+        m0 = np.array(ordering, dtype=np.int32)
+    else:
+        m0 = _draw_orderings(1, n_inputs, rng)[0] if ordering == "random" else np.arange(1, n_inputs + 1, dtype=np.int32)
+    return Connectivity(m0, tuple(m[0] for m in _draw_degrees(1, n_inputs, hidden_sizes, degrees, rng)))
 
 
 def check_connectivity(value: Connectivity, n_features: int, hidden_sizes: Sequence[int]) -> Connectivity:

@@ -1,51 +1,40 @@
-"""One member: a network under one connectivity, its parameters packed into panels. Arithmetic on packed rows, nothing else.
+"""Parameters, and the network that they are under one connectivity: arithmetic on packed rows, nothing else.
 
-Not here: the questions of a user, about tables, mixtures and missing inputs (``inference/``). Rows are bits in order of place,
-whole blocks of them, spread over threads. Where many connectivities share one set of
-weights, :class:`Shared` holds that set and makes the network of any of them.
+A model is made of :class:`Parameters`, and a trainer changes them. They are packed for one connectivity (:class:`Network`) or
+shared by all (:class:`Shared`). Rows are bits in order of place, whole blocks of them, spread over threads.
+
+Not here: tables, mixtures, missing inputs (``inference``), steps and optimizers (``training``).
 """
 
 from __future__ import annotations
 
-import threading
-from dataclasses import dataclass, fields
-from itertools import pairwise
-from typing import Any, ClassVar, Self, TypeAlias
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from made_fast import kernels
 from made_fast.kernels import layout as panels
-from made_fast.network.masks import Connectivity, MaskSet, Staircase, read_only
+from made_fast.kernels import records
+from made_fast.kernels.records import Batches, Masks, Net, Scratch, TrainScratch
+from made_fast.network.architecture import BLOCK, Architecture, order_of, scratch
+from made_fast.network.masks import Connectivity, Staircase, read_only
 from made_fast.system import threads
 from made_fast.system.once import once
 from made_fast.tables.bits import Packing, density, pack_rows
 from made_fast.tables.table import Table, chunks
 
-__all__ = ["BLOCK", "SPARSE_BELOW", "Architecture", "Network", "Shared", "scratch"]
-
-BLOCK = 96
-"""Rows that a kernel takes through all layers at once: sixteen register tiles, so the activations stay in the L2 cache."""
+__all__ = ["SPARSE_BELOW", "Network", "Parameters", "Shared", "Turn"]
 
 SPARSE_BELOW = 0.33
 """Density of ones below which the inputs are read by adding rows of weights instead of multiplying. The bits are the same; the
 times crossed between 0.30 and 0.35 in training and scoring, at D = 784 and 180 (AVX-512, one thread)."""
 
-SMALL = 4096
-"""Scratch of fewer numbers is made for every call, and begins anywhere."""
-
-MOST_KEPT = 8 << 20
-"""Bytes of scratch that a thread keeps at the most."""
-
 HUGE = 4 << 20
 """Numbers that take more than some 20 ms to pack; Ctrl-C does not wait for that."""
-
-BOUNDED = ("tanh", "sigmoid", "softsign")
-"""Activations that are at most 1 in size."""
-
-ROUNDING = 16
-"""How much larger than the bound sums may be that are not exact."""
 
 PROBES = 16
 """Rows, and as many opposites of them, that a guarded network is tried with."""
@@ -55,239 +44,178 @@ OVERFLOW = (
     "Train it again with a smaller learning_rate or clip_norm, or with dtype='float64'."
 )
 
+OF_VECTOR = ("guarded", "_probed", "_net", "_record")
+"""What is computed once and follows from the vector."""
+
 Bits = NDArray[np.uint64]
 Rows: TypeAlias = "Bits | Packing"
 """Rows in order of place, (n, W): packed, or packed as they are read."""
-Scratch: TypeAlias = "tuple[NDArray[Any], NDArray[np.int32]]"
 
 
-@dataclass(frozen=True)
-class Architecture:
-    """What all members of a model have in common, but for the values of the parameters.
+class Turn(NamedTuple):
+    """The masks of a call into ``train_shared``, and its table of groups (G, 6) int64: rows of one step and one mask."""
+
+    masks: Masks
+    groups: NDArray[np.int64]
+
+
+class Parameters(ABC):
+    """A vector of parameters of an architecture.
 
     Attributes
     ----------
-    n_inputs : int
-    hidden_sizes : tuple of int
-    activation : str
-        Of the hidden layers.
-    direct : {"none", "output", "all"}
-        Where direct connections A from the inputs lead (section 4.4 of the paper): nowhere; to the output layer; to every
-        layer but the first. Without a hidden layer the output layer reads the inputs anyway.
-    connectivity_weights : bool
-        Whether every layer has U: ``h = g((W * M) x + (U * M) 1 + b)`` (section 4.3).
+    architecture : Architecture
+    vector : (n,) float32 or float64
+        Used as it is, not copied; read-only once it is sealed.
+    connectivity : Connectivity or None
+        The only one that the parameters serve; None: they serve any.
+    watched : bool
+        Whether they are a model's: answers are then looked at where there is need, see :attr:`guarded`.
     """
 
-    n_inputs: int
-    hidden_sizes: tuple[int, ...]
-    activation: str
-    direct: str = "none"
-    connectivity_weights: bool = False
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), tuple(getattr(self, field.name) for field in fields(self))
-
-    def layouts(self, staircase: Staircase) -> panels.Layout:
-        """Return the tables of a staircase of K connectivities."""
-        return panels.make_layouts(self.n_inputs, staircase.n_live, self.activation, staircase.direct)
-
-    def layout(self, staircase: Staircase) -> panels.Layout:
-        """Return the tables of a staircase of one connectivity."""
-        return panels.make_layout(self.n_inputs, staircase.n_live, self.activation, staircase.direct)
-
-    @once
-    def _no_layout(self) -> panels.Layout:
-        """Return a layout with every weight live, for what does not depend on the connectivity."""
-        full = [np.full(n, below, np.int32) for below, n in pairwise((self.n_inputs, *self.hidden_sizes, self.n_inputs))]
-        direct = [self.has_direct(l) for l in range(len(full))]
-        extra = [np.full(len(live), self.n_inputs, np.int32) if d else None for live, d in zip(full, direct, strict=True)]
-        return panels.make_layout(self.n_inputs, full, self.activation, extra)
-
-    def may_overflow(self, parameters: NDArray[Any]) -> bool:
-        """Say whether arithmetic on these parameters can leave the range of their type, by a coarse but cheap bound."""
-        largest = max(abs(float(parameters.min())), abs(float(parameters.max())))
-        most = h = 1.0  # of any sum so far, of any unit of the layer below
-        for below in (self.n_inputs, *self.hidden_sizes):
-            z = largest * (below * h + below + self.n_inputs + 1) + 1  # W, U, A, b; softplus may be larger than z by log 2
-            most, h = max(z, most), 1.0 if self.activation in BOUNDED else z  # a NaN stays one, and says yes
-        return not most * self.n_inputs * ROUNDING < float(np.finfo(parameters.dtype).max)
-
-    def has_direct(self, l: int) -> bool:
-        """Say whether layer l of the chain has direct connections."""
-        last = len(self.hidden_sizes)
-        return l > 0 and (self.direct == "all" or (self.direct == "output" and l == last))
-
-    @once
-    def shared_layout(self) -> panels.SharedLayout:
-        """Where each parameter stands when they are shared."""
-        return panels.make_shared_layout(self.layers, self.connectivity_weights)
-
-    @once
-    def layers(self) -> NDArray[np.int64]:
-        """Table of layers with every weight live: sizes are right for every connectivity, offsets for none."""
-        return self._no_layout.layers
-
-    @once
-    def chunk_rows(self) -> int:
-        """How many rows to hand to a thread at a time: about a millisecond of work, whole blocks; not a matter of threads."""
-        blocks = 100_000_000 // (BLOCK * (self.n_packed + 2000))
-        return BLOCK * min(max(blocks, 1), 64)
-
-    def walk_scratch(self, dtype: np.dtype[Any]) -> Scratch:
-        """Return the workspace for ``Network.walk`` on this thread."""
-        return scratch(*self._walk_block, dtype)
-
-    def score_scratch(self, dtype: np.dtype[Any], block: int) -> Scratch:
-        """Return the workspace for scoring ``block`` rows at a time on this thread."""
-        reals, ints = self._score_row
-        return scratch(reals * block, ints * block, dtype)
-
-    @once
-    def _walk_block(self) -> tuple[int, int]:
-        return panels.sample_workspace(self._no_layout, BLOCK)
-
-    @once
-    def _score_row(self) -> tuple[int, int]:
-        return panels.score_workspace(self._no_layout, 1)
-
-    def shared_train_workspace(self, batch_size: int, n_ranks: int) -> tuple[int, int]:
-        """Return the scratch that ``train_shared`` needs, see ``made_fast.kernels.layout``."""
-        layers, n_live, panel_start = self._no_layout
-        layouts = panels.Layout(layers[None], n_live[None], panel_start[None])
-        return panels.shared_train_workspace(layouts, self.shared_layout, batch_size, n_ranks)
-
-    @once
-    def n_shared(self) -> int:
-        """Length of the vector of shared parameters."""
-        return panels.n_shared(self.shared_layout, self.layers)
-
-    @once
-    def n_packed(self) -> int:
-        """Length that is enough for the packed parameters of any connectivity."""
-        return panels.n_parameters(self._no_layout)
-
-
-class _Parameters:
-    """Base of what holds a vector of parameters, under the name ``_name``."""
-
-    _name: ClassVar[str]
-    architecture: Architecture
+    connectivity: Connectivity | None = None
     watched = False
-    """Whether it is a model's: answers are then looked at, where there is need, see :attr:`guarded`."""
 
-    def __init__(self, parameters: NDArray[Any]) -> None:
-        self._given = parameters
-        setattr(self, self._name, parameters)
+    def __init__(self, architecture: Architecture, vector: NDArray[Any]) -> None:
+        self.architecture = architecture
+        self.vector = self._given = vector
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the parameters."""
+        return self.vector.dtype
+
+    @property
+    @abstractmethod
+    def n_parameters(self) -> int:
+        """Number of weights and biases: the live ones under the one connectivity, or all that connectivities share."""
+
+    @property
+    @abstractmethod
+    def order(self) -> NDArray[np.intp]:
+        """The order of the columns in which rows to train on are packed, (D,)."""
+
+    @abstractmethod
+    def network(self, connectivity: Connectivity) -> Network:
+        """Return the network under a connectivity."""
+
+    @abstractmethod
+    def training(self, batches: Batches, turn: Turn | None) -> Callable[..., None]:
+        """Return the kernel that trains these parameters on such rows; it takes (dropout, update, scratch, nll, crew)."""
+
+    def train_scratch(self, batch_size: int, n_ranks: int, *, gradient: bool) -> TrainScratch:
+        """Return the workspace of training steps on this thread; ``gradient``: each needs its whole gradient at once."""
+        a, dtype, shared = self.architecture, self.dtype, self.connectivity is None
+        n, whole = a.n_packed if shared else 0, panels.aligned_empty(len(self.vector) if gradient else 0, dtype)
+        room = scratch(*a.train_room(batch_size, n_ranks, shared=shared), dtype)
+        return TrainScratch(whole, panels.aligned_empty(n, dtype), panels.aligned_zeros(n, dtype), *room)
 
     @once
     def guarded(self) -> bool:
-        """Whether :meth:`score` and the like raise FloatingPointError if arithmetic has overflowed."""
+        """Whether :meth:`Network.score` and the like raise FloatingPointError if arithmetic has overflowed."""
         return self.watched and self.architecture.may_overflow(self._given)
 
-    def watch(self) -> Self:
-        """Return the same as a model has it."""
-        same = self._copy()
-        same.watched = True
-        vars(same).pop("guarded", None)
-        return same
-
-    def _copy(self) -> Self:
-        same = object.__new__(type(self))
-        same.__dict__.update(self.__dict__)
-        return same
-
     def sealed(self) -> Self:
-        """Return the same with a read-only view of the parameters: who sees a model does not change it."""
-        same = self._copy()
-        setattr(same, self._name, read_only(self._given))
+        """Return the same as a model has it: watched, and with a read-only view of the vector."""
+        if self.watched and not self.vector.flags.writeable:
+            return self
+        same = self.with_vector(self._given)
+        same.vector, same.watched = read_only(self._given), True
+        return same
+
+    def with_vector(self, vector: NDArray[Any]) -> Self:
+        """Return parameters of the same architecture, and connectivity, with other values."""
+        same = object.__new__(type(self))
+        same.__dict__.update({name: value for name, value in vars(self).items() if name not in OF_VECTOR})
+        same.vector = same._given = vector
         return same
 
 
-class Shared(_Parameters):
+class Shared(Parameters):
     """One set of parameters, in the original order of features and units, for any connectivity of an architecture.
 
-    Parameters
-    ----------
-    architecture : Architecture
-    values : (architecture.n_shared,) float32 or float64
-        In the shared layout (``made_fast.kernels.layout``); used as it is, not copied.
+    The vector, of ``architecture.n_shared`` numbers, is in the shared layout of ``made_fast.kernels.layout``.
     """
-
-    _name = "values"
-    values: NDArray[Any]
-
-    def __init__(self, architecture: Architecture, values: NDArray[Any]) -> None:
-        super().__init__(values)
-        self.architecture = architecture
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.architecture, self._given)
 
-    def tables(self, masks: MaskSet) -> tuple[NDArray[np.int32], panels.Layout]:
-        """Return the orders and the layouts of K connectivities, as the kernels take them."""
-        staircase = masks.staircase(self.architecture.direct)
-        return _order(staircase), self.architecture.layouts(staircase)
+    @property
+    def n_parameters(self) -> int:
+        """Number of weights and biases, live or dead."""
+        table, layers = self.architecture.shared_layout, self.architecture.layers
+        return sum(
+            int(n_in * n_out) * (1 if u < 0 else 2) + (int(n_out) if b >= 0 else 0)
+            for (_, b, u, *_), (n_in, n_out, *_) in zip(table, layers, strict=True)
+        )
+
+    @once
+    def _record(self) -> records.Shared:
+        return records.Shared(self.vector, self.architecture.shared_layout)
+
+    @property
+    def order(self) -> NDArray[np.intp]:
+        """The order of the features: that of the places changes from step to step."""
+        return np.arange(self.architecture.n_inputs)
 
     def network(self, connectivity: Connectivity) -> Network:
         """Pack the parameters for one connectivity."""
         staircase = connectivity.staircase(self.architecture.direct)
         layout = self.architecture.layout(staircase)
-        theta = panels.aligned_empty(panels.n_parameters(layout), self.values.dtype)
+        theta = panels.aligned_empty(panels.n_parameters(layout), self.dtype)
 
         def pack() -> None:
-            kernels.active.pack(self.values, self.architecture.shared_layout, _order(staircase), theta, *layout)
+            kernels.active.pack(self._record, order_of(staircase), Net(theta, *layout))
 
         if len(theta) < HUGE:
             pack()
         else:
             threads.unattended(pack)
         network = Network(self.architecture, connectivity, theta, staircase, layout)
-        network.watched, vars(network)["guarded"] = self.watched, self.guarded
+        network.watched, vars(network)["guarded"] = self.watched, self.guarded  # a part of them is as good
         return network
 
+    def training(self, batches: Batches, turn: Turn | None) -> Callable[..., None]:
+        """See :meth:`Parameters.training`."""
+        assert turn is not None
+        return partial(kernels.active.train_shared, self._record, turn.masks, batches, turn.groups)
 
-def _order(staircase: Staircase) -> NDArray[np.int32]:
-    return np.concatenate(staircase.sorts[:-1], axis=-1).astype(np.int32)
 
-
-class Network(_Parameters):
+class Network(Parameters):
     """A network under one connectivity.
 
     Parameters
     ----------
     architecture : Architecture
     connectivity : Connectivity
-    theta : (n,) float32 or float64
-        Parameters in the panel layout (``made_fast.kernels.layout``); used as it is, not copied.
+    vector : (n,) float32 or float64
+        In the panel layout (``made_fast.kernels.layout``).
     staircase, layout : optional
         Those of the connectivity, if they are at hand.
-
-    Attributes
-    ----------
-    order : (D,) intp
-        ``order[p]`` is the feature at place p + 1; bits, uniforms and results are in this order.
     """
 
-    _name = "theta"
-    theta: NDArray[Any]
+    connectivity: Connectivity
 
     def __init__(
         self,
         architecture: Architecture,
         connectivity: Connectivity,
-        theta: NDArray[Any],
+        vector: NDArray[Any],
         staircase: Staircase | None = None,
         layout: panels.Layout | None = None,
     ) -> None:
-        super().__init__(theta)
-        self.architecture = architecture
+        super().__init__(architecture, vector)
         self.connectivity = connectivity
         self.staircase = staircase or connectivity.staircase(architecture.direct)
         self.layout = layout or architecture.layout(self.staircase)
 
+    @once
+    def _net(self) -> Net:
+        return Net(self.vector, *self.layout)
+
     @property
     def order(self) -> NDArray[np.intp]:
-        """Feature at each place."""
+        """``order[p]`` is the feature at place p + 1; bits, uniforms and results are in this order."""
         return self.staircase.sorts[0]
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -299,6 +227,20 @@ class Network(_Parameters):
         direct = sum(int(live.sum()) for live in self.staircase.direct if live is not None)
         return direct + sum(int(live.sum()) + len(live) for live in self.staircase.n_live)
 
+    def network(self, connectivity: Connectivity) -> Network:
+        """Return itself; ValueError if it is of another connectivity."""
+        asked, own = connectivity.vectors, self.connectivity.vectors
+        if len(asked) != len(own) or not all(map(np.array_equal, asked, own)):
+            raise ValueError(
+                "mask must be the model's own connectivity: trained under one mask, it has no weights for others. "
+                "Train with n_masks=None for answers under any."
+            )
+        return self
+
+    def training(self, batches: Batches, turn: Turn | None) -> Callable[..., None]:
+        """See :meth:`Parameters.training`; whose turn it is does not matter."""
+        return partial(kernels.active.train, self._net, batches)
+
     def score(self, rows: Rows, n_threads: int, n_places: int | None = None) -> NDArray[np.float64]:
         """Return log p of rows in order of place, in nats, (n,).
 
@@ -309,7 +251,7 @@ class Network(_Parameters):
 
         def work(i: int, _: int) -> None:
             bits = rows[parts[i]]
-            kernels.active.score(self.theta, *self.layout, bits, places, *self._how(bits, len(rows)), log_p[parts[i]])
+            kernels.active.score(self._net, bits, places, *self._how(bits, len(rows)), log_p[parts[i]])
 
         if len(parts) == 1:  # as most calls of a server: at once
             work(0, 0)
@@ -321,17 +263,17 @@ class Network(_Parameters):
         return log_p
 
     def conditionals(self, rows: Rows, n_threads: int, *, by_feature: bool = False) -> NDArray[Any]:
-        """Return ``p(x at place p + 1 is 1 | the places before it)``, (n, D) of the dtype of theta.
+        """Return ``p(x at place p + 1 is 1 | the places before it)``, (n, D) of the dtype of the parameters.
 
         Columns are in order of place or, ``by_feature``, in that of the features.
         """
-        proba = np.empty((len(rows), self.architecture.n_inputs), self.theta.dtype)  # what is too large is refused here
+        proba = np.empty((len(rows), self.architecture.n_inputs), self.dtype)  # what is too large is refused here
         parts = self._parts(len(rows), n_threads)
         feature = self.connectivity.ordering - 1
 
         def work(i: int, _: int) -> None:
             bits = rows[parts[i]]
-            kernels.active.conditionals(self.theta, *self.layout, bits, *self._how(bits, len(rows)), proba[parts[i]])
+            kernels.active.conditionals(self._net, bits, *self._how(bits, len(rows)), proba[parts[i]])
             if by_feature:  # while these rows are in the cache
                 proba[parts[i]] = proba[parts[i]].take(feature, axis=1)
 
@@ -347,7 +289,7 @@ class Network(_Parameters):
     @once
     def _probed(self) -> bool:
         """Say that some random rows have finite scores, or raise an error: infinite logits look like certainty."""
-        plain, D = self._copy(), self.architecture.n_inputs
+        plain, D = self.with_vector(self._given), self.architecture.n_inputs
         vars(plain)["guarded"] = False
         rows = np.random.default_rng(0).integers(0, 2, (PROBES, D), np.uint8)
         log_p = plain.score(pack_rows(Table(np.concatenate([rows, 1 - rows])), np.arange(D)), 1)
@@ -360,19 +302,19 @@ class Network(_Parameters):
         A uniform below 0 puts in a 1, one above 1 a 0: so evidence is given. On the caller's thread; (n, D) uint8.
         """
         x = np.empty(uniforms.shape, np.uint8)
-        kernels.active.sample(self.theta, *self.layout, uniforms, BLOCK, *self.architecture.walk_scratch(self.theta.dtype), x)
+        kernels.active.sample(self._net, uniforms, BLOCK, scratch(*self.architecture.walk_room, self.dtype), x)
         if self.guarded:  # a comparison with NaN has left no trace
             self.score(pack_rows(Table(x), np.arange(self.architecture.n_inputs)), 1)
         return x
 
     def dense(self) -> dict[str, Any]:
         """Return the network as plain arrays in the original order; see ``MADEModel.to_dense``."""
-        from made_fast.kernels import dense  # a server seldom needs it
+        from made_fast.kernels.reference import dense  # a server seldom needs it
 
         sorts, L = self.staircase.sorts, len(self.connectivity.degrees)
 
         def original(row: int, below: NDArray[np.intp], above: NDArray[np.intp]) -> tuple[NDArray[Any], NDArray[Any]]:
-            W_sorted, mask, b_sorted = dense.unpack_layer(self.theta, *self.layout, row)
+            W_sorted, mask, b_sorted = dense.unpack_layer(self._net, row)
             W, b = np.empty(W_sorted.T.shape, W_sorted.dtype), np.empty_like(b_sorted)
             for part in chunks(len(above), len(below)):  # Ctrl-C is answered in between
                 W[np.ix_(above[part], below)] = np.where(mask[:, part], W_sorted[:, part], 0).T
@@ -399,39 +341,14 @@ class Network(_Parameters):
             step = max(least, min(step, -(-n // (4 * n_threads * BLOCK)) * BLOCK))
         return [slice(i, min(n, i + step)) for i in range(0, n, step)]
 
-    def _how(self, bits: Bits, n: int) -> tuple[bool, int, NDArray[Any], NDArray[np.int32]]:
+    def _how(self, bits: Bits, n: int) -> tuple[bool, int, Scratch]:
         """Return how a kernel reads rows, some of n: whether as sparse ones, by how many at once, and its workspace."""
-        block = min(n, BLOCK)
+        block, (reals, ints) = min(n, BLOCK), self.architecture.score_room
         sparse = density(bits, self.architecture.n_inputs) < SPARSE_BELOW
-        return sparse, block, *self.architecture.score_scratch(self.theta.dtype, block)
+        return sparse, block, scratch(reals * block, ints * block, self.dtype)
 
 
 def _check(values: NDArray[Any], good: NDArray[np.bool_], what: str, demand: str) -> None:
     if not good.all():
         rows = np.count_nonzero(~good.reshape(len(good), -1).all(axis=1))
         raise FloatingPointError(OVERFLOW.format(what, demand, values[~good][0], rows, len(good)))
-
-
-class _Kept(threading.local):
-    """What a thread keeps for its next call."""
-
-    def __init__(self) -> None:
-        self.raw = np.empty(0, np.uint8)
-
-
-_kept = _Kept()
-
-
-def scratch(reals: int, ints: int, dtype: np.dtype[Any]) -> Scratch:
-    """Return a workspace for a kernel that this thread calls; what is in it means nothing, and the next call gets it too.
-
-    Memory fresh from the system costs a page fault every 4 KB, which costs up to a tenth of the time of scoring.
-    """
-    if reals < SMALL:
-        return np.empty(reals, dtype), np.empty(ints, np.int32)
-    start = -(-reals * dtype.itemsize // 64) * 64  # of the integers
-    n = start + 4 * ints
-    raw = _kept.raw if len(_kept.raw) >= n else panels.aligned_empty(n, np.uint8)
-    if n <= MOST_KEPT:
-        _kept.raw = raw
-    return raw[: reals * dtype.itemsize].view(dtype), raw[start:n].view(np.int32)

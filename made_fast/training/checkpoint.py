@@ -1,10 +1,10 @@
-"""Checkpoints: all that a fit needs to go on, to the bit, in one file, written durably and read as untrusted data.
+"""Checkpoints: the state of a fit in one file, written durably and read as untrusted data.
 
 A checkpoint is a model file (``modelfile.py``) of kind ``checkpoint`` with more tensors: ``state`` (n_state, n), the memory of
 the optimiser; ``best`` (n,), the best parameters so far, if there were validation rows; and ``text``, UTF-8 JSON as U8:
 counters, generators, hyper-parameters, history.
 
-Not here: what the hyper-parameters mean (the estimator hands over a JSON object of its own and gets it back).
+Not here: what the hyper-parameters mean (``recipe.py``), when one is written (``run.py``).
 """
 
 from __future__ import annotations
@@ -21,22 +21,35 @@ from made_fast.inference import modelfile, tensorfile
 from made_fast.inference.tensorfile import FOREIGN, MAX_JSON, ModelFileError, file_error, json_object
 from made_fast.kernels.layout import aligned_copy, copy_into
 from made_fast.kernels.optimizers import OPTIMIZERS
-from made_fast.network.network import Network
 from made_fast.system import durable
 from made_fast.system.durable import StrPath
 from made_fast.tables import arguments
-from made_fast.training.trainers import FixedTrainer, SharedTrainer, Trainer
-from made_fast.training.training import FitState
+from made_fast.tables.choices import SCHEDULES
+from made_fast.training import recipe
+from made_fast.training.state import FitState
+from made_fast.training.steps import Trainer
+from made_fast.training.turns import Turns
 
-__all__ = ["check_writable", "encode", "read", "write"]
+__all__ = ["check", "check_writable", "encode", "read", "write"]
 
 
-def write(path: StrPath, trainer: Trainer, state: FitState, about: dict[str, Any]) -> None:
+def write(path: StrPath, state: FitState, params: recipe.Params) -> None:
     """Write where a fit stands, between two epochs; for what it takes and raises see :func:`encode`.
 
     Raises OSError if the file cannot be written; the old one is untouched.
     """
-    tensorfile.write(path, *encode(path, trainer, state, about))
+    tensorfile.write(path, *encode(path, state, params))
+
+
+def check(path: StrPath, state: FitState, params: recipe.Params) -> None:
+    """Refuse, before training, a checkpoint that could not be written after an epoch of it."""
+    if callable(schedule := params["learning_rate_schedule"]):
+        raise TypeError(
+            "a checkpoint cannot hold a function: learning_rate_schedule must be one of "
+            f"{', '.join(SCHEDULES)} with it, got {schedule!r}."
+        )
+    encode(path, state, params)
+    check_writable(path)
 
 
 def check_writable(path: StrPath) -> None:
@@ -52,37 +65,44 @@ def check_writable(path: StrPath) -> None:
     except ModelFileError:
         kind = None
     if kind != "checkpoint" and os.path.getsize(path):
-        raise FileExistsError(
-            errno.EEXIST, "a file that is no checkpoint is there, and would be lost; choose another path", path
-        )
+        what = "a file that is no checkpoint is there, and would be lost; choose another path"
+        raise FileExistsError(errno.EEXIST, what, path)
 
 
-def encode(
-    path: StrPath, trainer: Trainer, state: FitState, about: dict[str, Any]
-) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
-    """Return the tensors and the metadata of a checkpoint. ``about`` is any JSON object.
+def encode(path: StrPath, state: FitState, params: recipe.Params) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+    """Return the tensors and the metadata of a checkpoint; ``params`` are the hyper-parameters as they are by now.
 
-    Raises ValueError if the trainer's random numbers come from a generator other than NumPy's default, or if ``about`` is no
-    JSON that a checkpoint can hold.
+    Raises ValueError if random numbers come from a generator other than NumPy's default, or if the text would be no JSON that
+    a checkpoint can hold.
     """
-    rule = trainer.rule if isinstance(trainer, SharedTrainer) else None
-    content = modelfile.Content(trainer.source(trainer.parameters), trainer.masks, rule, {})
-    tensors, metadata = modelfile.encode(content)
+    trainer, turns = state.trainer, state.trainer.turns
+    rule = None if turns is None else turns.rule
+    tensors, metadata = modelfile.encode(modelfile.Content(trainer.parameters, trainer.masks, rule, {}))
+    plain = recipe.plain(params)
+    if not isinstance(params["random_state"], int | None):
+        plain["random_state"] = None  # it has done its work: the trainer has its own
     text: dict[str, Any] = {
-        "about": about,
+        "about": {
+            "params": plain,
+            "history": state.history,
+            "split_seed": state.split_seed,
+            "feature_names": None if state.names is None else [str(name) for name in state.names],
+            "digests": state.digests,
+        },
         "optimizer": next(name for name, known in OPTIMIZERS.items() if known == trainer.optimizer),
-        "hyper": trainer.hyper.tolist(),
+        "hyper": trainer.constants.tolist(),
         "step": trainer.step,
         "shuffle": _state(trainer.shuffle),
         "epoch": state.epoch,
         "best_epoch": state.best_epoch,
         "best_nll": None if state.best_parameters is None else state.best_nll,
     }
-    if isinstance(trainer, SharedTrainer):
-        text |= {"fresh": _state(trainer.fresh), "pool_start": trainer.pool_start, "noise": _state(trainer.noise)}
-        text["dropout"] = trainer.dropout
+    if turns is not None:
+        text |= {"fresh": _state(turns.fresh), "pool_start": turns.pool_start}
+    if turns is not None or trainer.dropout:
+        text |= {"noise": _state(trainer.noise), "dropout": trainer.dropout}
     encoded = json.dumps(text, ensure_ascii=False, allow_nan=False).encode()
-    json_object(encoded, "the text", path)  # what nobody could read is not written
+    json_object(encoded, "the text", path)  # what could not be read is not written
     vectors = {"state": trainer.state} if trainer.state.size else {}
     if state.best_parameters is not None:
         vectors["best"] = state.best_parameters
@@ -98,14 +118,15 @@ def _state(generator: np.random.Generator) -> dict[str, Any]:
     return dict(state)
 
 
-def read(path: StrPath) -> tuple[Trainer, FitState, dict[str, Any]]:
-    """Return what :func:`write` wrote. Raises OSError, or ModelFileError if it is no whole, consistent checkpoint."""
+def read(path: StrPath) -> FitState:
+    """Return the state that :func:`write` wrote; the next fit goes on from it.
+
+    Raises OSError, or ModelFileError if it is no whole, consistent checkpoint.
+    """
     tensors, metadata = tensorfile.read(path)
     if metadata.get("kind") != "checkpoint":
-        demand = "the kind of the file must be 'checkpoint'"
-        raise file_error(
-            path, demand, metadata.get("kind", ""), "Read models with made_fast.load; write checkpoints with fit."
-        )
+        demand, way_out = "the kind of the file must be 'checkpoint'", "Read models with made_fast.load."
+        raise file_error(path, demand, metadata.get("kind", ""), way_out)
     extra = {name: tensors.pop(name, None) for name in ("state", "best", "text")}
     content = modelfile.decode(tensors, {**metadata, "kind": "model"}, path)
     if extra["best"] is not None:  # these must do for a model too
@@ -117,45 +138,41 @@ def read(path: StrPath) -> tuple[Trainer, FitState, dict[str, Any]]:
     try:
         return _decode(content, text, extra["state"], extra["best"])
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
-        raise file_error(
-            path, "the text must be what a checkpoint's writer wrote", f"{type(error).__name__}: {error}"
-        ) from error
+        found = f"{type(error).__name__}: {error}"
+        raise file_error(path, "the text must be what a checkpoint's writer wrote", found) from error
 
 
 def _decode(
     content: modelfile.Content, text: dict[str, Any], memory: NDArray[Any] | None, best: NDArray[Any] | None
-) -> tuple[Trainer, FitState, dict[str, Any]]:
+) -> FitState:
     source, masks, rule, *_ = content
-    optimizer, hyper = OPTIMIZERS[text["optimizer"]], np.array(text["hyper"], np.float64)
-    if hyper.shape != (6,) or not (np.isfinite(hyper) & (hyper >= 0)).all():
+    optimizer, constants = OPTIMIZERS[text["optimizer"]], np.array(text["hyper"], np.float64)
+    if constants.shape != (6,) or not (np.isfinite(constants) & (constants >= 0)).all():
         raise ValueError("hyper must be 6 numbers >= 0")
-    shuffle = _generator(text["shuffle"])
-    trainer: Trainer
-    if isinstance(source, Network):
-        trainer = FixedTrainer(source.architecture, masks, aligned_copy(source.theta), optimizer, hyper, shuffle)
-    else:
-        trainer = SharedTrainer(
-            source.architecture, masks, aligned_copy(source.values), optimizer, hyper, shuffle, rule,
-            _generator(text["fresh"]), _generator(text["noise"]), arguments.probability(text["dropout"], "dropout"),
-        )  # fmt: skip
+    turns = None
+    if source.connectivity is None:
+        pool_start = None if text["pool_start"] is None else _generator(text["pool_start"]).bit_generator.state
+        turns = Turns(source.architecture, masks, rule, _generator(text["fresh"]), pool_start)
+    shuffle, dropout = _generator(text["shuffle"]), text["dropout"] if turns is not None else text.get("dropout", 0.0)
+    dropout = arguments.probability(dropout, "dropout")
+    noise = _generator(text["noise"]) if turns is not None or dropout else shuffle  # that is never asked
+    parameters = source.with_vector(aligned_copy(source.vector))
+    trainer = Trainer(parameters, masks, optimizer, constants, shuffle, turns, dropout, noise)
     trainer.step = _count(text["step"])
-    if isinstance(trainer, SharedTrainer) and rule is not None and text["pool_start"] is not None:
-        trainer.fresh = _generator(text["pool_start"])
-        trainer.draw_pool()
-    if (0 if memory is None else memory.size) != trainer.state.size or (
-        memory is not None and memory.dtype != trainer.state.dtype
-    ):
+    memory = trainer.state[:0] if memory is None else memory
+    if memory.size != trainer.state.size or memory.dtype != trainer.state.dtype:
         raise ValueError(f"the state must be {trainer.state.shape} of {trainer.state.dtype}")
-    if memory is not None:
-        copy_into(trainer.state.reshape(-1), memory.reshape(-1))
-    state = FitState(_count(text["epoch"]), _count(text["best_epoch"]))
+    copy_into(trainer.state.reshape(-1), memory.reshape(-1))
+    about = text["about"]
+    names = None if about["feature_names"] is None else tuple(about["feature_names"])
+    seed, digests = int(about["split_seed"]), dict(about.get("digests", {}))
+    state = FitState(trainer, dict(about["params"]), names, seed, digests, resumed=True)
+    state.epoch, state.best_epoch, state.history = _count(text["epoch"]), _count(text["best_epoch"]), list(about["history"])
     if best is not None:
-        if best.shape != trainer.parameters.shape or best.dtype != trainer.parameters.dtype:
-            raise ValueError(f"the best parameters must be {trainer.parameters.shape} of {trainer.parameters.dtype}")
+        if best.shape != parameters.vector.shape or best.dtype != parameters.dtype:
+            raise ValueError(f"the best parameters must be {parameters.vector.shape} of {parameters.dtype}")
         state.best_nll, state.best_parameters = float(text["best_nll"]), aligned_copy(best)
-    if not isinstance(text["about"], dict):
-        raise TypeError("about must be an object")
-    return trainer, state, text["about"]
+    return state
 
 
 def _generator(state: Any) -> np.random.Generator:

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any
 
 from made_fast.system.console import Stream, is_of_stream, is_terminal, say
+from made_fast.training.state import EpochRecord
 
 __all__ = ["Progress"]
 
@@ -37,8 +38,8 @@ class Progress:
         elif self._untold:
             say(self._untold)
 
-    def show(self, record: Any, best_epoch: int) -> None:
-        """Show one ``EpochRecord`` and which epoch is the best so far."""
+    def show(self, record: EpochRecord, best_epoch: int) -> None:
+        """Show the record of an epoch and which epoch is the best so far."""
         if self._verbose == 0:
             return
         text = f"train {record['train_nll']:.3f}"

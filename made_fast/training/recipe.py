@@ -12,15 +12,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from made_fast.kernels import layout as panels
 from made_fast.kernels.optimizers import OPTIMIZERS
+from made_fast.network.architecture import Architecture
 from made_fast.network.masks import MaskRule, MaskSet, draw_connectivity
-from made_fast.network.network import Architecture, Shared
+from made_fast.network.network import Parameters, Shared
 from made_fast.tables import arguments
-from made_fast.training import training
+from made_fast.tables.table import chunks
 from made_fast.training.parameters import FIXED, PARAMETERS
-from made_fast.training.trainers import FixedTrainer, SharedTrainer, Trainer
+from made_fast.training.steps import Trainer
+from made_fast.training.turns import Turns
 
-__all__ = ["check_unchanged", "checked", "hyper", "notes", "plain", "schedule", "start"]
+__all__ = [
+    "Params", "adjustable", "check_unchanged", "checked", "constants", "initial_parameters", "notes", "plain", "schedule",
+    "start",
+]  # fmt: skip
 
 Params = Mapping[str, Any]
 
@@ -43,12 +49,17 @@ def checked(params: Params, n_features: int | None = None, called: Mapping[str, 
     return found
 
 
+def adjustable(params: Params) -> dict[str, Any]:
+    """Check those parameters that a fit looks at whenever it goes on; all others are in the trainer."""
+    return checked({name: value for name, value in params.items() if PARAMETERS[name].change != FIXED})
+
+
 def start(params: Params, n_features: int, missing: bool) -> tuple[Trainer, int]:
     """Check all parameters; return a trainer for rows of so many features, and a seed for splitting them.
 
-    ``missing``: rows have missing entries, which takes orderings that vary. The trainer is the fixed one where it will do.
+    ``missing``: rows have missing entries, which takes orderings that vary. One mask alone has packed parameters, if they do.
     """
-    p, numbers = checked(params, n_features), hyper(params)
+    p, numbers = checked(params, n_features), constants(params)
     hidden_sizes, direct, degrees, n_masks = p["hidden_sizes"], p["direct_connections"], p["degrees"], p["n_masks"]
     architecture = Architecture(n_features, hidden_sizes, p["activation"], direct, p["connectivity_weights"])
     # Each kind of draw has a stream of its own: what one uses up does not change the others.
@@ -56,18 +67,53 @@ def start(params: Params, n_features: int, missing: bool) -> tuple[Trainer, int]
     base = draw_connectivity(n_features, hidden_sizes, p["ordering"], degrees, for_masks)
     rule = MaskRule(base, degrees, p["resample"])
     masks = MaskSet.of([base]) if n_masks == 1 else rule.mask_set(n_masks or p["n_eval_masks"], for_masks)
-    parameters = training.initial_parameters(architecture, p["weight_init"], p["dtype"], for_weights)
-    optimizer, dropout = OPTIMIZERS[p["optimizer"]], p["dropout"]
-    trainer: Trainer
-    if n_masks == 1 and not (architecture.connectivity_weights or dropout or p["clip_norm"] or missing):
-        theta = Shared(architecture, parameters).network(base).theta
-        trainer = FixedTrainer(architecture, masks, theta, optimizer, numbers, for_shuffling)
+    vector = initial_parameters(architecture, p["weight_init"], p["dtype"], for_weights)
+    parameters: Parameters = Shared(architecture, vector)
+    turns = None
+    if n_masks == 1 and not (architecture.connectivity_weights or missing):
+        parameters = parameters.network(base)
     else:
-        fresh = rule if n_masks is None else None
-        trainer = SharedTrainer(
-            architecture, masks, parameters, optimizer, numbers, for_shuffling, fresh, for_fresh, for_noise, dropout
-        )
+        turns = Turns(architecture, masks, rule if n_masks is None else None, for_fresh)
+    trainer = Trainer(parameters, masks, OPTIMIZERS[p["optimizer"]], numbers, for_shuffling, turns, p["dropout"], for_noise)
     return trainer, int(for_splitting.integers(2**63))
+
+
+def initial_parameters(
+    architecture: Architecture, weight_init: str, dtype: np.dtype[Any], rng: np.random.Generator
+) -> NDArray[Any]:
+    """Return shared parameters with random weights W and A, and with b and U of 0.
+
+    ``"glorot_uniform"``: U(-r, r) with r = sqrt(6 / (n_in + n_out)); ``"glorot_normal"``: N(0, 2 / (n_in + n_out)) (Glorot and
+    Bengio 2010); ``"orthogonal"``: orthonormal rows or columns, whichever are fewer (Saxe, McClelland, Ganguli 2014);
+    ``"zeros"``. Sizes are those of the full layers.
+    """
+    shared = panels.aligned_zeros(architecture.n_shared, dtype)
+    for (n_in, n_out, *_), row in zip(architecture.layers, architecture.shared_layout, strict=True):
+        start, stride = row[panels.SHARED_WEIGHTS], row[panels.ROW]
+        W = shared[start : start + n_in * stride].reshape(n_in, stride)[:, :n_out]
+        if weight_init == "orthogonal":
+            W[:] = _orthogonal(int(n_in), int(n_out), dtype, rng)
+            continue
+        for part in chunks(int(n_in), int(n_out)):  # Ctrl-C is answered in between; the numbers are the same
+            if weight_init == "glorot_uniform":
+                W[part] = (2 * rng.random(W[part].shape, dtype=dtype) - 1) * dtype.type(np.sqrt(6.0 / (n_in + n_out)))
+            elif weight_init == "glorot_normal":
+                W[part] = rng.standard_normal(W[part].shape, dtype=dtype) * dtype.type(np.sqrt(2.0 / (n_in + n_out)))
+    return shared
+
+
+def _orthogonal(n_in: int, n_out: int, dtype: np.dtype[Any], rng: np.random.Generator) -> NDArray[Any]:
+    """Draw an (n_in, n_out) matrix with orthonormal columns (rows, if those are fewer), uniform among all of them.
+
+    The thin QR factorisation of a Gaussian matrix; with the signs of R's diagonal taken out it is uniform (Mezzadri 2007).
+    """
+    from scipy.linalg import qr  # works in single precision, which NumPy's does not, and so in a third of the time
+
+    tall = rng.standard_normal((max(n_in, n_out), min(n_in, n_out)), dtype=dtype)
+    Q: NDArray[Any]
+    Q, R = qr(tall, mode="economic", overwrite_a=True, check_finite=False)
+    Q *= np.where(np.diagonal(R) < 0, -1, 1).astype(dtype)
+    return Q if n_in >= n_out else Q.T
 
 
 def check_unchanged(begun: Params, params: Params) -> None:
@@ -82,7 +128,7 @@ def check_unchanged(begun: Params, params: Params) -> None:
             )
 
 
-def hyper(params: Params) -> NDArray[np.float64]:
+def constants(params: Params) -> NDArray[np.float64]:
     """Return the optimizer's [lr, a, b, eps, decay, clip], see ``made_fast.kernels.optimizers``."""
     names = ("optimizer", "optimizer_params", "learning_rate", "weight_decay", "clip_norm")
     p = checked({name: params[name] for name in names})
@@ -95,7 +141,7 @@ def hyper(params: Params) -> NDArray[np.float64]:
 
 def schedule(params: Params, max_epochs: int) -> Callable[[int], float]:
     """Return the learning rate as a function of the epoch, which counts from 1."""
-    rate, name = float(hyper(params)[0]), "learning_rate_schedule"
+    rate, name = float(constants(params)[0]), "learning_rate_schedule"
     kind = checked({name: params[name]})[name]
     if callable(kind):
         return lambda epoch: rate * arguments.non_negative_float(kind(epoch), f"the value of {name}")
@@ -109,7 +155,7 @@ def schedule(params: Params, max_epochs: int) -> Callable[[int], float]:
 def notes(params: Params) -> dict[str, Any]:
     """Return the parameters that the file of a model notes; the learning rate is the one that the optimizer has."""
     found = {name: plain(value) for name, value in params.items() if PARAMETERS[name].noted}
-    return found | {"learning_rate": float(hyper(params)[0])}
+    return found | {"learning_rate": float(constants(params)[0])}
 
 
 def plain(value: Any) -> Any:

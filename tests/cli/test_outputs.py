@@ -19,7 +19,8 @@ from made_fast import load
 from made_fast.cli import images, main
 from made_fast.inference import tensorfile
 from made_fast.tables.reading import datasets
-from made_fast.training import checkpoint, training
+from made_fast.training import checkpoint
+from made_fast.training.run import FitRun
 
 QUICK = "--hidden 8 --max-epochs 2 --quiet --seed 0"
 STRANGE = os.fsdecode(b"caf\xe9")
@@ -98,7 +99,7 @@ def test_an_imputed_table_may_take_the_place_of_its_data(dtype, name, tmp_path, 
     ],
 )
 def test_outputs_are_files_of_their_own(command, message, capsys, monkeypatch):
-    monkeypatch.setattr(training, "fit", lambda *_, **__: pytest.fail("it trained first"))
+    monkeypatch.setattr(FitRun, "start", lambda *_, **__: pytest.fail("it trained first"))
     for name in ("m.csv", "m.png"):
         shutil.copy("m.safetensors", name)
     np.savez("x.npz", train=rows(), test=rows(20))

@@ -14,7 +14,7 @@ import pytest
 from cli_cases import QUICK, SCRIPT
 
 from made_fast.cli import main, report
-from made_fast.training import training
+from made_fast.training.run import FitRun
 
 
 @pytest.fixture
@@ -130,7 +130,7 @@ def wrong_files(model_file, tmp_path, monkeypatch):
 @pytest.mark.usefixtures("wrong_files")
 def test_a_mistake_is_one_clear_line_and_exit_code_2(command, message, capsys, monkeypatch):
     if "memory" not in message:
-        monkeypatch.setattr(training, "fit", lambda *_, **__: pytest.fail("it trained first"))
+        monkeypatch.setattr(FitRun, "start", lambda *_, **__: pytest.fail("it trained first"))
     before = sorted(os.listdir())
     assert main(command.split()) == 2
     out, err = capsys.readouterr()

@@ -13,8 +13,9 @@ from scipy.stats import binomtest, chi2_contingency
 from made_fast import MADE, MADEModel, load
 from made_fast.inference import model
 from made_fast.kernels import layout as panels
+from made_fast.network.architecture import Architecture
 from made_fast.network.masks import Connectivity, MaskSet, draw_connectivity
-from made_fast.network.network import Architecture, Shared
+from made_fast.network.network import Shared
 
 D = 7
 DEPTHS = [(), (20,), (9, 70), (8, 5, 6)]
@@ -114,12 +115,12 @@ def test_any_connectivity_can_be_asked_for(options):
 
 def test_what_fills_rows_up_in_the_layout_is_not_read():
     mixture = random_model(9, (70, 5), n_masks=3, direct="all", connectivity_weights=True, dtype="float32")
-    values, a = np.full_like(mixture.source.values, 1e30), mixture.architecture
+    values, a = np.full_like(mixture.source.vector, 1e30), mixture.architecture
     for (n_in, n_out, *_), row in zip(a.layers, a.shared_layout, strict=True):
         for start, n in ((row[panels.SHARED_WEIGHTS], n_in), (row[panels.SHARED_U], n_in), (row[panels.SHARED_BIAS], 1)):
             if start >= 0:
                 part = slice(start, start + n * row[panels.ROW])
-                values[part].reshape(n, -1)[:, :n_out] = mixture.source.values[part].reshape(n, -1)[:, :n_out]
+                values[part].reshape(n, -1)[:, :n_out] = mixture.source.vector[part].reshape(n, -1)[:, :n_out]
     assert (values == 1e30).any()
     same = MADEModel(Shared(a, values), mixture.masks)
     X = all_inputs(9)
@@ -142,7 +143,7 @@ def test_coming_back_to_a_mask_gives_the_same_bits(tmp_path):
     X = (np.random.default_rng(0).random((300, 50)) < 0.3).astype(np.uint8)
 
     def answers(of, k):
-        return [of.score_samples(X, mask=k), of.conditional_proba(X, mask=k), of.sample(50, 3, mask=k), of.member(k).theta]
+        return [of.score_samples(X, mask=k), of.conditional_proba(X, mask=k), of.sample(50, 3, mask=k), of.member(k).vector]
 
     first = [answers(mixture, k) for k in range(6)]
     mixture.score_samples(X)
@@ -157,7 +158,7 @@ def test_coming_back_to_a_mask_gives_the_same_bits(tmp_path):
 
 def test_members_are_kept_within_the_bytes_allowed(monkeypatch):
     mixture = random_model(50, (70, 30), n_masks=6, dtype="float32")
-    size = max(mixture.source.network(mixture.masks[k]).theta.nbytes for k in range(6))
+    size = max(mixture.source.network(mixture.masks[k]).vector.nbytes for k in range(6))
     monkeypatch.setattr(model, "KEPT_BYTES", 2 * size)
     members = [mixture.member(k) for k in range(6)]
     assert [mixture.member(k) is members[k] for k in range(6)] == [True, True, False, False, False, False]
@@ -200,7 +201,7 @@ def test_memory_does_not_grow_with_the_number_of_masks(monkeypatch, kept, n_thre
     peaks = {}
     for n_masks in (8, 64):
         mixture = random_model(100, (600,), n_masks=n_masks, dtype="float32")
-        assert mixture.member(n_masks - 1).theta.nbytes > 200_000
+        assert mixture.member(n_masks - 1).vector.nbytes > 200_000
         mixture.score_samples(X[:1], n_threads=n_threads)  # threads are started once
         peaks[n_masks] = peak(lambda of=mixture: of.score_samples(X, n_threads=n_threads))
     assert peaks[64] < 1.1 * peaks[8] + 50_000

@@ -140,7 +140,7 @@ def test_a_saved_mixture_comes_back_to_the_bit(tmp_path, dtype, mmap):
     assert (loaded.binarize, loaded.hyper, repr(loaded)) == (0.25, model.hyper, repr(model))
     for found, member in zip(loaded.members, model.members, strict=True):
         assert (found.hyper, found.rule is None) == (member.hyper, member.rule is None)
-        values = found.source.theta if hasattr(found.source, "theta") else found.source.values
+        values = found.source.vector
         assert values.ctypes.data % 64 == 0
         assert not values.flags.writeable
     loaded.save(tmp_path / "again.safetensors")

@@ -13,7 +13,8 @@ from helpers import all_inputs, assert_drawn_from, dense_log_p, random_model
 
 from made_fast import MADEModel, ModelFileError, load
 from made_fast.kernels import layout as panels
-from made_fast.network.network import Architecture, Network, Shared
+from made_fast.network.architecture import Architecture
+from made_fast.network.network import Network, Shared
 
 NORMALISED = {"float32": 1e-5, "float64": 1e-10}
 DEEP = [(1, ()), (1, (5,)), (2, (3,)), (5, ()), (8, (4,)), (10, (70, 9)), (12, (30, 30, 30)), (9, (8, 7, 6, 5, 4))]
@@ -145,7 +146,7 @@ def test_calls_from_many_threads_at_once(n_masks):
 def test_extreme_logits_give_finite_scores():
     model = random_model(8, (), dtype="float32")
     network = model.member()
-    network.theta[network.layout.layers[0, panels.BIAS] :] *= 1e4
+    network._given[network.layout.layers[0, panels.BIAS] :] *= 1e4
     X = all_inputs(8)
     assert np.isfinite(model.score_samples(X)).all()
     P = model.conditional_proba(X)
@@ -180,13 +181,13 @@ def test_shared_parameters_are_counted_whole():
         f"MADEModel(20-15-30-20, relu, direct=all, connectivity weights, 3 masks, float64, {model.n_parameters} parameters)"
     )
     with pytest.raises(TypeError, match="masks must be a MaskSet"):
-        MADEModel(Shared(a, model.source.values))
+        MADEModel(Shared(a, model.source.vector))
 
 
 def test_connectivity_weights_count_the_connections_in_the_bias():
     """b + (U * M) 1, from the shared parameters as the layout of the kernels says they stand."""
     model = random_model(7, (9, 5), connectivity_weights=True, n_masks=2)
-    table, values = model.architecture.shared_layout, model.source.values
+    table, values = model.architecture.shared_layout, model.source.vector
     for k in range(2):
         net = model.to_dense(k)
         for (n_in, n_out, *_), row, M, b, W in zip(
@@ -227,9 +228,9 @@ def test_a_model_of_given_parameters_is_that_network():
     """The constructor that an embedding program uses: nothing is copied, nothing drawn."""
     connectivity = random_model(6, (8,)).masks[0]
     architecture = Architecture(6, (8,), "relu")
-    theta = random_model(6, (8,)).source.theta
+    theta = random_model(6, (8,)).source.vector
     model = MADEModel(Network(architecture, connectivity, theta), binarize=0.5, hyper={"a": 1})
-    assert model.source.theta is theta
+    assert model.source.vector is theta
     assert (model.n_features_in, model.n_masks, model.binarize, model.hyper) == (6, 1, 0.5, {"a": 1})
     X = all_inputs(6)
     assert (model.score_samples(X * 0.9) == random_model(6, (8,)).score_samples(X)).all()

@@ -9,7 +9,7 @@ from made_fast.inference import modelfile
 from made_fast.inference.modelfile import EnsembleContent, decode, decode_ensemble, encode, encode_ensemble
 from made_fast.inference.tensorfile import read, write
 from made_fast.kernels import layout
-from made_fast.network.network import Architecture
+from made_fast.network.architecture import Architecture
 from made_fast.tables.choices import DIRECT_CONNECTIONS
 from made_fast.training import checkpoint
 
@@ -277,7 +277,7 @@ def test_other_tensors_are_refused(several):
 def test_every_dead_entry_must_be_zero(n_inputs, hidden_sizes, dtype, direct):
     """The entries that may differ from 0 are exactly those that the dense weights, masked, are packed into."""
     model = make_model(n_inputs, hidden_sizes, dtype, degrees="uniform", direct=direct)
-    theta = model.source.theta
+    theta = model.source.vector
     tensors, metadata = encode(model)
     dead = np.flatnonzero(theta == 0)
     assert len(dead)

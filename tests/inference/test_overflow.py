@@ -7,8 +7,9 @@ import pytest
 from helpers import random_model
 
 from made_fast import MADE, MADEModel, MixtureModel, load
+from made_fast.network.architecture import Architecture
 from made_fast.network.masks import MaskSet
-from made_fast.network.network import Architecture, Network, Shared
+from made_fast.network.network import Network, Shared
 
 D = 20
 X = (np.random.default_rng(0).random((40, D)) < 0.5).astype(np.uint8)
@@ -22,9 +23,9 @@ def scaled(factor, *, mixed=False, dtype="float32", **options):
     model = random_model(D, options.pop("hidden_sizes", (30, 30)), dtype=dtype, seed=1, **options)
     source, most = model.source, np.finfo(dtype).max
     with np.errstate(over="ignore"):
-        parameters = (source.theta if isinstance(source, Network) else source.values) * np.dtype(dtype).type(factor)
+        parameters = (source.vector) * np.dtype(dtype).type(factor)
     parameters = np.clip(parameters, -most, most)
-    if isinstance(source, Network):
+    if source.connectivity is not None:
         found = MADEModel(Network(model.architecture, source.connectivity, parameters))
     else:
         found = MADEModel(Shared(model.architecture, parameters), model.masks, rule=model.rule)
@@ -73,7 +74,7 @@ def test_it_is_said_wherever_the_model_comes_from(tmp_path, kind, way):
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_weights_that_are_not_finite_are_told_too(value):
     source = random_model(D, (30,), dtype="float32").source
-    theta = source.theta.copy()
+    theta = source.vector.copy()
     theta[:] = value
     model = MADEModel(Network(source.architecture, source.connectivity, theta))
     with pytest.raises(FloatingPointError, match="not finite"):
@@ -86,7 +87,7 @@ def test_an_answer_is_right_or_an_error(activation, factor):
     """The same weights in float64, whose range is wide enough, tell what is right."""
     options = {"activation": activation, "hidden_sizes": (30,)}
     model = scaled(factor, **options)
-    wide = MADEModel(Network(model.architecture, model.masks[0], model.source.theta.astype(np.float64)))
+    wide = MADEModel(Network(model.architecture, model.masks[0], model.source.vector.astype(np.float64)))
     expected = wide.score_samples(X)
     for i in range(len(X)):
         try:

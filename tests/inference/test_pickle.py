@@ -14,7 +14,9 @@ import pytest
 from helpers import random_model
 
 from made_fast import MADE, MADEEnsemble, MADEModel, MixtureModel, load
-from made_fast.training.trainers import POOL
+from made_fast.training import checkpoint
+from made_fast.training.rows import TrainingRows
+from made_fast.training.turns import POOL
 
 D = 70
 X = (np.random.default_rng(0).random((64, D)) < 0.3).astype(np.uint8)
@@ -104,8 +106,8 @@ def test_pickles_of_estimators_do_not_grow_with_use(name):
 
 def arrays_of(fitted: MADE) -> int:
     """Return the bytes of what a fitted estimator cannot do without."""
-    trainer, masks = fitted._trainer, fitted.model_.masks
-    vectors = [trainer.parameters, trainer.state, masks.orderings, *masks.degrees]
+    trainer, masks = fitted._fit_state.trainer, fitted.model_.masks
+    vectors = [trainer.parameters.vector, trainer.state, masks.orderings, *masks.degrees]
     return sum(array.nbytes for array in vectors)
 
 
@@ -168,7 +170,7 @@ def test_training_goes_on_to_the_bit(name, n_rows):
         for _ in range(3):
             fitted.partial_fit(rows)
         assert fitted.model_.score_samples(X).shape == (64,)
-        return [fitted._trainer.parameters, fitted._trainer.state, fitted.score_samples(X)]
+        return [fitted._fit_state.trainer.parameters.vector, fitted._fit_state.trainer.state, fitted.score_samples(X)]
 
     whole, stopped = made(**kwargs).partial_fit(rows), made(**kwargs).partial_fit(rows)
     others = [way(stopped) for key, way in WAYS.items() if key != "copy"]
@@ -179,11 +181,12 @@ def test_training_goes_on_to_the_bit(name, n_rows):
 
 
 def test_a_copy_leaves_the_generators_of_a_trainer_alone():
-    trainer = made(n_masks=None).partial_fit(X)._trainer
-    before = trainer.fresh.bit_generator.state
-    for way in WAYS.values():
-        assert way(trainer).fresh.bit_generator.state != before  # it will draw the pool again
-    assert trainer.fresh.bit_generator.state == before
+    turns = made(n_masks=None).partial_fit(X)._fit_state.trainer.turns
+    before = turns.fresh.bit_generator.state
+    for name, way in WAYS.items():
+        if name != "copy":
+            way(turns).take(1, TrainingRows(np.zeros((1, 1), np.uint64), None, np.empty(0)), np.arange(1), 1)  # the pool again
+        assert turns.fresh.bit_generator.state == before
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -193,9 +196,9 @@ def test_a_checkpoint_after_unpickling_is_the_one_from_before(name, tmp_path):
     resumed = []
     for way in (lambda value: value, WAYS["pickle"]):
         fitted = way(made(**kwargs).partial_fit(rows))
-        fitted._write_checkpoint(tmp_path / "checkpoint")
+        checkpoint.write(tmp_path / "checkpoint", fitted._fit_state, fitted.get_params())
         resumed.append(MADE.resume(tmp_path / "checkpoint").set_params(max_epochs=3).fit(rows))
-    assert_same([resumed[1]._trainer.parameters], [resumed[0]._trainer.parameters])
+    assert_same(*([fitted._fit_state.trainer.parameters.vector] for fitted in resumed))
 
 
 @pytest.mark.parametrize("way", [key for key in WAYS if key != "copy"])
@@ -206,14 +209,14 @@ def test_what_was_one_array_is_one_array(kwargs, way):
 
     def held(of: MADE) -> list[np.ndarray]:
         source = of.model_.source
-        return [of._trainer.parameters, source.theta if hasattr(source, "theta") else source.values]
+        return [of._fit_state.trainer.parameters.vector, source.vector]
 
     assert np.shares_memory(*held(fitted))  # the model's is a read-only view
     if way == "joblib":  # which writes every mention of an array
         assert_same(held(other)[:1], held(other)[1:])
     else:
         assert np.shares_memory(*held(other))
-    assert other._trainer.source(other._trainer.parameters).architecture is other.model_.architecture
+    assert other._fit_state.trainer.architecture is other.model_.architecture
     before = other.score_samples(X)
     model = other.model_
     other.partial_fit(X)

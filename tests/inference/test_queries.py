@@ -352,7 +352,7 @@ def test_single_precision_keeps_the_weight_of_unlikely_evidence(few_enumerated):
     double, single = make("one mask"), make("one mask", dtype="float32")
     last = layout.n_chain(double.source.layout.layers) - 1
     for model in (double, single):
-        model.source.theta[model.source.layout.layers[last, layout.BIAS] + 7] = 40  # place 8 is hardly ever 0
+        model.source._given[model.source.layout.layers[last, layout.BIAS] + 7] = 40  # place 8 is hardly ever 0
     X = late_rows(double)
     X[:, double.masks[0].ordering == 8] = 0
     p = joint(double, double.masks[0])

@@ -9,14 +9,12 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from made_fast.kernels import reference
+from made_fast.kernels.reference import dense
 from made_fast.network.masks import (
     Connectivity,
     MaskRule,
     MaskSet,
     draw_connectivity,
-    draw_degrees,
-    draw_ordering,
 )
 from made_fast.tables.choices import DEGREE_RULES, DIRECT_CONNECTIONS, RESAMPLE
 
@@ -42,7 +40,11 @@ def same(a: Connectivity, b: Connectivity) -> bool:
 def test_degrees_keep_to_their_range(n_inputs, hidden_sizes, rule):
     for seed in range(20):
         smallest = 1
-        for m, size in zip(draw_degrees(n_inputs, hidden_sizes, rule, np.random.default_rng(seed)), hidden_sizes, strict=True):
+        for m, size in zip(
+            draw_connectivity(n_inputs, hidden_sizes, "natural", rule, np.random.default_rng(seed)).degrees,
+            hidden_sizes,
+            strict=True,
+        ):
             assert m.shape == (size,)
             assert m.dtype == np.int32
             assert m.min() >= smallest
@@ -54,7 +56,7 @@ def test_degrees_keep_to_their_range(n_inputs, hidden_sizes, rule):
 def test_stratified_degrees_reach_every_output_that_can_have_inputs(n_inputs, hidden_sizes):
     for seed in range(20):
         connectivity = draw_connectivity(n_inputs, hidden_sizes, "random", "stratified", np.random.default_rng(seed))
-        masks = reference.masks(connectivity.ordering, connectivity.degrees)
+        masks = dense.masks(connectivity.ordering, connectivity.degrees)
         paths = np.eye(n_inputs)
         for mask in masks:
             paths = mask @ paths
@@ -64,14 +66,14 @@ def test_stratified_degrees_reach_every_output_that_can_have_inputs(n_inputs, hi
 
 def test_uniform_degrees_do_leave_outputs_without_input():
     """The paper's rule has the gap that the default closes; if it had not, the default would need no reason."""
-    m = draw_degrees(784, (500,), "uniform", np.random.default_rng(0))[0]
+    m = draw_connectivity(784, (500,), "natural", "uniform", np.random.default_rng(0)).degrees[0]
     assert m.min() > 1  # the output at place 2 sees nothing
 
 
 @pytest.mark.parametrize(("n_inputs", "hidden_sizes"), SHAPES)
 def test_product_of_masks_is_autoregressive(n_inputs, hidden_sizes):
     connectivity = draw_connectivity(n_inputs, hidden_sizes, "random", "uniform", np.random.default_rng(3))
-    m0, masks = connectivity.ordering, reference.masks(connectivity.ordering, connectivity.degrees)
+    m0, masks = connectivity.ordering, dense.masks(connectivity.ordering, connectivity.degrees)
     for direct in DIRECT_CONNECTIONS:
         paths, staircase = np.eye(n_inputs), connectivity.staircase(direct)
         for l, mask in enumerate(masks):
@@ -90,7 +92,7 @@ def test_product_of_masks_is_autoregressive(n_inputs, hidden_sizes):
 def test_staircase_is_the_sorted_mask(n_inputs, hidden_sizes, rule):
     connectivity = draw_connectivity(n_inputs, hidden_sizes, "random", rule, np.random.default_rng(5))
     staircase = connectivity.staircase()
-    masks = reference.masks(connectivity.ordering, connectivity.degrees)
+    masks = dense.masks(connectivity.ordering, connectivity.degrees)
     for l, (mask, n_live) in enumerate(zip(masks, staircase.n_live, strict=True)):
         in_order = mask[np.ix_(staircase.sorts[l + 1], staircase.sorts[l])]
         assert (in_order == (np.arange(mask.shape[1]) < n_live[:, None])).all()
@@ -100,18 +102,18 @@ def test_staircase_is_the_sorted_mask(n_inputs, hidden_sizes, rule):
 
 def test_layers_of_equal_width_draw_different_degrees():
     for rule in ("stratified", "uniform"):
-        first, second = draw_degrees(100, (200, 200), rule, np.random.default_rng(0))
+        first, second = draw_connectivity(100, (200, 200), "natural", rule, np.random.default_rng(0)).degrees
         assert (first != second).any()
         assert (np.sort(first) != np.sort(second)).any()
 
 
 def test_orderings():
     rng = np.random.default_rng(0)
-    assert draw_ordering(4, "natural", rng).tolist() == [1, 2, 3, 4]
-    assert draw_ordering(3, [3, 1, 2], rng).tolist() == [3, 1, 2]
+    assert draw_connectivity(4, (), "natural", "uniform", rng).ordering.tolist() == [1, 2, 3, 4]
+    assert draw_connectivity(3, (), [3, 1, 2], "uniform", rng).ordering.tolist() == [3, 1, 2]
     counts = np.zeros((4, 4))
     for _ in range(4000):
-        counts[np.arange(4), draw_ordering(4, "random", rng) - 1] += 1
+        counts[np.arange(4), draw_connectivity(4, (), "random", "uniform", rng).ordering - 1] += 1
     assert chisquare(counts[0]).pvalue > 1e-4
     assert chisquare(counts[:, 0]).pvalue > 1e-4
 

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 
 def parameters_of(model: Any) -> NDArray[Any]:
-    values: NDArray[Any] = model.source.theta if hasattr(model.source, "theta") else model.source.values
+    values: NDArray[Any] = model.source.vector
     return values
 
 
@@ -38,9 +38,9 @@ def fit_state(made: Any) -> dict[str, Any]:
     told = [(record["epoch"], record["train_nll"], record["validation_nll"]) for record in made.history_]
     return {
         "parameters of the model": parameters_of(made.model_),
-        "parameters of the trainer": made._trainer.parameters,
-        "optimiser": made._trainer.state,
-        "history": (told, made.best_epoch_, made._trainer.step),
+        "parameters of the trainer": made._fit_state.trainer.parameters.vector,
+        "optimiser": made._fit_state.trainer.state,
+        "history": (told, made.best_epoch_, made._fit_state.trainer.step),
         "samples": made.sample(10, random_state=0),
     }
 

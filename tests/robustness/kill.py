@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from made_fast import MADE, MADEModel, load
-from made_fast.training import trainers
+from made_fast.training import steps
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # where its neighbours are, also for a script
 from helpers import digest, rows, small, with_missing
@@ -218,17 +218,17 @@ def _uninterrupted(name: str) -> tuple[dict[str, str], int, float]:
             child.kill()
             raise RuntimeError(f"{name}: a fit hangs")
         child.result()
-    return _told(whole), whole._trainer.step // n_epochs, (time.monotonic() - begin) / n_epochs
+    return _told(whole), whole._fit_state.trainer.step // n_epochs, (time.monotonic() - begin) / n_epochs
 
 
 def _fit(name: str, path: Path, seen: Any) -> dict[str, str]:
     """Begin the fit, or go on with it; what a child does."""
 
-    def tell(trainer: trainers.Trainer, step: int) -> None:
+    def tell(trainer: steps.Trainer, step: int) -> None:
         vars(trainer)["step"] = seen[STEP] = step
 
-    trainers.CALL_SECONDS = 0.0  # a step a call: kills strike at any step, and how a pass is cut into calls changes no bit
-    trainers.Trainer.step = property(lambda trainer: vars(trainer).get("step", 0), tell)  # type: ignore[assignment]
+    steps.CALL_SECONDS = 0.0  # a step a call: kills strike at any step, and how a pass is cut into calls changes no bit
+    steps.Trainer.step = property(lambda trainer: vars(trainer).get("step", 0), tell)  # type: ignore[assignment]
     X, more = _rows(name)
 
     def written(record: Any) -> None:  # is called after the checkpoint
@@ -267,7 +267,7 @@ def _fit_by_pieces(
                 path.unlink()
                 done = 0
                 continue
-            n_epochs, reached = len(made.history_), made._trainer.step
+            n_epochs, reached = len(made.history_), made._fit_state.trainer.step
             figures["kills after a checkpoint was in its place, before the fit knew"] += n_epochs > done
             report.check(n_epochs in (done, done + 1) and reached == steps * n_epochs, f"{name}: a checkpoint is lost")
             done = n_epochs

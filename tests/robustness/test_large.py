@@ -24,8 +24,9 @@ from hypothesis import settings
 from made_fast import MADE, MADEModel, load
 from made_fast.inference import modelfile, tensorfile
 from made_fast.kernels import layout
+from made_fast.network.architecture import Architecture
 from made_fast.network.masks import Connectivity, MaskSet, draw_connectivity
-from made_fast.network.network import Architecture, Network, Shared
+from made_fast.network.network import Network, Shared
 from made_fast.tables import bits as packing
 from made_fast.tables.table import Table
 
@@ -197,7 +198,7 @@ def test_shared_parameters_behind_the_2_31st_are_packed():
 def test_a_mapped_model_file_of_more_than_2_31_parameters_is_read(tmp_path):
     available(12)
     network, first, W, b = wide()
-    theta, path = network.theta, tmp_path / "wide.safetensors"
+    theta, path = network.vector, tmp_path / "wide.safetensors"
     content = modelfile.Content(network, MaskSet.of([network.connectivity]), None, {})
     tensors, metadata = modelfile.encode(content)
     assert list(tensors) == ["parameters", "ordering"]

@@ -39,8 +39,8 @@ def bits(result):
         return digest(parameters_of(result), result.binarize, result.hyper)
     if isinstance(result, MixtureModel):
         return digest(result.weights, result.hyper)
-    if hasattr(result, "theta"):
-        return digest(result.theta)
+    if hasattr(result, "vector"):
+        return digest(result.vector)
     return digest([result.ordering, *result.degrees] if hasattr(result, "ordering") else result)
 
 

@@ -20,7 +20,7 @@ from made_fast.inference.mixture import MixtureModel
 from made_fast.inference.model import MADEModel
 from made_fast.system import signals
 from made_fast.tables.reading import datasets
-from made_fast.training import training
+from made_fast.training.run import FitRun
 
 SIGNALS = [signal.SIGTERM, signal.SIGHUP, signal.SIGINT]
 TRAIN = "train x.npy --hidden 8 --quiet --seed 0 --max-epochs"
@@ -58,20 +58,20 @@ def sent(number, function, *, before=lambda *_: True):
 
 
 def from_epoch(n):
-    return lambda trainer, rows, batch_size, n_threads, number, good: number > n
+    return lambda run, good: run.state.epoch >= n
 
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_train_saves_the_best_parameters_so_far(number, monkeypatch, capsys):
     assert run(f"{TRAIN} 3 --out whole.safetensors") == 0
     capsys.readouterr()
-    monkeypatch.setattr(training, "run_epoch", sent(number, training.run_epoch, before=from_epoch(3)))
+    monkeypatch.setattr(FitRun, "epoch", sent(number, FitRun.epoch, before=from_epoch(3)))
     assert run(f"{TRAIN} 9") == 128 + number
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("made-fast: interrupted. The best parameters so far, those of epoch ")
     assert err.endswith("are saved in model.safetensors.\n")
-    assert (load("model.safetensors").source.theta == load("whole.safetensors").source.theta).all()
+    assert (load("model.safetensors").source.vector == load("whole.safetensors").source.vector).all()
 
 
 @pytest.mark.parametrize("number", SIGNALS)
@@ -85,7 +85,7 @@ def test_train_saves_the_best_parameters_so_far(number, monkeypatch, capsys):
 )
 def test_a_signal_amid_the_saving_waits_and_loses_no_model(command, first, number, monkeypatch, capsys):
     if first is not None:
-        monkeypatch.setattr(training, "run_epoch", sent(first, training.run_epoch, before=from_epoch(2)))
+        monkeypatch.setattr(FitRun, "epoch", sent(first, FitRun.epoch, before=from_epoch(2)))
     monkeypatch.setattr(tensorfile, "make_header", sent(number, tensorfile.make_header))
     assert run(command) == 128 + (first or number)
     assert "saved in model.safetensors" in capsys.readouterr().err
@@ -110,11 +110,11 @@ def test_a_signal_while_a_checkpoint_is_written_leaves_the_last_one_and_a_model(
     [
         (f"{TRAIN} 2", datasets, "load", "made-fast: interrupted\n"),
         (f"{TRAIN} 2", MADEModel, "score_samples", "made-fast: interrupted. The model is saved in model.safetensors.\n"),
-        (f"{ENSEMBLE} 9 --members 2 --jobs 1", training, "run_epoch", "Nothing was saved"),
+        (f"{ENSEMBLE} 9 --members 2 --jobs 1", FitRun, "epoch", "Nothing was saved"),
     ],
 )
 def test_a_command_that_is_ended_says_what_is_saved(command, owner, name, told, number, monkeypatch, capsys):
-    before = from_epoch(1) if name == "run_epoch" else lambda *_: True
+    before = from_epoch(1) if name == "epoch" else lambda *_: True
     monkeypatch.setattr(owner, name, sent(number, getattr(owner, name), before=before))
     assert run(command) == 128 + number
     out, err = capsys.readouterr()
@@ -157,7 +157,7 @@ def test_lines_that_are_drawn_as_they_are_written_stay_whole_or_away(number, mon
 @pytest.mark.parametrize("number", SIGNALS)
 def test_what_is_ignored_stays_ignored(number, monkeypatch):
     signal.signal(number, signal.SIG_IGN)
-    monkeypatch.setattr(training, "run_epoch", sent(number, training.run_epoch))
+    monkeypatch.setattr(FitRun, "epoch", sent(number, FitRun.epoch))
     assert run(f"{TRAIN} 3") == 0
     assert signal.getsignal(number) is signal.SIG_IGN
     signal.signal(number, signals.DEFAULTS[number])
@@ -166,7 +166,7 @@ def test_what_is_ignored_stays_ignored(number, monkeypatch):
 def test_a_handler_of_the_host_stays(monkeypatch):
     seen = []
     signal.signal(signal.SIGTERM, lambda number, _: seen.append(number))
-    monkeypatch.setattr(training, "run_epoch", sent(signal.SIGTERM, training.run_epoch))
+    monkeypatch.setattr(FitRun, "epoch", sent(signal.SIGTERM, FitRun.epoch))
     assert run(f"{TRAIN} 3") == 0
     assert seen == [signal.SIGTERM] * 3
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -14,7 +14,7 @@ import pytest
 from helpers import raising, random_model
 
 from made_fast.kernels import layout as panels
-from made_fast.network.network import Architecture
+from made_fast.network.architecture import Architecture
 from made_fast.system import threads
 
 

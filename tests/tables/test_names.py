@@ -181,7 +181,7 @@ def test_names_that_no_file_could_hold_are_refused_before_training(names):
 
 
 def test_names_of_which_some_are_the_same_are_refused_before_training(monkeypatch):
-    monkeypatch.setattr("made_fast.training.training.fit", lambda *_, **__: pytest.fail("training began"))
+    monkeypatch.setattr("made_fast.training.run.FitRun.start", lambda *_, **__: pytest.fail("training began"))
     for make in (small, ensemble):
         with pytest.raises(ValueError, match=r"names of the columns must differ, got 'a', 'c' more than once.*to_numpy"):
             make().fit(pd.DataFrame(X, columns=list("aabcc")))

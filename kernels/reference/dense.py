@@ -1,7 +1,7 @@
 """What the dense reference kernels are made of: plain matrices of what panels hold, masks, and the network on them.
 
-This file and ``reference.py`` are the only ones that build a 0/1 mask matrix or multiply by dead weights. Nothing is fast,
-nothing is done in place that could be written as a formula. Not here: the kernels, their signatures and docstrings.
+Only this package builds a 0/1 mask matrix or multiplies by dead weights. Nothing is fast, nothing is done in place that could
+be written as a formula. Not here: the kernels, their signatures and docstrings.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from made_fast.kernels.layout import (
     n_chain,
     n_panels,
 )
-from made_fast.kernels.optimizers import GRADIENT
+from made_fast.kernels.optimizers import ADADELTA, ADAGRAD, ADAM, GRADIENT, MOMENTUM, RMSPROP, SGD
+from made_fast.kernels.records import Batches, Dropout, Net, Update
 
 __all__ = [
     "Bits",
@@ -32,14 +33,17 @@ __all__ = [
     "Int64",
     "Real",
     "activate",
+    "clipped",
     "derivative",
     "forward",
     "gradient_of",
+    "kept",
     "lists_to_dense",
     "loss",
     "masks",
     "pack_layer",
     "read_buffer",
+    "row_weights",
     "sigmoid",
     "to_buffer",
     "unpack_bits",
@@ -66,32 +70,33 @@ def masks(ordering: Int32, degrees: tuple[Int32, ...]) -> list[NDArray[np.uint8]
     return [mask.astype(np.uint8) for mask in [*hidden, ordering[:, None] > below[-1][None, :]]]
 
 
-def unpack_layer(
-    theta: Real, layers: Int64, n_live: Int32, panel_start: Int64, l: int
-) -> tuple[Real, NDArray[np.bool_], Real]:
+def unpack_layer(net: Net, l: int) -> tuple[Real, NDArray[np.bool_], Real]:
     """Return dense W (n_in, n_out), its mask, and the bias (n_out,) of layer l, all in sorted order."""
-    n_in, n_out = layers[l, N_IN], layers[l, N_OUT]
-    dense = np.zeros((n_in, PANEL * layers[l, N_PANELS]), theta.dtype)
-    live = n_live[layers[l, UNITS] :][: dense.shape[1]]
-    for p in range(layers[l, N_PANELS]):
-        depth = live[PANEL * p + PANEL - 1]
-        start = panel_start[layers[l, PANELS] + p]
-        dense[:depth, PANEL * p : PANEL * (p + 1)] = theta[start : start + PANEL * depth].reshape(depth, PANEL)
-    mask = np.arange(n_in)[:, None] < live[None, :n_out]
-    return dense[:, :n_out], mask, theta[layers[l, BIAS] :][:n_out]
+    layer = net.layers[l]
+    dense = np.zeros((layer[N_IN], PANEL * layer[N_PANELS]), net.theta.dtype)
+    for p, panel in enumerate(_panels(net, l)):
+        dense[: len(panel), PANEL * p : PANEL * (p + 1)] = panel
+    mask = np.arange(layer[N_IN])[:, None] < net.n_live[layer[UNITS] :][: layer[N_OUT]]
+    return dense[:, : layer[N_OUT]], mask, net.theta[layer[BIAS] :][: layer[N_OUT]]
 
 
-def pack_layer(dense: Real, bias: Real, layers: Int64, n_live: Int32, panel_start: Int64, l: int, theta: Real) -> None:
+def pack_layer(net: Net, l: int, dense: Real, bias: Real) -> None:
     """Write the live entries of dense W (n_in, n_out) and the bias of layer l, in sorted order, to their place in theta."""
-    n_out = layers[l, N_OUT]
-    padded = np.zeros((layers[l, N_IN], PANEL * layers[l, N_PANELS]), theta.dtype)
-    live = n_live[layers[l, UNITS] :][: padded.shape[1]]
-    padded[:, :n_out] = np.where(np.arange(layers[l, N_IN])[:, None] < live[None, :n_out], dense, 0)
-    for p in range(layers[l, N_PANELS]):
-        depth = live[PANEL * p + PANEL - 1]
-        start = panel_start[layers[l, PANELS] + p]
-        theta[start : start + PANEL * depth] = padded[:depth, PANEL * p : PANEL * (p + 1)].ravel()
-    theta[layers[l, BIAS] :][:n_out] = bias
+    layer = net.layers[l]
+    n_out = layer[N_OUT]
+    padded = np.zeros((layer[N_IN], PANEL * layer[N_PANELS]), net.theta.dtype)
+    padded[:, :n_out] = np.where(np.arange(layer[N_IN])[:, None] < net.n_live[layer[UNITS] :][:n_out], dense, 0)
+    for p, panel in enumerate(_panels(net, l)):
+        panel[:] = padded[: len(panel), PANEL * p : PANEL * (p + 1)]
+    net.theta[layer[BIAS] :][:n_out] = bias
+
+
+def _panels(net: Net, l: int) -> list[Real]:
+    """Return the panels of layer l, (depth, 64) each, as views of theta."""
+    layer = net.layers[l]
+    depths = net.n_live[layer[UNITS] :][PANEL - 1 : PANEL * layer[N_PANELS] : PANEL]
+    starts = net.panel_start[layer[PANELS] :]
+    return [net.theta[start:][: PANEL * depth].reshape(depth, PANEL) for start, depth in zip(starts, depths, strict=False)]
 
 
 def read_buffer(buffer: Real, n: int) -> Real:
@@ -168,56 +173,53 @@ def sigmoid(z: Real) -> Real:
 # ---------------------------------------------------------------------------------------------------------------------------
 
 
-def update_layer(
-    theta: Real,
-    gradient: Real,
-    layers: Int64,
-    panel_start: Int64,
-    l: int,
-    optimizer: int,
-    step: int,
-    hyper: NDArray[np.float64],
-    state: Real,
-) -> None:
+def update_layer(net: Net, l: int, gradient: Real, rule: Update) -> None:
     """Update layer l of theta by its part of a gradient like theta; the bias of direct connections stays as it is."""
-    start, bias = panel_start[layers[l, PANELS]], layers[l, BIAS]
-    stop = bias + PANEL * layers[l, N_PANELS]
-    update(theta[start:bias], gradient[start:bias], optimizer, step, hyper, state[:, start:bias], decays=True)
-    if layers[l, DIRECT] >= 0:
-        update(theta[bias:stop], gradient[bias:stop], optimizer, step, hyper, state[:, bias:stop], decays=False)
+    start, bias = net.panel_start[net.layers[l, PANELS]], net.layers[l, BIAS]
+    stop = bias + PANEL * net.layers[l, N_PANELS]
+    for part in (slice(start, bias), slice(bias, stop if net.layers[l, DIRECT] >= 0 else bias)):
+        own = rule._replace(state=rule.state[:, part])
+        update(net.theta[part], gradient[part], own, decays=part.start == start)
 
 
-def update(w: Real, g: Real, optimizer: int, step: int, hyper: NDArray[np.float64], state: Real, decays: bool) -> None:
+def update(w: Real, g: Real, rule: Update, decays: bool) -> None:
     """Update w by its gradient, in place; the rules are those of ``optimizers.py``. ``decays``: weight decay applies to w."""
-    lr, a, b, eps, decay, _ = (float(value) for value in hyper)
+    optimizer, step, constants, state = rule
+    lr, a, b, eps, decay, _ = (float(value) for value in constants)
     t = step + 1
-    if optimizer in (1, 2):
+    if optimizer in (SGD, MOMENTUM):
         lr = lr / (1 + a * step)
     if optimizer == GRADIENT:
         state[0] = g
         return
     if decays:
         w *= 1 - lr * decay
-    if optimizer == 1:  # sgd
+    if optimizer == SGD:
         w -= lr * g
-    elif optimizer == 2:  # momentum
+    elif optimizer == MOMENTUM:
         state[0] = b * state[0] - lr * g
         w += state[0]
-    elif optimizer == 3:  # adagrad
+    elif optimizer == ADAGRAD:
         state[0] += g * g
         w -= lr * g / np.sqrt(state[0] + eps)
-    elif optimizer == 4:  # adadelta
+    elif optimizer == ADADELTA:
         state[0] = a * state[0] + (1 - a) * g * g
         d = np.sqrt(state[1] + eps) / np.sqrt(state[0] + eps) * g
         state[1] = a * state[1] + (1 - a) * d * d
         w -= lr * d
-    elif optimizer == 5:  # rmsprop
+    elif optimizer == RMSPROP:
         state[0] = a * state[0] + (1 - a) * g * g
         w -= lr * g / (np.sqrt(state[0]) + eps)
-    elif optimizer == 6:  # adam
+    elif optimizer == ADAM:
         state[0] = a * state[0] + (1 - a) * g
         state[1] = b * state[1] + (1 - b) * g * g
         w -= lr * (state[0] / (1 - a**t)) / (np.sqrt(state[1] / (1 - b**t)) + eps)
+
+
+def clipped(gradient: Real, clip: float) -> Real:
+    """Return a gradient scaled down to the norm ``clip``, if it is longer; 0 is no limit."""
+    norm = np.sqrt((gradient.astype(np.float64) ** 2).sum())
+    return gradient * gradient.dtype.type(clip / norm) if 0 < clip < norm else gradient
 
 
 # ---------------------------------------------------------------------------------------------------------------------------
@@ -225,53 +227,58 @@ def update(w: Real, g: Real, optimizer: int, step: int, hyper: NDArray[np.float6
 # ---------------------------------------------------------------------------------------------------------------------------
 
 
-def forward(
-    theta: Real, layers: Int64, n_live: Int32, panel_start: Int64, x: Real, keep: list[Real] | None = None
-) -> list[Real]:
+def forward(net: Net, x: Real, keep: list[Real] | None = None) -> list[Real]:
     """Return the output of every layer of the chain, the logits last, fill-up columns left out.
 
     ``keep[l]``, if there is dropout, is what the output of hidden layer l is multiplied by.
     """
     outputs = []
     h = x
-    for l in range(n_chain(layers)):
-        W, mask, b = unpack_layer(theta, layers, n_live, panel_start, l)
+    for l in range(n_chain(net.layers)):
+        W, mask, b = unpack_layer(net, l)
         z = h @ (W * mask) + b
-        if direct := layers[l, DIRECT]:
-            A, mask, _ = unpack_layer(theta, layers, n_live, panel_start, direct)
+        if direct := net.layers[l, DIRECT]:
+            A, mask, _ = unpack_layer(net, direct)
             z = z + x @ (A * mask)
-        h = activate(z, layers[l, ACTIVATION])
+        h = activate(z, net.layers[l, ACTIVATION])
         if keep and l < len(keep):
             h = h * keep[l]
         outputs.append(h)
     return outputs
 
 
-def gradient_of(
-    theta: Real,
-    layers: Int64,
-    n_live: Int32,
-    panel_start: Int64,
-    x: Real,
-    outputs: list[Real],
-    dz: Real,
-    keep: list[Real] | None = None,
-) -> Real:
+def gradient_of(net: Net, x: Real, outputs: list[Real], dz: Real, keep: list[Real] | None = None) -> Real:
     """Return the gradient like theta, from the gradient dz of the logits."""
-    gradient = np.zeros_like(theta)
+    gradient = net._replace(theta=np.zeros_like(net.theta))
     inputs = [x, *outputs[:-1]]
-    for l in reversed(range(n_chain(layers))):
-        W, mask, _ = unpack_layer(theta, layers, n_live, panel_start, l)
-        pack_layer((inputs[l].T @ dz) * mask, dz.sum(axis=0), layers, n_live, panel_start, l, gradient)
-        if direct := layers[l, DIRECT]:
-            _, direct_mask, _ = unpack_layer(theta, layers, n_live, panel_start, direct)
-            pack_layer((x.T @ dz) * direct_mask, 0 * dz[0], layers, n_live, panel_start, direct, gradient)
+    for l in reversed(range(n_chain(net.layers))):
+        W, mask, _ = unpack_layer(net, l)
+        pack_layer(gradient, l, inputs[l].T @ dz, dz.sum(axis=0))
+        if direct := net.layers[l, DIRECT]:
+            pack_layer(gradient, direct, x.T @ dz, 0 * dz[0])
         if l and keep:
             h = np.divide(inputs[l], keep[l - 1], out=np.zeros_like(inputs[l]), where=keep[l - 1] != 0)
-            dz = (dz @ (W * mask).T) * keep[l - 1] * derivative(h, layers[l - 1, ACTIVATION])
+            dz = (dz @ (W * mask).T) * keep[l - 1] * derivative(h, net.layers[l - 1, ACTIVATION])
         elif l:
-            dz = (dz @ (W * mask).T) * derivative(inputs[l], layers[l - 1, ACTIVATION])
-    return gradient
+            dz = (dz @ (W * mask).T) * derivative(inputs[l], net.layers[l - 1, ACTIVATION])
+    return gradient.theta
+
+
+def kept(layers: Int64, dropout: Dropout, rows: slice, dtype: Any) -> list[Real] | None:
+    """Return what the output of each hidden layer is multiplied by for some rows; None without dropout."""
+    if not len(dropout.keep):
+        return None
+    factors, word = [], 0
+    for layer in layers[: n_chain(layers) - 1]:
+        words = np.ascontiguousarray(dropout.keep[rows, word : word + layer[N_PANELS]])
+        factors.append(unpack_bits(words, layer[N_OUT]).astype(dtype) * dtype.type(1 / (1 - dropout.rate)))
+        word += layer[N_PANELS]
+    return factors
+
+
+def row_weights(batches: Batches, rows: Int64) -> NDArray[np.float64]:
+    """Return the weights of some rows."""
+    return batches.weights[rows] if len(batches.weights) else np.ones(len(rows))
 
 
 def loss(logits: Real, x: Real, n_places: int, weights: NDArray[np.float64], n_rows: int) -> tuple[float, Real]:

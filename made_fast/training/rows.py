@@ -1,33 +1,60 @@
-"""What a fit is given, beside hyper-parameters: tables checked once, split, packed; what each row counts; digests of all that.
+"""Rows that a fit is given: tables checked once, split, packed; what each row counts; digests that tell whether they changed.
 
-Not here: what hyper-parameters mean (``recipe.py``), training itself (``training.py``), files (``checkpoint.py``).
+Not here: hyper-parameters (``recipe.py``), the fit itself (``run.py``).
 """
 
 from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from made_fast.inference.density import log_p_observed
-from made_fast.inference.model import MADEModel
 from made_fast.inference.modelfile import encode_names
+from made_fast.network.network import Parameters
+from made_fast.system.once import once
 from made_fast.tables import arguments
 from made_fast.tables.arrays import column_names
-from made_fast.tables.bits import pack_missing, pack_rows
+from made_fast.tables.bits import distinct_rows, pack_missing, pack_rows
 from made_fast.tables.names import check_different
 from made_fast.tables.table import MatrixLike, Table
-from made_fast.training import training
-from made_fast.training.trainers import FixedTrainer, Trainer, TrainingRows
 
 __all__ = [
-    "Rows", "check_observed", "check_same", "check_weights", "digests", "hold_out", "look", "look_at_validation", "pack",
-    "validator",
+    "Rows", "TrainingRows", "check_observed", "check_same", "check_weights", "digests", "hold_out", "look",
+    "look_at_validation", "not_observed", "pack",
 ]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TrainingRows:
+    """Rows packed in the order of columns of the parameters that they train.
+
+    Attributes
+    ----------
+    bits : (n, W) uint64
+    missing : (n, W) uint64 or None
+        Where an entry is missing; its bit in ``bits`` is 0.
+    weights : (n,) float64, or (0,)
+        What each row counts in the loss; none is 1 for all.
+    """
+
+    bits: NDArray[np.uint64]
+    missing: NDArray[np.uint64] | None
+    weights: NDArray[np.float64]
+
+    @once
+    def patterns(self) -> tuple[NDArray[np.uint64], NDArray[np.intp]]:
+        """Return the different rows of ``missing``, and which of them each row has."""
+        assert self.missing is not None
+        return distinct_rows(self.missing)
+
+    def take(self, rows: NDArray[np.intp]) -> TrainingRows:
+        """Return some of the rows."""
+        return TrainingRows(self.bits[rows], *_taken(self, rows))
 
 
 class Rows(NamedTuple):
@@ -51,8 +78,12 @@ class Rows(NamedTuple):
 
     def take(self, rows: NDArray[np.intp]) -> Rows:
         """Return some of the rows."""
-        missing = None if self.missing is None else self.missing[rows]
-        return Rows(self.table.take(rows), missing, self.weights[rows] if len(self.weights) else self.weights, self.names)
+        return Rows(self.table.take(rows), *_taken(self, rows), self.names)
+
+
+def _taken(of: Rows | TrainingRows, rows: NDArray[np.intp]) -> tuple[NDArray[np.uint64] | None, NDArray[np.float64]]:
+    """Return where some of the rows have missing entries, and what they count."""
+    return None if of.missing is None else of.missing[rows], of.weights[rows] if len(of.weights) else of.weights
 
 
 def look(X: MatrixLike, sample_weight: Any, names: tuple[str, ...] | None, n_features: int | None = None) -> Rows:
@@ -104,16 +135,15 @@ def check_weights(train: NDArray[np.float64], held: NDArray[np.float64] | None) 
         )
 
 
-def pack(rows: Rows, trainer: Trainer, binarize: float | None, name: str = "X") -> TrainingRows:
-    """Pack rows in the trainer's order of columns, and look at every value."""
-    order, missing = trainer.column_order, rows.missing  # a trainer that takes missing entries packs columns as they are
-    if missing is not None and name == "X" and isinstance(trainer, FixedTrainer):
+def pack(rows: Rows, parameters: Parameters, binarize: float | None, name: str = "X") -> TrainingRows:
+    """Pack rows for the parameters that they train, and look at every value."""
+    if rows.missing is not None and name == "X" and parameters.connectivity is not None:
         raise ValueError(
             "X must be complete here, got NaN: training began on complete rows, under one mask of a fixed ordering. "
             "Begin with rows that miss something, or set n_masks=None."
         )
-    bits = pack_rows(rows.table, order, binarize, missing=missing is not None)
-    return TrainingRows(bits, missing, rows.weights)
+    bits = pack_rows(rows.table, parameters.order, binarize, missing=rows.missing is not None)
+    return TrainingRows(bits, rows.missing, rows.weights)  # where entries may be missing, columns stay in their order
 
 
 def check_observed(rows: Rows, *, warn: bool) -> None:
@@ -142,32 +172,8 @@ def not_observed(never: NDArray[np.intp], names: Sequence[str] | None) -> str:
     return f"X has no observed entry in {len(never)} column(s): {shown}{more}. Nothing is learned of them"
 
 
-def validator(
-    held: Rows,
-    packed: TrainingRows,
-    trainer: Trainer,
-    binarize: float | None,
-    n_val_masks: int,
-    n_threads: int,
-    model: Callable[[], MADEModel],
-) -> Callable[[], float]:
-    """Return what tells the mean NLL of validation rows, of what is observed of them, under the parameters as they are.
-
-    ``packed`` are these rows in the trainer's order of columns, which is that of a mask where there is one. ``model()`` is the
-    model that has those parameters; it is asked only where something is missing.
-    """
-    if held.missing is not None:
-        return lambda: -training.weighted_mean(log_p_observed(model(), held.table, n_threads)[0], held.weights)
-    orders = np.argsort(trainer.masks.orderings[:n_val_masks], axis=1)
-    tables = [
-        packed.bits if np.array_equal(order, trainer.column_order) else pack_rows(held.table, order, binarize)
-        for order in orders
-    ]
-    return training.validator(trainer, tables, held.weights, n_threads)
-
-
 def digests(train: TrainingRows, held: TrainingRows | None) -> dict[str, str]:
-    """Return what tells whether two fits were given the same rows and weights, by the name of the argument."""
+    """Return digests that tell whether two fits are given the same rows and weights, by the name of the argument."""
 
     def digest(*parts: NDArray[Any] | None) -> str:
         found = hashlib.sha256()

@@ -1,6 +1,6 @@
 /* Masked affine layers over panels: forward, backward to the input, and the sums of the backward to the weights.
  *
- * Included by level.h for each REAL. Not here: the loss and the optimisers (update.h), whole networks (net.h).
+ * Not here: the loss and the optimisers (update.h), whole networks (net.h).
  *
  * All three dense products are one register tile: ROWS x TILE_UNITS sums, each a single chain of fused multiply-adds in
  * ascending order of the summed index. A sum's bits therefore depend on its own row and column alone: not on the rows
@@ -16,14 +16,14 @@
 #define TILE_UNITS (TILE_VECTORS * LANES)
 #define PADDED(n) (((n) + PANEL - 1) / PANEL * PANEL) /* layout.width */
 
-/* acc[r][v] += sum_k a[r * a_row + k * a_step] * w[k * ldw + v * LANES], for r < rows, first <= v < stop. */
-static ALWAYS_INLINE void NAME(multiply)(int rows, int first, int stop, const REAL *a, int64_t a_row, int64_t a_step,
-                                         const REAL *w, int64_t ldw, int64_t n, vec acc[ROWS][4])
+/* acc[r][v] += sum_k a[r * a_row + k * a_step] * w[k * PANEL + v * LANES], for r < rows, first <= v < stop. */
+static ALWAYS_INLINE void multiply(int rows, int first, int stop, const REAL *a, int64_t a_row, int64_t a_step, const REAL *w,
+                                   int64_t n, vec acc[ROWS][4])
 {
     for (int64_t k = 0; k < n; k++) {
         vec b[4];
 #pragma GCC unroll 4
-        for (int v = first; v < stop; v++) b[v] = load(w + k * ldw + v * LANES);
+        for (int v = first; v < stop; v++) b[v] = load(w + k * PANEL + v * LANES);
 #pragma GCC unroll 6
         for (int r = 0; r < ROWS; r++)
             if (r < rows) {
@@ -54,10 +54,10 @@ static ALWAYS_INLINE void NAME(multiply)(int rows, int first, int stop, const RE
     } while (0)
 
 /* z[i, u] += sum_{from <= k < to, n_live[u]} x[i, k] w[k, u] for `vectors` vectors of units, which start at w, live, z;
- * x holds the inputs from k0 on. With a bias, the sum starts from it and not from z.
+ * x holds the inputs from `from` on. With a bias, the sum starts from it and not from z.
  * Vector by vector the units leave the sum as their live prefix ends: no multiply-add beyond one vector's corner is dead. */
-static ALWAYS_INLINE void NAME(tile_forward)(int rows, int vectors, const REAL *x, int64_t k0, const REAL *w,
-                                             const int32_t *live, int64_t from, int64_t to, const REAL *bias, REAL *z)
+static ALWAYS_INLINE void tile_forward(int rows, int vectors, const REAL *x, const REAL *w, const int32_t *live, int64_t from,
+                                       int64_t to, const REAL *bias, REAL *z)
 {
     vec acc[ROWS][4];
 #pragma GCC unroll 6
@@ -70,7 +70,7 @@ static ALWAYS_INLINE void NAME(tile_forward)(int rows, int vectors, const REAL *
     for (int v = 0; v < vectors; v++) {
         const int64_t end = live[v * LANES + LANES - 1] < to ? live[v * LANES + LANES - 1] : to;
         if (end > k) {
-            NAME(multiply)(rows, v, vectors, x + (k - k0), PANEL, 1, w + k * PANEL, PANEL, end - k, acc);
+            multiply(rows, v, vectors, x + (k - from), PANEL, 1, w + k * PANEL, end - k, acc);
             k = end;
         }
     }
@@ -88,40 +88,39 @@ typedef struct {
     const REAL *bias;
     int64_t depth;
     int units; /* true ones, the rest is fill-up */
-} NAME(panel_t);
+} panel_t;
 
-static ALWAYS_INLINE NAME(panel_t) NAME(panel)(const net_t *net, int64_t l, int64_t p)
+static ALWAYS_INLINE panel_t panel_of(const net_t *net, int64_t l, int64_t p)
 {
     const int64_t *layer = net->layers + l * LAYER_COLUMNS;
     const int32_t *live = net->n_live + layer[UNITS] + p * PANEL;
     const int64_t units = layer[N_OUT] - p * PANEL;
     REAL *theta = net->theta;
-    return (NAME(panel_t)){theta + net->panel_start[layer[PANELS] + p], live, theta + layer[BIAS] + p * PANEL, live[PANEL - 1],
-                           units < PANEL ? (int)units : PANEL};
+    return (panel_t){theta + net->panel_start[layer[PANELS] + p], live, theta + layer[BIAS] + p * PANEL, live[PANEL - 1],
+                     units < PANEL ? (int)units : PANEL};
 }
-#define panel_t NAME(panel_t)
 
 /* While a block of 64 rows of weights is at work, fetch the next: the part that falls to the tile of rows at i of m. */
-static ALWAYS_INLINE void NAME(fetch)(const REAL *w, int64_t i, int64_t m)
+static ALWAYS_INLINE void fetch(const REAL *w, int64_t i, int64_t m)
 {
     const int64_t lines = PANEL * PANEL * sizeof(REAL) / 64, tiles = m / ROWS + 1, t = i / ROWS;
     for (int64_t q = lines * t / tiles; q < lines * (t + 1) / tiles; q++) __builtin_prefetch((const char *)w + 64 * q, 0, 2);
 }
 
 /* Panel p of layer l on m rows of x: out = g(x (W * M) + b + direct), all buffers of `rows` rows; direct may be null. */
-static void NAME(forward_panel)(const net_t *net, int64_t l, int64_t p, const REAL *x, const REAL *direct, int64_t rows,
-                                int64_t m, REAL *out)
+static void forward_panel(const net_t *net, int64_t l, int64_t p, const REAL *x, const REAL *direct, int64_t rows, int64_t m,
+                          REAL *out)
 {
-    const panel_t panel = NAME(panel)(net, l, p);
+    const panel_t panel = panel_of(net, l, p);
     out += p * rows * PANEL;
     FOR_UNITS(panel.units, u, {
         const int32_t *live = panel.live + u;
         int64_t k = 0;
         do { /* 64 rows of weights at a time: they stay in the L1 cache while all rows of x pass */
             FOR_TILES(m, i, {
-                if (u == 0 && m > ROWS && k + PANEL < panel.depth) NAME(fetch)(panel.w + (k + PANEL) * PANEL, i, m);
-                NAME(tile_forward)(R, V, x + k * rows + i * PANEL, k, panel.w + u, live, k, k + PANEL,
-                                         k ? 0 : panel.bias + u, out + i * PANEL + u);
+                if (u == 0 && m > ROWS && k + PANEL < panel.depth) fetch(panel.w + (k + PANEL) * PANEL, i, m);
+                tile_forward(R, V, x + k * rows + i * PANEL, panel.w + u, live, k, k + PANEL, k ? 0 : panel.bias + u,
+                             out + i * PANEL + u);
             });
             k += PANEL;
         } while (k < live[V * LANES - 1]);
@@ -131,17 +130,11 @@ static void NAME(forward_panel)(const net_t *net, int64_t l, int64_t p, const RE
     if (direct)
         for (int64_t j = 0; j < m * PANEL; j += LANES)
             store(out + j, load(out + j) + load(direct + p * rows * PANEL + j));
-    NAME(activate)(out, m * PANEL, (int)net->layers[l * LAYER_COLUMNS + ACTIVATION]);
-}
-
-static void NAME(forward)(const net_t *net, int64_t l, const void *x, const void *direct, int64_t rows, int64_t m, void *out)
-{
-    for (int64_t p = 0; p < net->layers[l * LAYER_COLUMNS + N_PANELS]; p++)
-        NAME(forward_panel)(net, l, p, x, direct, rows, m, out);
+    activate(out, m * PANEL, (int)net->layers[l * LAYER_COLUMNS + ACTIVATION]);
 }
 
 /* z[0..PANEL) += the weights of each listed place below `depth`; returns how many places were taken. */
-static ALWAYS_INLINE int64_t NAME(add_ones)(const panel_t *panel, const int32_t *index, int64_t n, int64_t depth, REAL *z)
+static ALWAYS_INLINE int64_t add_ones(const panel_t *panel, const int32_t *index, int64_t n, int64_t depth, REAL *z)
 {
     enum { VECTORS = PANEL / LANES, STEP = VECTORS < 8 ? VECTORS : 8 };
     while (n > 0 && index[n - 1] >= depth) n--;
@@ -160,41 +153,42 @@ static ALWAYS_INLINE int64_t NAME(add_ones)(const panel_t *panel, const int32_t 
     return n;
 }
 
-/* `forward` on binary input given by its ones: rows of weights are added, nothing is multiplied. */
-static void NAME(forward_panel_sparse)(const net_t *net, int64_t l, int64_t p, const int32_t *count, const int32_t *index,
-                                       int64_t ld, int64_t rows, int64_t m, REAL *out)
+/* `forward_panel` on binary input given by its ones: rows of weights are added, nothing is multiplied. */
+static void forward_panel_sparse(const net_t *net, int64_t l, int64_t p, lists_t ones, int64_t rows, int64_t m, REAL *out)
 {
-    const panel_t panel = NAME(panel)(net, l, p);
+    const panel_t panel = panel_of(net, l, p);
     out += p * rows * PANEL;
     for (int64_t i = 0; i < m; i++) {
         memcpy(out + i * PANEL, panel.bias, PANEL * sizeof(REAL));
-        NAME(add_ones)(&panel, index + i * ld, count[i], panel.depth, out + i * PANEL);
+        add_ones(&panel, ones.index + i * ones.ld, ones.count[i], panel.depth, out + i * PANEL);
     }
-    NAME(activate)(out, m * PANEL, (int)net->layers[l * LAYER_COLUMNS + ACTIVATION]);
+    activate(out, m * PANEL, (int)net->layers[l * LAYER_COLUMNS + ACTIVATION]);
 }
 
-static void NAME(forward_sparse)(const net_t *net, int64_t l, const int32_t *count, const int32_t *index, int64_t ld,
-                                 int64_t rows, int64_t m, void *out)
+static void affine_forward(const call_t *c)
 {
-    for (int64_t p = 0; p < net->layers[l * LAYER_COLUMNS + N_PANELS]; p++)
-        NAME(forward_panel_sparse)(net, l, p, count, index, ld, rows, m, out);
+    for (int64_t p = 0; p < c->net.layers[c->l * LAYER_COLUMNS + N_PANELS]; p++)
+        if (c->ones.count)
+            forward_panel_sparse(&c->net, c->l, p, c->ones, c->m, c->m, c->out);
+        else
+            forward_panel(&c->net, c->l, p, c->x, c->dz, c->m, c->m, c->out);
 }
 
 /* Transpose LANES x LANES numbers: log2(LANES) rounds, each a perfect shuffle of the rows. */
-#if VECTOR_BYTES / REAL_BYTES == 16
+#if LANES == 16
 #define LOW(a, b) __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23)
 #define HIGH(a, b) __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31)
-#elif VECTOR_BYTES / REAL_BYTES == 8
+#elif LANES == 8
 #define LOW(a, b) __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11)
 #define HIGH(a, b) __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15)
-#elif VECTOR_BYTES / REAL_BYTES == 4
+#elif LANES == 4
 #define LOW(a, b) __builtin_shufflevector(a, b, 0, 4, 1, 5)
 #define HIGH(a, b) __builtin_shufflevector(a, b, 2, 6, 3, 7)
 #else
 #define LOW(a, b) __builtin_shufflevector(a, b, 0, 2)
 #define HIGH(a, b) __builtin_shufflevector(a, b, 1, 3)
 #endif
-static ALWAYS_INLINE void NAME(transpose)(const REAL *from, int64_t ld_from, REAL *to, int64_t ld_to)
+static ALWAYS_INLINE void transpose(const REAL *from, int64_t ld_from, REAL *to, int64_t ld_to)
 {
     vec a[LANES], b[LANES];
 #pragma GCC unroll 16
@@ -217,8 +211,8 @@ static ALWAYS_INLINE void NAME(transpose)(const REAL *from, int64_t ld_from, REA
 
 /* dh[i, k] += sum_j dz[i, j] w[j, k] for `rows` rows and a tile of inputs, where vector v has inputs that units
  * starts[v] .. units - 1 see: vector by vector the inputs join the sum. */
-static ALWAYS_INLINE void NAME(tile_backward)(int rows, int fresh, const REAL *dz, const REAL *w, const int *starts, int units,
-                                              REAL *dh)
+static ALWAYS_INLINE void tile_backward(int rows, int fresh, const REAL *dz, const REAL *w, const int *starts, int units,
+                                        REAL *dh)
 {
     vec acc[ROWS][4];
 #pragma GCC unroll 6
@@ -229,7 +223,7 @@ static ALWAYS_INLINE void NAME(tile_backward)(int rows, int fresh, const REAL *d
 #pragma GCC unroll 4
     for (int v = 0; v < TILE_VECTORS; v++) {
         const int end = v + 1 < TILE_VECTORS ? starts[v + 1] : units;
-        NAME(multiply)(rows, 0, v + 1, dz + starts[v], PANEL, 1, w + starts[v] * PANEL, PANEL, end - starts[v], acc);
+        multiply(rows, 0, v + 1, dz + starts[v], PANEL, 1, w + starts[v] * PANEL, end - starts[v], acc);
     }
 #pragma GCC unroll 6
     for (int r = 0; r < ROWS; r++)
@@ -243,15 +237,15 @@ static ALWAYS_INLINE void NAME(tile_backward)(int rows, int fresh, const REAL *d
  *
  * The sum runs over units, along a panel's rows; so 64 x 64 blocks of the panels are transposed into a scratch that stays
  * in the L1 cache, and used for all rows. */
-static void NAME(backward_input_panel)(const net_t *net, int64_t l, int64_t k0, const REAL *dz, const REAL *h, int64_t rows,
-                                       int64_t m, REAL *dh)
+static void backward_input_panel(const net_t *net, int64_t l, int64_t k0, const REAL *dz, const REAL *h, int64_t rows,
+                                 int64_t m, REAL *dh)
 {
     const int64_t *layer = net->layers + l * LAYER_COLUMNS;
     REAL block[PANEL * PANEL] __attribute__((aligned(64)));
     int fresh = 1;
     dh += k0 * rows;
     for (int64_t p = 0; p < layer[N_PANELS]; p++) {
-        const panel_t panel = NAME(panel)(net, l, p);
+        const panel_t panel = panel_of(net, l, p);
         if (panel.depth <= k0) continue; /* no unit of this panel sees these inputs */
         const int n = panel.depth - k0 < PANEL ? (int)(panel.depth - k0) : PANEL;
         int starts[PANEL / LANES]; /* first unit that sees an input of each vector */
@@ -261,15 +255,15 @@ static void NAME(backward_input_panel)(const net_t *net, int64_t l, int64_t k0, 
             for (int j = starts[k / LANES] / LANES * LANES; j < panel.units; j += LANES) {
                 const REAL *w = panel.w + (k0 + k) * PANEL + j;
                 if (k + LANES <= n)
-                    NAME(transpose)(w, PANEL, block + j * PANEL + k, PANEL);
+                    transpose(w, PANEL, block + j * PANEL + k, PANEL);
                 else
                     for (int a = 0; a < LANES; a++)
                         for (int b = 0; b < LANES; b++) block[(j + a) * PANEL + k + b] = k + b < n ? w[b * PANEL + a] : 0;
             }
         for (int u = 0; u < PANEL; u += TILE_UNITS)
             FOR_TILES(m, i, {
-                if (u == 0 && m > ROWS && p + 1 < layer[N_PANELS]) NAME(fetch)(NAME(panel)(net, l, p + 1).w + k0 * PANEL, i, m);
-                NAME(tile_backward)(R, fresh, dz + p * rows * PANEL + i * PANEL, block + u, starts + u / LANES, panel.units,
+                if (u == 0 && m > ROWS && p + 1 < layer[N_PANELS]) fetch(panel_of(net, l, p + 1).w + k0 * PANEL, i, m);
+                tile_backward(R, fresh, dz + p * rows * PANEL + i * PANEL, block + u, starts + u / LANES, panel.units,
                                           dh + i * PANEL + u);
             });
         fresh = 0;
@@ -277,12 +271,12 @@ static void NAME(backward_input_panel)(const net_t *net, int64_t l, int64_t k0, 
     if (fresh)
         memset(dh, 0, m * PANEL * sizeof(REAL));
     else
-        NAME(derive)(dh, h + k0 * rows, m * PANEL, (int)layer[ACTIVATION - LAYER_COLUMNS]);
+        derive(dh, h + k0 * rows, m * PANEL, (int)layer[ACTIVATION - LAYER_COLUMNS]);
     /* The fill-up units of the layer below get dh = 0 because no live count reaches them. */
 }
 
-static void NAME(backward_input)(const net_t *net, int64_t l, const void *dz, const void *h, int64_t rows, int64_t m, void *dh)
+static void affine_backward_input(const call_t *c)
 {
-    for (int64_t k0 = 0; k0 < net->layers[l * LAYER_COLUMNS + N_IN]; k0 += PANEL)
-        NAME(backward_input_panel)(net, l, k0, dz, h, rows, m, dh);
+    for (int64_t k0 = 0; k0 < c->net.layers[c->l * LAYER_COLUMNS + N_IN]; k0 += PANEL)
+        backward_input_panel(&c->net, c->l, k0, c->dz, c->x, c->m, c->m, c->out);
 }

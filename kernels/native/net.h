@@ -1,0 +1,268 @@
+/* Whole networks: score, conditionals, sampling in one pass. Not here: training (train.h, shared.h).
+ *
+ * Everything here is made of the layers of affine.h and the loss of update.h; what this file adds is the order of things.
+ */
+
+/* Units of layer l. */
+static int64_t n_units(const net_t *net, int64_t l) { return net->layers[l * LAYER_COLUMNS + N_OUT]; }
+
+/* Row of the direct connections that add to layer l, or 0. */
+static int64_t direct_of(const net_t *net, int64_t l) { return net->layers[l * LAYER_COLUMNS + DIRECT]; }
+
+/* Whether row l reads the inputs. */
+static int reads_inputs(const net_t *net, int64_t l) { return l == 0 || l >= net->n_layers; }
+
+/* A block of rows on its way through a network: what it reads, what becomes of it, and room for the output of every layer. */
+typedef struct {
+    const net_t *net;
+    int sparse;        /* whether the inputs are read by their ones */
+    loss_t loss;       /* whose bits are the block's */
+    dropout_t dropout; /* whose keep begins with the block */
+    int64_t rows;      /* of the buffers */
+    REAL *x, *h[2 * MAX_LAYERS];
+    lists_t ones; /* of each row */
+} block_t;
+
+/* Cut the buffers from the start of reals and ints, as layout.score_workspace says; returns what is left of reals. */
+static REAL *cut_buffers(block_t *b, int64_t rows, REAL *reals, int32_t *ints)
+{
+    const int64_t D = b->net->layers[N_IN];
+    b->rows = rows;
+    b->ones = (lists_t){ints, ints + rows, D};
+    b->x = reals;
+    reals += rows * PADDED(D);
+    for (int64_t l = 0; l < b->net->n_rows; reals += rows * PADDED(n_units(b->net, l)), l++) b->h[l] = reals;
+    return reals;
+}
+
+/* What the first layer reads, for rows i0 .. i0 + m - 1: the ones of their bits, or the bits as numbers. */
+static void read_bits(const block_t *b, int64_t i0, int64_t m)
+{
+    const int64_t D = b->net->layers[N_IN], words = b->loss.words;
+    const uint64_t *bits = b->loss.bits + i0 * words;
+    if (b->sparse) {
+        made_fast_list_ones(bits, words, m, D, b->ones.count + i0, b->ones.index + i0 * D);
+        return;
+    }
+    for (int64_t p = 0; p < PADDED(D) / PANEL; p++)
+        for (int64_t i = 0; i < m; i++)
+            for (int j = 0; j < PANEL; j += LANES)
+                store(b->x + (p * b->rows + i0 + i) * PANEL + j, (vec)(spread(bits[i * words + p] >> j) & (ivec)splat(1)));
+}
+
+/* h = h * scale where the unit is kept, else 0: panel p of hidden layer l, rows i0 .. i0 + m - 1. */
+static void drop(const block_t *b, int64_t l, int64_t p, int64_t i0, int64_t m, REAL *h)
+{
+    int64_t word = p;
+    for (int64_t q = 0; q < l; q++) word += b->net->layers[q * LAYER_COLUMNS + N_PANELS];
+    const vec scale = splat(b->dropout.scale);
+    for (int64_t i = i0; i < i0 + m; i++)
+        for (int u = 0; u < PANEL; u += LANES) {
+            REAL *at = h + (p * b->rows + i) * PANEL + u;
+            store(at, (vec)((ivec)(load(at) * scale) & spread(b->dropout.keep[i * b->dropout.words + word] >> u)));
+        }
+}
+
+/* Panel p of a layer that reads the inputs, for rows i0 .. i0 + m - 1. */
+static void inputs_panel(const block_t *b, int64_t l, int64_t p, int64_t i0, int64_t m)
+{
+    const int64_t D = b->net->layers[N_IN], at = i0 * PANEL;
+    if (b->sparse)
+        forward_panel_sparse(b->net, l, p, (lists_t){b->ones.count + i0, b->ones.index + i0 * D, D}, b->rows, m,
+                             b->h[l] + at);
+    else
+        forward_panel(b->net, l, p, b->x + at, 0, b->rows, m, b->h[l] + at);
+}
+
+/* Panel p of layer l of the chain, for rows i0 .. i0 + m - 1. */
+static void layer_panel(const block_t *b, int64_t l, int64_t p, int64_t i0, int64_t m)
+{
+    const int64_t direct = direct_of(b->net, l), last = b->net->n_layers - 1, at = i0 * PANEL;
+    if (direct) inputs_panel(b, direct, p, i0, m);
+    if (l == 0)
+        inputs_panel(b, 0, p, i0, m);
+    else
+        forward_panel(b->net, l, p, b->h[l - 1] + at, direct ? b->h[direct] + at : 0, b->rows, m, b->h[l] + at);
+    if (l < last && b->dropout.keep) drop(b, l, p, i0, m, b->h[l]);
+    if (l == last && b->loss.nll) nll_panel(&b->loss, b->h[l], p, b->rows, i0, m);
+}
+
+/* All layers of m rows, by one thread. Outputs behind the last one that the loss counts are left out. */
+static void forward_all(const block_t *b, int64_t m)
+{
+    read_bits(b, 0, m);
+    for (int64_t l = 0; l < b->net->n_layers; l++) {
+        int64_t panels = b->net->layers[l * LAYER_COLUMNS + N_PANELS];
+        if (l == b->net->n_layers - 1 && b->loss.nll) panels = PADDED(b->loss.n_places) / PANEL;
+        for (int64_t p = 0; p < panels; p++) layer_panel(b, l, p, 0, m);
+    }
+}
+
+static void score(const call_t *c)
+{
+    const batches_t *data = &c->batches;
+    block_t b = {.net = &c->net, .sparse = data->sparse, .loss = {.words = data->words, .n_places = c->n_places}};
+    cut_buffers(&b, c->block, c->scratch.reals, c->scratch.ints);
+    for (int64_t i = 0; i < data->n_rows; i += c->block) {
+        const int64_t m = data->n_rows - i < c->block ? data->n_rows - i : c->block;
+        double *log_p = b.loss.nll = (double *)c->out + i;
+        b.loss.bits = data->bits + i * data->words;
+        if (c->n_places == 0) memset(log_p, 0, m * sizeof(double));
+        forward_all(&b, m);
+        for (int64_t r = 0; r < m; r++) log_p[r] = -log_p[r];
+    }
+}
+
+static void conditionals(const call_t *c)
+{
+    const batches_t *data = &c->batches;
+    const int64_t D = c->net.layers[N_IN];
+    block_t b = {.net = &c->net, .sparse = data->sparse, .loss = {.words = data->words}};
+    cut_buffers(&b, c->block, c->scratch.reals, c->scratch.ints);
+    for (int64_t i = 0; i < data->n_rows; i += c->block) {
+        const int64_t m = data->n_rows - i < c->block ? data->n_rows - i : c->block;
+        b.loss.bits = data->bits + i * data->words;
+        forward_all(&b, m);
+        for (int64_t p = 0; p < D; p += PANEL) {
+            REAL *z = b.h[c->net.n_layers - 1] + p * c->block, *proba = (REAL *)c->out + i * D + p;
+            for (int64_t j = 0; j < m * PANEL; j += LANES) store(z + j, vsigmoid(load(z + j)));
+            for (int64_t r = 0; r < m; r++)
+                memcpy(proba + r * D, z + r * PANEL, (D - p < PANEL ? D - p : PANEL) * sizeof(REAL));
+        }
+    }
+}
+
+/* ---------------------------------------------------------------------------------------------------------------------------
+ * Sampling
+ *
+ * A unit is final once the inputs it sees are drawn. One walk over the places draws an input, then finishes the units that
+ * have become final. A layer's current panel holds the sums of what it has seen; it is entered with one product over all
+ * that is final by then (most of the work), and is brought up to date by short products as it is read, unit by unit.
+ * Every sum is taken in the order of the full pass, so the sample is the one that D full passes would draw, bit for bit.
+ */
+
+typedef struct {
+    REAL *z;        /* (panels, m, 64): sums of the current panel, outputs of the units that are final */
+    int64_t panel;  /* current panel, -1 before the first */
+    int64_t seen;   /* units of the layer below that the current panel's sums contain */
+    int64_t done;   /* units that are final */
+    int32_t *taken; /* of a layer that reads the inputs: how many ones of each row the current panel's sums contain */
+} layer_walk_t;
+
+typedef struct {
+    const net_t *net;
+    int64_t m;
+    layer_walk_t layers[2 * MAX_LAYERS];
+    lists_t ones; /* of each row, as far as it is drawn */
+    REAL *column; /* one unit of all rows */
+} walk_t;
+
+/* Bring the sums of the panel that holds unit j of layer l up to unit j's live prefix; returns where unit j's sums begin. */
+static REAL *reach(walk_t *w, int64_t l, int64_t j)
+{
+    const int64_t p = j / PANEL, m = w->m;
+    const panel_t panel = panel_of(w->net, l, p);
+    const int inputs = reads_inputs(w->net, l);
+    const lists_t *ones = &w->ones;
+    layer_walk_t *layer = w->layers + l;
+    int32_t *taken = layer->taken;
+    REAL *z = layer->z + p * m * PANEL;
+    if (p != layer->panel) {
+        layer->panel = p;
+        layer->seen = 0;
+        for (int64_t i = 0; i < m; i++) memcpy(z + i * PANEL, panel.bias, PANEL * sizeof(REAL));
+        if (inputs) memset(taken, 0, m * sizeof(int32_t));
+    }
+    const int64_t end = panel.live[j % PANEL];
+    if (inputs && end > layer->seen) /* the ones drawn so far */
+        for (int64_t i = 0; i < m; i++)
+            if (ones->count[i] > taken[i])
+                taken[i] += (int32_t)add_ones(&panel, ones->index + i * ones->ld + taken[i], ones->count[i] - taken[i], end,
+                                              z + i * PANEL);
+    if (!inputs)
+        for (int64_t k = layer->seen; k < end;) {
+            const int64_t k0 = k / PANEL * PANEL, to = k0 + PANEL < end ? k0 + PANEL : end;
+            for (int u = j % PANEL / TILE_UNITS * TILE_UNITS; u < panel.units; u += TILE_UNITS)
+                FOR_TILES(m, i,
+                          tile_forward(R, TILE_VECTORS, layer[-1].z + k0 * m + i * PANEL + (k - k0), panel.w + u,
+                                       panel.live + u, k, to, 0, z + i * PANEL + u););
+            k = to;
+        }
+    layer->seen = end;
+    return z + j % PANEL;
+}
+
+/* column = g(sum of unit j of layer l); returns where the unit's numbers stand. */
+static ALWAYS_INLINE REAL *finish_unit(walk_t *w, int64_t l, int64_t j, int activation)
+{
+    const int64_t direct = direct_of(w->net, l), m = w->m;
+    REAL *z = reach(w, l, j), *column = w->column;
+    for (int64_t i = 0; i < m; i++) column[i] = z[i * PANEL];
+    if (direct) {
+        const REAL *add = reach(w, direct, j);
+        for (int64_t i = 0; i < m; i++) column[i] += add[i * PANEL];
+    }
+    activate(column, (m + LANES - 1) / LANES * LANES, activation);
+    return z;
+}
+
+/* Finish the units of hidden layer l that see nothing but the first `final` units of the layer below and `drawn` inputs. */
+static void finish(walk_t *w, int64_t l, int64_t final, int64_t drawn)
+{
+    const int64_t *layer = w->net->layers + l * LAYER_COLUMNS, direct = layer[DIRECT];
+    const int32_t *live = w->net->n_live + layer[UNITS];
+    const int32_t *direct_live = direct ? w->net->n_live + w->net->layers[direct * LAYER_COLUMNS + UNITS] : 0;
+    int64_t *done = &w->layers[l].done;
+    while (*done < layer[N_OUT] && live[*done] <= final && (!direct || direct_live[*done] <= drawn)) {
+        REAL *z = finish_unit(w, l, (*done)++, (int)layer[ACTIVATION]);
+        for (int64_t i = 0; i < w->m; i++) z[i * PANEL] = w->column[i];
+    }
+}
+
+/* x at place p is 1 where the row's uniform u is below its conditional: in x, and at the end of the row's list of ones. */
+static void draw(walk_t *w, int64_t p, const double *u, uint8_t *x)
+{
+    const int64_t D = w->ones.ld;
+    for (int64_t i0 = 0; i0 < w->m; i0 += 64) {
+        const int64_t end = w->m - i0 < 64 ? w->m - i0 : 64;
+        uint64_t ones = 0;
+        for (int64_t i = 0; i < end; i++) ones |= (uint64_t)(u[i0 + i] < (double)w->column[i0 + i]) << i;
+        for (; ones; ones &= ones - 1) {
+            const int64_t i = i0 + __builtin_ctzll(ones);
+            x[i * D + p] = 1;
+            w->ones.index[i * D + w->ones.count[i]++] = (int32_t)p;
+        }
+    }
+}
+
+static void sample(const call_t *c)
+{
+    enum { AHEAD = 8 }; /* uniforms of a row that share a cache line */
+    const net_t *net = &c->net;
+    const int64_t D = net->layers[N_IN], last = net->n_layers - 1, block = c->block, n = c->batches.n_rows;
+    int32_t *count = c->scratch.ints, *index = count + block;
+    walk_t w = {.net = net, .ones = {count, index, D}, .column = c->scratch.reals};
+    for (int64_t start = 0; start < n; start += block) {
+        const int64_t m = w.m = n - start < block ? n - start : block;
+        const double *uniforms = c->uniforms + start * D;
+        uint8_t *x = (uint8_t *)c->out + start * D;
+        REAL *z = w.column + (block + 15) / 16 * 16;
+        for (int64_t l = 0; l < net->n_rows; z += m * PADDED(n_units(net, l)), l++)
+            w.layers[l] = (layer_walk_t){z, -1, 0, 0, index + block * D + l * m};
+        double *const ahead = (double *)z; /* (AHEAD, m) */
+        memset(count, 0, m * sizeof(int32_t));
+        memset(x, 0, m * D);
+        for (int64_t p = 0; p < D; p++) {
+            if (p % AHEAD == 0)
+                for (int64_t i = 0; i < m; i++)
+                    for (int64_t q = 0; q < AHEAD && p + q < D; q++) ahead[q * m + i] = uniforms[i * D + p + q];
+            finish_unit(&w, last, p, SIGMOID);
+            draw(&w, p, ahead + p % AHEAD * m, x);
+            int64_t final = p + 1;
+            for (int64_t l = 0; l < last; l++) {
+                finish(&w, l, final, p + 1);
+                final = w.layers[l].done;
+            }
+        }
+    }
+}

@@ -1,0 +1,328 @@
+/* Training steps shared by a crew of threads.
+ *
+ * A crew goes through a step phase by phase: the rows of the batch are read; each layer forward; each layer back; the weights.
+ * A phase is cut into runs of equal cost, one for each rank, over panels first and rows second. So a rank meets mostly the
+ * same weights in every phase of every step, and finds them in its cache; what travels between ranks are activations.
+ * Not here: parameters that connectivities share (shared.h).
+ */
+
+/* The caller has called the step off, because of Ctrl-C, or because one of the ranks will never come. A rank that sees it in
+ * the midst of a phase may leave the rest undone, and goes to meet the others. */
+static ALWAYS_INLINE int called_off(const crew_t *crew)
+{
+    return __atomic_load_n(crew->sync + CALL_OFF, __ATOMIC_RELAXED);
+}
+
+/* Wait for all ranks. Returns 0 to all of them when they have come and done all of the phase; 1 to all if it is called off. */
+static int meet(const crew_t *crew)
+{
+    int32_t *arrived = crew->sync + ARRIVED, *round = crew->sync + ROUND; /* on cache lines of their own, as CALL_OFF is */
+    if (crew->n_ranks == 1) return called_off(crew);
+    const int32_t now = __atomic_load_n(round, __ATOMIC_ACQUIRE); /* meetings so far; once meeting r is off, -1 - r */
+    int32_t seen = now;
+    if (now < 0) return 1;
+    if (__atomic_add_fetch(arrived, 1, __ATOMIC_ACQ_REL) == crew->n_ranks) {
+        __atomic_store_n(arrived, 0, __ATOMIC_RELAXED);
+        /* A rank that has left something undone saw the flag before it came; so the last one to come sees it too. */
+        const int32_t then = called_off(crew) ? -1 - now : now + 1;
+        __atomic_compare_exchange_n(round, &seen, then, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
+    }
+    for (int spins = 0; __atomic_load_n(round, __ATOMIC_ACQUIRE) == now; spins++) {
+        if (called_off(crew))
+            __atomic_compare_exchange_n(round, &seen, -1 - now, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
+#if defined(__x86_64__)
+        _mm_pause();
+#endif
+        if (spins > 300) sched_yield();
+    }
+    return __atomic_load_n(round, __ATOMIC_ACQUIRE) == -1 - now;
+}
+
+/* A rank's run of a phase's total cost; `at` is the cost of the items that have been passed. */
+typedef struct {
+    int64_t from, to, at;
+} run_t;
+
+static run_t run_of(const crew_t *crew, int64_t total)
+{
+    return (run_t){total * crew->rank / crew->n_ranks, total * (crew->rank + 1) / crew->n_ranks, 0};
+}
+
+/* Where cost t cuts an item of n parts of cost `each`; only multiples of `grain` will do. */
+static ALWAYS_INLINE int64_t cut(const run_t *run, int64_t t, int64_t n, int64_t each, int64_t grain)
+{
+    if (t <= run->at) return 0;
+    const int64_t k = ((t - run->at) / each + grain) / grain * grain;
+    return k < n ? k : n;
+}
+
+/* Pass an item of n parts; says whether any of them, [*first, *stop), are in the run. */
+static int take(run_t *run, int64_t n, int64_t each, int64_t grain, int64_t *first, int64_t *stop)
+{
+    *first = cut(run, run->from, n, each, grain);
+    *stop = cut(run, run->to, n, each, grain);
+    run->at += n * each;
+    return *stop > *first;
+}
+
+/* A mini-batch on its way through the network and back, with the scratch of a step. */
+typedef struct {
+    block_t block;
+    const crew_t *crew;
+    int64_t m;
+    uint64_t *bits;       /* (B, words) */
+    lists_t on;           /* the rows that have each place on */
+    REAL *dz[MAX_LAYERS]; /* gradients of the sums of every layer of the chain */
+    REAL *undropped;      /* one more hidden output, for dropout */
+    REAL *free_reals;     /* what is left of the scratch */
+    double *free_doubles;
+} batch_t;
+
+/* Cut the scratch as layout.train_workspace says. */
+static void cut_batch(batch_t *s, const net_t *net, const call_t *c)
+{
+    const batches_t *data = &c->batches;
+    const int64_t B = data->batch_size, D = net->layers[N_IN], words = data->words, last = net->n_layers - 1;
+    int64_t widest = 0;
+    *s = (batch_t){.block = {.net = net, .sparse = data->sparse, .dropout = c->dropout}, .crew = &c->crew};
+    s->bits = (uint64_t *)c->scratch.ints;
+    double *nll = (double *)(s->bits + B * words);
+    int32_t *count = (int32_t *)(nll + B * words);
+    s->on = (lists_t){count, count + D, B};
+    REAL *reals = cut_buffers(&s->block, B, c->scratch.reals, s->on.index + D * B);
+    for (int64_t l = 0; l <= last; reals += B * PADDED(n_units(net, l)), l++) {
+        s->dz[l] = reals;
+        if (l < last && n_units(net, l) > widest) widest = n_units(net, l);
+    }
+    s->undropped = reals;
+    s->free_reals = reals + B * PADDED(widest);
+    int32_t *ints = s->block.ones.index + B * D;
+    s->free_doubles = (double *)(ints + (ints - c->scratch.ints) % 2);
+    s->block.loss = (loss_t){.bits = s->bits, .words = words, .n_places = D, .weights = data->weights, .nll = nll,
+                             .panel_step = B, .dz = s->dz[last]};
+}
+
+/* The weighted sum of the NLL of the batch's rows. */
+static double total(const batch_t *s)
+{
+    const loss_t *loss = &s->block.loss;
+    double total = 0;
+    for (int64_t i = 0; i < s->m; i++) {
+        double sum = 0;
+        for (int64_t p = 0; p < loss->words; p++) sum += loss->nll[p * loss->panel_step + i];
+        total += loss->weights ? loss->weights[loss->which[i]] * sum : sum;
+    }
+    return total;
+}
+
+/* Cost of a row in a panel beside its sums, in multiply-adds of 64: measured. What reads lists of ones has shorter sums. */
+enum { ROW_GRAIN = 2 * ROWS, PER_ROW = 64, PER_LOSS = 160, PER_LIST = 200 };
+
+static void forward_share(const batch_t *s, int64_t l)
+{
+    const net_t *net = s->block.net;
+    const int64_t panels = net->layers[l * LAYER_COLUMNS + N_PANELS], direct = direct_of(net, l);
+    const int64_t per_row = PER_ROW + (l == net->n_layers - 1 ? PER_LOSS : 0) + (l == 0 && s->block.sparse ? PER_LIST : 0);
+    run_t run = {0};
+    int64_t i0, i1;
+    for (int pass = 0; pass < 2; pass++) { /* first the total cost, then the work */
+        if (pass) run = run_of(s->crew, run.at);
+        for (int64_t p = 0; p < panels && !called_off(s->crew); p++) {
+            const int64_t each = per_row + panel_of(net, l, p).depth + (direct ? panel_of(net, direct, p).depth : 0);
+            if (take(&run, s->m, each, ROW_GRAIN, &i0, &i1) && pass) layer_panel(&s->block, l, p, i0, i1 - i0);
+        }
+    }
+}
+
+/* From the gradient of the sums of layer l to that of the layer below. */
+static void backward_share(const batch_t *s, int64_t l)
+{
+    const net_t *net = s->block.net;
+    const int64_t rows = s->block.rows, n_in = net->layers[l * LAYER_COLUMNS + N_IN], n_out = n_units(net, l);
+    const int32_t *live = net->n_live + net->layers[l * LAYER_COLUMNS + UNITS];
+    REAL *dh = s->dz[l - 1];
+    run_t run = {0};
+    int64_t i0, i1;
+    for (int pass = 0; pass < 2; pass++) {
+        if (pass) run = run_of(s->crew, run.at);
+        for (int64_t k = 0, j = 0; k < n_in && !called_off(s->crew); k += PANEL) {
+            while (j < n_out && live[j] <= k) j++; /* units j .. see these inputs */
+            if (!take(&run, s->m, 1 + n_out - j, ROW_GRAIN, &i0, &i1) || !pass) continue;
+            const int64_t at = i0 * PANEL, m = i1 - i0;
+            const REAL *h = s->block.h[l - 1];
+            if (s->block.dropout.keep) { /* the derivative is a function of what the activation gave: h before it was scaled */
+                const vec scale = splat(s->block.dropout.scale);
+                for (int64_t q = k * rows + at; q < k * rows + at + m * PANEL; q += LANES)
+                    store(s->undropped + q, load(h + q) / scale);
+                h = s->undropped;
+            }
+            backward_input_panel(net, l, k, s->dz[l] + at, h + at, rows, m, dh + at);
+            if (s->block.dropout.keep) drop(&s->block, l - 1, k / PANEL, i0, m, dh);
+        }
+    }
+}
+
+/* Take m rows, the first of which is row number `first` in the order of use, through the network and back to the gradients of
+ * all sums. `place`, or null, is where the network has each column of their bits. Returns 1 if called off. */
+static int run_batch(batch_t *s, const call_t *c, int64_t first, int64_t m, const int32_t *place)
+{
+    const batches_t *data = &c->batches;
+    const net_t *net = s->block.net;
+    const int64_t rank = s->crew->rank, n_ranks = s->crew->n_ranks, words = data->words, last = net->n_layers - 1;
+    const int64_t i0 = m * rank / n_ranks, i1 = m * (rank + 1) / n_ranks, *rows = data->rows + first;
+    s->m = m;
+    s->block.loss.which = rows;
+    if (c->dropout.keep) s->block.dropout.keep = c->dropout.keep + first * c->dropout.words;
+    for (int64_t i = i0; i < i1; i++)
+        if (place)
+            made_fast_permute(data->bits + rows[i] * words, words, place, s->bits + i * words);
+        else
+            memcpy(s->bits + i * words, data->bits + rows[i] * words, words * sizeof(uint64_t));
+    read_bits(&s->block, i0, i1 - i0);
+    if (meet(s->crew)) return 1;
+    if (data->sparse)
+        made_fast_list_rows(s->bits, words, m, net->layers[N_IN], words * rank / n_ranks, words * (rank + 1) / n_ranks,
+                            s->on.ld, s->on.count, s->on.index);
+    for (int64_t l = 0; l <= last; l++) {
+        forward_share(s, l);
+        if (meet(s->crew)) return 1;
+    }
+    for (int64_t l = last; l > 0; l--) {
+        backward_share(s, l);
+        if (meet(s->crew)) return 1;
+    }
+    return 0;
+}
+
+/* What row l of the network read, and the gradient of the sums that it adds to. */
+static source_t source_of(const batch_t *s, int64_t l)
+{
+    const net_t *net = s->block.net;
+    source_t source = {.rows = s->block.rows, .m = s->m};
+    if (!reads_inputs(net, l))
+        source.x = s->block.h[l - 1];
+    else if (s->block.sparse)
+        source.on = s->on;
+    else
+        source.x = s->block.x;
+    int64_t fed = l < net->n_layers ? l : 0;
+    while (l >= net->n_layers && direct_of(net, fed) != l) fed++;
+    source.dz = s->dz[fed];
+    return source;
+}
+
+/* Gradient and update of this rank's share of every layer's weights and biases. The bias counts as so many rows of weights.
+ * A wide layer takes long: called off, it leaves some panels a step behind the others, each of them whole. */
+static void train_weights(const batch_t *s, const rule_t *rule)
+{
+    enum { PER_BIAS = 2 * STRIP };
+    const net_t *net = s->block.net;
+    for (int64_t l = 0; l < net->n_rows; l++) {
+        const source_t source = source_of(s, l);
+        run_t run = {0};
+        int64_t k0, k1;
+        for (int pass = 0; pass < 2; pass++) {
+            if (pass) run = run_of(s->crew, run.at);
+            for (int64_t p = 0; p < net->layers[l * LAYER_COLUMNS + N_PANELS] && !called_off(s->crew); p++) {
+                if (!take(&run, PER_BIAS + panel_of(net, l, p).depth, 1, STRIP, &k0, &k1) || !pass) continue;
+                if (k0 == 0) panel_bias(net, l, p, &source, rule);
+                panel_weights(net, l, p, k0 > PER_BIAS ? k0 - PER_BIAS : 0, k1 - PER_BIAS, &source, rule);
+            }
+        }
+    }
+}
+
+/* ---------------------------------------------------------------------------------------------------------------------------
+ * Updates by a gradient that is there as a whole
+ */
+
+#define DEALT_TO(crew, k) ((k) / STRIP % (crew)->n_ranks == (crew)->rank)
+
+typedef struct { /* n rows of parameters that follow each other, all weights or all biases */
+    int64_t start, n, stride;
+    int is_bias;
+} segment_t;
+
+typedef struct {
+    REAL *values, *gradient;
+    const segment_t *segments;
+    int64_t n_segments;
+    double *squares; /* scratch: one for each row */
+} whole_t;
+
+/* A rank's share of an update by the gradient times scale; or, with no rule, the sum of squares of every row. Returns the
+ * number of rows. */
+static int64_t update_share(const whole_t *w, const rule_t *rule, REAL scale, const crew_t *crew)
+{
+    const rule_t plain = rule ? without_decay(rule) : (rule_t){0};
+    int64_t row = 0;
+    for (const segment_t *s = w->segments; s < w->segments + w->n_segments; s++) {
+        for (int64_t k = 0; k < s->n && !called_off(crew); k++, row++) {
+            const int64_t at = s->start + k * s->stride;
+            REAL *g = w->gradient + at;
+            if (!DEALT_TO(crew, k)) continue;
+            if (!rule) {
+                double sum = 0;
+                for (int64_t j = 0; j < s->stride; j++) sum += (double)g[j] * (double)g[j];
+                w->squares[row] = sum;
+                continue;
+            }
+            for (int64_t j = 0; j < s->stride && scale != 1; j++) g[j] *= scale;
+            update(s->is_bias ? &plain : rule, w->values, at, g, s->stride);
+        }
+    }
+    return row;
+}
+
+/* Update the parameters, by a gradient that is scaled down if its norm is above clip. Returns 1 if called off. */
+static int update_whole(const whole_t *w, const rule_t *rule, double clip, const crew_t *crew)
+{
+    double scale = 1;
+    if (clip > 0) {
+        const int64_t n = update_share(w, 0, 1, crew);
+        if (meet(crew)) return 1;
+        double sum = 0;
+        for (int64_t i = 0; i < n; i++) sum += w->squares[i];
+        if (sqrt(sum) > clip) scale = clip / sqrt(sum);
+    }
+    update_share(w, rule, (REAL)scale, crew);
+    return meet(crew);
+}
+
+/* The rows of theta. */
+static int64_t segments_of(const net_t *net, segment_t *segments)
+{
+    int64_t n = 0;
+    for (int64_t l = 0; l < net->n_rows; l++) {
+        const int64_t *layer = net->layers + l * LAYER_COLUMNS;
+        segments[n++] = (segment_t){layer[WEIGHTS], (layer[BIAS] - layer[WEIGHTS]) / PANEL, PANEL, 0};
+        if (l < net->n_layers) segments[n++] = (segment_t){layer[BIAS], layer[N_PANELS], PANEL, 1};
+    }
+    return n;
+}
+
+static void train(const call_t *c)
+{
+    const net_t *net = &c->net;
+    const crew_t *crew = &c->crew;
+    const batches_t *data = &c->batches;
+    const double clip = c->update.constants[CLIP];
+    segment_t segments[4 * MAX_LAYERS];
+    batch_t s;
+    cut_batch(&s, net, c);
+    const whole_t whole = {net->theta, c->scratch.gradient, segments, segments_of(net, segments), s.free_doubles};
+    const rule_t collect = collect_to(whole.gradient);
+    if (clip > 0 && crew->rank == 0) /* what stands for dead weights is not written again */
+        for (int64_t q = 0; q < whole.n_segments; q++)
+            memset(whole.gradient + segments[q].start, 0, segments[q].n * segments[q].stride * sizeof(REAL));
+    for (int64_t first = 0, i = 0; first < data->n_rows; first += data->batch_size, i++) {
+        const int64_t m = data->n_rows - first < data->batch_size ? data->n_rows - first : data->batch_size;
+        s.block.loss.scale = 1.0 / (double)m;
+        if (run_batch(&s, c, first, m, 0)) return;
+        if (crew->rank == crew->n_ranks - 1) ((double *)c->out)[i] = total(&s); /* rank 0 has more to do in what follows */
+        const rule_t rule = rule_of(&c->update, c->update.step + i);
+        train_weights(&s, clip > 0 ? &collect : &rule);
+        if (meet(crew)) return;
+        if (clip > 0 && update_whole(&whole, &rule, clip, crew)) return;
+    }
+}

@@ -1,0 +1,243 @@
+"""Dense NumPy kernels: slow, obviously right. The oracle of the tests.
+
+Every kernel of the other two implementations has its twin here, under the same name and signature. Its parts stand in
+``dense.py`` and ``blocks.py``. Letters and array conventions: see ``made_fast.kernels``.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from made_fast.kernels.layout import (
+    BIAS,
+    IN_ORDER,
+    N_IN,
+    N_OUT,
+    N_PANELS,
+    OUT_ORDER,
+    PANEL,
+    ROW,
+    SHARED_BIAS,
+    SHARED_U,
+    SHARED_WEIGHTS,
+    STEP,
+    UNITS,
+)
+from made_fast.kernels.optimizers import CLIP
+from made_fast.kernels.records import Batches, Crew, Dropout, Masks, Net, Scratch, Shared, TrainScratch, Update
+from made_fast.kernels.reference.blocks import (
+    affine_backward_input,
+    affine_backward_weights,
+    affine_backward_weights_sparse,
+    affine_forward,
+    affine_forward_sparse,
+    bernoulli_nll,
+    list_ones,
+    list_rows,
+)
+from made_fast.kernels.reference.dense import (
+    Bits,
+    Int32,
+    Int64,
+    Real,
+    clipped,
+    forward,
+    gradient_of,
+    kept,
+    loss,
+    pack_layer,
+    row_weights,
+    sigmoid,
+    unpack_bits,
+    unpack_layer,
+    update_layer,
+)
+from made_fast.kernels.reference.dense import update as update_by
+
+__all__ = [
+    "affine_backward_input",
+    "affine_backward_weights",
+    "affine_backward_weights_sparse",
+    "affine_forward",
+    "affine_forward_sparse",
+    "bernoulli_nll",
+    "conditionals",
+    "list_ones",
+    "list_rows",
+    "pack",
+    "pack_bits",
+    "sample",
+    "score",
+    "train",
+    "train_shared",
+]
+
+
+def pack_bits(x: NDArray[np.uint8], order: Int64, place: Int32, out: Bits, seen: NDArray[np.uint8]) -> None:
+    """Pack rows of 0/1 as bits, in another order of columns: column p of ``out`` is column ``order[p]`` of x.
+
+    x (n, D) IN; order (D,) IN, a permutation; place (D,) OUT, its inverse; out (n, W) OUT, bits from D on are 0; seen (1,)
+    OUT, the bitwise or of all of x: if it is above 1, there was something but 0 and 1, and ``out`` means nothing.
+    """
+    place[order] = np.arange(len(order))
+    seen[0] = np.bitwise_or.reduce(x, axis=None)
+    packed = np.packbits(x[:, order] != 0, axis=1, bitorder="little")
+    out[:] = 0
+    for q in range(packed.shape[1]):
+        out[:, q // 8] |= packed[:, q].astype(np.uint64) << np.uint64(8 * (q % 8))
+
+
+def score(net: Net, bits: Bits, n_places: int, sparse: bool, block: int, scratch: Scratch, log_p: NDArray[np.float64]) -> None:
+    """Log-likelihood of each row in nats: ``log p(x) = sum_d log p(x_d | x_<d)`` (eq. 5), over the first n_places places.
+
+    bits (n, W) IN, in order of place; n_places: D gives log p(x), fewer give the log marginal of the first inputs; sparse:
+    read the input by its ones rather than as numbers (the same bits come out); block: rows worked on at once; scratch: see
+    ``layout.score_workspace(layout, block)``; log_p (n,) float64 OUT.
+    """
+    x = unpack_bits(bits, net.layers[0, N_IN])
+    a = forward(net, x.astype(net.theta.dtype))[-1].astype(np.float64)
+    log_p[:] = -np.logaddexp(0, np.where(x == 1, -a, a))[:, :n_places].sum(axis=1)
+
+
+def conditionals(net: Net, bits: Bits, sparse: bool, block: int, scratch: Scratch, proba: Real) -> None:
+    """Every conditional of each row: ``proba[b, p] = p(x at place p + 1 is 1 | the places before it)``, (n, D) OUT."""
+    x = unpack_bits(bits, net.layers[0, N_IN]).astype(net.theta.dtype)
+    proba[:] = sigmoid(forward(net, x)[-1])
+
+
+def sample(net: Net, uniforms: NDArray[np.float64], block: int, scratch: Scratch, x: NDArray[np.uint8]) -> None:
+    """Ancestral sampling: x at place p + 1 is 1 where ``uniforms[b, p] < p(1 | the places before it)``.
+
+    Here by D full passes; the other implementations walk the ordering once and give the same rows. A uniform below 0 gives a 1
+    for certain, one above 1 a 0: so evidence is put in.
+
+    uniforms (n, D) float64 IN; block, scratch: see ``layout.sample_workspace(layout, block)``; x (n, D) uint8 OUT.
+    """
+    x[:] = 0
+    for p in range(x.shape[1]):
+        a = forward(net, x.astype(net.theta.dtype))[-1]
+        x[:, p] = uniforms[:, p] < sigmoid(a[:, p])
+
+
+def train(
+    net: Net,
+    batches: Batches,
+    dropout: Dropout,
+    update: Update,
+    scratch: TrainScratch,
+    nll: NDArray[np.float64],
+    crew: Crew,
+) -> None:
+    """Make one optimiser step on each mini-batch of the rows; its loss is ``1/B sum_b weights[b] nll[b]``.
+
+    net.theta, update.state IN OUT; batches: bits in order of place; scratch: see ``layout.train_workspace``, and ``gradient``
+    like theta if anything is clipped; nll (ceil(m / batch_size),) float64 OUT: B times the loss of each step, before its
+    update.
+
+    With ``n_ranks > 1`` all ranks 0 .. n_ranks - 1 must call at the same time with the same arrays, each from its own
+    thread; they divide the work and meet at barriers in ``sync``, all 0 at the start. Only ``native`` does that.
+    When ``sync[CALL_OFF]`` is set to 1 all ranks return soon, from a wait for one that never comes or from the midst of a
+    step; of that step's update, some weights have been made, each with its state, and the others have not.
+    """
+    for i in range(len(nll)):
+        part = slice(i * batches.batch_size, (i + 1) * batches.batch_size)
+        rows, keep = batches.rows[part], kept(net.layers, dropout, part, net.theta.dtype)
+        x = unpack_bits(batches.bits[rows], net.layers[0, N_IN]).astype(net.theta.dtype)
+        outputs = forward(net, x, keep)
+        nll[i], dz = loss(outputs[-1], x, x.shape[1], row_weights(batches, rows), len(rows))
+        gradient = clipped(gradient_of(net, x, outputs, dz, keep), update.constants[CLIP])
+        for l in range(len(net.layers)):
+            update_layer(net, l, gradient, update._replace(step=update.step + i))
+
+
+# ---------------------------------------------------------------------------------------------------------------------------
+# Parameters that several connectivities share
+# ---------------------------------------------------------------------------------------------------------------------------
+
+
+def _shared_weights(shared: Real, layer: Int64, start: int, row: Int64) -> Real:
+    """Return the (n_in, n_out) matrix that begins at ``start``, in original order, as a view."""
+    return shared[start : start + layer[N_IN] * row[ROW]].reshape(layer[N_IN], row[ROW])[:, : layer[N_OUT]]
+
+
+def _orders(order: Int32, layer: Int64, row: Int64) -> tuple[Int32, Int32]:
+    """Return the original numbers of a layer's sorted inputs and units."""
+    return order[row[IN_ORDER] :][: layer[N_IN]], order[row[OUT_ORDER] :][: layer[N_OUT]]
+
+
+def pack(shared: Shared, order: Int32, net: Net) -> None:
+    """Gather the shared parameters into the panels of one connectivity: W, and ``b + (U * M)^T 1`` as the bias.
+
+    shared, order (see ``layout.SharedLayout``) IN; net.theta OUT, of at least the connectivity's length.
+    """
+    values = shared.values
+    for l, (layer, row) in enumerate(zip(net.layers, shared.layout, strict=True)):
+        inputs, units = _orders(order, layer, row)
+        live = net.n_live[layer[UNITS] :][: layer[N_OUT]]
+        bias = np.zeros(layer[N_OUT], values.dtype)
+        if row[SHARED_BIAS] >= 0:
+            bias = values[row[SHARED_BIAS] :][units]
+        if row[SHARED_U] >= 0:
+            U = _shared_weights(values, layer, row[SHARED_U], row)[np.ix_(inputs, units)]
+            bias = bias + (U * (np.arange(layer[N_IN])[:, None] < live)).sum(axis=0)
+        net.theta[layer[BIAS] : layer[BIAS] + PANEL * layer[N_PANELS]] = 0
+        pack_layer(net, l, _shared_weights(values, layer, row[SHARED_WEIGHTS], row)[np.ix_(inputs, units)], bias)
+
+
+def _unpack_gradient(gradient: Net, layout: Int64, order: Int32, shared: Real) -> None:
+    """Add a gradient of theta, as that of the shared parameters, to ``shared``: ``pack`` transposed."""
+    for l, (layer, row) in enumerate(zip(gradient.layers, layout, strict=True)):
+        inputs, units = _orders(order, layer, row)
+        dW, mask, db = unpack_layer(gradient, l)
+        _shared_weights(shared, layer, row[SHARED_WEIGHTS], row)[np.ix_(inputs, units)] += dW * mask
+        if row[SHARED_BIAS] >= 0:
+            shared[row[SHARED_BIAS] + units] += db
+        if row[SHARED_U] >= 0:
+            _shared_weights(shared, layer, row[SHARED_U], row)[np.ix_(inputs, units)] += db * mask
+
+
+def train_shared(
+    shared: Shared,
+    masks: Masks,
+    batches: Batches,
+    groups: Int64,
+    dropout: Dropout,
+    update: Update,
+    scratch: TrainScratch,
+    nll: NDArray[np.float64],
+    crew: Crew,
+) -> None:
+    """Do ``train`` on parameters shared by several connectivities.
+
+    A step is one group of rows or more; a group has a connectivity of its own. The loss is again the weighted sum of the rows'
+    NLL over the rows of the step; the NLL of a group's rows counts the first so many places.
+
+    shared.values, update.state IN OUT; batches: bits **in order of feature**, and batch_size is the most rows of a group;
+    groups (G, 6) int64 IN: first row in ``batches.rows``, the one after the last, connectivity, places that count, step (from
+    0, in order), rows of the step; scratch: see ``layout.shared_train_workspace``; nll (steps,) float64 OUT; the rest as in
+    ``train``.
+    """
+    values, dtype, D = shared.values, shared.values.dtype, masks.layers[0, 0, N_IN]
+    biases = np.zeros(len(values), np.bool_)
+    for row in shared.layout[shared.layout[:, SHARED_BIAS] >= 0]:
+        biases[row[SHARED_BIAS] :][: row[ROW]] = True
+    for g, (first, stop, k, n_places, step, n_rows) in enumerate(groups):
+        net = Net(scratch.theta, masks.layers[k], masks.n_live[k], masks.panel_start[k])
+        pack(shared, masks.orders[k], net)
+        rows, keep = batches.rows[first:stop], kept(net.layers, dropout, slice(first, stop), dtype)
+        x = unpack_bits(batches.bits[rows], D).astype(dtype)[:, masks.orders[k, :D]]
+        outputs = forward(net, x, keep)
+        total, dz = loss(outputs[-1], x, n_places, row_weights(batches, rows), n_rows)
+        if g == 0 or groups[g - 1, STEP] != step:
+            nll[step], gradient = 0, np.zeros_like(values)
+        nll[step] += total
+        found = net._replace(theta=gradient_of(net, x, outputs, dz, keep))
+        _unpack_gradient(found, shared.layout, masks.orders[k], gradient)
+        if g + 1 < len(groups) and groups[g + 1, STEP] == step:
+            continue
+        gradient = clipped(gradient, update.constants[CLIP])
+        for part in (~biases, biases):
+            w, state = values[part], update.state[:, part]
+            update_by(w, gradient[part], update._replace(step=update.step + step, state=state), decays=part is not biases)
+            values[part], update.state[:, part] = w, state

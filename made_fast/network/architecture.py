@@ -1,0 +1,169 @@
+"""An architecture, what all networks of a model have in common; tables and workspaces follow from it.
+
+Not here: masks (``masks.py``), parameters and arithmetic on them (``network.py``).
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, fields
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from made_fast.kernels import layout as panels
+from made_fast.kernels.records import Masks, Scratch
+from made_fast.network.masks import MaskSet, Staircase
+from made_fast.system.once import once
+
+__all__ = ["BLOCK", "Architecture", "order_of", "scratch"]
+
+BLOCK = 96
+"""Rows that a kernel takes through all layers at once: sixteen register tiles, so the activations stay in the L2 cache."""
+
+SMALL = 4096
+"""Scratch of fewer numbers is made for every call, and begins anywhere."""
+
+MOST_KEPT = 8 << 20
+"""Bytes of scratch that a thread keeps at the most."""
+
+BOUNDED = ("tanh", "sigmoid", "softsign")
+"""Activations that are at most 1 in size."""
+
+ROUNDING = 16
+"""How much larger than the bound sums may be that are not exact."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What all members of a model have in common, but for the values of the parameters.
+
+    Attributes
+    ----------
+    n_inputs : int
+    hidden_sizes : tuple of int
+    activation : str
+        Of the hidden layers.
+    direct : {"none", "output", "all"}
+        Where direct connections A from the inputs lead (section 4.4 of the paper): nowhere; to the output layer; to every
+        layer but the first. Without a hidden layer the output layer reads the inputs anyway.
+    connectivity_weights : bool
+        Whether every layer has U: ``h = g((W * M) x + (U * M) 1 + b)`` (section 4.3).
+    """
+
+    n_inputs: int
+    hidden_sizes: tuple[int, ...]
+    activation: str
+    direct: str = "none"
+    connectivity_weights: bool = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), tuple(getattr(self, field.name) for field in fields(self))
+
+    def tables(self, masks: MaskSet) -> Masks:
+        """Return the tables of K connectivities, as the kernels take them."""
+        staircase = masks.staircase(self.direct)
+        layouts = panels.make_layouts(self.n_inputs, staircase.n_live, self.activation, staircase.direct)
+        return Masks(order_of(staircase), *layouts)
+
+    def layout(self, staircase: Staircase) -> panels.Layout:
+        """Return the tables of a staircase of one connectivity."""
+        return panels.make_layout(self.n_inputs, staircase.n_live, self.activation, staircase.direct)
+
+    @once
+    def _no_layout(self) -> panels.Layout:
+        """Return a layout with every weight live, for what does not depend on the connectivity."""
+        full = [np.full(n, below, np.int32) for below, n in pairwise((self.n_inputs, *self.hidden_sizes, self.n_inputs))]
+        direct = [self.has_direct(l) for l in range(len(full))]
+        extra = [np.full(len(live), self.n_inputs, np.int32) if d else None for live, d in zip(full, direct, strict=True)]
+        return panels.make_layout(self.n_inputs, full, self.activation, extra)
+
+    def may_overflow(self, parameters: NDArray[Any]) -> bool:
+        """Say whether arithmetic on these parameters can leave the range of their type, by a coarse but cheap bound."""
+        largest = max(abs(float(parameters.min())), abs(float(parameters.max())))
+        most = h = 1.0  # of any sum so far, of any unit of the layer below
+        for below in (self.n_inputs, *self.hidden_sizes):
+            z = largest * (below * h + below + self.n_inputs + 1) + 1  # W, U, A, b; softplus may be larger than z by log 2
+            most, h = max(z, most), 1.0 if self.activation in BOUNDED else z  # a NaN stays one, and says yes
+        return not most * self.n_inputs * ROUNDING < float(np.finfo(parameters.dtype).max)
+
+    def has_direct(self, l: int) -> bool:
+        """Say whether layer l of the chain has direct connections."""
+        last = len(self.hidden_sizes)
+        return l > 0 and (self.direct == "all" or (self.direct == "output" and l == last))
+
+    @once
+    def shared_layout(self) -> panels.SharedLayout:
+        """Where each parameter stands when they are shared."""
+        return panels.make_shared_layout(self.layers, self.connectivity_weights)
+
+    @once
+    def layers(self) -> NDArray[np.int64]:
+        """Table of layers with every weight live: sizes are right for every connectivity, offsets for none."""
+        return self._no_layout.layers
+
+    @once
+    def chunk_rows(self) -> int:
+        """How many rows to hand to a thread at a time: about a millisecond of work, whole blocks; not a matter of threads."""
+        blocks = 100_000_000 // (BLOCK * (self.n_packed + 2000))
+        return BLOCK * min(max(blocks, 1), 64)
+
+    @once
+    def walk_room(self) -> tuple[int, int]:
+        """Sizes of the scratch of ``Network.walk``, for a block of rows."""
+        return panels.sample_workspace(self._no_layout, BLOCK)
+
+    @once
+    def score_room(self) -> tuple[int, int]:
+        """Sizes of the scratch of ``Network.score``, for one row."""
+        return panels.score_workspace(self._no_layout, 1)
+
+    def train_room(self, batch_size: int, n_ranks: int, *, shared: bool) -> tuple[int, int]:
+        """Return the sizes of the scratch of training steps on parameters of one connectivity or shared ones."""
+        if not shared:
+            return panels.train_workspace(self._no_layout, batch_size)
+        layers, n_live, panel_start = self._no_layout
+        layouts = panels.Layout(layers[None], n_live[None], panel_start[None])
+        return panels.shared_train_workspace(layouts, self.shared_layout, batch_size, n_ranks)
+
+    @once
+    def n_shared(self) -> int:
+        """Length of the vector of shared parameters."""
+        return panels.n_shared(self.shared_layout, self.layers)
+
+    @once
+    def n_packed(self) -> int:
+        """Length that is enough for the packed parameters of any connectivity."""
+        return panels.n_parameters(self._no_layout)
+
+
+def order_of(staircase: Staircase) -> NDArray[np.int32]:
+    """Return the original numbers of inputs and hidden units, sorted by degree, in one vector for each connectivity."""
+    return np.concatenate(staircase.sorts[:-1], axis=-1).astype(np.int32)
+
+
+class _Kept(threading.local):
+    """What a thread keeps for its next call."""
+
+    def __init__(self) -> None:
+        self.raw = np.empty(0, np.uint8)
+
+
+_kept = _Kept()
+
+
+def scratch(reals: int, ints: int, dtype: np.dtype[Any]) -> Scratch:
+    """Return a workspace for a kernel that this thread calls; what is in it means nothing, and the next call gets it too.
+
+    Memory fresh from the system costs a page fault every 4 KB, which costs up to a tenth of the time of scoring.
+    """
+    if reals < SMALL:
+        return Scratch(np.empty(reals, dtype), np.empty(ints, np.int32))
+    start = -(-reals * dtype.itemsize // 64) * 64  # of the integers
+    n = start + 4 * ints
+    raw = _kept.raw if len(_kept.raw) >= n else panels.aligned_empty(n, np.uint8)
+    if n <= MOST_KEPT:
+        _kept.raw = raw
+    return Scratch(raw[: reals * dtype.itemsize].view(dtype), raw[start:n].view(np.int32))

@@ -1,0 +1,199 @@
+"""The fit run: what a fit does from checked input to its end, epochs, validation, early stopping and checkpoints.
+
+Not here: what the user types (``estimators``), steps (``steps.py``), what is left to go on with (``state.py``).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from made_fast.inference.density import log_p_observed
+from made_fast.kernels.layout import aligned_copy, aligned_empty, copy_into
+from made_fast.tables import arguments
+from made_fast.tables.bits import pack_rows
+from made_fast.training import checkpoint, recipe
+from made_fast.training import rows as given
+from made_fast.training.progress import Progress
+from made_fast.training.rows import Rows, TrainingRows
+from made_fast.training.state import EpochRecord, FitState
+from made_fast.training.steps import Trainer
+
+__all__ = ["FitRun", "Validation"]
+
+
+class Validation:
+    """Rows to validate on, packed for as many of the first masks as are mixed.
+
+    Parameters
+    ----------
+    held : Rows
+    packed : TrainingRows
+        The same, packed as the trainer's rows are.
+    trainer : Trainer
+    binarize : float or None
+    n_val_masks : int
+        Most masks to mix.
+    """
+
+    def __init__(self, held: Rows, packed: TrainingRows, trainer: Trainer, binarize: float | None, n_val_masks: int) -> None:
+        self.weights = held.weights
+        self.binarize = binarize
+        self.table = None if held.missing is None else held.table
+        self.bits: list[NDArray[np.uint64]] = []
+        own, orders = trainer.parameters.order, np.argsort(trainer.masks.orderings[:n_val_masks], axis=1)
+        for order in orders if held.missing is None else ():
+            same = np.array_equal(order, own)
+            self.bits.append(packed.bits if same else pack_rows(held.table, order, binarize))
+
+    def nll(self, trainer: Trainer, n_threads: int) -> float:
+        """Return the mean NLL of what is observed of the rows, under the parameters as they are.
+
+        Raises FloatingPointError if it is not finite.
+        """
+        try:
+            log_p = self._log_p(trainer, n_threads)
+            mean = np.average(log_p, weights=self.weights) if len(self.weights) else np.mean(log_p)
+            nll = float(np.log(max(1, len(self.bits))) - mean)
+        except FloatingPointError:  # a model whose arithmetic overflows says so itself
+            nll = np.nan
+        if not np.isfinite(nll):
+            raise FloatingPointError(f"the validation loss became {nll} with the update of step {trainer.step}")
+        return nll
+
+    def _log_p(self, trainer: Trainer, n_threads: int) -> NDArray[np.float64]:
+        """Return log p of each row, added up over the masks that are mixed."""
+        if self.table is not None:
+            return log_p_observed(trainer.model(binarize=self.binarize), self.table, n_threads)[0]
+        total: Any = -np.inf
+        for k, bits in enumerate(self.bits):
+            total = np.logaddexp(total, trainer.parameters.network(trainer.masks[k]).score(bits, n_threads))
+        return np.asarray(total)
+
+
+class FitRun:
+    """One call of ``fit`` or ``partial_fit``: what it is asked to do, then the state that it goes on with.
+
+    Parameters
+    ----------
+    params : mapping
+        Hyper-parameters of ``MADE``.
+    checkpoint, every, callback
+        Arguments of ``MADE.fit``.
+
+    Attributes
+    ----------
+    state : FitState
+        It is kept up, and holds the best parameters, whatever ends the run.
+    rows : TrainingRows
+    validation : Validation or None
+    """
+
+    def __init__(self, params: recipe.Params, checkpoint: Any = None, every: Any = 1, callback: Any = None) -> None:
+        self.params = params
+        self.options = recipe.adjustable(params)
+        self.schedule = recipe.schedule(params, self.options["max_epochs"])
+        self.checkpoint = None if checkpoint is None else arguments.path(checkpoint, "checkpoint")
+        self.every = arguments.positive_int(every, "checkpoint_every")
+        self.callback: Callable[[EpochRecord], Any] | None = arguments.function(callback, "callback")
+        self.validation: Validation | None = None
+        self.digests: dict[str, str] = {}
+
+    def take(self, state: FitState, train: Rows, held: Rows | None, fraction: float | None) -> None:
+        """Pack the rows to train on and those to validate on, ``held`` or a fraction of the others.
+
+        What the run could not do is refused here; the state stays as it is.
+        """
+        parameters, binarize = state.trainer.parameters, self.params["binarize"]
+        rows, packed = given.pack(train, parameters, binarize), None
+        if held is not None:
+            packed = given.pack(held, parameters, binarize, "X_val")
+        elif fraction is not None:
+            first, rest = given.hold_out(len(rows.bits), fraction, state.split_seed)
+            rows, packed, held = rows.take(first), rows.take(rest), train.take(rest)
+        given.check_weights(rows.weights, None if packed is None else packed.weights)
+        if state.resumed or self.checkpoint is not None:
+            self.digests = given.digests(rows, packed)
+        if state.resumed:
+            given.check_same(self.digests, state.digests)
+        if self.checkpoint is not None:
+            checkpoint.check(self.checkpoint, state, self.params)
+        if held is not None and packed is not None:
+            self.validation = Validation(held, packed, state.trainer, binarize, self.options["n_val_masks"])
+        self.state, self.rows = state, rows
+
+    def start(self) -> None:
+        """Train until ``max_epochs`` are made, or ``patience`` of them have brought no better validation score.
+
+        If the loss does not stay finite, the trainer goes back to the best parameters; without validation, to those from
+        before the epoch.
+        """
+        state, trainer = self.state, self.state.trainer
+        if state.best_parameters is not None:  # ``model_`` holds them, or the trainer's, and may be in use
+            state.best_parameters = aligned_copy(state.best_parameters)
+        elif state.resumed:
+            trainer.detach()
+        trainer.own()
+        state.resumed, state.digests = False, self.digests
+        vector = trainer.parameters.vector
+        kept = aligned_empty(len(vector) if state.best_parameters is None else 0, vector.dtype)
+        with Progress(self.options["verbose"], self.options["max_epochs"]) as progress:
+            while not self._is_over():
+                if state.best_parameters is None:
+                    copy_into(kept, vector)
+                state.made = self.epoch(kept if state.best_parameters is None else state.best_parameters)
+                state.take_in()
+                record = state.history[-1]
+                progress.show(record, state.best_epoch)
+                if self.checkpoint is not None and state.epoch % self.every == 0:
+                    checkpoint.write(self.checkpoint, state, self.params)
+                if self.callback is not None and arguments.is_true(self.callback(record)):
+                    break
+        if self.checkpoint is not None and state.epoch % self.every:
+            checkpoint.write(self.checkpoint, state, self.params)
+
+    def once_more(self, state: FitState, rows: TrainingRows) -> None:
+        """Make one pass over rows, on from the best parameters; the vector of before no longer changes."""
+        self.state, self.rows, trainer = state, rows, state.trainer
+        trainer.own()
+        if state.best_parameters is not None and state.best_epoch != state.epoch:
+            trainer.go_back(state.best_parameters)
+        record = self.epoch(trainer.detach())
+        state.history.append(record)
+        state.epoch = state.best_epoch = record["epoch"]
+        state.best_parameters = None  # whatever was best is behind us
+
+    def epoch(self, good: NDArray[Any]) -> EpochRecord:
+        """Make one pass over the rows and score the validation rows.
+
+        Raises FloatingPointError if a loss did not stay finite; the trainer has gone back to the parameters ``good`` then.
+        """
+        trainer, number, n_threads = self.state.trainer, self.state.epoch + 1, self.options["n_threads"]
+        trainer.constants[0] = self.schedule(number)
+        begin = time.perf_counter()
+        try:
+            train_nll = trainer.epoch(self.rows, self.options["batch_size"], n_threads)
+            seconds = time.perf_counter() - begin
+            validation_nll = None if self.validation is None else self.validation.nll(trainer, n_threads)
+        except FloatingPointError as error:
+            trainer.go_back(good)
+            raise FloatingPointError(
+                f"epoch {number}: {error}. Try a smaller learning_rate (now {trainer.constants[0]:g}), clip_norm, or "
+                "dtype='float64'. The last good parameters are kept."
+            ) from None
+        return EpochRecord(
+            epoch=number,
+            train_nll=train_nll,
+            validation_nll=validation_nll,
+            seconds=seconds,
+            rows_per_second=len(self.rows.bits) / seconds,
+        )
+
+    def _is_over(self) -> bool:
+        state = self.state
+        late = self.validation is not None and state.epoch - state.best_epoch >= self.options["patience"]
+        return bool(late or state.epoch >= self.options["max_epochs"])

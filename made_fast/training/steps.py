@@ -1,0 +1,215 @@
+"""The trainer: everything that changes while a network is trained, and the mini-batch steps that change it.
+
+One trainer makes the steps of packed parameters under their one connectivity and of parameters that masks share. No arithmetic
+on weights happens here; kernels do it. Not here: whose turn it is (``turns.py``), epochs and early stopping (``run.py``).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from made_fast import kernels
+from made_fast.inference.model import MADEModel
+from made_fast.kernels import layout as panels
+from made_fast.kernels.layout import CALL_OFF, SYNC
+from made_fast.kernels.optimizers import Optimizer
+from made_fast.kernels.records import Batches, Crew, Dropout, TrainScratch, Update
+from made_fast.network.architecture import Architecture
+from made_fast.network.masks import MaskSet
+from made_fast.network.network import SPARSE_BELOW, Parameters
+from made_fast.system import threads
+from made_fast.tables.bits import density
+from made_fast.training.rows import TrainingRows
+from made_fast.training.turns import Turns
+
+__all__ = ["Trainer"]
+
+CALL_SECONDS = 0.04
+"""Length of one call into the training kernel: between calls Ctrl-C is answered."""
+
+MOST_STEPS = 10_000
+"""In one call."""
+
+SLOW = 300_000_000
+"""Rows times weights of a step that takes more than some 10 ms on one thread."""
+
+UPDATE_ROWS = 50
+"""As many rows as take the time of an update, which reads and writes a weight and its state once."""
+
+
+@dataclass
+class _Call:
+    """One call into the training kernel, which all ranks make at the same time."""
+
+    kernel: Callable[..., None]
+    dropout: Dropout
+    update: Update
+    scratch: TrainScratch
+    nll: NDArray[np.float64]
+    n_ranks: int
+    sync: NDArray[np.int32]
+
+    def __call__(self, rank: int) -> None:
+        """Do the work of a rank."""
+        self.kernel(self.dropout, self.update, self.scratch, self.nll, Crew(rank, self.n_ranks, self.sync))
+
+    def call_off(self) -> None:
+        """Let no rank wait any longer."""
+        self.sync[CALL_OFF] = 1
+
+
+@dataclass
+class Trainer:
+    """Everything that changes while a network is trained; enough to go on from where it stopped.
+
+    Attributes
+    ----------
+    parameters : Parameters
+        Their vector is updated in place.
+    masks : MaskSet
+        The connectivities that the network is trained and evaluated under.
+    optimizer, constants
+        How parameters are updated, and ``[lr, a, b, eps, decay, clip]``, see ``kernels/optimizers.py``.
+    shuffle : Generator
+        Draws the order of the rows of every epoch.
+    turns : Turns or None
+        Whose turn it is among the masks; None for parameters of one connectivity.
+    dropout : float
+        Probability that a hidden unit is dropped.
+    noise : Generator
+        Draws which units are.
+    state : (n_state, n)
+        The optimizer's memory.
+    step : int
+        Updates made.
+    """
+
+    parameters: Parameters
+    masks: MaskSet
+    optimizer: Optimizer
+    constants: NDArray[np.float64]
+    shuffle: np.random.Generator
+    turns: Turns | None
+    dropout: float
+    noise: np.random.Generator
+    state: NDArray[Any] = field(init=False)
+    step: int = field(default=0, init=False)
+    _steps_per_call: int = field(default=1, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        n, n_state = len(self.parameters.vector), self.optimizer.n_state
+        self.state = panels.aligned_zeros(n_state * n, self.parameters.dtype).reshape(n_state, n)
+
+    @property
+    def architecture(self) -> Architecture:
+        """That of the network."""
+        return self.parameters.architecture
+
+    def model(self, vector: NDArray[Any] | None = None, **options: Any) -> MADEModel:
+        """Return the model that has these parameters, by default the trainer's: themselves, not a copy, read-only."""
+        parameters = self.parameters if vector is None else self.parameters.with_vector(vector)
+        return MADEModel(parameters, self.masks, rule=None if self.turns is None else self.turns.rule, **options)
+
+    def detach(self) -> NDArray[Any]:
+        """Go on with a copy of the parameters, and return the old ones, which no longer change."""
+        left = self.parameters.vector
+        self.parameters = self.parameters.with_vector(panels.aligned_copy(left))
+        return left
+
+    def own(self) -> None:
+        """Take copies of what a step writes to, where it is read-only: joblib maps large arrays into its workers so."""
+        if not self.state.flags.writeable:
+            self.state = panels.aligned_copy(self.state.reshape(-1)).reshape(self.state.shape)
+        if not self.constants.flags.writeable:
+            self.constants = self.constants.copy()
+        if not self.parameters.vector.flags.writeable:
+            self.detach()
+
+    def go_back(self, vector: NDArray[Any]) -> None:
+        """Take these parameters and begin anew from them: the optimizer forgets what it remembers."""
+        panels.copy_into(self.parameters.vector, vector)
+        self.state[:] = 0
+        self.step = 0
+
+    def epoch(self, rows: TrainingRows, batch_size: int, n_threads: int) -> float:
+        """Make one pass over the rows in a new random order; return the mean NLL of a row as the pass met it.
+
+        Raises FloatingPointError when the loss is no longer finite, or would not be after the last update.
+        """
+        n, batch_size = len(rows.bits), min(batch_size, len(rows.bits))
+        order = self.shuffle.permutation(n)
+        sparse = density(rows.bits, self.architecture.n_inputs) < SPARSE_BELOW
+        n_ranks, slow = self._ranks(batch_size, n_threads), self._is_slow(rows, batch_size)
+        gradient = rows.missing is not None or self.constants[5] > 0  # the clipped one, or the sum over groups of a step
+        scratch = self.parameters.train_scratch(batch_size, n_ranks, gradient=bool(gradient))
+        losses = np.empty(-(-n // batch_size))  # summed at the end: how steps are cut into calls is a matter of time
+        done = 0
+        while done < n:
+            ahead = min(self._steps_per_call, MOST_STEPS)
+            if self.turns is not None:
+                ahead = self.turns.steps_ahead(self.step, rows, batch_size, ahead)
+            part = order[done : done + ahead * batch_size]
+            nll = losses[done // batch_size :][: -(-len(part) // batch_size)]
+            begin = time.perf_counter()
+            call = self._call(Batches(rows.bits, rows.weights, part, batch_size, sparse), rows, scratch, nll, n_ranks)
+            threads.run(call, n_ranks, call.call_off, aside=slow)
+            seconds = time.perf_counter() - begin
+            slow = slow or seconds > len(nll) * CALL_SECONDS
+            if not np.isfinite(nll).all():
+                bad = int(np.flatnonzero(~np.isfinite(nll))[0])
+                raise FloatingPointError(f"the loss became {nll[bad]} at step {self.step + bad + 1}")
+            self.step += len(nll)
+            done += len(part)
+            fitting = len(nll) * CALL_SECONDS / max(seconds, 1e-6)
+            self._steps_per_call = int(min(max(fitting, 1), 2 * self._steps_per_call, MOST_STEPS))
+        self._check_last_update(rows, batch_size)
+        return float(losses.sum()) / n
+
+    def _call(
+        self, batches: Batches, rows: TrainingRows, scratch: TrainScratch, nll: NDArray[np.float64], n_ranks: int
+    ) -> _Call:
+        """Return the next call into the kernel: steps on these mini-batches of the rows."""
+        turn = None
+        if self.turns is not None:
+            part, turn = self.turns.take(self.step, rows, batches.rows, batches.batch_size)
+            batches = batches._replace(rows=part)
+        kernel, dropout = self.parameters.training(batches, turn), Dropout(self._keep(len(batches.rows)), self.dropout)
+        update = Update(self.optimizer.code, self.step, self.constants, self.state)
+        return _Call(kernel, dropout, update, scratch, nll, n_ranks, panels.aligned_zeros(SYNC, np.int32))
+
+    def _keep(self, n_rows: int) -> NDArray[np.uint64]:
+        """Draw which hidden units are kept, (n_rows, words) uint64; of length 0 without dropout."""
+        words = sum(panels.n_panels(size) for size in self.architecture.hidden_sizes)
+        if not self.dropout or not words:
+            return np.empty((0, max(words, 1)), np.uint64)
+        kept = self.noise.random((n_rows, words * panels.PANEL), dtype=np.float32) >= np.float32(self.dropout)
+        return np.packbits(kept, axis=1, bitorder="little").view("<u8").astype(np.uint64, copy=False)
+
+    def _check_last_update(self, rows: TrainingRows, batch_size: int) -> None:
+        """Look at some rows' loss under the parameters as they are; no step of this epoch has met those."""
+        vector = self.parameters.vector
+        log_p = self.parameters.network(self.masks[0]).score(rows.bits[:batch_size], 1)
+        for what, value in (("the loss", -log_p.min()), ("a parameter", vector.max()), ("a parameter", vector.min())):
+            if not np.isfinite(value):
+                raise FloatingPointError(f"{what} became {value} with the update of step {self.step}")
+
+    def _ranks(self, batch_size: int, n_threads: int) -> int:
+        """Return how many threads share a step: few enough that each has work for well over the cost of two barriers."""
+        if kernels.implementation != "native":
+            return 1  # the other implementations have no barrier
+        multiply_adds = 3 * batch_size * self.architecture.n_packed // 2
+        return max(1, min(n_threads, batch_size, multiply_adds // 1_000_000))
+
+    def _is_slow(self, rows: TrainingRows, batch_size: int) -> bool:
+        """Say whether a step may take so long that Ctrl-C should not wait for its end; later on it is measured.
+
+        Rows with missing entries may need a network each, packed and unpacked.
+        """
+        as_many = batch_size if rows.missing is None else 10 * batch_size
+        return (as_many + UPDATE_ROWS) * self.architecture.n_packed > SLOW

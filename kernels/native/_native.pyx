@@ -188,9 +188,10 @@ cdef array_t _array(object a, const char *formats, int64_t size, int n_dims, bin
     cdef bint right = view.ndim == n_dims and strchr(formats, view.format[0]) and (size == 0 or view.itemsize == size)
     for i in range(n_dims if right else 0):
         found.shape[i] = view.shape[i]
+    got = None if right else f"{view.ndim} of {view.format.decode()!r} ({view.itemsize} bytes each)"
     PyBuffer_Release(&view)
     if not right:
-        raise TypeError(f"needs {n_dims} dimensions of {formats.decode()!r} ({size} bytes each); got {a.ndim} of {a.dtype}")
+        raise TypeError(f"needs {n_dims} dimensions of one of {formats.decode()!r} ({size or '4 or 8'} bytes each); got {got}")
     return found
 
 

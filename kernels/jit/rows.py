@@ -1,47 +1,55 @@
-"""The inner parts of the Numba kernels: how they are compiled, what they do to rows of 64 numbers, the tile.
+"""The inner loops of the Numba kernels, on rows of 64 numbers, and how they are compiled. Not here: layers and batches.
 
-A row is a row of a panel of weights, or the units of one panel of an activation buffer for one row of the batch; either way
-64 numbers in a run. Speed rests on three habits. Inner loops run over such a row, contiguous and of constant length, so LLVM
-turns them into SIMD. Sums stand in a block on the stack, which LLVM knows to overlap nothing and keeps in registers. Each
-pass over such a block takes two rows, as many as hide the loads of the weights.
-
-Not here: the kernels (``jit_layers.py``, ``jit.py``, ``jit_shared.py``) and the order in which they go through layers,
-panels and rows.
-
-Importing this file compiles nothing. With ``NUMBA_DISABLE_JIT=1`` all of it runs as plain Python.
+A row is a row of a panel of weights, or the units of one panel of an activation buffer for one row of the batch. Inner loops
+run over such a row, contiguous and of constant length, so LLVM turns them into SIMD. Sums stand in ``stack``, which LLVM knows
+to overlap nothing and keeps in registers; with two rows at a time they hide the loads of the weights.
 """
 
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numpy as np
 from llvmlite import ir
-from numba import config, extending, njit, types
-from numba.core import cgutils
-from numba.np import arrayobj
+from numba import carray, njit, types
+from numba.extending import intrinsic, overload
 from numpy.typing import NDArray
 
-from made_fast.kernels import layout
 from made_fast.kernels.layout import ACTIVATIONS, BIAS, DIRECT, PANEL, PANELS, UNITS
-from made_fast.kernels.optimizers import GRADIENT
+from made_fast.kernels.optimizers import (
+    ADADELTA,
+    ADAGRAD,
+    ADAM,
+    DECAY,
+    EPS,
+    GRADIENT,
+    LR,
+    MOMENTUM,
+    RMSPROP,
+    RULE_A,
+    RULE_B,
+    SGD,
+)
+from made_fast.kernels.records import Net, Update
 
 __all__ = [
-    "IDENTITY",
     "SIGMOID",
+    "SOFTPLUS",
     "Bits",
     "Float64",
     "Int32",
     "Int64",
-    "Net",
     "Real",
     "Rule",
     "activate",
     "add_product",
     "add_products",
     "add_rows",
+    "clip",
     "copy",
     "derive",
     "exp",
@@ -49,14 +57,13 @@ __all__ = [
     "for_bias",
     "inline",
     "kernel",
-    "live_only",
     "log1p",
     "n_chain",
-    "n_panels",
     "panel",
     "prepare",
     "stack",
-    "update",
+    "total",
+    "update_row",
 ]
 
 Real = NDArray[Any]  # float32 or float64, the same in one call
@@ -64,22 +71,36 @@ Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
 Int32 = NDArray[np.int32]
 Bits = NDArray[np.uint64]
-Net = tuple[Real, Int64, Int32, Int64]  # theta, layers, n_live, panel_start
 Rule = tuple[Any, ...]  # what ``prepare`` returns
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-IDENTITY, RELU, SOFTPLUS, TANH, SIGMOID, SOFTSIGN = range(len(ACTIVATIONS))
+# Not of type int: for every constant of that type a kernel would be compiled anew.
+IDENTITY, RELU, SOFTPLUS, TANH, SIGMOID, SOFTSIGN = np.arange(len(ACTIVATIONS))
+
+# ---------------------------------------------------------------------------------------------------------------------------
+# Compilation
+# ---------------------------------------------------------------------------------------------------------------------------
 
 # "contract" lets a * b + c be one instruction. Nothing here may be reassociated, or sums would depend on how they are cut.
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
 
 
+def _version() -> str:
+    """Return a checksum of all files that kernels are compiled from."""
+    here = Path(__file__).parent
+    return f"{zlib.crc32(b''.join(path.read_bytes() for folder in (here, here.parent) for path in sorted(folder.glob('*.py')))):08x}"
+
+
+_VERSION = _version()
+
+
 def kernel(function: Function, **options: Any) -> Function:
     """Compile on the first call; keep the machine code in Numba's cache if there is a place to write one.
 
-    Numba drops what it kept when the kernel's own file changes, not when a file does that it imports: after an edit here, in
-    ``layout.py`` or ``optimizers.py``, touch the files of the kernels too; after one in ``jit_layers.py``, the other two.
+    Numba drops what it kept when the kernel's own file changes, but not for a change in a file that this one imports. It
+    finds what it kept by the qualified name, so the version of all files is made a part of that.
     """
+    function.__qualname__ += f"_{_VERSION}"
     try:
         return cast(Function, njit(cache=True, **_OPTIONS | options)(function))
     except RuntimeError:  # "cannot cache function: no locator available": read-only files and no home
@@ -91,42 +112,29 @@ def inline(function: Function) -> Function:
     return cast(Function, njit(forceinline=True, **_OPTIONS)(function))
 
 
-def _rounded(function: Function) -> Function:
-    """Compile as ``kernel``, but round every product: for sums of two products, either of which could be contracted.
-
-    Which one is would be up to the code around, so that bits would change with the caller and with what the cache holds.
-    """
-    return kernel(function, fastmath=False)
-
-
-def _stack_code(typing_context: Any, like: Any, n_rows: Any, n_columns: Any) -> Any:
-    """Make the code of ``stack``: room in the frame of the function that calls it, seen as an array without an owner."""
-    array_type = types.Array(like.dtype, 2, "C")
-    rows, columns = n_rows.literal_value, n_columns.literal_value
-    build: Any = cgutils  # neither has types
-    arrays: Any = arrayobj
+@intrinsic  # type: ignore[untyped-decorator]
+def _frame(typing_context: Any, like: Any) -> Any:
+    """Return a pointer to room for ``stack`` in the frame of the function that calls this."""
 
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        item = context.get_data_type(like.dtype)
-        size = context.get_abi_sizeof(item)
-        room = build.alloca_once(builder, item, size=ir.Constant(ir.IntType(64), rows * columns))
-        shape = [ir.Constant(ir.IntType(64), n) for n in (rows, columns)]
-        strides = [ir.Constant(ir.IntType(64), n) for n in (columns * size, size)]
-        array = arrays.make_array(array_type)(context, builder)
-        arrays.populate_array(array, room, shape, strides, strides[1], meminfo=None)
-        return array._getvalue()
+        with builder.goto_entry_block():
+            return builder.alloca(context.get_value_type(like.dtype), size=ir.Constant(ir.IntType(64), 2 * PANEL))
 
-    return array_type(like, n_rows, n_columns), code
+    return types.CPointer(like.dtype)(like), code
 
 
-def _stack_python(like: Real, n_rows: int, n_columns: int) -> Real:
-    """Return an uninitialised (n_rows, n_columns) array of the dtype of ``like``."""
-    return np.empty((n_rows, n_columns), like.dtype)
+def stack(like: Real) -> Real:
+    """Return uninitialised room for two rows of the dtype of ``like``; compiled code takes it from the stack."""
+    return np.empty((2, PANEL), like.dtype)
 
 
-stack: Any = _stack_python
-if not cast(Any, config).DISABLE_JIT:
-    stack = extending.intrinsic(prefer_literal=True)(_stack_code)
+@overload(stack, inline="always")
+def _compiled_stack(like: Any) -> Any:
+    def code(like: Any) -> Any:
+        return carray(_frame(like), (2, PANEL))
+
+    return code
+
 
 # ---------------------------------------------------------------------------------------------------------------------------
 # exp, log, activations; ``real`` is the type of the numbers: a Python constant would turn float32 into float64
@@ -239,13 +247,11 @@ def derive(dz: Real, h: Real, share: float, code: int) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------------------------
-# Panels and the tile
+# Panels and sums
 # ---------------------------------------------------------------------------------------------------------------------------
 
-n_panels = inline(layout.n_panels)
 
-
-@inline
+@kernel
 def n_chain(layers: Int64) -> int:
     """Do ``layout.n_chain`` without an array of its own."""
     n = 0
@@ -254,13 +260,12 @@ def n_chain(layers: Int64) -> int:
     return n
 
 
-@inline
+@kernel
 def panel(net: Net, l: int, p: int) -> tuple[Real, Int32, Any]:
     """Return panel p of layer l: its weights (depth, 64), its live counts (64,), and where its bias starts in theta."""
-    theta, layers, n_live, panel_start = net
-    live = n_live[layers[l, UNITS] + p * PANEL :][:PANEL]
-    start, depth = panel_start[layers[l, PANELS] + p], np.int64(live[PANEL - 1])
-    return theta[start : start + depth * PANEL].reshape(depth, PANEL), live, layers[l, BIAS] + p * PANEL
+    live = net.n_live[net.layers[l, UNITS] + p * PANEL :][:PANEL]
+    start, depth = net.panel_start[net.layers[l, PANELS] + p], np.int64(live[PANEL - 1])
+    return net.theta[start : start + depth * PANEL].reshape(depth, PANEL), live, net.layers[l, BIAS] + p * PANEL
 
 
 @inline
@@ -279,19 +284,18 @@ def flat(rows: Real) -> Real:
 @inline
 def add_products(z0: Real, z1: Real, x0: Real, x1: Real, w: Real, n: Any) -> None:
     """Add ``sum_{k < n} x[k] w[k]`` to the row z, for two (z, x); k ascending, one chain of multiply-adds a sum."""
-    a = stack(z0, 2, PANEL)
-    a0, a1 = a[0], a[1]
+    a = stack(z0)
     for u in range(PANEL):
-        a0[u] = z0[u]
-        a1[u] = z1[u]
+        a[0, u] = z0[u]
+        a[1, u] = z1[u]
     for k in range(np.uint64(n)):
         p, q = x0[k], x1[k]
         for u in range(PANEL):
-            a0[u] += p * w[k, u]
-            a1[u] += q * w[k, u]
+            a[0, u] += p * w[k, u]
+            a[1, u] += q * w[k, u]
     for u in range(PANEL):
-        z0[u] = a0[u]
-        z1[u] = a1[u]
+        z0[u] = a[0, u]
+        z1[u] = a[1, u]
 
 
 @kernel
@@ -306,7 +310,7 @@ def add_product(z: Real, x: Real, w: Real, n: Any) -> None:
 @kernel
 def add_rows(z: Real, w: Real, index: Int32, n: Any) -> None:
     """Add ``sum_{i < n} w[index[i]]`` to the row z; i ascending."""
-    a = stack(z, 1, PANEL)
+    a = stack(z)
     for u in range(PANEL):
         a[0, u] = z[u]
     for i in range(np.uint64(n)):
@@ -317,32 +321,48 @@ def add_rows(z: Real, w: Real, index: Int32, n: Any) -> None:
         z[u] = a[0, u]
 
 
+def _total(values: Real) -> float:
+    """Return the sum of a vector in float64."""
+    found = 0.0
+    for u in range(len(values)):
+        found += np.float64(values[u])
+    return found
+
+
+def _clip(gradient: Real, longest: float) -> None:
+    """Scale a gradient down to the norm ``longest``, if it is longer; 0 is no limit."""
+    squares = 0.0
+    for u in range(len(gradient)):
+        squares += np.float64(gradient[u]) * np.float64(gradient[u])
+    if 0 < longest < np.sqrt(squares):
+        scale = gradient.dtype.type(longest / np.sqrt(squares))
+        for u in range(len(gradient)):
+            gradient[u] *= scale
+
+
+# The terms of these may be added in any order: for one length it is always the same one.
+total = kernel(_total, fastmath={"contract", "reassoc"})
+clip = kernel(_clip, fastmath={"contract", "reassoc"})
+
 # ---------------------------------------------------------------------------------------------------------------------------
-# The optimisers, on a run of weights
+# The optimisers
 # ---------------------------------------------------------------------------------------------------------------------------
 
 
-@inline
-def prepare(theta: Real, optimizer: int, step: int, hyper: Float64) -> Rule:
-    """Return what a step of the rule needs, worked out in double.
-
-    That is lr, a, b, eps, 1 - a, 1 - b, Adam's two corrections, and what decay leaves of a weight.
-    """
-    real = theta.dtype.type
-    lr, a, b, t = hyper[0], hyper[1], hyper[2], float(step + 1)
+@kernel
+def prepare(update: Update, step: int) -> Rule:
+    """Return what step number ``step`` of a call needs, worked out in double: optimiser, lr, a, b, eps, ..., 1 - lr decay"""
+    real, c = update.state.dtype.type, update.constants
+    lr, a, b, t = c[LR], c[RULE_A], c[RULE_B], float(update.step + step + 1)
     correct_a, correct_b = 0.0, 0.0
-    if optimizer <= 2:
-        lr = lr / (1 + a * step)
-    elif optimizer == 6:
+    if update.optimizer in (SGD, MOMENTUM):
+        lr = lr / (1 + a * (t - 1))
+    elif update.optimizer == ADAM:
         correct_a, correct_b = lr / (1 - a**t), 1 / (1 - b**t)
-    left = real(1 - lr * hyper[4])
-    return real(lr), real(a), real(b), real(hyper[3]), real(1 - a), real(1 - b), real(correct_a), real(correct_b), left
-
-
-@inline
-def for_bias(theta: Real, rule: Rule) -> Rule:
-    """Return the rule without decay."""
-    return (*rule[:-1], theta.dtype.type(1.0))
+    return (
+        *(update.optimizer, real(lr), real(a), real(b), real(c[EPS])),
+        *(real(1 - a), real(1 - b), real(correct_a), real(correct_b), real(1 - lr * c[DECAY])),
+    )
 
 
 @inline
@@ -354,46 +374,50 @@ def _flush(s: Real) -> None:
         s[u] = s[u] if abs(s[u]) >= tiny else real(0.0)
 
 
-@_rounded
-def update(theta: Real, at: int, g: Real, optimizer: int, rule: Rule, state: Real) -> None:
-    """Update the weights from ``theta[at]`` on by their gradient g. The rules are written out in ``optimizers.py``."""
-    lr, a, b, eps, one_a, one_b, correct_a, correct_b, left = rule
-    n = len(g)
-    w = theta[at : at + n]
+@inline
+def for_bias(rule: Rule, real: Any) -> Rule:
+    """Return the rule without decay."""
+    return (*rule[:-1], real(1.0))
+
+
+def _update_row(values: Real, at: int, g: Real, rule: Rule, state: Real) -> None:
+    """Update the parameters from ``values[at]`` on by their gradient g. The rules are written out in ``optimizers.py``."""
+    optimizer, lr, a, b, eps, one_a, one_b, correct_a, correct_b, left = rule
+    w = values[at : at + len(g)]
     if optimizer == GRADIENT:
-        copy(g, state[0, at : at + n])
-    elif optimizer == 1:
-        for u in range(n):
+        copy(g, state[0, at : at + len(g)])
+    elif optimizer == SGD:
+        for u in range(len(g)):
             w[u] = left * w[u] - lr * g[u]
-    elif optimizer == 2:
-        s = state[0, at : at + n]
-        for u in range(n):
+    elif optimizer == MOMENTUM:
+        s = state[0, at : at + len(g)]
+        for u in range(len(g)):
             s[u] = b * s[u] - lr * g[u]
             w[u] = left * w[u] + s[u]
         _flush(s)
-    elif optimizer == 3:
-        s = state[0, at : at + n]
-        for u in range(n):
+    elif optimizer == ADAGRAD:
+        s = state[0, at : at + len(g)]
+        for u in range(len(g)):
             s[u] += g[u] * g[u]
             w[u] = left * w[u] - lr * g[u] / np.sqrt(s[u] + eps)
-    elif optimizer == 4:
-        s, r = state[0, at : at + n], state[1, at : at + n]
-        for u in range(n):
+    elif optimizer == ADADELTA:
+        s, r = state[0, at : at + len(g)], state[1, at : at + len(g)]
+        for u in range(len(g)):
             s[u] = a * s[u] + one_a * g[u] * g[u]
             d = np.sqrt(r[u] + eps) / np.sqrt(s[u] + eps) * g[u]
             r[u] = a * r[u] + one_a * d * d
             w[u] = left * w[u] - lr * d
         _flush(s)
         _flush(r)
-    elif optimizer == 5:
-        s = state[0, at : at + n]
-        for u in range(n):
+    elif optimizer == RMSPROP:
+        s = state[0, at : at + len(g)]
+        for u in range(len(g)):
             s[u] = a * s[u] + one_a * g[u] * g[u]
             w[u] = left * w[u] - lr * g[u] / (np.sqrt(s[u]) + eps)
         _flush(s)
-    elif optimizer == 6:
-        s, r = state[0, at : at + n], state[1, at : at + n]
-        for u in range(n):
+    elif optimizer == ADAM:
+        s, r = state[0, at : at + len(g)], state[1, at : at + len(g)]
+        for u in range(len(g)):
             s[u] = a * s[u] + one_a * g[u]
             r[u] = b * r[u] + one_b * g[u] * g[u]
             w[u] = left * w[u] - correct_a * s[u] / (np.sqrt(r[u] * correct_b) + eps)
@@ -401,10 +425,5 @@ def update(theta: Real, at: int, g: Real, optimizer: int, rule: Rule, state: Rea
         _flush(r)
 
 
-@inline
-def live_only(g: Real, live: Int32, k: int) -> None:
-    """Give the dead entries of a panel's corner the gradient 0; so they stay 0."""
-    if k >= live[0]:
-        for u in range(PANEL):
-            if k >= live[u]:
-                g[u] = 0
+# Every product is rounded: of two in a sum either could be contracted, and which one is would depend on the code around it.
+update_row = kernel(_update_row, fastmath=False)

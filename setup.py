@@ -1,7 +1,7 @@
 """Compiles the native kernels; all metadata is in pyproject.toml.
 
-``unit.c`` is compiled once per CPU level and type of number, and all units go into one extension, which picks the best level at
-import. Without a working C compiler the install goes on without the extension, and ``made_fast`` runs on its Numba kernels.
+``unit.c`` is compiled once per CPU level and type of number, and all units go into one extension, which picks the best level
+at import. Without a working C compiler the install goes on without the extension, and ``made_fast`` runs on its Numba kernels.
 
 ``MADE_FAST_DEBUG=1`` builds with little optimisation, and does not go on without the extension.
 ``tests/robustness/sanitize.py`` adds sanitizers to that, by ``CFLAGS`` and ``LDFLAGS``.

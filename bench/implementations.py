@@ -70,7 +70,7 @@ def missing(implementation: str) -> str:
             _try_compile()
         except Exception as error:  # any: a compiler of its own runs in there
             return f"torch.compile does not work here: {type(error).__name__}"
-    if kernels_of(implementation) == "native" and find_spec("made_fast.kernels._native") is None:
+    if kernels_of(implementation) == "native" and find_spec("made_fast.kernels.native._native") is None:
         return "made_fast was installed without its native kernels"
     if implementation == "peak" and machine.multiply_adds(0) is None:
         return "no C compiler, so no peak is measured"

@@ -1,6 +1,6 @@
 """Single kernels on one masked layer, 100 rows, float32: what is timed, and how it is held to the truth.
 
-Beside ``jit`` and ``native`` stand ``numpy``, the dense product with masked weights into a buffer, and ``peak``, as many
+Beside ``native`` stand ``numpy``, the dense product with masked weights into a buffer, and ``peak``, as many
 multiply-adds as are *live* and nothing else: what there is left to gain. Truth is the same kernel of ``reference`` in float64
 on the same arrays. Whole steps and calls of users are in ``cases.py``.
 """
@@ -19,10 +19,12 @@ from bench.implementations import kernels_of
 from bench.nets import Layer
 from bench.work import FLOAT32, TRAINED, Work
 from made_fast import kernels
-from made_fast.kernels import dense
 from made_fast.kernels import layout as panels
+from made_fast.kernels import reference
 from made_fast.kernels.layout import N_OUT, UNITS
 from made_fast.kernels.optimizers import GRADIENT, OPTIMIZERS
+from made_fast.kernels.records import Net, Update
+from made_fast.kernels.reference import dense
 
 __all__ = ["BACKWARD", "BACKWARD_INPUT", "FORWARD", "KERNELS", "LAYERS", "implementations"]
 
@@ -52,16 +54,15 @@ class Arrays:
         trainer = nets.new_trainer(layer.size)
         source: Any = trainer.source(trainer.parameters)
         self.layer, self.dtype, self.l = layer, dtype, layer.l
-        self.layout: panels.Layout = source.layout
-        self.theta = self.aligned(source.theta)
+        self.net = Net(self.aligned(source.theta), *source.layout)
         rows, n = nets.rows(layer.size)[0], layer.size.batch
         self.bits = nets.pack(layer.size, trainer).bits[:n]
         rng = np.random.default_rng(nets.SEED)
         x = np.maximum(rng.standard_normal((n, layer.n_in)), 0) if layer.l else rows[:n, source.order]
         dz = rng.standard_normal((n, layer.n_out)) / n
         self.x, self.dz = (self.aligned(dense.to_buffer(a.astype(np.float32))) for a in (x, dz))
-        row = self.layout.layers[layer.l]
-        self.flops = 2.0 * n * int(self.layout.n_live[row[UNITS] :][: row[N_OUT]].sum())
+        row = self.net.layers[layer.l]
+        self.flops = 2.0 * n * int(self.net.n_live[row[UNITS] :][: row[N_OUT]].sum())
 
     def aligned(self, a: NDArray[Any]) -> NDArray[Any]:
         """Return a copy on a 64-byte boundary."""
@@ -73,18 +74,18 @@ class Arrays:
         """Return how many ones every row has, and which; or every input, in how many rows it is 1, and in which."""
         shape = (len(self.bits), self.layer.n_in) if by_row else (self.layer.n_in, len(self.bits))
         count, index = np.zeros(shape[0], np.int32), np.zeros(shape, np.int32)
-        (kernels.active.list_ones if by_row else kernels.active.list_rows)(self.bits, self.layer.n_in, count, index)
+        (reference.list_ones if by_row else reference.list_rows)(self.bits, self.layer.n_in, count, index)
         return count, index
 
     def dense(self, theta: NDArray[Any]) -> NDArray[Any]:
         """Return W (n_in, n_out), dead weights 0, with the bias as one more row."""
-        W, mask, b = dense.unpack_layer(theta, *self.layout, self.l)
+        W, mask, b = dense.unpack_layer(self.net._replace(theta=theta), self.l)
         return np.vstack([W * mask, b])
 
 
 def ours(name: str, a: Arrays, module: Any) -> Call:
-    """Return the kernel called ``name`` of an implementation."""
-    fixed, (n_in, n_out, _) = (a.theta, *a.layout, a.l), a.layer
+    """Return the building block called ``name`` of an implementation."""
+    fixed, (n_in, n_out, _) = (a.net, a.l), a.layer
     if name in (FORWARD, FORWARD_SPARSE):
         out = a.aligned(np.zeros_like(a.dz))
         given: Any = (a.x, a.x[:0]) if name == FORWARD else a.ones(by_row=True)
@@ -93,31 +94,31 @@ def ours(name: str, a: Arrays, module: Any) -> Call:
     if name == BACKWARD_INPUT:
         dh = a.aligned(np.zeros_like(a.x))
         return partial(module.affine_backward_input, *fixed, a.dz, a.x, dh), lambda: dense.read_buffer(dh, n_in)
-    adam, start = OPTIMIZERS["adam"], a.dense(a.theta)
+    adam, start = OPTIMIZERS["adam"], a.dense(a.net.theta)
     code, n_state = (GRADIENT, 1) if name == BACKWARD else (adam.code, adam.n_state)
-    state = a.aligned(np.zeros((n_state, len(a.theta)), np.float32))
+    state = a.aligned(np.zeros((n_state, len(a.net.theta)), np.float32))
     given = a.ones(by_row=False) if name == BACKWARD_SPARSE else (a.x,)
     kernel = module.affine_backward_weights_sparse if name == BACKWARD_SPARSE else module.affine_backward_weights
-    call = partial(kernel, *fixed, *given, a.dz, code, 0, np.array([*adam.hyper, 0.0, 0.0]), state)
-    return call, lambda: a.dense(state[0]) if name == BACKWARD else a.dense(a.theta) - start
+    call = partial(kernel, *fixed, *given, a.dz, Update(code, 0, np.array([*adam.hyper, 0.0, 0.0]), state))
+    return call, lambda: a.dense(state[0]) if name == BACKWARD else a.dense(a.net.theta) - start
 
 
 def implementations(name: str) -> tuple[str, ...]:
     """Return who can be timed on the kernel called ``name``."""
-    return (*["numpy"] * ("Adam" not in name), "jit", "native", *["peak"] * ("sparse" not in name))
+    return (*["numpy"] * ("Adam" not in name), "native", *["peak"] * ("sparse" not in name))
 
 
 def in_numpy(name: str, a: Arrays) -> Call:
     """Return the dense product that stands against a kernel."""
     n_in, n_out, _ = a.layer
-    W, b = np.vsplit(a.dense(a.theta), [n_in])
+    W, b = np.vsplit(a.dense(a.net.theta), [n_in])
     x, dz = (np.ascontiguousarray(dense.read_buffer(buffer, n)) for buffer, n in ((a.x, n_in), (a.dz, n_out)))
-    mask = dense.unpack_layer(a.theta, *a.layout, a.l)[1]
+    mask = dense.unpack_layer(a.net, a.l)[1]
     z, dh, on, gradient, ones = (
         np.empty_like(dz),
         np.empty_like(x),
         x > 0,
-        np.empty_like(a.dense(a.theta)),
+        np.empty_like(a.dense(a.net.theta)),
         np.ones_like(x[:, 0]),
     )
 

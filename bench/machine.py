@@ -68,7 +68,7 @@ def facts() -> dict[str, str]:
     """Return what a figure depends on beside the code."""
     pools: list[dict[str, Any]] = threadpool_info()
     blas = next((pool for pool in pools if pool["user_api"] == "blas"), {})
-    native = kernels.load("native") if find_spec("made_fast.kernels._native") else None
+    native = kernels.load("native") if find_spec("made_fast.kernels.native._native") else None
     names = ("numpy", "scipy", "numba", "torch", "jax", "made_fast")
     return {
         "CPU": cpu(),

@@ -6,8 +6,8 @@ chooses another. The docstrings of ``reference`` say what each computes. ``BLOCK
 them of, for tests and the bench.
 
 Contract. A kernel gets records (``records.py``) of C-contiguous arrays of the right sizes and trusts them. It writes only its
-outputs, allocates nothing, starts no thread, needs no GIL, draws no random number, and raises nothing but errors about the type
-of an array. ``reference`` allocates; it is the oracle.
+outputs, allocates nothing, starts no thread, needs no GIL, draws no random number, and raises only errors about the type of an
+array. ``reference`` allocates; it is the oracle.
 
 Letters, here and in the C sources:
 

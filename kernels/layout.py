@@ -85,7 +85,7 @@ FIRST, STOP, MASK, PLACES, STEP, STEP_ROWS, GROUP_COLUMNS = range(7)
 
 ARRIVED, ROUND, CALL_OFF, SYNC = 0, 32, 48, 64
 """Entries of ``Crew.sync``, and how many there are: how many ranks have come to a meeting, how many meetings there were, and
-whether the call is off. They are the kernel's, but for ``CALL_OFF``: a caller that sets it to 1 makes all ranks return soon."""
+whether the call is off. Only ``CALL_OFF`` is the caller's: when that is set to 1, all ranks return soon."""
 
 SharedLayout: TypeAlias = "NDArray[np.int64]"
 """(layers, 6) int64, one row per row of ``Layout.layers``: start of W in ``shared``, of b, of U (-1: the layer has none),
@@ -284,8 +284,8 @@ def train_workspace(layout: Layout, batch_size: int) -> tuple[int, int]:
 def shared_train_workspace(layouts: Layout, shared_layout: SharedLayout, batch_size: int, n_ranks: int = 1) -> tuple[int, int]:
     """Return (reals, int32s) of scratch that ``train_shared`` needs beside theta and its gradient; shared by all ranks.
 
-    Reals: as ``train``, then for every rank STRIP + 1 of the longest rows of shared. Integers: as ``train``, but with a float64
-    for every row of ``shared``, then for every rank, twice, the place of every input and hidden unit.
+    Reals: as ``train``, then for every rank STRIP + 1 of the longest rows of shared. Integers: as ``train``, but a float64 for
+    every row of ``shared``, then for every rank, twice, the place of every input and hidden unit.
     """
     layers = layouts.layers[0]
     reals, ints = train_workspace(layouts.of_mask(0), batch_size)

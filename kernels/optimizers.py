@@ -1,7 +1,7 @@
 """The optimisers the kernels know: codes, state vectors, constants, sources.
 
-Each is an elementwise rule ``(w, g, state, t) -> (w, state)``, written out below; ``t`` counts the updates from 1. Not here: the
-arithmetic, which stands in each implementation.
+Each is an elementwise rule ``(w, g, state, t) -> (w, state)``, written out below; ``t`` counts the updates from 1. Not here:
+the arithmetic, which stands in each implementation.
 
 ``Update.constants`` are ``[lr, a, b, eps, decay, clip]``. ``lr`` is the learning rate. ``decay``: before every update, weights
 (not biases) are multiplied by ``1 - lr decay``, apart from the gradient (Loshchilov and Hutter 2019; for sgd the same as an L2

@@ -24,8 +24,8 @@ from made_fast import data, kernels, threads
 from made_fast.kernels import layout as panels
 from made_fast.kernels import records
 from made_fast.kernels.layout import CALL_OFF
-from made_fast.kernels.records import Batches, Crew, Dropout, Masks, Net, TrainScratch, Update
 from made_fast.kernels.optimizers import Optimizer
+from made_fast.kernels.records import Batches, Crew, Dropout, Masks, Net, TrainScratch, Update
 from made_fast.masks import MaskRule, MaskSet
 from made_fast.network import SPARSE_BELOW, Architecture, Network, Shared, scratch
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
-from kernel_cases import implementation
 from numpy.typing import NDArray
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,9 +29,3 @@ def real_set() -> Callable[[str], dict[str, NDArray[np.uint8]]]:
             return {split: np.unpackbits(file[split], axis=1, count=n) for split in ("train", "valid", "test")}
 
     return load
-
-
-@pytest.fixture
-def module(request: pytest.FixtureRequest) -> Iterator[ModuleType]:
-    """Return the implementation of the kernels that a mark of ``kernel_cases`` names."""
-    yield from implementation(request.param)

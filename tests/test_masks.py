@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from made_fast.kernels import reference
+from made_fast.kernels.reference import dense
 from made_fast.masks import (
     DEGREE_RULES,
     DIRECT_CONNECTIONS,
@@ -56,7 +56,7 @@ def test_degrees_keep_to_their_range(n_inputs, hidden_sizes, rule):
 def test_stratified_degrees_reach_every_output_that_can_have_inputs(n_inputs, hidden_sizes):
     for seed in range(20):
         connectivity = draw_connectivity(n_inputs, hidden_sizes, "random", "stratified", np.random.default_rng(seed))
-        masks = reference.masks(connectivity.ordering, connectivity.degrees)
+        masks = dense.masks(connectivity.ordering, connectivity.degrees)
         paths = np.eye(n_inputs)
         for mask in masks:
             paths = mask @ paths
@@ -73,7 +73,7 @@ def test_uniform_degrees_do_leave_outputs_without_input():
 @pytest.mark.parametrize(("n_inputs", "hidden_sizes"), SHAPES)
 def test_product_of_masks_is_autoregressive(n_inputs, hidden_sizes):
     connectivity = draw_connectivity(n_inputs, hidden_sizes, "random", "uniform", np.random.default_rng(3))
-    m0, masks = connectivity.ordering, reference.masks(connectivity.ordering, connectivity.degrees)
+    m0, masks = connectivity.ordering, dense.masks(connectivity.ordering, connectivity.degrees)
     for direct in DIRECT_CONNECTIONS:
         paths, staircase = np.eye(n_inputs), connectivity.staircase(direct)
         for l, mask in enumerate(masks):
@@ -92,7 +92,7 @@ def test_product_of_masks_is_autoregressive(n_inputs, hidden_sizes):
 def test_staircase_is_the_sorted_mask(n_inputs, hidden_sizes, rule):
     connectivity = draw_connectivity(n_inputs, hidden_sizes, "random", rule, np.random.default_rng(5))
     staircase = connectivity.staircase()
-    masks = reference.masks(connectivity.ordering, connectivity.degrees)
+    masks = dense.masks(connectivity.ordering, connectivity.degrees)
     for l, (mask, n_live) in enumerate(zip(masks, staircase.n_live, strict=True)):
         in_order = mask[np.ix_(staircase.sorts[l + 1], staircase.sorts[l])]
         assert (in_order == (np.arange(mask.shape[1]) < n_live[:, None])).all()

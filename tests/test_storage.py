@@ -26,7 +26,9 @@ from hypothesis import strategies as st
 import made_fast
 from made_fast import MADE, checkpoint, header, masks, modelfile, storage
 from made_fast.header import ModelFileError
-from made_fast.kernels import layout, reference
+from made_fast.kernels import layout
+from made_fast.kernels.records import Net
+from made_fast.kernels.reference import dense
 from made_fast.masks import DIRECT_CONNECTIONS, MaskRule, MaskSet
 from made_fast.modelfile import Content, EnsembleContent, decode, decode_ensemble, encode, encode_ensemble
 from made_fast.network import Architecture, Network, Shared
@@ -48,7 +50,7 @@ def make_model(
     for l, row in enumerate(plan.layers):
         n_in, n_out = row[layout.N_IN], row[layout.N_OUT]
         bias = 1 + rng.random(n_out) if row[layout.DIRECT] >= 0 else np.zeros(n_out)
-        reference.pack_layer(1 + rng.random((n_in, n_out)), bias, *plan, l, theta)
+        dense.pack_layer(Net(theta, *plan), l, 1 + rng.random((n_in, n_out)), bias)
     return Content(Network(architecture, connectivity, theta), MaskSet.of([connectivity]), None, hyper)
 
 

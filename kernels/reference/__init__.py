@@ -88,9 +88,7 @@ def pack_bits(x: NDArray[np.uint8], order: Int64, place: Int32, out: Bits, seen:
         out[:, q // 8] |= packed[:, q].astype(np.uint64) << np.uint64(8 * (q % 8))
 
 
-def score(
-    net: Net, bits: Bits, n_places: int, sparse: bool, block: int, scratch: Scratch, log_p: NDArray[np.float64]
-) -> None:
+def score(net: Net, bits: Bits, n_places: int, sparse: bool, block: int, scratch: Scratch, log_p: NDArray[np.float64]) -> None:
     """Log-likelihood of each row in nats: ``log p(x) = sum_d log p(x_d | x_<d)`` (eq. 5), over the first n_places places.
 
     bits (n, W) IN, in order of place; n_places: D gives log p(x), fewer give the log marginal of the first inputs; sparse:
@@ -134,12 +132,13 @@ def train(
     """Make one optimiser step on each mini-batch of the rows; its loss is ``1/B sum_b weights[b] nll[b]``.
 
     net.theta, update.state IN OUT; batches: bits in order of place; scratch: see ``layout.train_workspace``, and ``gradient``
-    like theta if anything is clipped; nll (ceil(m / batch_size),) float64 OUT: B times the loss of each step, before its update.
+    like theta if anything is clipped; nll (ceil(m / batch_size),) float64 OUT: B times the loss of each step, before its
+    update.
 
     With ``n_ranks > 1`` all ranks 0 .. n_ranks - 1 must call at the same time with the same arrays, each from its own
     thread; they divide the work and meet at barriers in ``sync``, all 0 at the start. Only ``native`` does that.
-    When ``sync[CALL_OFF]`` is set to 1 all ranks return soon, from a wait for one that never comes or from the midst of a step;
-    of that step's update, some weights have been made, each with its state, and the others have not.
+    When ``sync[CALL_OFF]`` is set to 1 all ranks return soon, from a wait for one that never comes or from the midst of a
+    step; of that step's update, some weights have been made, each with its state, and the others have not.
     """
     for i in range(len(nll)):
         part = slice(i * batches.batch_size, (i + 1) * batches.batch_size)

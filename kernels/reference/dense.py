@@ -1,7 +1,7 @@
 """What the dense reference kernels are made of: plain matrices of what panels hold, masks, and the network on them.
 
-Only this package builds a 0/1 mask matrix or multiplies by dead weights. Nothing is fast, nothing is done in place that could be
-written as a formula. Not here: the kernels, their signatures and docstrings.
+Only this package builds a 0/1 mask matrix or multiplies by dead weights. Nothing is fast, nothing is done in place that could
+be written as a formula. Not here: the kernels, their signatures and docstrings.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ __all__ = [
     "derivative",
     "forward",
     "gradient_of",
-    "lists_to_dense",
     "kept",
+    "lists_to_dense",
     "loss",
     "masks",
     "pack_layer",

@@ -19,8 +19,10 @@ import pytest
 from made_fast import kernels
 from made_fast.kernels import layout as panels
 from made_fast.kernels import reference
-from made_fast.kernels.layout import ACTIVATIONS, BIAS, DIRECT, N_OUT, N_PANELS, PANEL, n_panels
+from made_fast.kernels.layout import ACTIVATIONS, BIAS, CALL_OFF, DIRECT, N_OUT, N_PANELS, PANEL, SYNC, n_panels
 from made_fast.kernels.optimizers import GRADIENT, OPTIMIZERS
+from made_fast.kernels.records import Batches, Crew, Dropout, Net, Scratch, TrainScratch, Update
+from made_fast.kernels.reference import dense
 from made_fast.masks import draw_connectivity
 
 # Largest error allowed, as a share of 1 + |right value|. None of the nets is large, so none of the sums is.
@@ -28,41 +30,40 @@ TOLERANCE = {
     "float32": {"value": 2e-6, "gradient": 5e-7, "log_p": 3e-7, "activation": 5e-7, "difference": 6e-7, "trained": 1.5e-6},
     "float64": {"value": 5e-15, "gradient": 1e-15, "log_p": 3e-15, "activation": 1e-15, "difference": 6e-10, "trained": 3e-14},
 }
-# (lr, a, b, eps, decay) other than the defaults: each matters, and no rule makes much of the rounding of a small gradient.
-HYPER = {
-    "sgd": (0.1, 0.3, 0.0, 0.0, 0.2),
-    "momentum": (0.05, 0.2, 0.8, 0.0, 0.3),
-    "adagrad": (0.02, 0.0, 0.0, 1e-4, 0.5),
-    "adadelta": (0.8, 0.9, 0.0, 1e-3, 0.01),
-    "rmsprop": (0.01, 0.8, 0.0, 1e-2, 0.7),
-    "adam": (0.02, 0.8, 0.95, 1e-2, 0.4),
+# (lr, a, b, eps, decay, clip), not the defaults: each matters, and no rule makes much of the rounding of a small gradient.
+CONSTANTS = {
+    "sgd": (0.1, 0.3, 0.0, 0.0, 0.2, 0.0),
+    "momentum": (0.05, 0.2, 0.8, 0.0, 0.3, 0.0),
+    "adagrad": (0.02, 0.0, 0.0, 1e-4, 0.5, 0.0),
+    "adadelta": (0.8, 0.9, 0.0, 1e-3, 0.01, 0.0),
+    "rmsprop": (0.01, 0.8, 0.0, 1e-2, 0.7, 0.0),
+    "adam": (0.02, 0.8, 0.95, 1e-2, 0.4, 0.0),
 }
-# What a kernel may write to.
+# What a kernel may write to beside its scratch.
 OUTPUTS = {
     "affine_backward_input": {"dh"},
-    "affine_backward_weights": {"theta", "state"},
-    "affine_backward_weights_sparse": {"theta", "state"},
+    "affine_backward_weights": {"net.theta", "update.state"},
+    "affine_backward_weights_sparse": {"net.theta", "update.state"},
     "affine_forward": {"out"},
     "affine_forward_sparse": {"out"},
     "bernoulli_nll": {"nll", "dlogits"},
-    "conditionals": {"reals", "ints", "proba"},
+    "conditionals": {"proba"},
     "list_ones": {"count", "index"},
     "list_rows": {"count", "index"},
-    "pack": {"theta"},
+    "pack": {"net.theta"},
     "pack_bits": {"place", "out", "seen"},
-    "sample": {"reals", "ints", "x"},
-    "score": {"reals", "ints", "log_p"},
-    "train": {"theta", "state", "reals", "ints", "nll", "sync"},
-    "train_shared": {"shared", "state", "gradient", "theta", "dtheta", "reals", "ints", "nll", "sync"},
-    "unpack_gradient": {"shared"},
+    "sample": {"x"},
+    "score": {"log_p"},
+    "train": {"net.theta", "update.state", "nll", "crew.sync"},
+    "train_shared": {"shared.values", "update.state", "nll", "crew.sync"},
 }
-CALL_OFF = 48  # of ``sync``
-LEVELS = kernels.load("native").levels() if importlib.util.find_spec("made_fast.kernels._native") else ()
+LEVELS = kernels.load("native").levels() if importlib.util.find_spec("made_fast.kernels.native._native") else ()
 NATIVE = [f"native-{level}" for level in LEVELS]
 Shape = tuple[int, tuple[int, ...], int, str]  # D, hidden sizes, B, direct connections
 
 # For the fixture ``module`` of conftest.py.
 everywhere = pytest.mark.parametrize("module", [*NATIVE, "jit", "reference"], indirect=True)
+blocks_everywhere = pytest.mark.parametrize("module", [*NATIVE, "reference"], indirect=True)
 compiled = pytest.mark.parametrize("module", [*NATIVE, "jit"], indirect=True)
 native = pytest.mark.parametrize("module", NATIVE, indirect=True)
 both_types = pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -85,13 +86,19 @@ def implementation(name: str) -> Iterator[ModuleType]:
 
 def run(module: ModuleType, kernel: str, *args: Any) -> None:
     """Call a kernel; check that it returns nothing and leaves alone its inputs and what lies behind any array."""
-    names = inspect.signature(getattr(reference, kernel)).parameters
-    arrays = {n: a for n, a in zip(names, args, strict=True) if isinstance(a, np.ndarray)}
-    before = {n: (b"" if n in OUTPUTS[kernel] else a.tobytes(), _behind(a)) for n, a in arrays.items()}
+    arrays: dict[str, Any] = {}
+    for name, value in zip(inspect.signature(getattr(reference, kernel)).parameters, args, strict=True):
+        fields = {f"{name}.{field}": v for field, v in value._asdict().items()} if isinstance(value, tuple) else {name: value}
+        arrays |= {n: a for n, a in fields.items() if isinstance(a, np.ndarray)}
+
+    def seen() -> dict[str, tuple[bytes, bytes]]:
+        written = OUTPUTS[kernel]
+        return {n: (b"" if n in written or n[:8] == "scratch." else a.tobytes(), _behind(a)) for n, a in arrays.items()}
+
+    before = seen()
     assert getattr(module, kernel)(*args) is None
-    for n, a in arrays.items():
-        now = b"" if n in OUTPUTS[kernel] else a.tobytes(), _behind(a)
-        assert now == before[n], f"{kernel} wrote {'behind' if now[0] == before[n][0] else 'to'} {n}"
+    wrong = [n for n, now in seen().items() if now != before[n]]
+    assert not wrong, f"{kernel} wrote to, or behind, {wrong}"
 
 
 def _behind(a: Any) -> bytes:
@@ -102,13 +109,13 @@ def _behind(a: Any) -> bytes:
     return a.base.reshape(-1).view(np.uint8)[end:].tobytes()
 
 
-def run_crew(module: ModuleType, kernel: str, *args: Any, n_ranks: int) -> None:
+def run_crew(module: ModuleType, kernel: str, *args: Any, n_ranks: int = 1) -> None:
     """Call a training kernel on all ranks at once, each from its own thread."""
-    sync = room(64, np.int32, 0)
+    sync = room(SYNC, np.int32, 0)
 
     def work(rank: int) -> None:
         try:
-            run(module, kernel, *args, rank, n_ranks, sync)
+            run(module, kernel, *args, Crew(rank, n_ranks, sync))
         except BaseException:
             sync[CALL_OFF] = 1
             raise
@@ -118,18 +125,39 @@ def run_crew(module: ModuleType, kernel: str, *args: Any, n_ranks: int) -> None:
             done.result()
 
 
-def check_called_off(module: ModuleType, kernel: str, begin: Callable[[], Any], known: list[Any], n_ranks: int) -> None:
+def check_a_rank_that_waits(module: ModuleType, kernel: str, *args: Any) -> None:
+    """Call a training kernel on one rank of two, and call it off when it waits."""
+    sync = np.zeros(SYNC, np.int32)
+    rank = threading.Thread(target=run, args=(module, kernel, *args, Crew(0, 2, sync)), daemon=True)
+    rank.start()
+    time.sleep(0.02)
+    assert rank.is_alive()
+    sync[CALL_OFF] = 1
+    rank.join(60)
+    assert not rank.is_alive()
+
+
+def check_called_off(
+    module: ModuleType, kernel: str, begin: Callable[[slice], tuple[Any, Any, Any]], n_steps: int, n_ranks: int
+) -> None:
     """Call a training off at moments all over its time: whenever that is, every weight is at a step.
 
-    All ranks have made the same steps; of one more step, some weights have been made, each with its state. ``begin()`` returns
-    the arguments but the last three, parameters, and state; ``known[i]`` are those two, stacked, after i steps.
+    All ranks have made the same steps; of one more step, some weights have been made, each with its state. ``begin(steps)``
+    returns the arguments but the last one, parameters, and state, for a run of these steps from the start.
     """
+    train = getattr(module, kernel)
+    args, parameters, state = begin(slice(0))
+    known = [np.stack([parameters, *state])]
+    for step in range(n_steps):
+        args, parameters, state = begin(slice(step, step + 1))
+        parameters[:], state[:] = known[-1][0], known[-1][1:]
+        train(*args, Crew(0, 1, np.zeros(SYNC, np.int32)))
+        known.append(np.stack([parameters, *state]))
     steps: list[int | None] = []
     whole = 0.0
     for i in range(60):  # the first one runs to its end, and tells how long that takes
-        (fixed, parameters, state), sync = begin(), np.zeros(64, np.int32)
-        train = getattr(module, kernel)
-        crew = [threading.Thread(target=train, args=(*fixed, rank, n_ranks, sync)) for rank in range(n_ranks)]
+        (args, parameters, state), sync = begin(slice(n_steps)), np.zeros(SYNC, np.int32)
+        crew = [threading.Thread(target=train, args=(*args, Crew(rank, n_ranks, sync))) for rank in range(n_ranks)]
         started = time.perf_counter()
         for rank in crew:
             rank.start()
@@ -147,7 +175,7 @@ def check_called_off(module: ModuleType, kernel: str, begin: Callable[[], Any], 
         )
         steps.append(next(found, None))
     assert None not in steps
-    assert steps[0] == len(known) - 1
+    assert steps[0] == n_steps
     assert set(steps[1:]) - {0, steps[0]}  # some were called off on the way
 
 
@@ -186,25 +214,23 @@ def buffer(rows: int, n_units: int, dtype: Any, fill: float = np.nan) -> Any:
     return room((n_panels(n_units), rows, PANEL), dtype, fill)
 
 
-def to_buffer(dense: Any, dtype: Any = "float64") -> Any:
-    """Return an activation buffer of the units ``dense`` (B, n), with 0 in the fill-up units."""
-    made = buffer(*dense.shape, dtype)
-    reference.write_buffer(dense, made)
+def to_buffer(units: Any, dtype: Any = "float64") -> Any:
+    """Return an activation buffer of the units (B, n), with 0 in the fill-up units."""
+    made = buffer(*units.shape, dtype)
+    dense.write_buffer(units, made)
     return made
 
 
 def fill_up(made: Any, n_units: int) -> Any:
     """Return the units of an activation buffer from ``n_units`` on."""
-    return reference.read_buffer(made, PANEL * len(made))[:, n_units:]
+    return dense.read_buffer(made, PANEL * len(made))[:, n_units:]
 
 
-def optimizer_arguments(optimizer: str, n: int, dtype: str, clip: float = 0.0, **hyper: float) -> tuple[int, Any, Any]:
-    """Return (code, hyper, state) for n parameters; ``"gradient"`` is the rule that only writes it down."""
+def new_update(optimizer: str, n: int, dtype: str, step: int = 3, **constants: float) -> Update:
+    """Return a rule for n parameters with an empty state; ``"gradient"`` is the rule that only writes it down."""
     code, n_state, *_ = OPTIMIZERS.get(optimizer, (GRADIENT, 1))
-    values = [*HYPER.get(optimizer, (0.0,) * 5), clip]
-    for name, value in hyper.items():
-        values[("lr", "a", "b", "eps", "decay").index(name)] = value
-    return code, np.array(values), room((n_state, n), dtype, 0)
+    values = dict(zip(("lr", "a", "b", "eps", "decay", "clip"), CONSTANTS.get(optimizer, (0.0,) * 6), strict=True))
+    return Update(code, step, np.array([*(values | constants).values()]), room((n_state, n), dtype, 0))
 
 
 class Case:
@@ -218,76 +244,96 @@ class Case:
         self.connectivity = draw_connectivity(n_inputs, hidden, "random", degrees, rng)
         staircase = self.connectivity.staircase(direct)
         self.layout = panels.make_layout(n_inputs, staircase.n_live, activation, staircase.direct)
-        theta, live, bias = np.zeros((3, panels.n_parameters(self.layout)))
+        theta, live, bias = (Net(a, *self.layout) for a in np.zeros((3, panels.n_parameters(self.layout))))
         for l, (n_in, n_out, *_) in enumerate(self.layout.layers):
             W, b = rng.normal(size=(n_in, n_out)) * 1.5 / np.sqrt(n_in), rng.normal(size=n_out)
             own = np.full(n_out, self.layout.layers[l, DIRECT] >= 0)  # the bias of direct connections is 0 and not trained
-            reference.pack_layer(W, b * own, *self.layout, l, theta)
-            reference.pack_layer(np.ones_like(W), own, *self.layout, l, live)
-            reference.pack_layer(np.zeros_like(W), own, *self.layout, l, bias)
-        self.live, self.bias = live == 1, bias == 1
-        self.theta = copied(theta, dtype)
+            dense.pack_layer(theta, l, W, b * own)
+            dense.pack_layer(live, l, np.ones_like(W), own)
+            dense.pack_layer(bias, l, np.zeros_like(W), own)
+        self.live, self.bias = live.theta == 1, bias.theta == 1
+        self.net = Net(copied(theta.theta, dtype), *self.layout)
         self.x = (rng.random((n_rows, n_inputs)) < 0.3).astype(np.uint8)
         self.bits = pack_bits(self.x)
         self.weights = rng.normal(size=n_rows) + 0.5  # of rows; some are negative
+        words = sum(n_panels(size) for size in hidden)  # of a row of dropout
+        self.kept = pack_bits(rng.random((500 if words else 0, PANEL * max(words, 1))) < 0.6)
 
     def exact(self) -> Case:
         """Return the same net and batch with float64 parameters."""
         other = object.__new__(Case)
-        other.__dict__ = {**self.__dict__, "dtype": "float64", "theta": self.theta.astype(np.float64)}
+        other.__dict__ = {**self.__dict__, "dtype": "float64", "net": self.net._replace(theta=self.net.theta.astype("f8"))}
         return other
 
-    def scratch(self, n_reals: int, n_ints: int) -> tuple[Any, Any]:
-        return room(n_reals, self.dtype), room(n_ints, np.int32, -7)
+    def scratch(self, n_reals: int, n_ints: int) -> Scratch:
+        return Scratch(room(n_reals, self.dtype), room(n_ints, np.int32, -7))
 
     def score(
         self, module: ModuleType, rows: slice = slice(None), n_places: int | None = None, sparse: bool = True, block: int = 7
     ) -> Any:
         bits, places = self.bits[rows], self.x.shape[1] if n_places is None else n_places
         log_p, scratch = room(len(bits), "float64"), self.scratch(*panels.score_workspace(self.layout, block))
-        run(module, "score", self.theta, *self.layout, bits, places, sparse, block, *scratch, log_p)
+        run(module, "score", self.net, bits, places, sparse, block, scratch, log_p)
         return log_p
 
     def conditionals(self, module: ModuleType, x: Any = None, sparse: bool = True, block: int = 7) -> Any:
         bits = self.bits if x is None else pack_bits(x)
         proba = room((len(bits), self.x.shape[1]), self.dtype)
         scratch = self.scratch(*panels.score_workspace(self.layout, block))
-        run(module, "conditionals", self.theta, *self.layout, bits, sparse, block, *scratch, proba)
+        run(module, "conditionals", self.net, bits, sparse, block, scratch, proba)
         return proba
 
     def sample(self, module: ModuleType, uniforms: Any, block: int = 7) -> Any:
         x, scratch = room(uniforms.shape, np.uint8, 9), self.scratch(*panels.sample_workspace(self.layout, block))
-        run(module, "sample", self.theta, *self.layout, uniforms, block, *scratch, x)
+        run(module, "sample", self.net, uniforms, block, scratch, x)
         return x
 
-    def train(
+    def arguments(
         self,
-        module: ModuleType,
         optimizer: str,
-        sparse: bool,
         batch_size: int,
-        n_steps: int,
+        steps: slice,
+        *,
+        sparse: bool = True,
         weights: Any = None,
-        n_ranks: int = 1,
-    ) -> Any:
-        """Return (losses, theta, state) after ``n_steps`` steps, the last on a shorter batch."""
-        theta, weights = copied(self.theta), np.zeros(0) if weights is None else weights
-        code, hyper, state = optimizer_arguments(optimizer, len(theta), self.dtype)
-        rows = np.arange(n_steps * batch_size - batch_size // 2) * 5 % len(self.bits)
-        scratch, nll = self.scratch(*panels.train_workspace(self.layout, batch_size)), room(n_steps, "float64")
-        fixed = theta, *self.layout, self.bits, weights, rows, batch_size, sparse, code, 3, hyper, state, *scratch, nll
-        run_crew(module, "train", *fixed, n_ranks=n_ranks)
-        return nll, theta, state
+        dropout: float = 0.0,
+        short: int = 0,
+        **constants: float,
+    ) -> tuple[Any, ...]:
+        """Return the arguments of ``train`` but the crew, for some of the steps."""
+        start, stop, _ = steps.indices(steps.stop)
+        rows = np.arange(start * batch_size, stop * batch_size - short) * 5 % len(self.bits)
+        net = self.net._replace(theta=copied(self.net.theta))
+        keep = self.kept[start * batch_size :][: len(rows) if dropout else 0]
+        update = new_update(optimizer, len(net.theta), self.dtype, 3 + start, **constants)
+        none, scratch = room(0, self.dtype), self.scratch(*panels.train_workspace(self.layout, batch_size))
+        gradient = room(len(net.theta), self.dtype) if update.constants[-1] else none
+        return (
+            net,
+            Batches(self.bits, np.zeros(0) if weights is None else weights, rows, batch_size, sparse),
+            Dropout(keep, dropout),
+            update,
+            TrainScratch(gradient, none, none, *scratch),
+            room(stop - start, "float64"),
+        )
+
+    def train(
+        self, module: ModuleType, optimizer: str, batch_size: int, n_steps: int, n_ranks: int = 1, **options: Any
+    ) -> tuple[Any, Any, Any]:
+        """Return (losses, theta, state) after ``n_steps`` steps, the last on a shorter batch; options as for ``arguments``."""
+        args = self.arguments(optimizer, batch_size, slice(n_steps), short=batch_size // 2, **options)
+        run_crew(module, "train", *args, n_ranks=n_ranks)
+        return args[-1], args[0].theta, args[3].state
 
     def layers(self) -> list[tuple[int, Any, Any, Any]]:
         """Return (l, input, output of its direct connections, output) of every layer in float64, as activation buffers."""
-        layers, x, theta = self.layout.layers, to_buffer(self.x), self.theta.astype(np.float64)
+        layers, x, net = self.layout.layers, to_buffer(self.x), self.exact().net
         chain, found, outputs = panels.n_chain(layers), [], {}
         for l in [*range(chain, len(layers)), *range(chain)]:
             below, adds = outputs[l - 1] if 0 < l < chain else x, layers[l, DIRECT]
             direct = outputs[adds] if adds > 0 else x[:0]
             outputs[l] = buffer(len(self.x), layers[l, N_OUT], "float64")
-            reference.affine_forward(theta, *self.layout, l, below, direct, outputs[l])
+            reference.affine_forward(net, l, below, direct, outputs[l])
             found.append((l, below, direct, outputs[l]))
         return found
 
@@ -300,7 +346,7 @@ class Case:
 
     def part(self, l: int) -> Any:
         """Return which parameters are those of layer l: its weights and its bias."""
-        row, mine = self.layout.layers[l], np.zeros(len(self.theta), bool)
+        row, mine = self.layout.layers[l], np.zeros(len(self.net.theta), bool)
         mine[row[panels.WEIGHTS] : row[BIAS] + PANEL * row[N_PANELS]] = True
         return mine
 
@@ -308,7 +354,7 @@ class Case:
 def written_out_masks(connectivity: Any, direct: str) -> list[Any]:
     """Return the mask (n_in, n_out) of every layer in original order, direct connections last, straight from the degrees."""
     m0, degrees = connectivity.ordering, connectivity.degrees
-    found = [mask.T == 1 for mask in reference.masks(m0, degrees)]
+    found = [mask.T == 1 for mask in dense.masks(m0, degrees)]
     if direct == "all":
         found += [m0[:, None] <= m for m in degrees[1:]]
     if direct != "none" and degrees:

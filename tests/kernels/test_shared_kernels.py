@@ -5,9 +5,6 @@ The formulas here work on the original order of units, with masks written out: n
 
 from __future__ import annotations
 
-import inspect
-import threading
-import time
 from functools import lru_cache
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -15,17 +12,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from kernel_cases import (
-    CALL_OFF,
     activations,
     assert_close,
     assert_same,
     both_types,
+    check_a_rank_that_waits,
     check_called_off,
     compiled,
     copied,
     everywhere,
     native,
-    optimizer_arguments,
+    new_update,
     optimizers,
     pack_bits,
     room,
@@ -35,7 +32,7 @@ from kernel_cases import (
 )
 
 from made_fast.kernels import layout as panels
-from made_fast.kernels import reference
+from made_fast.kernels import records, reference
 from made_fast.kernels.layout import (
     ACTIVATION,
     ACTIVATIONS,
@@ -48,7 +45,10 @@ from made_fast.kernels.layout import (
     SHARED_BIAS,
     SHARED_U,
     SHARED_WEIGHTS,
+    STEP,
 )
+from made_fast.kernels.records import Batches, Dropout, Masks, Net, Scratch, TrainScratch
+from made_fast.kernels.reference import dense
 from made_fast.masks import MaskRule, draw_connectivity
 
 K = 3
@@ -165,11 +165,12 @@ class Case:
                 U |= M[: len(U)]
         return found
 
-    def pack(self, module: ModuleType, k: int, shared: Any) -> Any:
-        """Return theta under mask k."""
-        theta = room(panels.n_parameters(self.layouts.of_mask(k)), shared.dtype)
-        run(module, "pack", shared, self.table, self.orders[k], theta, *self.layouts.of_mask(k))
-        return theta
+    def pack(self, module: ModuleType, k: int, shared: Any) -> Net:
+        """Return the network under mask k."""
+        layout = self.layouts.of_mask(k)
+        net = Net(room(panels.n_parameters(layout), shared.dtype), *layout)
+        run(module, "pack", records.Shared(shared, self.table), self.orders[k], net)
+        return net
 
     def plan(self, several: bool) -> tuple[Any, Any]:
         """Return the rows of four steps, and their groups."""
@@ -197,32 +198,40 @@ class Case:
         steps: slice = slice(4),
         plan: Any = None,
         n_ranks: int = 1,
-        **hyper: float,
+        **constants: float,
     ) -> dict[str, Any]:
-        """Return the arguments of ``train_shared`` but the last three, in order, for some of the steps planned."""
-        rows, groups = self.plan(options.several) if plan is None else plan
-        groups = groups[np.isin(groups[:, 4], np.arange(len(groups))[steps])]
-        n_steps, started = len(np.unique(groups[:, 4])), steps.start or 0
-        groups[:, 4] -= started
-        keep = self.keep(len(rows), options.dropout)
-        weights = self.weights if options.weighted else np.zeros(0)
-        code, hyper, state = optimizer_arguments(optimizer, len(self.shared), self.dtype, options.clip, **hyper)
+        """Return the arguments of ``train_shared`` but the crew, in order, for some of the steps planned."""
+        rows, groups = self.plan(options.several) if plan is None else (plan[0], plan[1].copy())
+        groups = groups[np.isin(groups[:, STEP], np.arange(len(groups))[steps])]
+        n_steps, started = len(np.unique(groups[:, STEP])), steps.start or 0
+        groups[:, STEP] -= started
         with_gradient = options.gradient or options.several or options.clip > 0
-        gradient = room(len(self.shared) if with_gradient else 0, self.dtype)
         length = max(panels.n_parameters(self.layouts.of_mask(k)) for k in range(len(self.mask_set)))
         reals, ints = panels.shared_train_workspace(self.layouts, self.table, 8, n_ranks)
-        values = (
-            *(copied(self.shared), self.table, self.orders, *self.layouts, pack_bits(self.x), weights, rows, groups, 8, keep),
-            *(options.dropout, sparse, code, 3 + started, hyper, state, gradient, room(length, self.dtype)),
-            *(room(length, self.dtype, 0), room(reals, self.dtype), room(ints, np.int32, -7), room(n_steps, "float64")),
-        )
-        return dict(zip(list(inspect.signature(reference.train_shared).parameters)[:-3], values, strict=True))
+        return {
+            "shared": records.Shared(copied(self.shared), self.table),
+            "masks": Masks(self.orders, *self.layouts),
+            "batches": Batches(pack_bits(self.x), self.weights if options.weighted else np.zeros(0), rows, 8, sparse),
+            "groups": groups,
+            "dropout": Dropout(self.keep(len(rows), options.dropout), options.dropout),
+            "update": new_update(optimizer, len(self.shared), self.dtype, 3 + started, clip=options.clip, **constants),
+            "scratch": TrainScratch(
+                room(len(self.shared) if with_gradient else 0, self.dtype),
+                room(length, self.dtype),
+                room(length, self.dtype, 0),
+                *Scratch(room(reals, self.dtype), room(ints, np.int32, -7)),
+            ),
+            "nll": room(n_steps, "float64"),
+        }
 
     def train(self, module: ModuleType, *args: Any, n_ranks: int = 1, **kwargs: Any) -> tuple[Any, Any, Any]:
         """Return (losses, shared, state); what to do is as for ``arguments``."""
-        fixed = self.arguments(*args, n_ranks=n_ranks, **kwargs)
-        run_crew(module, "train_shared", *fixed.values(), n_ranks=n_ranks)
-        return fixed["nll"], fixed["shared"], fixed["state"]
+        return self.train_with(module, self.arguments(*args, n_ranks=n_ranks, **kwargs), n_ranks)
+
+    def train_with(self, module: ModuleType, arguments: dict[str, Any], n_ranks: int = 1) -> tuple[Any, Any, Any]:
+        """Return (losses, shared, state)."""
+        run_crew(module, "train_shared", *arguments.values(), n_ranks=n_ranks)
+        return arguments["nll"], arguments["shared"].values, arguments["update"].state
 
     def loss(self, shared: Any, rows: Any, groups: Any, options: Options) -> float:
         """Return the loss of one step in original order, formula by formula."""
@@ -237,11 +246,11 @@ class Case:
                 z = h @ (W * M) + b + (U * M[: len(U)]).sum(axis=0)
                 if direct := self.layers[l, DIRECT]:
                     z += x @ (parameters[direct][0] * net[direct][0])
-                h = reference.activate(z, self.layers[l, ACTIVATION])
+                h = dense.activate(z, self.layers[l, ACTIVATION])
                 if len(keep) and l + 1 < self.chain:
                     kept = np.zeros_like(h)
                     part = np.ascontiguousarray(keep[first:stop, words[l] : words[l + 1]])
-                    kept[:, units[0]] = reference.unpack_bits(part, h.shape[1]) / (1 - options.dropout)
+                    kept[:, units[0]] = dense.unpack_bits(part, h.shape[1]) / (1 - options.dropout)
                     h *= kept
             nll = np.logaddexp(0, h) - x * h
             counts = self.mask_set.orderings[k] <= n_places
@@ -264,7 +273,7 @@ def integers(n: int, seed: int) -> Any:
 
 
 # ---------------------------------------------------------------------------------------------------------------------------
-# pack and unpack_gradient
+# pack
 # ---------------------------------------------------------------------------------------------------------------------------
 
 
@@ -275,43 +284,20 @@ def test_pack_gathers_what_is_live_and_sums_connectivity_weights(module, dtype, 
     c = case(shape, dtype)
     shared = copied(integers(len(c.shared), 0), dtype)  # fill-up included: it must not come through
     for k in range(K):
-        layout = c.layouts.of_mask(k)
-        theta, expected = c.pack(module, k, shared), np.zeros(panels.n_parameters(layout))
+        found, layout = c.pack(module, k, shared), c.layouts.of_mask(k)
+        expected = Net(np.zeros(panels.n_parameters(layout)), *layout)
         for l, ((W, b, U), (M, order)) in enumerate(zip(c.dense(shared), c.sorted_layers(k), strict=True)):
             bias = (b + (U * M[: len(U)]).sum(axis=0))[order[1][0]] if len(b) else np.zeros(layout.layers[l, N_OUT])
-            reference.pack_layer((W * M)[order], bias, *layout, l, expected)
-            assert np.array_equal(reference.unpack_layer(theta, *layout, l)[1], M[order])
-        assert np.array_equal(theta, expected)
-
-
-@everywhere
-@both_types
-@shapes
-def test_unpack_gradient_is_pack_transposed(module, dtype, shape):
-    c = case(shape, dtype)
-    for k in range(K):
-        layout, ones = c.layouts.of_mask(k), copied(np.ones(len(c.shared)), dtype)
-        gradient = copied(integers(panels.n_parameters(layout), k), dtype) * (c.pack(reference, k, ones) != 0)
-        expected = np.zeros(len(c.shared))
-        for l, ((W, b, U), (M, order)) in enumerate(zip(c.dense(expected), c.sorted_layers(k), strict=True)):
-            dense, _, bias = reference.unpack_layer(gradient, *layout, l)
-            W[order] = dense
-            if len(b):
-                b[order[1][0]] = bias
-                U[:] = b * M[: len(U)]
-        for add, start in ((False, np.nan), (True, 5.0)):
-            found = room(len(c.shared), dtype, start)
-            run(module, "unpack_gradient", gradient, *layout, c.table, c.orders[k], add, found)
-            assert np.array_equal(found, expected + (start if add else 0))
-        shared = copied(integers(len(c.shared), 9), dtype)
-        assert c.pack(module, k, shared).astype(float) @ gradient == shared.astype(float) @ expected  # exact: integers
+            dense.pack_layer(expected, l, (W * M)[order], bias)
+            assert np.array_equal(dense.unpack_layer(found, l)[1], M[order])
+        assert np.array_equal(found.theta, expected.theta)
 
 
 @everywhere
 def test_pack_takes_parameters_that_are_read_only(module):
     c, read_only = case(SMALL, "float32"), copied(case(SMALL, "float32").shared)
     read_only.flags.writeable = False
-    assert np.array_equal(c.pack(module, 1, read_only), c.pack(module, 1, c.shared))
+    assert np.array_equal(c.pack(module, 1, read_only).theta, c.pack(module, 1, c.shared).theta)
 
 
 # ---------------------------------------------------------------------------------------------------------------------------
@@ -398,20 +384,22 @@ def test_live_weights_get_gradient_and_dead_ones_stay(module, dtype):
 @everywhere
 @both_types
 @optimizers
-def test_one_mask_is_trained_as_by_train(module, dtype, optimizer):
+@pytest.mark.parametrize("options", [PLAIN, CLIPPED], ids=["plain", "clipped"])
+def test_one_mask_is_trained_as_by_train(module, dtype, optimizer, options):
     shape = (65, (33, 9), "all", False)
     c, D, rows = case(shape, dtype, None, 1), shape[0], np.arange(21) * 5 % N_ROWS
     plan = rows, np.array([(0, 8, 0, D, 0, 8), (8, 16, 0, D, 1, 8), (16, 21, 0, D, 2, 5)])
-    options = Options(weighted=True)
-    nll, shared, _ = c.train(module, optimizer, options, plan=plan)
-    layout, theta = c.layouts.of_mask(0), c.pack(reference, 0, c.shared)
-    code, hyper, state = optimizer_arguments(optimizer, len(theta), dtype)
-    reals, ints = panels.train_workspace(layout, 8)
-    bits, alone = pack_bits(c.x[:, c.orders[0, :D]]), room(3, "float64")
-    fixed = theta, *layout, bits, c.weights, rows, 8, True, code, 3, hyper, state, room(reals, dtype), room(ints, np.int32, -7)
-    run_crew(module, "train", *fixed, alone, n_ranks=1)
+    fixed = c.arguments(optimizer, options._replace(weighted=True), plan=plan)
+    nll, shared, _ = c.train_with(module, fixed)
+    net, update = c.pack(reference, 0, c.shared), fixed["update"]
+    reals, ints = panels.train_workspace(c.layouts.of_mask(0), 8)
+    sizes = (len(net.theta) if options.clip else 0, 0, 0, reals)
+    scratch = TrainScratch(*(room(size, dtype) for size in sizes), room(ints, np.int32, -7))
+    batches, alone = fixed["batches"]._replace(bits=pack_bits(c.x[:, c.orders[0, :D]])), room(3, "float64")
+    update = update._replace(state=room((len(update.state), len(net.theta)), dtype, 0))
+    run_crew(module, "train", net, batches, fixed["dropout"], update, scratch, alone)
     assert_close(nll, alone, dtype, "trained")
-    assert_close(c.pack(reference, 0, shared), theta, dtype, "trained")
+    assert_close(c.pack(reference, 0, shared).theta, net.theta, dtype, "trained")
 
 
 @everywhere
@@ -421,14 +409,13 @@ def test_decay_is_apart_from_the_gradient_and_spares_biases(module, dtype, optim
     """Rows that weigh nothing leave the weights to the decay: every W, A and U, dead or live."""
     c = case(SMALL, dtype)
     groups = np.array([(0, 8, 1, 9, 0, 8)])
-    hyper = {"lr": 0.5, "a": 0.9, "decay": 0.25}
-    fixed = c.arguments(optimizer, PLAIN, plan=(np.arange(8), groups), **hyper)
-    fixed["weights"] = np.zeros(N_ROWS)
-    run_crew(module, "train_shared", *fixed.values(), n_ranks=1)
-    shared, rate = fixed["shared"], 0.5 / (1 + 0.9 * 3) if optimizer in ("sgd", "momentum") else 0.5
+    fixed = c.arguments(optimizer, PLAIN, plan=(np.arange(8), groups), lr=0.5, a=0.9, decay=0.25)
+    fixed["batches"] = fixed["batches"]._replace(weights=np.zeros(N_ROWS))
+    _, shared, state = c.train_with(module, fixed)
+    rate = 0.5 / (1 + 0.9 * 3) if optimizer in ("sgd", "momentum") else 0.5
     assert_close(shared, np.where(c.is_bias(), 1, 1 - 0.25 * rate) * c.shared, dtype, "trained")
     assert np.array_equal(shared[c.is_bias()], c.shared[c.is_bias()])
-    assert not fixed["state"].any()
+    assert not state.any()
 
 
 @everywhere
@@ -451,10 +438,9 @@ def test_a_long_gradient_is_cut_to_the_clip_and_keeps_its_direction(module, dtyp
 def test_keeping_every_unit_is_no_dropout(module, dtype):
     c = case(SMALL, dtype)
     without, kept = (c.arguments("adam", SEVERAL) for _ in range(2))
-    kept["keep"] = np.full((len(kept["rows"]), c.layers[: c.chain - 1, N_PANELS].sum()), 2**64 - 1, np.uint64)
-    for fixed in (without, kept):
-        run_crew(module, "train_shared", *fixed.values(), n_ranks=1)
-    assert_close(kept["shared"], without["shared"], dtype, "trained")
+    words = c.layers[: c.chain - 1, N_PANELS].sum()
+    kept["dropout"] = Dropout(np.full((len(kept["batches"].rows), words), 2**64 - 1, np.uint64), 0.0)
+    assert_close(c.train_with(module, kept)[1], c.train_with(module, without)[1], dtype, "trained")
 
 
 @compiled
@@ -473,10 +459,10 @@ def test_bits_do_not_depend_on_where_a_run_is_cut(module, dtype, options):
     c = case(SMALL, dtype)
     whole = c.train(module, "adam", options, sparse=False)
     first, second = (c.arguments("adam", options, sparse=False, steps=steps) for steps in (slice(0, 2), slice(2, 4)))
-    run_crew(module, "train_shared", *first.values(), n_ranks=1)
-    second["shared"][:], second["state"][:] = first["shared"], first["state"]
-    run_crew(module, "train_shared", *second.values(), n_ranks=1)
-    assert_same((np.concatenate([first["nll"], second["nll"]]), second["shared"], second["state"]), whole)
+    head, shared, state = c.train_with(module, first)
+    second["shared"].values[:], second["update"].state[:] = shared, state
+    tail, *rest = c.train_with(module, second)
+    assert_same((np.concatenate([head, tail]), *rest), whole)
 
 
 @native
@@ -499,11 +485,11 @@ def test_bits_do_not_depend_on_the_number_of_threads(module, dtype, sparse, opti
 def test_state_that_decays_ends_at_zero_and_not_among_the_denormals(module, dtype, optimizer, options):
     c, tiny = case(SMALL, dtype), np.finfo(dtype).tiny
     fixed = c.arguments(optimizer, options)
-    fixed["weights"], state = np.zeros(N_ROWS), fixed["state"]
-    state[:] = 1.5 * tiny
+    fixed["batches"] = fixed["batches"]._replace(weights=np.zeros(N_ROWS))
+    fixed["update"].state[:] = 1.5 * tiny
     for _ in range(5):
-        fixed["dtheta"][:] = 0
-        run_crew(module, "train_shared", *fixed.values(), n_ranks=1)
+        fixed["scratch"].dtheta[:] = 0
+        _, _, state = c.train_with(module, fixed)
     assert ((state == 0) | (state >= tiny)).all()
     assert (state == 0).any()
 
@@ -511,17 +497,11 @@ def test_state_that_decays_ends_at_zero_and_not_among_the_denormals(module, dtyp
 @native
 @pytest.mark.parametrize("options", [PLAIN, FULL], ids=["plain", "full"])
 def test_a_rank_that_waits_in_vain_can_be_called_off(module, options):
-    c, sync = case(SMALL, "float32"), np.zeros(64, np.int32)
+    c = case(SMALL, "float32")
     fixed = c.arguments("momentum", options, n_ranks=2)
-    rank = threading.Thread(target=run, args=(module, "train_shared", *fixed.values(), 0, 2, sync), daemon=True)
-    rank.start()
-    time.sleep(0.02)
-    assert rank.is_alive()
-    sync[CALL_OFF] = 1
-    rank.join(60)
-    assert not rank.is_alive()
-    assert np.array_equal(fixed["shared"], c.shared)
-    assert not fixed["state"].any()
+    check_a_rank_that_waits(module, "train_shared", *fixed.values())
+    assert np.array_equal(fixed["shared"].values, c.shared)
+    assert not fixed["update"].state.any()
 
 
 @native
@@ -532,14 +512,8 @@ def test_training_that_is_called_off_leaves_every_weight_at_a_step(module, optio
     groups = [(4 * i, 4 * i + 4, i % K, 100, i, 4) for i in range(n_steps)]
     plan = np.arange(4 * n_steps) * 5 % N_ROWS, np.array(groups)
 
-    def begin(steps=slice(0, n_steps)):
-        fixed = c.arguments("momentum", options, steps=steps, plan=(plan[0], plan[1].copy()), n_ranks=n_ranks)
-        return fixed.values(), fixed["shared"], fixed["state"]
+    def begin(steps):
+        fixed = c.arguments("momentum", options, steps=steps, plan=plan, n_ranks=n_ranks)
+        return [*fixed.values()], fixed["shared"].values, fixed["update"].state
 
-    known = [np.stack([c.shared, *begin()[2]])]
-    for step in range(n_steps):
-        fixed, shared, state = begin(slice(step, step + 1))
-        shared[:], state[:] = known[-1][0], known[-1][1:]
-        module.train_shared(*fixed, 0, 1, np.zeros(64, np.int32))
-        known.append(np.stack([shared, *state]))
-    check_called_off(module, "train_shared", begin, known, n_ranks)
+    check_called_off(module, "train_shared", begin, n_steps, n_ranks)

@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import inspect
-import threading
-import time
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import pytest
 from kernel_cases import (
-    CALL_OFF,
-    HYPER,
+    CONSTANTS,
     TOLERANCE,
     Case,
     activations,
     assert_close,
     assert_same,
+    blocks_everywhere,
     both_types,
     buffer,
+    check_a_rank_that_waits,
     check_called_off,
     compiled,
     copied,
     everywhere,
     fill_up,
     native,
-    optimizer_arguments,
     optimizers,
     pack_bits,
     room,
@@ -37,9 +35,12 @@ from kernel_cases import (
 
 from made_fast import kernels
 from made_fast.kernels import layout as panels
-from made_fast.kernels import reference
-from made_fast.kernels.layout import ACTIVATION, BIAS, DIRECT, N_IN, N_OUT
+from made_fast.kernels import optimizers as rules
+from made_fast.kernels import records, reference
+from made_fast.kernels.layout import ACTIVATION, ACTIVATIONS, BIAS, DIRECT, N_IN, N_OUT
 from made_fast.kernels.optimizers import GRADIENT, OPTIMIZERS
+from made_fast.kernels.records import Net, Update
+from made_fast.kernels.reference import dense
 
 # (D, hidden sizes, B, direct connections): below, at and beyond the vectors, the register tiles, the panels of 64
 # and the rows of a batch that are summed at a time.
@@ -61,16 +62,57 @@ SHAPES = [
 ]
 SAMPLED = [shape for shape in SHAPES if shape != (31, (100,), 100, "none")]
 SMALL = (7, (9, 8), 9, "all")
+FULL = {"dropout": 0.4, "clip": 0.5}
 shapes = pytest.mark.parametrize("shape", SHAPES, ids=str)
 case = lru_cache(Case)
 
 
 @compiled
-@pytest.mark.parametrize("kernel", kernels.KERNELS)
-def test_signatures_are_the_same_everywhere(module, kernel):
-    function = getattr(module, kernel)
-    found = inspect.signature(getattr(function, "py_func", function)).parameters
-    assert list(found) == list(inspect.signature(getattr(reference, kernel)).parameters)
+def test_signatures_are_the_same_everywhere(module):
+    for kernel in kernels.KERNELS if module.__name__.endswith("jit") else (*kernels.KERNELS, *kernels.BLOCKS):
+        function = getattr(module, kernel)
+        found = inspect.signature(getattr(function, "py_func", function)).parameters
+        assert list(found) == list(inspect.signature(getattr(reference, kernel)).parameters)
+
+
+@native
+def test_constants_are_the_same_in_c(module):
+    known = {**vars(rules), **vars(panels), **{name.upper(): code for code, name in enumerate(ACTIVATIONS)}}
+    assert {name: known[name] for name in module.constants()} == module.constants()
+    assert {name.upper(): o.code for name, o in OPTIMIZERS.items()}.items() <= module.constants().items()
+
+
+@native
+@pytest.mark.parametrize(
+    ("kernel", "record", "field"),
+    [
+        ("score", "net", "layers"),
+        ("score", "net", "n_live"),
+        ("score", "scratch", "reals"),
+        ("score", "bits", ""),
+        ("score", "log_p", ""),
+        ("train", "batches", "weights"),
+        ("train", "batches", "rows"),
+        ("train", "dropout", "keep"),
+        ("train", "update", "constants"),
+        ("train", "update", "state"),
+        ("train", "crew", "sync"),
+    ],
+)
+def test_arrays_of_another_type_are_refused(module, kernel, record, field):
+    c = case(SMALL, "float32")
+    scratch = c.scratch(*panels.score_workspace(c.layout, 9))
+    args = dict(
+        zip(inspect.signature(reference.score).parameters, (c.net, c.bits, 7, True, 9, scratch, np.zeros(9)), strict=True)
+    )
+    if kernel == "train":
+        values = (*c.arguments("adam", 9, slice(1), dropout=0.5), records.Crew(0, 1, np.zeros(panels.SYNC, np.int32)))
+        args = dict(zip(inspect.signature(reference.train).parameters, values, strict=True))
+    right = getattr(args[record], field) if field else args[record]
+    for wrong in (right.astype(np.complex64), right.view(np.uint8), right[None], right.astype(right.dtype.newbyteorder())):
+        args[record] = args[record]._replace(**{field: wrong}) if field else wrong
+        with pytest.raises(TypeError, match="needs"):
+            getattr(module, kernel)(*args.values())
 
 
 @pytest.mark.parametrize(
@@ -92,12 +134,12 @@ def test_staircase_is_the_masks_of_the_degrees(shape, degrees):
     assert len(masks) == len(c.layout.layers)
     for l, mask in enumerate(masks):
         fed = l if l < chain else c.layout.layers[:chain, DIRECT].tolist().index(l)
-        W, live, _ = reference.unpack_layer(c.theta, *c.layout, l)
+        W, live, _ = dense.unpack_layer(c.net, l)
         assert np.array_equal(mask[np.ix_(sorts[l if l < chain else 0], sorts[fed + 1])], live)
         assert np.array_equal(W != 0, live)
 
 
-@everywhere
+@blocks_everywhere
 @pytest.mark.parametrize("n_columns", [1, 7, 8, 9, 31, 64, 100])
 @pytest.mark.parametrize("kernel", ["list_ones", "list_rows"])
 def test_lists(module, kernel, n_columns):
@@ -134,25 +176,24 @@ def test_pack_bits(module, n_columns):
                 assert seen[0] == value | X[:, :n_columns].max(initial=0, where=wrong == X)
 
 
-@everywhere
+@blocks_everywhere
 @both_types
 @shapes
 def test_forward_of_every_layer(module, dtype, shape):
-    c, unpack = case(shape, dtype), reference.read_buffer
+    c = case(shape, dtype)
     for l, *values, output in c.layers():
         n_out = c.layout.layers[l, N_OUT]
         (x, direct), out, right = (v.astype(dtype) for v in values), buffer(len(c.x), n_out, dtype), np.zeros_like(output)
-        run(module, "affine_forward", c.theta, *c.layout, l, x, direct, out)
-        exact = x.astype(np.float64), direct.astype(np.float64)
-        reference.affine_forward(c.exact().theta, *c.layout, l, *exact, right)
-        assert_close(unpack(out, n_out), unpack(right, n_out), dtype, "value")
+        run(module, "affine_forward", c.net, l, x, direct, out)
+        reference.affine_forward(c.exact().net, l, x.astype(np.float64), direct.astype(np.float64), right)
+        assert_close(dense.read_buffer(out, n_out), dense.read_buffer(right, n_out), dtype, "value")
         if l == 0 or c.layout.layers[l, DIRECT] < 0:
             sparse = buffer(len(c.x), n_out, dtype)
-            run(module, "affine_forward_sparse", c.theta, *c.layout, l, *c.lists("list_ones"), sparse)
-            assert_close(unpack(sparse, n_out), unpack(right, n_out), dtype, "value")
+            run(module, "affine_forward_sparse", c.net, l, *c.lists("list_ones"), sparse)
+            assert_close(dense.read_buffer(sparse, n_out), dense.read_buffer(right, n_out), dtype, "value")
 
 
-@everywhere
+@blocks_everywhere
 @both_types
 @shapes
 def test_backward_of_every_layer(module, dtype, shape):
@@ -163,46 +204,46 @@ def test_backward_of_every_layer(module, dtype, shape):
         x64, dz64 = x.astype(np.float64), dz.astype(np.float64)
         if 0 < l < chain:
             dh, right = room(x.shape, dtype), np.zeros(x.shape)
-            run(module, "affine_backward_input", c.theta, *c.layout, l, dz, x, dh)
-            reference.affine_backward_input(c.exact().theta, *c.layout, l, dz64, x64, right)
+            run(module, "affine_backward_input", c.net, l, dz, x, dh)
+            reference.affine_backward_input(c.exact().net, l, dz64, x64, right)
             assert_close(dh, right, dtype, "gradient")
             assert not fill_up(dh, n_in).any()
         # The gradient goes to this layer's part of state[0], nothing else is written; the update stays inside it too.
-        mine, right = c.part(l), np.zeros((1, len(c.theta)))
-        reference.affine_backward_weights(c.exact().theta, *c.layout, l, x64, dz64, GRADIENT, 0, np.zeros(6), right)
+        mine, right = c.part(l), np.zeros((1, len(c.live)))
+        reference.affine_backward_weights(c.exact().net, l, x64, dz64, Update(GRADIENT, 0, np.zeros(6), right))
         ways = [("affine_backward_weights", (x,))]
         if l == 0 or l >= chain:
             ways.append(("affine_backward_weights_sparse", c.lists("list_rows")))
         for kernel, inputs in ways:
-            theta, state = copied(c.theta), copied(np.where(mine & ~c.live, 0, 7)[None], dtype)  # dead entries start at 0
-            run(module, kernel, theta, *c.layout, l, *inputs, dz, GRADIENT, 0, np.zeros(6), state)
-            assert np.array_equal(theta, c.theta)
+            net = c.net._replace(theta=copied(c.net.theta))
+            state = copied(np.where(mine & ~c.live, 0, 7)[None], dtype)  # dead entries start at 0
+            run(module, kernel, net, l, *inputs, dz, Update(GRADIENT, 0, np.zeros(6), state))
+            assert np.array_equal(net.theta, c.net.theta)
             assert (state[0, ~mine] == 7).all()
             assert_close(state[0, mine], right[0, mine], dtype, "gradient")
             assert (state[0, mine & ~c.live] == 0).all()
-            run(module, kernel, theta, *c.layout, l, *inputs, dz, 1, 0, np.array([0.5, 0, 0, 0, 0, 0]), state[:0])
-            assert np.array_equal(theta[~mine], c.theta[~mine])
-            assert_close(theta[mine], c.theta[mine] - 0.5 * right[0, mine], dtype, "gradient")
-            assert (theta[~c.live] == 0).all()
+            run(module, kernel, net, l, *inputs, dz, Update(rules.SGD, 0, np.array([0.5, 0, 0, 0, 0, 0]), state[:0]))
+            assert np.array_equal(net.theta[~mine], c.net.theta[~mine])
+            assert_close(net.theta[mine], c.net.theta[mine] - 0.5 * right[0, mine], dtype, "gradient")
+            assert (net.theta[~c.live] == 0).all()
 
 
-@everywhere
+@blocks_everywhere
 @both_types
 @activations
 def test_activations_from_minus_200_to_200(module, dtype, activation):
     z = np.concatenate([np.linspace(-200, 200, 81), [0, -1e-6, 1e-6, -0.3, 0.3], np.linspace(-9, 9, 10)]).astype(dtype)
     c = Case((9, (len(z),), 7, "none"), dtype, activation)
-    c.theta[: c.layout.layers[0, BIAS]] = 0
-    c.theta[c.layout.layers[0, BIAS] :][: len(z)] = z
+    dense.pack_layer(c.net, 0, np.zeros((9, len(z))), z)
     h = buffer(7, len(z), dtype)
     x = buffer(7, 9, dtype, 1)
-    run(module, "affine_forward", c.theta, *c.layout, 0, x, x[:0], h)
-    right = reference.activate(z.astype(np.float64), c.layout.layers[0, ACTIVATION])
+    run(module, "affine_forward", c.net, 0, x, x[:0], h)
+    right = dense.activate(z.astype(np.float64), c.layout.layers[0, ACTIVATION])
     tiny = 2 * np.finfo(dtype).tiny  # the smallest numbers may be cut off
-    assert np.all(np.abs(reference.read_buffer(h, len(z)) - right) <= tiny + TOLERANCE[dtype]["activation"] * np.abs(right))
+    assert np.all(np.abs(dense.read_buffer(h, len(z)) - right) <= tiny + TOLERANCE[dtype]["activation"] * np.abs(right))
 
 
-@everywhere
+@blocks_everywhere
 @both_types
 @pytest.mark.parametrize(
     ("n_columns", "n_inputs"),
@@ -229,8 +270,7 @@ def test_bernoulli_nll_at_logits_from_minus_200_to_200(module, dtype, n_columns,
 def test_certain_conditionals_are_finite(module, dtype):
     c = Case((8, (), 1, "none"), dtype)
     logits = np.array([-200, -88, -30, -1e-3, 1e-3, 30, 88, 200], dtype)
-    c.theta[:] = 0
-    c.theta[c.layout.layers[0, BIAS] :][:8] = logits
+    dense.pack_layer(c.net, 0, np.zeros((8, 8)), logits)
     right = 1 / (1 + np.exp(-logits.astype(np.float64)))
     error = np.abs(c.conditionals(module)[0] - right)
     assert np.all(error <= 2 * np.finfo(dtype).tiny + TOLERANCE[dtype]["activation"] * right)
@@ -304,28 +344,34 @@ def test_samples_are_those_of_full_passes(module, dtype, shape):
 @everywhere
 @both_types
 @activations
-@pytest.mark.parametrize("weighted", [False, True], ids=["", "weighted"])
-def test_gradient_of_the_network_by_central_differences(module, dtype, activation, weighted):
+@pytest.mark.parametrize("dropout", [0.0, 0.4], ids=["", "dropout"])
+def test_gradient_of_the_network_by_central_differences(module, dtype, activation, dropout):
     c = case(SMALL, dtype, activation)
     for sparse in (False, True):
-        _, theta, state = c.train(module, "gradient", sparse, 9, 1, c.weights if weighted else None)
-        assert np.array_equal(theta, c.theta)
-        assert_close(state[0], differences(dtype, activation, weighted), dtype, "difference")
+        options = {"sparse": sparse, "weights": c.weights, "dropout": dropout}
+        _, theta, state = c.train(module, "gradient", 9, 1, **options)
+        assert np.array_equal(theta, c.net.theta)
+        assert_close(state[0], differences(dtype, activation, dropout), dtype, "difference")
         assert (state[0, ~c.live] == 0).all()
 
 
 @lru_cache
-def differences(dtype: str, activation: str, weighted: bool) -> Any:
+def differences(dtype: str, activation: str, dropout: float) -> Any:
     """Return the gradient of the loss on the rows that ``Case.train`` uses first, by central differences."""
     c = case(SMALL, dtype, activation).exact()
-    rows, gradient = np.arange(5) * 5 % 9, np.zeros(len(c.theta))
-    weights = c.weights[rows] if weighted else np.ones(5)
-    c.bits = c.bits[rows]
+    net, batches, keep, *_ = c.arguments("sgd", 9, slice(1), short=4, dropout=dropout)
+    gradient = np.zeros_like(net.theta)
+    x, factors = c.x[batches.rows].astype(float), dense.kept(net.layers, keep, slice(5), np.dtype("f8"))
+
+    def loss() -> float:
+        logits = dense.forward(net, x, factors)[-1]
+        return dense.loss(logits, x, x.shape[1], c.weights[batches.rows], 5)[0] / 5
+
     for i in np.flatnonzero(c.live):
         for sign in (1, -1):
-            c.theta[i] += sign * 1e-5
-            gradient[i] -= sign * (weights * c.score(reference)).mean() / 2e-5
-            c.theta[i] -= sign * 1e-5
+            net.theta[i] += sign * 1e-5
+            gradient[i] += sign * loss() / 2e-5
+            net.theta[i] -= sign * 1e-5
     return gradient
 
 
@@ -333,18 +379,21 @@ def differences(dtype: str, activation: str, weighted: bool) -> Any:
 @both_types
 @pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])
 @optimizers
-@pytest.mark.parametrize("shape", [(9, (9,), 9, "none"), (100, (31, 70), 31, "all")], ids=str)
-def test_ten_training_steps(module, dtype, sparse, optimizer, shape):
+@pytest.mark.parametrize(
+    ("shape", "options"),
+    [((9, (9,), 9, "none"), {}), ((100, (31, 70), 31, "all"), {}), ((9, (8, 31), 9, "output"), FULL)],
+    ids=["small", "large", "full"],
+)
+def test_ten_training_steps(module, dtype, sparse, optimizer, shape, options):
     c = case(shape, dtype)
-    weights = None if shape[3] == "none" else c.weights
-    nll, theta, state = c.train(module, optimizer, sparse, 7, 10, weights)
-    right_nll, right_theta, right_state = c.exact().train(reference, optimizer, sparse, 7, 10, weights)
-    assert_close(nll, right_nll, dtype, "trained")
-    assert_close(theta, right_theta, dtype, "trained")
-    assert_close(state, right_state, dtype, "trained")
+    options = {**options, "sparse": sparse, "weights": None if shape[3] == "none" else c.weights}
+    nll, theta, state = c.train(module, optimizer, 7, 10, **options)
+    right = c.exact().train(reference, optimizer, 7, 10, **options)
+    for found, expected in zip((nll, theta, state), right, strict=True):
+        assert_close(found, expected, dtype, "trained")
     assert (theta[~c.live] == 0).all()
     assert (state[:, ~c.live] == 0).all()
-    assert (theta[c.bias] != c.theta[c.bias]).all()
+    assert (theta[c.bias] != c.net.theta[c.bias]).all()
 
 
 @everywhere
@@ -352,12 +401,27 @@ def test_ten_training_steps(module, dtype, sparse, optimizer, shape):
 @optimizers
 def test_decay_is_apart_from_the_gradient_and_spares_biases(module, dtype, optimizer):
     c = case((9, (31, 8), 9, "all"), dtype)
-    _, theta, state = c.train(module, optimizer, True, 9, 3, np.zeros(9))  # rows that weigh nothing: the gradient is 0
-    lr, a, _, _, decay = HYPER[optimizer]
-    rates = [lr / (1 + a * step) if OPTIMIZERS[optimizer].code <= 2 else lr for step in (3, 4, 5)]
-    assert_close(theta, np.where(c.bias, 1, np.prod([1 - rate * decay for rate in rates])) * c.theta, dtype, "trained")
-    assert np.array_equal(theta[c.bias], c.theta[c.bias])
-    assert not state.any()
+    lr, a, _, _, decay, _ = CONSTANTS[optimizer]
+    rates = [lr / (1 + a * step) if OPTIMIZERS[optimizer].code <= rules.MOMENTUM else lr for step in (3, 4, 5)]
+    for clip in (0.0, 0.5):
+        _, theta, state = c.train(module, optimizer, 9, 3, weights=np.zeros(9), clip=clip)  # the gradient is 0
+        right = np.where(c.bias, 1, np.prod([1 - rate * decay for rate in rates])) * c.net.theta
+        assert_close(theta, right, dtype, "trained")
+        assert np.array_equal(theta[c.bias], c.net.theta[c.bias])
+        assert not state.any()
+
+
+@everywhere
+@both_types
+def test_a_long_gradient_is_cut_to_the_clip_and_keeps_its_direction(module, dtype):
+    c, once = case((65, (31, 80), 31, "all"), dtype), {"lr": 1, "a": 0, "decay": 0}
+    _, _, (gradient,) = c.exact().train(reference, "gradient", 31, 1)
+    norm = np.linalg.norm(gradient)
+    for clip in (norm / 50, norm * 0.99, norm * 1.01):
+        for optimizer in ("gradient", "sgd"):
+            _, theta, state = c.train(module, optimizer, 31, 1, clip=clip, **once)
+            step = state[0] if optimizer == "gradient" else c.net.theta - theta
+            assert_close(step, gradient * min(1, clip / norm), dtype, "trained")
 
 
 @compiled
@@ -365,7 +429,8 @@ def test_decay_is_apart_from_the_gradient_and_spares_biases(module, dtype, optim
 @pytest.mark.parametrize("shape", [(9, (), 9, "none"), (65, (31, 8), 31, "none"), (65, (31, 8), 31, "all")], ids=str)
 def test_training_on_sparse_and_dense_input_gives_the_same_bits(module, dtype, shape):
     c = case(shape, dtype)
-    assert_same(*(c.train(module, "adam", sparse, 8, 3, c.weights) for sparse in (False, True)))
+    for options in ({}, FULL):
+        assert_same(*(c.train(module, "adam", 8, 3, sparse=sparse, weights=c.weights, **options) for sparse in (False, True)))
 
 
 @native
@@ -376,50 +441,32 @@ def test_training_on_sparse_and_dense_input_gives_the_same_bits(module, dtype, s
 )
 def test_training_gives_the_same_bits_on_any_number_of_threads(module, dtype, sparse, shape):
     c = case(shape, dtype)
-    weights = None if shape[3] == "none" else c.weights
-    alone = c.train(module, "adadelta", sparse, 8, 4, weights)
-    for n_ranks in (2, 3):
-        assert_same(c.train(module, "adadelta", sparse, 8, 4, weights, n_ranks), alone)
+    for options in ({}, {"weights": c.weights, **FULL}):
+        alone = c.train(module, "adadelta", 8, 4, sparse=sparse, **options)
+        for n_ranks in (2, 3):
+            assert_same(c.train(module, "adadelta", 8, 4, n_ranks, sparse=sparse, **options), alone)
 
 
 @native
 def test_a_rank_that_waits_in_vain_can_be_called_off(module):
-    c, sync = case((9, (31, 8), 9, "all"), "float32"), np.zeros(64, np.int32)
-    theta, (code, hyper, state) = copied(c.theta), optimizer_arguments("momentum", len(c.theta), "float32")
-    scratch = c.scratch(*panels.train_workspace(c.layout, 9))
-    fixed = theta, *c.layout, c.bits, c.weights, np.arange(9), 9, True, code, 0, hyper, state, *scratch, np.zeros(1)
-    rank = threading.Thread(target=run, args=(module, "train", *fixed, 0, 2, sync), daemon=True)
-    rank.start()
-    time.sleep(0.02)
-    assert rank.is_alive()
-    sync[CALL_OFF] = 1
-    rank.join(60)
-    assert not rank.is_alive()
-    assert np.array_equal(theta, c.theta)
-    assert not state.any()
+    c = case((9, (31, 8), 9, "all"), "float32")
+    net, *args = c.arguments("momentum", 9, slice(1))
+    check_a_rank_that_waits(module, "train", net, *args)
+    assert np.array_equal(net.theta, c.net.theta)
+    assert not args[2].state.any()
 
 
 @native
 @pytest.mark.parametrize("n_ranks", [1, 2, 3])
-def test_training_that_is_called_off_leaves_every_weight_at_a_step(module, n_ranks):
-    B, n_steps = 4, 400
-    c, rows = case((100, (31, 7), 31, "all"), "float32"), np.arange(B * n_steps) % 31
-    code, hyper, _ = optimizer_arguments("momentum", len(c.theta), "float32")
-    scratch = c.scratch(*panels.train_workspace(c.layout, B))
+@pytest.mark.parametrize("options", [{}, {"clip": 0.5, "dropout": 0.4}], ids=["plain", "full"])
+def test_training_that_is_called_off_leaves_every_weight_at_a_step(module, options, n_ranks):
+    c = case((100, (31, 7), 31, "all"), "float32")
 
-    def begin(steps=slice(0, n_steps)):
-        theta, (_, _, state) = copied(c.theta), optimizer_arguments("momentum", len(c.theta), "float32")
-        some = rows[steps.start * B : steps.stop * B]
-        fixed = theta, *c.layout, c.bits, c.weights, some, B, True, code, steps.start, hyper, state, *scratch
-        return (*fixed, np.zeros(n_steps)), theta, state
+    def begin(steps):
+        args = c.arguments("momentum", 4, steps, weights=c.weights, **options)
+        return args, args[0].theta, args[3].state
 
-    known = [np.stack([c.theta, *begin()[2]])]
-    for step in range(n_steps):
-        fixed, theta, state = begin(slice(step, step + 1))
-        theta[:], state[:] = known[-1][0], known[-1][1:]
-        module.train(*fixed, 0, 1, np.zeros(64, np.int32))
-        known.append(np.stack([theta, *state]))
-    check_called_off(module, "train", begin, known, n_ranks)
+    check_called_off(module, "train", begin, 120, n_ranks)
 
 
 @compiled
@@ -428,27 +475,28 @@ def test_training_that_is_called_off_leaves_every_weight_at_a_step(module, n_ran
 def test_state_that_decays_ends_at_zero_and_not_among_the_denormals(module, dtype, optimizer):
     """Of an input that is never on, say. A denormal stays for ever (0.9 times the smallest is the smallest) and is slow."""
     c, tiny = case((9, (31,), 9, "none"), dtype), np.finfo(dtype).tiny
-    x, dz, theta = buffer(9, 9, dtype, 0.0), buffer(9, 31, dtype, 0.0), copied(c.theta)
-    code, hyper, state = optimizer_arguments(optimizer, len(theta), dtype)
-    state[:] = 1.5 * tiny
-    for step in range(20):
-        run(module, "affine_backward_weights", theta, *c.layout, 0, x, dz, code, step, hyper, state)
-    first = state[:, c.part(0)]
-    assert ((first == 0) | (first >= tiny)).all()
-    assert (first == 0).any()
+    for clip in (0.0, 0.5):
+        net, batches, dropout, update, scratch, nll = c.arguments(optimizer, 9, slice(1), weights=np.zeros(9), clip=clip)
+        update.state[:] = 1.5 * tiny
+        for step in range(20):
+            crew = records.Crew(0, 1, np.zeros(panels.SYNC, np.int32))
+            run(module, "train", net, batches, dropout, update._replace(step=step), scratch, nll, crew)
+        state = update.state[:, c.live]
+        assert ((state == 0) | (state >= tiny)).all()
+        assert (state == 0).any()
 
 
 @everywhere
 def test_parameters_may_be_read_only(module):
     shape = (9, (31,), 9, "output")
     c, model = case(shape, "float32"), Case(shape, "float32")
-    model.theta.flags.writeable = False
+    model.net.theta.flags.writeable = False
     uniforms = np.random.default_rng(0).random((9, 9))
     assert np.array_equal(model.score(module), c.score(module))
     assert np.array_equal(model.sample(module, uniforms), c.sample(module, uniforms))
 
 
-@compiled
+@native
 @both_types
 def test_functions_are_accurate_over_their_whole_range(module, dtype):
     """To 2.5 units in the last place; results below twice the smallest normal number may be flushed to 0."""
@@ -480,10 +528,10 @@ def test_functions_are_accurate_over_their_whole_range(module, dtype):
         ("softsign", exact / (1 + np.abs(exact))),
     ):
         layout = panels.make_layout(1, [np.zeros(n, np.int32), np.full(1, n, np.int32)], activation)
-        theta = room(panels.n_parameters(layout), dtype, 0)
-        theta[layout.layers[0, BIAS] :][:n] = z
+        net = Net(room(panels.n_parameters(layout), dtype, 0), *layout)
+        net.theta[layout.layers[0, BIAS] :][:n] = z
         x, h = np.zeros((1, 1, 64), dtype), room((n // 64, 1, 64), dtype, 7)
-        run(module, "affine_forward", theta, *layout, 0, x, x[:0], h)
+        run(module, "affine_forward", net, 0, x, x[:0], h)
         assert_accurate(h.ravel(), true)
 
     logits, dlogits = np.zeros((1, n, 64), dtype), room((1, n, 64), dtype, 7)

@@ -2,7 +2,7 @@
 
 A row is a row of a panel of weights, or the units of one panel of an activation buffer for one row of the batch. Inner loops
 run over such a row, contiguous and of constant length, so LLVM turns them into SIMD. Sums stand in ``stack``, which LLVM knows
-to overlap nothing and keeps in registers; with two rows at a time they hide the loads of the weights.
+to overlap nothing and keeps in registers; two rows at a time hide the loads of the weights.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -19,62 +20,25 @@ from numba import carray, njit, types
 from numba.extending import intrinsic, overload
 from numpy.typing import NDArray
 
+from made_fast.kernels import optimizers
 from made_fast.kernels.layout import ACTIVATIONS, BIAS, DIRECT, PANEL, PANELS, UNITS
-from made_fast.kernels.optimizers import (
-    ADADELTA,
-    ADAGRAD,
-    ADAM,
-    DECAY,
-    EPS,
-    GRADIENT,
-    LR,
-    MOMENTUM,
-    RMSPROP,
-    RULE_A,
-    RULE_B,
-    SGD,
-)
 from made_fast.kernels.records import Net, Update
 
 __all__ = [
-    "SIGMOID",
-    "SOFTPLUS",
-    "Bits",
-    "Float64",
-    "Int32",
-    "Int64",
-    "Real",
-    "Rule",
-    "activate",
-    "add_product",
-    "add_products",
-    "add_rows",
-    "clip",
-    "copy",
-    "derive",
-    "exp",
-    "flat",
-    "for_bias",
-    "inline",
-    "kernel",
-    "log1p",
-    "n_chain",
-    "panel",
-    "prepare",
-    "stack",
-    "total",
-    "update_row",
-]
+    "PANEL", "SIGMOID", "SOFTPLUS", "Bits", "Float64", "Int32", "Int64", "Real", "Rule", "activate", "add", "add_product",
+    "add_rows", "clip", "copy", "derive", "exp", "inline", "kernel", "log1p", "n_chain", "panel", "rules",
+    "stack", "times_bits", "total", "update",
+]  # fmt: skip
 
 Real = NDArray[Any]  # float32 or float64, the same in one call
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
 Int32 = NDArray[np.int32]
 Bits = NDArray[np.uint64]
-Rule = tuple[Any, ...]  # what ``prepare`` returns
+Rule = tuple[Any, ...]  # what ``rules`` returns two of
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-# Not of type int: for every constant of that type a kernel would be compiled anew.
+# Not of type int: for every constant of that type, Numba compiles a kernel anew.
 IDENTITY, RELU, SOFTPLUS, TANH, SIGMOID, SOFTSIGN = np.arange(len(ACTIVATIONS))
 
 # ---------------------------------------------------------------------------------------------------------------------------
@@ -85,10 +49,11 @@ IDENTITY, RELU, SOFTPLUS, TANH, SIGMOID, SOFTSIGN = np.arange(len(ACTIVATIONS))
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
 
 
-def _version() -> str:
+def _version() -> int:
     """Return a checksum of all files that kernels are compiled from."""
     here = Path(__file__).parent
-    return f"{zlib.crc32(b''.join(path.read_bytes() for folder in (here, here.parent) for path in sorted(folder.glob('*.py')))):08x}"
+    files = sorted([*here.glob("*.py"), *here.parent.glob("*.py")])
+    return zlib.crc32(b"".join(path.read_bytes() for path in files))
 
 
 _VERSION = _version()
@@ -97,8 +62,8 @@ _VERSION = _version()
 def kernel(function: Function, **options: Any) -> Function:
     """Compile on the first call; keep the machine code in Numba's cache if there is a place to write one.
 
-    Numba drops what it kept when the kernel's own file changes, but not for a change in a file that this one imports. It
-    finds what it kept by the qualified name, so the version of all files is made a part of that.
+    Numba drops what it kept when the kernel's own file changes, but not when another does from which it took a function or a
+    constant. It names what it keeps after the qualified name of the kernel; so the version of all files goes in there.
     """
     function.__qualname__ += f"_{_VERSION}"
     try:
@@ -276,35 +241,45 @@ def copy(source: Real, target: Real) -> None:
 
 
 @inline
-def flat(rows: Real) -> Real:
-    """Return (m, 64) numbers as the one run that they are."""
-    return rows.reshape(rows.size)
+def add(source: Real, target: Real) -> None:
+    """Add a vector to another."""
+    for u in range(len(target)):
+        target[u] += source[u]
 
 
-@inline
-def add_products(z0: Real, z1: Real, x0: Real, x1: Real, w: Real, n: Any) -> None:
-    """Add ``sum_{k < n} x[k] w[k]`` to the row z, for two (z, x); k ascending, one chain of multiply-adds a sum."""
-    a = stack(z0)
-    for u in range(PANEL):
-        a[0, u] = z0[u]
-        a[1, u] = z1[u]
-    for k in range(np.uint64(n)):
-        p, q = x0[k], x1[k]
-        for u in range(PANEL):
-            a[0, u] += p * w[k, u]
-            a[1, u] += q * w[k, u]
-    for u in range(PANEL):
-        z0[u] = a[0, u]
-        z1[u] = a[1, u]
+@kernel
+def times_bits(rows: Real, bits: Bits, word: int, zero: float, one: float) -> None:
+    """Multiply a buffer (panels, m, 64) by ``one`` where the bit, from ``word`` on, is 1, by ``zero`` where it is 0."""
+    real = rows.dtype.type
+    base, step = real(zero), real(one - zero)
+    for p in range(len(rows)):
+        for i in range(len(bits)):
+            row, ones = rows[p, i], bits[i, word + p]
+            for u in range(PANEL):
+                row[u] *= base + step * real(np.int32((ones >> np.uint64(u)) & np.uint64(1)))
 
 
 @kernel
 def add_product(z: Real, x: Real, w: Real, n: Any) -> None:
-    """Do ``z += x w`` on rows z (m, 64) by the first n columns of x (m, >= n) and rows of w (>= n, 64)."""
-    m = len(z)
-    for i in range(0, m, 2):
-        i1 = min(i + 1, m - 1)  # a last single row is worked on twice
-        add_products(z[i], z[i1], x[i], x[i1], w, n)
+    """Do ``z += x w`` on rows z (m, 64) by the first n columns of x (m, >= n) and rows of w (>= n, 64).
+
+    Every sum is one chain of multiply-adds, in the order of w.
+    """
+    a = stack(z)
+    for i0 in range(0, len(z), 2):
+        i1 = min(i0 + 1, len(z) - 1)  # a last single row is worked on twice
+        z0, z1, x0, x1 = z[i0], z[i1], x[i0], x[i1]
+        for u in range(PANEL):
+            a[0, u] = z0[u]
+            a[1, u] = z1[u]
+        for k in range(np.uint64(n)):
+            p, q = x0[k], x1[k]
+            for u in range(PANEL):
+                a[0, u] += p * w[k, u]
+                a[1, u] += q * w[k, u]
+        for u in range(PANEL):
+            z0[u] = a[0, u]
+            z1[u] = a[1, u]
 
 
 @kernel
@@ -321,7 +296,8 @@ def add_rows(z: Real, w: Real, index: Int32, n: Any) -> None:
         z[u] = a[0, u]
 
 
-def _total(values: Real) -> float:
+@partial(kernel, fastmath={"contract", "reassoc"})  # in whatever order, it is always the same one for one length
+def total(values: Real) -> float:
     """Return the sum of a vector in float64."""
     found = 0.0
     for u in range(len(values)):
@@ -329,7 +305,8 @@ def _total(values: Real) -> float:
     return found
 
 
-def _clip(gradient: Real, longest: float) -> None:
+@partial(kernel, fastmath={"contract", "reassoc"})
+def clip(gradient: Real, longest: float) -> None:
     """Scale a gradient down to the norm ``longest``, if it is longer; 0 is no limit."""
     squares = 0.0
     for u in range(len(gradient)):
@@ -340,29 +317,24 @@ def _clip(gradient: Real, longest: float) -> None:
             gradient[u] *= scale
 
 
-# The terms of these may be added in any order: for one length it is always the same one.
-total = kernel(_total, fastmath={"contract", "reassoc"})
-clip = kernel(_clip, fastmath={"contract", "reassoc"})
-
 # ---------------------------------------------------------------------------------------------------------------------------
 # The optimisers
 # ---------------------------------------------------------------------------------------------------------------------------
 
 
 @kernel
-def prepare(update: Update, step: int) -> Rule:
-    """Return what step number ``step`` of a call needs, worked out in double: optimiser, lr, a, b, eps, ..., 1 - lr decay"""
-    real, c = update.state.dtype.type, update.constants
-    lr, a, b, t = c[LR], c[RULE_A], c[RULE_B], float(update.step + step + 1)
+def rules(update: Update, step: int) -> tuple[Rule, Rule]:
+    """Return what the update of weights and that of biases need at step ``step`` of a call, worked out in double."""
+    real, c, t = update.state.dtype.type, update.constants, float(update.step + step + 1)
+    lr, a, b = c[optimizers.LR], c[optimizers.RULE_A], c[optimizers.RULE_B]
     correct_a, correct_b = 0.0, 0.0
-    if update.optimizer in (SGD, MOMENTUM):
+    if update.optimizer in (optimizers.SGD, optimizers.MOMENTUM):
         lr = lr / (1 + a * (t - 1))
-    elif update.optimizer == ADAM:
+    elif update.optimizer == optimizers.ADAM:
         correct_a, correct_b = lr / (1 - a**t), 1 / (1 - b**t)
-    return (
-        *(update.optimizer, real(lr), real(a), real(b), real(c[EPS])),
-        *(real(1 - a), real(1 - b), real(correct_a), real(correct_b), real(1 - lr * c[DECAY])),
-    )
+    first = (update.optimizer, real(lr), real(a), real(b), real(c[optimizers.EPS]))
+    more = (real(1 - a), real(1 - b), real(correct_a), real(correct_b))
+    return (*first, *more, real(1 - lr * c[optimizers.DECAY])), (*first, *more, real(1.0))
 
 
 @inline
@@ -374,34 +346,30 @@ def _flush(s: Real) -> None:
         s[u] = s[u] if abs(s[u]) >= tiny else real(0.0)
 
 
-@inline
-def for_bias(rule: Rule, real: Any) -> Rule:
-    """Return the rule without decay."""
-    return (*rule[:-1], real(1.0))
-
-
-def _update_row(values: Real, at: int, g: Real, rule: Rule, state: Real) -> None:
+# Every product is rounded: of two in a sum either could be contracted, and which one is would depend on the code around it.
+@partial(kernel, fastmath=False)
+def update(values: Real, at: int, g: Real, rule: Rule, state: Real) -> None:
     """Update the parameters from ``values[at]`` on by their gradient g. The rules are written out in ``optimizers.py``."""
     optimizer, lr, a, b, eps, one_a, one_b, correct_a, correct_b, left = rule
-    w = values[at : at + len(g)]
-    if optimizer == GRADIENT:
-        copy(g, state[0, at : at + len(g)])
-    elif optimizer == SGD:
+    end, w = at + len(g), values[at : at + len(g)]
+    if optimizer == optimizers.GRADIENT:
+        copy(g, state[0, at:end])
+    elif optimizer == optimizers.SGD:
         for u in range(len(g)):
             w[u] = left * w[u] - lr * g[u]
-    elif optimizer == MOMENTUM:
-        s = state[0, at : at + len(g)]
+    elif optimizer == optimizers.MOMENTUM:
+        s = state[0, at:end]
         for u in range(len(g)):
             s[u] = b * s[u] - lr * g[u]
             w[u] = left * w[u] + s[u]
         _flush(s)
-    elif optimizer == ADAGRAD:
-        s = state[0, at : at + len(g)]
+    elif optimizer == optimizers.ADAGRAD:
+        s = state[0, at:end]
         for u in range(len(g)):
             s[u] += g[u] * g[u]
             w[u] = left * w[u] - lr * g[u] / np.sqrt(s[u] + eps)
-    elif optimizer == ADADELTA:
-        s, r = state[0, at : at + len(g)], state[1, at : at + len(g)]
+    elif optimizer == optimizers.ADADELTA:
+        s, r = state[0, at:end], state[1, at:end]
         for u in range(len(g)):
             s[u] = a * s[u] + one_a * g[u] * g[u]
             d = np.sqrt(r[u] + eps) / np.sqrt(s[u] + eps) * g[u]
@@ -409,21 +377,17 @@ def _update_row(values: Real, at: int, g: Real, rule: Rule, state: Real) -> None
             w[u] = left * w[u] - lr * d
         _flush(s)
         _flush(r)
-    elif optimizer == RMSPROP:
-        s = state[0, at : at + len(g)]
+    elif optimizer == optimizers.RMSPROP:
+        s = state[0, at:end]
         for u in range(len(g)):
             s[u] = a * s[u] + one_a * g[u] * g[u]
             w[u] = left * w[u] - lr * g[u] / (np.sqrt(s[u]) + eps)
         _flush(s)
-    elif optimizer == ADAM:
-        s, r = state[0, at : at + len(g)], state[1, at : at + len(g)]
+    elif optimizer == optimizers.ADAM:
+        s, r = state[0, at:end], state[1, at:end]
         for u in range(len(g)):
             s[u] = a * s[u] + one_a * g[u]
             r[u] = b * r[u] + one_b * g[u] * g[u]
             w[u] = left * w[u] - correct_a * s[u] / (np.sqrt(r[u] * correct_b) + eps)
         _flush(s)
         _flush(r)
-
-
-# Every product is rounded: of two in a sum either could be contracted, and which one is would depend on the code around it.
-update_row = kernel(_update_row, fastmath=False)

@@ -5,6 +5,8 @@ Not here: shared parameters (``shared.py``), inner loops (``rows.py``).
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,10 +17,6 @@ from made_fast.kernels.optimizers import CLIP, GRADIENT
 from made_fast.kernels.records import Batches, Crew, Dropout, Net, Scratch, TrainScratch, Update
 
 __all__ = ["conditionals", "fit_batch", "pack_bits", "room_for_batch", "sample", "score", "train"]
-
-# ---------------------------------------------------------------------------------------------------------------------------
-# Bits and buffers
-# ---------------------------------------------------------------------------------------------------------------------------
 
 
 @kernel
@@ -120,7 +118,7 @@ def _forward(net: Net, bits: Bits, dropout: Dropout, sparse: bool, block: int, s
     return h
 
 
-@kernel
+@partial(kernel, fastmath={"contract", "reassoc"})  # losses may be added up in any order: it is the same one for every row
 def _losses(logits: Real, bits: Bits, n_places: int, nll: Float64) -> None:
     """Write the NLL over the first n_places places: the sum of softplus(t), t the logit or, where the input is 1, minus it.
 
@@ -131,7 +129,10 @@ def _losses(logits: Real, bits: Bits, n_places: int, nll: Float64) -> None:
     for p in range((n_places + PANEL - 1) // PANEL):
         rows.activate(logits[p].ravel(), rows.SOFTPLUS)
         for i in range(len(nll)):
-            nll[i] += rows.total(logits[p, i, : min(n_places - p * PANEL, PANEL)])
+            found, row = 0.0, logits[p, i]
+            for u in range(min(n_places - p * PANEL, PANEL)):
+                found += np.float64(row[u])
+            nll[i] += found
 
 
 @kernel
@@ -165,7 +166,7 @@ def conditionals(net: Net, bits: Bits, sparse: bool, block: int, scratch: Scratc
 
 
 @inline
-def _reach(net: Net, l: int, j: int, h: Real, count: Int32, index: Int32, z: Real) -> None:
+def _reach(net: Net, l: int, j: int, h: Real, z: Real) -> None:
     """Bring the sums z (m, 64) of unit j's panel up to the live prefix of unit j; h is the layer below."""
     w, live, bias = panel(net, l, j // PANEL)
     seen, end = 0, np.int64(live[j % PANEL])
@@ -174,38 +175,29 @@ def _reach(net: Net, l: int, j: int, h: Real, count: Int32, index: Int32, z: Rea
     else:
         for i in range(len(z)):
             rows.copy(net.theta[bias : bias + PANEL], z[i])
-    if l == 0 or net.layers[l, DIRECT] < 0:  # inputs: the ones drawn so far
-        for i in range(len(z)):
-            stop = np.int64(count[i])
-            while stop > 0 and index[i, stop - 1] >= end:
-                stop -= 1
-            first = stop
-            while first > 0 and index[i, first - 1] >= seen:
-                first -= 1
-            if first < stop:
-                rows.add_rows(z[i], w, index[i, first:], stop - first)
-    else:
-        while seen < end:
-            n = min(end - seen, PANEL - seen % PANEL)
-            rows.add_product(z, h[seen // PANEL][:, seen % PANEL :], w[seen:], n)
-            seen += n
+    while seen < end:
+        n = min(end - seen, PANEL - seen % PANEL)
+        rows.add_product(z, h[seen // PANEL][:, seen % PANEL :], w[seen:], n)
+        seen += n
 
 
 @inline
-def _finish(net: Net, l: int, j: int, block: int, outputs: Real, count: Int32, index: Int32, column: Real) -> None:
+def _finish(net: Net, l: int, j: int, block: int, outputs: Real, column: Real) -> None:
     """Make unit j of layer l of the chain final; put its output for every row, or its conditional, in ``column``."""
-    layers, m, u = net.layers, len(column), j % PANEL
-    direct, code = layers[l, DIRECT], layers[l, ACTIVATION]
-    z, h = _output(outputs, layers, l, block, m)[j // PANEL], _output(outputs, layers, max(l - 1, 0), block, m)
-    _reach(net, l, j, h, count, index, z)
+    layers, m, u, last = net.layers, len(column), j % PANEL, n_chain(net.layers) - 1
+    direct, x = layers[l, DIRECT], _output(outputs, layers, last, block, m)  # the logits give way to what is drawn by them
+    z, h = _output(outputs, layers, l, block, m)[j // PANEL], x
+    if l > 0:
+        h = _output(outputs, layers, l - 1, block, m)
+    _reach(net, l, j, h, z)
     for i in range(m):
         column[i] = z[i, u]
     if direct > 0:
         a = _output(outputs, layers, direct, block, m)[j // PANEL]
-        _reach(net, direct, j, h, count, index, a)
+        _reach(net, direct, j, x, a)
         for i in range(m):
             column[i] += a[i, u]
-    rows.activate(column, code if l < n_chain(layers) - 1 else rows.SIGMOID)
+    rows.activate(column, layers[l, ACTIVATION] if l < last else rows.SIGMOID)
     for i in range(m):
         z[i, u] = column[i]
 
@@ -213,28 +205,22 @@ def _finish(net: Net, l: int, j: int, block: int, outputs: Real, count: Int32, i
 @kernel
 def sample(net: Net, uniforms: Float64, block: int, scratch: Scratch, x: NDArray[np.uint8]) -> None:
     """See ``reference.sample``."""
-    layers, n_inputs, last = net.layers, net.layers[0, N_IN], n_chain(net.layers) - 1
+    layers, last, outputs = net.layers, n_chain(net.layers) - 1, scratch.reals
+    done = scratch.ints[:last]  # of every hidden layer, how many units are final
     for start in range(0, len(uniforms), block):
         m = min(block, len(uniforms) - start)
-        column, count = scratch.reals[len(scratch.reals) - m :], scratch.ints[:m]
-        index = scratch.ints[block : block + m * n_inputs].reshape(m, n_inputs)
-        done = scratch.ints[block * (1 + n_inputs) :]  # of every hidden layer, how many units are final
-        done[:last] = 0
-        count[:] = 0
-        for p in range(n_inputs):
-            _finish(net, last, p, block, scratch.reals, count, index, column)
+        column, drawn = outputs[len(outputs) - m :], _output(outputs, layers, last, block, m)
+        done[:] = 0
+        for p in range(layers[0, N_IN]):
+            _finish(net, last, p, block, outputs, column)
             for i in range(m):
-                one = uniforms[start + i, p] < column[i]
-                x[start + i, p] = one
-                if one:
-                    index[i, count[i]] = p
-                    count[i] += 1
+                x[start + i, p] = drawn[p // PANEL, i, p % PANEL] = uniforms[start + i, p] < column[i]
             final = p + 1
             for l in range(last):
                 live, direct = net.n_live[layers[l, UNITS] :], net.n_live[layers[layers[l, DIRECT], UNITS] :]
                 j = np.int64(done[l])
                 while j < layers[l, N_OUT] and live[j] <= final and (layers[l, DIRECT] <= 0 or direct[j] <= p + 1):
-                    _finish(net, l, j, block, scratch.reals, count, index, column)
+                    _finish(net, l, j, block, outputs, column)
                     j += 1
                 done[l] = final = j
 
@@ -267,7 +253,7 @@ def _backward_input(net: Net, l: int, dz: Real, block: Real, dh: Real) -> None:
 
 @kernel
 def _update_layer(net: Net, l: int, x: Real, dz: Real, both: tuple[Rule, Rule], state: Real) -> None:
-    """Update the weights of layer l by ``(x^T dz) * M``; and its bias, unless it is one of direct connections, by ``sum_b dz``."""
+    """Update the weights of layer l by ``(x^T dz) * M``, and its bias, if it is of the chain, by ``sum_b dz``."""
     g, (rule, bias_rule) = rows.stack(dz), both
     for p in range(len(dz)):
         w, live, bias = panel(net, l, p)
@@ -298,41 +284,33 @@ def room_for_batch(batches: Batches, scratch: TrainScratch) -> Bits:
 
 @kernel
 def fit_batch(
-    net: Net,
-    batches: Batches,
-    chosen: Int64,
-    n_places: int,
-    n_rows: int,
-    kept: Dropout,
-    now: Update,
-    s: int,
-    scratch: TrainScratch,
+    net: Net, part: Batches, n_places: int, n_rows: int, kept: Dropout, now: Update, s: int, scratch: TrainScratch
 ) -> float:
-    """Take the rows ``chosen``, whose bits stand in ``room_for_batch``, forward and back; return the sum of their NLL.
+    """Take the rows of ``part`` forward and back, its bits those of ``room_for_batch``; return the sum of their NLL.
 
-    The gradient is that of the sum over n_rows; ``now`` makes step s with it. ``kept.keep`` has the rows of ``chosen`` or none.
+    The gradient is that of the sum over n_rows; ``now`` makes step s with it. ``kept`` is about these rows only.
     """
-    layers, m, size, last = net.layers, len(chosen), batches.batch_size, n_chain(net.layers) - 1
-    bits, (x, outputs) = room_for_batch(batches, scratch)[:m], _split(scratch.reals, layers, size, m)
+    layers, bits, m, size, last = net.layers, part.bits, len(part.bits), part.batch_size, n_chain(net.layers) - 1
+    x, outputs = _split(scratch.reals, layers, size, m)
     cut = 2 * bits.shape[1] * size  # integers: the batch, its NLL, then as ``_forward``
     nll = scratch.ints[cut : cut + 2 * m].view(np.float64)
-    logits = _forward(net, bits, kept, batches.sparse, size, Scratch(scratch.reals, scratch.ints[2 * cut :]))
+    logits = _forward(net, bits, kept, part.sparse, size, Scratch(scratch.reals, scratch.ints[2 * cut :]))
     _losses(logits, bits, n_places, nll)
     dz, found = _output(outputs, layers, len(layers) + last, size, m), 0.0
     dz[:] = 0
     for i in range(m):
-        weight = batches.weights[chosen[i]] if len(batches.weights) > 0 else 1.0
+        weight = part.weights[part.rows[i]] if len(part.weights) > 0 else 1.0
         found += weight * nll[i]
         for p in range(len(dz)):
             dz[p, i, : max(n_places - p * PANEL, 0)] = weight / n_rows
     rows.times_bits(dz, bits, np.int64(0), 1.0, -1.0)
-    rows.derive(dz.ravel(), logits.ravel(), 1.0, rows.SOFTPLUS)
-    if batches.sparse:
+    for p in range((n_places + PANEL - 1) // PANEL):
+        rows.derive(dz[p].ravel(), logits[p].ravel(), 1.0, rows.SOFTPLUS)
+    if part.sparse:
         x[:] = 1
         rows.times_bits(x, bits, np.int64(0), 0.0, 1.0)
-    both, word, share = rows.rules(now, s), np.int64(kept.keep.shape[1]), 1.0
-    if len(kept.keep) > 0:
-        share = 1 - kept.rate
+    both, word = rows.rules(now, s), np.int64(kept.keep.shape[1])
+    share = 1 - kept.rate if len(kept.keep) > 0 else 1.0
     for l in range(last, -1, -1):
         h, dh = x, dz
         if l > 0:
@@ -361,11 +339,11 @@ def train(
         now = Update(np.int64(GRADIENT), update.step, update.constants, gradient.reshape(1, len(gradient)))
         gradient[:] = 0  # for the biases of direct connections, which have none
     for s in range(len(nll)):
-        chosen, kept = batches.rows[s * size : (s + 1) * size], dropout.keep[s * size : (s + 1) * size]
+        chosen, keep = batches.rows[s * size : (s + 1) * size], dropout.keep[s * size : (s + 1) * size]
         for i in range(len(chosen)):
             batch[i] = batches.bits[chosen[i]]
-        n_places, n_rows = net.layers[0, N_IN], len(chosen)
-        nll[s] = fit_batch(net, batches, chosen, n_places, n_rows, Dropout(kept, dropout.rate), now, s, scratch)
+        part = Batches(batch[: len(chosen)], batches.weights, chosen, size, batches.sparse)
+        nll[s] = fit_batch(net, part, net.layers[0, N_IN], len(chosen), Dropout(keep, dropout.rate), now, s, scratch)
         if clips:
             rows.clip(gradient, update.constants[CLIP])
             rule, bias_rule = rows.rules(update, s)

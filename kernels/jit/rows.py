@@ -27,7 +27,7 @@ from made_fast.kernels.records import Net, Update
 __all__ = [
     "PANEL", "SIGMOID", "SOFTPLUS", "Bits", "Float64", "Int32", "Int64", "Real", "Rule", "activate", "add", "add_product",
     "add_rows", "clip", "copy", "derive", "exp", "inline", "kernel", "log1p", "n_chain", "panel", "rules",
-    "stack", "times_bits", "total", "update",
+    "stack", "times_bits", "update",
 ]  # fmt: skip
 
 Real = NDArray[Any]  # float32 or float64, the same in one call
@@ -49,14 +49,8 @@ IDENTITY, RELU, SOFTPLUS, TANH, SIGMOID, SOFTSIGN = np.arange(len(ACTIVATIONS))
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
 
 
-def _version() -> int:
-    """Return a checksum of all files that kernels are compiled from."""
-    here = Path(__file__).parent
-    files = sorted([*here.glob("*.py"), *here.parent.glob("*.py")])
-    return zlib.crc32(b"".join(path.read_bytes() for path in files))
-
-
-_VERSION = _version()
+_FILES = [*Path(__file__).parent.glob("*.py"), *Path(__file__).parents[1].glob("*.py")]
+_VERSION = zlib.crc32(b"".join(path.read_bytes() for path in sorted(_FILES)))
 
 
 def kernel(function: Function, **options: Any) -> Function:
@@ -294,15 +288,6 @@ def add_rows(z: Real, w: Real, index: Int32, n: Any) -> None:
             a[0, u] += w[k, u]
     for u in range(PANEL):
         z[u] = a[0, u]
-
-
-@partial(kernel, fastmath={"contract", "reassoc"})  # in whatever order, it is always the same one for one length
-def total(values: Real) -> float:
-    """Return the sum of a vector in float64."""
-    found = 0.0
-    for u in range(len(values)):
-        found += np.float64(values[u])
-    return found
 
 
 @partial(kernel, fastmath={"contract", "reassoc"})

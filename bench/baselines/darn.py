@@ -33,7 +33,7 @@ from bench.baselines.common import Floats, Rows
 from bench.baselines.panels import Real, losses, total
 from bench.baselines.trained import Trained, in_halves, log_odds
 from made_fast import arguments, threads
-from made_fast.kernels.jit_tile import SIGMOID, activate, exp, kernel, log1p
+from made_fast.kernels.jit.rows import SIGMOID, activate, exp, kernel, log1p
 
 __all__ = ["DARN", "EXACT", "Net", "gradient", "views"]
 

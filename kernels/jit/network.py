@@ -6,6 +6,7 @@ Not here: shared parameters (``shared.py``), inner loops (``rows.py``).
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,14 +94,14 @@ def _sums(net: Net, l: int, x: Real, sparse: bool, count: Int32, index: Int32, z
 @kernel
 def _forward(net: Net, bits: Bits, dropout: Dropout, sparse: bool, block: int, scratch: Scratch) -> Real:
     """Take at most ``block`` rows through all layers; return the logits (panels, rows, 64)."""
-    layers, m, word = net.layers, len(bits), np.int64(0)
+    layers, m, word = net.layers, len(bits), 0
     n_inputs, last, (x, outputs) = layers[0, N_IN], n_chain(layers) - 1, _split(scratch.reals, layers, block, m)
     count, index = scratch.ints[:m], scratch.ints[block : block + m * n_inputs].reshape(m, n_inputs)
     if sparse:
         _list_ones(bits, count, index)
     else:
         x[:] = 1
-        rows.times_bits(x, bits, np.int64(0), 0.0, 1.0)
+        rows.times_bits(x, bits, 0.0, 1.0)
     h = x
     for l in range(last + 1):
         z, row = _output(outputs, layers, l, block, m), layers[l, DIRECT]
@@ -112,7 +113,7 @@ def _forward(net: Net, bits: Bits, dropout: Dropout, sparse: bool, block: int, s
         for p in range(len(z)):
             rows.activate(z[p].ravel(), layers[l, ACTIVATION])
         if l < last and len(dropout.keep) > 0:
-            rows.times_bits(z, dropout.keep, word, 0.0, 1 / (1 - dropout.rate))
+            rows.times_bits(z, dropout.keep[:, word:], 0.0, 1 / (1 - dropout.rate))
             word += len(z)
         h = z
     return h
@@ -124,7 +125,7 @@ def _losses(logits: Real, bits: Bits, n_places: int, nll: Float64) -> None:
 
     In the panels of those places, ``logits`` become softplus(t).
     """
-    rows.times_bits(logits, bits, np.int64(0), 1.0, -1.0)
+    rows.times_bits(logits, bits, 1.0, -1.0)
     nll[:] = 0
     for p in range((n_places + PANEL - 1) // PANEL):
         rows.activate(logits[p].ravel(), rows.SOFTPLUS)
@@ -169,10 +170,9 @@ def conditionals(net: Net, bits: Bits, sparse: bool, block: int, scratch: Scratc
 def _reach(net: Net, l: int, j: int, h: Real, z: Real) -> None:
     """Bring the sums z (m, 64) of unit j's panel up to the live prefix of unit j; h is the layer below."""
     w, live, bias = panel(net, l, j // PANEL)
-    seen, end = 0, np.int64(live[j % PANEL])
-    if j % PANEL > 0:
-        seen = np.int64(live[j % PANEL - 1])
-    else:
+    seen: Any = np.int64(live[j % PANEL - 1]) if j % PANEL > 0 else np.int64(0)
+    end: Any = np.int64(live[j % PANEL])
+    if j % PANEL == 0:
         for i in range(len(z)):
             rows.copy(net.theta[bias : bias + PANEL], z[i])
     while seen < end:
@@ -218,7 +218,7 @@ def sample(net: Net, uniforms: Float64, block: int, scratch: Scratch, x: NDArray
             final = p + 1
             for l in range(last):
                 live, direct = net.n_live[layers[l, UNITS] :], net.n_live[layers[layers[l, DIRECT], UNITS] :]
-                j = np.int64(done[l])
+                j: Any = np.int64(done[l])
                 while j < layers[l, N_OUT] and live[j] <= final and (layers[l, DIRECT] <= 0 or direct[j] <= p + 1):
                     _finish(net, l, j, block, outputs, column)
                     j += 1
@@ -303,13 +303,13 @@ def fit_batch(
         found += weight * nll[i]
         for p in range(len(dz)):
             dz[p, i, : max(n_places - p * PANEL, 0)] = weight / n_rows
-    rows.times_bits(dz, bits, np.int64(0), 1.0, -1.0)
+    rows.times_bits(dz, bits, 1.0, -1.0)
     for p in range((n_places + PANEL - 1) // PANEL):
         rows.derive(dz[p].ravel(), logits[p].ravel(), 1.0, rows.SOFTPLUS)
     if part.sparse:
         x[:] = 1
-        rows.times_bits(x, bits, np.int64(0), 0.0, 1.0)
-    both, word = rows.rules(now, s), np.int64(kept.keep.shape[1])
+        rows.times_bits(x, bits, 0.0, 1.0)
+    both, word = rows.rules(now, s), kept.keep.shape[1]
     share = 1 - kept.rate if len(kept.keep) > 0 else 1.0
     for l in range(last, -1, -1):
         h, dh = x, dz
@@ -320,7 +320,7 @@ def fit_batch(
             rows.derive(dh.ravel(), h.ravel(), share, layers[l - 1, ACTIVATION])
             if len(kept.keep) > 0:
                 word -= len(dh)
-                rows.times_bits(dh, kept.keep, word, 0.0, 1 / share)
+                rows.times_bits(dh, kept.keep[:, word:], 0.0, 1 / share)
         _update_layer(net, l, h, dz, both, now.state)
         if layers[l, DIRECT] > 0:
             _update_layer(net, layers[l, DIRECT], x, dz, both, now.state)
@@ -336,7 +336,7 @@ def train(
     batch, size, gradient = room_for_batch(batches, scratch), batches.batch_size, scratch.gradient
     clips, now = update.constants[CLIP] > 0, update
     if clips:
-        now = Update(np.int64(GRADIENT), update.step, update.constants, gradient.reshape(1, len(gradient)))
+        now = Update(int(GRADIENT), update.step, update.constants, gradient.reshape(1, len(gradient)))
         gradient[:] = 0  # for the biases of direct connections, which have none
     for s in range(len(nll)):
         chosen, keep = batches.rows[s * size : (s + 1) * size], dropout.keep[s * size : (s + 1) * size]

@@ -14,9 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import numba
 import numpy as np
 from llvmlite import ir
-from numba import carray, njit, types
+from numba import njit, types
 from numba.extending import intrinsic, overload
 from numpy.typing import NDArray
 
@@ -71,15 +72,18 @@ def inline(function: Function) -> Function:
     return cast(Function, njit(forceinline=True, **_OPTIONS)(function))
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def _frame(typing_context: Any, like: Any) -> Any:
-    """Return a pointer to room for ``stack`` in the frame of the function that calls this."""
+def _frame_code(typing_context: Any, like: Any) -> Any:
+    """Make the code of ``_frame``, a pointer to room for ``stack`` in the frame of the function that calls it."""
 
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         with builder.goto_entry_block():
             return builder.alloca(context.get_value_type(like.dtype), size=ir.Constant(ir.IntType(64), 2 * PANEL))
 
-    return types.CPointer(like.dtype)(like), code
+    return cast(Any, types).CPointer(like.dtype)(like), code
+
+
+_frame: Any = intrinsic(_frame_code)
+_as_array: Any = cast(Any, numba).carray
 
 
 def stack(like: Real) -> Real:
@@ -90,7 +94,7 @@ def stack(like: Real) -> Real:
 @overload(stack, inline="always")
 def _compiled_stack(like: Any) -> Any:
     def code(like: Any) -> Any:
-        return carray(_frame(like), (2, PANEL))
+        return _as_array(_frame(like), (2, PANEL))
 
     return code
 
@@ -156,7 +160,7 @@ def log1p(real: Any, y: Any) -> Any:
 
 
 @kernel
-def activate(z: Real, code: int) -> None:
+def activate(z: Real, code: Any) -> None:
     """Do ``z = g(z)`` on a vector. A NaN stays one."""
     real = z.dtype.type
     zero, one = real(0.0), real(1.0)
@@ -181,7 +185,7 @@ def activate(z: Real, code: int) -> None:
 
 
 @kernel
-def derive(dz: Real, h: Real, share: float, code: int) -> None:
+def derive(dz: Real, h: Real, share: float, code: Any) -> None:
     """Do ``dz *= g'(z)`` on a vector, g' as a function of ``share h = g(z)``."""
     real = dz.dtype.type
     zero, one, share_ = real(0.0), real(1.0), real(share)
@@ -242,13 +246,13 @@ def add(source: Real, target: Real) -> None:
 
 
 @kernel
-def times_bits(rows: Real, bits: Bits, word: int, zero: float, one: float) -> None:
-    """Multiply a buffer (panels, m, 64) by ``one`` where the bit, from ``word`` on, is 1, by ``zero`` where it is 0."""
+def times_bits(rows: Real, bits: Bits, zero: float, one: float) -> None:
+    """Multiply a buffer (panels, m, 64) by ``one`` where a bit of (m, panels) words is 1, by ``zero`` where it is 0."""
     real = rows.dtype.type
     base, step = real(zero), real(one - zero)
     for p in range(len(rows)):
         for i in range(len(bits)):
-            row, ones = rows[p, i], bits[i, word + p]
+            row, ones = rows[p, i], bits[i, p]
             for u in range(PANEL):
                 row[u] *= base + step * real(np.int32((ones >> np.uint64(u)) & np.uint64(1)))
 

@@ -106,7 +106,7 @@ def train_shared(
 ) -> None:
     """See ``reference.train_shared``; for one rank."""
     gradient, batch, n_inputs = scratch.gradient, room_for_batch(batches, scratch), masks.layers[0, 0, at.N_IN]
-    whole = Update(np.int64(GRADIENT), update.step, update.constants, scratch.dtheta.reshape(1, len(scratch.dtheta)))
+    whole = Update(int(GRADIENT), update.step, update.constants, scratch.dtheta.reshape(1, len(scratch.dtheta)))
     for i in range(len(groups)):
         group, k, s = groups[i], groups[i, at.MASK], groups[i, at.STEP]
         order, chosen = masks.orders[k], batches.rows[group[at.FIRST] : group[at.STOP]]
@@ -129,11 +129,11 @@ def train_shared(
             rows.clip(gradient, update.constants[CLIP])
             for l in range(len(net.layers)):
                 row = shared.layout[l]
-                for part in (at.SHARED_WEIGHTS, at.SHARED_U, at.SHARED_BIAS):
-                    start, n_rows = row[part], 1 if part == at.SHARED_BIAS else net.layers[l, at.N_IN]
+                for kind in (at.SHARED_WEIGHTS, at.SHARED_U, at.SHARED_BIAS):
+                    start, n_rows = row[kind], 1 if kind == at.SHARED_BIAS else net.layers[l, at.N_IN]
                     if start >= 0:
                         run, rule = (
                             gradient[start : start + n_rows * row[at.ROW]],
-                            both[1] if part == at.SHARED_BIAS else both[0],
+                            both[1] if kind == at.SHARED_BIAS else both[0],
                         )
                         rows.update(shared.values, start, run, rule, update.state)

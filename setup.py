@@ -53,14 +53,15 @@ class BuildUnits(build_ext):
 native = Extension(
     "made_fast.kernels.native._native",
     sources=[f"{FOLDER}/_native.pyx", f"{FOLDER}/native.c"],
-    depends=[header.as_posix() for header in sorted(Path(FOLDER).glob("*.[ch]"))],
+    depends=[f"{FOLDER}/unit.c", f"{FOLDER}/native.pxi", *(header.as_posix() for header in sorted(Path(FOLDER).glob("*.h")))],
     include_dirs=[FOLDER],
     extra_compile_args=FLAGS,
     optional=not DEBUG,
 )
 
+DIRECTIVES = {"language_level": 3, "cdivision": True, "warn.multiple_declarators": False}
 setup(
     ext_modules=[native],
     cmdclass={"build_ext": BuildUnits},
-    options={"build_ext": {"cython_c_in_temp": True, "cython_directives": {"language_level": 3, "cdivision": True}}},
+    options={"build_ext": {"cython_c_in_temp": True, "cython_directives": DIRECTIVES}},
 )

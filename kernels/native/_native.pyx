@@ -1,133 +1,16 @@
 """Native kernels: the signatures of ``reference`` on compiled SIMD code, without the GIL.
 
 This file only unwraps records, one function for each, and picks the table of the CPU level; the arithmetic is in the C files
-beside it. It looks at the types of arrays and at nothing else (the callers in ``made_fast`` do). The level is the best that this
-CPU runs, or the one that ``MADE_FAST_CPU`` names.
+beside it. It checks the types of arrays and nothing else (the callers in ``made_fast`` do that). The level is the best that
+this CPU runs, or the one that ``MADE_FAST_CPU`` names.
 """
 
 import os
 
 from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
 from libc.string cimport strchr
 
-cdef extern from "native.h" nogil:
-    ctypedef struct net_t:
-        void *theta
-        int64_t *layers
-        int32_t *n_live
-        int64_t *panel_start
-        int64_t n_layers
-        int64_t n_rows
-
-    ctypedef struct shared_t:
-        void *values
-        int64_t *layout
-        int32_t *order
-
-    ctypedef struct masks_t:
-        int64_t *layers
-        int64_t *panel_start
-        int32_t *n_live
-        int32_t *orders
-        int64_t n_layers
-        int64_t n_rows
-        int64_t n_panels
-        int64_t units
-        int64_t n_order
-
-    ctypedef struct batches_t:
-        uint64_t *bits
-        int64_t words
-        double *weights
-        int64_t *rows
-        int64_t n_rows
-        int64_t batch_size
-        int sparse
-
-    ctypedef struct dropout_t:
-        uint64_t *keep
-        int64_t words
-        double scale
-
-    ctypedef struct update_t:
-        int optimizer
-        int64_t step
-        double *constants
-        void *state
-        int64_t n
-
-    ctypedef struct scratch_t:
-        void *gradient
-        void *theta
-        void *dtheta
-        void *reals
-        int32_t *ints
-
-    ctypedef struct crew_t:
-        int rank
-        int n_ranks
-        int32_t *sync
-
-    ctypedef struct lists_t:
-        int32_t *count
-        int32_t *index
-        int64_t ld
-
-    ctypedef struct call_t:
-        int64_t real_bytes
-        net_t net
-        shared_t shared
-        masks_t masks
-        batches_t batches
-        dropout_t dropout
-        update_t update
-        scratch_t scratch
-        crew_t crew
-        int64_t *groups
-        int64_t n_groups
-        int64_t n_places
-        int64_t block
-        double *uniforms
-        void *out
-        int64_t l
-        void *x
-        void *dz
-        lists_t ones
-        int64_t m
-        double scale
-        double *nll
-
-    ctypedef void kernel_t(const call_t *)
-
-    ctypedef struct kernels_t:
-        kernel_t *pack
-        kernel_t *score
-        kernel_t *conditionals
-        kernel_t *sample
-        kernel_t *train
-        kernel_t *train_shared
-        kernel_t *affine_forward
-        kernel_t *bernoulli_nll
-        kernel_t *affine_backward_input
-        kernel_t *affine_backward_weights
-
-    ctypedef struct level_t:
-        const char *name
-        const kernels_t *of_float
-        const kernels_t *of_double
-
-    ctypedef struct constant_t:
-        const char *name
-        int64_t value
-
-    const constant_t *made_fast_constants
-    int made_fast_levels(level_t *)
-    void made_fast_call(kernel_t *, const call_t *)
-    int64_t made_fast_n_chain(const int64_t *, int64_t)
-    void made_fast_list_ones(const uint64_t *, int64_t, int64_t, int64_t, int32_t *, int32_t *)
-    void made_fast_list_rows(const uint64_t *, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int32_t *, int32_t *)
-    uint8_t made_fast_pack_bits(const uint8_t *, int64_t, int64_t, const int64_t *, int32_t *, uint64_t *)
+include "native.pxi"
 
 cdef level_t _levels[4]
 cdef int _n_levels = made_fast_levels(_levels)
@@ -188,9 +71,10 @@ cdef array_t _array(object a, const char *formats, int64_t size, int n_dims, bin
     cdef bint right = view.ndim == n_dims and strchr(formats, view.format[0]) and (size == 0 or view.itemsize == size)
     for i in range(n_dims if right else 0):
         found.shape[i] = view.shape[i]
+    got = None if right else f"{view.ndim} of {view.format.decode()!r} ({view.itemsize} bytes each)"
     PyBuffer_Release(&view)
     if not right:
-        raise TypeError(f"needs {n_dims} dimensions of {formats.decode()!r} ({size} bytes each); got {a.ndim} of {a.dtype}")
+        raise TypeError(f"needs {n_dims} dimensions of one of {formats.decode()!r} ({size or '4 or 8'} bytes each); got {got}")
     return found
 
 
@@ -312,8 +196,13 @@ cdef int _lists(call_t *call, count, index, bint written=False) except -1:
     return 0
 
 
-cdef inline const kernels_t *_kernels(const call_t *call) noexcept nogil:
+cdef inline const kernels_t *_kernels(const call_t *call) noexcept:
     return _level.of_float if call.real_bytes == sizeof(float) else _level.of_double
+
+
+cdef inline void _run(kernel_t *kernel, const call_t *call) noexcept:
+    with nogil:
+        made_fast_call(kernel, call)
 
 # ---------------------------------------------------------------------------------------------------------------------------
 # Kernels
@@ -334,8 +223,7 @@ def pack(shared, order, net):
     _net(&call, net, True)
     _shared(&call, shared)
     call.shared.order = <int32_t *>_int32(order, 1).data
-    with nogil:
-        made_fast_call(_kernels(&call).pack, &call)
+    _run(_kernels(&call).pack, &call)
 
 
 def score(net, bits, int64_t n_places, bint sparse, int64_t block, scratch, log_p):
@@ -344,8 +232,7 @@ def score(net, bits, int64_t n_places, bint sparse, int64_t block, scratch, log_
     _rows(&call, bits, sparse)
     _scratch(&call, scratch)
     call.n_places, call.block, call.out = n_places, block, _doubles(log_p, 1, True).data
-    with nogil:
-        made_fast_call(_kernels(&call).score, &call)
+    _run(_kernels(&call).score, &call)
 
 
 def conditionals(net, bits, bint sparse, int64_t block, scratch, proba):
@@ -354,8 +241,7 @@ def conditionals(net, bits, bint sparse, int64_t block, scratch, proba):
     _rows(&call, bits, sparse)
     _scratch(&call, scratch)
     call.block, call.out = block, _reals(&call, proba, 2, True).data
-    with nogil:
-        made_fast_call(_kernels(&call).conditionals, &call)
+    _run(_kernels(&call).conditionals, &call)
 
 
 def sample(net, uniforms, int64_t block, scratch, x):
@@ -365,16 +251,14 @@ def sample(net, uniforms, int64_t block, scratch, x):
     _scratch(&call, scratch)
     call.uniforms, call.batches.n_rows = <double *>rows.data, rows.shape[0]
     call.block, call.out = block, _array(x, b"B", 1, 2, True).data
-    with nogil:
-        made_fast_call(_kernels(&call).sample, &call)
+    _run(_kernels(&call).sample, &call)
 
 
 def train(net, batches, dropout, update, scratch, nll, crew):
     cdef call_t call = _empty
     _net(&call, net, True)
     _training(&call, batches, dropout, update, scratch, nll, crew)
-    with nogil:
-        made_fast_call(_kernels(&call).train, &call)
+    _run(_kernels(&call).train, &call)
 
 
 def train_shared(shared, masks, batches, groups, dropout, update, scratch, nll, crew):
@@ -384,8 +268,7 @@ def train_shared(shared, masks, batches, groups, dropout, update, scratch, nll, 
     _masks(&call, masks)
     _training(&call, batches, dropout, update, scratch, nll, crew)
     call.groups, call.n_groups = <int64_t *>table.data, table.shape[0]
-    with nogil:
-        made_fast_call(_kernels(&call).train_shared, &call)
+    _run(_kernels(&call).train_shared, &call)
 
 
 cdef int _training(call_t *call, batches, dropout, update, scratch, nll, crew) except -1:
@@ -426,8 +309,7 @@ def affine_forward(net, int64_t l, x, direct, out):
     _net(&call, net)
     call.l, call.m, call.x, call.dz = l, rows.shape[1], rows.data, _reals(&call, direct, 3).data
     call.out = _reals(&call, out, 3, True).data
-    with nogil:
-        made_fast_call(_kernels(&call).affine_forward, &call)
+    _run(_kernels(&call).affine_forward, &call)
 
 
 def affine_forward_sparse(net, int64_t l, count, index, out):
@@ -436,8 +318,7 @@ def affine_forward_sparse(net, int64_t l, count, index, out):
     _net(&call, net)
     _lists(&call, count, index)
     call.l, call.m, call.out = l, rows.shape[1], rows.data
-    with nogil:
-        made_fast_call(_kernels(&call).affine_forward, &call)
+    _run(_kernels(&call).affine_forward, &call)
 
 
 def bernoulli_nll(logits, bits, int64_t n_columns, double scale, weights, nll, dlogits):
@@ -447,8 +328,7 @@ def bernoulli_nll(logits, bits, int64_t n_columns, double scale, weights, nll, d
     call.batches.weights = <double *>_doubles(weights, 1).data
     call.l, call.m, call.x, call.scale, call.n_places = panels.shape[0], panels.shape[1], panels.data, scale, n_columns
     call.nll, call.out = <double *>_doubles(nll, 1, True).data, _reals(&call, dlogits, 3, True).data
-    with nogil:
-        made_fast_call(_kernels(&call).bernoulli_nll, &call)
+    _run(_kernels(&call).bernoulli_nll, &call)
 
 
 def affine_backward_input(net, int64_t l, dz, h, dh):
@@ -457,8 +337,7 @@ def affine_backward_input(net, int64_t l, dz, h, dh):
     _net(&call, net)
     call.l, call.m, call.dz, call.x = l, sums.shape[1], sums.data, _reals(&call, h, 3).data
     call.out = _reals(&call, dh, 3, True).data
-    with nogil:
-        made_fast_call(_kernels(&call).affine_backward_input, &call)
+    _run(_kernels(&call).affine_backward_input, &call)
 
 
 cdef int _backward_weights(call_t *call, net, int64_t l, dz, update) except -1:
@@ -466,8 +345,7 @@ cdef int _backward_weights(call_t *call, net, int64_t l, dz, update) except -1:
     _net(call, net, True)
     _update(call, update)
     call.l, call.m, call.dz = l, sums.shape[1], sums.data
-    with nogil:
-        made_fast_call(_kernels(call).affine_backward_weights, call)
+    _run(_kernels(call).affine_backward_weights, call)
     return 0
 
 

@@ -16,14 +16,14 @@
 #define TILE_UNITS (TILE_VECTORS * LANES)
 #define PADDED(n) (((n) + PANEL - 1) / PANEL * PANEL) /* layout.width */
 
-/* acc[r][v] += sum_k a[r * a_row + k * a_step] * w[k * ldw + v * LANES], for r < rows, first <= v < stop. */
-static ALWAYS_INLINE void multiply(int rows, int first, int stop, const REAL *a, int64_t a_row, int64_t a_step,
-                                   const REAL *w, int64_t ldw, int64_t n, vec acc[ROWS][4])
+/* acc[r][v] += sum_k a[r * a_row + k * a_step] * w[k * PANEL + v * LANES], for r < rows, first <= v < stop. */
+static ALWAYS_INLINE void multiply(int rows, int first, int stop, const REAL *a, int64_t a_row, int64_t a_step, const REAL *w,
+                                   int64_t n, vec acc[ROWS][4])
 {
     for (int64_t k = 0; k < n; k++) {
         vec b[4];
 #pragma GCC unroll 4
-        for (int v = first; v < stop; v++) b[v] = load(w + k * ldw + v * LANES);
+        for (int v = first; v < stop; v++) b[v] = load(w + k * PANEL + v * LANES);
 #pragma GCC unroll 6
         for (int r = 0; r < ROWS; r++)
             if (r < rows) {
@@ -54,10 +54,10 @@ static ALWAYS_INLINE void multiply(int rows, int first, int stop, const REAL *a,
     } while (0)
 
 /* z[i, u] += sum_{from <= k < to, n_live[u]} x[i, k] w[k, u] for `vectors` vectors of units, which start at w, live, z;
- * x holds the inputs from k0 on. With a bias, the sum starts from it and not from z.
+ * x holds the inputs from `from` on. With a bias, the sum starts from it and not from z.
  * Vector by vector the units leave the sum as their live prefix ends: no multiply-add beyond one vector's corner is dead. */
-static ALWAYS_INLINE void tile_forward(int rows, int vectors, const REAL *x, int64_t k0, const REAL *w,
-                                       const int32_t *live, int64_t from, int64_t to, const REAL *bias, REAL *z)
+static ALWAYS_INLINE void tile_forward(int rows, int vectors, const REAL *x, const REAL *w, const int32_t *live, int64_t from,
+                                       int64_t to, const REAL *bias, REAL *z)
 {
     vec acc[ROWS][4];
 #pragma GCC unroll 6
@@ -70,7 +70,7 @@ static ALWAYS_INLINE void tile_forward(int rows, int vectors, const REAL *x, int
     for (int v = 0; v < vectors; v++) {
         const int64_t end = live[v * LANES + LANES - 1] < to ? live[v * LANES + LANES - 1] : to;
         if (end > k) {
-            multiply(rows, v, vectors, x + (k - k0), PANEL, 1, w + k * PANEL, PANEL, end - k, acc);
+            multiply(rows, v, vectors, x + (k - from), PANEL, 1, w + k * PANEL, end - k, acc);
             k = end;
         }
     }
@@ -97,7 +97,7 @@ static ALWAYS_INLINE panel_t panel_of(const net_t *net, int64_t l, int64_t p)
     const int64_t units = layer[N_OUT] - p * PANEL;
     REAL *theta = net->theta;
     return (panel_t){theta + net->panel_start[layer[PANELS] + p], live, theta + layer[BIAS] + p * PANEL, live[PANEL - 1],
-                           units < PANEL ? (int)units : PANEL};
+                     units < PANEL ? (int)units : PANEL};
 }
 
 /* While a block of 64 rows of weights is at work, fetch the next: the part that falls to the tile of rows at i of m. */
@@ -119,8 +119,8 @@ static void forward_panel(const net_t *net, int64_t l, int64_t p, const REAL *x,
         do { /* 64 rows of weights at a time: they stay in the L1 cache while all rows of x pass */
             FOR_TILES(m, i, {
                 if (u == 0 && m > ROWS && k + PANEL < panel.depth) fetch(panel.w + (k + PANEL) * PANEL, i, m);
-                tile_forward(R, V, x + k * rows + i * PANEL, k, panel.w + u, live, k, k + PANEL,
-                                         k ? 0 : panel.bias + u, out + i * PANEL + u);
+                tile_forward(R, V, x + k * rows + i * PANEL, panel.w + u, live, k, k + PANEL, k ? 0 : panel.bias + u,
+                             out + i * PANEL + u);
             });
             k += PANEL;
         } while (k < live[V * LANES - 1]);
@@ -223,7 +223,7 @@ static ALWAYS_INLINE void tile_backward(int rows, int fresh, const REAL *dz, con
 #pragma GCC unroll 4
     for (int v = 0; v < TILE_VECTORS; v++) {
         const int end = v + 1 < TILE_VECTORS ? starts[v + 1] : units;
-        multiply(rows, 0, v + 1, dz + starts[v], PANEL, 1, w + starts[v] * PANEL, PANEL, end - starts[v], acc);
+        multiply(rows, 0, v + 1, dz + starts[v], PANEL, 1, w + starts[v] * PANEL, end - starts[v], acc);
     }
 #pragma GCC unroll 6
     for (int r = 0; r < ROWS; r++)

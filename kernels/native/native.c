@@ -1,4 +1,4 @@
-/* What does not depend on REAL or on the CPU level: bits and lists of ones, the call of a kernel, which levels this CPU runs. */
+/* What does not depend on REAL or on the CPU level: bits, lists of ones, the call of a kernel, which levels this CPU runs. */
 
 #include "native.h"
 
@@ -72,7 +72,8 @@ static uint64_t pack_row(const uint8_t *x, int64_t n, const int32_t *place, uint
     return seen;
 }
 
-uint8_t made_fast_pack_bits(const uint8_t *x, int64_t n, int64_t n_columns, const int64_t *order, int32_t *place, uint64_t *out)
+uint8_t made_fast_pack_bits(const uint8_t *x, int64_t n, int64_t n_columns, const int64_t *order, int32_t *place,
+                            uint64_t *out)
 {
     uint64_t seen = 0;
     for (int64_t p = 0; p < n_columns; p++) place[order[p]] = (int32_t)p;
@@ -89,8 +90,8 @@ int64_t made_fast_n_chain(const int64_t *layers, int64_t n_rows)
     return n;
 }
 
-/* The state of an optimiser decays into denormals where an input is never on, and each of them makes the CPU stumble: a step on
- * MNIST took twice the time. The thread gets its own mode back, for the host process may need its denormals. */
+/* The state of an optimiser decays into denormals where an input is never on, and each of them makes the CPU stumble: a step
+ * on MNIST took twice the time. The thread gets its own mode back, for the host process may need its denormals. */
 void made_fast_call(kernel_t *kernel, const call_t *call)
 {
 #if defined(__x86_64__)

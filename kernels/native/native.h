@@ -1,4 +1,4 @@
-/* What Python, Cython and C share: the columns of tables, codes, the records of records.py, and the table of kernels of one unit.
+/* What Python, Cython and C share: columns of tables, codes, the records of records.py, and the table of kernels of one unit.
  *
  * REAL arrays are void * here: one unit is compiled for float, another for double. Every function follows the kernel contract
  * (made_fast.kernels). The enums repeat layout.py and optimizers.py; a test compares them by made_fast_constants.
@@ -8,13 +8,13 @@
 
 #include <stdint.h>
 
-enum { N_IN, N_OUT, N_PANELS, WEIGHTS, BIAS, UNITS, PANELS, ACTIVATION, DIRECT, LAYER_COLUMNS };          /* Layout.layers */
-enum { SHARED_WEIGHTS, SHARED_BIAS, SHARED_U, ROW, IN_ORDER, OUT_ORDER, SHARED_COLUMNS };                 /* SharedLayout */
-enum { FIRST, STOP, MASK, PLACES, STEP, STEP_ROWS, GROUP_COLUMNS };                                       /* groups */
-enum { ARRIVED = 0, ROUND = 32, CALL_OFF = 48, SYNC = 64 };                                               /* Crew.sync */
-enum { IDENTITY, RELU, SOFTPLUS, TANH, SIGMOID, SOFTSIGN };                                               /* ACTIVATIONS */
-enum { GRADIENT, SGD, MOMENTUM, ADAGRAD, ADADELTA, RMSPROP, ADAM };                                       /* OPTIMIZERS */
-enum { LR, RULE_A, RULE_B, EPS, DECAY, CLIP };                                                            /* Update.constants */
+enum { N_IN, N_OUT, N_PANELS, WEIGHTS, BIAS, UNITS, PANELS, ACTIVATION, DIRECT, LAYER_COLUMNS }; /* Layout.layers */
+enum { SHARED_WEIGHTS, SHARED_BIAS, SHARED_U, ROW, IN_ORDER, OUT_ORDER, SHARED_COLUMNS };        /* SharedLayout */
+enum { FIRST, STOP, MASK, PLACES, STEP, STEP_ROWS, GROUP_COLUMNS };                              /* groups */
+enum { ARRIVED = 0, ROUND = 32, CALL_OFF = 48, SYNC = 64 };                                      /* Crew.sync */
+enum { IDENTITY, RELU, SOFTPLUS, TANH, SIGMOID, SOFTSIGN };                                      /* ACTIVATIONS */
+enum { GRADIENT, SGD, MOMENTUM, ADAGRAD, ADADELTA, RMSPROP, ADAM };                              /* OPTIMIZERS */
+enum { LR, RULE_A, RULE_B, EPS, DECAY, CLIP };                                                   /* Update.constants */
 enum { PANEL = 64, STRIP = 16, MAX_LAYERS = 64 };
 
 typedef struct {
@@ -139,6 +139,7 @@ void made_fast_list_rows(const uint64_t *bits, int64_t words, int64_t n, int64_t
 void made_fast_permute(const uint64_t *bits, int64_t words, const int32_t *place, uint64_t *out);
 
 /* Rows of 0/1 as bits, in another order, whose inverse is written to place; returns the bitwise or of all. */
-uint8_t made_fast_pack_bits(const uint8_t *x, int64_t n, int64_t n_columns, const int64_t *order, int32_t *place, uint64_t *out);
+uint8_t made_fast_pack_bits(const uint8_t *x, int64_t n, int64_t n_columns, const int64_t *order, int32_t *place,
+                            uint64_t *out);
 
 #endif

@@ -68,7 +68,8 @@ static void inputs_panel(const block_t *b, int64_t l, int64_t p, int64_t i0, int
 {
     const int64_t D = b->net->layers[N_IN], at = i0 * PANEL;
     if (b->sparse)
-        forward_panel_sparse(b->net, l, p, (lists_t){b->ones.count + i0, b->ones.index + i0 * D, D}, b->rows, m, b->h[l] + at);
+        forward_panel_sparse(b->net, l, p, (lists_t){b->ones.count + i0, b->ones.index + i0 * D, D}, b->rows, m,
+                             b->h[l] + at);
     else
         forward_panel(b->net, l, p, b->x + at, 0, b->rows, m, b->h[l] + at);
 }
@@ -125,7 +126,8 @@ static void conditionals(const call_t *c)
         for (int64_t p = 0; p < D; p += PANEL) {
             REAL *z = b.h[c->net.n_layers - 1] + p * c->block, *proba = (REAL *)c->out + i * D + p;
             for (int64_t j = 0; j < m * PANEL; j += LANES) store(z + j, vsigmoid(load(z + j)));
-            for (int64_t r = 0; r < m; r++) memcpy(proba + r * D, z + r * PANEL, (D - p < PANEL ? D - p : PANEL) * sizeof(REAL));
+            for (int64_t r = 0; r < m; r++)
+                memcpy(proba + r * D, z + r * PANEL, (D - p < PANEL ? D - p : PANEL) * sizeof(REAL));
         }
     }
 }
@@ -182,8 +184,8 @@ static REAL *reach(walk_t *w, int64_t l, int64_t j)
             const int64_t k0 = k / PANEL * PANEL, to = k0 + PANEL < end ? k0 + PANEL : end;
             for (int u = j % PANEL / TILE_UNITS * TILE_UNITS; u < panel.units; u += TILE_UNITS)
                 FOR_TILES(m, i,
-                          tile_forward(R, TILE_VECTORS, layer[-1].z + k0 * m + i * PANEL, k0, panel.w + u, panel.live + u, k,
-                                       to, 0, z + i * PANEL + u););
+                          tile_forward(R, TILE_VECTORS, layer[-1].z + k0 * m + i * PANEL + (k - k0), panel.w + u,
+                                       panel.live + u, k, to, 0, z + i * PANEL + u););
             k = to;
         }
     layer->seen = end;

@@ -17,9 +17,10 @@ typedef struct {
 static shared_layer_t shared_layer_of(const net_t *net, const shared_t *shared, int64_t l)
 {
     const int64_t *layer = net->layers + l * LAYER_COLUMNS, *row = shared->layout + l * SHARED_COLUMNS;
-    return (shared_layer_t){l, layer[N_IN], layer[N_OUT], layer[N_PANELS], row[ROW],
-                            row[SHARED_WEIGHTS], row[SHARED_BIAS], row[SHARED_U],
-                            shared->order + row[IN_ORDER], shared->order + row[OUT_ORDER], net->n_live + layer[UNITS], layer[BIAS]};
+    return (shared_layer_t){.l = l, .n_in = layer[N_IN], .n_out = layer[N_OUT], .n_panels = layer[N_PANELS],
+                            .stride = row[ROW], .w = row[SHARED_WEIGHTS], .b = row[SHARED_BIAS], .u = row[SHARED_U],
+                            .in = shared->order + row[IN_ORDER], .unit = shared->order + row[OUT_ORDER],
+                            .live = net->n_live + layer[UNITS], .bias = layer[BIAS]};
 }
 
 /* to[j] = from[index[j]] for j < n, 0 from there to `end`. */
@@ -157,9 +158,9 @@ static void sink_row(const sink_t *sink, const rule_t *rule, const shared_layer_
         for (int64_t j = 0; j < s->stride; j++) sink->gradient[at + j] += row[j];
 }
 
-/* A rank's share of the gradient of one connectivity, row by row of shared, and what becomes of it. `dbiases`, like theta, has the
- * gradient of the biases. A row is updated, and packed for the next step, while it is in the cache: no gradient is ever there as
- * a whole. Called off, it leaves some rows a step behind the others. */
+/* A rank's share of the gradient of one connectivity, row by row of shared, and what becomes of it. `dbiases`, like theta, has
+ * the gradient of the biases. A row is updated, and packed for the next step, while it is in the cache; without
+ * sink->gradient, the gradient never exists as a whole. Called off, it leaves some rows a step behind the others. */
 static void shared_weights(const batch_t *batch, const view_t *view, const REAL *dbiases, const sink_t *sink)
 {
     const net_t *net = &view->net;
@@ -212,10 +213,11 @@ static void train_shared(const call_t *c)
     batch_t s;
     cut_batch(&s, &now->net, c);
     segment_t segments[6 * MAX_LAYERS];
-    const whole_t whole = {c->shared.values, gradient, segments, shared_segments(&now->net, &c->shared, segments), s.free_doubles};
+    const int64_t n_segments = shared_segments(&now->net, &c->shared, segments);
+    const whole_t whole = {c->shared.values, gradient, segments, n_segments, s.free_doubles};
     sink_t sink = {.gradient = gradient, .values = c->shared.values};
     int64_t n_rows = 0;
-    for (const segment_t *q = segments; q < segments + whole.n_segments; n_rows += q->n, q++)
+    for (const segment_t *q = segments; q < segments + n_segments; n_rows += q->n, q++)
         if (q->stride > sink.longest) sink.longest = q->stride;
     sink.rows = s.free_reals + crew->rank * (STRIP + 1) * sink.longest;
     now->place = (int32_t *)(s.free_doubles + n_rows) + 2 * crew->rank * masks->n_order;

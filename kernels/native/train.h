@@ -1,13 +1,13 @@
 /* Training steps shared by a crew of threads.
  *
- * A crew goes through a step phase by phase: the rows of the batch are read; each layer forward; each layer back; the weights. A
- * phase is cut into runs of equal cost, one for each rank, over panels first and rows second. So a rank meets mostly the same
- * weights in every phase of every step, and finds them in its cache; what travels between ranks are activations.
+ * A crew goes through a step phase by phase: the rows of the batch are read; each layer forward; each layer back; the weights.
+ * A phase is cut into runs of equal cost, one for each rank, over panels first and rows second. So a rank meets mostly the
+ * same weights in every phase of every step, and finds them in its cache; what travels between ranks are activations.
  * Not here: parameters that connectivities share (shared.h).
  */
 
-/* The caller has called the step off, because of Ctrl-C, or because one of the ranks will never come. A rank that sees it in the
- * midst of a phase may leave the rest undone, and goes to meet the others. */
+/* The caller has called the step off, because of Ctrl-C, or because one of the ranks will never come. A rank that sees it in
+ * the midst of a phase may leave the rest undone, and goes to meet the others. */
 static ALWAYS_INLINE int called_off(const crew_t *crew)
 {
     return __atomic_load_n(crew->sync + CALL_OFF, __ATOMIC_RELAXED);
@@ -162,12 +162,13 @@ static void backward_share(const batch_t *s, int64_t l)
     }
 }
 
-/* Take m rows, the first of which is row number `first` in the order of use, through the network and back to the gradients of all
- * sums. `place`, or null, is where the network has each column of their bits. Returns 1 if called off. */
+/* Take m rows, the first of which is row number `first` in the order of use, through the network and back to the gradients of
+ * all sums. `place`, or null, is where the network has each column of their bits. Returns 1 if called off. */
 static int run_batch(batch_t *s, const call_t *c, int64_t first, int64_t m, const int32_t *place)
 {
     const batches_t *data = &c->batches;
-    const int64_t rank = s->crew->rank, n_ranks = s->crew->n_ranks, words = data->words, last = s->block.net->n_layers - 1;
+    const net_t *net = s->block.net;
+    const int64_t rank = s->crew->rank, n_ranks = s->crew->n_ranks, words = data->words, last = net->n_layers - 1;
     const int64_t i0 = m * rank / n_ranks, i1 = m * (rank + 1) / n_ranks, *rows = data->rows + first;
     s->m = m;
     s->block.loss.which = rows;
@@ -180,7 +181,7 @@ static int run_batch(batch_t *s, const call_t *c, int64_t first, int64_t m, cons
     read_bits(&s->block, i0, i1 - i0);
     if (meet(s->crew)) return 1;
     if (data->sparse)
-        made_fast_list_rows(s->bits, words, m, s->block.net->layers[N_IN], words * rank / n_ranks, words * (rank + 1) / n_ranks,
+        made_fast_list_rows(s->bits, words, m, net->layers[N_IN], words * rank / n_ranks, words * (rank + 1) / n_ranks,
                             s->on.ld, s->on.count, s->on.index);
     for (int64_t l = 0; l <= last; l++) {
         forward_share(s, l);
@@ -249,8 +250,8 @@ typedef struct {
     double *squares; /* scratch: one for each row */
 } whole_t;
 
-/* A rank's share of an update by the gradient times scale; or, with no rule, the sum of squares of every row. Returns the number
- * of rows. */
+/* A rank's share of an update by the gradient times scale; or, with no rule, the sum of squares of every row. Returns the
+ * number of rows. */
 static int64_t update_share(const whole_t *w, const rule_t *rule, REAL scale, const crew_t *crew)
 {
     const rule_t plain = rule ? without_decay(rule) : (rule_t){0};

@@ -1,4 +1,4 @@
-/* The kernels for one CPU level and one REAL: setup.py compiles this file with LEVEL, BITS (32 or 64) and the level's flags. */
+/* The kernels for one CPU level and one REAL: setup.py compiles it with LEVEL, BITS (32 or 64) and the level's flags. */
 
 #include "native.h"
 

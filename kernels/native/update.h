@@ -28,8 +28,8 @@ typedef struct {
     REAL *dz;           /* gradient of the logits, scale * weight * (sigmoid(a) - x), or null */
 } loss_t;
 
-/* The loss of the outputs of panel p, for rows i0 .. i0 + m - 1 of buffers of `rows` rows: -log p(x_d | x_<d) in nats, added up in
- * double, lane by lane. The gradient is 0 from column n_places on. */
+/* The loss of the outputs of panel p, for rows i0 .. i0 + m - 1 of buffers of `rows` rows: -log p(x_d | x_<d) in nats, added
+ * up in double, lane by lane. The gradient is 0 from column n_places on. */
 static ALWAYS_INLINE void nll_panel(const loss_t *loss, const REAL *logits, int64_t p, int64_t rows, int64_t i0, int64_t m)
 {
     const int64_t columns = loss->n_places - p * PANEL;
@@ -159,8 +159,8 @@ static void update(const rule_t *rule, REAL *w, int64_t at, const REAL *g, int64
     }
 }
 
-/* What the backward to the weights reads: what the layer read, as numbers, or as the rows that have each input on, if there are
- * counts; and the gradient of its sums. Both of m rows, in buffers of `rows` rows. */
+/* What the backward to the weights reads: what the layer read, as numbers or, if there are counts, as the rows that have each
+ * input on; and the gradient of its sums. Both of m rows, in buffers of `rows` rows. */
 typedef struct {
     const REAL *x;
     lists_t on;
@@ -177,7 +177,7 @@ static ALWAYS_INLINE void tile_weights(int rows, int vectors, int first, int fre
     for (int r = 0; r < ROWS; r++)
 #pragma GCC unroll 4
         for (int v = first; v < vectors; v++) acc[r][v] = fresh || r >= rows ? splat(0) : load(g + r * ld + v * LANES);
-    multiply(rows, first, vectors, x, 1, PANEL, dz, PANEL, m, acc);
+    multiply(rows, first, vectors, x, 1, PANEL, dz, m, acc);
 #pragma GCC unroll 6
     for (int r = 0; r < ROWS; r++)
         if (r < rows)
@@ -198,9 +198,9 @@ static ALWAYS_INLINE void sum_listed(int vectors, const int32_t *index, int64_t 
     for (int v = 0; v < vectors; v++) store(g + v * LANES, acc[v]);
 }
 
-/* Forward was z = x (W * M) + b; so now g = (x^T dz) * M, n rows `ld` apart, for inputs k .. k + n - 1 of panel p: at most STRIP,
- * all in one panel of x. In row r, the first skip[r] numbers of g (whole vectors) are dead and mean nothing; vectors of fill-up
- * are not touched. */
+/* Forward was z = x (W * M) + b; so now g = (x^T dz) * M, n rows `ld` apart, for inputs k .. k + n - 1 of panel p: at most
+ * STRIP, all in one panel of x. In row r, the first skip[r] numbers of g (whole vectors) are dead and mean nothing; vectors of
+ * fill-up are not touched. */
 static __attribute__((noinline)) void strip_gradient(const panel_t *panel, int64_t p, int64_t k, int n, const source_t *source,
                                                      REAL *g, int64_t ld, int *skip)
 {
@@ -236,8 +236,8 @@ static __attribute__((noinline)) void strip_gradient(const panel_t *panel, int64
     }
 }
 
-/* Gradient and update of the weights of inputs k0 <= k < k1 of panel p; k0 is a multiple of STRIP. The dead entries of a panel's
- * corner get a gradient of 0 and so stay 0. */
+/* Gradient and update of the weights of inputs k0 <= k < k1 of panel p; k0 is a multiple of STRIP. The dead entries of a
+ * panel's corner get a gradient of 0 and so stay 0. */
 static void panel_weights(const net_t *net, int64_t l, int64_t p, int64_t k0, int64_t k1, const source_t *source,
                           const rule_t *rule)
 {

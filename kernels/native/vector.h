@@ -1,7 +1,7 @@
 /* One SIMD vector of REAL, and exp, log1p, sigmoid, tanh on it. Nothing here knows a layer or a panel.
  *
- * Activations, the loss and its gradient are right to 2.5 units in the last place over the whole range; what is below twice the
- * smallest normal number may become 0 (made_fast_call takes denormals as 0).
+ * Activations, the loss and its gradient are right to 2.5 units in the last place over the whole range; what is below twice
+ * the smallest normal number may become 0 (made_fast_call takes denormals as 0).
  *
  * The width follows the CPU level. The compiler may not contract a*b+c (see setup.py): where a fused multiply-add is meant,
  * FMADD is written, so that the main part and the remainder of a loop round alike.
@@ -118,7 +118,7 @@ static ALWAYS_INLINE vec gather(const REAL *from, const int32_t *index)
 static ALWAYS_INLINE dvec widen(vec v) { return __builtin_convertvector(v, dvec); }
 
 /* exp(x) - 1 = 2^n - 1 + 2^n (exp(r) - 1), x = n ln 2 + r, |r| <= ln 2 / 2, and scale = 2^n, by Cody and Waite's reduction.
- * x is cut off below at LOWEST, where exp(x) is the smallest normal number: no denormals, no zero. Domain: x <= 1. */
+ * x is cut off below where exp(x) is the smallest normal number: no denormals, no zero. Domain: x <= 1. */
 static ALWAYS_INLINE vec exp_parts(vec x, vec *scale)
 {
 #if BITS == 32

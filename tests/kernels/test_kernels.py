@@ -37,7 +37,7 @@ from made_fast import kernels
 from made_fast.kernels import layout as panels
 from made_fast.kernels import optimizers as rules
 from made_fast.kernels import records, reference
-from made_fast.kernels.layout import ACTIVATION, ACTIVATIONS, BIAS, DIRECT, N_IN, N_OUT
+from made_fast.kernels.layout import ACTIVATIONS, BIAS, DIRECT, N_IN, N_OUT
 from made_fast.kernels.optimizers import GRADIENT, OPTIMIZERS
 from made_fast.kernels.records import Net, Update
 from made_fast.kernels.reference import dense
@@ -140,7 +140,7 @@ def test_staircase_is_the_masks_of_the_degrees(shape, degrees):
 
 
 @blocks_everywhere
-@pytest.mark.parametrize("n_columns", [1, 7, 8, 9, 31, 64, 100])
+@pytest.mark.parametrize("n_columns", [1, 9, 64, 100])
 @pytest.mark.parametrize("kernel", ["list_ones", "list_rows"])
 def test_lists(module, kernel, n_columns):
     rng = np.random.default_rng(n_columns)
@@ -230,24 +230,9 @@ def test_backward_of_every_layer(module, dtype, shape):
 
 @blocks_everywhere
 @both_types
-@activations
-def test_activations_from_minus_200_to_200(module, dtype, activation):
-    z = np.concatenate([np.linspace(-200, 200, 81), [0, -1e-6, 1e-6, -0.3, 0.3], np.linspace(-9, 9, 10)]).astype(dtype)
-    c = Case((9, (len(z),), 7, "none"), dtype, activation)
-    dense.pack_layer(c.net, 0, np.zeros((9, len(z))), z)
-    h = buffer(7, len(z), dtype)
-    x = buffer(7, 9, dtype, 1)
-    run(module, "affine_forward", c.net, 0, x, x[:0], h)
-    right = dense.activate(z.astype(np.float64), c.layout.layers[0, ACTIVATION])
-    tiny = 2 * np.finfo(dtype).tiny  # the smallest numbers may be cut off
-    assert np.all(np.abs(dense.read_buffer(h, len(z)) - right) <= tiny + TOLERANCE[dtype]["activation"] * np.abs(right))
-
-
-@blocks_everywhere
-@both_types
 @pytest.mark.parametrize(
     ("n_columns", "n_inputs"),
-    [(1, 1), (7, 7), (8, 8), (9, 9), (31, 31), (64, 64), (100, 100), (0, 9), (1, 9), (8, 31), (63, 64), (9, 100), (65, 200)],
+    [(1, 1), (9, 9), (64, 64), (100, 100), (0, 9), (8, 31), (63, 64), (65, 200)],
 )
 def test_bernoulli_nll_at_logits_from_minus_200_to_200(module, dtype, n_columns, n_inputs):
     rng = np.random.default_rng(n_columns)
@@ -507,8 +492,8 @@ def test_functions_are_accurate_over_their_whole_range(module, dtype):
             rng.uniform(-most, most, n // 4),
             rng.uniform(-1, 1, n // 4),
             rng.choice([-1, 1], n // 4) * np.exp(rng.uniform(-most, np.log(most), n // 4)),
-            rng.normal(0, 5, n - 3 * (n // 4) - 4),
-            [0.0, -0.0, most, -most],
+            rng.normal(0, 5, n - 3 * (n // 4) - 6),
+            [0.0, -0.0, most, -most, 200.0, -200.0],
         ]
     ).astype(dtype)
     exact = z.astype(np.longdouble)

@@ -32,7 +32,7 @@ from threadpoolctl import threadpool_limits
 from bench.baselines.common import Floats, Rows
 from bench.baselines.panels import Real, losses, total
 from bench.baselines.trained import Trained, in_halves, log_odds
-from made_fast.kernels.jit_tile import SIGMOID, activate, exp, kernel, log1p
+from made_fast.kernels.jit.rows import SIGMOID, activate, exp, kernel, log1p
 from made_fast.system import threads
 from made_fast.tables import arguments
 

@@ -30,8 +30,8 @@ from threadpoolctl import threadpool_limits
 from bench.baselines.common import Floats, Rows
 from bench.baselines.panels import PANEL, Real, activate, dot, losses, total
 from bench.baselines.trained import Trained, in_halves, log_odds
-from made_fast.kernels import jit_tile
-from made_fast.kernels.jit_tile import exp, kernel, log1p, stack
+from made_fast.kernels.jit import rows as jit_rows
+from made_fast.kernels.jit.rows import exp, kernel, log1p, stack
 from made_fast.kernels.layout import ACTIVATIONS
 from made_fast.system import threads
 from made_fast.tables import arguments
@@ -76,7 +76,7 @@ def gradient(layers: Layers, x: Rows, given: NDArray[np.bool_], code: int, share
         z = hidden[-1] @ W
         z += b
         if len(hidden) < len(layers):
-            jit_tile.activate(z.ravel(), code)
+            jit_rows.activate(z.ravel(), code)
         hidden.append(z)
     dz = hidden.pop()
     loss = _losses_of_missing(dz, x, given, share)
@@ -86,7 +86,7 @@ def gradient(layers: Layers, x: Rows, given: NDArray[np.bool_], code: int, share
             np.sum(dz, axis=0, out=d[l][1])
             if l:
                 dz = dz @ layers[l][0].T
-                jit_tile.derive(dz.ravel(), hidden[l].ravel(), 1.0, code)
+                jit_rows.derive(dz.ravel(), hidden[l].ravel(), 1.0, code)
     return float(loss)
 
 
@@ -122,11 +122,11 @@ def walk(layers: Layers, order: NDArray[np.intp], x: Rows, code: int, uniforms: 
     for p in range(x.shape[1]):
         d = order[..., p]
         h = a.copy()
-        jit_tile.activate(h.ravel(), code)
+        jit_rows.activate(h.ravel(), code)
         for W_l, b in layers[1:-1]:
             h = h @ W_l
             h += b
-            jit_tile.activate(h.ravel(), code)
+            jit_rows.activate(h.ravel(), code)
         z = np.einsum("nh,nh->n", h, np.broadcast_to(V[d], h.shape)) + layers[-1][1][d]
         if uniforms is not None:
             x[rows, d] = uniforms[:, p] < 0.5 + 0.5 * np.tanh(0.5 * z)
@@ -178,7 +178,7 @@ def _pack(layers: Layers, order: NDArray[np.intp]) -> tuple[Real, Real, Real, Re
 @kernel
 def _walk_panels(steps: Real, V: Real, b: Real, x: Rows, relu: bool, z: Real) -> None:
     """Write what each panel adds to the logits, z (n, Q, D); x in the order of places."""
-    a, h = stack(V, 1, PANEL)[0], stack(V, 1, PANEL)[0]
+    a, h = stack(V)[0], stack(V)[0]
     for q in range(len(V)):
         for r in range(len(x)):
             for u in range(PANEL):

@@ -27,7 +27,7 @@ from numpy.typing import ArrayLike, NDArray
 from bench.baselines.common import Floats, Rows
 from bench.baselines.panels import PANEL, Real, activate, dot, losses
 from bench.baselines.trained import Trained, log_odds
-from made_fast.kernels.jit_tile import exp, kernel, stack
+from made_fast.kernels.jit.rows import exp, kernel, stack
 from made_fast.system import threads
 from made_fast.tables import arguments
 
@@ -103,7 +103,7 @@ def _logits(net: Net, x: Rows, where: tuple[Any, Any], relu: bool, n_threads: in
 @kernel
 def _forward(V: Real, W: Real, b: Real, starts: Any, ones: Any, relu: bool, z: Real) -> None:
     """Write what the units of a panel add to the logits, z (n, D)."""
-    a, h = stack(V, 1, PANEL)[0], stack(V, 1, PANEL)[0]
+    a, h = stack(V)[0], stack(V)[0]
     for r in range(len(z)):
         row = z[r]
         for u in range(PANEL):
@@ -129,7 +129,7 @@ def _backward(
     """Write the gradient of a panel's parameters, from that of the logits; ``most`` is the most ones of a row, plus 1."""
     real = V.dtype.type
     zero, one = real(0), real(1)
-    a, h, da, dh = stack(V, 1, PANEL)[0], stack(V, 1, PANEL)[0], stack(V, 1, PANEL)[0], stack(V, 1, PANEL)[0]
+    a, h, da, dh = stack(V)[0], stack(V)[0], stack(V)[0], stack(V)[0]
     hidden = np.empty((most, PANEL), V.dtype)  # h before the first one, after it, after the second, ...
     dV[:] = zero
     dW[:] = zero

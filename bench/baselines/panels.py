@@ -13,7 +13,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from bench.baselines.common import Floats
-from made_fast.kernels.jit_tile import exp, inline, kernel, log1p
+from made_fast.kernels.jit.rows import exp, inline, kernel, log1p
 
 __all__ = ["PANEL", "Real", "activate", "dot", "losses", "total"]
 

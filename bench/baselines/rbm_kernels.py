@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.baselines.common import Floats, Rows
-from made_fast.kernels.jit_tile import add_rows, copy, exp, inline, kernel, log1p, stack
+from made_fast.kernels.jit.rows import add_rows, copy, exp, inline, kernel, log1p, stack
 
 __all__ = [
     "LANES", "PANEL", "Net", "Real", "Words", "add_change", "anneal", "chains", "draw", "log_sum", "sums", "uniforms",
@@ -69,7 +69,7 @@ def draw(z: Real, beta: float, base: Real, state: Words, x: Rows) -> None:
     """Draw units that are 1 with probability ``sigmoid(beta z + (1 - beta) base)``."""
     real = z.dtype.type
     zero, one, share, rest = real(0.0), real(1.0), real(beta), real(1.0 - beta)
-    u = stack(z, 1, PANEL)[0]
+    u = stack(z)[0]
     for p in range(len(z)):
         for r in range(len(x)):
             uniforms(u, state)
@@ -106,7 +106,7 @@ def chains(x: Rows, net: Net, n_steps: int, state: Words, p: Real, x_last: Rows,
 @kernel
 def weight_gradient(x: Rows, p: Real, x_last: Rows, p_last: Real, first: int, last: int, dW: Real) -> None:
     """Write rows first, ..., last - 1 of ``(x_last' p_last - x' p) / n``; each is summed in the order of the batch."""
-    n, g = len(x), stack(p, 2, PANEL)
+    n, g = len(x), stack(p)
     index, index_last = np.empty(n + 1, np.int32), np.empty(n + 1, np.int32)
     for d in range(first, last):
         count = count_last = 0
@@ -132,7 +132,7 @@ def add_change(z: Real, beta: float, before: float, log_p: Floats) -> None:
     """Add ``sum_j softplus(beta z_j) - softplus(before z_j)`` of each row; units that fill up have z = 0."""
     real = z.dtype.type
     share, share_before = real(beta), real(before)
-    total = stack(z, 1, PANEL)[0]
+    total = stack(z)[0]
     for r in range(len(log_p)):
         total[:] = 0
         for p in range(len(z)):

@@ -1,85 +1,66 @@
-"""The inner parts of the Numba kernels: how they are compiled, what they do to rows of 64 numbers, the tile.
+"""The inner loops of the Numba kernels, on rows of 64 numbers, and how they are compiled. Not here: layers and batches.
 
-A row is a row of a panel of weights, or the units of one panel of an activation buffer for one row of the batch; either way
-64 numbers in a run. Speed rests on three habits. Inner loops run over such a row, contiguous and of constant length, so LLVM
-turns them into SIMD. Sums stand in a block on the stack, which LLVM knows to overlap nothing and keeps in registers. Each
-pass over such a block takes two rows, as many as hide the loads of the weights.
-
-Not here: the kernels (``jit_layers.py``, ``jit.py``, ``jit_shared.py``) and the order in which they go through layers,
-panels and rows.
-
-Importing this file compiles nothing. With ``NUMBA_DISABLE_JIT=1`` all of it runs as plain Python.
+A row is a row of a panel of weights, or the units of one panel of an activation buffer for one row of the batch. Inner loops
+run over such a row, contiguous and of constant length, so LLVM turns them into SIMD. Sums stand in ``stack``, which LLVM knows
+to overlap nothing and keeps in registers; two rows at a time hide the loads of the weights.
 """
 
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import numba
 import numpy as np
 from llvmlite import ir
-from numba import config, extending, njit, types
-from numba.core import cgutils
-from numba.np import arrayobj
+from numba import njit, types
+from numba.extending import intrinsic, overload
 from numpy.typing import NDArray
 
-from made_fast.kernels import layout
+from made_fast.kernels import optimizers
 from made_fast.kernels.layout import ACTIVATIONS, BIAS, DIRECT, PANEL, PANELS, UNITS
-from made_fast.kernels.optimizers import GRADIENT
+from made_fast.kernels.records import Net, Update
 
 __all__ = [
-    "IDENTITY",
-    "SIGMOID",
-    "Bits",
-    "Float64",
-    "Int32",
-    "Int64",
-    "Net",
-    "Real",
-    "Rule",
-    "activate",
-    "add_product",
-    "add_products",
-    "add_rows",
-    "copy",
-    "derive",
-    "exp",
-    "flat",
-    "for_bias",
-    "inline",
-    "kernel",
-    "live_only",
-    "log1p",
-    "n_chain",
-    "n_panels",
-    "panel",
-    "prepare",
-    "stack",
-    "update",
-]
+    "PANEL", "SIGMOID", "SOFTPLUS", "Bits", "Float64", "Int32", "Int64", "Real", "Rule", "activate", "add", "add_product",
+    "add_rows", "clip", "copy", "derive", "exp", "inline", "kernel", "log1p", "n_chain", "panel", "rules",
+    "stack", "times_bits", "update",
+]  # fmt: skip
 
 Real = NDArray[Any]  # float32 or float64, the same in one call
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
 Int32 = NDArray[np.int32]
 Bits = NDArray[np.uint64]
-Net = tuple[Real, Int64, Int32, Int64]  # theta, layers, n_live, panel_start
-Rule = tuple[Any, ...]  # what ``prepare`` returns
+Rule = tuple[Any, ...]  # what ``rules`` returns two of
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-IDENTITY, RELU, SOFTPLUS, TANH, SIGMOID, SOFTSIGN = range(len(ACTIVATIONS))
+# Not of type int: for every constant of that type, Numba compiles a kernel anew.
+IDENTITY, RELU, SOFTPLUS, TANH, SIGMOID, SOFTSIGN = np.arange(len(ACTIVATIONS))
+
+# ---------------------------------------------------------------------------------------------------------------------------
+# Compilation
+# ---------------------------------------------------------------------------------------------------------------------------
 
 # "contract" lets a * b + c be one instruction. Nothing here may be reassociated, or sums would depend on how they are cut.
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
 
 
+_FILES = [*Path(__file__).parent.glob("*.py"), *Path(__file__).parents[1].glob("*.py")]
+_VERSION = zlib.crc32(b"".join(path.read_bytes() for path in sorted(_FILES)))
+
+
 def kernel(function: Function, **options: Any) -> Function:
     """Compile on the first call; keep the machine code in Numba's cache if there is a place to write one.
 
-    Numba drops what it kept when the kernel's own file changes, not when a file does that it imports: after an edit here, in
-    ``layout.py`` or ``optimizers.py``, touch the files of the kernels too; after one in ``jit_layers.py``, the other two.
+    Numba drops what it kept when the kernel's own file changes, but not when another does from which it took a function or a
+    constant. It names what it keeps after the qualified name of the kernel; so the version of all files goes in there.
     """
+    function.__qualname__ += f"_{_VERSION}"
     try:
         return cast(Function, njit(cache=True, **_OPTIONS | options)(function))
     except RuntimeError:  # "cannot cache function: no locator available": read-only files and no home
@@ -91,42 +72,32 @@ def inline(function: Function) -> Function:
     return cast(Function, njit(forceinline=True, **_OPTIONS)(function))
 
 
-def _rounded(function: Function) -> Function:
-    """Compile as ``kernel``, but round every product: for sums of two products, either of which could be contracted.
-
-    Which one is would be up to the code around, so that bits would change with the caller and with what the cache holds.
-    """
-    return kernel(function, fastmath=False)
-
-
-def _stack_code(typing_context: Any, like: Any, n_rows: Any, n_columns: Any) -> Any:
-    """Make the code of ``stack``: room in the frame of the function that calls it, seen as an array without an owner."""
-    array_type = types.Array(like.dtype, 2, "C")
-    rows, columns = n_rows.literal_value, n_columns.literal_value
-    build: Any = cgutils  # neither has types
-    arrays: Any = arrayobj
+def _frame_code(typing_context: Any, like: Any) -> Any:
+    """Make the code of ``_frame``, a pointer to room for ``stack`` in the frame of the function that calls it."""
 
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        item = context.get_data_type(like.dtype)
-        size = context.get_abi_sizeof(item)
-        room = build.alloca_once(builder, item, size=ir.Constant(ir.IntType(64), rows * columns))
-        shape = [ir.Constant(ir.IntType(64), n) for n in (rows, columns)]
-        strides = [ir.Constant(ir.IntType(64), n) for n in (columns * size, size)]
-        array = arrays.make_array(array_type)(context, builder)
-        arrays.populate_array(array, room, shape, strides, strides[1], meminfo=None)
-        return array._getvalue()
+        with builder.goto_entry_block():
+            return builder.alloca(context.get_value_type(like.dtype), size=ir.Constant(ir.IntType(64), 2 * PANEL))
 
-    return array_type(like, n_rows, n_columns), code
+    return cast(Any, types).CPointer(like.dtype)(like), code
 
 
-def _stack_python(like: Real, n_rows: int, n_columns: int) -> Real:
-    """Return an uninitialised (n_rows, n_columns) array of the dtype of ``like``."""
-    return np.empty((n_rows, n_columns), like.dtype)
+_frame: Any = intrinsic(_frame_code)
+_as_array: Any = cast(Any, numba).carray
 
 
-stack: Any = _stack_python
-if not cast(Any, config).DISABLE_JIT:
-    stack = extending.intrinsic(prefer_literal=True)(_stack_code)
+def stack(like: Real) -> Real:
+    """Return uninitialised room for two rows of the dtype of ``like``; compiled code takes it from the stack."""
+    return np.empty((2, PANEL), like.dtype)
+
+
+@overload(stack, inline="always")
+def _compiled_stack(like: Any) -> Any:
+    def code(like: Any) -> Any:
+        return _as_array(_frame(like), (2, PANEL))
+
+    return code
+
 
 # ---------------------------------------------------------------------------------------------------------------------------
 # exp, log, activations; ``real`` is the type of the numbers: a Python constant would turn float32 into float64
@@ -189,7 +160,7 @@ def log1p(real: Any, y: Any) -> Any:
 
 
 @kernel
-def activate(z: Real, code: int) -> None:
+def activate(z: Real, code: Any) -> None:
     """Do ``z = g(z)`` on a vector. A NaN stays one."""
     real = z.dtype.type
     zero, one = real(0.0), real(1.0)
@@ -214,7 +185,7 @@ def activate(z: Real, code: int) -> None:
 
 
 @kernel
-def derive(dz: Real, h: Real, share: float, code: int) -> None:
+def derive(dz: Real, h: Real, share: float, code: Any) -> None:
     """Do ``dz *= g'(z)`` on a vector, g' as a function of ``share h = g(z)``."""
     real = dz.dtype.type
     zero, one, share_ = real(0.0), real(1.0), real(share)
@@ -239,13 +210,11 @@ def derive(dz: Real, h: Real, share: float, code: int) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------------------------
-# Panels and the tile
+# Panels and sums
 # ---------------------------------------------------------------------------------------------------------------------------
 
-n_panels = inline(layout.n_panels)
 
-
-@inline
+@kernel
 def n_chain(layers: Int64) -> int:
     """Do ``layout.n_chain`` without an array of its own."""
     n = 0
@@ -254,13 +223,12 @@ def n_chain(layers: Int64) -> int:
     return n
 
 
-@inline
+@kernel
 def panel(net: Net, l: int, p: int) -> tuple[Real, Int32, Any]:
     """Return panel p of layer l: its weights (depth, 64), its live counts (64,), and where its bias starts in theta."""
-    theta, layers, n_live, panel_start = net
-    live = n_live[layers[l, UNITS] + p * PANEL :][:PANEL]
-    start, depth = panel_start[layers[l, PANELS] + p], np.int64(live[PANEL - 1])
-    return theta[start : start + depth * PANEL].reshape(depth, PANEL), live, layers[l, BIAS] + p * PANEL
+    live = net.n_live[net.layers[l, UNITS] + p * PANEL :][:PANEL]
+    start, depth = net.panel_start[net.layers[l, PANELS] + p], np.int64(live[PANEL - 1])
+    return net.theta[start : start + depth * PANEL].reshape(depth, PANEL), live, net.layers[l, BIAS] + p * PANEL
 
 
 @inline
@@ -271,42 +239,51 @@ def copy(source: Real, target: Real) -> None:
 
 
 @inline
-def flat(rows: Real) -> Real:
-    """Return (m, 64) numbers as the one run that they are."""
-    return rows.reshape(rows.size)
+def add(source: Real, target: Real) -> None:
+    """Add a vector to another."""
+    for u in range(len(target)):
+        target[u] += source[u]
 
 
-@inline
-def add_products(z0: Real, z1: Real, x0: Real, x1: Real, w: Real, n: Any) -> None:
-    """Add ``sum_{k < n} x[k] w[k]`` to the row z, for two (z, x); k ascending, one chain of multiply-adds a sum."""
-    a = stack(z0, 2, PANEL)
-    a0, a1 = a[0], a[1]
-    for u in range(PANEL):
-        a0[u] = z0[u]
-        a1[u] = z1[u]
-    for k in range(np.uint64(n)):
-        p, q = x0[k], x1[k]
-        for u in range(PANEL):
-            a0[u] += p * w[k, u]
-            a1[u] += q * w[k, u]
-    for u in range(PANEL):
-        z0[u] = a0[u]
-        z1[u] = a1[u]
+@kernel
+def times_bits(rows: Real, bits: Bits, zero: float, one: float) -> None:
+    """Multiply a buffer (panels, m, 64) by ``one`` where a bit of (m, panels) words is 1, by ``zero`` where it is 0."""
+    real = rows.dtype.type
+    base, step = real(zero), real(one - zero)
+    for p in range(len(rows)):
+        for i in range(len(bits)):
+            row, ones = rows[p, i], bits[i, p]
+            for u in range(PANEL):
+                row[u] *= base + step * real(np.int32((ones >> np.uint64(u)) & np.uint64(1)))
 
 
 @kernel
 def add_product(z: Real, x: Real, w: Real, n: Any) -> None:
-    """Do ``z += x w`` on rows z (m, 64) by the first n columns of x (m, >= n) and rows of w (>= n, 64)."""
-    m = len(z)
-    for i in range(0, m, 2):
-        i1 = min(i + 1, m - 1)  # a last single row is worked on twice
-        add_products(z[i], z[i1], x[i], x[i1], w, n)
+    """Do ``z += x w`` on rows z (m, 64) by the first n columns of x (m, >= n) and rows of w (>= n, 64).
+
+    Every sum is one chain of multiply-adds, in the order of w.
+    """
+    a = stack(z)
+    for i0 in range(0, len(z), 2):
+        i1 = min(i0 + 1, len(z) - 1)  # a last single row is worked on twice
+        z0, z1, x0, x1 = z[i0], z[i1], x[i0], x[i1]
+        for u in range(PANEL):
+            a[0, u] = z0[u]
+            a[1, u] = z1[u]
+        for k in range(np.uint64(n)):
+            p, q = x0[k], x1[k]
+            for u in range(PANEL):
+                a[0, u] += p * w[k, u]
+                a[1, u] += q * w[k, u]
+        for u in range(PANEL):
+            z0[u] = a[0, u]
+            z1[u] = a[1, u]
 
 
 @kernel
 def add_rows(z: Real, w: Real, index: Int32, n: Any) -> None:
     """Add ``sum_{i < n} w[index[i]]`` to the row z; i ascending."""
-    a = stack(z, 1, PANEL)
+    a = stack(z)
     for u in range(PANEL):
         a[0, u] = z[u]
     for i in range(np.uint64(n)):
@@ -317,32 +294,36 @@ def add_rows(z: Real, w: Real, index: Int32, n: Any) -> None:
         z[u] = a[0, u]
 
 
+@partial(kernel, fastmath={"contract", "reassoc"})
+def clip(gradient: Real, longest: float) -> None:
+    """Scale a gradient down to the norm ``longest``, if it is longer; 0 is no limit."""
+    squares = 0.0
+    for u in range(len(gradient)):
+        squares += np.float64(gradient[u]) * np.float64(gradient[u])
+    if 0 < longest < np.sqrt(squares):
+        scale = gradient.dtype.type(longest / np.sqrt(squares))
+        for u in range(len(gradient)):
+            gradient[u] *= scale
+
+
 # ---------------------------------------------------------------------------------------------------------------------------
-# The optimisers, on a run of weights
+# The optimisers
 # ---------------------------------------------------------------------------------------------------------------------------
 
 
-@inline
-def prepare(theta: Real, optimizer: int, step: int, hyper: Float64) -> Rule:
-    """Return what a step of the rule needs, worked out in double.
-
-    That is lr, a, b, eps, 1 - a, 1 - b, Adam's two corrections, and what decay leaves of a weight.
-    """
-    real = theta.dtype.type
-    lr, a, b, t = hyper[0], hyper[1], hyper[2], float(step + 1)
+@kernel
+def rules(update: Update, step: int) -> tuple[Rule, Rule]:
+    """Return what the update of weights and that of biases need at step ``step`` of a call, worked out in double."""
+    real, c, t = update.state.dtype.type, update.constants, float(update.step + step + 1)
+    lr, a, b = c[optimizers.LR], c[optimizers.RULE_A], c[optimizers.RULE_B]
     correct_a, correct_b = 0.0, 0.0
-    if optimizer <= 2:
-        lr = lr / (1 + a * step)
-    elif optimizer == 6:
+    if update.optimizer in (optimizers.SGD, optimizers.MOMENTUM):
+        lr = lr / (1 + a * (t - 1))
+    elif update.optimizer == optimizers.ADAM:
         correct_a, correct_b = lr / (1 - a**t), 1 / (1 - b**t)
-    left = real(1 - lr * hyper[4])
-    return real(lr), real(a), real(b), real(hyper[3]), real(1 - a), real(1 - b), real(correct_a), real(correct_b), left
-
-
-@inline
-def for_bias(theta: Real, rule: Rule) -> Rule:
-    """Return the rule without decay."""
-    return (*rule[:-1], theta.dtype.type(1.0))
+    first = (update.optimizer, real(lr), real(a), real(b), real(c[optimizers.EPS]))
+    more = (real(1 - a), real(1 - b), real(correct_a), real(correct_b))
+    return (*first, *more, real(1 - lr * c[optimizers.DECAY])), (*first, *more, real(1.0))
 
 
 @inline
@@ -354,57 +335,48 @@ def _flush(s: Real) -> None:
         s[u] = s[u] if abs(s[u]) >= tiny else real(0.0)
 
 
-@_rounded
-def update(theta: Real, at: int, g: Real, optimizer: int, rule: Rule, state: Real) -> None:
-    """Update the weights from ``theta[at]`` on by their gradient g. The rules are written out in ``optimizers.py``."""
-    lr, a, b, eps, one_a, one_b, correct_a, correct_b, left = rule
-    n = len(g)
-    w = theta[at : at + n]
-    if optimizer == GRADIENT:
-        copy(g, state[0, at : at + n])
-    elif optimizer == 1:
-        for u in range(n):
+# Every product is rounded: of two in a sum either could be contracted, and which one is would depend on the code around it.
+@partial(kernel, fastmath=False)
+def update(values: Real, at: int, g: Real, rule: Rule, state: Real) -> None:
+    """Update the parameters from ``values[at]`` on by their gradient g. The rules are written out in ``optimizers.py``."""
+    optimizer, lr, a, b, eps, one_a, one_b, correct_a, correct_b, left = rule
+    end, w = at + len(g), values[at : at + len(g)]
+    if optimizer == optimizers.GRADIENT:
+        copy(g, state[0, at:end])
+    elif optimizer == optimizers.SGD:
+        for u in range(len(g)):
             w[u] = left * w[u] - lr * g[u]
-    elif optimizer == 2:
-        s = state[0, at : at + n]
-        for u in range(n):
+    elif optimizer == optimizers.MOMENTUM:
+        s = state[0, at:end]
+        for u in range(len(g)):
             s[u] = b * s[u] - lr * g[u]
             w[u] = left * w[u] + s[u]
         _flush(s)
-    elif optimizer == 3:
-        s = state[0, at : at + n]
-        for u in range(n):
+    elif optimizer == optimizers.ADAGRAD:
+        s = state[0, at:end]
+        for u in range(len(g)):
             s[u] += g[u] * g[u]
             w[u] = left * w[u] - lr * g[u] / np.sqrt(s[u] + eps)
-    elif optimizer == 4:
-        s, r = state[0, at : at + n], state[1, at : at + n]
-        for u in range(n):
+    elif optimizer == optimizers.ADADELTA:
+        s, r = state[0, at:end], state[1, at:end]
+        for u in range(len(g)):
             s[u] = a * s[u] + one_a * g[u] * g[u]
             d = np.sqrt(r[u] + eps) / np.sqrt(s[u] + eps) * g[u]
             r[u] = a * r[u] + one_a * d * d
             w[u] = left * w[u] - lr * d
         _flush(s)
         _flush(r)
-    elif optimizer == 5:
-        s = state[0, at : at + n]
-        for u in range(n):
+    elif optimizer == optimizers.RMSPROP:
+        s = state[0, at:end]
+        for u in range(len(g)):
             s[u] = a * s[u] + one_a * g[u] * g[u]
             w[u] = left * w[u] - lr * g[u] / (np.sqrt(s[u]) + eps)
         _flush(s)
-    elif optimizer == 6:
-        s, r = state[0, at : at + n], state[1, at : at + n]
-        for u in range(n):
+    elif optimizer == optimizers.ADAM:
+        s, r = state[0, at:end], state[1, at:end]
+        for u in range(len(g)):
             s[u] = a * s[u] + one_a * g[u]
             r[u] = b * r[u] + one_b * g[u] * g[u]
             w[u] = left * w[u] - correct_a * s[u] / (np.sqrt(r[u] * correct_b) + eps)
         _flush(s)
         _flush(r)
-
-
-@inline
-def live_only(g: Real, live: Int32, k: int) -> None:
-    """Give the dead entries of a panel's corner the gradient 0; so they stay 0."""
-    if k >= live[0]:
-        for u in range(PANEL):
-            if k >= live[u]:
-                g[u] = 0

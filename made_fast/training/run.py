@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from made_fast.inference.density import log_p_observed
 from made_fast.kernels.layout import aligned_copy, aligned_empty, copy_into
+from made_fast.kernels.optimizers import LR
 from made_fast.tables import arguments
 from made_fast.tables.bits import pack_rows
 from made_fast.training import checkpoint, recipe
@@ -173,7 +174,7 @@ class FitRun:
         Raises FloatingPointError if a loss did not stay finite; the trainer has gone back to the parameters ``good`` then.
         """
         trainer, number, n_threads = self.state.trainer, self.state.epoch + 1, self.options["n_threads"]
-        trainer.constants[0] = self.schedule(number)
+        trainer.constants[LR] = self.schedule(number)
         begin = time.perf_counter()
         try:
             train_nll = trainer.epoch(self.rows, self.options["batch_size"], n_threads)
@@ -182,7 +183,7 @@ class FitRun:
         except FloatingPointError as error:
             trainer.go_back(good)
             raise FloatingPointError(
-                f"epoch {number}: {error}. Try a smaller learning_rate (now {trainer.constants[0]:g}), clip_norm, or "
+                f"epoch {number}: {error}. Try a smaller learning_rate (now {trainer.constants[LR]:g}), clip_norm, or "
                 "dtype='float64'. The last good parameters are kept."
             ) from None
         return EpochRecord(

@@ -18,7 +18,7 @@ from made_fast import kernels
 from made_fast.inference.model import MADEModel
 from made_fast.kernels import layout as panels
 from made_fast.kernels.layout import CALL_OFF, SYNC
-from made_fast.kernels.optimizers import Optimizer
+from made_fast.kernels.optimizers import CLIP, Optimizer
 from made_fast.kernels.records import Batches, Crew, Dropout, TrainScratch, Update
 from made_fast.network.architecture import Architecture
 from made_fast.network.masks import MaskSet
@@ -146,7 +146,7 @@ class Trainer:
         order = self.shuffle.permutation(n)
         sparse = density(rows.bits, self.architecture.n_inputs) < SPARSE_BELOW
         n_ranks, slow = self._ranks(batch_size, n_threads), self._is_slow(rows, batch_size)
-        gradient = rows.missing is not None or self.constants[5] > 0  # the clipped one, or the sum over groups of a step
+        gradient = rows.missing is not None or self.constants[CLIP] > 0  # the clipped one, or the sum over groups of a step
         scratch = self.parameters.train_scratch(batch_size, n_ranks, gradient=bool(gradient))
         losses = np.empty(-(-n // batch_size))  # summed at the end: how steps are cut into calls is a matter of time
         done = 0

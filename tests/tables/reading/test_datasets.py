@@ -183,24 +183,6 @@ def test_wrong_files(tmp_path, name):
     assert name in str(caught.value)
 
 
-def test_row_of_a_wrong_value_in_a_long_file(tmp_path):
-    X = rows(6000, 100)
-    X[5432, 67] = 2
-    with pytest.raises(ValueError, match=r"long\.npy must hold only 0 and 1, got 2 at row 5432, column 67 "):
-        datasets.load(write(tmp_path / "long.npy", X))
-    X[5432, 67] = 1
-    assert (datasets.load(tmp_path / "long.npy", threshold=0.5).train[:5000] == X[:5000]).all()
-
-
-def test_a_name_that_is_no_text_becomes_one(tmp_path):
-    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.csv"))
-    path.write_text("0,1\n1,1\n")
-    assert datasets.load(path).name == "caf\\xe9"
-    path.write_text("0,x\n")
-    with pytest.raises(ValueError, match="cannot be read"):
-        datasets.load(path)
-
-
 # Columns
 
 

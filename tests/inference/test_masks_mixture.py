@@ -74,20 +74,6 @@ def test_the_score_is_the_logarithm_of_the_mean_probability(n_masks, dtype):
     np.testing.assert_allclose(mixture.score_samples(X), expected, rtol=1e-12 if dtype == "float64" else 1e-5)
 
 
-def test_conditionals_are_those_of_the_member_asked_for():
-    mixture = random_model(9, (20, 11), n_masks=3, connectivity_weights=True, direct="all", activation="softsign")
-    X = all_inputs(9)[::7]
-    found = [mixture.conditional_proba(X, mask=k) for k in range(3)]
-    for k, P in enumerate(found):
-        net = mixture.to_dense(k)
-        assert (mixture.conditional_proba(X, mask=mixture.masks[k]) == P).all()
-        np.testing.assert_allclose(np.log(np.where(X == 1, P, 1 - P)).sum(axis=1), dense_log_p(net, X, "softsign"), rtol=1e-11)
-        first = int(np.argmin(net["ordering"]))
-        assert len(np.unique(P[:, first])) == 1  # nothing comes before it
-        assert len(np.unique(P[:, int(np.argmax(net["ordering"]))])) > 10
-    assert not np.allclose(found[0], found[1], rtol=1e-2)
-
-
 @pytest.mark.parametrize("options", [{}, {"direct": "all", "connectivity_weights": True}], ids=str)
 def test_any_connectivity_can_be_asked_for(options):
     """A network of shared weights: those of a connectivity that was never trained are the shared ones under its masks."""

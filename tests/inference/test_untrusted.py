@@ -1,8 +1,10 @@
-"""Untrusted files: a broken file is refused by name, in a short text, before memory is allocated for what it announces."""
+"""Untrusted files: a broken file is refused by name, in a short text, before memory is allocated for what it announces.
+
+Mutated headers and tensors behind right checksums: ``tests/robustness/fuzz.py``.
+"""
 
 import contextlib
 import hashlib
-import itertools
 import os
 import pickle
 
@@ -165,40 +167,6 @@ def test_wrong_metadata_are_refused(small, make, changes, match):
 def test_tensors_that_do_not_fit_are_refused(small, tensors, match, mmap):
     header = {"__metadata__": split(small.read_bytes())[0]["__metadata__"], **tensors}
     refuse(small, forge(header, b"\0" * 128), match, mmap)
-
-
-def places_of(value, path=()):
-    """Yield the path of every value inside a JSON value."""
-    yield path
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, inner in items:
-        yield from places_of(inner, (*path, key))
-
-
-def nested(depth, width):
-    return [nested(depth - 1, width) if depth else "x" * 100] * width
-
-
-ODD = [None, True, -1, 0, 3, 2**62, 1.5, "x", "\0", [], [[]], {}, {"a": {}}]
-LONG = [nested(2, 6), {"x" * 99 * i: nested(1, 6) for i in range(9)}, ["x" * 999] * 9]
-
-
-@pytest.mark.parametrize("values", [ODD, *([value] for value in LONG)])
-def test_every_part_of_the_header_replaced_is_refused_in_a_short_text(small, values):
-    raw = small.read_bytes()
-    header, data = split(raw)
-    for path, value in itertools.product(places_of(header), values):
-        forged, _ = split(raw)
-        inner = forged
-        for key in path[:-1]:
-            inner = inner[key]
-        if path:
-            inner[path[-1]] = value
-        else:
-            forged = value
-        if resealed(forged, data) != raw:
-            refuse(small, resealed(forged, data))
-    refuse(small, seal(compact([*values])))
 
 
 MANY = 8 << 20

@@ -118,8 +118,6 @@ REFUSED = [
         (1.0, TypeError, ".*got 1.0 of type float"), ("seed", TypeError, ".*got 'seed' of type str")]),
     (arguments.hidden_sizes, "hidden_sizes", [
         (500, TypeError, r"a sequence of ints, got 500\. Write one hidden layer as \(500,\)"),
-        (np.int64(500), TypeError, r".*\(500,\)"),
-        ("500", TypeError, ".*got '500' of type str"),
         (None, TypeError, ".*got None of type NoneType"),
         (np.array(5), TypeError, r"a sequence of ints, got array\(5\)"),
         ((1,) * layout.MAX_LAYERS, ValueError, f".*at most {layout.MAX_LAYERS - 1} layers, got {layout.MAX_LAYERS}"),
@@ -132,12 +130,10 @@ REFUSED = [
     (lambda value: arguments.ordering(value, 3), "ordering", [
         ("reverse", ValueError, r"'natural', 'random' or the places 1\.\.3 of the features, each once, got 'reverse'"),
         ([0, 2, 1], ValueError, r".*got places 0\.\.2\. Places count from 1: add 1 to each"),
-        ([1, 2], ValueError, ".*got 2 places for 3 features"),
         ([3, 1, 3], ValueError, ".*got place 3 2 times and place 2 not at all"),
         ([1, 2, 4], ValueError, ".*got place 4 for feature 2"),
         ([-1, 2, 3], ValueError, ".*got place -1 for feature 0"),
         ([1.0, 2.0, 3.0], TypeError, ".*got 1.0 of type float for feature 0"),
-        ([True, 2, 3], TypeError, ".*got True of type bool"),
         (np.eye(3, dtype=int), TypeError, ".*of type ndarray for feature 0"),
         (None, TypeError, ".*got None of type NoneType"),
         (itertools.count(1), ValueError, ".*got more than 3 places for 3 features"),
@@ -146,9 +142,7 @@ REFUSED = [
     (lambda value: arguments.sample_weight(value, 3), "sample_weight", [
         ([1, 2], ValueError, r"have shape \(3,\), one number a row, got \(2,\)"),
         (np.ones((3, 1)), ValueError, r"have shape \(3,\), .* got \(3, 1\)"),
-        ([], ValueError, r"have shape \(3,\), .* got \(0,\)"),
         ([1, np.nan, 2], ValueError, "be finite"), ([1, -np.inf, 2], ValueError, "be finite"),
-        (np.full(3, np.longdouble("1e4000")), ValueError, "be finite"),
         (["1", "2", "3"], TypeError, "hold numbers, got dtype <U1"),
         ([1, None, 2], TypeError, "hold numbers, got dtype object"),
         (np.ones(3, complex), TypeError, "hold numbers, got dtype complex128")]),

@@ -1,4 +1,4 @@
-"""Files in, 0/1 matrices out; and one clear error for each way in which a file can be wrong."""
+"""Data files become 0/1 matrices, or one clear error. Damaged files of all kinds: ``tests/robustness/test_data_files.py``."""
 
 from __future__ import annotations
 
@@ -9,10 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import scipy.sparse as sp
 from helpers import dense, raising, rows
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from made_fast.tables.reading import datasets
 
@@ -246,38 +243,6 @@ def test_unreadable_file(tmp_path):
     path.chmod(0)
     with pytest.raises(ValueError, match=r"secret\.csv cannot be read: .*Permission denied"):
         datasets.load(path)
-
-
-@pytest.fixture(scope="module")
-def whole_files(tmp_path_factory):
-    folder, X = tmp_path_factory.mktemp("whole"), rows(40, 20)
-    X[0, -1] = 1
-    files = [write(folder / f"whole{suffix}", X) for suffix in (".npy", ".npz", ".csv", ".amat", ".svm", ".parquet")]
-    sp.save_npz(folder / "sparse.npz", sp.coo_array(X))
-    np.savez(folder / "packed.npz", train=np.packbits(X, axis=1), n_features=20)
-    (folder / "zipped.csv.gz").write_bytes(gzip.compress(files[2].read_bytes()))
-    return [*files, folder / "packed.npz", folder / "sparse.npz", folder / "zipped.csv.gz"]
-
-
-@given(st.data())
-@settings(max_examples=200, deadline=None)
-def test_a_damaged_file_is_read_or_refused_and_nothing_else(whole_files, data):
-    """Cut it anywhere, or put any bytes anywhere: a ValueError that names the file, or 0/1 rows."""
-    path = data.draw(st.sampled_from(whole_files))
-    content = bytearray(path.read_bytes())
-    at = data.draw(st.integers(0, len(content) - 1))
-    if data.draw(st.booleans()):
-        del content[at:]
-    else:
-        content[at : at + 4] = data.draw(st.binary(min_size=1, max_size=4))
-    damaged = path.with_name(f"damaged{''.join(path.suffixes)}")
-    damaged.write_bytes(content)
-    refusal = ""
-    try:
-        found = datasets.load(damaged)
-    except ValueError as error:
-        refusal = str(error)
-    assert "damaged" in refusal if refusal else np.isin(dense(found.train), (0, 1)).all()
 
 
 class TimeIsUpError(Exception):

@@ -133,17 +133,18 @@ class Slow(os.PathLike):
 
 @pytest.mark.parametrize("limit", [TimeLimitError("time is up"), TimeoutError("time is up"), MemoryError("time is up")])
 def test_what_a_host_raises_comes_through_every_door(limit):
-    model, slow, made = random_model(4, (3,)), Slow(limit), MADE((4,), max_epochs=1)
+    model, slow, made, cells = random_model(4, (3,)), Slow(limit), MADE((4,), max_epochs=1), np.zeros((1, 4), object)
+    cells[0, 0] = slow
     doors = [
         lambda: load(slow),
         lambda: model.score_samples(slow),
-        lambda: model.score_samples(np.array([[slow, 0, 0, 0]], object)),
+        lambda: model.score_samples(cells),
         lambda: model.impute(slow),
         lambda: made.fit(slow),
         lambda: made.fit(X, X_val=slow),
         lambda: made.fit(X, sample_weight=slow),
         lambda: made.fit(X, sample_weight=[slow] * 40),
-        lambda: made.fit(np.array([[slow]], object)),
+        lambda: made.fit(cells),
         lambda: MADE(slow).fit(X),
         lambda: MADE(ordering=slow).fit(X),
         lambda: MADE(batch_size=slow).fit(X),

@@ -1,4 +1,4 @@
-"""What several test files need: random models, quick fits, rows, digests, fresh processes, a dense network, tests of draws."""
+"""Helpers of several test files: random models, quick fits, rows, digests, fresh processes, a dense network, tests of draws."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def all_inputs(n_inputs: int) -> NDArray[np.uint8]:
 
 
 def unpack_rows(bits: NDArray[np.uint64], order: NDArray[np.intp]) -> NDArray[np.uint8]:
-    """Return packed rows as (n, D) in the order of the features: what ``data.pack_rows`` does, undone."""
+    """Unpack rows that ``pack_rows`` has packed: return (n, D) in the order of the features."""
     out = np.empty((len(bits), len(order)), np.uint8)
     out[:, order] = np.unpackbits(bits.astype("<u8").view(np.uint8), axis=1, count=len(order), bitorder="little")
     return out
@@ -83,7 +83,7 @@ def rows(n: int, D: int, seed: int = 0) -> NDArray[np.uint8]:
 
 
 def with_missing(n: int, D: int, share: float, n_patterns: int, seed: int = 0) -> NDArray[np.float32]:
-    """Return rows of which a share of the entries are NaN, in so many patterns."""
+    """Return rows with a share of the entries NaN, in ``n_patterns`` patterns."""
     X = rows(n, D, seed).astype(np.float32)
     patterns = np.random.default_rng(seed + 1).random((n_patterns, D)) < share
     X[patterns[np.arange(n) % n_patterns]] = np.nan
@@ -98,7 +98,7 @@ def small(**params: Any) -> Any:
 
 
 def digest(*things: Any) -> str:
-    """Return a digest of the types, shapes and bits of arrays, alone or within others, and of whatever else has a repr."""
+    """Return a digest of values: types, shapes and bits of arrays, also inside lists and dicts, and the repr of other values."""
     sha = hashlib.sha256()
 
     def add(thing: Any) -> None:
@@ -140,7 +140,7 @@ def peak(call: Callable[[], Any]) -> int:
 
 
 def raising(error: BaseException | type[BaseException]) -> Callable[..., NoReturn]:
-    """Return a function that raises an error, whatever it gets."""
+    """Return a function that takes any arguments and raises an error."""
 
     def call(*_: Any, **__: Any) -> NoReturn:
         raise error
@@ -154,12 +154,12 @@ def put(content: bytes) -> Callable[[BinaryIO], Any]:
 
 
 def descriptors() -> set[str]:
-    """Return the open descriptors, but for the one that it takes to look."""
+    """Return the open descriptors, without the one that lists them."""
     return {fd for fd in os.listdir("/proc/self/fd") if os.path.lexists(f"/proc/self/fd/{fd}")}
 
 
 def dense(X: Any) -> NDArray[Any]:
-    """Return an array of what may be a sparse matrix."""
+    """Return the array of a table, dense or sparse."""
     return np.asarray(X.toarray() if hasattr(X, "toarray") else X)
 
 

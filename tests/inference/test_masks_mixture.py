@@ -92,7 +92,7 @@ def test_any_connectivity_can_be_asked_for(options):
     for l, (W, V) in enumerate(zip(net["weights"], known["weights"], strict=True)):
         both = (W != 0) & (V != 0)
         assert both.any(), l
-        assert (W[both] == V[both]).all()  # one weight, whatever the mask
+        assert (W[both] == V[both]).all()  # the same weight under every mask
     own = mixture.to_dense(mixture.masks[2])
     for a, b in zip(own["weights"], mixture.to_dense(2)["weights"], strict=True):
         np.testing.assert_array_equal(a, b)

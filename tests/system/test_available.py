@@ -1,4 +1,4 @@
-"""How many threads there are by default: affinity, control groups, environment; whatever these hold, nothing fails."""
+"""The default number of threads: affinity, control groups, environment; odd contents of these never fail a call."""
 
 from __future__ import annotations
 

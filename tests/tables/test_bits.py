@@ -82,7 +82,7 @@ def test_density_without_bitwise_count(monkeypatch):
     assert density(bits, 70) == want
 
 
-def test_a_table_is_checked_once_whatever_is_asked_of_it(monkeypatch):
+def test_a_table_is_checked_once_for_all_chunks_and_masks(monkeypatch):
     """Neither a chunk nor a mask looks at the rows of the others again."""
     seen, S = [], sp.csr_array(rows(3 * CHUNK // 300, 300))
     monkeypatch.setattr(sparse, "canonical_csr", lambda X, name, real=sparse.canonical_csr: seen.append(X) or real(X, name))

@@ -1,4 +1,4 @@
-"""Helpers of several test files: random models, quick fits, rows, digests, fresh processes, a dense network, tests of draws."""
+"""Helpers of several test files: models, quick fits, rows, digests, fresh processes, a dense network, tests of draws."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def small(**params: Any) -> Any:
 
 
 def digest(*things: Any) -> str:
-    """Return a digest of values: types, shapes and bits of arrays, also inside lists and dicts, and the repr of other values."""
+    """Return a digest of values: types, shapes and bits of arrays, also within lists and dicts, and the repr of the others."""
     sha = hashlib.sha256()
 
     def add(thing: Any) -> None:

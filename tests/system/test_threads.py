@@ -221,6 +221,13 @@ def test_what_is_unattended_returns_when_it_is_done_and_raises_what_went_wrong()
         threads.unattended(lambda: 1 / 0)
 
 
+def test_ranks_for_which_no_worker_is_left_are_dropped(monkeypatch):
+    monkeypatch.setattr(threads, "HELPERS", len(threads._given))
+    tasks = [object(), object()]  # counted before other callers took the workers
+    threads._hand_out(tasks, False)
+    assert tasks == []
+
+
 def test_without_threads_to_be_had_items_are_done_all_the_same(monkeypatch):
     monkeypatch.setattr(threads, "_idle", [])
     monkeypatch.setattr(threading.Thread, "start", raising(RuntimeError("can't start new thread")))

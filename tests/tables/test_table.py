@@ -223,6 +223,13 @@ def test_first_wrong_value_is_named_with_its_row_and_column(X, value, binarize, 
         table.take(np.array([1, 4])).ones(binarize, missing=missing, columns=["a", "b", "c", "d", "e"])
 
 
+def test_sparse_blocks_without_entries_are_refused(X):
+    S = sp.csr_array(X).tobsr((1, 5))
+    S.data = np.ones((7, 0, 5))
+    with pytest.raises(ValueError, match="blocks of 0 x 5, which do not make up the shape"):
+        Table.of(S)
+
+
 def test_what_scipy_has_noted_of_a_sparse_matrix_is_not_trusted():
     S = sp.csr_array((np.ones(2), [0, 1], [0, 2]), shape=(1, 3))
     assert S.has_canonical_format

@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 
 from made_fast.cli import files, images, report
 from made_fast.cli.files import refusing
-from made_fast.cli.options import UsageError
+from made_fast.cli.options import STDOUT, UsageError
 from made_fast.cli.report import AnyModel
-from made_fast.cli.values import STDOUT
 from made_fast.inference.density import ApproximationWarning
 from made_fast.system.console import say
 from made_fast.tables import arguments, names

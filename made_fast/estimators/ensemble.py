@@ -25,9 +25,9 @@ from made_fast.system import threads
 from made_fast.tables import arguments
 from made_fast.tables.choices import WEIGHTS
 from made_fast.tables.table import MatrixLike, Table
-from made_fast.training import rows as given
+from made_fast.training.checkpoint import EpochRecord
 from made_fast.training.parameters import DEFAULTS, HyperParameters
-from made_fast.training.state import EpochRecord
+from made_fast.training.rows import Rows, check_weights, hold_out
 
 __all__ = ["MADEEnsemble", "em_weights"]
 
@@ -142,15 +142,15 @@ class MADEEnsemble(_KeywordParameters, FittedDensity[MixtureModel]):  # type: ig
         callback = arguments.function(callback, "callback")
         if weights == "em" and X_val is None and self.validation_fraction is None:
             raise ValueError("weights='em' needs validation rows, got none. Pass X_val to fit, or set validation_fraction.")
-        rows = given.look(X, sample_weight, self._names)
-        held = given.look_at_validation(X_val, sample_weight_val, rows)
+        rows = Rows.of(X, sample_weight, self._names)
+        held = rows.validation(X_val, sample_weight_val)
         for_splitting, *for_members = arguments.generator(self.random_state).spawn(n_members + 1)
-        given.check_observed(rows, warn=True)
+        rows.check_observed(warn=True)
         if held is None and self.validation_fraction is not None:
             seed = int(for_splitting.integers(2**63))
-            train, rest = given.hold_out(rows.table.shape[0], self.validation_fraction, seed)
+            train, rest = hold_out(rows.table.shape[0], self.validation_fraction, seed)
             rows, held = rows.take(train), rows.take(rest)
-        given.check_weights(rows.weights, held and held.weights)
+        check_weights(rows.weights, held and held.weights)
         at_once = max(1, min(n_members, joblib.effective_n_jobs(n_jobs)))
         params = {name: getattr(self, name) for name in DEFAULTS if name != "random_state"}
         params["n_threads"] = max(1, n_threads // at_once)
@@ -245,8 +245,8 @@ others: a member whose call is no longer here stops after its epoch."""
 
 def _train(
     members: Sequence[MADE],
-    rows: given.Rows,
-    held: given.Rows | None,
+    rows: Rows,
+    held: Rows | None,
     callback: Callable[[int, EpochRecord], Any] | None,
     n_jobs: int | None,
     *,

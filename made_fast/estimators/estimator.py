@@ -15,10 +15,11 @@ from made_fast.network.masks import Connectivity
 from made_fast.tables import arguments
 from made_fast.tables.table import MatrixLike
 from made_fast.training import checkpoint as checkpoint_file
-from made_fast.training import recipe, rows
+from made_fast.training import recipe
+from made_fast.training.checkpoint import EpochRecord, FitState
 from made_fast.training.parameters import HyperParameters, documented
+from made_fast.training.rows import Rows
 from made_fast.training.run import FitRun
-from made_fast.training.state import EpochRecord, FitState
 
 __all__ = ["MADE"]
 
@@ -123,8 +124,8 @@ class MADE(HyperParameters, FittedDensity[MADEModel]):
         run = FitRun(self.get_params(deep=False), checkpoint, checkpoint_every, callback)
         resumed = hasattr(self, "_fit_state") and self._fit_state.resumed
         state, train = self._look(X, sample_weight, run.params, resumed)
-        held = rows.look_at_validation(X_val, sample_weight_val, train)
-        rows.check_observed(train, warn=self._warns and not resumed)
+        held = train.validation(X_val, sample_weight_val)
+        train.check_observed(warn=self._warns and not resumed)
         run.take(state, train, held, self.validation_fraction)
         del train, held  # a frame that was converted would stay as long as the fit takes
         self._begin(X, state)
@@ -149,8 +150,8 @@ class MADE(HyperParameters, FittedDensity[MADEModel]):
         """
         run = FitRun(self.get_params(deep=False))
         state, train = self._look(X, sample_weight, run.params, hasattr(self, "_fit_state"))
-        rows.check_observed(train, warn=False)
-        packed = rows.pack(train, state.trainer.parameters, self.binarize)
+        train.check_observed(warn=False)
+        packed = train.pack(state.trainer.parameters, self.binarize)
         self._begin(X, state)
         run.once_more(state, packed)
         self._show()
@@ -159,6 +160,11 @@ class MADE(HyperParameters, FittedDensity[MADEModel]):
     def member_for(self, observed: Any, *, draw: int = 0) -> Connectivity:
         """Return the connectivity that answers when these inputs are observed; see ``MADEModel.member_for``."""
         return self._fitted().member_for(observed, draw=draw)
+
+    @property
+    def best_epoch_(self) -> int:
+        """The epoch of the best parameters so far, also while ``fit`` runs; 0 before the first."""
+        return self._fit_state.best_epoch
 
     @classmethod
     def resume(cls, path: str | os.PathLike[str]) -> MADE:
@@ -181,16 +187,16 @@ class MADE(HyperParameters, FittedDensity[MADEModel]):
             raise file_error(path, "what it says of the estimator must be whole", str(error)) from error
         return made
 
-    def _look(self, X: MatrixLike, sample_weight: Any, params: recipe.Params, going_on: bool) -> tuple[FitState, rows.Rows]:
+    def _look(self, X: MatrixLike, sample_weight: Any, params: recipe.Params, going_on: bool) -> tuple[FitState, Rows]:
         """Check X and every parameter; return the state, a fresh one unless the fit goes on, and X as it was checked."""
         if going_on:
             state = self._fit_state
             recipe.check_unchanged(state.params, params)
-            train = rows.look(X, sample_weight, self._names, state.trainer.architecture.n_inputs)
+            train = Rows.of(X, sample_weight, self._names, state.trainer.architecture.n_inputs)
             check_columns(self, X)
             return state, train
         arguments.threshold(self.binarize)
-        train = rows.look(X, sample_weight, self._names)
+        train = Rows.of(X, sample_weight, self._names)
         trainer, split_seed = recipe.start(params, train.table.shape[1], train.missing is not None)
         return FitState(trainer, recipe.plain(params), train.names, split_seed), train
 
@@ -199,10 +205,9 @@ class MADE(HyperParameters, FittedDensity[MADEModel]):
         if state is getattr(self, "_fit_state", None):
             return
         learn_columns(self, X, self._names)
-        self._fit_state, self.history_, self.best_epoch_ = state, state.history, 0
+        self._fit_state, self.history_ = state, state.history
 
     def _show(self) -> None:
         """Make ``model_`` of the best parameters so far. It holds them, not a copy: they change no more when a fit goes on."""
         self._fit_state.take_in()  # Ctrl-C may have come amid it
-        self.best_epoch_ = self._fit_state.best_epoch
         self.model_ = self._fit_state.model(self.get_params(deep=False))

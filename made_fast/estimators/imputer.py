@@ -22,7 +22,7 @@ from made_fast.tables.bits import pack_rows, unpack_rows
 from made_fast.tables.choices import METHODS
 from made_fast.tables.names import check_different
 from made_fast.tables.table import MatrixLike, Table
-from made_fast.training import rows as given
+from made_fast.training.rows import not_observed
 
 __all__ = ["MADEImputer"]
 
@@ -126,7 +126,7 @@ class MADEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # typ
             options["X_val"] = X_val
         if 0 < len(empty) < D:  # the estimator refuses a table of which nothing is observed
             what = "fills them with 0 (keep_empty_features=False leaves them out)" if keep else "leaves them out"
-            warnings.warn(f"{given.not_observed(empty, names)}: transform {what}.", UserWarning, stacklevel=2)
+            warnings.warn(f"{not_observed(empty, names)}: transform {what}.", UserWarning, stacklevel=2)
             seen = _without(table, empty, made.binarize)
             if X_val is not None:
                 options["X_val"] = _without(Table.of(X_val, D, name="X_val", feature_names=names), empty, made.binarize)

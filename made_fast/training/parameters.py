@@ -31,7 +31,7 @@ class Option(NamedTuple):
     metavar: str = "NAME"
     help: str = ""  # by default the first sentence of the meaning
     unset: str = ""  # what it means to leave the option out, where the parameter then is None and not its default
-    read: str = ""  # the function of cli/values.py that reads the text; by default the one called like the check
+    read: str = ""  # the name in cli/options.py of the reader of its text; by default that of the check
 
 
 class About(NamedTuple):

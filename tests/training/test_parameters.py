@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import math
 import pickle
 
 import pytest
 
 from made_fast import MADE, MADEEnsemble
-from made_fast.cli import values
+from made_fast.cli.options import READERS
 from made_fast.tables import arguments
 from made_fast.training import recipe
 from made_fast.training.parameters import DEFAULTS, FIXED, PARAMETERS
@@ -41,7 +42,7 @@ def test_checks_and_readers_are_there():
     for about in PARAMETERS.values():
         assert callable(getattr(arguments, about.check))
         if about.option and not about.choices and about.check != "boolean":
-            assert callable(getattr(values, about.option.read or about.check))
+            assert callable(READERS[about.option.read or about.check])
 
 
 def test_checked_values_and_what_a_file_notes():
@@ -55,3 +56,16 @@ def test_checked_values_and_what_a_file_notes():
         "batch_size", "learning_rate", "learning_rate_schedule", "max_epochs", "n_threads", "n_val_masks", "patience",
         "validation_fraction", "verbose",
     }  # fmt: skip
+
+
+class Halved:
+    def __call__(self, epoch):
+        return 0.5**epoch
+
+
+@pytest.mark.parametrize(
+    ("schedule", "name"),
+    [(math.sqrt, "math.sqrt"), (Halved(), f"{__name__}.Halved"), (Halved.__call__, f"{__name__}.Halved.__call__")],
+)
+def test_the_notes_name_a_function_without_its_address(schedule, name):
+    assert recipe.notes({**DEFAULTS, "learning_rate_schedule": schedule})["learning_rate_schedule"] == name

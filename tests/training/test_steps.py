@@ -23,8 +23,8 @@ from helpers import all_inputs
 from made_fast import MADE
 from made_fast.kernels.optimizers import OPTIMIZERS
 from made_fast.network.network import Shared
-from made_fast.training import rows as given
 from made_fast.training import steps
+from made_fast.training.rows import Rows
 from made_fast.training.steps import Trainer
 
 OPTIONS = {
@@ -256,7 +256,7 @@ def test_dropout_drops_and_scales(n_masks):
     assert abs(kept.mean() - (1 - p)) < 0.005
     assert abs(np.corrcoef(kept[:, 0], kept[:, 1])[0, 1]) < 0.08
     trainer.constants[0] = 0
-    nll = trainer.epoch(given.pack(given.look(X, None, None), trainer.parameters, None), 400, 1)
+    nll = trainer.epoch(Rows.of(X, None, None).pack(trainer.parameters, None), 400, 1)
     # the logit of output 1 is 0.1 times the number of units kept, divided by 1 - p
     n = np.arange(H + 1)
     weights = np.array([np.prod([(H - j) / (j + 1) for j in range(k)]) * (1 - p) ** k * p ** (H - k) for k in n])

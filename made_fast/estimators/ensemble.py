@@ -1,7 +1,6 @@
-"""``MADEEnsemble``, the scikit-learn estimator of a mixture: members trained apart, and what each of them weighs.
+"""``MADEEnsemble``, the scikit-learn estimator of a mixture: members trained apart, and their weights.
 
-Not here: training of one member (``estimator.py`` and below), the fitted mixture (``mixture.py``), the mixture over masks that
-share one set of weights (``n_masks`` of ``MADE``).
+Not here: training of one member (``estimator.py``), the fitted mixture (``mixture.py``), the mixture over masks (``MADE``).
 """
 
 from __future__ import annotations
@@ -196,14 +195,14 @@ def em_weights(
     row_weights : (n,) float64, optional
         Weights of the rows in that mean, >= 0 and not all 0; none, or length 0, is 1 for all.
     tolerance, max_iterations
-        Stop when an iteration gains less than this, relative to the size of the log-likelihood, or after so many.
+        Stop when an iteration gains less than this share of the log-likelihood, or after so many.
 
     Returns
     -------
     weights : (M,) float64
         Positive, adding up to 1.
     scores : list of float
-        Mean log-likelihood of a row in nats, before the first iteration and after each that has gained something.
+        Mean log-likelihood of a row in nats, before the first iteration and after each that has gained.
     """
     if row_weights is not None and len(row_weights):
         log_p, row_weights = log_p[:, row_weights > 0], row_weights[row_weights > 0]
@@ -211,36 +210,29 @@ def em_weights(
         row_weights = None
     M = len(log_p)
     largest = log_p.max(axis=0)
-    P = np.exp(log_p - largest)  # one component of each row has 1 here: nothing underflows that matters
+    P = np.exp(log_p - largest)  # the largest of each row is 1: no underflow matters
+
+    def score(weights: NDArray[np.float64]) -> float:
+        return float(np.average(np.log(weights @ P) + largest, weights=row_weights))
+
     weights = np.full(M, 1 / M)
-    scores = [_mixed(weights, P, largest, row_weights)]
+    scores = [score(weights)]
     for _ in range(max_iterations):
         share = np.average(P / (weights @ P), axis=1, weights=row_weights)
         better = np.maximum(weights * share, np.finfo(np.float64).tiny)  # never 0: it would stay 0
         better /= better.sum()
-        score = _mixed(better, P, largest, row_weights)
-        if not score > scores[-1]:
+        if not (last := score(better)) > scores[-1]:
             break
-        gain = score - scores[-1]
         weights = better
-        scores.append(score)
-        if gain < tolerance * abs(score):
+        scores.append(last)
+        if last - scores[-2] < tolerance * abs(last):
             break
     return weights, scores
 
 
-def _mixed(
-    weights: NDArray[np.float64], P: NDArray[np.float64], largest: NDArray[np.float64], rows: NDArray[np.float64] | None
-) -> float:
-    return float(np.average(np.log(weights @ P) + largest, weights=rows))
-
-
-# Members at the same time
-
-
 _running: set[str] = set()
-"""The calls of this process that train members. When one fails or Ctrl-C comes, joblib does not wait for the threads of the
-others: a member whose call is no longer here stops after its epoch."""
+"""The calls of this process that train members. When one fails or Ctrl-C comes, joblib does not wait for the other threads:
+a member whose call is no longer here stops after its epoch."""
 
 
 def _train(
@@ -276,7 +268,7 @@ def _train(
 
 @dataclass
 class _Callback:
-    """The callback of a member: it ends the fit of one that nobody waits for any more, then asks the user's."""
+    """The callback of a member: it ends the fit if the call has ended, and calls the user's callback."""
 
     call: str
     user: Callable[[EpochRecord], Any] | None
@@ -302,6 +294,6 @@ def _fit(call: str, made: MADE, X: Table, options: dict[str, Any], own_threads: 
     except KeyboardInterrupt:
         if not callback.is_called_off():
             raise
-        return made  # the call has ended
+        return made
     finally:
         del made._warns, made._names

@@ -1,4 +1,4 @@
-"""``MADEImputer``, the scikit-learn transformer that fills in missing entries. Thin: a MADE is fitted, its model answers."""
+"""``MADEImputer``, the scikit-learn transformer that fills in missing entries by the model of a MADE that it fits."""
 
 from __future__ import annotations
 
@@ -194,7 +194,7 @@ class MADEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # typ
         return kept if self.indicator_ is None else np.concatenate([kept, self.indicator_.get_feature_names_out(names)])
 
     def _seen(self, table: Table) -> Table:
-        """Return the columns that the model knows."""
+        """Return the columns that the model was fitted on."""
         return _without(table, self.empty_features_, self.model_.binarize) if len(self.empty_features_) else table
 
     def __sklearn_tags__(self) -> Any:
@@ -206,7 +206,7 @@ class MADEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # typ
 
 
 def _without(table: Table, empty: NDArray[np.intp], binarize: float | None) -> Table:
-    """Return a table without some columns; wrong values are refused while columns have their numbers."""
+    """Return a table without some columns, after a check of all values, whose errors name the original columns."""
     every = np.arange(table.shape[1])
     pack_rows(table, every, binarize, missing=True)
     return Table(table.rows[:, np.delete(every, empty)], table.name)  # type: ignore[index]  # SciPy's rows have columns
@@ -223,7 +223,7 @@ def _marked(table: Table) -> NDArray[np.float32]:
 
 
 def _dtype(X: Any, table: Table, method: str) -> np.dtype[Any]:
-    """Return the dtype in which the rows of X, checked, come back."""
+    """Return the dtype of the filled rows of X, whose checked form is ``table``."""
     columns = [getattr(kind, "numpy_dtype", kind) for kind in getattr(X, "dtypes", [getattr(X, "dtype", table.rows.dtype)])]
     if not all(isinstance(kind, np.dtype) for kind in columns):  # of another library: what NumPy has made of it
         columns = [table.rows.dtype]

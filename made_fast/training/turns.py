@@ -1,4 +1,4 @@
-"""Turns of masks: under which connectivity each mini-batch is trained, where one set of parameters serves several.
+"""Turns of masks: the connectivity of each mini-batch, where several connectivities share one set of parameters.
 
 Not here: how masks are drawn (``network/masks.py``), the steps under them (``steps.py``).
 """
@@ -21,7 +21,7 @@ from made_fast.training.rows import TrainingRows
 __all__ = ["POOL", "Turns"]
 
 POOL = 32
-"""Fresh connectivities are drawn so many at a time: a draw costs a third of what it costs alone."""
+"""Fresh connectivities are drawn so many at a time, which takes a third of the time of single draws."""
 
 GROUPS_AT_ONCE = 256
 """Most groups of rows with a connectivity of their own in one call, where rows have missing entries."""
@@ -33,11 +33,11 @@ class Turns:
     Attributes
     ----------
     masks : MaskSet
-        Those that take turns, unless there is a rule.
+        These take turns, unless there is a rule.
     rule : MaskRule or None
-        Every step draws a fresh connectivity by it.
+        Draws a fresh connectivity for every step.
     fresh : Generator
-        Draws those.
+        Its random numbers.
     pool_start : mapping or None
         The state of ``fresh`` before the last pool was drawn.
     """
@@ -118,8 +118,8 @@ def _pattern_groups(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], MaskSet]:
     """Cut every step into groups of rows that miss the same inputs; return rows in order, groups, and a mask for each group.
 
-    The mask is that of the step, but the missing inputs have gone to the end of the ordering: what is there is seen only by
-    what is there, and only that counts in the loss.
+    The mask is that of the step with the missing inputs moved to the end of the ordering: observed inputs depend on observed
+    ones alone, and only they count in the loss.
     """
     ordered, chosen = [], []
     table: list[tuple[int, ...]] = []

@@ -37,14 +37,14 @@ FLAGS = {name: about.option.flag for name, about in PARAMETERS.items() if about.
 
 
 class _Plan(NamedTuple):
-    """What is to be fitted to what."""
+    """The data and the parameters of a fit."""
 
     dataset: Dataset
     shape: tuple[int, int] | None  # of a row as a picture
     params: dict[str, Any]  # of MADE, but for random_state
     seed: int
     names: tuple[str, ...] | None  # of the columns
-    notes: dict[str, Any]  # what else the model's file keeps
+    notes: dict[str, Any]  # further notes of the model's file
 
 
 def train(args: argparse.Namespace) -> int:
@@ -129,9 +129,6 @@ def ensemble(args: argparse.Namespace) -> int:
     return _report(args, plan, made, [f"best epochs {epochs}", f"{seconds:.1f} s"], parts=True)
 
 
-# Before
-
-
 def _plan(args: argparse.Namespace) -> _Plan:
     """Check the options and load the data."""
     import secrets
@@ -165,7 +162,7 @@ def _plan(args: argparse.Namespace) -> _Plan:
 
 
 def _without_effect(args: argparse.Namespace, plan: _Plan) -> Iterator[tuple[str, str]]:
-    """Yield the options that are given and change nothing, and why."""
+    """Yield the options that are given but have no effect, and why."""
     one_mask = args.n_masks == 1 and not any(map(n_missing, plan.dataset.splits.values()))
     idle = {
         "there are no validation rows": ("patience", "n_val_masks") if plan.dataset.valid is None else (),
@@ -208,18 +205,15 @@ def _resumed(args: argparse.Namespace, plan: _Plan) -> MADE:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Ignore warnings of estimates, which the report shows in the end, and of names, which ``_resumed`` has compared."""
+    """Ignore warnings about estimates, which the report shows, and about names, which ``_resumed`` has compared."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ApproximationWarning)
         warnings.filterwarnings("ignore", "X does not have valid feature names")
         yield
 
 
-# After
-
-
 def _noted(model: report.AnyModel, args: argparse.Namespace, plan: _Plan, **notes: Any) -> report.AnyModel:
-    """Return the model with what the estimator does not know: the threshold that the data came through, and notes."""
+    """Return the model with the threshold of the data and notes, which the estimator does not know."""
     model = model.with_input(args.threshold)
     for single in report.single_models(model):
         single.hyper["ordering"] = args.ordering
@@ -228,7 +222,7 @@ def _noted(model: report.AnyModel, args: argparse.Namespace, plan: _Plan, **note
 
 
 def _save(model: report.AnyModel, path: Path) -> None:
-    """Save the model; where the disk has become full meanwhile, in a folder for temporary files, and say so."""
+    """Save the model; if the disk is full by now, in a folder for temporary files, with an error that names it."""
     try:
         model.save(path)
     except OSError as error:
@@ -242,7 +236,7 @@ def _save(model: report.AnyModel, path: Path) -> None:
 
 
 def _save_unfinished(made: MADE, plan: _Plan, save: Callable[[], None], args: argparse.Namespace) -> str:
-    """Save the model of a fit that was cut short, if it is of any use, and say what happened."""
+    """Save the model of a fit that was cut short, if it has an epoch and is finite; return a text about it."""
     go_on = " To go on, add --resume." if args.checkpoint and args.checkpoint.exists() else ""
     if not getattr(made, "best_epoch_", 0):
         return "Nothing was saved: no epoch was finished."
@@ -255,7 +249,7 @@ def _save_unfinished(made: MADE, plan: _Plan, save: Callable[[], None], args: ar
 
 
 def _report(args: argparse.Namespace, plan: _Plan, made: Any, course: list[str], *, parts: bool = False) -> int:
-    """Print what was fitted, how it went and what it scores; draw samples, if asked to. The model is saved by now."""
+    """Print data, model, training and scores, and draw samples if asked to. The model is saved by now."""
     course += [f"{made.n_threads} thread{'s' if made.n_threads != 1 else ''}", f"seed {made.random_state}"]
     try:
         not_drawn = None

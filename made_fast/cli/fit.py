@@ -25,14 +25,14 @@ from made_fast.system.console import is_terminal, say
 from made_fast.tables import names
 from made_fast.tables.reading.datasets import Dataset, n_missing
 from made_fast.training import checkpoint, recipe
-from made_fast.training.parameters import DEFAULTS, HARMLESS, PARAMETERS
+from made_fast.training.hyper import DEFAULTS, HARMLESS, HYPER
 
 if TYPE_CHECKING:  # scikit-learn is imported when the options and the data are right
     from made_fast.estimators.estimator import MADE
 
 __all__ = ["ensemble", "train"]
 
-FLAGS = {name: about.option.flag for name, about in PARAMETERS.items() if about.option}
+FLAGS = {name: about.option.flag for name, about in HYPER.items() if about.option}
 """The options that set parameters of MADE."""
 
 
@@ -194,12 +194,12 @@ def _resumed(args: argparse.Namespace, plan: _Plan) -> MADE:
     seed = {} if args.seed is None else {"random_state": args.seed}
     for name, value in (plan.params | seed).items():
         was, now = json.dumps(known[name]), json.dumps(value)
-        if PARAMETERS[name].change != HARMLESS and was != now:
+        if HYPER[name].change != HARMLESS and was != now:
             raise UsageError(
                 f"{args.checkpoint} was made with {FLAGS.get(name, '--seed')} = {was}, but the options say {now}. "
                 "Repeat the options of the first run, or leave --resume out to begin anew."
             )
-    made.set_params(**{name: value for name, value in plan.params.items() if PARAMETERS[name].change == HARMLESS})
+    made.set_params(**{name: value for name, value in plan.params.items() if HYPER[name].change == HARMLESS})
     return made
 
 

@@ -1,6 +1,6 @@
 """The options of the command line, and the readers of their texts. Only the standard library: ``--help`` answers at once.
 
-Options of hyper-parameters follow from their table (``training/parameters.py``). A reader raises ArgumentTypeError, which
+Options of hyper-parameters follow from their table (``training/hyper.py``). A reader raises ArgumentTypeError, which
 argparse shows as "argument --option: ...". Not here: what the commands do with the options (``fit.py``, ``use.py``).
 """
 
@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 from made_fast import __version__
 from made_fast.tables import choices
-from made_fast.training.parameters import DEFAULTS, PARAMETERS
+from made_fast.training.hyper import DEFAULTS, HYPER
 
 __all__ = ["READERS", "SHARE", "STDOUT", "TILES", "UsageError", "parser"]
 
@@ -44,7 +44,7 @@ Text may be compressed (.csv.gz); '-' is standard input, read as a .csv is. Cell
 False; a missing entry is NaN, or in text an empty cell, NA, N/A, NaN, null, none, <NA> or ?, in any
 case. A first column without a name that counts the rows is left out."""
 
-CONSTANTS = fill(PARAMETERS["optimizer_params"].meaning.replace("``", "").replace("The", "--optimizer-param: the", 1), 105)
+CONSTANTS = fill(HYPER["optimizer_params"].meaning.replace("``", "").replace("The", "--optimizer-param: the", 1), 105)
 
 
 class UsageError(Exception):
@@ -227,7 +227,7 @@ def _add_fitting(command: Any, out: str) -> None:
     _add_fractions(rows, SHARE, "share of the rows for {}, if DATA has none apart; 0: none")
     for title in ("network", "masks", "optimizer", "training"):
         group = command.add_argument_group(title)
-        for name, about in PARAMETERS.items():
+        for name, about in HYPER.items():
             if about.option and about.option.group == title:
                 _add_parameter(group, name)
     _add_threads(group, "repeats the run, bit for bit")
@@ -235,7 +235,7 @@ def _add_fitting(command: Any, out: str) -> None:
 
 def _add_parameter(group: Any, name: str) -> None:
     """Add the option of a hyper-parameter."""
-    about, option = PARAMETERS[name], PARAMETERS[name].option
+    about, option = HYPER[name], HYPER[name].option
     assert option is not None
     sentence = about.meaning.partition(". ")[0].rstrip(".")
     text = option.help or sentence[0].lower() + sentence[1:]

@@ -25,7 +25,7 @@ from made_fast.tables import arguments
 from made_fast.tables.choices import WEIGHTS
 from made_fast.tables.table import MatrixLike, Table
 from made_fast.training.checkpoint import EpochRecord
-from made_fast.training.parameters import DEFAULTS, HyperParameters
+from made_fast.training.hyper import DEFAULTS, HyperParameters
 from made_fast.training.rows import Rows, check_weights, hold_out
 
 __all__ = ["MADEEnsemble", "em_weights"]

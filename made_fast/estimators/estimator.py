@@ -17,7 +17,7 @@ from made_fast.tables.table import MatrixLike
 from made_fast.training import checkpoint as checkpoint_file
 from made_fast.training import recipe
 from made_fast.training.checkpoint import EpochRecord, FitState
-from made_fast.training.parameters import HyperParameters, documented
+from made_fast.training.hyper import HyperParameters, documented
 from made_fast.training.rows import Rows
 from made_fast.training.run import FitRun
 

@@ -218,14 +218,14 @@ def _draw_orderings(n: int, n_inputs: int, rng: np.random.Generator) -> IntVecto
 
 
 def _draw_degrees(
-    n: int, n_inputs: int, hidden_sizes: Sequence[int], rule: str, rng: np.random.Generator
+    n: int, n_inputs: int, hidden_sizes: Sequence[int], how: str, rng: np.random.Generator
 ) -> tuple[IntVector, ...]:
-    """Draw the degrees of every hidden layer n times, (n, H_l), by a rule of ``draw_connectivity``."""
+    """Draw the degrees of every hidden layer n times, (n, H_l), ``how`` as in :func:`draw_connectivity`."""
     largest = max(n_inputs - 1, 1)
     smallest: Any = np.ones((n, 1), np.int64)
     layers: list[IntVector] = []
     for size in hidden_sizes:
-        if rule == "uniform":
+        if how == "uniform":
             m = rng.integers(smallest, largest + 1, size=(n, size))
         else:
             stratum = (np.arange(size) + rng.random((n, size))) / size

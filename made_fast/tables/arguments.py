@@ -1,7 +1,7 @@
 """Arguments other than tables: cast or refused here, hyper-parameters and the options of methods alike.
 
 A refusal says the name, the demand, what was found, and the way out: ``TypeError`` for a wrong type, ``ValueError`` for a
-wrong value. Nothing below checks again. Not here: tables of rows (``table.py``), defaults (``training/parameters.py``).
+wrong value. Nothing below checks again. Not here: tables of rows (``table.py``), defaults (``training/hyper.py``).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The names that arguments may take, the first is the default: what ``made-fast --help`` shows before NumPy is imported.
 
 Each list is stated once, here. The kernels, which import nothing above them, have the first two beside their codes, in another
-order; a test compares. Not here: checks (``arguments.py``), hyper-parameters (``training/parameters.py``).
+order; a test compares. Not here: checks (``arguments.py``), hyper-parameters (``training/hyper.py``).
 """
 
 __all__ = [

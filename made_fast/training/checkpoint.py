@@ -4,7 +4,7 @@ A checkpoint is a model file (``modelfile.py``) of kind ``checkpoint`` with more
 the optimizer; ``best`` (n,), the best parameters so far, if there were validation rows; and ``text``, UTF-8 JSON as U8:
 counters, generators, hyper-parameters, history.
 
-Not here: what the hyper-parameters mean (``parameters.py``), when a checkpoint is written (``run.py``).
+Not here: what the hyper-parameters mean (``hyper.py``), when a checkpoint is written (``run.py``).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """From hyper-parameters to a trainer: every value is checked, every random number that a fit begins with is drawn.
 
-``params`` are those of ``MADE``, by name. Not here: what they are and mean (``parameters.py``), data, the fit itself.
+``params`` are those of ``MADE``, by name. Not here: what they are and mean (``hyper.py``), data, the fit itself.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from made_fast.network.masks import MaskRule, MaskSet, draw_connectivity
 from made_fast.network.network import Parameters, Shared
 from made_fast.tables import arguments
 from made_fast.tables.table import chunks
-from made_fast.training.parameters import FIXED, PARAMETERS
+from made_fast.training.hyper import FIXED, HYPER
 from made_fast.training.steps import Trainer
 from made_fast.training.turns import Turns
 
@@ -35,20 +35,20 @@ def checked(params: Params, n_features: int | None = None, called: Mapping[str, 
     """
     found = {}
     for name, value in params.items():
-        about, shown = PARAMETERS[name], (called or {}).get(name, name)
+        about, shown = HYPER[name], (called or {}).get(name, name)
         more: tuple[Any, ...] = (shown, about.choices) if about.check.startswith("choice") else (shown,)
         if name == "ordering":
             more = (n_features,)
         elif name == "optimizer_params":
-            rule = OPTIMIZERS[arguments.choice(params["optimizer"], "optimizer", PARAMETERS["optimizer"].choices)]
-            more = shown, [constant for constant in rule.names[1:] if constant]
+            optimizer = OPTIMIZERS[arguments.choice(params["optimizer"], "optimizer", HYPER["optimizer"].choices)]
+            more = shown, [constant for constant in optimizer.names[1:] if constant]
         found[name] = None if value is None and about.optional else getattr(arguments, about.check)(value, *more)
     return found
 
 
 def adjustable(params: Params) -> dict[str, Any]:
     """Check those parameters that a fit reads anew when it continues; the trainer has all others."""
-    return checked({name: value for name, value in params.items() if PARAMETERS[name].change != FIXED})
+    return checked({name: value for name, value in params.items() if HYPER[name].change != FIXED})
 
 
 def start(params: Params, n_features: int, missing: bool) -> tuple[Trainer, int]:
@@ -118,7 +118,7 @@ def check_unchanged(begun: Params, params: Params) -> None:
     for name, was in begun.items():
         now = plain(params[name])
         seeds = name == "random_state" and not (type(was) is type(now) is int)  # a generator's work is done
-        if PARAMETERS[name].change == FIXED and not seeds and was != now:
+        if HYPER[name].change == FIXED and not seeds and was != now:
             raise ValueError(
                 f"{name} must stay {arguments.shown(was)}, with which training began, got {arguments.shown(now)}: the network "
                 "and its optimizer go on as they are. Set it back, or begin anew with a new MADE."
@@ -129,11 +129,11 @@ def _constants(params: Params) -> NDArray[np.float64]:
     """Return the optimizer's [lr, a, b, eps, decay, clip], see ``made_fast.kernels.optimizers``."""
     names = ("optimizer", "optimizer_params", "learning_rate", "weight_decay", "clip_norm")
     p = checked({name: params[name] for name in names})
-    rule = OPTIMIZERS[p["optimizer"]]
-    values = dict(zip(rule.names, rule.hyper, strict=True)) | p["optimizer_params"]
+    optimizer = OPTIMIZERS[p["optimizer"]]
+    values = dict(zip(optimizer.names, optimizer.hyper, strict=True)) | p["optimizer_params"]
     if p["learning_rate"] is not None:
         values["learning_rate"] = p["learning_rate"]
-    return np.array([*(values[name] if name else 0.0 for name in rule.names), p["weight_decay"], p["clip_norm"] or 0.0])
+    return np.array([*(values[name] if name else 0.0 for name in optimizer.names), p["weight_decay"], p["clip_norm"] or 0.0])
 
 
 def schedule(params: Params, max_epochs: int) -> Callable[[int], float]:
@@ -151,7 +151,7 @@ def schedule(params: Params, max_epochs: int) -> Callable[[int], float]:
 
 def notes(params: Params) -> dict[str, Any]:
     """Return the parameters that the file of a model notes; the learning rate is that of the optimizer."""
-    found = {name: plain(value) for name, value in params.items() if PARAMETERS[name].noted}
+    found = {name: plain(value) for name, value in params.items() if HYPER[name].noted}
     return found | {"learning_rate": float(_constants(params)[0])}
 
 

@@ -109,12 +109,7 @@ def _groups(n_rows: int, batch_size: int, step: int, n_masks: int, n_inputs: int
 
 
 def _pattern_groups(
-    rows: NDArray[np.int64],
-    batch_size: int,
-    step: int,
-    turns: MaskSet,
-    patterns: NDArray[np.uint64],
-    of_row: NDArray[np.intp],
+    rows: NDArray[np.int64], batch_size: int, step: int, masks: MaskSet, patterns: NDArray[np.uint64], of_row: NDArray[np.intp]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], MaskSet]:
     """Cut every step into groups of rows that miss the same inputs; return rows in order, groups, and a mask for each group.
 
@@ -130,15 +125,15 @@ def _pattern_groups(
         found, counts = np.unique(of_row[batch], return_counts=True)
         for pattern, count in zip(found, counts, strict=True):
             table.append((done, done + count, len(table), i, len(batch)))
-            chosen.append(((step + i) % len(turns), pattern))
+            chosen.append(((step + i) % len(masks), pattern))
             done += count
         ordered.append(batch)
-    masks, which = np.array(chosen).T
-    places = turns.orderings[masks]
+    of_step, which = np.array(chosen).T
+    places = masks.orderings[of_step]
     D = places.shape[1]
     gone = unpack_rows(patterns[which], D)
     groups = np.insert(np.array(table, np.int64), 3, D - gone.sum(axis=1), axis=1)
     late = places + D * gone.astype(np.int32)
     orderings = np.argsort(np.argsort(late, axis=1), axis=1).astype(np.int32) + np.int32(1)
-    degrees = tuple(m[masks] for m in turns.degrees)
+    degrees = tuple(m[of_step] for m in masks.degrees)
     return np.concatenate(ordered), groups, MaskSet(orderings, degrees)

@@ -8,13 +8,7 @@ import tracemalloc
 import numpy as np
 import pytest
 import scipy.sparse
-from fits import (
-    FRESH,
-    SHARED,
-    parameters,
-    rows,
-    small,
-)
+from fits import FRESH, SHARED, parameters, rows, small
 from helpers import all_inputs
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError

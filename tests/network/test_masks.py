@@ -10,12 +10,7 @@ import pytest
 from scipy.stats import chisquare
 
 from made_fast.kernels.reference import dense
-from made_fast.network.masks import (
-    Connectivity,
-    MaskRule,
-    MaskSet,
-    draw_connectivity,
-)
+from made_fast.network.masks import Connectivity, MaskRule, MaskSet, draw_connectivity
 from made_fast.tables.choices import DEGREE_RULES, DIRECT_CONNECTIONS, RESAMPLE
 
 SHAPES = [

@@ -11,14 +11,7 @@ from types import SimpleNamespace
 import joblib
 import numpy as np
 import pytest
-from fits import (
-    FRESH,
-    SHARED,
-    parameters,
-    rows,
-    small,
-    trainer_of,
-)
+from fits import FRESH, SHARED, parameters, rows, small, trainer_of
 
 from made_fast import MADE, MADEEnsemble, kernels, load
 from made_fast.training.checkpoint import FitState

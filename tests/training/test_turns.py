@@ -6,15 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-from fits import (
-    ONE_STEP,
-    initial,
-    parameters,
-    rows,
-    shared_matrices,
-    small,
-    trainer_of,
-)
+from fits import ONE_STEP, initial, parameters, rows, shared_matrices, small, trainer_of
 from helpers import all_inputs
 from scipy.stats import chisquare
 

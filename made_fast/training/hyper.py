@@ -16,7 +16,7 @@ from made_fast.tables import choices
 if TYPE_CHECKING:
     from numpy.random import Generator, RandomState, SeedSequence
 
-__all__ = ["ADJUSTABLE", "DEFAULTS", "FIXED", "HARMLESS", "PARAMETERS", "About", "HyperParameters", "Option", "documented"]
+__all__ = ["ADJUSTABLE", "DEFAULTS", "FIXED", "HARMLESS", "HYPER", "About", "HyperParameters", "Option", "documented"]
 
 FIXED, ADJUSTABLE, HARMLESS = range(3)
 """What a change means to a fit that goes on. It is refused, for the trainer was made with the value; the next epochs follow
@@ -190,7 +190,7 @@ class HyperParameters:
     )
 
 
-PARAMETERS: dict[str, About] = {stated.name: stated.metadata["about"] for stated in fields(HyperParameters)}
+HYPER: dict[str, About] = {stated.name: stated.metadata["about"] for stated in fields(HyperParameters)}
 DEFAULTS: dict[str, Any] = {stated.name: stated.default for stated in fields(HyperParameters)}
 
 Class = TypeVar("Class", bound=type)
@@ -202,7 +202,7 @@ def documented(cls: Class) -> Class:
 
     entries, indent = [], 8 * " "
     for stated in fields(HyperParameters):
-        about = PARAMETERS[stated.name]
+        about = HYPER[stated.name]
         names = ", ".join(f'"{name}"' for name in about.choices)
         kind = f"{{{names}}}{about.or_else}" if names else stated.type
         meaning = fill(about.meaning, 127, initial_indent=indent, subsequent_indent=indent)

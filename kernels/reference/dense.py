@@ -11,19 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from made_fast.kernels.layout import (
-    ACTIVATION,
-    BIAS,
-    DIRECT,
-    N_IN,
-    N_OUT,
-    N_PANELS,
-    PANEL,
-    PANELS,
-    UNITS,
-    n_chain,
-    n_panels,
-)
+from made_fast.kernels.layout import ACTIVATION, BIAS, DIRECT, N_IN, N_OUT, N_PANELS, PANEL, PANELS, UNITS, n_chain, n_panels
 from made_fast.kernels.optimizers import ADADELTA, ADAGRAD, ADAM, GRADIENT, MOMENTUM, RMSPROP, SGD
 from made_fast.kernels.records import Batches, Dropout, Net, Update
 

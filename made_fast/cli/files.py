@@ -161,7 +161,7 @@ def write(path: Path, fill: Callable[[BinaryIO], None]) -> None:
         stream = io.BytesIO()
         fill(stream)
         if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(encoding="utf-8")  # as in a file, whatever a terminal may show
+            sys.stdout.reconfigure(encoding="utf-8")  # as in a file, not that of the terminal
         print(stream.getvalue().decode(), end="")
         return
     with writing(path):

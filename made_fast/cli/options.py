@@ -152,7 +152,7 @@ PNG = file_to_write(".png")
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the parser; what it parses has ``command`` and the options of that command."""
+    """Return the parser; its result has ``command`` and the options of that command."""
     top = _Parser(
         prog="made-fast",
         usage="made-fast COMMAND ...",

@@ -79,7 +79,7 @@ class FittedDensity(DensityMixin, BaseEstimator, Generic[Model]):  # type: ignor
         return self.model_.score_samples(table, n_threads=self.n_threads, **options)
 
     def score(self, X: MatrixLike, y: Any = None) -> float:
-        """Return the mean log-likelihood of the rows of X in nats; if some miss entries (NaN), of what is observed of them."""
+        """Return the mean log-likelihood of the rows of X in nats; of rows with NaN, of their observed entries."""
         table = fitted_table(self, X)
         return self.model_.score(table, n_threads=self.n_threads)
 

@@ -1,4 +1,4 @@
-"""``MADE``, the scikit-learn estimator: hyper-parameters in, a fitted ``MADEModel`` out. Thin: it checks and delegates."""
+"""``MADE``, the scikit-learn estimator: hyper-parameters in, a fitted ``MADEModel`` out. It checks and delegates."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class MADE(HyperParameters, FittedDensity[MADEModel]):
         checkpoint_every: int = 1,
         callback: Callable[[EpochRecord], Any] | None = None,
     ) -> MADE:
-        """Draw the masks and train from scratch; after :meth:`resume`, go on instead.
+        """Draw the masks and train from scratch; after :meth:`resume`, continue instead.
 
         Parameters
         ----------
@@ -138,9 +138,8 @@ class MADE(HyperParameters, FittedDensity[MADEModel]):
     def partial_fit(self, X: MatrixLike, y: Any = None, *, sample_weight: Any = None) -> MADE:
         """Make one pass over X in mini-batches; the first call draws the masks and the initial parameters.
 
-        Takes what ``fit`` does. Rows with missing entries need a model that was started with some, or whose masks vary. It
-        goes on from ``model_``: after a fit that kept the parameters of an earlier epoch than its last, from those, and the
-        optimizer then begins anew.
+        Takes the same X as ``fit``. Rows with missing entries need a model that was started with some, or whose masks vary. It
+        continues from ``model_``; if its parameters are those of an earlier epoch than the last, the optimizer begins anew.
 
         Raises
         ------
@@ -170,8 +169,8 @@ class MADE(HyperParameters, FittedDensity[MADEModel]):
     def resume(cls, path: str | os.PathLike[str]) -> MADE:
         """Return the estimator as it was when ``fit`` wrote a checkpoint.
 
-        Its next ``fit``, on the same rows, goes on from there; it ends with the bits of a fit that was never interrupted.
-        ``set_params(max_epochs=...)`` before it makes that longer. ``partial_fit`` and ``model_`` work too. The file is
+        Its next ``fit``, on the same rows, continues; it ends with the bits of a fit that was never interrupted.
+        ``set_params(max_epochs=...)`` before it makes it longer. ``partial_fit`` and ``model_`` work too. The file is
         untrusted: ``made_fast.ModelFileError`` if it is no whole, consistent checkpoint.
         """
         state = checkpoint_file.read(path := arguments.path(path))
@@ -187,9 +186,9 @@ class MADE(HyperParameters, FittedDensity[MADEModel]):
             raise file_error(path, "what it says of the estimator must be whole", str(error)) from error
         return made
 
-    def _look(self, X: MatrixLike, sample_weight: Any, params: recipe.Params, going_on: bool) -> tuple[FitState, Rows]:
-        """Check X and every parameter; return the state, a fresh one unless the fit goes on, and X as it was checked."""
-        if going_on:
+    def _look(self, X: MatrixLike, sample_weight: Any, params: recipe.Params, continues: bool) -> tuple[FitState, Rows]:
+        """Check X and every parameter; return the state, a fresh one unless the fit continues, and X as it was checked."""
+        if continues:
             state = self._fit_state
             recipe.check_unchanged(state.params, params)
             train = Rows.of(X, sample_weight, self._names, state.trainer.architecture.n_inputs)
@@ -201,13 +200,13 @@ class MADE(HyperParameters, FittedDensity[MADEModel]):
         return FitState(trainer, recipe.plain(params), train.names, split_seed), train
 
     def _begin(self, X: MatrixLike, state: FitState) -> None:
-        """Forget the last fit, unless this one goes on with it; nothing that the user gave can be refused any more."""
+        """Forget the last fit, unless this one continues it; all arguments are checked by now."""
         if state is getattr(self, "_fit_state", None):
             return
         learn_columns(self, X, self._names)
         self._fit_state, self.history_ = state, state.history
 
     def _show(self) -> None:
-        """Make ``model_`` of the best parameters so far. It holds them, not a copy: they change no more when a fit goes on."""
-        self._fit_state.take_in()  # Ctrl-C may have come amid it
+        """Make ``model_`` of the best parameters so far. It holds them, not a copy: a fit that continues leaves them alone."""
+        self._fit_state.take_in()  # Ctrl-C may have cut it short
         self.model_ = self._fit_state.model(self.get_params(deep=False))

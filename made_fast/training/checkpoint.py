@@ -87,8 +87,8 @@ class FitState:
     def take_in(self) -> None:
         """Count the epoch that was made, if there is one, and keep its parameters if they are the best.
 
-        Ctrl-C may come between any two lines: a second call does what is left. So the best NLL, which says whether the rest
-        is to be done, is written after it, and ``made`` is forgotten last.
+        Ctrl-C may come between any two lines, and a second call does the rest. So the best NLL, which decides about the rest,
+        is written after it, and ``made`` is forgotten last.
         """
         if self.made is None:
             return

@@ -1,8 +1,8 @@
 """The hyper-parameters of ``MADE``, each stated once: name, type, default, meaning, check, option of the command line.
 
-``MADE`` inherits its ``__init__`` from this table and takes its docstring from it, ``recipe.py`` checks by it, a model's file
-notes what it says, the command line makes options of it. Not here: the checks (``tables/arguments.py``), what is done with the
-values (``recipe.py``). Only the standard library, so that ``made-fast --help`` answers at once.
+``MADE`` has its ``__init__`` and its docstring from this table, ``recipe.py`` its checks, a model's file its notes, the command
+line its options. Not here: the checks (``tables/arguments.py``), what follows from the values (``recipe.py``). Only the standard
+library, so that ``made-fast --help`` answers at once.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["ADJUSTABLE", "DEFAULTS", "FIXED", "HARMLESS", "HYPER", "About", "HyperParameters", "Option", "documented"]
 
 FIXED, ADJUSTABLE, HARMLESS = range(3)
-"""What a change means to a fit that goes on. It is refused, for the trainer was made with the value; the next epochs follow
-the new value; no result of an epoch depends on the value, so that ``made-fast train --resume`` takes it from its options."""
+"""Effects of a change on a fit that continues: it is refused, as the trainer depends on the value; the next epochs have the new
+value; no result of an epoch depends on the value, so that ``made-fast train --resume`` takes it from its options."""
 
 
 class Option(NamedTuple):
@@ -35,7 +35,7 @@ class Option(NamedTuple):
 
 
 class About(NamedTuple):
-    """What the table says of a parameter, but for name, type and default."""
+    """The entry of a hyper-parameter, without name, type and default."""
 
     meaning: str  # for the docstring
     check: str  # the function of tables/arguments.py that checks a value

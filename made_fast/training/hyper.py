@@ -1,8 +1,8 @@
 """The hyper-parameters of ``MADE``, each stated once: name, type, default, meaning, check, option of the command line.
 
-``MADE`` has its ``__init__`` and its docstring from this table, ``recipe.py`` its checks, a model's file its notes, the command
-line its options. Not here: the checks (``tables/arguments.py``), what follows from the values (``recipe.py``). Only the standard
-library, so that ``made-fast --help`` answers at once.
+The ``__init__`` and the docstring of ``MADE``, the checks of ``recipe.py``, the notes of a model's file and the options of the
+command line follow from this table. Not here: the checks themselves (``tables/arguments.py``), the use of the values
+(``recipe.py``). Only the standard library, so that ``made-fast --help`` answers at once.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["ADJUSTABLE", "DEFAULTS", "FIXED", "HARMLESS", "HYPER", "About", "HyperParameters", "Option", "documented"]
 
 FIXED, ADJUSTABLE, HARMLESS = range(3)
-"""Effects of a change on a fit that continues: it is refused, as the trainer depends on the value; the next epochs have the new
-value; no result of an epoch depends on the value, so that ``made-fast train --resume`` takes it from its options."""
+"""Effects of a change on a fit that continues: it is refused, as the trainer depends on the value; the next epochs have the
+new value; no result of an epoch depends on the value, so that ``made-fast train --resume`` takes it from its options."""
 
 
 class Option(NamedTuple):

@@ -170,16 +170,11 @@ def write(path: Path, fill: Callable[[BinaryIO], None]) -> None:
 
 def write_lines(path: Path, parts: Iterable[str]) -> None:
     """Write text part by part."""
-
-    def fill(stream: BinaryIO) -> None:
+    if path == STDOUT:
         for part in parts:
-            stream.write(part.encode())
-
-    if path != STDOUT:
-        write(path, fill)
-        return
-    for part in parts:
-        print(part, end="")
+            print(part, end="")
+    else:
+        write(path, lambda stream: stream.writelines(map(str.encode, parts)))
 
 
 def check_shape(shape: tuple[int, int] | None, D: int) -> None:

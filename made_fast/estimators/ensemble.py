@@ -23,7 +23,7 @@ from made_fast.inference.mixture import MixtureModel
 from made_fast.system import threads
 from made_fast.tables import arguments
 from made_fast.tables.choices import WEIGHTS
-from made_fast.tables.table import MatrixLike, Table
+from made_fast.tables.table import MatrixLike
 from made_fast.training.checkpoint import EpochRecord
 from made_fast.training.hyper import DEFAULTS, HyperParameters
 from made_fast.training.rows import Rows, check_weights, hold_out
@@ -247,21 +247,19 @@ def _train(
     """Fit the members and return them, as copies if in other processes; ``own_threads``: the user has set their number."""
     call = f"{os.getpid()} {secrets.token_hex(8)}"
     parallel = joblib.Parallel(n_jobs=n_jobs, prefer="threads")
-    options = [
-        {
-            "X_val": None if held is None else held.table,
-            "sample_weight": rows.weights if len(rows.weights) else None,
-            "sample_weight_val": held.weights if held is not None and len(held.weights) else None,
-            "callback": None if callback is None else partial(callback, m),
-        }
-        for m in range(len(members))
-    ]
-    for made in members:
+    data = {
+        "X": rows.table,
+        "X_val": None if held is None else held.table,
+        "sample_weight": rows.weights if len(rows.weights) else None,
+        "sample_weight_val": held.weights if held is not None and len(held.weights) else None,
+    }
+    tasks = []
+    for m, made in enumerate(members):
         made._names = rows.names
+        tasks.append(joblib.delayed(_fit)(made, data, _Callback(call, callback and partial(callback, m)), own_threads))
     _running.add(call)
     try:
-        tasks = zip(members, options, strict=True)
-        return list(parallel(joblib.delayed(_fit)(call, made, rows.table, own, own_threads) for made, own in tasks))
+        return list(parallel(tasks))
     finally:
         _running.discard(call)
 
@@ -283,14 +281,13 @@ class _Callback:
         return self.call.split()[0] == str(os.getpid()) and self.call not in _running
 
 
-def _fit(call: str, made: MADE, X: Table, options: dict[str, Any], own_threads: bool) -> MADE:
+def _fit(made: MADE, data: dict[str, Any], callback: _Callback, own_threads: bool) -> MADE:
     """Fit one member, on a thread of the process that called or in another process."""
     if not own_threads:
         made.set_params(n_threads=min(made.n_threads or 1, threads.available()))  # another machine may have fewer
-    callback = _Callback(call, options.pop("callback"))
     made._warns = False  # the ensemble has warned, once for all members
     try:
-        return made.fit(X, callback=callback, **options)
+        return made.fit(callback=callback, **data)
     except KeyboardInterrupt:
         if not callback.is_called_off():
             raise

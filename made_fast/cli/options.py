@@ -86,16 +86,6 @@ def whole(text: str, smallest: int = 0, also: str = "", hint: str = "") -> int:
 positive_int = partial(whole, smallest=1)
 
 
-def masks(text: str) -> int | None:
-    """Read a number of masks; ``unlimited`` is None."""
-    return None if text == "unlimited" else whole(text, 1, " or 'unlimited'")
-
-
-def units(text: str) -> int:
-    """Read the number of units of a hidden layer; ``none`` is 0."""
-    return 0 if text == "none" else whole(text, 1, hint=" (DATA goes before the options)")
-
-
 def number(text: str, demand: str = "a finite number", fits: Callable[[float], bool] = math.isfinite) -> float:
     """Read a finite number that fits the demand."""
     try:
@@ -139,12 +129,12 @@ def shape(text: str) -> tuple[int, int]:
 READERS: dict[str, Callable[[str], Any]] = {
     "constant": constant,
     "count": positive_int,
-    "masks": masks,
+    "masks": lambda text: None if text == "unlimited" else whole(text, 1, " or 'unlimited'"),
     "non_negative_float": partial(number, demand=">= 0", fits=lambda value: value >= 0),
     "positive_float": partial(number, demand="> 0", fits=lambda value: value > 0),
     "positive_int": positive_int,
     "probability": probability,
-    "units": units,
+    "units": lambda text: 0 if text == "none" else whole(text, 1, hint=" (DATA goes before the options)"),
 }
 """The readers of options that set hyper-parameters, by the name that the table has for them."""
 
@@ -172,8 +162,11 @@ examples:
     )
     top.add_argument("--version", action="version", version=f"made-fast {__version__}", help="show the version and leave")
     commands = top.add_subparsers(dest="command", required=True, title="commands", metavar="COMMAND")
-    for add in (_add_train, _add_ensemble, _add_evaluate, _add_score, _add_sample, _add_impute, _add_info):
+    for add in (_add_train, _add_ensemble, _add_evaluate, _add_score, _add_sample, _add_impute):
         add(commands)
+    shown = "Show what a model file holds: the network and how it was trained."
+    example = "example:\n  made-fast info model.safetensors"
+    _command(commands, "info MODEL", "show what a model file holds", shown, example)
     return top
 
 
@@ -337,16 +330,6 @@ def _add_impute(commands: Any) -> None:
     _choice(answers, "--method", choices.METHODS, "the likelier value, one entry after the other; probabilities; a draw")
     _option(answers, "--seed", "N", "of draws and estimates", whole, default=0)
     _add_answering(answers)
-
-
-def _add_info(commands: Any) -> None:
-    _command(
-        commands,
-        "info MODEL",
-        "show what a model file holds",
-        "Show what a model file holds: the network and how it was trained.",
-        "example:\n  made-fast info model.safetensors",
-    )
 
 
 def _command(commands: Any, usage: str, title: str, description: str, epilog: str) -> Any:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 import pytest
-from baselines.rows import check_samples, check_threads, every_row, two_kinds
+from baselines.rows import check_samples, every_row, two_kinds
 
 from bench.baselines import bernoulli_mixture
 from bench.baselines.bernoulli_mixture import BernoulliMixture
@@ -124,12 +122,6 @@ def test_samples_have_the_models_own_probabilities():
     check_samples(model, 5)
 
 
-def test_threads_change_no_bit(monkeypatch):
-    monkeypatch.setattr(bernoulli_mixture, "BLOCK", 64)
-    X, X_val = two_kinds(1000, D=30), two_kinds(200, D=30, seed=1)
-    check_threads(partial(BernoulliMixture, 7, max_epochs=10, random_state=3), X, X_val)
-
-
 def test_blocks_of_rows_add_up(monkeypatch):
     X = two_kinds(1000)
     whole = BernoulliMixture(3, max_epochs=5, dtype="float64", random_state=3).fit(X)
@@ -137,7 +129,3 @@ def test_blocks_of_rows_add_up(monkeypatch):
     cut = BernoulliMixture(3, max_epochs=5, dtype="float64", random_state=3).fit(X)
     np.testing.assert_allclose(cut.log_odds_, whole.log_odds_, rtol=1e-8)
     np.testing.assert_allclose(cut.score_samples(X), whole.score_samples(X))
-
-
-def test_parameters_are_counted():
-    assert BernoulliMixture(3, max_epochs=1).fit(two_kinds(20)).n_parameters == 2 + 3 * 8

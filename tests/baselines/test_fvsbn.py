@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 import pytest
-from baselines.rows import check_samples, check_threads, every_row
+from baselines.rows import check_samples, every_row
 from sklearn.linear_model import LogisticRegression
 
 from bench.baselines.fvsbn import FVSBN
@@ -63,13 +61,3 @@ def test_the_best_epoch_by_the_validation_rows_is_kept():
 def test_samples_have_the_models_own_probabilities():
     model = FVSBN(max_epochs=30, random_state=0).fit(chain(500, D=5))
     check_samples(model, 5)
-
-
-def test_threads_change_no_bit():
-    check_threads(partial(FVSBN, max_epochs=3, random_state=3), chain(500, D=70), None)
-
-
-def test_parameters_are_counted():
-    model = FVSBN(max_epochs=1).fit(chain(50))
-    net = model.made.model_.to_dense()
-    assert model.n_parameters == 6 + 15 == net["masks"][0].sum() + len(net["biases"][0])

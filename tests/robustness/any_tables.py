@@ -8,9 +8,7 @@ Not here: dense tables (``dense_tables.py``), the methods that take tables, and 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,9 +16,7 @@ import pandas as pd
 import scipy.sparse as sp
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-
-sys.path.append(str(Path(__file__).resolve().parents[1]))  # where its neighbours are, also for a script
-from robustness.dense_tables import ALIEN, Rng, Table, dense_tables, fill, numbers
+from robustness.dense_tables import ALIEN, Liar, Rng, Table, dense_tables, fill, numbers
 
 # Sparse tables
 
@@ -163,18 +159,6 @@ def all_refused(width: int) -> Iterator[Table]:
 
 
 # What is no table of this width
-
-
-class Liar:
-    """Has ``__array__``, which does not give an array, or not a 0/1 table of the width, or none at all."""
-
-    def __init__(self, answer: Any) -> None:
-        self.answer = answer
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
-        if isinstance(self.answer, Exception):
-            raise self.answer
-        return self.answer
 
 
 class HalfSparse:

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 from hypothesis import strategies as st
-from robustness.any_tables import Liar
+from robustness.dense_tables import Liar
 from robustness.doors import WIDTH
 
 REFUSED, EITHER, SKIP = object(), object(), object()

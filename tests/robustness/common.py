@@ -1,6 +1,6 @@
-"""What the programs of this folder share: states of fits, forks, limits of memory, command lines and reports.
+"""Code that the programs of this folder share: states of fits, forks, limits of memory, command lines and reports.
 
-Not here: rows, quick fits, digests and fresh processes (``helpers.py``), the operations that they try (``operations.py``).
+Not here: rows, quick fits, digests and fresh processes (``helpers.py``), operations of models (``operations.py``).
 """
 
 from __future__ import annotations
@@ -90,6 +90,13 @@ class Child:
         os.close(self._pipe)
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
+    def answer(self, seconds: float, first: signal.Signals | None = None) -> Any:
+        """Return ``result()``; RuntimeError and a ``kill(first)`` if it does not end within so many seconds."""
+        if not self.ends_within(seconds):
+            self.kill(first)
+            raise RuntimeError("hangs")
+        return self.result()
+
     def result(self) -> Any:
         """Return what ``work`` returned, of a child that has ended; RuntimeError if it raised, or died."""
         code = self.exit_code()
@@ -137,13 +144,24 @@ def command_line(doc: str | None, **options: Any) -> argparse.Namespace:
     """Parse the command line of a program; each option is a pair: its default, and help or None."""
     parser = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
     for name, (default, text) in options.items():
-        if isinstance(default, tuple):  # the choices of a positional argument
-            parser.add_argument(name, choices=default, help=text)
+        if isinstance(default, tuple | list):  # choices of a positional argument: of a tuple one, of a list any number
+            parser.add_argument(name, choices=default, help=text, nargs="*" if isinstance(default, list) else None)
+        elif default is False:
+            parser.add_argument(f"--{name}", action="store_true", help=text)
         else:
             shown = argparse.SUPPRESS if text is None else f"{text} (default: {default})"
             parser.add_argument(f"--{name}", type=type(default), default=default, help=shown)
     warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)  # forks are the point
     return parser.parse_args()
+
+
+def show_all(*parts: Callable[[Path], Report]) -> int:
+    """Make reports, each in a new folder, and show them; return the exit status."""
+    bad = 0
+    for part in parts:
+        with new_folder() as folder:
+            bad |= part(folder).show()
+    return bad
 
 
 class Report:

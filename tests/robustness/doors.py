@@ -1,12 +1,11 @@
-"""Public doors: a table of rows that comes in at a method, and what must come out.
+"""Public doors: methods that take a table of rows, and the promise about their answers.
 
-A *door* is a public method that takes a table of rows; a *table* is anything that a user may take for one, with the plain
-numbers that it holds beside it. The promise, :func:`knock`: the answer has the bits of the answer to plain contiguous uint8
-rows of the same values; or a TypeError or ValueError tells the name, the demand and what was found. The given table stays as
-it was, and so does the model behind the door. Warnings are errors throughout.
+A *table* is anything that a user may hand in as one, beside the numbers that it holds. The promise (:func:`knock`): the answer
+has the bits of the answer to plain contiguous uint8 rows of the same values, or a TypeError or ValueError states the name, the
+demand and the value found. The table and the model do not change. Warnings are errors.
 
-Not here: the tables (``any_tables.py``), options of methods, hyper-parameters (``test_options.py``), files of data
-(``test_data_files.py``), model files (``fuzz.py``).
+Not here: the tables (``any_tables.py``), options (``test_options.py``), files of data (``test_data_files.py``), model files
+(``fuzz.py``).
 
     python tests/robustness/doors.py --n 1000      so many tables at every door
 """
@@ -15,7 +14,6 @@ from __future__ import annotations
 
 import re
 import sys
-import time
 import warnings
 import zlib
 from collections import Counter
@@ -40,7 +38,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))  # where its neighbour
 import helpers
 from helpers import digest, rows
 from robustness.any_tables import tables
-from robustness.common import command_line, fit_state, limited_memory
+from robustness.common import Report, command_line, fit_state, limited_memory
 from robustness.dense_tables import Table
 from robustness.operations import COUNT, GAPS, NOTHING, OPERATIONS, WALKS, ask
 
@@ -304,22 +302,19 @@ def property_of(door: Door, count: Counter[bool] | None = None) -> Callable[[], 
 def main() -> int:
     args = command_line(__doc__, n=(300, "tables at each door"), only=("", "doors whose name contains this"))
     warnings.simplefilter("error")
-    broken, begin = 0, time.perf_counter()
-    chosen = [door for door in doors().values() if args.only in door.name]
-    for door in chosen:
+    report = Report("doors")
+    for door in [door for name, door in doors().items() if args.only in name]:
         count = Counter[bool]()
+        report.figures["doors"] += 1
         try:
             with limited_memory(MEMORY):
                 hold(property_of(door, count), args.n, door.name)
             print(f"{door.name:52} {count[True]:6} taken {count[False]:6} refused", flush=True)
         except Exception as error:
-            broken += 1
             for one in getattr(error, "exceptions", [error]):
-                print(f"{door.name} BROKEN: {type(one).__name__}: {one}", *getattr(one, "__notes__", []), sep="\n    ")
-                if one.__cause__ is not None:
-                    print(f"    {type(one.__cause__).__name__}: {one.__cause__}")
-    print(f"{len(chosen)} doors, {broken} broken, {time.perf_counter() - begin:.0f} s")
-    return 1 if broken else 0
+                notes = [*getattr(one, "__notes__", []), f"because of {one.__cause__!r}"]
+                report.check(False, "\n    ".join([f"{door.name}: {type(one).__name__}: {one}", *notes]))
+    return report.end().show()
 
 
 if __name__ == "__main__":

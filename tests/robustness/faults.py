@@ -1,19 +1,16 @@
 """Calls that fail: disk full, I/O errors, no memory, no thread, and kills between any two system calls.
 
-A small shared library (``faults.c``) takes over the C library's functions; it is compiled here and preloaded into a Python
-process of its own. That process prepares some operations of made_fast, and does each of them in forks of itself, with the
-first, the second, the third ... call of a kind failing. Promised is a clean exception of the right kind, or success; never a
-crash, a hang, a broken or lost file, a temporary file or a descriptor that stays behind; and after the fault the operation
-gives the bits that it always gives.
+A shared library (``faults.c``), compiled here, replaces functions of the C library in a Python process. That process does each
+operation of made_fast in forks, with the first, the second, the third ... call of a kind failing. The promise is success or
+an exception of the right kind; no crash, no hang, no broken or lost file, no temporary file or descriptor left open; and the
+same bits when the operation is done again.
 
-Where memory is refused, NumPy 2.4, OpenSSL and Python 3.11 do not always keep such promises themselves: they crash (a casting
-ufunc without memory for its buffer, ``__array_interface__``), hang (``Thread.start``) or raise SystemError. That is counted
-apart, as foreign: by the innermost C functions of a crash, or by the exception.
+Without memory, NumPy 2.4, OpenSSL and Python 3.11 break such promises themselves: they crash (a casting ufunc without memory
+for its buffer, ``__array_interface__``), hang (``Thread.start``) or raise SystemError. These are counted apart, as foreign: by
+the innermost C functions of a crash, or by the exception.
 
-Not here: the operations (``fault_operations.py``), kills at random moments (``kill.py``), faults that come in pairs, damaged
-files.
+Not here: the operations (``fault_operations.py``), kills at random moments (``kill.py``), two faults at once.
 
-    python tests/robustness/faults.py
     python tests/robustness/faults.py --only 'save' --most 1000
 """
 
@@ -33,7 +30,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -43,7 +39,7 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # where its neighbours are, also for a script
 from helpers import descriptors, digest
-from robustness.common import Child, command_line
+from robustness.common import Child, Report, command_line
 from robustness.fault_operations import FILES, Operation, prepare
 
 HANG = 10.0
@@ -376,21 +372,14 @@ def main() -> int:
     )
     if args.inside:
         return inside(args)
-    begin, cells = time.monotonic(), []
+    report = Report("faults")
     for cell in run(args.only, args.faults, args.most):
         if cell.calls:
-            cells.append(cell)
             cell.show()
-    ends = sum((cell.ends for cell in cells), Counter[str]())
-    broken, foreign = sum(len(cell.broken) for cell in cells), sum(len(cell.foreign) for cell in cells)
-    seconds, crashes, hangs = time.monotonic() - begin, ends[FOREIGN], ends[FOREIGN_HANG]
-    print(
-        f"faults: {ends.total()} tries in {seconds:.0f} s: crashes {ends['crash']}, hangs {ends['hang']}, "
-        f"promises broken {broken}"
-    )
-    others = foreign - crashes - hangs
-    print(f"faults: without memory, NumPy, OpenSSL and Python: crashes {crashes}, hangs {hangs}, others {others}")
-    return 1 if broken else 0
+            report.figures += cell.ends
+            report.figures["without memory, faults of NumPy, OpenSSL and Python"] += len(cell.foreign)
+            report.wrong += Counter(f"{cell.operation}, {cell.fault}: {text}" for text in cell.broken)
+    return report.end().show()
 
 
 if __name__ == "__main__":

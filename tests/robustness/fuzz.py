@@ -1,17 +1,15 @@
-"""A mutation fuzzer of model files and checkpoints: whatever a file holds, it is refused by name, or the model in it works.
+"""A mutation fuzzer of model files and checkpoints: a file is refused by name, or the model in it works.
 
-Mutants of small files of every kind go to the public door, ``made_fast.load`` (read or mapped) or ``MADE.resume``. What is
-promised of every one of them:
+Mutants of small files of every kind go to ``made_fast.load`` (read or mapped) or ``MADE.resume``. The promises:
 
-- it is refused by ModelFileError with a text of less than 500 characters that begins with the path, or the model in it scores
-  and samples, and its probabilities add up to 1 (and a resumed fit goes on, or says why not). If a parameter is beyond 1000,
-  scores need not be finite: products of such numbers may overflow, which is counted and is no fault of the file;
-- nothing crashes, and nothing takes longer than a second;
-- loading it allocates at most the size of the file and 64 MB beside it.
+- ModelFileError with a text of less than 500 characters that begins with the path, or a model that scores and samples, whose
+  probabilities add up to 1 (and a resumed fit that continues, or says why not). Scores need not be finite if a parameter is
+  beyond 1000, for products may overflow; that is counted apart;
+- no crash, and no load that takes longer than a second;
+- loading allocates at most the size of the file and 64 MB.
 
-Mutants are made and loaded in forks, a slice at a time; after a crash or a hang the slice is done again without the culprit.
-Files that break a promise are kept. Mutant i of a seed is the same whenever it is made: ``--only I`` makes it again and loads
-it in this process. There are four classes of mutants, in turn, see ``mutations.py``.
+Forks make and load mutants, a slice at a time; after a crash or a hang the rest of the slice is done again. Files that break a
+promise are kept. Mutant i of a seed is always the same: ``--only I`` makes it again and loads it in this process.
 
 Not here: the changes of a file (``mutations.py``); coverage guided search (``atheris_model_file.py``); single faults with
 their messages (``tests/inference``).

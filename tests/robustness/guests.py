@@ -1,14 +1,12 @@
-"""made_fast beside libraries that have thread pools of their own: OpenMP in scikit-learn, LightGBM and PyTorch, BLAS in NumPy.
+"""made_fast beside libraries with thread pools: OpenMP in scikit-learn, LightGBM and PyTorch, BLAS in NumPy.
 
-``beside``: a fresh process imports and uses such a library before made_fast or after it, uses both in turn, on two threads
-each, and forks a child that uses made_fast alone. Bits are those of a process without guests, nothing hangs, and none of our
-threads is there before there is work for it. What the guests' own pools do in a child is their affair: most hang there.
+``beside``: a fresh process imports and uses such a library before made_fast or after it, uses both in turn on two threads, and
+forks a child that uses made_fast alone. The bits are those of a process without guests, nothing hangs, and no thread of
+made_fast starts before there is work. Subnormal numbers are checked throughout: the kernels flush them to 0, for speed, and
+must restore the mode of every thread; a library linked with -ffast-math breaks them for the whole process.
 
-Subnormal numbers are looked at all the while: our kernels take them as 0 (it is faster), and must have put that right when
-they give a thread back, whichever thread it is. A library linked with -ffast-math would break them for the whole process.
-
-``counts``: how many threads a call uses by default, with fewer CPUs (affinity) or OMP_NUM_THREADS; the quotas of control
-groups are in ``tests/test_threads.py``.
+``counts``: the number of threads of a call by default, with fewer CPUs (affinity) or OMP_NUM_THREADS; quotas of control groups
+are in ``tests/system/test_threads.py``.
 
     python tests/robustness/guests.py --n 3
 """

@@ -14,16 +14,13 @@ import json
 import math
 import random
 import re
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
-
-sys.path.append(str(Path(__file__).resolve().parents[1]))  # where its neighbours are, also for a script
 from helpers import rows, small
+from numpy.typing import NDArray
 
 CLASSES = ("raw", "header", "json", "tensors")
 

@@ -5,15 +5,13 @@ Not here: fits and files, which each program does in its own way.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from made_fast import MADEModel, MixtureModel, load
-
-sys.path.append(str(Path(__file__).resolve().parents[1]))  # where its neighbours are, also for a script
 from helpers import rows, small
+
+from made_fast import MADEModel, MixtureModel, load
 
 ROWS, GAPS, WALKS, COUNT, NOTHING = "rows", "rows with gaps", "rows with gaps, walks", "a number of rows", "nothing"
 

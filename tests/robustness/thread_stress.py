@@ -1,11 +1,9 @@
-"""Sixty-four threads share models; every result has the bits that it has alone.
+"""Sixty-four threads share models; every result has the bits of a call that runs alone.
 
-``stress``: rounds of about a second. In each, all models are loaded anew and all threads begin with the same call on the same
-model, so that all of them want at once what is made on first use. Then each goes on with calls of its own choice and its own
-``n_threads``; some fit models of their own. At the end, the threads and the memory that are left are counted.
-
-``first_use``: the same in fresh processes, where all threads import, load and score at once. ``quiet``: a process that has
-been busy sleeps and takes no CPU time; importing, loading and small calls start no thread.
+``stress``: in each round all models are loaded anew and all threads begin with the same call on the same model, so that all
+need at once what is made on first use. Then each makes calls of its own choice and ``n_threads``; some fit models. At the end the
+threads and the memory that remain are counted. ``first_use``: all threads of a fresh process import, load and score at once.
+``quiet``: an idle process takes no CPU time; importing, loading and small calls start no thread.
 
 Not here: forks (``fork_stress.py``), Ctrl-C (``interrupts.py``), speed.
 
@@ -34,7 +32,7 @@ from made_fast.system import threads
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # where its neighbours are, also for a script
 from helpers import digest, python, rows, small, with_missing
-from robustness.common import Report, command_line, new_folder
+from robustness.common import Report, command_line, show_all
 from robustness.operations import N_INPUTS, ask, load_models, make_models
 
 MOST_RANKS = 4
@@ -260,11 +258,7 @@ def quiet(folder: Path, seconds: float) -> Report:
 
 def main() -> int:
     args = command_line(__doc__, seconds=(60.0, "of the stress"), n=(10, "fresh processes"))
-    bad = 0
-    for part in (lambda f: stress(f, args.seconds), lambda f: first_use(f, args.n), lambda f: quiet(f, 5.0)):
-        with new_folder() as folder:
-            bad |= part(folder).show()
-    return bad
+    return show_all(partial(stress, seconds=args.seconds), partial(first_use, n=args.n), partial(quiet, seconds=5.0))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Sixty-four threads share models; every result has the bits of a call that runs alone.
 
 ``stress``: in each round all models are loaded anew and all threads begin with the same call on the same model, so that all
-need at once what is made on first use. Then each makes calls of its own choice and ``n_threads``; some fit models. At the end the
-threads and the memory that remain are counted. ``first_use``: all threads of a fresh process import, load and score at once.
-``quiet``: an idle process takes no CPU time; importing, loading and small calls start no thread.
+need at once what is made on first use. Then each makes calls of its own choice and ``n_threads``; some fit models. At the
+end the threads and the memory that remain are counted. ``first_use``: all threads of a fresh process import, load and score at
+once. ``quiet``: an idle process takes no CPU time; importing, loading and small calls start no thread.
 
 Not here: forks (``fork_stress.py``), Ctrl-C (``interrupts.py``), speed.
 

@@ -312,8 +312,8 @@ def main() -> int:
             print(f"{door.name:52} {count[True]:6} taken {count[False]:6} refused", flush=True)
         except Exception as error:
             for one in getattr(error, "exceptions", [error]):
-                notes = [*getattr(one, "__notes__", []), f"because of {one.__cause__!r}"]
-                report.check(False, "\n    ".join([f"{door.name}: {type(one).__name__}: {one}", *notes]))
+                notes = [f"{door.name}: {one!r} because of {one.__cause__!r}", *getattr(one, "__notes__", [])]
+                report.check(False, "\n    ".join(notes))
     return report.end().show()
 
 

@@ -1,4 +1,4 @@
-"""What the tests of several baselines share: rows of 0/1, gradients by differences, a check of samples."""
+"""Helpers of the tests of baselines: rows of 0/1, gradients by differences, a check of samples."""
 
 from __future__ import annotations
 

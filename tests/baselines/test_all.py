@@ -1,4 +1,4 @@
-"""What all baselines do alike: arguments, tables, repeated fits, early stopping, threads, a line an epoch."""
+"""Behaviour that all baselines share: arguments, tables, repeated fits, early stopping, threads, a line an epoch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The mixture of Bernoullis: what it scores, what EM does to it, what it draws."""
+"""The mixture of Bernoullis: its scores, EM, its samples."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_the_best_of_several_beginnings_goes_on(monkeypatch):
     monkeypatch.setattr(BernoulliMixture, "_step", watch)
     BernoulliMixture(4, n_init=5, max_epochs=1, random_state=0).fit(two_kinds(100))
     best = int(np.argmax(values[4:25:5]))
-    assert best != 4  # the last would go on anyway
+    assert best != 4  # the last continues anyway
     np.testing.assert_array_equal(ends[25][0], ends[4 + 5 * best][1])
 
 

@@ -76,7 +76,7 @@ def test_the_gradient_of_the_model_given_h_is_exact():
 
 
 def mean_gradient(model, x):
-    """Return what the estimate of the encoder's gradient is in the mean, by all h, and the truth by differences."""
+    """Return the mean, over all h, of the estimate of the encoder's gradient, and the truth by differences."""
     D, H = x.shape[1], model.n_hidden
     theta, out = model.theta_, np.zeros_like(model.theta_)
     net, d = darn.views(theta, D, H), darn.views(out, D, H)

@@ -1,4 +1,4 @@
-"""FVSBN: it is the logistic autoregression of the formula, and as good as one fitted input by input."""
+"""FVSBN: it is the logistic autoregression of the formula, and scores like one fitted input by input."""
 
 from __future__ import annotations
 

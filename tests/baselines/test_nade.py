@@ -1,4 +1,4 @@
-"""NADE: it sums to 1, its gradient is that of its loss, its samples follow it, and training does what it says."""
+"""NADE: it sums to 1, its gradient is that of its loss, its samples follow it, its learning rate falls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The RBM: log Z both ways, gradients, what the chains draw, what training finds."""
+"""The RBM: log Z both ways, gradients, chains, training."""
 
 from __future__ import annotations
 

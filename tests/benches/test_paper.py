@@ -1,4 +1,4 @@
-"""``bench.paper`` on small made-up sets: runs are kept, go on, and are chosen without the test rows; mistakes are one line."""
+"""``bench.paper`` on small made-up sets: runs are kept, resumed, and chosen without the test rows; mistakes are one line."""
 
 import json
 from pathlib import Path

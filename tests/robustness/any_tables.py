@@ -3,7 +3,7 @@
 :func:`tables` draws dense tables, sparse matrices tidy, untidy and broken, and things that are no table at all;
 :func:`all_refused` yields all that must be refused, each once.
 
-Not here: dense tables (``dense_tables.py``), the methods that take tables, and what is promised of the answer (``doors.py``).
+Not here: dense tables (``dense_tables.py``), the methods that take tables, and their promise (``doors.py``).
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def sparse_tables(draw: st.DrawFn, width: int) -> Table:
     if form in ("csr", "csc", "bsr"):
         S.indices, S.indptr = S.indices.astype(index), S.indptr.astype(index)
     if form in ("csr", "coo") and draw(st.booleans()):
-        S.has_canonical_format = True  # what SciPy has noted may be out of date
+        S.has_canonical_format = True  # the flag may be wrong
     return Table(S, numbers(X), f"{form}_{kind} of {dtype.str}, {index}, {flavour}, {'canonical' if canonical else 'untidy'}")
 
 
@@ -83,7 +83,7 @@ def _put(array: NDArray[Any], at: int, value: Any) -> NDArray[Any]:
 
 
 def _breaks(S: Any, rng: Rng) -> list[tuple[str, Any]]:
-    """Return ways to break a sparse matrix: new values of its arrays, which SciPy does not look at, or what to call."""
+    """Return ways to break a sparse matrix: new values of its arrays, which SciPy does not check, or a function to call."""
     form, (n, D) = S.format, S.shape
     huge = int(rng.choice([-(2**31), -1000, -1, 2**31 - 1, 10**6]))
     if form in ("csr", "csc", "bsr"):
@@ -129,7 +129,7 @@ def broken_tables(draw: st.DrawFn, width: int) -> Table:
     X[rng.integers(n), rng.integers(width)] = 1
     S = _converted(getattr(sp, f"csr_{kind}")(X), form, rng)
     if draw(st.booleans()):
-        getattr(S, "has_canonical_format", None)  # SciPy notes it, and does not notice what happens next
+        getattr(S, "has_canonical_format", None)  # SciPy computes and keeps it
     ways = _breaks(S, rng)
     return _broken(S, *ways[rng.integers(len(ways))])
 
@@ -158,7 +158,7 @@ def all_refused(width: int) -> Iterator[Table]:
         yield Table(X, None, f"an array of objects with {alien!r}")
 
 
-# What is no table of this width
+# Things that are no table of this width
 
 
 class HalfSparse:
@@ -172,7 +172,7 @@ OTHER_WIDTH = "another width: "
 
 
 def _no_table(D: int) -> dict[str, Callable[[], Any]]:
-    """Return what is no table of D columns; what is one of another width is named so."""
+    """Return things that are no table of D columns, by name; the names of tables of another width say so."""
     shapes: list[tuple[int, ...]] = [(), (D,), (0, D), (2, 0), (0, 0), (1, 2, D), (2, D, 1), (1,) * 33]
     wrong: dict[str, Callable[[], Any]] = {f"shape {shape}": lambda shape=shape: np.zeros(shape, np.uint8) for shape in shapes}
     wrong |= {f"{OTHER_WIDTH}shape {(2, d)}": lambda d=d: np.zeros((2, d)) for d in (D - 1, D + 1)}
@@ -225,7 +225,7 @@ def _no_table(D: int) -> dict[str, Callable[[], Any]]:
 
 
 def no_tables(width: int, fits: bool) -> st.SearchStrategy[Table]:
-    """Draw what is no table of this width, or of any width where that is free."""
+    """Draw things that are no table of this width; of any width where a door fits."""
     ways = {name: make for name, make in _no_table(width).items() if not (fits and name.startswith(OTHER_WIDTH))}
     return st.sampled_from(list(ways)).map(lambda name: Table(ways[name](), None, name))
 

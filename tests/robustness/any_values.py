@@ -1,4 +1,4 @@
-"""Anything that a user may hand in as an option, for Hypothesis to draw, and rules for what is right.
+"""Anything that a user may hand in as an option, for Hypothesis to draw, and rules that say what is right.
 
 A rule is a function of a value: it returns the plain value that this stands for, REFUSED, EITHER (it may be taken for
 anything), or SKIP (it would take too long). Not here: the options (``test_options.py``).
@@ -153,7 +153,7 @@ def random_state(value):
 
 
 def plain_array(value):
-    """Return an array of what is one without doubt, or None."""
+    """Return a value as an array, or None if it is no plain array."""
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
         return None
     try:

@@ -68,7 +68,7 @@ class Child:
             raise RuntimeError("a child ended before it began")
 
     def ends_within(self, seconds: float) -> bool:
-        """Wait for at most so many seconds; return whether the child has ended by itself."""
+        """Wait; return whether the child has ended by itself."""
         deadline = time.monotonic() + seconds
         while select.select([self._pipe], [], [], max(0.0, deadline - time.monotonic()))[0]:
             received = os.read(self._pipe, 1 << 16)
@@ -91,14 +91,14 @@ class Child:
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
     def answer(self, seconds: float, first: signal.Signals | None = None) -> Any:
-        """Return ``result()``; RuntimeError and a ``kill(first)`` if it does not end within so many seconds."""
+        """Return ``result()``; ``kill(first)`` and RuntimeError if it does not end within these seconds."""
         if not self.ends_within(seconds):
             self.kill(first)
             raise RuntimeError("hangs")
         return self.result()
 
     def result(self) -> Any:
-        """Return what ``work`` returned, of a child that has ended; RuntimeError if it raised, or died."""
+        """Return the result of ``work`` when the child has ended; RuntimeError if it raised or died."""
         code = self.exit_code()
         answer = json.loads(self._received or json.dumps({"error": f"a child died: exit code {code}"}))
         if "error" in answer:
@@ -117,7 +117,7 @@ def address_space() -> int:
 
 @contextmanager
 def limited_memory(more: int) -> Iterator[None]:
-    """Let this process take at most so many bytes more than it has; without a limit where there is no /proc."""
+    """Limit the memory of this process to this many bytes more than it has; no limit where there is no /proc."""
     if not Path("/proc/self/statm").exists():
         yield
         return
@@ -137,7 +137,7 @@ def new_folder() -> Iterator[Path]:
         yield Path(name)
 
 
-# The command line, and what is printed
+# Command lines and reports
 
 
 def command_line(doc: str | None, **options: Any) -> argparse.Namespace:
@@ -165,7 +165,7 @@ def show_all(*parts: Callable[[Path], Report]) -> int:
 
 
 class Report:
-    """Figures of a run by their names, and broken promises: what was wrong, and how often."""
+    """Figures of a run by name, and broken promises with their counts."""
 
     def __init__(self, title: str, **figures: Any) -> None:
         self.title, self.begin = title, time.monotonic()

@@ -1,6 +1,6 @@
 """Dense tables of rows for Hypothesis to draw: any dtype, layout and container, with the numbers that each holds.
 
-Not here: sparse tables, and what is no table (``any_tables.py``).
+Not here: sparse tables, things that are no table (``any_tables.py``).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ ALIEN = ("1", b"1", "", 1j, np.complex64(1), pd.NaT, [1], {}, object(), 10**400,
 
 
 class Table(NamedTuple):
-    """What is handed in; its values as numbers, (n, D), or None where it must be refused; how it came to be."""
+    """A thing to hand in; its values as numbers, (n, D), or None where it must be refused; how it was made."""
 
     given: Any
     values: NDArray[np.longdouble] | None
@@ -79,7 +79,7 @@ def fill(rng: Rng, n: int, D: int, dtype: np.dtype[Any], flavour: str) -> NDArra
 
 
 def numbers(X: NDArray[Any]) -> NDArray[np.longdouble] | None:
-    """Return what an array holds; None if it is no numbers. Goes its own way: what is under test does not judge itself."""
+    """Return the numbers of an array, or None; independent of the code under test."""
     if X.dtype.kind != "O":
         return X.astype(np.longdouble)
     values = np.empty(X.shape, np.longdouble)

@@ -56,13 +56,13 @@ FOREVER = 2**62
 
 @dataclass(frozen=True)
 class Fault:
-    """What goes wrong. OSError must be of ``error``; memory may also be short when a file or a thread is opened."""
+    """A fault. OSError must be of ``error``; memory may also be short when a file or a thread is opened."""
 
     kinds: str  # letters of KINDS: which calls
     how: int = FAIL  # as in faults.c, and so is error
     error: int = 0
     onwards: bool = False  # all further calls fail too
-    ends: str = "OSError"  # what may come of it besides success
+    ends: str = "OSError"  # how the operation may end besides success
     least: int = 0  # requests for less memory than this are granted
 
 
@@ -106,7 +106,7 @@ EVERY_MALLOC = "malloc: no memory"
 
 @dataclass
 class Cell:
-    """What came of an operation under a fault.
+    """The results of an operation under a fault.
 
     ``calls``: made when nothing fails; ``order``: their letters; ``ends``: how tries ended; ``broken``: promises, in words;
     ``foreign``: what NumPy or Python did wrong without memory.
@@ -155,7 +155,7 @@ def run(operations: str, faults: str, most: int) -> Iterator[Cell]:
             if not names:
                 continue
             env = os.environ | {"LD_PRELOAD": library, "OPENBLAS_NUM_THREADS": "1"}
-            env["MALLOC_PERTURB_"] = "165"  # fresh memory holds rubbish, not what the last try has left there
+            env["MALLOC_PERTURB_"] = "165"  # fresh memory holds rubbish, not the numbers of the last try
             if names == [EVERY_MALLOC]:
                 env["PYTHONMALLOC"] = "malloc"
             options = {"inside": folder, "only": operations, "most": most}
@@ -185,7 +185,7 @@ class Library:
         self._order.restype = ctypes.c_char_p
 
     def do(self, work: Callable[[], Any], fault: Fault, n: int) -> tuple[Any, BaseException | None]:
-        """Do ``work`` while the n-th call of the fault's kind fails; return what it returned or raised."""
+        """Do ``work`` while the n-th call of the fault's kind fails; return its result and its error."""
         result, error = None, None
         last = FOREVER if fault.onwards else n
         try:
@@ -286,7 +286,7 @@ def watch(notes: Path, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 
 def told(notes: Path) -> tuple[str, bool]:
-    """Return what a fork that died has told, in short, and whether NumPy or Python did it, not code of made_fast.
+    """Return the last words of a fork that died, in short, and whether NumPy or Python is to blame.
 
     First stands what it said before, then the innermost lines of Python of each thread, then the C functions below the signal
     down to the interpreter. If a new thread finds no memory to say that it has begun, ``Thread.start`` waits for that for
@@ -340,7 +340,7 @@ def inside(args: argparse.Namespace) -> int:
             if not re.search(args.only, name):
                 continue
             operation.reset()
-            expected = digest(operation.run())  # whatever is imported on first use is imported now
+            expected = digest(operation.run())  # imports all modules of first use
             gc.collect()
             gc.freeze()  # forks look for garbage among their own objects alone: else they would copy every page
             known: dict[tuple[str, int], tuple[int, str]] = {}

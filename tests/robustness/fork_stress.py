@@ -110,7 +110,7 @@ def stress(folder: Path, n: int) -> Report:
     busy = [
         lambda: answers(models, 2),
         lambda: answers({}, 2, with_fit=True),
-        lambda: answers(load_models(folder), 1),  # what is made on first use, and under which lock
+        lambda: answers(load_models(folder), 1),  # objects made on first use, and their locks
     ]
     threads = [threading.Thread(target=noise, args=(work,), daemon=True) for work in busy]
     faulthandler.register(signal.SIGUSR1, sys.__stderr__)

@@ -49,7 +49,7 @@ MARGIN = 64 << 20
 LONGEST_TEXT = 500
 LARGEST = 64 << 20  # bytes of a mutant: more take their time to be read, as they should
 LARGEST_PARAMETER = 1000.0
-KILL_AFTER = 10.0  # seconds; what takes longer than SECONDS is run again alone before it counts as a hang
+KILL_AFTER = 10.0  # seconds; a mutant slower than SECONDS runs again alone before it counts as a hang
 TRIES, ENOUGH = 3, 5  # runs alone; hangs after which no further suspect is run alone
 SLICE = 1000  # mutants of a fork
 
@@ -61,7 +61,7 @@ class Seed(NamedTuple):
 
 
 class Mutant(NamedTuple):
-    """What is to be loaded, and how."""
+    """A file to load, and how."""
 
     number: int
     kind: str
@@ -148,7 +148,7 @@ def make_mutant(seeds: list[Seed], seed: int, number: int) -> Mutant:
 
 
 class Verdict(NamedTuple):
-    """What became of a mutant: ``outcome`` is one of OUTCOMES, unless a promise was broken."""
+    """The end of a mutant: ``outcome`` is one of OUTCOMES, unless a promise was broken."""
 
     outcome: str
     text: str = ""
@@ -194,7 +194,7 @@ class Door:
 
 
 def use(loaded: Any, *, resumed: bool) -> str:
-    """Score and sample a few rows, and go on with a resumed fit; return the outcome.
+    """Score and sample a few rows, and continue a resumed fit; return the outcome.
 
     Of few inputs all rows are scored: their probabilities add up to 1, or a degree or a dead weight is wrong.
     """
@@ -234,10 +234,10 @@ def _largest_parameter(model: Any) -> float:
 
 
 NUMBER, BEGIN = range(2)
-"""What a fork tells while it works: the mutant at hand, and when it was begun (ns)."""
+"""Places in the shared state of a fork: the mutant at hand, and the time of its begin (ns)."""
 
 Check = Callable[[int], tuple[str, str]]
-"""Of the number of a mutant: what is to be counted, and what is wrong."""
+"""From the number of a mutant to the name to count, and an error text."""
 
 
 class Slice:
@@ -334,7 +334,7 @@ def run(n: int, folder: Path, *, seed: int = 0, jobs: int = 1) -> Report:
         return check
 
     door = Door()
-    for _ in range(2):  # whatever is imported or allocated on first use
+    for _ in range(2):  # imports and allocations of first use
         for source in seeds:
             with warnings.catch_warnings():
                 verdict = door.check(Mutant(-1, "", source, source.raw, source.is_checkpoint, False))

@@ -44,7 +44,7 @@ W = torch.randn(400, 400, requires_grad=True)
 (W @ W).relu().sum().backward()
 """,
 }
-"""What uses the thread pool of each library; ``Z`` (n, d) and ``y`` (n,) are there."""
+"""Code that uses the thread pool of each library; ``Z`` (n, d) and ``y`` (n,) are there."""
 
 COMMON = """
 import hashlib, json, os, signal, sys, threading, warnings

@@ -56,8 +56,8 @@ class Prepared(NamedTuple):
     """An operation that can be begun and interrupted many times."""
 
     run: Callable[[], Any]
-    check: Callable[[], str | None] = lambda: None  # returns what is wrong afterwards
-    seconds: float = 0.0  # within which to interrupt what has no end; 0: within the time that it takes
+    check: Callable[[], str | None] = lambda: None  # returns an error text
+    seconds: float = 0.0  # time to interrupt within, if it has no end; 0: its own duration
 
 
 Build = Callable[[float, Path], Prepared]
@@ -243,7 +243,7 @@ def _table(name: str, scale: float, _: Path) -> Prepared:
 
 
 def left_over(folder: Path, *names: str) -> str | None:
-    """Return what is in a folder beside these files."""
+    """Return an error text if a folder holds other files."""
     more = set(os.listdir(folder)) - set(names)
     return f"left over: {more}" if more else None
 
@@ -301,19 +301,19 @@ ALL: dict[str, Build] = {
     "begin a large fit, orthogonal": partial(_begin, width=500, weight_init="orthogonal"),
     "begin a fit under many masks": lambda scale, f: _begin(1.0, f, 8000, n_masks=max(2, round(300 * scale))),
 }
-"""What can be interrupted; each is made of a scale (1 for the command line, less for the tests) and a folder."""
+"""Operations to interrupt; each is made of a scale (1 for the command line, less for the tests) and a folder."""
 
 
 # The worker
 
 
 class Figures(NamedTuple):
-    """What happened to an operation: seconds from each signal to its answer, and what was wrong afterwards."""
+    """Results of an operation: seconds from each signal to its answer, and error texts."""
 
     name: str
     latencies: list[float]
     seconds: float
-    """What the operation takes, or the time within which it was interrupted."""
+    """Duration of the operation, or the time within which it was interrupted."""
     wrong: list[str]
 
     def is_late(self, limit: float = PROMISE) -> bool:
@@ -321,7 +321,7 @@ class Figures(NamedTuple):
 
 
 def interrupted(run: Callable[[], Any], delay: float) -> float | None:
-    """Begin ``run`` and interrupt it after so many seconds; return how many the answer took, None if it was over before."""
+    """Begin ``run`` and interrupt it after ``delay`` seconds; return the seconds to the answer, None if it ended before."""
     due = time.monotonic() + delay
     try:
         try:
@@ -350,7 +350,7 @@ def measure(name: str, n: int, scale: float, folder: Path) -> Figures:
 
 
 def faults_of(prepared: Prepared) -> Iterator[str]:
-    """Yield what is wrong after an interrupt."""
+    """Yield error texts after an interrupt."""
     try:
         if found := prepared.check():
             yield found

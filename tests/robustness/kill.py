@@ -35,7 +35,7 @@ from helpers import digest, rows, small, with_missing
 from robustness.common import Child, Report, command_line, fit_state, new_folder, shared_counts
 
 PREFIX = ".made_fast-"
-"""What the names of temporary files begin with; with another prefix none would be counted, and a test would fail."""
+"""Prefix of the names of temporary files; with another one none is counted, and a test fails."""
 
 PATIENCE = 60.0
 """Seconds after which a child that should have ended counts as one that hangs."""
@@ -160,7 +160,7 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 STEP, DONE = range(2)
-"""What a child tells while it lives: the steps made, and the last epoch whose checkpoint it has written."""
+"""Places in the shared state of a child: its steps, and the last epoch whose checkpoint it has written."""
 
 
 def kill_fits(n: int, folder: Path, *, seed: int = 0) -> Report:
@@ -201,7 +201,7 @@ def _uninterrupted(name: str) -> tuple[dict[str, str], int, float]:
 
 
 def _fit(name: str, path: Path, seen: Any) -> dict[str, str]:
-    """Begin the fit, or go on with it; what a child does."""
+    """Begin the fit or continue it, in a child."""
 
     def tell(trainer: steps.Trainer, step: int) -> None:
         vars(trainer)["step"] = seen[STEP] = step

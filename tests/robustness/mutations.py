@@ -4,7 +4,7 @@ There are four classes. ``raw``: bytes of the file changed as they come; nearly 
 ``header``: the JSON at the head. ``json``: the JSON inside (hyper-parameters, rules, the text of a checkpoint). ``tensors``:
 values, sizes, types, names and order of the tensors. In the last three all checksums and offsets are put right afterwards.
 
-Not here: the files that mutants are made of, and what is promised of a mutant (``fuzz.py``).
+Not here: the files that are changed, and the promises (``fuzz.py``).
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ TOKENS = (
     str([[[[[0] * 6] * 6] * 6] * 6] * 6), "[" + ",".join(["{}"] * 5000) + "]",
     "{" + ",".join(f'"{i}":{i}' for i in range(3000)) + "}",
 )  # fmt: skip
-"""What Python's JSON would not write. A value ``"@i@"`` is replaced by ``TOKENS[i]`` in the text."""
+"""Text that Python's JSON does not write. A value ``"@i@"`` is replaced by ``TOKENS[i]`` in the text."""
 
 MARK = re.compile(r'"@(\d+)@"')
 

@@ -1,4 +1,4 @@
-"""What can be asked of a fitted model, stated once for all programs of this folder, and models of every kind to ask.
+"""Public methods of fitted models, stated once for all programs of this folder, and models of every kind.
 
 Not here: fits and files, which each program does in its own way.
 """

@@ -43,7 +43,7 @@ from made_fast.kernels.native import _native
 print(_native.__file__, *_native.levels())
 sys.stdout.flush()
 
-def ones(n_rows, n_columns, room):  # list_ones, on lists of so many numbers
+def ones(n_rows, n_columns, room):  # list_ones, on lists of ``room`` numbers
     bits = np.full((n_rows, 1), 2 ** 64 - 1 if room else 0, np.uint64)
     _native.list_ones(bits, n_columns, np.zeros(n_rows, np.int32), np.zeros((1, max(room, 1)), np.int32))
 
@@ -72,7 +72,7 @@ class Check:
     sanitizers: str  # as in -fsanitize
     libraries: tuple[str, ...]  # that have to be there before Python is
     options: dict[str, str]
-    faults: dict[str, str]  # function of FAULTS -> what is said when it is found
+    faults: dict[str, str]  # function of FAULTS -> text that is printed when it is found
     tests: tuple[tuple[str, ...], str]  # files, and which of their tests, as in pytest -k
     quick: tuple[tuple[str, ...], str]
 
@@ -169,7 +169,7 @@ def run_tests(check: Check, folder: Path, site: Path, libraries: list[str], quic
         "PYTEST_PLUGINS": "robustness.exact_arrays",
         "MADE_FAST_KERNELS": "native",
     }
-    # A sanitizer ends the process when it has reported: what pytest had captured of the report would be lost.
+    # A sanitizer ends the process after its report, which pytest must not capture.
     options = ["-q", "-x", "-p", "no:cacheprovider", "--capture=sys", *(["-n", str(jobs)] if jobs > 1 else [])]
     print(f"   pytest {' '.join(tests)} -k {only!r}", flush=True)
     command = [sys.executable, "-m", "pytest", *options, *tests, "-k", only]

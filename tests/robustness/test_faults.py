@@ -1,4 +1,4 @@
-"""Calls of the C library that fail: a share of what ``python tests/robustness/faults.py`` does."""
+"""Calls of the C library that fail: a share of ``python tests/robustness/faults.py``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The fuzzer over a few thousand mutants of each class, and proof that it sees what it is there to see.
+"""The fuzzer over a few thousand mutants of each class, and proof that it finds faults.
 
 Not here: the long runs (``python tests/robustness/fuzz.py --n 1000000 --jobs 2``).
 """

@@ -93,7 +93,7 @@ FITS: Jobs = {f"fit, n_masks={n_masks}": partial(_fit, n_masks) for n_masks in (
 
 
 def stress(folder: Path, seconds: float, n_threads: int = 64, round_seconds: float = 1.0) -> Report:
-    """Let threads share models for so many seconds, and at least for a round."""
+    """Let threads share models for these seconds, and at least for a round."""
     make_models(folder)
     report, chance = Report("stress", threads=n_threads), random.Random(0)
     with warnings.catch_warnings():  # for the whole process, so here and not in the threads
@@ -118,7 +118,7 @@ def stress(folder: Path, seconds: float, n_threads: int = 64, round_seconds: flo
 def one_round(
     models: dict[str, Any], first: str, jobs: Jobs, expected: dict[str, str], seconds: float, seed: int, report: Report
 ) -> None:
-    """Start all threads at once on the same call on fresh models, and let them go on with one more call at least."""
+    """Start all threads at once on the same call on fresh models, and let them make one more call at least."""
     n = report.figures["threads"]
     barrier, lock, end = threading.Barrier(n), threading.Lock(), time.monotonic() + seconds
 
@@ -237,7 +237,7 @@ begin = time.process_time()
 time.sleep(float(sys.argv[3]))
 print(small, busy, time.process_time() - begin)
 """
-"""Threads after a small call, threads after many large ones at once, and seconds of CPU time in so many idle seconds."""
+"""Threads after a small call, threads after many large ones at once, and seconds of CPU time of an idle process."""
 
 
 def quiet(folder: Path, seconds: float) -> Report:

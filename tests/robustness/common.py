@@ -10,8 +10,10 @@ import json
 import mmap
 import os
 import select
+import shlex
 import signal
 import sys
+import sysconfig
 import tempfile
 import time
 import traceback
@@ -111,8 +113,14 @@ def shared_counts(n: int) -> Any:
     return np.frombuffer(mmap.mmap(-1, 8 * n), np.int64)
 
 
-def address_space() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGESIZE")
+def memory(resident: bool) -> int:
+    """Return the bytes of memory that this process has: resident, or of its address space."""
+    return int(Path("/proc/self/statm").read_text().split()[resident]) * os.sysconf("SC_PAGESIZE")
+
+
+def compiler() -> list[str]:
+    """Return the command of the C compiler."""
+    return shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
 
 
 @contextmanager
@@ -124,7 +132,7 @@ def limited_memory(more: int) -> Iterator[None]:
     import resource
 
     limits = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (address_space() + more, limits[1]))
+    resource.setrlimit(resource.RLIMIT_AS, (memory(resident=False) + more, limits[1]))
     try:
         yield
     finally:

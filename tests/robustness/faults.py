@@ -25,7 +25,6 @@ import json
 import os
 import random
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -39,7 +38,7 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # where its neighbours are, also for a script
 from helpers import descriptors, digest
-from robustness.common import Child, Report, command_line
+from robustness.common import Child, Report, command_line, compiler
 from robustness.fault_operations import FILES, Operation, prepare
 
 HANG = 10.0
@@ -136,11 +135,6 @@ class Cell:
 # Outside: compile, start the process, read its table
 
 
-def compiler() -> str | None:
-    names = (os.environ.get("CC"), "cc", "gcc", "clang")
-    return next((found for name in names if name and (found := shutil.which(name))), None)
-
-
 def run(operations: str, faults: str, most: int) -> Iterator[Cell]:
     """Try operations and faults whose names match the regular expressions at every call that an operation makes.
 
@@ -149,7 +143,7 @@ def run(operations: str, faults: str, most: int) -> Iterator[Cell]:
     chosen = [name for name in FAULTS if re.search(faults, name)]
     with tempfile.TemporaryDirectory() as folder:
         library, source = f"{folder}/faults.so", str(Path(__file__).with_name("faults.c"))
-        command = [compiler() or "cc", "-O1", "-shared", "-fPIC", source, "-o", library, "-ldl"]
+        command = [*compiler(), "-O1", "-shared", "-fPIC", source, "-o", library, "-ldl"]
         subprocess.run(command, check=True, capture_output=True, text=True)
         for names in ([name for name in chosen if (name == EVERY_MALLOC) == every] for every in (False, True)):
             if not names:

@@ -261,19 +261,24 @@ class Slice:
             found += [("slow", number, "")] if seconds > SECONDS else []
         return {"counts": counts, "found": found, "longest": longest}
 
-    def end(self) -> tuple[dict[str, Any] | None, str]:
-        """Return the result of a fork that has ended, or what was wrong with the mutant at hand; ("", None) before."""
+    def end(self) -> dict[str, Any] | None:
+        """Return the result of a fork that has ended, or that of the mutant that ended it and the rest; None before."""
         if not self.child.ends_within(0.01):
             if not self.state[BEGIN] or time.monotonic_ns() - self.state[BEGIN] < KILL_AFTER * 1e9:
-                return None, ""
+                return None
             self.child.kill()
-            return None, "slow"
-        try:
-            return self.child.result(), ""
-        except RuntimeError as error:
-            if not self.state[BEGIN] or "exit code -" not in str(error):
-                raise
-            return None, f"crash: {error}"
+            what, text = "slow", ""
+        else:
+            try:
+                result: dict[str, Any] = self.child.result()
+                return result
+            except RuntimeError as error:
+                if not self.state[BEGIN] or "exit code -" not in str(error):
+                    raise
+                what, text = "crash", f"crash: {error}"
+        number = int(self.state[NUMBER])
+        rest = range(self.numbers.start, number), range(number + 1, self.numbers.stop)
+        return {"counts": {}, "found": [(what, number, text)], "longest": (0.0, 0), "rest": [part for part in rest if part]}
 
 
 def check_all(begin: Callable[[], Check], numbers: range, jobs: int = 1) -> dict[str, Any]:
@@ -286,19 +291,13 @@ def check_all(begin: Callable[[], Check], numbers: range, jobs: int = 1) -> dict
             while waiting and len(running) < jobs:
                 running.append(Slice(begin, waiting.pop(0)))
             for one in list(running):
-                result, wrong = one.end()
-                if result is None and not wrong:
+                if (result := one.end()) is None:
                     continue
                 running.remove(one)
-                if result is not None:
-                    counts += Counter(result["counts"])
-                    found += [tuple(entry) for entry in result["found"]]
-                    longest = max(longest, tuple(result["longest"]))
-                else:
-                    number = int(one.state[NUMBER])
-                    found.append((wrong.partition(":")[0], number, wrong))
-                    rest = range(one.numbers.start, number), range(number + 1, one.numbers.stop)
-                    waiting += [part for part in rest if part]
+                counts += Counter(result["counts"])
+                found += [tuple(entry) for entry in result["found"]]
+                longest = max(longest, tuple(result["longest"]))
+                waiting += result.get("rest", [])
     finally:
         for one in running:
             with contextlib.suppress(OSError):  # it is the one that failed

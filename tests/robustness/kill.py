@@ -46,11 +46,6 @@ MOST_KILLS = 500
 
 # While a model is saved
 
-PHASES = (
-    "before there was a temporary file", "with the temporary file empty", "with it partly written",
-    "with it wholly written, not renamed", "with it renamed",
-)  # fmt: skip
-
 SIZES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "kilobytes": ({"D": 16, "hidden_sizes": (8,)}, {"D": 70, "hidden_sizes": (30, 20)}),
     "several masks": ({"D": 150, "hidden_sizes": (200,), "n_masks": 3}, {"D": 150, "hidden_sizes": (300,)}),
@@ -130,13 +125,7 @@ def _kill_one(report: Report, models: list[Saved], path: Path, seconds: float, r
     report.check(raw is not None, "the file is gone")
     whole = raw is None or (found is not None and models[found].is_at(path))
     report.check(whole, "the file is neither the one model nor the other")
-    if not two:
-        under_way = (first + int(counts[0][0])) % 2
-        new = [name for name in left if name not in before]
-        written = (path.parent / new[0]).stat().st_size if new else -1
-        size = len(models[under_way].raw)
-        phase = 4 if found == under_way else 0 if not new else 1 if not written else 2 if written < size else 3
-        report.figures[f"killed {PHASES[phase]}"] += 1
+    report.figures["kills after the rename, before the next save"] += not two and found == (first + int(counts[0][0])) % 2
     if left and rng.random() < 0.3:  # otherwise the next child must clean up
         models[first].model.save(path)
         report.check(os.listdir(path.parent) == [path.name], "temporary files are left over after the next save")

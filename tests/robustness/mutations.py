@@ -116,7 +116,9 @@ def put_together(tensors: Tensors, metadata: dict[str, Any]) -> bytes:
 def mutate(rng: random.Random, kind: str, raw: bytes, other: bytes) -> bytes:
     """Return a file with changes of a class; ``other`` is a file that pieces may come from."""
     if kind == "raw":
-        return mutate_raw(rng, raw, other)
+        for _ in range(rng.choice((1, 1, 2, 4))):
+            raw = change_raw(rng, raw, other)
+        return raw
     mixed = rng.random() < 0.1
     tensors, metadata = take_apart(raw)
     if kind == "json" or mixed:
@@ -128,13 +130,7 @@ def mutate(rng: random.Random, kind: str, raw: bytes, other: bytes) -> bytes:
     return seal(mutate_json(rng, header) if kind == "header" or mixed else compact(header), data)
 
 
-def mutate_raw(rng: random.Random, raw: bytes, other: bytes) -> bytes:
-    for _ in range(rng.choice((1, 1, 2, 4))):
-        raw = _change_raw(rng, raw, other)
-    return raw
-
-
-def _change_raw(rng: random.Random, raw: bytes, other: bytes) -> bytes:
+def change_raw(rng: random.Random, raw: bytes, other: bytes) -> bytes:
     a, b = sorted((rng.randrange(len(raw) + 1), rng.randrange(len(raw) + 1)))
     stop, place = min(b, a + rng.choice((1, 2, 4, 8, 64))), rng.randrange(len(raw)) if raw else 0
     flipped = bytes(byte ^ 1 << rng.randrange(8) for byte in raw[place : place + 1])

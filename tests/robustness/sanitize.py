@@ -20,13 +20,12 @@ import shlex
 import shutil
 import subprocess
 import sys
-import sysconfig
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # where its neighbours are, also for a script
-from robustness.common import command_line, new_folder
+from robustness.common import command_line, compiler, new_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ("setup.py", "pyproject.toml", "README.md", "LICENSE", "kernels", "made_fast")
@@ -96,10 +95,6 @@ THREADS = Check(
     ((*KERNELS, *MODELS), "thread and not memory"),
     ((*KERNELS, *MODELS[:1]), "thread"),
 )
-
-
-def compiler() -> list[str]:
-    return shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
 
 
 def find(check: Check) -> list[str] | str:

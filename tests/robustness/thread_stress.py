@@ -32,7 +32,7 @@ from made_fast.system import threads
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # where its neighbours are, also for a script
 from helpers import digest, python, rows, small, with_missing
-from robustness.common import Report, command_line, show_all
+from robustness.common import Report, command_line, memory, show_all
 from robustness.operations import N_INPUTS, ask, load_models, make_models
 
 MOST_RANKS = 4
@@ -167,8 +167,7 @@ def count_left() -> tuple[int, int]:
 def resident() -> float:
     """Return the MB of memory that this process has, after garbage is collected."""
     gc.collect()
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS:")), 0.0)
+    return memory(resident=True) / 2**20
 
 
 FIRST_USE = """

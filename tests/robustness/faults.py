@@ -44,8 +44,12 @@ from robustness.fault_operations import FILES, Operation, prepare
 HANG = 10.0
 """Seconds after which an operation of some milliseconds hangs."""
 
-KINDS = "wrocsnuklidmat"
-"""write read open close (f)sync rename unlink fchmod flock stat scandir mmap malloc pthread_create; as in faults.c."""
+CALLS = {
+    "write": "w", "read": "r", "open": "o", "close": "c", "fsync": "s", "rename": "n", "unlink": "u", "fchmod": "k",
+    "flock": "l", "stat": "i", "scandir": "d", "mmap": "m", "malloc": "a", "thread": "t",
+}  # fmt: skip
+KINDS = "".join(CALLS.values())
+"""Letters of calls, in the order of faults.c."""
 
 FAIL, PART, NOTHING, KILL, TEAR, AFTER = range(6)
 FOREIGN, FOREIGN_HANG = "crash of NumPy or Python", "hang of Thread.start"
@@ -65,38 +69,30 @@ class Fault:
     least: int = 0  # requests for less memory than this are granted
 
 
+def each(calls: str, what: str, *how: int, **more: Any) -> dict[str, Fault]:
+    return {f"{call}: {what}": Fault(CALLS[call], *how, **more) for call in calls.split()}
+
+
 FAULTS = {
-    "write: disk full": Fault("w", error=errno.ENOSPC),
-    "write: disk full from then on": Fault("w", error=errno.ENOSPC, onwards=True),
-    "write: I/O error": Fault("w", error=errno.EIO),
-    "write: interrupted": Fault("w", error=errno.EINTR, ends=""),
-    "write: half of it": Fault("w", PART, ends=""),
-    "write: half of it from then on": Fault("w", PART, onwards=True, ends=""),
-    "fsync: I/O error": Fault("s", error=errno.EIO),
-    "fsync: disk full": Fault("s", error=errno.ENOSPC),
-    "rename: I/O error": Fault("n", error=errno.EIO),
-    "rename: disk full": Fault("n", error=errno.ENOSPC),
-    "open: too many files": Fault("o", error=errno.EMFILE),
-    "open: disk full": Fault("o", error=errno.ENOSPC),
-    "open: interrupted": Fault("o", error=errno.EINTR, ends=""),
-    "close: I/O error": Fault("c", AFTER, error=errno.EIO),
-    "fchmod: not permitted": Fault("k", error=errno.EPERM),
-    "flock: no locks": Fault("l", error=errno.ENOLCK, ends=""),
-    "stat: I/O error": Fault("i", error=errno.EIO),
-    "scandir: too many files": Fault("d", error=errno.EMFILE),
+    **each("write fsync rename open", "disk full", error=errno.ENOSPC),
+    **each("write", "disk full from then on", error=errno.ENOSPC, onwards=True),
+    **each("write read fsync rename stat", "I/O error", error=errno.EIO),
+    **each("close", "I/O error", AFTER, error=errno.EIO),
+    **each("write read open", "interrupted", error=errno.EINTR, ends=""),
+    **each("write read", "half of it", PART, ends=""),
+    **each("write read", "half of it from then on", PART, onwards=True, ends=""),
+    **each("read", "early end of the file", NOTHING, ends="ModelFileError"),
+    **each("open scandir", "too many files", error=errno.EMFILE),
+    **each("fchmod", "not permitted", error=errno.EPERM),
+    **each("flock", "no locks", error=errno.ENOLCK, ends=""),
     "killed before a call": Fault(FILES, KILL, ends="killed"),
     "killed amid a write": Fault("w", TEAR, ends="killed"),
-    "read: I/O error": Fault("r", error=errno.EIO),
-    "read: interrupted": Fault("r", error=errno.EINTR, ends=""),
-    "read: half of it": Fault("r", PART, ends=""),
-    "read: half of it from then on": Fault("r", PART, onwards=True, ends=""),
-    "read: early end of the file": Fault("r", NOTHING, ends="ModelFileError"),
-    "mmap: no memory": Fault("m", error=errno.ENOMEM, ends="MemoryError"),
-    "thread: none to be had": Fault("t", error=errno.EAGAIN, ends="RuntimeError"),
-    "thread: none from then on": Fault("t", error=errno.EAGAIN, onwards=True, ends="RuntimeError"),
-    "malloc: no big memory": Fault("a", error=errno.ENOMEM, ends="MemoryError", least=BIG),
-    "malloc: no big memory from then on": Fault("a", error=errno.ENOMEM, onwards=True, ends="MemoryError", least=BIG),
-    "malloc: no memory": Fault("a", error=errno.ENOMEM, ends="MemoryError"),
+    **each("mmap", "no memory", error=errno.ENOMEM, ends="MemoryError"),
+    **each("thread", "none to be had", error=errno.EAGAIN, ends="RuntimeError"),
+    **each("thread", "none from then on", error=errno.EAGAIN, onwards=True, ends="RuntimeError"),
+    **each("malloc", "no big memory", error=errno.ENOMEM, ends="MemoryError", least=BIG),
+    **each("malloc", "no big memory from then on", error=errno.ENOMEM, onwards=True, ends="MemoryError", least=BIG),
+    **each("malloc", "no memory", error=errno.ENOMEM, ends="MemoryError"),
 }
 
 EVERY_MALLOC = "malloc: no memory"

@@ -123,8 +123,9 @@ def _kill_one(report: Report, models: list[Saved], path: Path, seconds: float, r
     report.figures["saves completed"] += sum(int(done[0]) for done in counts)
     report.figures["kills that left a temporary file"] += bool(left)
     report.check(raw is not None, "the file is gone")
-    whole = raw is None or (found is not None and models[found].is_at(path))
-    report.check(whole, "the file is neither the one model nor the other")
+    report.check(
+        raw is None or (found is not None and models[found].is_at(path)), "the file is neither the one model nor the other"
+    )
     report.figures["kills after the rename, before the next save"] += not two and found == (first + int(counts[0][0])) % 2
     if left and rng.random() < 0.3:  # otherwise the next child must clean up
         models[first].model.save(path)

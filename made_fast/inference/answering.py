@@ -6,15 +6,15 @@ Rows are packed bits, 0 where missing. Not here: the answers of one network abou
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from made_fast.inference.pattern import Bits, Floats, Index, Pattern, pack
-from made_fast.inference.streams import MEMBER, Streams
+from made_fast.inference.pattern import MEMBER, Bits, Floats, Index, Pattern, Streams, pack
 from made_fast.network.architecture import Architecture
 from made_fast.network.network import Network
 from made_fast.system import threads
@@ -22,18 +22,15 @@ from made_fast.tables.bits import distinct_rows, unpack_rows
 
 __all__ = ["Answers", "MixtureAnswers", "ModelAnswers", "Options", "PackedRows", "choose"]
 
-AT_ONCE = 64
-"""Most networks that are held at once, each for one pattern; fewer if they are large."""
-
-PACKED_BYTES = 64 << 20
-"""Most bytes of such networks together."""
+AT_ONCE, PACKED_BYTES = 64, 64 << 20
+"""Most networks that are held at once, each for one pattern, and most bytes of them together."""
 
 
 class PackedRows(NamedTuple):
     """Rows in the order of features: where they are 1 and where they are missing, (n, W) both, and D.
 
-    ``copies``, (n,) if it is there, numbers the rows that are equal: 0 for the first of them. Equal rows then have random
-    numbers of their own; otherwise they have the same.
+    ``copies`` (n,) numbers the rows that are equal, from 0. Equal rows have random numbers of their own with it, and the same
+    numbers without it.
     """
 
     bits: Bits
@@ -95,29 +92,39 @@ class Options(NamedTuple):
     rng: np.random.Generator
 
 
-class Answers(Protocol):
+@dataclass(frozen=True)
+class Answers(ABC):
     """Answers about rows with missing inputs, which are computed on demand."""
 
-    @property
-    def rows(self) -> PackedRows: ...
-
-    @property
-    def options(self) -> Options: ...
+    rows: PackedRows
+    options: Options
 
     def about(self, rows: PackedRows) -> Self:
         """Return the same about other rows."""
+        return replace(self, rows=rows)
 
+    @abstractmethod
     def log_marginal(self) -> tuple[Floats, Floats]:
         """Return log p of what is observed of each row, and its standard error, (n,) both."""
 
     def draws(self, n_draws: int) -> tuple[NDArray[np.uint8], Floats]:
         """Return draws (n_draws, n, D) and the smallest effective number of walks of each row (inf: exact)."""
+        return self.about(self.rows.counted())._draws(n_draws)
 
+    @abstractmethod
+    def _draws(self, n_draws: int) -> tuple[NDArray[np.uint8], Floats]: ...
+
+    @abstractmethod
     def means(self) -> tuple[Floats, Floats]:
         """Return ``E[x | observed]``, (n, D), and effective numbers as above."""
 
+    @abstractmethod
     def modes(self) -> tuple[NDArray[np.uint8], Floats]:
         """Return each row as filled in by the network or member whose proposal is the most probable; effective numbers."""
+
+    def _chosen(self, shares: Floats, n_draws: int) -> Index:
+        """Draw which network or member every draw comes from, (n_draws, n); they have the shares (M, n)."""
+        return choose(shares, Streams(self.options.rng.bytes(16), self.rows.names()).uniforms(MEMBER, n_draws).T)
 
 
 class Block(NamedTuple):
@@ -131,28 +138,21 @@ class Block(NamedTuple):
 
 
 @dataclass(frozen=True)
-class ModelAnswers:
+class ModelAnswers(Answers):
     """Answers of one model. ``network_for(observed, draw)`` answers for a pattern; ``draw`` says which of several."""
 
     architecture: Architecture
     dtype: np.dtype[Any]
     network_for: Callable[[NDArray[np.bool_], int], Network]
-    rows: PackedRows
-    options: Options
-
-    def about(self, rows: PackedRows) -> Self:
-        return replace(self, rows=rows)
 
     def log_marginal(self) -> tuple[Floats, Floats]:
         log_p, variance = self._log_marginals()
         total = np.logaddexp.reduce(log_p, axis=0)
         return total - np.log(self.options.n_members), np.sqrt(sum(np.exp(log_p - total) ** 2 * variance))
 
-    def draws(self, n_draws: int) -> tuple[NDArray[np.uint8], Floats]:
-        if self.rows.copies is None:
-            return self.about(self.rows.counted()).draws(n_draws)
+    def _draws(self, n_draws: int) -> tuple[NDArray[np.uint8], Floats]:
         n = len(self.rows.bits)
-        chosen = self.chosen(self._shares(), n_draws) if self.options.n_members > 1 else np.zeros((n_draws, n), np.intp)
+        chosen = self._chosen(self._shares(), n_draws) if self.options.n_members > 1 else np.zeros((n_draws, n), np.intp)
         out = np.empty((n_draws, n, self.rows.n_inputs), np.uint8)
         effective = np.full((self.options.n_members, n), np.inf)
 
@@ -165,10 +165,6 @@ class ModelAnswers:
 
         self._ask(work, lambda pattern: max(pattern.n_candidates, n_draws))
         return out, effective.min(axis=0)
-
-    def chosen(self, shares: Floats, n_draws: int) -> Index:
-        """Draw which network or member every draw comes from, (n_draws, n); they have the shares (M, n)."""
-        return choose(shares, Streams(self.options.rng.bytes(16), self.rows.names()).uniforms(MEMBER, n_draws).T)
 
     def means(self) -> tuple[Floats, Floats]:
         shares = self._shares()
@@ -265,32 +261,22 @@ class ModelAnswers:
 
 
 @dataclass(frozen=True)
-class MixtureAnswers:
+class MixtureAnswers(Answers):
     """Answers of the mixture of M models that weigh ``weights``, (M,), about the same rows."""
 
     models: Sequence[ModelAnswers]
     weights: Floats
 
-    @property
-    def rows(self) -> PackedRows:
-        return self.models[0].rows
-
-    @property
-    def options(self) -> Options:
-        return self.models[0].options
-
     def about(self, rows: PackedRows) -> Self:
-        return replace(self, models=[model.about(rows) for model in self.models])
+        return replace(self, rows=rows, models=[model.about(rows) for model in self.models])
 
     def log_marginal(self) -> tuple[Floats, Floats]:
         joint, std = self._joint()
         total = np.logaddexp.reduce(joint, axis=0)
         return total, np.sqrt(sum((np.exp(joint - total) * std) ** 2))
 
-    def draws(self, n_draws: int) -> tuple[NDArray[np.uint8], Floats]:
-        if self.rows.copies is None:
-            return self.about(self.rows.counted()).draws(n_draws)
-        chosen = self.models[0].chosen(_posterior(self._joint()[0]), n_draws)
+    def _draws(self, n_draws: int) -> tuple[NDArray[np.uint8], Floats]:
+        chosen = self._chosen(_posterior(self._joint()[0]), n_draws)
         out, effective = np.empty((*chosen.shape, self.rows.n_inputs), np.uint8), np.full(chosen.shape[1], np.inf)
         for m, model in enumerate(self.models):
             count = (chosen == m).sum(axis=0)

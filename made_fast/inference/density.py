@@ -66,14 +66,11 @@ class Density(ABC):
     All of them raise what :meth:`score_samples` raises, and warn of estimates by an :class:`ApproximationWarning`.
     """
 
+    n_features_in: int
+    """Number of inputs, D."""
     binarize: float | None
     feature_names: tuple[str, ...] | None
     hyper: dict[str, Any]
-
-    @property
-    @abstractmethod
-    def n_features_in(self) -> int:
-        """Number of inputs, D."""
 
     @abstractmethod
     def score_samples(self, X: MatrixLike, *, n_threads: int | None = None) -> Floats:
@@ -316,8 +313,8 @@ class Density(ABC):
     def _asked(self, X: MatrixLike, n_members: Any, n_walks: Any, random_state: Any, n_threads: Any) -> Answers:
         """Check what a caller passes, and pack the rows."""
         options = Options(
-            arguments.positive_int(n_members, "n_members", largest=arguments.MOST),
-            arguments.positive_int(n_walks, "n_walks", largest=arguments.MOST),
+            arguments.count(n_members, "n_members"),
+            arguments.count(n_walks, "n_walks"),
             arguments.n_threads(n_threads),
             arguments.generator(random_state),
         )
@@ -330,17 +327,16 @@ class Density(ABC):
 def log_p_observed(
     model: Density, X: MatrixLike, n_threads: int | None, *, warn: bool = True, **asking: Any
 ) -> tuple[Floats, Floats]:
-    """Return log p of what is observed of each row in nats, and its standard error, (n,) both: the score of a table with gaps.
+    """Return log p of what is observed of each row in nats, and its standard error, (n,) both.
 
-    A row that misses nothing has its ``score_samples``, under the whole model; the others have their ``log_marginal``, which
-    takes ``asking``. With ``warn``, estimates come with an ApproximationWarning and no standard error.
+    Complete rows get their ``score_samples``, under the whole model; the others get their ``log_marginal``, which takes
+    ``asking``. With ``warn``, estimates come with an ApproximationWarning and no standard error.
     """
     table = model._table(X)
     log_p, std = np.zeros((2, len(table)))  # a table that is too large is refused before the search
     gaps = np.zeros(len(table), np.bool_)
     for part, rows in table.chunks():
-        nan = rows.missing()
-        if nan is not None:
+        if (nan := rows.missing()) is not None:
             gaps[part] = nan.any(axis=1)
     if not gaps.any():
         return model.score_samples(table, n_threads=n_threads), std
@@ -354,7 +350,7 @@ def log_p_observed(
 
 
 def _warn(method: str, asked: Answers, *, std: Floats | None = None, effective: Floats | None = None, unit: str = "") -> None:
-    """Warn of rows that are estimates: those of a standard error, or of an effective number of walks."""
+    """Warn of rows whose answers are estimates: they have a standard error, or an effective number of walks."""
     if std is not None:
         estimated = std > 0
         how_good = f"the largest standard error is {std.max():.2g}{unit} (return_std=True returns them all)"

@@ -1,6 +1,6 @@
 """The fitted model: one masked network, or the mixture of a network under each of K masks. Inference only.
 
-A server embeds it: it needs NumPy and the compiled kernels, nothing else, and may be called from many threads at once.
+It needs NumPy and the compiled kernels alone, and many threads may call it at once.
 Not here: the arithmetic of a network (``network.py``), the public questions (``density.py``), the file (``modelfile.py``).
 """
 
@@ -27,14 +27,9 @@ from made_fast.tables.table import MatrixLike, Table
 
 __all__ = ["MADEModel", "from_content"]
 
-KEPT_BYTES = 64 << 20
-"""Bytes of packed networks that a model keeps between calls: 40 of 784-500-784 in float32. Others are packed when needed."""
-
-MASKS_AT_ONCE = 32
-"""Most masks whose log-likelihoods stand in memory before they are summed; so memory does not grow with the mask set."""
-
-ORDERINGS = 0x6D616465
-"""Goes into the seed of a connectivity drawn for a pattern, so that it is like no other seed."""
+KEPT_BYTES = 64 << 20  # of packed networks that a model keeps between calls: 40 of 784-500-784 in float32
+MASKS_AT_ONCE = 32  # most masks whose log-likelihoods are in memory before they are summed
+ORDERINGS = 0x6D616465  # makes the seed of a connectivity drawn for a pattern unlike other seeds
 
 
 class MADEModel(Density):
@@ -76,6 +71,7 @@ class MADEModel(Density):
             raise TypeError(f"source must be a Network or Shared, got {type(source).__name__}. Read models by made_fast.load.")
         self.source = source.sealed()
         self.architecture = source.architecture
+        self.n_features_in = source.architecture.n_inputs
         if source.connectivity is not None:
             masks = MaskSet.of([source.connectivity])
         elif masks is None:
@@ -85,7 +81,7 @@ class MADEModel(Density):
         self.binarize = arguments.threshold(binarize)
         self.hyper = arguments.mapping(hyper, "hyper")
         self.feature_names = arguments.feature_names(feature_names, self.n_features_in)
-        self._keep_nothing()
+        self._kept: dict[int, Network] = {}  # packed networks
 
     def __getstate__(self) -> dict[str, Any]:  # without what is kept: another thread may be adding to it
         return {name: value for name, value in vars(self).items() if name != "_kept"}
@@ -93,16 +89,7 @@ class MADEModel(Density):
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         self.source = self.source.sealed()  # arrays come out of a pickle, or a deep copy, writable
-        self._keep_nothing()
-
-    def _keep_nothing(self) -> None:
-        """Begin with no packed networks."""
-        self._kept: dict[int, Network] = {}
-
-    @property
-    def n_features_in(self) -> int:
-        """Number of inputs, D."""
-        return self.architecture.n_inputs
+        self._kept = {}
 
     @property
     def n_masks(self) -> int:
@@ -237,8 +224,11 @@ class MADEModel(Density):
         return MADEModel(source, masks, rule=self.rule, binarize=binarize, hyper=self.hyper, feature_names=names)
 
     def _encoded(self) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+        return modelfile.encode(self._content())
+
+    def _content(self) -> modelfile.Content:
         hyper = {**self.hyper, "binarize": self.binarize}
-        return modelfile.encode(modelfile.Content(self.source, self.masks, self.rule, hyper, self.feature_names))
+        return modelfile.Content(self.source, self.masks, self.rule, hyper, self.feature_names)
 
     def _answers(self, rows: PackedRows, options: Options) -> ModelAnswers:
         self._within(options.n_members, "n_members", 1)
@@ -246,7 +236,7 @@ class MADEModel(Density):
         def network_for(observed: NDArray[np.bool_], draw: int) -> Network:
             return self.member(self._answering(observed, draw))
 
-        return ModelAnswers(self.architecture, self.dtype, network_for, rows, options)
+        return ModelAnswers(rows, options, self.architecture, self.dtype, network_for)
 
     def _answering(self, observed: NDArray[np.bool_], draw: int) -> int | Connectivity:
         """Return the connectivity drawn for a pattern, or the number of a mask of the set."""
@@ -275,23 +265,25 @@ class MADEModel(Density):
         parts = [slice(i, min(i + step, n)) for i in range(0, n, step)]
         packed_bytes = self.architecture.n_packed * self.dtype.itemsize
         at_once = max(1, min(MASKS_AT_ONCE, KEPT_BYTES // packed_bytes))
-        for first in range(0, self.n_masks, at_once):
-            masks = range(first, min(first + at_once, self.n_masks))
+
+        def score(masks: range) -> NDArray[np.float64]:
             networks: dict[int, Network] = {}
             log_p = np.empty((len(masks), n))
 
-            def pack(i: int, _: int, masks: range = masks, networks: dict[int, Network] = networks) -> None:
+            def pack(i: int, _: int) -> None:
                 networks[i] = self.member(masks[i])
 
-            def work(item: int, _: int, networks: dict[int, Network] = networks, log_p: NDArray[Any] = log_p) -> None:
+            def work(item: int, _: int) -> None:
                 i, j = divmod(item, len(parts))
                 log_p[i, parts[j]] = networks[i].score(Packing(table, networks[i].order, self.binarize)[parts[j]], 1)
 
             threads.for_each(pack, len(masks), n_threads)
             threads.for_each(work, len(masks) * len(parts), n_threads)
-            total = np.logaddexp(total, np.logaddexp.reduce(log_p, axis=0))
-        total -= np.log(self.n_masks)
-        return total
+            return np.logaddexp.reduce(log_p, axis=0)  # type: ignore[no-any-return]
+
+        for first in range(0, self.n_masks, at_once):
+            total = np.logaddexp(total, score(range(self.n_masks)[first : first + at_once]))
+        return total - np.log(self.n_masks)
 
 
 def from_content(content: modelfile.Content, path: str) -> MADEModel:

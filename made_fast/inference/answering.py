@@ -225,7 +225,7 @@ class ModelAnswers(Answers):
     ) -> None:
         """Call ``work`` for every block of rows that miss the same inputs and each of the networks ``draws``, by default all.
 
-        ``passes(pattern)``: how many rows go through the network for each row asked about; ``whole``: see ``Pattern``.
+        ``passes(pattern)`` rows go through the network for each row of the block; for ``whole`` see ``Pattern``.
         """
         units = [(draw, rows) for draw in draws or range(self.options.n_members) for rows in self.rows.patterns()]
         root = self.options.rng.bytes(16)

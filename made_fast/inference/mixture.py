@@ -174,13 +174,7 @@ def _members(value: Any) -> tuple[MADEModel, ...]:
 
 
 def _weights(value: Any, n_members: int) -> Floats:
-    weights = arguments.vector(value, "weights", "one number a member")
-    if weights.dtype.kind not in "iuf":
-        raise TypeError(f"weights must hold numbers, got dtype {weights.dtype}.")
-    if weights.shape != (n_members,):
-        raise ValueError(f"weights must have shape ({n_members},), one number a member, got {weights.shape}.")
-    with np.errstate(over="ignore"):
-        weights = weights.astype(np.float64)  # a copy
+    weights = arguments.floats(value, "weights", n_members, "member")
     if not (np.isfinite(weights) & (weights > 0)).all():
         raise ValueError(f"weights must be finite and > 0, got {weights.tolist()}. Leave out members that shall not count.")
     if abs(weights.sum() - 1) > modelfile.WEIGHT_TOLERANCE:

@@ -29,8 +29,8 @@ Floats: TypeAlias = "NDArray[np.float64]"
 Index: TypeAlias = "NDArray[np.intp]"
 
 PROPOSE, CHOOSE, DRAW, MEMBER = b"propose", b"choose", b"draw", b"member"
-"""Purposes of a stream: walks that propose, a choice among them, the walk of a draw, the member that draws. Each purpose has a
-stream of its own, so that the first draws are the same however many there are."""
+"""Purposes of a stream: walks that propose, a choice among them, the walk of a draw, the member that draws. A stream for each
+makes the first draws the same however many there are."""
 
 
 @cache
@@ -51,18 +51,13 @@ def _maker() -> Callable[[bytes], np.random.Generator]:
 
 
 class Streams(NamedTuple):
-    """A stream of random numbers for each of some rows and for each purpose.
+    """A stream of random numbers for each of some rows and for each purpose; rows of one name have one stream.
 
-    Attributes
-    ----------
-    root : bytes
-        At most 64, of the call and the network that answers. Streams of different roots are independent.
-    names : (n, words) uint64, little-endian
-        The name of each row. Rows of one name have one stream.
+    The numbers of a row depend on the call and on the row, not on the rows beside it.
     """
 
-    root: bytes
-    names: NDArray[np.uint64]
+    root: bytes  # at most 64, of the call and the network that answers
+    names: NDArray[np.uint64]  # of each row, (n, words), little-endian
 
     def of(self, row: int, purpose: bytes) -> np.random.Generator:
         """Return the stream of a row, at its beginning."""
@@ -70,7 +65,7 @@ class Streams(NamedTuple):
         return _maker()(digest)
 
     def take(self, rows: NDArray[np.intp]) -> Streams:
-        """Return those of some of the rows."""
+        """Return the streams of some of the rows."""
         return Streams(self.root, self.names[rows])
 
     def uniforms(self, purpose: bytes, n: int) -> NDArray[np.float64]:
@@ -100,28 +95,10 @@ class Streams(NamedTuple):
 
 
 class Pattern:
-    """One pattern of observed inputs in the ordering of one network. Rows come and go in order of place.
+    """One pattern of observed inputs, (D,) bool in order of features, in the ordering of one network.
 
-    Parameters
-    ----------
-    network : Network
-    observed : (D,) bool
-        In order of features.
-    n_walks : int
-        For each row, where an answer is an estimate.
-    whole : bool
-        Sum out all missing inputs by enumeration, if there are no more than ``ENUMERATED``, not just those that must be.
-
-    Attributes
-    ----------
-    reach : int
-        How many places go up to the last observed one.
-    early : (e,) intp
-        Places of the missing inputs among them, which must be summed out, because evidence comes after them.
-    exact : bool
-        Whether that is done by enumeration.
-    n_candidates : int
-        How many rows go through the network to weigh one.
+    Its rows are in order of place. ``n_walks`` are those of each row, where an answer is an estimate. ``whole`` sums out all
+    missing inputs by enumeration, if there are no more than ``ENUMERATED``, not just the early ones.
     """
 
     def __init__(self, network: Network, observed: NDArray[np.bool_], n_walks: int, whole: bool = False) -> None:
@@ -130,11 +107,12 @@ class Pattern:
         missing = ~observed[network.order]
         D = len(missing)
         enumerable = np.count_nonzero(missing) <= ENUMERATED
+        # The number of places up to the last observed one. The missing inputs among them must be summed out.
         self.reach = D if whole and enumerable else int(D - np.argmin(missing[::-1])) if observed.any() else 0
         self.missing: Index = np.flatnonzero(missing)
         self.early: Index = np.flatnonzero(missing[: self.reach])
         self.late: Index = np.arange(self.reach, D)
-        self.exact = len(self.early) <= ENUMERATED
+        self.exact = len(self.early) <= ENUMERATED  # by enumeration
         if not len(self.early):
             self._completions = np.zeros((1, -(-D // 64)), np.uint64)
         elif self.exact:
@@ -142,7 +120,7 @@ class Pattern:
             completions = np.zeros((len(codes), D), np.uint8)
             completions[:, self.early] = (codes[:, None] >> np.arange(len(self.early))) & 1
             self._completions = pack(completions)
-        self.n_candidates = len(self._completions) if self.exact else n_walks
+        self.n_candidates = len(self._completions) if self.exact else n_walks  # rows through the network to weigh one
 
     def place(self, X: NDArray[np.uint8]) -> Bits:
         """Pack rows (n, D) in the order of features."""
@@ -245,7 +223,7 @@ class Pattern:
         return self._walk(bits, free, (0.5 for _ in self._parts(len(bits))))
 
     def _drawn(self, bits: Bits, free: Index, purpose: bytes, streams: Streams, owner: Index) -> Bits:
-        """Do the same with bits that are drawn, those of row i by the stream of ``owner[i]``."""
+        """Return rows with bits drawn at the places ``free``, those of row i by the stream of ``owner[i]``."""
         return self._walk(bits, free, streams.along(purpose, owner, len(free), self._parts(len(bits))))
 
     def _walk(self, bits: Bits, free: Index, numbers: Iterator[Any]) -> Bits:
@@ -289,7 +267,7 @@ def _choose(share: Floats, n: int, rng: np.random.Generator) -> Index:
 
 
 def _greedy(log_w: Floats, e: int) -> Index:
-    """Return the candidate with the likelier bit, given those before, at one early place after the other (bit i: place i)."""
+    """Return the candidate with the likelier bit, given those before, at each early place in turn (bit i: place i)."""
     chosen = np.zeros(len(log_w), np.intp)
     for i in range(e):
         by_bit = log_w.reshape(len(log_w), -1, 2)
@@ -301,6 +279,6 @@ def _greedy(log_w: Floats, e: int) -> Index:
 
 
 def _effective(log_w: Floats) -> Floats:
-    """Return ``(sum w)^2 / sum w^2`` of each row: how many walks of equal weight would be worth as much."""
+    """Return ``(sum w)^2 / sum w^2`` of each row: the number of walks of equal weight that would be worth as much."""
     w = np.exp(log_w - log_w.max(axis=1, keepdims=True))
     return w.sum(axis=1) ** 2 / (w**2).sum(axis=1)  # type: ignore[no-any-return]

@@ -16,17 +16,11 @@ from numpy.typing import NDArray
 __all__ = ["CONVERSION_ERRORS", "column_names", "numbers", "of_frame", "plain"]
 
 CONVERSION_ERRORS = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, Warning)
-"""Errors by which the conversion of a foreign object says that it cannot be done; the user is told.
+"""Errors by which a foreign object refuses its conversion. All others pass through, such as a host's time limit, which its
+signal handler raises at any moment."""
 
-All others pass through. A host's time limit, say, is an exception that its signal handler raises at any moment: a caller that
-took it for bad input would go on when it should stop.
-"""
-
-AT_ONCE = 1 << 18
-"""Objects that are converted at once: Ctrl-C is answered in between."""
-
-_CUT = (str, bytes, complex, np.complexfloating, np.datetime64, np.timedelta64)
-"""Types that NumPy would turn into numbers: text that looks like some, complex numbers, days."""
+AT_ONCE = 1 << 18  # objects that are converted at once: Ctrl-C is answered in between
+_CUT = (str, bytes, complex, np.complexfloating, np.datetime64, np.timedelta64)  # NumPy would turn these into numbers
 
 
 def of_frame(X: Any, name: str) -> NDArray[Any] | None:

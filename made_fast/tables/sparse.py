@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 __all__ = ["SparseRows", "canonical_csr", "check", "is_sparse"]
 
-MOST_OFFSET = 2**31 - 1
-"""SciPy's offsets of diagonals are int32."""
+MOST_OFFSET = 2**31 - 1  # SciPy's offsets of diagonals are int32
 
 
 class SparseRows(Protocol):
@@ -36,13 +35,7 @@ def is_sparse(X: object) -> TypeGuard[SparseRows]:
     return issparse is not None and issparse(X)
 
 
-_INDICES = {
-    "csr": ("indptr", "indices"),
-    "csc": ("indptr", "indices"),
-    "bsr": ("indptr", "indices"),
-    "coo": ("row", "col"),
-    "dia": ("offsets",),
-}
+_INDICES = {**dict.fromkeys(("csr", "csc", "bsr"), ("indptr", "indices")), "coo": ("row", "col"), "dia": ("offsets",)}
 """The index arrays of a sparse matrix, by format. The other formats are made of lists and dicts."""
 
 

@@ -47,8 +47,8 @@ class Density(ABC):
     """A fitted density over binary vectors of D inputs; the base of ``MADEModel`` and ``MixtureModel``.
 
     One network of a ``MADEModel`` answers for all rows with the same inputs missing, see ``MADEModel.member_for``, or the
-    mixture of ``n_members``, ``p = 1/M sum_m p_m``, whose exact answer it then is. Every member of a ``MixtureModel`` answers
-    so, and weighs ``w_m p_m(observed)``. Parameters common to the methods about missing inputs:
+    mixture of ``n_members`` networks, ``p = 1/M sum_m p_m``. Every member of a ``MixtureModel`` answers so, and weighs
+    ``w_m p_m(observed)``. Parameters common to the methods about missing inputs:
 
     X : (n, D) of 0, 1 and NaN
         As for :meth:`score_samples`, but NaN marks a missing input; or any numbers, if the model has a threshold ``binarize``.
@@ -58,8 +58,8 @@ class Density(ABC):
         Walks per row (and network), where an answer is an estimate; each takes 8 ceil(D / 64) bytes while a row is worked on.
     random_state : None, int, Generator, SeedSequence or RandomState
         For estimates and draws. An int gives the same bits every time, and those of a row do not depend on the other rows of
-        the call, their order, ``n_draws`` or the number of threads. Equal rows get equal estimates, but draws of their own:
-        those of the k-th of them, so that a row alone gets the draws of the first.
+        the call, their order, ``n_draws`` or the number of threads. Equal rows get equal estimates; the draws of the k-th of
+        them are its own, and a row alone gets those of the first.
     n_threads : int, optional
         By default the CPUs of this process. No result depends on it.
 
@@ -136,10 +136,10 @@ class Density(ABC):
         return_std: bool = False,
         n_threads: int | None = None,
     ) -> Floats | tuple[Floats, Floats]:
-        """Return the log-likelihood of what is observed of each row, ``log sum_missing p(x)``; 0 where nothing is.
+        """Return the log-likelihood of what is observed of each row, ``log sum_missing p(x)``; 0 where nothing is observed.
 
-        Where nothing is missing it is that of the whole row under the answering networks; :meth:`score_samples` gives that of
-        the whole model. For X and the other options see :class:`Density`.
+        A complete row has its log-likelihood under the answering networks, not under the whole model as in
+        :meth:`score_samples`. For X and the other options see :class:`Density`.
 
         Parameters
         ----------

@@ -146,12 +146,7 @@ class MixtureModel(Density):
 
     def _member(self, member: Any) -> MADEModel:
         """Return that member, or the only one there is."""
-        if member is None and self.n_members > 1:
-            raise ValueError(
-                f"member must say which is meant: the model is a mixture of {self.n_members}, each with its own ordering. "
-                f"Pass member=0, say, or any up to {self.n_members - 1}."
-            )
-        return self.members[arguments.member_number(0 if member is None else member, self.n_members)]
+        return self.members[arguments.member_number(arguments.the_member(member, self.n_members), self.n_members)]
 
 
 def _members(value: Any) -> tuple[MADEModel, ...]:

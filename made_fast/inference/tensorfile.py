@@ -105,9 +105,8 @@ def read(path: StrPath, *, mmap: bool = False, content: bytes | None = None) -> 
     """Read and check a file of :func:`write`; return its tensors in their order, and its metadata without the file's own.
 
     The arrays are read-only views of one block that starts on a 64-byte boundary: a copy of the data or, with ``mmap``, a map
-    of the file that processes share. :func:`write` over a mapped file is harmless. A change in place changes the arrays, and
-    a file cut short (by cp or rsync --inplace) kills the processes that use it, by SIGBUS. With the ``content`` of a file,
-    ``path`` is only its name in errors. Raises ModelFileError, or OSError if there is no file to be read.
+    of the file that processes share. With the ``content`` of a file, ``path`` is only its name in errors. Raises
+    ModelFileError, or OSError if there is no file to be read.
     """
     with _open(path) if content is None else io.BytesIO(content) as file:
         size = os.fstat(file.fileno()).st_size if content is None else len(content)
@@ -132,7 +131,7 @@ def read_metadata(path: StrPath) -> dict[str, str]:
 
 
 def _open(path: StrPath) -> io.BufferedReader:
-    """Open a file, and refuse what is none before: opening a pipe would block."""
+    """Open a regular file; refuse others first, because opening a pipe blocks."""
     mode = os.stat(path).st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # open raises its own error for a folder
         raise file_error(path, "a model file must be a regular file", "a device, pipe or socket", FOREIGN)
@@ -168,7 +167,7 @@ def make_header(arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str],
 
 
 def _seal(digest: str) -> bytes:
-    """Return the bytes of the checksum's entry in the file. No string can imitate them: its quotes would be escaped."""
+    """Return the bytes of the checksum's entry in the file. No string can hold them: its quotes would be escaped."""
     return f'"header_sha256":"{digest}"'.encode()
 
 

@@ -188,16 +188,16 @@ def target(value: Any, n_rows: int, n_inputs: int) -> NDArray[np.intp]:
     return np.broadcast_to(columns, n_rows).astype(np.intp)
 
 
-def the_mask(value: Any, n_masks: int) -> Any:
-    """Return ``value``, or 0 for None where there is one mask only."""
-    if value is not None:
-        return value
-    if n_masks > 1:
-        raise ValueError(
-            f"mask must say which member is meant: the model is a mixture over {n_masks} masks, each with its own ordering. "
-            f"Pass mask=0, say, or any up to {n_masks - 1}."
-        )
-    return 0
+def _the(value: Any, n: int, name: str, which: str, mixture: str) -> Any:
+    """Return ``value``, or 0 for None where there is one thing only."""
+    if value is None and n > 1:
+        found = f"the model is a mixture {mixture.format(n)}, each with its own ordering"
+        raise ValueError(f"{name} must say {which} is meant: {found}. Pass {name}=0, say, or any up to {n - 1}.")
+    return 0 if value is None else value
+
+
+the_mask = partial(_the, name="mask", which="which member", mixture="over {} masks")
+the_member = partial(_the, name="member", which="which", mixture="of {}")
 
 
 positive_float = partial(_real, demand="a finite number > 0", fits=lambda number: 0 < number < inf)

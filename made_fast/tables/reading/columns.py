@@ -27,7 +27,7 @@ class Options:
     """The options of :func:`made_fast.tables.reading.datasets.load`."""
 
     threshold: float | None = None  # larger values become 1, the others 0
-    n_features: int | None = None  # width of the data; a LIBSVM file does not tell it if the last columns are never set
+    n_features: int | None = None  # width of the data, which a LIBSVM file lacks if the last columns are never set
     missing: bool = False  # entries may be missing: NaN in arrays; for text see ``text.GAPS``
     drop: tuple[str, ...] = ()  # columns to leave out, by name, or by number, from 0, where none has that name
     header: str = "auto"  # the first line of text holds names: "yes", "no", or "auto": if no value or numbers that count on
@@ -47,8 +47,7 @@ class Found:
 class Columns:
     """All columns of a file; ``kept`` are the numbers of those that make the table.
 
-    ``drop`` has columns to leave out, each by its name, or, where none has this name, by its number, counted from 0. Raises
-    ValueError if there is no such column, if there are two, or if nothing is left.
+    Raises ValueError for names or numbers in ``drop`` that no column has, or two columns, or if nothing is left.
     """
 
     def __init__(self, width: int, names: Sequence[str] | None = None, drop: Sequence[str] = ()) -> None:
@@ -118,7 +117,7 @@ class Columns:
 
 
 def _all_different(numbers: NDArray[Any]) -> bool:
-    """Return whether these are whole numbers from 0 on, none of them twice."""
+    """Return whether these are whole numbers >= 0, none of them twice."""
     return bool((numbers >= 0).all() and (numbers % 1 == 0).all() and len(np.unique(numbers)) == len(numbers))
 
 

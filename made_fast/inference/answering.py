@@ -6,6 +6,7 @@ Rows are packed bits, 0 where missing. Not here: the answers of one network abou
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -175,11 +176,8 @@ class ModelAnswers(Answers):
             out[b.rows[:, None], b.pattern.network.order] += shares[b.draw, b.rows, None] * mean
             effective[b.rows] = np.minimum(effective[b.rows], found)
 
-        def passes(pattern: Pattern) -> int:
-            return max(pattern.n_candidates, pattern.n_walks if len(pattern.late) else 1)
-
         for draw in range(self.options.n_members):  # one after the other, so that the order of the sums is fixed
-            self._ask(work, passes, [draw], whole=True)
+            self._ask(work, lambda p: max(p.n_candidates, p.n_walks if len(p.late) else 1), [draw], whole=True)
         return self.rows.filled(out), effective
 
     def modes(self) -> tuple[NDArray[np.uint8], Floats]:
@@ -227,10 +225,9 @@ class ModelAnswers(Answers):
 
         ``passes(pattern)`` rows go through the network for each row of the block; for ``whole`` see ``Pattern``.
         """
-        units = [(draw, rows) for draw in draws or range(self.options.n_members) for rows in self.rows.patterns()]
+        units = list(itertools.product(draws or range(self.options.n_members), self.rows.patterns()))
         root = self.options.rng.bytes(16)
         at_once = max(1, min(AT_ONCE, PACKED_BYTES // (self.architecture.n_packed * self.dtype.itemsize)))
-        chunk_rows = self.architecture.chunk_rows
 
         def batch(first: int) -> None:
             some = units[first : first + at_once]
@@ -244,7 +241,7 @@ class ModelAnswers(Answers):
             threads.for_each(look, len(some), self.options.n_threads)
             blocks = []
             for u, (_, rows) in enumerate(some):
-                step = max(1, chunk_rows // passes(patterns[u]))
+                step = max(1, self.architecture.chunk_rows // passes(patterns[u]))
                 blocks += [(u, rows[i : i + step]) for i in range(0, len(rows), step)]
 
             def answer(b: int, _: int) -> None:

@@ -43,11 +43,14 @@ class MixtureModel(Density):
     members : tuple of MADEModel
     weights : (M,) float64
         Read-only.
+    n_features_in, n_members, n_parameters : int
+        D, M, and the weights and biases of all members, without the M mixture weights.
     """
 
     def __init__(self, members: Sequence[MADEModel], weights: Any = None, *, hyper: Mapping[str, Any] | None = None) -> None:
         self.members = _members(members)
-        M = len(self.members)
+        self.n_members = M = len(self.members)
+        self.n_parameters = sum(model.n_parameters for model in self.members)
         self.weights = _weights(np.full(M, 1 / M) if weights is None else weights, M)
         self.hyper = arguments.mapping(hyper, "hyper")
         first = self.members[0]
@@ -56,16 +59,6 @@ class MixtureModel(Density):
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         self.weights.flags.writeable = False  # a pickle of an array does not hold that
-
-    @property
-    def n_members(self) -> int:
-        """Number of models that are mixed, M."""
-        return len(self.members)
-
-    @property
-    def n_parameters(self) -> int:
-        """Number of weights and biases of all members, without the M mixture weights."""
-        return sum(model.n_parameters for model in self.members)
 
     def __repr__(self) -> str:
         weights = ", ".join(f"{w:.3g}" for w in self.weights[:8]) + ", ..." * (self.n_members > 8)

@@ -54,6 +54,13 @@ class MADEModel(Density):
     feature_names : sequence of str, optional
         Names of the inputs; saved with the model. A table whose columns have names must then have these, in this order.
 
+    Attributes
+    ----------
+    n_features_in, n_masks, n_parameters : int
+        D, K, and the weights and biases: those live under the one mask, or all that several masks share.
+    dtype : numpy.dtype
+        Of the parameters, float32 or float64.
+
     Germain, Gregor, Murray, Larochelle, "MADE: Masked Autoencoder for Distribution Estimation", ICML 2015, eqs. 4 to 13.
     """
 
@@ -71,12 +78,12 @@ class MADEModel(Density):
             raise TypeError(f"source must be a Network or Shared, got {type(source).__name__}. Read models by made_fast.load.")
         self.source = source.sealed()
         self.architecture = source.architecture
-        self.n_features_in = source.architecture.n_inputs
+        self.n_features_in, self.dtype, self.n_parameters = source.architecture.n_inputs, source.dtype, source.n_parameters
         if source.connectivity is not None:
             masks = MaskSet.of([source.connectivity])
         elif masks is None:
             raise TypeError("masks must be a MaskSet when the parameters are Shared, got None. Pass the trained mask set.")
-        self.masks = masks
+        self.masks, self.n_masks = masks, len(masks)
         self.rule = rule
         self.binarize = arguments.threshold(binarize)
         self.hyper = arguments.mapping(hyper, "hyper")
@@ -90,21 +97,6 @@ class MADEModel(Density):
         vars(self).update(state)
         self.source = self.source.sealed()  # arrays come out of a pickle, or a deep copy, writable
         self._kept = {}
-
-    @property
-    def n_masks(self) -> int:
-        """Number of connectivities that the model is the mixture over, K."""
-        return len(self.masks)
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Type of the parameters, float32 or float64."""
-        return self.source.dtype
-
-    @property
-    def n_parameters(self) -> int:
-        """Number of weights and biases: those live under the one mask, or all that several masks share."""
-        return self.source.n_parameters
 
     def __repr__(self) -> str:
         a = self.architecture
@@ -132,7 +124,7 @@ class MADEModel(Density):
 
     @property
     def most_members(self) -> int | None:
-        """The most networks that can answer together, K; None: any number, each drawn for the question."""
+        """The most networks that can answer together, K; None for any number, each drawn for the question."""
         return len(self.masks) if self.rule is None or self.rule.resample == "connectivity" else None
 
     def member_for(self, observed: Any, *, draw: int = 0) -> Connectivity:
@@ -233,10 +225,9 @@ class MADEModel(Density):
     def _answers(self, rows: PackedRows, options: Options) -> ModelAnswers:
         self._within(options.n_members, "n_members", 1)
 
-        def network_for(observed: NDArray[np.bool_], draw: int) -> Network:
-            return self.member(self._answering(observed, draw))
-
-        return ModelAnswers(rows, options, self.architecture, self.dtype, network_for)
+        return ModelAnswers(
+            rows, options, self.architecture, self.dtype, lambda observed, draw: self.member(self._answering(observed, draw))
+        )
 
     def _answering(self, observed: NDArray[np.bool_], draw: int) -> int | Connectivity:
         """Return the connectivity drawn for a pattern, or the number of a mask of the set."""
@@ -283,7 +274,7 @@ class MADEModel(Density):
 
         for first in range(0, self.n_masks, at_once):
             total = np.logaddexp(total, score(range(self.n_masks)[first : first + at_once]))
-        return total - np.log(self.n_masks)
+        return total - np.log(self.n_masks)  # type: ignore[no-any-return]
 
 
 def from_content(content: modelfile.Content, path: str) -> MADEModel:

@@ -1,4 +1,4 @@
-"""What a model file holds: a model's parameters, masks and names as tensors and metadata, and back, checked.
+"""A model's parameters, masks and names as the tensors and metadata of its file, and back, checked.
 
 Not here: bytes and headers (``tensorfile.py``); the model classes, which pass and get :class:`Content` and
 :class:`EnsembleContent`.
@@ -46,10 +46,9 @@ __all__ = ["Content", "EnsembleContent", "decode", "decode_ensemble", "encode", 
 Tensor = NDArray[Any]
 PREFIX = "member."
 WEIGHT_TOLERANCE = 1e-9  # on the sum of a mixture's weights, which is 1
-
 FREE_UNITS, PARAMETERS_PER_UNIT = 1 << 20, 64
 """A file may have a million inputs and hidden units, all members together, and one more for every 64 parameters. Their tables
-take up to 50 bytes a unit: little beside the parameters of a real model, much in a file that was made to fill the memory."""
+take up to 50 bytes a unit, which a hostile file could use to fill the memory."""
 
 
 class Content(NamedTuple):
@@ -74,7 +73,7 @@ class EnsembleContent(NamedTuple):
 def encode(content: Content) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return the (tensors, metadata) of a model, for :func:`write`, after :func:`decode` has accepted them.
 
-    ``hyper`` is a JSON object: names are strings, tuples come back as lists, NumPy's numbers and NaN are refused.
+    In ``hyper``, a JSON object, tuples come back as lists, and NumPy's numbers and NaN are refused.
     """
     source, masks, rule, hyper, feature_names = content
     a = source.architecture

@@ -22,7 +22,7 @@ from made_fast.tables.table import Table
 __all__ = ["DRAW", "ENUMERATED", "MEMBER", "Pattern", "Streams", "pack"]
 
 ENUMERATED = 12
-"""Most inputs that are summed out by enumeration: to score 2^12 rows takes about as long as a thousand walks."""
+"""Most inputs that are summed out by enumeration: the scores of 2^12 rows take about as long as a thousand walks."""
 
 Bits: TypeAlias = "NDArray[np.uint64]"
 Floats: TypeAlias = "NDArray[np.float64]"
@@ -199,13 +199,14 @@ class Pattern:
             return rows, log_p, log_p
         owner = np.repeat(np.arange(len(bits)), self.n_walks)
         rows = self._drawn(bits[owner], self.missing, PROPOSE, streams, owner)
-        # A weight is p(evidence | before), place by place, multiplied. Taken as p(all) over p(what was drawn) it keeps its
-        # precision when evidence is unlikely: 1 - p has none left then, but what was drawn was hardly ever that unlikely.
+        # A weight is the product of p(evidence | before) over the places. As p(all) over p(what was drawn) it keeps its
+        # precision when evidence is unlikely: 1 - p has none left then, but a draw is hardly ever that unlikely.
         log_q = np.empty(len(rows))
         for part in self._parts(len(rows)):
             proba = self.network.conditionals(rows[part], 1)[:, self.early].astype(np.float64)
             drawn = np.where(self._unpack(rows[part])[:, self.early], proba, 1 - proba)
-            log_q[part] = _row_sums(np.log(np.maximum(drawn, np.finfo(np.float64).tiny)))
+            # NumPy adds in an order that depends on the memory layout, and one row may be laid out in both ways.
+            log_q[part] = np.ascontiguousarray(np.log(np.maximum(drawn, np.finfo(np.float64).tiny))).sum(axis=1)
         rows = rows.reshape(len(bits), self.n_walks, -1)
         log_p = self._score(rows)
         return rows, log_p - log_q.reshape(log_p.shape) - np.log(self.n_walks), log_p
@@ -253,11 +254,6 @@ class Pattern:
 def pack(X: NDArray[np.uint8]) -> Bits:
     """Pack rows (n, D) without changing the order of the columns."""
     return pack_rows(Table(X), np.arange(X.shape[1]))
-
-
-def _row_sums(values: Floats) -> Floats:
-    """Return the sums of rows. NumPy adds in an order that depends on how they lie in memory, and one row lies both ways."""
-    return np.ascontiguousarray(values).sum(axis=1)  # type: ignore[no-any-return]
 
 
 def _choose(share: Floats, n: int, rng: np.random.Generator) -> Index:

@@ -47,8 +47,7 @@ __all__ = ["ModelFileError", "file_error", "json_object", "read", "read_metadata
 
 OWN_METADATA = ("format", "format_version", "data_sha256", "header_sha256")
 FORMAT, VERSION, UNSEALED = "made_fast", "1", "0" * 64
-ALIGNMENT, MAX_DIMENSIONS = 64, 8
-MAX_HEADER = 1 << 20
+ALIGNMENT, MAX_DIMENSIONS, MAX_HEADER = 64, 8, 1 << 20
 MAX_JSON, MAX_VALUES = 1 << 22, 150_000  # bytes and values: as Python objects they take 64 MB at the most
 NO_JSON = (json.JSONDecodeError, UnicodeDecodeError, UnicodeEncodeError, ValueError, RecursionError)  # not their subclasses
 CHUNK = 1 << 18  # items that are worked on at a time, while they are in cache
@@ -79,8 +78,7 @@ class Tensor(NamedTuple):
 def write(path: StrPath, tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> None:
     """Write a file of ``tensors``, in the order given, and ``metadata``, by :func:`replace`.
 
-    Raises ValueError if :func:`read` would refuse the result (a tensor of another dtype, not finite or off its alignment, a
-    long header), OSError if the file cannot be written.
+    Raises ValueError if :func:`read` would refuse the result, OSError if the file cannot be written.
     """
     arrays = {}
     for name, tensor in tensors.items():
@@ -206,7 +204,7 @@ def read_header(file: BinaryIO, size: int, path: StrPath) -> tuple[list[Tensor],
 
 
 def _parse_tensor(name: str, entry: Any, size: int, path: StrPath) -> Tensor:
-    """Check one tensor's entry as far as possible without the others; every number is bounded before it is used."""
+    """Check one tensor's entry as far as possible without the others; bound every number before its use."""
     tensor = f"tensor {short(name)}"
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         raise file_error(path, f"{tensor} must have dtype, shape and data_offsets", entry)

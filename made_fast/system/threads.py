@@ -1,7 +1,7 @@
 """Threads: how many to use, and the work that each does. The kernels start no thread; this file does.
 
-Threads are ordinary Python threads that spend their time in kernels without the GIL. They are started on first use, sleep
-when idle, and end with the process. A forked child forgets its parent's threads and starts its own.
+They are Python threads that spend their time in kernels without the GIL. They start on first use, sleep when idle, and end
+with the process. A forked child forgets its parent's threads and starts its own.
 """
 
 from __future__ import annotations
@@ -49,11 +49,10 @@ def _text(path: Path) -> str:
 @cache
 def _quota() -> float:
     """Return the smallest CPU limit of our control group and of those above it, rounded up. Read once, because it is slow."""
-    groups = [("", "/"), ("cpu", "/")]  # a container sees its own group there, by whatever name outside
-    lines = [line.split(":", 2) for line in _text(OWN_CGROUPS).splitlines()]
-    groups += [(line[1], line[2]) for line in lines if len(line) == 3]
+    groups = [["", "", "/"], ["", "cpu", "/"]]  # where a container sees its own group, whatever its name outside
+    groups += [line.split(":", 2) for line in _text(OWN_CGROUPS).splitlines() if line.count(":") >= 2]
     limits = [math.inf]
-    for controllers, path in groups:
+    for _, controllers, path in groups:
         if controllers and "cpu" not in controllers.split(","):
             continue
         top = CGROUPS / "cpu" if controllers else CGROUPS  # versions 1 and 2

@@ -115,13 +115,11 @@ def n_threads(value: Any, name: str = "n_threads") -> int:
 
 def n_jobs(value: Any) -> int | None:
     """Return the number of jobs at a time, as joblib takes it: None, or any int but 0."""
-    if value is None:
-        return None
-    if not _is_int(value):
+    if value is not None and not _is_int(value):
         raise _wrong_type("n_jobs must be None or an int", value)
     if value == 0:
         raise ValueError("n_jobs must be None or an int other than 0, got 0. Pass -1 for as many as there are CPUs.")
-    return operator.index(value)
+    return None if value is None else operator.index(value)
 
 
 def verbosity(value: Any, name: str = "verbose") -> int:

@@ -1,7 +1,7 @@
 """Objects of other libraries as NumPy arrays: data frames column by column, objects that are numbers, nullable values.
 
-Not here: checks of the result (``tables/table.py``, ``tables/arguments.py``). pandas is never imported here:
-a program that passes one of its objects has imported it.
+pandas is never imported here: a program that passes one of its objects has imported it. Not here: checks of the result
+(``tables/table.py``, ``tables/arguments.py``).
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ Not here: what may be packed (``tables/table.py``), files (``tables/reading``).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -54,18 +55,16 @@ def pack_missing(table: Table, order: NDArray[np.intp]) -> NDArray[np.uint64] | 
     return out if found else None
 
 
+@dataclass(eq=False, slots=True)
 class Packing:
     """Rows of a table that are packed, and their values checked, a slice at a time as they are read.
 
     ``len`` and slices are those of the packed array, so it can replace one that is read once.
     """
 
-    __slots__ = ("binarize", "order", "table")
-
-    def __init__(self, table: Table, order: NDArray[np.intp], binarize: float | None = None) -> None:
-        self.table = table
-        self.order = order
-        self.binarize = binarize
+    table: Table
+    order: NDArray[np.intp]
+    binarize: float | None = None
 
     def __len__(self) -> int:
         return len(self.table)

@@ -1,7 +1,6 @@
 """Sparse matrices of SciPy: their arrays are checked before SciPy uses them, and come out as canonical CSR.
 
-Not here: what values they may hold (``tables/table.py``). SciPy is never imported here: a program that passes one of its
-objects has imported it.
+SciPy is never imported here: a program that passes one of its objects has imported it. Not here: values (``tables/table.py``).
 """
 
 from __future__ import annotations

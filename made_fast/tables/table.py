@@ -1,10 +1,9 @@
 """A table of 0/1 rows: cast or refused here once, and then passed on as a checked table.
 
-A refusal says the name, the demand, what was found, and the way out: ``TypeError`` for a wrong type, ``ValueError`` for a
-wrong value. Where scikit-learn's own checks look for certain words, the texts hold those words.
+A refusal is worded as in ``arguments.py``, and holds the words that scikit-learn's own checks look for.
 
-Not here: packing of rows (``tables/bits.py``), files (``tables/reading``), how a data frame becomes an array
-(``tables/arrays.py``), what a sound sparse matrix is (``tables/sparse.py``).
+Not here: packing of rows (``bits.py``), files (``reading``), data frames as arrays (``arrays.py``), sound sparse matrices
+(``sparse.py``).
 """
 
 from __future__ import annotations
@@ -39,10 +38,8 @@ class Table:
     __slots__ = ("first_row", "name", "rows", "shape")
 
     def __init__(self, rows: Matrix, name: str = "X", first_row: int = 0) -> None:
-        self.rows = rows
+        self.rows, self.name, self.first_row = rows, name, first_row
         self.shape: tuple[int, int] = rows.shape
-        self.name = name
-        self.first_row = first_row
 
     @classmethod
     def of(
@@ -138,10 +135,7 @@ class Table:
 
     def missing(self) -> NDArray[np.bool_] | None:
         """Return where rows are missing (NaN), (n, D) bool, or None where nothing is. Call it on a chunk."""
-        if self.rows.dtype.kind != "f":
-            return None
-        nan = np.isnan(self._values)
-        if not nan.any():
+        if self.rows.dtype.kind != "f" or not (nan := np.isnan(self._values)).any():
             return None
         return nan if isinstance(self.rows, np.ndarray) else _dense(self.rows, nan, False)
 
@@ -150,9 +144,7 @@ class Table:
         gone = np.ones(self.shape[1], np.bool_)
         for _, rows in self.chunks():
             nan = rows.missing()
-            if nan is None:
-                return np.empty(0, np.intp)
-            gone &= nan.all(axis=0)
+            gone &= False if nan is None else nan.all(axis=0)
             if not gone.any():
                 break
         return np.flatnonzero(gone)
@@ -190,8 +182,7 @@ class Table:
 def chunks(n_rows: int, n_features: int) -> Iterator[slice]:
     """Cut ``n_rows`` rows into slices of about ``CHUNK`` entries."""
     step = max(1, CHUNK // n_features)
-    for start in range(0, n_rows, step):
-        yield slice(start, min(start + step, n_rows))
+    return (slice(start, min(start + step, n_rows)) for start in range(0, n_rows, step))
 
 
 def _dense(rows: SparseRows, values: NDArray[np.bool_], elsewhere: bool) -> NDArray[np.bool_]:
@@ -223,8 +214,7 @@ def _array(X: Any, name: str) -> NDArray[Any]:
         raise ValueError(
             f"{name} must hold no masked entries, got some. Mark missing ones by NaN: {name}.astype(float).filled(np.nan)."
         )
-    frame = arrays.of_frame(X, name)
-    if frame is not None:
+    if (frame := arrays.of_frame(X, name)) is not None:
         return frame
     try:
         return np.asarray(X)

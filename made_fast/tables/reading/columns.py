@@ -127,7 +127,7 @@ def shown(text: str) -> str:
 
 
 def narrow(block: NDArray[Any]) -> NDArray[Any]:
-    """Return numbers as uint8 or float32 where that changes none."""
+    """Return numbers as uint8 or float32 if that changes none."""
     for dtype in (np.uint8, np.float32):
         for part in (block[:1], block):  # one row is enough for most tables that would change
             with np.errstate(invalid="ignore", over="ignore"):

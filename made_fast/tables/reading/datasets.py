@@ -133,9 +133,10 @@ def split(dataset: Dataset, *, valid: float | None = 0.1, test: float | None = 0
         found = f"{n} rows to share with {n_valid} for validation and {n_test} for test"
         raise ValueError(f"{dataset.name} must keep at least 1 training row, got {found}. Lower the fractions.")
     parts = np.split(np.random.default_rng(seed).permutation(n), [n_valid, n_valid + n_test])
-    drawn = {
-        name: dataset.train[np.sort(part)] for name, part in zip(("valid", "test", "train"), parts, strict=True) if len(part)
-    }
+    drawn: dict[str, Any] = {}
+    for name, part in zip(("valid", "test", "train"), parts, strict=True):
+        if len(part):
+            drawn[name] = dataset.train[np.sort(part)]
     return replace(dataset, **drawn)
 
 

@@ -1,7 +1,7 @@
-"""One call about rows with missing inputs: spread over what they miss, networks and threads, and put together as a mixture.
+"""One call about rows with missing inputs: spread over patterns, networks and threads, and put together as a mixture.
 
 Rows are packed bits, 0 where missing. Not here: the answers of one network about rows that miss the same inputs
-(``pattern.py``), what a caller passes and is warned of (``density.py``).
+(``pattern.py``), checks of arguments and warnings (``density.py``).
 """
 
 from __future__ import annotations
@@ -75,13 +75,10 @@ class PackedRows(NamedTuple):
 
     def with_target(self, columns: Index) -> PackedRows:
         """Return the rows with 0 in these columns (n,), then the rows with 1 there, where they then are observed."""
-        n = len(self.bits)
-        bits, missing = np.tile(self.bits, (2, 1)), np.tile(self.missing, (2, 1))
-        at, one = (np.arange(2 * n), np.tile(columns // 64, 2)), np.tile(np.uint64(1) << (columns % 64).astype(np.uint64), 2)
-        missing[at] &= ~one
-        bits[at] &= ~one
-        bits[n:][np.arange(n), columns // 64] |= one[n:]
-        return PackedRows(bits, missing, self.n_inputs)
+        one = np.zeros_like(self.bits)
+        one[np.arange(len(one)), columns // 64] = np.uint64(1) << (columns % 64).astype(np.uint64)
+        bits = np.concatenate([self.bits & ~one, self.bits | one])
+        return PackedRows(bits, np.tile(self.missing & ~one, (2, 1)), self.n_inputs)
 
 
 class Options(NamedTuple):
@@ -106,7 +103,7 @@ class Answers(ABC):
 
     @abstractmethod
     def log_marginal(self) -> tuple[Floats, Floats]:
-        """Return log p of what is observed of each row, and its standard error, (n,) both."""
+        """Return log p of the observed inputs of each row, and its standard error, (n,) both."""
 
     def draws(self, n_draws: int) -> tuple[NDArray[np.uint8], Floats]:
         """Return draws (n_draws, n, D) and the smallest effective number of walks of each row (inf: exact)."""
@@ -200,7 +197,7 @@ class ModelAnswers(Answers):
         return self.rows.columns(found[np.argmax(log_p, axis=0), np.arange(n)]), effective.min(axis=0)
 
     def _log_marginals(self) -> tuple[Floats, Floats]:
-        """Return log p of what is observed under each network, and its variance, (M, n) both."""
+        """Return log p of the observed inputs under each network, and its variance, (M, n) both."""
         log_p, variance = np.empty((2, self.options.n_members, len(self.rows.bits)))
 
         def work(b: Block) -> None:
@@ -210,7 +207,7 @@ class ModelAnswers(Answers):
         return log_p, variance
 
     def _shares(self) -> Floats:
-        """Return the probability of each network given what is observed, (M, n)."""
+        """Return the probability of each network given the observed inputs, (M, n)."""
         return _posterior(self._log_marginals()[0]) if self.options.n_members > 1 else np.ones((1, len(self.rows.bits)))
 
     def _ask(
@@ -320,5 +317,5 @@ def choose(shares: Floats, uniforms: Floats) -> Index:
 
 
 def _posterior(joint: Floats) -> Floats:
-    """Return the probability of each part of a mixture, whose joint log-probabilities with what is observed are (M, n)."""
+    """Return the probability of each part of a mixture from its joint log-probability with the observed inputs, (M, n)."""
     return np.exp(joint - np.logaddexp.reduce(joint, axis=0))  # type: ignore[no-any-return]

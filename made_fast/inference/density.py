@@ -5,7 +5,7 @@
 (``pattern.py``), and a call spread over patterns, networks and threads (``answering.py``).
 
 A network with the observed inputs first in its ordering answers by one pass: their marginal is the product of the first
-conditionals, and one walk along the rest of the ordering draws what is missing (Uria, Murray, Larochelle, "A deep and
+conditionals, and one walk along the rest of the ordering draws the missing ones (Uria, Murray, Larochelle, "A deep and
 tractable density estimator", ICML 2014, section 3). If missing inputs stand before the last observed one ("early" ones), they
 are summed out by enumeration where they are few, and else by importance sampling: walks that keep to the evidence propose, and
 the weight of a walk is the probability of the evidence along it (Owen, "Monte Carlo theory, methods and examples", chapter 9).
@@ -117,13 +117,13 @@ class Density(ABC):
         n_samples : int
             Rows to draw, each from a mask or a member that is drawn for it. A row costs about as much as its score.
         random_state : None, int, Generator, SeedSequence or RandomState
-            An int gives the same rows every time, whatever the number of threads.
+            An int gives the same rows every time, for any number of threads.
         mask, member, n_threads
             As in :meth:`score_samples`.
         """
 
     def score(self, X: MatrixLike, *, n_threads: int | None = None) -> float:
-        """Return the mean log-likelihood of the rows of X in nats; if some miss entries (NaN), of what is observed of them."""
+        """Return the mean log-likelihood of the rows of X in nats, or of the observed entries of rows that miss some (NaN)."""
         return float(np.mean(log_p_observed(self, X, n_threads)[0]))
 
     def log_marginal(
@@ -136,7 +136,7 @@ class Density(ABC):
         return_std: bool = False,
         n_threads: int | None = None,
     ) -> Floats | tuple[Floats, Floats]:
-        """Return the log-likelihood of what is observed of each row, ``log sum_missing p(x)``; 0 where nothing is observed.
+        """Return the log-likelihood of the observed inputs of each row, ``log sum_missing p(x)``; 0 for a row without any.
 
         A complete row has its log-likelihood under the answering networks, not under the whole model as in
         :meth:`score_samples`. For X and the other options see :class:`Density`.
@@ -171,7 +171,7 @@ class Density(ABC):
         return_std: bool = False,
         n_threads: int | None = None,
     ) -> Floats | tuple[Floats, Floats]:
-        """Return ``p(x_t = 1 | what is observed of the row)`` for one input t of each row.
+        """Return ``p(x_t = 1 | the observed inputs of the row)`` for one input t of each row.
 
         It is ``p(x_t = 1, observed) / p(observed)`` under the networks that answer for the observed inputs and t together.
         For X and the other options see :class:`Density`.
@@ -208,7 +208,7 @@ class Density(ABC):
         random_state: Any = None,
         n_threads: int | None = None,
     ) -> NDArray[np.uint8]:
-        """Draw what is missing of each row, given what is observed.
+        """Draw the missing inputs of each row, given the observed ones.
 
         Draws are independent; those of a mixture come from network m with probability ``p_m(observed) / sum_m p_m(observed)``.
         Where evidence stands late in the ordering, the early missing inputs are drawn jointly: from their enumerated
@@ -235,7 +235,7 @@ class Density(ABC):
         random_state: Any = 0,
         n_threads: int | None = None,
     ) -> NDArray[Any]:
-        """Fill in what is missing of each row. For X and the other options see :class:`Density`.
+        """Fill in the missing inputs of each row. For X and the other options see :class:`Density`.
 
         Parameters
         ----------
@@ -293,7 +293,7 @@ class Density(ABC):
         """
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the model to one file, durably: the old file or the new one is there, whole, whatever happens.
+        """Write the model to one file, durably: the path always holds the old file or the new one, whole.
 
         ``made_fast.load`` reads it. Raises OSError where it cannot be written.
         """
@@ -327,7 +327,7 @@ class Density(ABC):
 def log_p_observed(
     model: Density, X: MatrixLike, n_threads: int | None, *, warn: bool = True, **asking: Any
 ) -> tuple[Floats, Floats]:
-    """Return log p of what is observed of each row in nats, and its standard error, (n,) both.
+    """Return log p of the observed inputs of each row in nats, and its standard error, (n,) both.
 
     Complete rows get their ``score_samples``, under the whole model; the others get their ``log_marginal``, which takes
     ``asking``. With ``warn``, estimates come with an ApproximationWarning and no standard error.

@@ -45,7 +45,7 @@ class MADEModel(Density):
     masks : MaskSet, optional
         Given with ``Shared``.
     rule : MaskRule, optional
-        How to draw further connectivities, if the model was trained under ever fresh ones. It then answers any-order
+        How to draw further connectivities, if the model was trained under fresh ones. It then answers any-order
         questions by a connectivity drawn for each.
     binarize : float, optional
         Inputs above it count as 1, the others as 0. None demands 0/1 input.
@@ -90,7 +90,7 @@ class MADEModel(Density):
         self.feature_names = arguments.feature_names(feature_names, self.n_features_in)
         self._kept: dict[int, Network] = {}  # packed networks
 
-    def __getstate__(self) -> dict[str, Any]:  # without what is kept: another thread may be adding to it
+    def __getstate__(self) -> dict[str, Any]:  # without the packed networks: another thread may be adding one
         return {name: value for name, value in vars(self).items() if name != "_kept"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -130,7 +130,7 @@ class MADEModel(Density):
     def member_for(self, observed: Any, *, draw: int = 0) -> Connectivity:
         """Return the connectivity that answers for rows of which these inputs are observed.
 
-        A model trained under ever fresh orderings (``n_masks=None``) answers by one that has the observed inputs first, in
+        A model trained under fresh orderings (``n_masks=None``) answers by one that has the observed inputs first, in
         random order, and then the missing ones. It is drawn by a generator whose seed is the pattern, so it is always the
         same. Any other model answers by the mask of its set that has the fewest missing inputs before the last observed one.
 
@@ -278,7 +278,7 @@ class MADEModel(Density):
 
 
 def from_content(content: modelfile.Content, path: str) -> MADEModel:
-    """Return the model that a file holds; ModelFileError if the threshold in it is none. ``made_fast.load`` is for users."""
+    """Return the model of a file's content; ModelFileError if its threshold is no number. Users call ``made_fast.load``."""
     hyper = dict(content.hyper)
     try:
         binarize = arguments.threshold(hyper.pop("binarize", None))

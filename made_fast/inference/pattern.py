@@ -145,7 +145,7 @@ class Pattern:
         return log_p, np.maximum((share**2).sum(axis=1) - 1 / self.n_walks, 0) * (self.n_walks / (self.n_walks - 1))
 
     def draw(self, bits: Bits, which: Index, streams: Streams) -> tuple[Bits, Floats]:
-        """Draw what is missing of ``bits[which]``; return these rows and the effective number of walks of each of ``bits``.
+        """Fill in ``bits[which]`` by draws; return these rows and the effective number of walks of each of ``bits``.
 
         ``which`` never decreases.
         """

@@ -59,7 +59,7 @@ FOREIGN = "This is no made_fast model (save one with MADE.save), or its first by
 NEWER = "Update made_fast, or save the model again with this version."
 DIVERGED = "Save a model that is finite: an earlier state, or one trained again with a smaller learning rate."
 
-_brief = reprlib.Repr()  # at most a line, whatever a hostile file holds
+_brief = reprlib.Repr()  # at most a line, for a hostile file too
 _brief.maxlevel, _brief.maxstring, _brief.maxother = 2, 80, 80
 
 

@@ -26,7 +26,7 @@ _CUT = (str, bytes, complex, np.complexfloating, np.datetime64, np.timedelta64) 
 def of_frame(X: Any, name: str) -> NDArray[Any] | None:
     """Return a pandas frame as an array of the smallest dtype that holds the values of all its columns exactly.
 
-    NaN stands for what is missing. Returns None for anything else: of that NumPy makes an array.
+    NaN stands for missing values. Returns None for other objects, which NumPy makes an array of.
     """
     frames = getattr(sys.modules.get("pandas"), "DataFrame", ())  # () too while another thread imports pandas
     if type(X) is np.ndarray or not isinstance(X, frames):
@@ -93,7 +93,7 @@ def _convert(values: NDArray[Any], out: NDArray[np.float64], name: str, where: s
     try:
         with np.errstate(over="ignore"):  # the largest longdoubles become infinite, and are refused as such
             out[...] = values
-    except CONVERSION_ERRORS as error:  # whatever a number's own __float__ may raise
+    except CONVERSION_ERRORS as error:  # a number's own __float__ may raise any of them
         cause = ValueError if isinstance(error, ValueError | ArithmeticError) else TypeError
         raise cause(f"{name} must hold numbers, got objects that are none{where}: {error}. Convert or drop them.") from error
 

@@ -72,12 +72,11 @@ class Table:
         if rows.dtype.kind not in "biufO":
             raise _wrong_kind(rows.dtype, name)
         n_rows, width = rows.shape
-        for n, least, ours, theirs in ((n_rows, min_rows, "row(s)", "sample"), (width, 1, "column", "feature")):
-            if n < least:
-                raise ValueError(
-                    f"{name} must have at least {least} {ours}. "
-                    f"Found array with {n} {theirs}(s) (shape={rows.shape}) while a minimum of {least} is required."
-                )
+        if n_rows < min_rows or width < 1:
+            few_rows = n_rows < min_rows
+            n, least, ours, theirs = (n_rows, min_rows, "row(s)", "sample") if few_rows else (0, 1, "column", "feature")
+            found = f"Found array with {n} {theirs}(s) (shape={rows.shape}) while a minimum of {least} is required"
+            raise ValueError(f"{name} must have at least {least} {ours}. {found}.")
         if width > MOST_COLUMNS and n_features is None:
             raise ValueError(f"{name} must have at most {MOST_COLUMNS} columns, got shape {rows.shape}. Leave some out.")
         if n_features is not None and width != n_features:

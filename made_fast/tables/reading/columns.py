@@ -103,9 +103,8 @@ class Columns:
         """
         if len(X) < COUNTED:
             return
-        counting = np.arange(len(X))
         steps = np.flatnonzero((np.diff(X[:COUNTED].astype(np.float64), axis=0) == 1).all(axis=0) & np.isin(X[0], (0, 1)))
-        odd = next((int(j) for j in steps if (X[:, j] - X[0, j] == counting).all()), None)
+        odd = next((int(j) for j in steps if (X[:, j] - X[0, j] == np.arange(len(X))).all()), None)
         if odd is None and threshold is None and not (X.dtype == np.uint8 and X.max() <= 1):
             strange = np.flatnonzero(~((X == 0) | (X == 1) | np.isnan(X)).all(axis=0))
             if len(strange) == 1 or len(X) >= MANY:
@@ -117,7 +116,7 @@ class Columns:
 
 
 def _all_different(numbers: NDArray[Any]) -> bool:
-    """Return whether these are whole numbers >= 0, none of them twice."""
+    """Return whether these are different whole numbers >= 0."""
     return bool((numbers >= 0).all() and (numbers % 1 == 0).all() and len(np.unique(numbers)) == len(numbers))
 
 

@@ -34,7 +34,7 @@ _UNREADABLE = (
     OSError, EOFError, ValueError, OverflowError, TypeError, MemoryError, NotImplementedError, RecursionError, lzma.LZMAError,
     SyntaxError, UserWarning, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
-"""Errors of NumPy, zipfile, gzip and scikit-learn for broken files; RuntimeError, a usual one of signal handlers, is none."""
+"""Errors of NumPy, zipfile, gzip and scikit-learn for broken files, without RuntimeError: signal handlers often raise that."""
 
 
 @dataclass(frozen=True, eq=False)

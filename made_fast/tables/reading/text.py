@@ -15,6 +15,7 @@ import math
 import re
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import lru_cache
 from itertools import islice
 from typing import Any, NamedTuple, TextIO
@@ -108,11 +109,9 @@ _WHOLE = re.compile(rf"[ \t]*{_QUOTED}")
 def _cut(text: str, separator: str) -> list[str] | None:
     """Cut a record with quotes or comments into cells, [] if it is only a comment; None if a quote is still open."""
     quoted, plain = _CELLS[separator]
-    cells = []
-    at = 0
+    cells, at = [], 0
     while True:
-        found = quoted.match(text, at)
-        if found:
+        if found := quoted.match(text, at):
             cell = found[1].replace('""', '"')
         else:
             found = plain.match(text, at)
@@ -198,11 +197,10 @@ def _number(cell: str) -> float:
 
 
 def _is_value(cell: str) -> bool:
-    try:
+    with suppress(ValueError):
         _number(cell)
-    except ValueError:
-        return False
-    return True
+        return True
+    return False
 
 
 def _plain(source: str | TextIO, layout: _Layout) -> NDArray[Any] | None:
@@ -290,9 +288,8 @@ def _start_of_index(columns: Columns, layout: _Layout) -> int | None:
     names = columns.names
     if names is None or names[0] != "" or columns.kept[0] != 0 or len(columns.kept) == 1:
         return None
-    if "" in (names[1:-1] if layout.trailing else names[1:]):
-        return None
-    return int(layout.first.cells[0].strip() == "1")
+    others = names[1:-1] if layout.trailing else names[1:]
+    return None if "" in others else int(layout.first.cells[0].strip() == "1")
 
 
 def _check_index(cells: tuple[str, ...], start: int, done: int) -> None:

@@ -74,7 +74,7 @@ class Density(ABC):
 
     @abstractmethod
     def score_samples(self, X: MatrixLike, *, n_threads: int | None = None) -> Floats:
-        """Return the log-likelihood of each row, ``log p(x)``. Exact.
+        """Return the log-likelihood of each row, ``log p(x)`` (eq. 5, section 4.1). Exact.
 
         Parameters
         ----------
@@ -119,7 +119,7 @@ class Density(ABC):
         random_state : None, int, Generator, SeedSequence or RandomState
             An int gives the same rows every time, for any number of threads.
         mask, member, n_threads
-            As in :meth:`score_samples`.
+            As in :meth:`score_samples`: all rows come from this mask or member.
         """
 
     def score(self, X: MatrixLike, *, n_threads: int | None = None) -> float:
@@ -272,7 +272,8 @@ class Density(ABC):
         Parameters
         ----------
         mask : int or Connectivity, optional
-            Which, if there are several; of a mixture, ``member`` says of which model.
+            Which, if there are several; of a mixture, ``member`` says of which model. The network of member m that answers for
+            a pattern: ``mixture.to_dense(member=m, mask=mixture.members[m].member_for(observed))``.
 
         Returns
         -------

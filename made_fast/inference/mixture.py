@@ -67,10 +67,7 @@ class MixtureModel(Density):
         return f"MixtureModel({self.n_members} members, weights {weights}, {self.n_parameters} parameters: {some})"
 
     def score_samples(self, X: MatrixLike, *, member: int | None = None, n_threads: int | None = None) -> Floats:
-        """Return ``log p(x) = logsumexp_m(log w_m + log p_m(x))`` of each row, (n,) float64 in nats. Exact.
-
-        ``member=m`` asks for ``log p_m(x)`` alone. For all else see :meth:`Density.score_samples`.
-        """
+        """Return ``log p(x)`` of each row, or ``log p_m(x)`` with ``member=m``. See :meth:`Density.score_samples`."""
         table, n_threads = self._table(X), arguments.n_threads(n_threads)
         if member is not None:
             return self._member(member).score_samples(table, n_threads=n_threads)
@@ -80,19 +77,13 @@ class MixtureModel(Density):
     def conditional_proba(
         self, X: MatrixLike, *, member: int | None = None, mask: int | None = None, n_threads: int | None = None
     ) -> NDArray[Any]:
-        """Return ``p(x_d = 1 | x_i's inputs at places before d's)``, (n, D), of one member; with several, say which.
-
-        ``mask`` must then say which mask of the member, if it has several. For all else see :meth:`Density.conditional_proba`.
-        """
+        """Return every conditional of one member under one mask; say which. See :meth:`Density.conditional_proba`."""
         return self._member(member).conditional_proba(X, mask=mask, n_threads=n_threads)
 
     def sample(
         self, n_samples: int = 1, random_state: Any = None, *, member: int | None = None, n_threads: int | None = None
     ) -> NDArray[np.uint8]:
-        """Draw independent rows, (n_samples, D) uint8, each from a member drawn with probability w_m, or all from ``member``.
-
-        For all else see :meth:`Density.sample`.
-        """
+        """Draw independent rows, each from a member drawn by weight, or all from ``member``. See :meth:`Density.sample`."""
         n = arguments.how_many(n_samples, "n_samples", max(self.n_features_in, 8))
         X, rng = np.empty((n, self.n_features_in), np.uint8), arguments.generator(random_state)
         if member is not None:
@@ -104,10 +95,7 @@ class MixtureModel(Density):
         return X
 
     def to_dense(self, *, member: int | None = None, mask: int | Connectivity | None = None) -> dict[str, Any]:
-        """Return one member, under one mask or connectivity, as plain arrays; see ``MADEModel.to_dense``.
-
-        ``mixture.to_dense(member=m, mask=mixture.members[m].member_for(observed))`` answers for member m.
-        """
+        """Return one member, under one mask or connectivity, as plain arrays. See :meth:`Density.to_dense`."""
         return self._member(member).to_dense(mask)
 
     def score_parts(self, X: MatrixLike, *, n_threads: int | None = None) -> Iterator[Floats]:

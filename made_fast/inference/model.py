@@ -147,10 +147,7 @@ class MADEModel(Density):
         return found if isinstance(found, Connectivity) else self.masks[found]
 
     def score_samples(self, X: MatrixLike, *, mask: int | None = None, n_threads: int | None = None) -> NDArray[np.float64]:
-        """Return ``log p(x) = logsumexp_k(log p_k(x)) - log K`` of each row (eq. 5, section 4.1), (n,) float64 in nats.
-
-        ``mask=k`` asks for ``log p_k(x)`` alone. For all else see :meth:`Density.score_samples`.
-        """
+        """Return ``log p(x)`` of each row, or ``log p_k(x)`` with ``mask=k``. See :meth:`Density.score_samples`."""
         table, n_threads = self._table(X), arguments.n_threads(n_threads)
         if mask is None and self.n_masks > 1:
             return self._mixture(table, n_threads)
@@ -158,10 +155,7 @@ class MADEModel(Density):
         return network.score(Packing(table, network.order, self.binarize), n_threads)
 
     def conditional_proba(self, X: MatrixLike, *, mask: int | None = None, n_threads: int | None = None) -> NDArray[Any]:
-        """Return ``p(x_d = 1 | x_i's inputs at places before d's)`` (eq. 8), (n, D), under one mask; with several, say which.
-
-        For all else see :meth:`Density.conditional_proba`.
-        """
+        """Return every conditional under one mask; with several, say which. See :meth:`Density.conditional_proba`."""
         table, network = self._table(X), self.member(arguments.the_mask(mask, self.n_masks))
         rows = Packing(table, network.order, self.binarize)
         return network.conditionals(rows, arguments.n_threads(n_threads), by_feature=True)
@@ -169,10 +163,7 @@ class MADEModel(Density):
     def sample(
         self, n_samples: int = 1, random_state: Any = None, *, mask: int | None = None, n_threads: int | None = None
     ) -> NDArray[np.uint8]:
-        """Draw independent rows, (n_samples, D) uint8, each under a mask that is drawn for it, or all under ``mask``.
-
-        For all else see :meth:`Density.sample`.
-        """
+        """Draw independent rows, each under a mask drawn for it, or all under ``mask``. See :meth:`Density.sample`."""
         D = self.n_features_in
         n = arguments.how_many(n_samples, "n_samples", max(D, 8))
         X = np.empty((n, D), np.uint8)  # a number that is too large is refused at once
@@ -224,7 +215,6 @@ class MADEModel(Density):
 
     def _answers(self, rows: PackedRows, options: Options) -> ModelAnswers:
         self._within(options.n_members, "n_members", 1)
-
         return ModelAnswers(
             rows, options, self.architecture, self.dtype, lambda observed, draw: self.member(self._answering(observed, draw))
         )

@@ -15,7 +15,6 @@ import math
 import re
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from functools import lru_cache
 from itertools import islice
 from typing import Any, NamedTuple, TextIO
@@ -197,10 +196,11 @@ def _number(cell: str) -> float:
 
 
 def _is_value(cell: str) -> bool:
-    with suppress(ValueError):
+    try:
         _number(cell)
-        return True
-    return False
+    except ValueError:
+        return False
+    return True
 
 
 def _plain(source: str | TextIO, layout: _Layout) -> NDArray[Any] | None:

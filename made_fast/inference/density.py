@@ -313,12 +313,8 @@ class Density(ABC):
 
     def _asked(self, X: MatrixLike, n_members: Any, n_walks: Any, random_state: Any, n_threads: Any) -> Answers:
         """Check what a caller passes, and pack the rows."""
-        options = Options(
-            arguments.count(n_members, "n_members"),
-            arguments.count(n_walks, "n_walks"),
-            arguments.n_threads(n_threads),
-            arguments.generator(random_state),
-        )
+        counts = arguments.count(n_members, "n_members"), arguments.count(n_walks, "n_walks")
+        options = Options(*counts, arguments.n_threads(n_threads), arguments.generator(random_state))
         table, order = self._table(X), np.arange(self.n_features_in)
         bits, missing = pack_rows(table, order, self.binarize, missing=True), pack_missing(table, order)
         rows = PackedRows(bits, np.zeros_like(bits) if missing is None else missing, len(order))

@@ -53,14 +53,12 @@ def column_names(X: Any) -> tuple[str, ...] | None:
         return None
     listed = list(names)
     texts = [isinstance(name, str) for name in listed]
-    if not any(texts):
-        return None
-    if not all(texts):
+    if any(texts) and not all(texts):
         raise TypeError(
             "the columns of a table must all have names that are text, or none of them, got both. "
             "Set X.columns = X.columns.astype(str), say."
         )
-    return tuple(map(str, listed))
+    return tuple(map(str, listed)) if any(texts) else None
 
 
 def plain(values: NDArray[Any]) -> NDArray[Any]:

@@ -154,7 +154,7 @@ static ALWAYS_INLINE int64_t add_ones(const panel_t *panel, const int32_t *index
 }
 
 /* `forward_panel` on binary input given by its ones: rows of weights are added, nothing is multiplied. */
-static void forward_panel_sparse(const net_t *net, int64_t l, int64_t p, lists_t ones, int64_t rows, int64_t m, REAL *out)
+static void forward_panel_sparse(const net_t *net, int64_t l, int64_t p, ones_t ones, int64_t rows, int64_t m, REAL *out)
 {
     const panel_t panel = panel_of(net, l, p);
     out += p * rows * PANEL;

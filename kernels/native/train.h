@@ -71,7 +71,7 @@ typedef struct {
     const crew_t *crew;
     int64_t m;
     uint64_t *bits;       /* (B, words) */
-    lists_t on;           /* the rows that have each place on */
+    ones_t on;           /* the rows that have each place on */
     REAL *dz[MAX_LAYERS]; /* gradients of the sums of every layer of the chain */
     REAL *undropped;      /* one more hidden output, for dropout */
     REAL *free_reals;     /* what is left of the scratch */
@@ -88,7 +88,7 @@ static void cut_batch(batch_t *s, const net_t *net, const call_t *c)
     s->bits = (uint64_t *)c->scratch.ints;
     double *nll = (double *)(s->bits + B * words);
     int32_t *count = (int32_t *)(nll + B * words);
-    s->on = (lists_t){count, count + D, B};
+    s->on = (ones_t){count, count + D, B};
     REAL *reals = cut_buffers(&s->block, B, c->scratch.reals, s->on.index + D * B);
     for (int64_t l = 0; l <= last; reals += B * PADDED(n_units(net, l)), l++) {
         s->dz[l] = reals;

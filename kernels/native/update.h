@@ -163,7 +163,7 @@ static void update(const rule_t *rule, REAL *w, int64_t at, const REAL *g, int64
  * input on; and the gradient of its sums. Both of m rows, in buffers of `rows` rows. */
 typedef struct {
     const REAL *x;
-    lists_t on;
+    ones_t on;
     const REAL *dz;
     int64_t rows, m;
 } source_t;
@@ -205,7 +205,7 @@ static __attribute__((noinline)) void strip_gradient(const panel_t *panel, int64
                                                      REAL *g, int64_t ld, int *skip)
 {
     const REAL *dz = source->dz + p * source->rows * PANEL;
-    const lists_t *on = &source->on;
+    const ones_t *on = &source->on;
     if (on->count)
         FOR_UNITS(panel->units, u, {
             for (int r = 0; r < n; r++) sum_listed(V, on->index + (k + r) * on->ld, on->count[k + r], dz + u, g + r * ld + u);

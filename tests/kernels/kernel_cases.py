@@ -43,13 +43,9 @@ CONSTANTS = {
 OUTPUTS = {
     "affine_backward_input": {"dh"},
     "affine_backward_weights": {"net.theta", "update.state"},
-    "affine_backward_weights_sparse": {"net.theta", "update.state"},
     "affine_forward": {"out"},
-    "affine_forward_sparse": {"out"},
     "bernoulli_nll": {"nll", "dlogits"},
     "conditionals": {"proba"},
-    "list_ones": {"count", "index"},
-    "list_rows": {"count", "index"},
     "pack": {"net.theta"},
     "pack_bits": {"place", "out", "seen"},
     "sample": {"x"},
@@ -336,13 +332,6 @@ class Case:
             reference.affine_forward(net, l, below, direct, outputs[l])
             found.append((l, below, direct, outputs[l]))
         return found
-
-    def lists(self, kernel: str) -> tuple[Any, Any]:
-        """Return what ``list_ones`` or ``list_rows`` makes of the batch."""
-        shape = self.x.shape if kernel == "list_ones" else self.x.T.shape
-        count, index = np.full(shape[0], -1, np.int32), np.full(shape, -1, np.int32)
-        getattr(reference, kernel)(self.bits, self.x.shape[1], count, index)
-        return count, index
 
     def part(self, l: int) -> Any:
         """Return which parameters are those of layer l: its weights and its bias."""

@@ -89,7 +89,7 @@ def ours(name: str, a: Arrays, module: Any) -> Call:
     code, n_state = (GRADIENT, 1) if name == BACKWARD else (adam.code, adam.n_state)
     state = a.aligned(np.zeros((n_state, len(a.net.theta)), np.float32))
     x = dense.ones_of(a.ones.T) if name == BACKWARD_SPARSE else a.x
-    update = Update(code, 0, np.array([*adam.hyper, 0.0, 0.0]), state)
+    update = Update(code, 0, np.array([*adam.constants, 0.0, 0.0]), state)
     call = partial(module.affine_backward_weights, *fixed, x, a.dz, update)
     return call, lambda: a.dense(state[0]) if name == BACKWARD else a.dense(a.net.theta) - start
 

@@ -1,8 +1,7 @@
 /* What Python, Cython and C share: columns of tables, codes, the records of records.py, and the table of kernels of one unit.
  *
  * REAL arrays are void * here: one unit is compiled for float, another for double. Every function follows the kernel contract
- * (made_fast.kernels). The enums repeat layout.py and optimizers.py; a test reads them here and
- * compares them.
+ * (made_fast.kernels). The enums repeat layout.py and optimizers.py; a test compares them.
  */
 #ifndef MADE_FAST_NATIVE_H
 #define MADE_FAST_NATIVE_H
@@ -15,7 +14,7 @@ enum { FIRST, STOP, MASK, PLACES, STEP, STEP_ROWS, GROUP_COLUMNS };             
 enum { ARRIVED = 0, ROUND = 32, CALL_OFF = 48, SYNC = 64 };                                      /* Crew.sync */
 enum { IDENTITY, RELU, SOFTPLUS, TANH, SIGMOID, SOFTSIGN };                                      /* ACTIVATIONS */
 enum { GRADIENT, SGD, MOMENTUM, ADAGRAD, ADADELTA, RMSPROP, ADAM };                              /* OPTIMIZERS */
-enum { LR, RULE_A, RULE_B, EPS, DECAY, CLIP };                                                   /* Update.constants */
+enum { LR, COEF_A, COEF_B, EPS, DECAY, CLIP };                                                   /* Update.constants */
 enum { PANEL = 64, STRIP = 16, MAX_LAYERS = 64 };
 
 typedef struct {

@@ -133,7 +133,7 @@ def constants(params: Params) -> NDArray[np.float64]:
     names = ("optimizer", "optimizer_params", "learning_rate", "weight_decay", "clip_norm")
     p = checked({name: params[name] for name in names})
     rule = OPTIMIZERS[p["optimizer"]]
-    values = dict(zip(rule.names, rule.hyper, strict=True)) | p["optimizer_params"]
+    values = dict(zip(rule.names, rule.constants, strict=True)) | p["optimizer_params"]
     if p["learning_rate"] is not None:
         values["learning_rate"] = p["learning_rate"]
     return np.array([*(values[name] if name else 0.0 for name in rule.names), p["weight_decay"], p["clip_norm"] or 0.0])

@@ -443,6 +443,19 @@ def test_keeping_every_unit_is_no_dropout(module, dtype):
     assert_close(c.train_with(module, kept)[1], c.train_with(module, without)[1], dtype, "trained")
 
 
+@everywhere
+@both_types
+def test_certain_logits_give_no_nan_when_half_of_the_places_count(module, dtype):
+    c, found = case((100, (7,), "output", True), dtype), []
+    for implementation in (module, reference):
+        fixed = c.arguments("gradient", SEVERAL, plan=(np.arange(8), np.array([(0, 8, 1, 50, 0, 8)])))
+        b = c.dense(fixed["shared"].values)[1][1]
+        b[:] = np.where(np.arange(100) % 3, 200, -200)
+        found.append(c.train_with(implementation, fixed))
+    check_run(c, *found)
+    assert found[1][2].any()
+
+
 @compiled
 @both_types
 @pytest.mark.parametrize("options", [PLAIN, FULL], ids=["plain", "full"])

@@ -154,10 +154,10 @@ def sigmoid(z: Real) -> Real:
 
 def update_layer(net: Net, l: int, gradient: Real, step: Update) -> None:
     """Update layer l of theta by its part of a gradient like theta; the bias of direct connections stays as it is."""
-    start, bias = net.panel_start[net.layers[l, at.PANELS]], net.layers[l, at.BIAS]
-    stop = bias + PANEL * net.layers[l, at.N_PANELS]
-    for part in (slice(start, bias), slice(bias, stop if net.layers[l, at.DIRECT] >= 0 else bias)):
-        update(net.theta[part], gradient[part], step._replace(state=step.state[:, part]), decays=part.start == start)
+    weights, bias, n_panels, direct = net.layers[l, [at.WEIGHTS, at.BIAS, at.N_PANELS, at.DIRECT]]
+    biases = slice(bias, bias + PANEL * n_panels if direct >= 0 else bias)
+    for part, decays in ((slice(weights, bias), True), (biases, False)):
+        update(net.theta[part], gradient[part], step._replace(state=step.state[:, part]), decays)
 
 
 def update(w: Real, g: Real, step: Update, decays: bool) -> None:

@@ -113,10 +113,10 @@ class TrainScratch(NamedTuple):
 
 
 class Ones(NamedTuple):
-    """Lists of ones, ascending: row (or column) i of a 0/1 matrix is 1 at ``index[i, :count[i]]``; (n,), (n, ld)."""
+    """Lists of ones, ascending: row (or column) i of a 0/1 matrix is 1 at ``places[i, :counts[i]]``; (n,), (n, ld)."""
 
-    count: NDArray[np.int32]
-    index: NDArray[np.int32]
+    counts: NDArray[np.int32]
+    places: NDArray[np.int32]
 
 
 class Crew(NamedTuple):

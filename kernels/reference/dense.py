@@ -88,7 +88,7 @@ def unpack_bits(bits: Bits, n_columns: int) -> NDArray[np.uint8]:
 
 
 def ones_of(x: NDArray[np.uint8]) -> Ones:
-    """Return the ones of each row of a 0/1 matrix; behind the first ``count[i]`` stand the other columns."""
+    """Return the ones of each row of a 0/1 matrix; behind the first ``counts[i]`` stand the other columns."""
     return Ones(x.sum(axis=1, dtype=np.int32), np.argsort(1 - x, axis=1, kind="stable").astype(np.int32))
 
 
@@ -99,9 +99,9 @@ def dense_inputs(x: Real | Ones, n: int, by_column: int = 0) -> Real:
     """
     if not isinstance(x, Ones):
         return read_buffer(x, n)
-    listed = np.arange(x.index.shape[1]) < x.count[:, None]
-    dense = np.zeros((len(x.count), by_column or n), np.uint8)
-    dense[np.nonzero(listed)[0], x.index[listed]] = 1
+    listed = np.arange(x.places.shape[1]) < x.counts[:, None]
+    dense = np.zeros((len(x.counts), by_column or n), np.uint8)
+    dense[np.nonzero(listed)[0], x.places[listed]] = 1
     return dense.T if by_column else dense
 
 

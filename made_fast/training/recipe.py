@@ -130,7 +130,7 @@ def _constants(params: Params) -> NDArray[np.float64]:
     names = ("optimizer", "optimizer_params", "learning_rate", "weight_decay", "clip_norm")
     p = checked({name: params[name] for name in names})
     optimizer = OPTIMIZERS[p["optimizer"]]
-    values = dict(zip(optimizer.names, optimizer.hyper, strict=True)) | p["optimizer_params"]
+    values = dict(zip(optimizer.names, optimizer.constants, strict=True)) | p["optimizer_params"]
     if p["learning_rate"] is not None:
         values["learning_rate"] = p["learning_rate"]
     return np.array([*(values[name] if name else 0.0 for name in optimizer.names), p["weight_decay"], p["clip_norm"] or 0.0])

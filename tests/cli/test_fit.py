@@ -100,7 +100,7 @@ def test_names_and_defaults_are_those_of_the_package():
     assert ACTIVATIONS[1:] == choices.ACTIVATIONS
     assert set(choices.OPTIMIZERS) == set(OPTIMIZERS)
     args = vars(options.parser().parse_args(["train", "digits"]))
-    assert OPTIMIZERS["adam"].hyper[0] == MADE().learning_rate
+    assert OPTIMIZERS["adam"].constants[0] == MADE().learning_rate
     assert {name: args[name] for name in HYPER if name in args} == {
         name: None if about.option.unset else getattr(MADE(), name) for name, about in HYPER.items() if about.option
     }

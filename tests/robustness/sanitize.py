@@ -42,19 +42,21 @@ from made_fast.kernels.native import _native
 print(_native.__file__, *_native.levels())
 sys.stdout.flush()
 
-def ones(n_rows, n_columns, room):  # list_ones, on lists of ``room`` numbers
-    bits = np.full((n_rows, 1), 2 ** 64 - 1 if room else 0, np.uint64)
-    _native.list_ones(bits, n_columns, np.zeros(n_rows, np.int32), np.zeros((1, max(room, 1)), np.int32))
+def pack(n_rows, room):  # two threads may share an output; without room there is an overrun
+    x, place = np.ones((n_rows, 64), np.uint8), np.zeros(64, np.int32)
+    return x, np.arange(64), place, np.zeros((room, 1), np.uint64), np.zeros(1, np.uint8)
 
 def overrun():
-    ones(1, 64, 63)
+    _native.pack_bits(*pack(2, 1))
 
-def overflow():
-    ones(3, 2 ** 62, 0)
+def overflow():  # a block of so many rows; none are read
+    net = np.zeros(0), np.array([[0, 0, 0, 0, 0, 0, 0, 0, 0]]), np.zeros(0, np.int32), np.zeros(0, np.int64)
+    net[1][0, :3] = 64, 64, 1
+    _native.score(net, np.zeros((0, 1), np.uint64), 1, True, 2 ** 62, (np.zeros(1), np.zeros(1, np.int32)), np.zeros(0))
 
 def race():  # two threads, one output
-    bits, count, index = np.full((9999, 1), 2 ** 64 - 1, np.uint64), np.zeros(9999, np.int32), np.zeros((9999, 64), np.int32)
-    work = lambda: [_native.list_ones(bits, 64, count, index) for _ in range(20)]
+    arrays = pack(9999, 9999)
+    work = lambda: [_native.pack_bits(*arrays) for _ in range(20)]
     crew = [threading.Thread(target=work) for _ in range(2)]
     [thread.start() for thread in crew]
     [thread.join() for thread in crew]

@@ -118,8 +118,8 @@ def test_learning_rate_schedules(monkeypatch, schedule, factors, options):
 
 def test_a_default_learning_rate_is_scheduled_too():
     made = small(optimizer="sgd", learning_rate=None, learning_rate_schedule="linear", max_epochs=2).fit(rows(40))
-    assert trainer_of(made).constants[0] == OPTIMIZERS["sgd"].hyper[0] / 2
-    assert made.model_.hyper["learning_rate"] == OPTIMIZERS["sgd"].hyper[0]
+    assert trainer_of(made).constants[0] == OPTIMIZERS["sgd"].constants[0] / 2
+    assert made.model_.hyper["learning_rate"] == OPTIMIZERS["sgd"].constants[0]
 
 
 def gradients(net, X):
@@ -220,10 +220,10 @@ def test_the_optimizers_constants_reach_the_kernels(optimizer, name, options):
     plain = small(**params).fit(rows(60))
     other = small(**params, optimizer_params={name: value}).fit(rows(60))
     assert (parameters(other) != parameters(plain)).any()
-    assert trainer_of(plain).constants.tolist() == [0.01, *rule.hyper[1:], 0, 0]
+    assert trainer_of(plain).constants.tolist() == [0.01, *rule.constants[1:], 0, 0]
     expected = dict(zip(rule.names, trainer_of(plain).constants, strict=False)) | {name: value}
     assert trainer_of(other).constants[:4].tolist() == [expected[key] for key in rule.names[:4]]
-    default = {name: dict(zip(rule.names, rule.hyper, strict=True))[name]}
+    default = {name: dict(zip(rule.names, rule.constants, strict=True))[name]}
     same_fit(small(**params, optimizer_params=default).fit(rows(60)), plain)
 
 

@@ -6,6 +6,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
 from typing import Any, BinaryIO, NoReturn
 
@@ -126,6 +127,16 @@ def python(*arguments: Any, seconds: float, **environment: str | None) -> str:
     if done.returncode:
         raise RuntimeError(f"exit {done.returncode}: {done.stderr[-2000:]}")
     return done.stdout.strip()
+
+
+def peak(call: Callable[[], Any]) -> int:
+    """Return the most bytes that a call holds at once."""
+    tracemalloc.start()
+    try:
+        call()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
 
 
 def raising(error: BaseException | type[BaseException]) -> Callable[..., NoReturn]:

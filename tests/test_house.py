@@ -1,4 +1,4 @@
-"""The rules of the house that a reader relies on: who imports whom, docstring examples that run, a README that is true."""
+"""Rules that a reader relies on: imports between rooms, first lines of files, docstring examples and a README that run."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import python
 
 import made_fast
 from made_fast import kernels
 from made_fast.cli import options
 
+KERNELS = "from made_fast import kernels"
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = sorted(
     module.name for module in pkgutil.walk_packages(made_fast.__path__, "made_fast.") if "kernels" not in module.name
@@ -72,43 +74,70 @@ def test_commands_in_the_readme_parse():
             options.parser().parse_args(command.split())
 
 
-def run_python(code: str, **env: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-W", "always", "-c", code], env={**os.environ, **env}, capture_output=True, text=True, check=False
-    )
+@pytest.mark.parametrize("name", MODULES)
+def test_no_module_asks_for_the_class_of_parameters_or_turns(name):
+    """A class answers for itself; other modules call its methods instead of asking what it is."""
+    classes = {"Network", "Shared", "Trainer", "Turns"}
+    tree = ast.parse(Path(importlib.import_module(name).__file__).read_text())
+    own = {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
+    calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "isinstance")
+    asked = {getattr(part, "attr", getattr(part, "id", "")) for call in calls for part in ast.walk(call.args[1])}
+    assert not asked & classes - own
+
+
+@pytest.mark.parametrize("folder", ["made_fast", "kernels"])
+def test_every_file_says_in_its_first_line_what_it_is(folder):
+    files = [path for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".pyx", ".c", ".h")]
+    assert len(files) > 10
+    for path in files:
+        first = re.match(r'r?("""|/\* )\S.*?[.](\s|"""|$)', path.read_text().split("\n\n")[0])
+        assert first, f"{path} does not begin with a sentence that says what it is"
 
 
 @pytest.mark.parametrize("name", kernels.IMPLEMENTATIONS)
 def test_environment_chooses_the_implementation(name):
-    done = run_python("from made_fast import kernels; print(kernels.implementation)", MADE_FAST_KERNELS=name)
-    assert (done.stdout.strip(), done.stderr) == (name, "")
+    told = python("-W", "error", "-c", f"{KERNELS}; print(kernels.implementation)", seconds=60, MADE_FAST_KERNELS=name)
+    assert told == name
 
 
 @pytest.mark.parametrize("level", kernels.load("native").levels())
 def test_environment_chooses_the_cpu_level(level):
-    done = run_python("from made_fast.kernels import active; print(active.level())", MADE_FAST_CPU=level)
-    assert done.stdout.strip() == level
+    assert python("-c", f"{KERNELS}; print(kernels.active.level())", seconds=60, MADE_FAST_CPU=level) == level
 
 
-def test_unknown_choices_say_what_there_is():
-    assert (
-        "MADE_FAST_KERNELS must be one of native, jit, reference"
-        in run_python("import made_fast.kernels", MADE_FAST_KERNELS="c").stderr
-    )
-    assert "x86-64-v9" in run_python("import made_fast.kernels", MADE_FAST_CPU="x86-64-v9").stderr
+BROKEN = """
+import importlib
+def broken(name):
+    raise ImportError("undefined symbol")
+importlib.import_module = broken
+import made_fast.kernels
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "environment", "match"),
+    [
+        (KERNELS, {"MADE_FAST_KERNELS": "c"}, "MADE_FAST_KERNELS must be one of native, jit, reference"),
+        (KERNELS, {"MADE_FAST_CPU": "x86-64-v9"}, "x86-64-v9"),
+        (BROKEN, {}, "ImportError: undefined symbol"),
+    ],
+)
+def test_unknown_choices_and_a_broken_extension_are_errors(code, environment, match):
+    with pytest.raises(RuntimeError, match=match):
+        python("-c", code, seconds=60, **environment)
 
 
 def test_without_the_extension_numba_takes_over_and_says_so_once():
     code = """
-import importlib.util
+import importlib.util, warnings
 find = importlib.util.find_spec
 importlib.util.find_spec = lambda name, *rest: None if name.endswith("._native") else find(name, *rest)
-import made_fast.kernels, made_fast.inference.model
-print(made_fast.kernels.implementation)
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    import made_fast.kernels, made_fast.inference.model
+print(made_fast.kernels.implementation, [warning.category.__name__ for warning in caught].count("RuntimeWarning"))
 """
-    done = run_python(code)
-    assert done.stdout.strip() == "jit"
-    assert done.stderr.count("RuntimeWarning") == 1
+    assert python("-c", code, seconds=60) == "jit 1"
 
 
 def test_programs_that_pack_others_see_the_kernels():
@@ -122,14 +151,3 @@ def test_programs_that_pack_others_see_the_kernels():
             if isinstance(node, ast.ImportFrom):
                 seen |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
         assert {f"{package}.{name}" for name in names} <= seen
-
-
-def test_an_extension_that_does_not_load_is_an_error():
-    code = """
-import importlib
-def broken(name):
-    raise ImportError("undefined symbol")
-importlib.import_module = broken
-import made_fast.kernels
-"""
-    assert "ImportError: undefined symbol" in run_python(code).stderr

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import pickle
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from helpers import all_inputs, assert_drawn_from, random_model
 
-from made_fast import MADE, ApproximationWarning, MixtureModel, ModelFileError, load
+from made_fast import MADE, MixtureModel, ModelFileError, load
 from made_fast.inference import modelfile
 from made_fast.inference.tensorfile import read, write
 
@@ -28,22 +26,7 @@ def mixture(dtype: str = "float64", n_inputs: int = D) -> MixtureModel:
     return MixtureModel(members, WEIGHTS, hyper={"name": "größer", "sizes": [1, 2]})
 
 
-def questions(n: int = 12, seed: int = 0) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    X = (rng.random((n, D)) < 0.5).astype(float)
-    X[rng.random((n, D)) < rng.random((n, 1))] = np.nan
-    return X
-
-
 # The mixture
-
-
-def test_sums_to_one_over_all_inputs():
-    model = mixture(n_inputs=10)
-    X = all_inputs(10)
-    assert abs(np.exp(model.score_samples(X)).sum() - 1) < 1e-12
-    for m in range(3):
-        assert abs(np.exp(model.score_samples(X, member=m)).sum() - 1) < 1e-12
 
 
 def test_score_is_the_mixture_by_hand():
@@ -51,6 +34,9 @@ def test_score_is_the_mixture_by_hand():
     parts = np.stack([member.score_samples(X) for member in model.members])
     expected = np.log((np.array(WEIGHTS)[:, None] * np.exp(parts)).sum(axis=0))
     np.testing.assert_allclose(model.score_samples(X), expected, rtol=1e-13)
+    assert abs(np.exp(expected).sum() - 1) < 1e-12
+    assert_drawn_from(model.sample(20_000, 0), np.exp(expected))
+    assert (model.sample(50, 3, member=2) == model.members[2].sample(50, 3)).all()
     assert model.score(X) == model.score_samples(X).mean()
     for m in range(3):
         assert (model.score_samples(X, member=m) == parts[m]).all()
@@ -64,22 +50,6 @@ def test_unlikely_rows_do_not_underflow():
     log_p = model.score_samples(X)
     assert (log_p < -1000).all()
     assert np.isfinite(log_p).all()
-
-
-def test_same_bits_for_any_number_of_threads_and_rows():
-    model, X = mixture("float32"), np.tile(all_inputs(D), (3, 1))
-    expected, drawn = model.score_samples(X, n_threads=1), model.sample(500, 1, n_threads=1)
-    for n_threads in (2, 3, 8):
-        assert (model.score_samples(X, n_threads=n_threads) == expected).all()
-        assert (model.sample(500, 1, n_threads=n_threads) == drawn).all()
-    assert (np.concatenate([model.score_samples(X[i : i + 100]) for i in range(0, len(X), 100)]) == expected).all()
-
-
-def test_samples_have_the_distribution_of_the_mixture():
-    model = mixture()
-    assert_drawn_from(model.sample(20_000, 0), np.exp(model.score_samples(all_inputs(D))))
-    assert (model.sample(50, 3, member=2) == model.members[2].sample(50, 3)).all()
-    assert model.sample(1).shape == (1, D)
 
 
 def test_what_a_mixture_tells_of_itself():
@@ -100,20 +70,10 @@ def test_what_a_mixture_tells_of_itself():
 # Missing inputs
 
 
-def test_estimates_say_so_and_have_standard_errors():
+def test_standard_errors_of_estimates_are_honest():
     members = [random_model(40, (30,), seed=seed, scale=1.0) for seed in (0, 1)]
     model, x = MixtureModel(members, [0.7, 0.3]), np.full((1, 40), np.nan)
     x[0, [int(np.argmax(member.masks.orderings[0])) for member in members]] = 1
-    answers = {
-        "log_marginal": lambda **options: model.log_marginal(x, **options),
-        "conditional": lambda **options: model.conditional(x, 0, **options),
-        "sample_conditional": lambda **options: model.sample_conditional(x, 3, **options),
-        "impute": lambda **options: model.impute(x, "mode", **options),
-    }
-    for name, answer in answers.items():
-        with pytest.warns(ApproximationWarning, match=name) as caught:
-            answer(n_walks=50)
-        assert [warning.filename for warning in caught] == [__file__]
     one = np.array([model.log_marginal(x, return_std=True, random_state=seed, n_walks=200) for seed in range(40)])[:, :, 0]
     assert one[:, 0].std() == pytest.approx(one[:, 1].mean(), rel=0.5)
     exact, std = model.log_marginal(x, return_std=True, n_walks=20_000)
@@ -148,7 +108,7 @@ def test_a_saved_mixture_comes_back_to_the_bit(tmp_path, dtype, mmap):
 
 
 def without(name):
-    return lambda tensors, metadata: tensors.pop(name)
+    return lambda tensors, _: tensors.pop(name)
 
 
 def weights(*values, dtype=np.float64):
@@ -176,10 +136,6 @@ def say(**entries):
     return lambda tensors, metadata: metadata.update({name.replace("__", "."): text for name, text in entries.items()})
 
 
-def damaged_ordering(tensors, metadata):
-    tensors["member.1.ordering"] = tensors["member.1.ordering"] * 0
-
-
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -196,7 +152,7 @@ def damaged_ordering(tensors, metadata):
         (moved, "begin with the parameters"),
         (without("member.1.ordering"), "member 1: tensors must be"),
         (without("member.1.degrees.0"), "member 1"),
-        (damaged_ordering, "member 1: the ordering"),
+        (put("member.1.ordering", np.zeros((4, D), np.int32)), "member 1: the ordering"),
         (put("member.3.ordering", np.arange(3, dtype=np.int32)), "member.0. to member.2."),
         (put("member.01.ordering", np.arange(3, dtype=np.int32)), "member.0. to member.2."),
         (put("extra", np.arange(3, dtype=np.int32)), "names must begin"),
@@ -225,45 +181,6 @@ def test_a_senseless_ensemble_file_is_refused_by_name(tmp_path, damage, message)
         load(path)
     assert str(caught.value).startswith(f"{path}: ")
     assert len(str(caught.value)) < 600
-
-
-def test_every_flipped_bit_of_an_ensemble_file_is_found(tmp_path):
-    path = tmp_path / "m.safetensors"
-    MixtureModel([random_model(3, (2,), seed=seed, dtype="float32") for seed in (0, 1)]).save(path)
-    raw = bytearray(path.read_bytes())
-    for at in np.random.default_rng(0).integers(len(raw), size=150):
-        raw[at] ^= 4
-        path.write_bytes(raw)
-        with pytest.raises(ModelFileError):
-            load(path)
-        raw[at] ^= 4
-    for size in (0, 7, 8, 100, len(raw) - 1):
-        path.write_bytes(raw[:size])
-        with pytest.raises(ModelFileError):
-            load(path)
-
-
-def test_what_could_not_be_read_is_not_written(tmp_path):
-    model = mixture()
-    model.members[1].hyper = {"rate": float("nan")}
-    with pytest.raises(ValueError, match="JSON"):
-        model.save(tmp_path / "m.safetensors")
-    assert not (tmp_path / "m.safetensors").exists()
-
-
-def test_a_server_needs_numpy_and_the_extension_alone(tmp_path):
-    model = mixture("float32")
-    model.save(tmp_path / "m.safetensors")
-    code = f"""
-import sys
-for name in ("numba", "llvmlite", "sklearn", "scipy", "tqdm", "PIL", "pandas", "joblib", "safetensors", "Cython"):
-    sys.modules[name] = None
-import made_fast
-model = made_fast.load({str(tmp_path / "m.safetensors")!r})
-print(repr(float(model.score_samples(model.sample(5, 0)).sum())), model.impute([[0, float("nan")] * 4], "mean").shape)
-"""
-    out = subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, capture_output=True, text=True).stdout
-    assert out.split()[0] == repr(float(model.score_samples(model.sample(5, 0)).sum()))
 
 
 # What is refused
@@ -296,16 +213,6 @@ def test_a_mixture_refuses_different_thresholds_and_wrong_numbers():
     for call in (model.conditional_proba, lambda _: model.to_dense()):
         with pytest.raises(ValueError, match="member must say which"):
             call(X)
-    with pytest.raises(ValueError, match="8 features"):
-        model.score_samples(X[:, :4])
-    with pytest.raises(ValueError, match="NaN"):
-        model.score_samples(questions())
-    with pytest.raises(ValueError, match="method"):
-        model.impute(X, "median")
-    with pytest.raises(ValueError, match="target"):
-        model.conditional(X, D)
-    with pytest.raises(ValueError, match="n_samples"):
-        model.sample(0)
     members[1].binarize = 0.5
     with pytest.raises(ValueError, match="same binarize"):
         MixtureModel(members)

@@ -1,4 +1,4 @@
-"""An answer about a row is that row's own: to the bit the same alone, among others, in any order, in batches."""
+"""An answer about a row depends on that row alone: the bits are the same alone, among others, in any order, in batches."""
 
 from __future__ import annotations
 
@@ -85,20 +85,16 @@ def test_the_other_rows_do_not_matter(name, method):
         assert (together[1] > 0).sum() > 15  # they are estimates
     for n_threads in (1, 3):
         assert_same(ask(model, method, X, n_members, n_threads=n_threads), together)
-    for i in range(23):
-        assert_same(ask(model, method, X[i : i + 1], n_members), [part[i : i + 1] for part in together])
+    for n_walks in (20, 1) if method in ESTIMATES else (20,):  # NumPy adds up one walk for one row in another order
+        whole = together if n_walks == 20 else ask(model, method, X, n_members, n_walks=1)
+        for i in range(23):
+            assert_same(ask(model, method, X[i : i + 1], n_members, n_walks=n_walks), [part[i : i + 1] for part in whole])
     order = np.random.default_rng(1).permutation(23)
     assert_same(ask(model, method, X[order], n_members), [part[order] for part in together])
     batches = [ask(model, method, X[i : i + 5][: 23 - i], n_members) for i in range(0, 23, 5)]
     assert_same([np.concatenate(parts) for parts in zip(*batches, strict=True)], [part[:23] for part in together])
-
-
-@some_models
-@pytest.mark.parametrize("method", ESTIMATES)
-def test_equal_rows_have_equal_estimates(name, method):
-    make, n_members = MODELS[name]
-    for part in ask(make(), method, rows(), n_members):
-        np.testing.assert_array_equal(part[0], part[23])
+    if method in ESTIMATES:  # the last row equals the first
+        assert_same([part[23] for part in together], [part[0] for part in together])
 
 
 @some_models
@@ -179,11 +175,3 @@ def test_a_stream_goes_on_where_a_slice_of_rows_ends():
     np.testing.assert_array_equal(parts, whole)
     np.testing.assert_array_equal(whole[7:], streams.of(2, DRAW).random((4, 2)))
     np.testing.assert_array_equal(whole[:7].ravel(), streams.uniforms(DRAW, 14)[0])
-
-
-def test_the_order_of_a_sum_does_not_depend_on_how_many_rows_there_are():
-    """Of one walk for one row, NumPy would add up the early places in another order than of many."""
-    model, X = one_member(), rows()
-    together = ask(model, "log_marginal", X, 1, n_walks=1)
-    for i in range(23):
-        assert_same(ask(model, "log_marginal", X[i : i + 1], 1, n_walks=1), [part[i : i + 1] for part in together])

@@ -1,37 +1,40 @@
-"""Untrusted files: whatever is broken is refused by name, in a short text, before memory is taken for what it announces."""
+"""Untrusted files: a broken file is refused by name, in a short text, before memory is allocated for what it announces.
+
+Mutated headers and tensors behind right checksums: ``tests/robustness/fuzz.py``.
+"""
 
 import contextlib
 import hashlib
-import itertools
 import os
 import pickle
-import tracemalloc
 
 import numpy as np
 import pytest
 import safetensors.numpy
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from model_files import compact, encoded, forge, load, refuse, seal, split, tensor
+from helpers import peak, random_model
+from model_files import compact, encoded, forge, refuse, seal, split, tensor
 
 import made_fast
-from made_fast import ModelFileError
+from made_fast import MixtureModel, ModelFileError
 from made_fast.inference import tensorfile
 from made_fast.inference.tensorfile import read, write
 
 
-@pytest.fixture(params=[False, True], ids=["one mask", "several"])
+@pytest.fixture(params=["one mask", "several", "ensemble"])
 def small(request, tmp_path):
     """Return the path of a model of two inputs."""
     path = tmp_path / "small.safetensors"
-    write(path, *encoded(several=request.param))
+    if request.param == "ensemble":
+        MixtureModel([random_model(2, (), seed=seed, dtype="float32") for seed in (0, 1)]).save(path)
+    else:
+        write(path, *encoded(several=request.param == "several"))
     return path
 
 
 @pytest.mark.parametrize("mmap", [False, True])
 def test_every_flipped_bit_is_refused(small, mmap):
     raw = small.read_bytes()
-    assert len(raw) < 1800
+    assert len(raw) < 3000
     with open(small, "r+b", buffering=0) as file:
         for place, byte in enumerate(raw):
             for bit in range(8) if not mmap else [place % 8]:
@@ -39,7 +42,7 @@ def test_every_flipped_bit_is_refused(small, mmap):
                 with pytest.raises(ModelFileError):
                     read(small, mmap=mmap)
             os.pwrite(file.fileno(), bytes([byte]), place)
-    load(small, mmap=mmap)
+    made_fast.load(small, mmap=mmap)
 
 
 @pytest.mark.parametrize("mmap", [False, True])
@@ -166,71 +169,6 @@ def test_tensors_that_do_not_fit_are_refused(small, tensors, match, mmap):
     refuse(small, forge(header, b"\0" * 128), match, mmap)
 
 
-def places_of(value, path=()):
-    """Yield the path of every value inside a JSON value."""
-    yield path
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, inner in items:
-        yield from places_of(inner, (*path, key))
-
-
-def nested(depth, width):
-    return [nested(depth - 1, width) if depth else "x" * 100] * width
-
-
-ODD = [None, True, -1, 0, 3, 2**62, 1.5, "x", "\0", [], [[]], {}, {"a": {}}]
-LONG = [nested(2, 6), {"x" * 99 * i: nested(1, 6) for i in range(9)}, ["x" * 999] * 9]
-
-
-@pytest.mark.parametrize("values", [ODD, *([value] for value in LONG)])
-def test_every_part_of_the_header_replaced_is_refused_in_a_short_text(small, values):
-    raw = small.read_bytes()
-    header, data = split(raw)
-    for path, value in itertools.product(places_of(header), values):
-        forged, _ = split(raw)
-        inner = forged
-        for key in path[:-1]:
-            inner = inner[key]
-        if path:
-            inner[path[-1]] = value
-        else:
-            forged = value
-        if resealed(forged, data) != raw:
-            refuse(small, resealed(forged, data))
-    refuse(small, seal(compact([*values])))
-
-
-@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.data())
-@pytest.mark.parametrize("several", [False, True])
-def test_edited_headers_are_refused_or_read(tmp_path, several, data):
-    """Behind a right checksum, any text leads to ModelFileError or to arrays, never to another exception."""
-    tensors, metadata = encoded(3, (2,), several=several)
-    raw = tensorfile.make_header(tensors, metadata, "0" * 64)
-    rest = b"".join(array.tobytes() for array in tensors.values())
-    text = raw[8:].rstrip().replace(b"0" * 64, hashlib.sha256(rest).hexdigest().encode())
-    for _ in range(data.draw(st.integers(1, 3))):
-        start = data.draw(st.integers(0, len(text)))
-        length = data.draw(st.integers(0, 30))
-        piece = data.draw(st.one_of(st.binary(max_size=4), st.sampled_from([b"0", b'"', b"{}", b",", b"1e9", b"-", b"null"])))
-        text = text[:start] + piece + text[start + length :]
-    (tmp_path / "edited").write_bytes(seal(text, rest))
-    try:
-        load(tmp_path / "edited")
-    except ModelFileError as error:
-        assert len(str(error)) < 500  # noqa: PT017
-
-
-def peak_of(call):
-    """Return the most memory that a call holds at once, refused or not."""
-    tracemalloc.start()
-    with contextlib.suppress(ModelFileError):
-        call()
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    return peak
-
-
 MANY = 8 << 20
 BIG = {
     "an ordering": lambda: {"parameters": np.zeros(MANY, np.float32), "ordering": np.arange(MANY, 0, -1, dtype=np.int32)},
@@ -248,7 +186,7 @@ BIG = {
 def test_what_a_file_announces_is_not_allocated(small):
     header = {"__metadata__": split(small.read_bytes())[0]["__metadata__"], "a": tensor("F64", [2**31], 0, 2**34)}
     raw = forge(header, b"")
-    assert peak_of(lambda: refuse(small, raw)) < 1 << 20
+    assert peak(lambda: refuse(small, raw)) < 1 << 20
 
 
 @pytest.mark.parametrize("mostly", BIG)
@@ -257,8 +195,13 @@ def test_a_file_of_64_mb_takes_little_more_than_its_size(tmp_path, mostly):
     write(tmp_path / "big", BIG[mostly](), metadata)
     size = (tmp_path / "big").stat().st_size
     assert size >= 8 * MANY
-    assert peak_of(lambda: made_fast.load(tmp_path / "big")) < size + (24 << 20)
-    assert peak_of(lambda: made_fast.load(tmp_path / "big", mmap=True)) < 24 << 20
+
+    def load_or_refuse(mmap):
+        with contextlib.suppress(ModelFileError):
+            made_fast.load(tmp_path / "big", mmap=mmap)
+
+    assert peak(lambda: load_or_refuse(False)) < size + (24 << 20)
+    assert peak(lambda: load_or_refuse(True)) < 24 << 20
 
 
 MOST_LISTS = tensorfile.MAX_VALUES // 2 - 2
@@ -275,7 +218,7 @@ MOST_LISTS = tensorfile.MAX_VALUES // 2 - 2
     ids=["lists", "nested lists", "names", "one string"],
 )
 def test_the_largest_json_takes_no_64_mb(text):
-    assert peak_of(lambda: tensorfile.json_object(text.encode(), "it", "x")) < 64 << 20
+    assert peak(lambda: tensorfile.json_object(text.encode(), "it", "x")) < 64 << 20
     assert isinstance(tensorfile.json_object(text.encode(), "it", "x"), dict)  # so it was not refused
 
 
@@ -288,7 +231,7 @@ def test_larger_json_is_refused_before_it_is_parsed(text):
             tensorfile.json_object(raw, "it", "x")
 
     raw = text.encode()
-    assert peak_of(parse) < 1 << 20
+    assert peak(parse) < 1 << 20
 
 
 @pytest.mark.parametrize("write_foreign", ["safetensors", "npz", "npy", "pickle", "text", "zeros", "empty", "png"])

@@ -23,6 +23,7 @@ from made_fast.tables.reading import datasets
 from made_fast.training.run import FitRun
 
 SIGNALS = [signal.SIGTERM, signal.SIGHUP, signal.SIGINT]
+every_signal = pytest.mark.parametrize("number", SIGNALS)
 TRAIN = "train x.npy --hidden 8 --quiet --seed 0 --max-epochs"
 ENSEMBLE = f"ensemble {TRAIN[6:]}"
 
@@ -61,7 +62,7 @@ def from_epoch(n):
     return lambda run, good: run.state.epoch >= n
 
 
-@pytest.mark.parametrize("number", SIGNALS)
+@every_signal
 def test_train_saves_the_best_parameters_so_far(number, monkeypatch, capsys):
     assert run(f"{TRAIN} 3 --out whole.safetensors") == 0
     capsys.readouterr()
@@ -74,7 +75,7 @@ def test_train_saves_the_best_parameters_so_far(number, monkeypatch, capsys):
     assert (load("model.safetensors").source.vector == load("whole.safetensors").source.vector).all()
 
 
-@pytest.mark.parametrize("number", SIGNALS)
+@every_signal
 @pytest.mark.parametrize(
     ("command", "first"),
     [
@@ -93,7 +94,7 @@ def test_a_signal_amid_the_saving_waits_and_loses_no_model(command, first, numbe
     assert sorted(os.listdir()) == ["model.safetensors", "x.npy"]
 
 
-@pytest.mark.parametrize("number", SIGNALS)
+@every_signal
 def test_a_signal_while_a_checkpoint_is_written_leaves_the_last_one_and_a_model(number, monkeypatch):
     calls = []
     third = sent(number, tensorfile.make_header, before=lambda *_: calls.append(0) or len(calls) == 3)
@@ -104,7 +105,7 @@ def test_a_signal_while_a_checkpoint_is_written_leaves_the_last_one_and_a_model(
     assert load("model.safetensors").hyper["best_epoch"] >= load("resumed.safetensors").hyper["best_epoch"]
 
 
-@pytest.mark.parametrize("number", SIGNALS)
+@every_signal
 @pytest.mark.parametrize(
     ("command", "owner", "name", "told"),
     [
@@ -123,7 +124,7 @@ def test_a_command_that_is_ended_says_what_is_saved(command, owner, name, told, 
     assert os.path.exists("model.safetensors") == (name == "score_samples")
 
 
-@pytest.mark.parametrize("number", SIGNALS)
+@every_signal
 @pytest.mark.parametrize(
     ("command", "owner", "name"),
     [
@@ -143,7 +144,7 @@ def test_other_commands_leave_nothing_half_written(command, owner, name, number,
     assert {path.name: path.read_bytes() for path in Path().iterdir()} == before
 
 
-@pytest.mark.parametrize("number", SIGNALS)
+@every_signal
 def test_lines_that_are_drawn_as_they_are_written_stay_whole_or_away(number, monkeypatch):
     assert run(f"{TRAIN} 1") == 0
     Path("y.csv").write_text("as it was")
@@ -154,7 +155,7 @@ def test_lines_that_are_drawn_as_they_are_written_stay_whole_or_away(number, mon
     assert sorted(os.listdir()) == ["model.safetensors", "x.npy", "y.csv"]
 
 
-@pytest.mark.parametrize("number", SIGNALS)
+@every_signal
 def test_what_is_ignored_stays_ignored(number, monkeypatch):
     signal.signal(number, signal.SIG_IGN)
     monkeypatch.setattr(FitRun, "epoch", sent(number, FitRun.epoch))

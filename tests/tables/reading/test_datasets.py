@@ -1,4 +1,4 @@
-"""Files in, 0/1 matrices out; and one clear error for each way in which a file can be wrong."""
+"""Data files become 0/1 matrices, or one clear error. Damaged files of all kinds: ``tests/robustness/test_data_files.py``."""
 
 from __future__ import annotations
 
@@ -9,10 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import scipy.sparse as sp
 from helpers import dense, raising, rows
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from made_fast.tables.reading import datasets
 
@@ -183,24 +180,6 @@ def test_wrong_files(tmp_path, name):
     assert name in str(caught.value)
 
 
-def test_row_of_a_wrong_value_in_a_long_file(tmp_path):
-    X = rows(6000, 100)
-    X[5432, 67] = 2
-    with pytest.raises(ValueError, match=r"long\.npy must hold only 0 and 1, got 2 at row 5432, column 67 "):
-        datasets.load(write(tmp_path / "long.npy", X))
-    X[5432, 67] = 1
-    assert (datasets.load(tmp_path / "long.npy", threshold=0.5).train[:5000] == X[:5000]).all()
-
-
-def test_a_name_that_is_no_text_becomes_one(tmp_path):
-    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.csv"))
-    path.write_text("0,1\n1,1\n")
-    assert datasets.load(path).name == "caf\\xe9"
-    path.write_text("0,x\n")
-    with pytest.raises(ValueError, match="cannot be read"):
-        datasets.load(path)
-
-
 # Columns
 
 
@@ -264,38 +243,6 @@ def test_unreadable_file(tmp_path):
     path.chmod(0)
     with pytest.raises(ValueError, match=r"secret\.csv cannot be read: .*Permission denied"):
         datasets.load(path)
-
-
-@pytest.fixture(scope="module")
-def whole_files(tmp_path_factory):
-    folder, X = tmp_path_factory.mktemp("whole"), rows(40, 20)
-    X[0, -1] = 1
-    files = [write(folder / f"whole{suffix}", X) for suffix in (".npy", ".npz", ".csv", ".amat", ".svm", ".parquet")]
-    sp.save_npz(folder / "sparse.npz", sp.coo_array(X))
-    np.savez(folder / "packed.npz", train=np.packbits(X, axis=1), n_features=20)
-    (folder / "zipped.csv.gz").write_bytes(gzip.compress(files[2].read_bytes()))
-    return [*files, folder / "packed.npz", folder / "sparse.npz", folder / "zipped.csv.gz"]
-
-
-@given(st.data())
-@settings(max_examples=200, deadline=None)
-def test_a_damaged_file_is_read_or_refused_and_nothing_else(whole_files, data):
-    """Cut it anywhere, or put any bytes anywhere: a ValueError that names the file, or 0/1 rows."""
-    path = data.draw(st.sampled_from(whole_files))
-    content = bytearray(path.read_bytes())
-    at = data.draw(st.integers(0, len(content) - 1))
-    if data.draw(st.booleans()):
-        del content[at:]
-    else:
-        content[at : at + 4] = data.draw(st.binary(min_size=1, max_size=4))
-    damaged = path.with_name(f"damaged{''.join(path.suffixes)}")
-    damaged.write_bytes(content)
-    refusal = ""
-    try:
-        found = datasets.load(damaged)
-    except ValueError as error:
-        refusal = str(error)
-    assert "damaged" in refusal if refusal else np.isin(dense(found.train), (0, 1)).all()
 
 
 class TimeIsUpError(Exception):

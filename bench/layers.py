@@ -20,7 +20,6 @@ from bench.nets import Layer
 from bench.work import FLOAT32, TRAINED, Work
 from made_fast import kernels
 from made_fast.kernels import layout as panels
-from made_fast.kernels import reference
 from made_fast.kernels.layout import N_OUT, UNITS
 from made_fast.kernels.optimizers import GRADIENT, OPTIMIZERS
 from made_fast.kernels.records import Net, Update
@@ -56,10 +55,10 @@ class Arrays:
         self.layer, self.dtype, self.l = layer, dtype, layer.l
         self.net = Net(self.aligned(source.vector), *source.layout)
         rows, n = nets.rows(layer.size)[0], layer.size.batch
-        self.bits = nets.pack(layer.size, trainer).bits[:n]
         rng = np.random.default_rng(nets.SEED)
         x = np.maximum(rng.standard_normal((n, layer.n_in)), 0) if layer.l else rows[:n, source.order]
         dz = rng.standard_normal((n, layer.n_out)) / n
+        self.ones = x.astype(np.uint8)  # of binary input
         self.x, self.dz = (self.aligned(dense.to_buffer(a.astype(np.float32))) for a in (x, dz))
         row = self.net.layers[layer.l]
         self.flops = 2.0 * n * int(self.net.n_live[row[UNITS] :][: row[N_OUT]].sum())
@@ -69,13 +68,6 @@ class Arrays:
         made = panels.aligned_empty(a.size, self.dtype).reshape(a.shape)
         made[:] = a
         return made
-
-    def ones(self, by_row: bool) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        """Return how many ones every row has, and which; or every input, in how many rows it is 1, and in which."""
-        shape = (len(self.bits), self.layer.n_in) if by_row else (self.layer.n_in, len(self.bits))
-        count, index = np.zeros(shape[0], np.int32), np.zeros(shape, np.int32)
-        (reference.list_ones if by_row else reference.list_rows)(self.bits, self.layer.n_in, count, index)
-        return count, index
 
     def dense(self, theta: NDArray[Any]) -> NDArray[Any]:
         """Return W (n_in, n_out), dead weights 0, with the bias as one more row."""
@@ -88,18 +80,17 @@ def ours(name: str, a: Arrays, module: Any) -> Call:
     fixed, (n_in, n_out, _) = (a.net, a.l), a.layer
     if name in (FORWARD, FORWARD_SPARSE):
         out = a.aligned(np.zeros_like(a.dz))
-        given: Any = (a.x, a.x[:0]) if name == FORWARD else a.ones(by_row=True)
-        kernel = module.affine_forward if name == FORWARD else module.affine_forward_sparse
-        return partial(kernel, *fixed, *given, out), lambda: dense.read_buffer(out, n_out)
+        x: Any = a.x if name == FORWARD else dense.ones_of(a.ones)
+        return partial(module.affine_forward, *fixed, x, a.x[:0], out), lambda: dense.read_buffer(out, n_out)
     if name == BACKWARD_INPUT:
         dh = a.aligned(np.zeros_like(a.x))
         return partial(module.affine_backward_input, *fixed, a.dz, a.x, dh), lambda: dense.read_buffer(dh, n_in)
     adam, start = OPTIMIZERS["adam"], a.dense(a.net.theta)
     code, n_state = (GRADIENT, 1) if name == BACKWARD else (adam.code, adam.n_state)
     state = a.aligned(np.zeros((n_state, len(a.net.theta)), np.float32))
-    given = a.ones(by_row=False) if name == BACKWARD_SPARSE else (a.x,)
-    kernel = module.affine_backward_weights_sparse if name == BACKWARD_SPARSE else module.affine_backward_weights
-    call = partial(kernel, *fixed, *given, a.dz, Update(code, 0, np.array([*adam.hyper, 0.0, 0.0]), state))
+    x = dense.ones_of(a.ones.T) if name == BACKWARD_SPARSE else a.x
+    update = Update(code, 0, np.array([*adam.constants, 0.0, 0.0]), state)
+    call = partial(module.affine_backward_weights, *fixed, x, a.dz, update)
     return call, lambda: a.dense(state[0]) if name == BACKWARD else a.dense(a.net.theta) - start
 
 

@@ -29,29 +29,10 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 __all__ = [
-    "ACTIVATIONS",
-    "MAX_LAYERS",
-    "PANEL",
-    "Layout",
-    "SharedLayout",
-    "aligned_copy",
-    "aligned_empty",
-    "aligned_zeros",
-    "copy_into",
-    "dead_entries",
-    "make_layout",
-    "make_layouts",
-    "make_shared_layout",
-    "n_chain",
-    "n_panels",
-    "n_parameters",
-    "n_shared",
-    "sample_workspace",
-    "score_workspace",
-    "shared_train_workspace",
-    "train_workspace",
-    "width",
-]
+    "ACTIVATIONS", "MAX_LAYERS", "PANEL", "Layout", "SharedLayout", "aligned_copy", "aligned_empty", "aligned_zeros",
+    "copy_into", "dead_entries", "make_layout", "make_layouts", "make_shared_layout", "n_chain", "n_panels", "n_parameters",
+    "n_shared", "sample_workspace", "score_workspace", "shared_train_workspace", "train_workspace", "width",
+]  # fmt: skip
 
 PANEL = 64
 """Units in a panel. A panel row is four AVX-512 vectors of float32: one register tile wide."""
@@ -149,29 +130,27 @@ def make_layouts(
     n_inputs: int, n_live: Sequence[NDArray[np.int32]], activation: str, direct: Sequence[NDArray[np.int32] | None] = ()
 ) -> Layout:
     """Do ``make_layout`` for K connectivities: live counts are (K, n), and so the tables have K first."""
-    chain = [(live, ACTIVATIONS.index(activation), 0) for live in n_live]
-    chain[-1] = n_live[-1], ACTIVATIONS.index("identity"), 0
-    rows = list(chain)
-    for l, extra in enumerate(direct):
-        if extra is not None:
-            chain[l] = *chain[l][:2], len(rows)
-            rows.append((extra, ACTIVATIONS.index("identity"), -1))
-    rows[: len(chain)] = chain
+    identity = ACTIVATIONS.index("identity")
+    added = [l for l, live in enumerate(direct) if live is not None]
+    adds = {l: len(n_live) + i for i, l in enumerate(added)}
+    rows: list[tuple[Any, int, int]] = [(live, ACTIVATIONS.index(activation), adds.get(l, 0)) for l, live in enumerate(n_live)]
+    rows[-1] = rows[-1][0], identity, rows[-1][2]
+    rows += [(direct[l], identity, -1) for l in added]
     K = len(n_live[0])
     layers = np.zeros((K, len(rows), LAYER_COLUMNS), dtype=np.int64)
     counts, starts = [], []
     position: Any = np.zeros(K, np.int64)
     units = panels = 0
-    for l, (live, code, adds) in enumerate(rows):
+    for l, (live, code, fed_by) in enumerate(rows):
         n_out = live.shape[1]
-        n_in = n_inputs if l == 0 or l >= len(chain) else rows[l - 1][0].shape[1]
+        n_in = n_inputs if l == 0 or l >= len(n_live) else rows[l - 1][0].shape[1]
         count = n_panels(n_out)
         padded = np.empty((K, count * PANEL), np.int32)
         padded[:, :n_out] = live
         padded[:, n_out:] = live[:, -1:]
         ends = PANEL * np.cumsum(padded[:, PANEL - 1 :: PANEL], axis=1, dtype=np.int64)
         starts.append(position[:, None] + np.concatenate([np.zeros((K, 1), np.int64), ends[:, :-1]], axis=1))
-        layers[:, l] = n_in, n_out, count, 0, 0, units, panels, code, adds
+        layers[:, l] = n_in, n_out, count, 0, 0, units, panels, code, fed_by
         layers[:, l, WEIGHTS], layers[:, l, BIAS] = position, position + ends[:, -1]
         counts.append(padded)
         position = layers[:, l, BIAS] + count * PANEL
@@ -181,8 +160,11 @@ def make_layouts(
 
 
 def n_chain(layers: NDArray[np.int64]) -> int:
-    """Return the number of layers of the chain, L + 1, in one connectivity's ``layers``; direct connections left out."""
-    return int((layers[:, DIRECT] >= 0).sum())
+    """Return the number of layers of the chain, L + 1, in one connectivity's ``layers``."""
+    n = 0
+    while n < len(layers) and layers[n, DIRECT] >= 0:
+        n += 1
+    return n
 
 
 def make_shared_layout(layers: NDArray[np.int64], connectivity_weights: bool) -> SharedLayout:
@@ -296,14 +278,12 @@ def shared_train_workspace(layouts: Layout, shared_layout: SharedLayout, batch_s
 
 def aligned_empty(n: int, dtype: DTypeLike) -> NDArray[Any]:
     """Return an uninitialised vector that starts on a 64-byte boundary: a panel row is then whole cache lines."""
-    dtype = np.dtype(dtype)
-    return _aligned(np.empty(n * dtype.itemsize + 64, dtype=np.uint8), n, dtype)
+    return _aligned(np.empty(n * np.dtype(dtype).itemsize + 64, dtype=np.uint8), n, np.dtype(dtype))
 
 
 def aligned_zeros(n: int, dtype: DTypeLike) -> NDArray[Any]:
     """Return a vector of zeros that starts on a 64-byte boundary."""
-    dtype = np.dtype(dtype)
-    return _aligned(np.zeros(n * dtype.itemsize + 64, dtype=np.uint8), n, dtype)
+    return _aligned(np.zeros(n * np.dtype(dtype).itemsize + 64, dtype=np.uint8), n, np.dtype(dtype))
 
 
 def aligned_copy(values: NDArray[Any]) -> NDArray[Any]:

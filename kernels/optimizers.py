@@ -1,6 +1,6 @@
 """The optimisers the kernels know: codes, state vectors, constants, sources.
 
-Each is an elementwise rule ``(w, g, state, t) -> (w, state)``, written out below; ``t`` counts the updates from 1. Not here:
+Each updates elementwise, ``(w, g, state, t) -> (w, state)``, as written out below; ``t`` counts the updates from 1. Not here:
 the arithmetic, which stands in each implementation.
 
 ``Update.constants`` are ``[lr, a, b, eps, decay, clip]``. ``lr`` is the learning rate. ``decay``: before every update, weights
@@ -16,14 +16,14 @@ from typing import NamedTuple
 __all__ = ["GRADIENT", "OPTIMIZERS", "Optimizer"]
 
 GRADIENT, SGD, MOMENTUM, ADAGRAD, ADADELTA, RMSPROP, ADAM = range(7)
-"""Codes of the rules. ``GRADIENT`` updates nothing and writes the gradient to ``state[0]``."""
+"""Codes. ``GRADIENT`` updates nothing and writes the gradient to ``state[0]``."""
 
-LR, RULE_A, RULE_B, EPS, DECAY, CLIP = range(6)
+LR, COEF_A, COEF_B, EPS, DECAY, CLIP = range(6)
 """Entries of ``Update.constants``; ``native.h`` repeats these and the codes."""
 
 
 class Optimizer(NamedTuple):
-    """One update rule.
+    """An optimiser.
 
     Attributes
     ----------
@@ -31,15 +31,15 @@ class Optimizer(NamedTuple):
         What the kernels take as ``optimizer``.
     n_state : int
         How many vectors of the length of theta it keeps, all starting at 0.
-    hyper : (lr, a, b, eps)
+    constants : (lr, a, b, eps)
         Defaults.
     names : tuple of 4 str
-        What users call the four; "" is one that the rule does not have.
+        What users call the four; "" is one that the optimiser does not have.
     """
 
     code: int
     n_state: int
-    hyper: tuple[float, float, float, float]
+    constants: tuple[float, float, float, float]
     names: tuple[str, str, str, str]
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Batches", "Crew", "Dropout", "Masks", "Net", "Scratch", "Shared", "TrainScratch", "Update"]
+__all__ = ["Batches", "Crew", "Dropout", "Masks", "Net", "Ones", "Scratch", "Shared", "TrainScratch", "Update"]
 
 
 class Net(NamedTuple):
@@ -110,6 +110,13 @@ class TrainScratch(NamedTuple):
     dtheta: NDArray[Any]
     reals: NDArray[Any]
     ints: NDArray[np.int32]
+
+
+class Ones(NamedTuple):
+    """Lists of ones, ascending: row (or column) i of a 0/1 matrix is 1 at ``places[i, :counts[i]]``; (n,), (n, ld)."""
+
+    counts: NDArray[np.int32]
+    places: NDArray[np.int32]
 
 
 class Crew(NamedTuple):

@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from made_fast.estimators.estimator import MADE
     from made_fast.estimators.imputer import MADEImputer
     from made_fast.inference.density import ApproximationWarning
-    from made_fast.inference.loading import load
-    from made_fast.inference.mixture import MixtureModel
+    from made_fast.inference.mixture import MixtureModel, load
     from made_fast.inference.model import MADEModel
     from made_fast.inference.tensorfile import ModelFileError
     from made_fast.network.masks import Connectivity
@@ -49,7 +48,7 @@ _HOMES = {
     "MADEModel": "inference.model",
     "MixtureModel": "inference.mixture",
     "ModelFileError": "inference.tensorfile",
-    "load": "inference.loading",
+    "load": "inference.mixture",
 }
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from made_fast.kernels.jit import rows
-from made_fast.kernels.jit.rows import PANEL, Bits, Float64, Int32, Int64, Real, Rule, inline, kernel, n_chain, panel
+from made_fast.kernels.jit.rows import PANEL, Bits, Float64, Int32, Int64, Real, Step, inline, kernel, n_chain, panel
 from made_fast.kernels.layout import ACTIVATION, BIAS, DIRECT, N_IN, N_OUT, N_PANELS, PANELS, UNITS, WEIGHTS
 from made_fast.kernels.optimizers import CLIP, GRADIENT
 from made_fast.kernels.records import Batches, Crew, Dropout, Net, Scratch, TrainScratch, Update
@@ -252,9 +252,9 @@ def _backward_input(net: Net, l: int, dz: Real, block: Real, dh: Real) -> None:
 
 
 @kernel
-def _update_layer(net: Net, l: int, x: Real, dz: Real, both: tuple[Rule, Rule], state: Real) -> None:
+def _update_layer(net: Net, l: int, x: Real, dz: Real, both: tuple[Step, Step], state: Real) -> None:
     """Update the weights of layer l by ``(x^T dz) * M``, and its bias, if it is of the chain, by ``sum_b dz``."""
-    g, (rule, bias_rule) = rows.stack(dz), both
+    g, (step, bias_step) = rows.stack(dz), both
     for p in range(len(dz)):
         w, live, bias = panel(net, l, p)
         start, d = net.panel_start[net.layers[l, PANELS] + p], dz[p]
@@ -267,12 +267,12 @@ def _update_layer(net: Net, l: int, x: Real, dz: Real, both: tuple[Rule, Rule], 
                     for u in range(PANEL):  # dead entries stay 0
                         if k + r >= live[u]:
                             g[r, u] = 0
-                rows.update(net.theta, start + (k + r) * PANEL, g[r], rule, state)
+                rows.update(net.theta, start + (k + r) * PANEL, g[r], step, state)
         if net.layers[l, DIRECT] >= 0:
             g[0] = 0
             for i in range(len(d)):
                 rows.add(d[i], g[0])
-            rows.update(net.theta, bias, g[0], bias_rule, state)
+            rows.update(net.theta, bias, g[0], bias_step, state)
 
 
 @kernel
@@ -309,7 +309,7 @@ def fit_batch(
     if part.sparse:
         x[:] = 1
         rows.times_bits(x, bits, 0.0, 1.0)
-    both, word = rows.rules(now, s), kept.keep.shape[1]
+    both, word = rows.steps(now, s), kept.keep.shape[1]
     share = 1 - kept.rate if len(kept.keep) > 0 else 1.0
     for l in range(last, -1, -1):
         h, dh = x, dz
@@ -346,9 +346,9 @@ def train(
         nll[s] = fit_batch(net, part, net.layers[0, N_IN], len(chosen), Dropout(keep, dropout.rate), now, s, scratch)
         if clips:
             rows.clip(gradient, update.constants[CLIP])
-            rule, bias_rule = rows.rules(update, s)
+            step, bias_step = rows.steps(update, s)
             for l in range(len(net.layers)):
                 start, bias = net.layers[l, WEIGHTS], net.layers[l, BIAS]
                 stop = bias + PANEL * net.layers[l, N_PANELS] if net.layers[l, DIRECT] >= 0 else bias
-                rows.update(net.theta, start, gradient[start:bias], rule, update.state)
-                rows.update(net.theta, bias, gradient[bias:stop], bias_rule, update.state)
+                rows.update(net.theta, start, gradient[start:bias], step, update.state)
+                rows.update(net.theta, bias, gradient[bias:stop], bias_step, update.state)

@@ -21,14 +21,14 @@ from numba import njit, types
 from numba.extending import intrinsic, overload
 from numpy.typing import NDArray
 
-from made_fast.kernels import optimizers
-from made_fast.kernels.layout import ACTIVATIONS, BIAS, DIRECT, PANEL, PANELS, UNITS
+from made_fast.kernels import layout, optimizers
+from made_fast.kernels.layout import ACTIVATIONS, BIAS, PANEL, PANELS, UNITS
 from made_fast.kernels.records import Net, Update
 
 __all__ = [
-    "PANEL", "SIGMOID", "SOFTPLUS", "Bits", "Float64", "Int32", "Int64", "Real", "Rule", "activate", "add", "add_product",
-    "add_rows", "clip", "copy", "derive", "exp", "inline", "kernel", "log1p", "n_chain", "panel", "rules",
-    "stack", "times_bits", "update",
+    "PANEL", "SIGMOID", "SOFTPLUS", "Bits", "Float64", "Int32", "Int64", "Real", "Step", "activate", "add", "add_product",
+    "add_rows", "clip", "copy", "derive", "exp", "inline", "kernel", "log1p", "n_chain", "panel", "stack",
+    "steps", "times_bits", "update",
 ]  # fmt: skip
 
 Real = NDArray[Any]  # float32 or float64, the same in one call
@@ -36,7 +36,7 @@ Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
 Int32 = NDArray[np.int32]
 Bits = NDArray[np.uint64]
-Rule = tuple[Any, ...]  # what ``rules`` returns two of
+Step = tuple[Any, ...]  # what ``steps`` returns two of
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 # Not of type int: for every constant of that type, Numba compiles a kernel anew.
@@ -110,7 +110,7 @@ _EXP_SINGLE, _LOG_SINGLE = 6, 10  # first terms that matter in float32: the rest
 
 @inline
 def _is_single(real: Any) -> bool:
-    """Say if ``real`` is float32. The compiler works it out, and leaves out the branches that do not apply."""
+    """Say if ``real`` is float32. The compiler knows, and leaves out the other branches."""
     return bool(real(1.0) + real(1e-9) == real(1.0))
 
 
@@ -214,13 +214,7 @@ def derive(dz: Real, h: Real, share: float, code: Any) -> None:
 # ---------------------------------------------------------------------------------------------------------------------------
 
 
-@kernel
-def n_chain(layers: Int64) -> int:
-    """Do ``layout.n_chain`` without an array of its own."""
-    n = 0
-    while n < len(layers) and layers[n, DIRECT] >= 0:
-        n += 1
-    return n
+n_chain = inline(layout.n_chain)
 
 
 @kernel
@@ -312,10 +306,10 @@ def clip(gradient: Real, longest: float) -> None:
 
 
 @kernel
-def rules(update: Update, step: int) -> tuple[Rule, Rule]:
-    """Return what the update of weights and that of biases need at step ``step`` of a call, worked out in double."""
+def steps(update: Update, step: int) -> tuple[Step, Step]:
+    """Return what the update of weights and that of biases need at step ``step`` of a call, computed in double."""
     real, c, t = update.state.dtype.type, update.constants, float(update.step + step + 1)
-    lr, a, b = c[optimizers.LR], c[optimizers.RULE_A], c[optimizers.RULE_B]
+    lr, a, b = c[optimizers.LR], c[optimizers.COEF_A], c[optimizers.COEF_B]
     correct_a, correct_b = 0.0, 0.0
     if update.optimizer in (optimizers.SGD, optimizers.MOMENTUM):
         lr = lr / (1 + a * (t - 1))
@@ -337,9 +331,9 @@ def _flush(s: Real) -> None:
 
 # Every product is rounded: of two in a sum either could be contracted, and which one is would depend on the code around it.
 @partial(kernel, fastmath=False)
-def update(values: Real, at: int, g: Real, rule: Rule, state: Real) -> None:
-    """Update the parameters from ``values[at]`` on by their gradient g. The rules are written out in ``optimizers.py``."""
-    optimizer, lr, a, b, eps, one_a, one_b, correct_a, correct_b, left = rule
+def update(values: Real, at: int, g: Real, one: Step, state: Real) -> None:
+    """Update the parameters from ``values[at]`` on by their gradient g, as written in ``optimizers.py``."""
+    optimizer, lr, a, b, eps, one_a, one_b, correct_a, correct_b, left = one
     end, w = at + len(g), values[at : at + len(g)]
     if optimizer == optimizers.GRADIENT:
         copy(g, state[0, at:end])

@@ -1,10 +1,9 @@
 """Numba kernels on parameters that several connectivities share: ``pack`` and ``train_shared``.
 
-Not here: the passes through the network (``layers.py``).
+Not here: the passes through the network (``network.py``).
 
-For every sorted input, the row of its weights in ``shared`` is gone through once, against the row of the same number in all
-panels that are that deep. The units are sorted by live count, so those that see input k are the last ones: from a first
-one on that only moves forward.
+For every sorted input, its row of weights in ``shared`` meets the row of the same number of every panel that is deep enough.
+Units are sorted by live count, so those that see input k are the last ones, from a first one on that only moves forward.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import numpy as np
 from made_fast.kernels import layout as at
 from made_fast.kernels.jit import rows
 from made_fast.kernels.jit.network import fit_batch, room_for_batch
-from made_fast.kernels.jit.rows import PANEL, Float64, Int32, Int64, Real, Rule, inline, kernel
+from made_fast.kernels.jit.rows import PANEL, Float64, Int32, Int64, Real, Step, inline, kernel
 from made_fast.kernels.optimizers import CLIP, GRADIENT
 from made_fast.kernels.records import Batches, Crew, Dropout, Masks, Net, Shared, TrainScratch, Update
 
@@ -53,10 +52,10 @@ def pack(shared: Shared, order: Int32, net: Net) -> None:
 
 
 @inline
-def _give(shared: Shared, row: int, g: Real, starts: bool, gradient: Real, rule: Rule, state: Real) -> None:
+def _give(shared: Shared, row: int, g: Real, starts: bool, gradient: Real, step: Step, state: Real) -> None:
     """Add the gradient g of a row of ``shared`` to the whole gradient; where that has no room, update the row at once."""
     if len(gradient) == 0:
-        rows.update(shared.values, row, g, rule, state)
+        rows.update(shared.values, row, g, step, state)
     elif starts:
         rows.copy(g, gradient[row : row + len(g)])
     else:
@@ -65,10 +64,10 @@ def _give(shared: Shared, row: int, g: Real, starts: bool, gradient: Real, rule:
 
 @kernel
 def _unpack_gradient(
-    net: Net, shared: Shared, order: Int32, starts: bool, gradient: Real, both: tuple[Rule, Rule], state: Real, reals: Real
+    net: Net, shared: Shared, order: Int32, starts: bool, gradient: Real, both: tuple[Step, Step], state: Real, reals: Real
 ) -> None:
     """Take a gradient of theta, in ``net``, to one of the shared parameters, a row at a time: ``pack`` transposed."""
-    rule, bias_rule = both
+    step, bias_step = both
     for l in range(len(net.layers)):
         layer, row = net.layers[l], shared.layout[l]
         inputs, units, live = order[row[at.IN_ORDER] :], order[row[at.OUT_ORDER] :], net.n_live[layer[at.UNITS] :]
@@ -77,7 +76,7 @@ def _unpack_gradient(
         for j in range(n_out):
             db[units[j]] = net.theta[layer[at.BIAS] + j]
         if row[at.SHARED_BIAS] >= 0:
-            _give(shared, row[at.SHARED_BIAS], db, starts, gradient, bias_rule, state)
+            _give(shared, row[at.SHARED_BIAS], db, starts, gradient, bias_step, state)
         for k in range(layer[at.N_IN]):
             while done < n_out and live[done] <= k:
                 db[units[done]] = 0
@@ -87,9 +86,9 @@ def _unpack_gradient(
                 mine, w = units[p * PANEL :], net.theta[net.panel_start[layer[at.PANELS] + p] + k * PANEL :]
                 for u in range(np.uint64(max(done - p * PANEL, 0)), np.uint64(min(PANEL, n_out - p * PANEL))):
                     g[np.uint64(mine[u])] = w[u]
-            _give(shared, row[at.SHARED_WEIGHTS] + inputs[k] * row[at.ROW], g, starts, gradient, rule, state)
+            _give(shared, row[at.SHARED_WEIGHTS] + inputs[k] * row[at.ROW], g, starts, gradient, step, state)
             if row[at.SHARED_U] >= 0:
-                _give(shared, row[at.SHARED_U] + inputs[k] * row[at.ROW], db, starts, gradient, rule, state)
+                _give(shared, row[at.SHARED_U] + inputs[k] * row[at.ROW], db, starts, gradient, step, state)
 
 
 @kernel
@@ -123,17 +122,15 @@ def train_shared(
         found = fit_batch(net, part, group[at.PLACES], group[at.STEP_ROWS], kept, whole, s, scratch)
         starts = i == 0 or groups[i - 1, at.STEP] != s
         nll[s] = found if starts else nll[s] + found
-        dnet, both = Net(scratch.dtheta, net.layers, net.n_live, net.panel_start), rows.rules(update, s)
+        dnet, both = Net(scratch.dtheta, net.layers, net.n_live, net.panel_start), rows.steps(update, s)
         _unpack_gradient(dnet, shared, order, starts, gradient, both, update.state, scratch.reals)
         if len(gradient) > 0 and (i == len(groups) - 1 or groups[i + 1, at.STEP] != s):
             rows.clip(gradient, update.constants[CLIP])
             for l in range(len(net.layers)):
                 row = shared.layout[l]
                 for kind in (at.SHARED_WEIGHTS, at.SHARED_U, at.SHARED_BIAS):
-                    start, n_rows = row[kind], 1 if kind == at.SHARED_BIAS else net.layers[l, at.N_IN]
+                    start, is_bias = row[kind], kind == at.SHARED_BIAS
+                    n = row[at.ROW] if is_bias else row[at.ROW] * net.layers[l, at.N_IN]
                     if start >= 0:
-                        run, rule = (
-                            gradient[start : start + n_rows * row[at.ROW]],
-                            both[1] if kind == at.SHARED_BIAS else both[0],
-                        )
-                        rows.update(shared.values, start, run, rule, update.state)
+                        step = both[1] if is_bias else both[0]
+                        rows.update(shared.values, start, gradient[start : start + n], step, update.state)

@@ -38,16 +38,6 @@ def select_level(str name):
     raise ValueError(f"CPU level must be one this machine runs: {', '.join(levels())}; got {name!r}. Unset MADE_FAST_CPU.")
 
 
-def constants():
-    """Return the constants of ``native.h``, by name."""
-    cdef const constant_t *constant = made_fast_constants
-    found = {}
-    while constant.name:
-        found[constant.name.decode()] = constant.value
-        constant += 1
-    return found
-
-
 if os.environ.get("MADE_FAST_CPU"):
     select_level(os.environ["MADE_FAST_CPU"])
 
@@ -55,144 +45,105 @@ if os.environ.get("MADE_FAST_CPU"):
 # Arrays and records
 # ---------------------------------------------------------------------------------------------------------------------------
 
-cdef struct array_t:
-    void *data  # or null, if there are no numbers
-    int64_t size  # bytes of a number
-    int64_t shape[3]
+cdef void *_at(call_t *call, object a, char kind, int n_dims, bint written=False, int64_t *shape=NULL) except? NULL:
+    """Return where the numbers of an array are, or null if there are none; the caller's record keeps it alive.
 
-
-cdef array_t _array(object a, const char *formats, int64_t size, int n_dims, bint written=False) except *:
-    """Say where the numbers of an array are. The caller's record keeps the array alive during the call."""
+    Kinds: i int32, q int64, Q uint64, B uint8, d double, r REAL: the first of a call decides between float and double.
+    """
     cdef Py_buffer view
-    cdef array_t found
+    cdef const char *formats = b"il" if kind == b"i" else b"lq" if kind == b"q" else b"LQ" if kind == b"Q" else b"fd"
+    cdef int64_t size = 1 if kind == b"B" else 4 if kind == b"i" else call.real_bytes if kind == b"r" else 8
+    if kind == b"B" or kind == b"d":
+        formats = b"B" if kind == b"B" else b"d"
     PyObject_GetBuffer(a, &view, PyBUF_FORMAT | PyBUF_C_CONTIGUOUS | (PyBUF_WRITABLE if written else 0))
-    found.data = view.buf if view.len else NULL
-    found.size = view.itemsize
+    cdef void *data = view.buf if view.len else NULL
     cdef bint right = view.ndim == n_dims and strchr(formats, view.format[0]) and (size == 0 or view.itemsize == size)
-    for i in range(n_dims if right else 0):
-        found.shape[i] = view.shape[i]
     got = None if right else f"{view.ndim} of {view.format.decode()!r} ({view.itemsize} bytes each)"
+    for i in range(n_dims if right and shape else 0):
+        shape[i] = view.shape[i]
+    if kind == b"r":
+        call.real_bytes = view.itemsize
     PyBuffer_Release(&view)
     if not right:
         raise TypeError(f"needs {n_dims} dimensions of one of {formats.decode()!r} ({size or '4 or 8'} bytes each); got {got}")
-    return found
-
-
-cdef inline array_t _reals(call_t *call, object a, int n_dims, bint written=False) except *:
-    """The first array of a call decides between float and double."""
-    cdef array_t found = _array(a, b"fd", call.real_bytes, n_dims, written)
-    call.real_bytes = found.size
-    return found
-
-
-cdef inline array_t _doubles(object a, int n_dims, bint written=False) except *:
-    return _array(a, b"d", 8, n_dims, written)
-
-
-cdef inline array_t _int32(object a, int n_dims, bint written=False) except *:
-    return _array(a, b"il", 4, n_dims, written)
-
-
-cdef inline array_t _int64(object a, int n_dims) except *:
-    return _array(a, b"lq", 8, n_dims)
-
-
-cdef inline array_t _bits(object a, bint written=False) except *:
-    return _array(a, b"LQ", 8, 2, written)
+    return data
 
 
 cdef int _net(call_t *call, net, bint written=False) except -1:
     theta, layers, n_live, panel_start = net
-    cdef array_t table = _int64(layers, 2)
-    call.net.theta = _reals(call, theta, 1, written).data
-    call.net.layers = <int64_t *>table.data
-    call.net.n_live = <int32_t *>_int32(n_live, 1).data
-    call.net.panel_start = <int64_t *>_int64(panel_start, 1).data
-    call.net.n_layers = made_fast_n_chain(call.net.layers, table.shape[0])
-    call.net.n_rows = table.shape[0]
+    cdef int64_t table[2]
+    call.net.theta = _at(call, theta, b"r", 1, written)
+    call.net.layers = _at(call, layers, b"q", 2, False, table)
+    call.net.n_live = _at(call, n_live, b"i", 1)
+    call.net.panel_start = _at(call, panel_start, b"q", 1)
+    call.net.n_layers, call.net.n_rows = made_fast_n_chain(call.net.layers, table[0]), table[0]
     return 0
 
 
 cdef int _shared(call_t *call, shared, bint written=False) except -1:
     values, layout = shared
-    call.shared.values = _reals(call, values, 1, written).data
-    call.shared.layout = <int64_t *>_int64(layout, 2).data
+    call.shared.values = _at(call, values, b"r", 1, written)
+    call.shared.layout = _at(call, layout, b"q", 2)
     return 0
 
 
 cdef int _masks(call_t *call, masks) except -1:
     orders, layers, n_live, panel_start = masks
-    cdef array_t order = _int32(orders, 2), table = _int64(layers, 3), live = _int32(n_live, 2), start = _int64(panel_start, 2)
     cdef masks_t *to = &call.masks
-    to.orders, to.n_order = <int32_t *>order.data, order.shape[1]
-    to.layers, to.n_rows = <int64_t *>table.data, table.shape[1]
-    to.n_live, to.units = <int32_t *>live.data, live.shape[1]
-    to.panel_start, to.n_panels = <int64_t *>start.data, start.shape[1]
+    cdef int64_t order[2], table[3], live[2], start[2]
+    to.orders = _at(call, orders, b"i", 2, False, order)
+    to.layers = _at(call, layers, b"q", 3, False, table)
+    to.n_live = _at(call, n_live, b"i", 2, False, live)
+    to.panel_start = _at(call, panel_start, b"q", 2, False, start)
+    to.n_order, to.n_rows, to.units, to.n_panels = order[1], table[1], live[1], start[1]
     to.n_layers = made_fast_n_chain(to.layers, to.n_rows)
     return 0
 
 
 cdef int _rows(call_t *call, bits, bint sparse) except -1:
-    cdef array_t found = _bits(bits)
-    call.batches.bits = <uint64_t *>found.data
-    call.batches.n_rows, call.batches.words = found.shape[0], found.shape[1]
-    call.batches.sparse = sparse
-    return 0
-
-
-cdef int _batches(call_t *call, batches) except -1:
-    bits, weights, rows, batch_size, sparse = batches
-    _rows(call, bits, sparse)
-    cdef array_t order = _int64(rows, 1)
-    call.batches.weights = <double *>_doubles(weights, 1).data
-    call.batches.rows, call.batches.n_rows = <int64_t *>order.data, order.shape[0]
-    call.batches.batch_size = batch_size
-    return 0
-
-
-cdef int _dropout(call_t *call, dropout) except -1:
-    keep, rate = dropout
-    cdef array_t words = _bits(keep)
-    call.dropout.keep, call.dropout.words = <uint64_t *>words.data, words.shape[1]
-    call.dropout.scale = 1 / (1 - <double>rate)
+    cdef int64_t n[2]
+    call.batches.bits = _at(call, bits, b"Q", 2, False, n)
+    call.batches.n_rows, call.batches.words, call.batches.sparse = n[0], n[1], sparse
     return 0
 
 
 cdef int _update(call_t *call, update) except -1:
     optimizer, step, constants, state = update
-    cdef array_t vectors = _reals(call, state, 2, True)
+    cdef int64_t n[2]
     call.update.optimizer, call.update.step = optimizer, step
-    call.update.constants = <double *>_doubles(constants, 1).data
-    call.update.state, call.update.n = vectors.data, vectors.shape[1]
+    call.update.constants = _at(call, constants, b"d", 1)
+    call.update.state = _at(call, state, b"r", 2, True, n)
+    call.update.n = n[1]
     return 0
 
 
 cdef int _scratch(call_t *call, scratch) except -1:
     reals, ints = scratch
-    call.scratch.reals = _reals(call, reals, 1, True).data
-    call.scratch.ints = <int32_t *>_int32(ints, 1, True).data
+    call.scratch.reals = _at(call, reals, b"r", 1, True)
+    call.scratch.ints = _at(call, ints, b"i", 1, True)
     return 0
 
 
-cdef int _train_scratch(call_t *call, scratch) except -1:
+cdef int _training(call_t *call, batches, dropout, update, scratch, nll, crew) except -1:
+    bits, weights, rows, batch_size, sparse = batches
+    keep, rate = dropout
     gradient, theta, dtheta, reals, ints = scratch
-    call.scratch.gradient = _reals(call, gradient, 1, True).data
-    call.scratch.theta = _reals(call, theta, 1, True).data
-    call.scratch.dtheta = _reals(call, dtheta, 1, True).data
-    return _scratch(call, (reals, ints))
-
-
-cdef int _crew(call_t *call, crew) except -1:
     rank, n_ranks, sync = crew
+    cdef int64_t n_rows, words[2]
+    _rows(call, bits, sparse)
+    call.batches.weights = _at(call, weights, b"d", 1)
+    call.batches.rows = _at(call, rows, b"q", 1, False, &n_rows)
+    call.batches.n_rows, call.batches.batch_size = n_rows, batch_size
+    call.dropout.keep = _at(call, keep, b"Q", 2, False, words)
+    call.dropout.words, call.dropout.scale = words[1], 1 / (1 - <double>rate)
+    _update(call, update)
+    call.scratch.gradient = _at(call, gradient, b"r", 1, True)
+    call.scratch.theta = _at(call, theta, b"r", 1, True)
+    call.scratch.dtheta = _at(call, dtheta, b"r", 1, True)
+    _scratch(call, (reals, ints))
     call.crew.rank, call.crew.n_ranks = rank, n_ranks
-    call.crew.sync = <int32_t *>_int32(sync, 1, True).data
-    return 0
-
-
-cdef int _lists(call_t *call, count, index, bint written=False) except -1:
-    cdef array_t lists = _int32(index, 2, written)
-    call.ones.count, call.ones.index = <int32_t *>_int32(count, 1, written).data, <int32_t *>lists.data
-    call.ones.ld = lists.shape[1]
+    call.crew.sync = _at(call, sync, b"i", 1, True)
+    call.out = _at(call, nll, b"d", 1, True)
     return 0
 
 
@@ -210,19 +161,22 @@ cdef inline void _run(kernel_t *kernel, const call_t *call) noexcept:
 
 
 def pack_bits(x, order, place, out, seen):
-    cdef array_t rows = _array(x, b"B", 1, 2), columns = _int64(order, 1), places = _int32(place, 1, True)
-    cdef array_t bits = _bits(out, True), found = _array(seen, b"B", 1, 1, True)
+    cdef call_t call = _empty
+    cdef int64_t n[2]
+    cdef void *rows = _at(&call, x, b"B", 2, False, n)
+    cdef void *columns = _at(&call, order, b"q", 1)
+    cdef void *places = _at(&call, place, b"i", 1, True)
+    cdef void *bits = _at(&call, out, b"Q", 2, True)
+    cdef uint8_t *found = <uint8_t *>_at(&call, seen, b"B", 1, True)
     with nogil:
-        (<uint8_t *>found.data)[0] = made_fast_pack_bits(<uint8_t *>rows.data, rows.shape[0], rows.shape[1],
-                                                         <int64_t *>columns.data, <int32_t *>places.data,
-                                                         <uint64_t *>bits.data)
+        found[0] = made_fast_pack_bits(rows, n[0], n[1], columns, places, bits)
 
 
 def pack(shared, order, net):
     cdef call_t call = _empty
     _net(&call, net, True)
     _shared(&call, shared)
-    call.shared.order = <int32_t *>_int32(order, 1).data
+    call.shared.order = _at(&call, order, b"i", 1)
     _run(_kernels(&call).pack, &call)
 
 
@@ -231,7 +185,7 @@ def score(net, bits, int64_t n_places, bint sparse, int64_t block, scratch, log_
     _net(&call, net)
     _rows(&call, bits, sparse)
     _scratch(&call, scratch)
-    call.n_places, call.block, call.out = n_places, block, _doubles(log_p, 1, True).data
+    call.n_places, call.block, call.out = n_places, block, _at(&call, log_p, b"d", 1, True)
     _run(_kernels(&call).score, &call)
 
 
@@ -240,17 +194,17 @@ def conditionals(net, bits, bint sparse, int64_t block, scratch, proba):
     _net(&call, net)
     _rows(&call, bits, sparse)
     _scratch(&call, scratch)
-    call.block, call.out = block, _reals(&call, proba, 2, True).data
+    call.block, call.out = block, _at(&call, proba, b"r", 2, True)
     _run(_kernels(&call).conditionals, &call)
 
 
 def sample(net, uniforms, int64_t block, scratch, x):
     cdef call_t call = _empty
-    cdef array_t rows = _doubles(uniforms, 2)
+    cdef int64_t n[2]
     _net(&call, net)
     _scratch(&call, scratch)
-    call.uniforms, call.batches.n_rows = <double *>rows.data, rows.shape[0]
-    call.block, call.out = block, _array(x, b"B", 1, 2, True).data
+    call.uniforms = _at(&call, uniforms, b"d", 2, False, n)
+    call.batches.n_rows, call.block, call.out = n[0], block, _at(&call, x, b"B", 2, True)
     _run(_kernels(&call).sample, &call)
 
 
@@ -263,99 +217,63 @@ def train(net, batches, dropout, update, scratch, nll, crew):
 
 def train_shared(shared, masks, batches, groups, dropout, update, scratch, nll, crew):
     cdef call_t call = _empty
-    cdef array_t table = _int64(groups, 2)
+    cdef int64_t n[2]
     _shared(&call, shared, True)
     _masks(&call, masks)
     _training(&call, batches, dropout, update, scratch, nll, crew)
-    call.groups, call.n_groups = <int64_t *>table.data, table.shape[0]
+    call.groups = _at(&call, groups, b"q", 2, False, n)
+    call.n_groups = n[0]
     _run(_kernels(&call).train_shared, &call)
-
-
-cdef int _training(call_t *call, batches, dropout, update, scratch, nll, crew) except -1:
-    _batches(call, batches)
-    _dropout(call, dropout)
-    _update(call, update)
-    _train_scratch(call, scratch)
-    _crew(call, crew)
-    call.out = _doubles(nll, 1, True).data
-    return 0
 
 # ---------------------------------------------------------------------------------------------------------------------------
 # Building blocks
 # ---------------------------------------------------------------------------------------------------------------------------
 
 
-def list_ones(bits, int64_t n_columns, count, index):
-    cdef call_t call = _empty
-    _rows(&call, bits, True)
-    _lists(&call, count, index, True)
-    with nogil:
-        made_fast_list_ones(call.batches.bits, call.batches.words, call.batches.n_rows, n_columns, call.ones.count,
-                            call.ones.index)
-
-
-def list_rows(bits, int64_t n_columns, count, index):
-    cdef call_t call = _empty
-    _rows(&call, bits, True)
-    _lists(&call, count, index, True)
-    with nogil:
-        made_fast_list_rows(call.batches.bits, call.batches.words, call.batches.n_rows, n_columns, 0, call.batches.words,
-                            call.ones.ld, call.ones.count, call.ones.index)
+cdef int _layer(call_t *call, net, int64_t l, x, dz, bint written=False) except -1:
+    """The layer, its inputs, as an activation buffer or as ``Ones``, and the gradient of its sums."""
+    cdef int64_t n[3]
+    _net(call, net, written)
+    call.l, call.dz = l, _at(call, dz, b"r", 3, False, n)
+    call.m = n[1]
+    if isinstance(x, tuple):
+        call.ones.count = _at(call, x[0], b"i", 1)
+        call.ones.index = _at(call, x[1], b"i", 2, False, n)
+        call.ones.ld = n[1]
+    else:
+        call.x = _at(call, x, b"r", 3)
+    return 0
 
 
 def affine_forward(net, int64_t l, x, direct, out):
     cdef call_t call = _empty
-    cdef array_t rows = _reals(&call, x, 3)
-    _net(&call, net)
-    call.l, call.m, call.x, call.dz = l, rows.shape[1], rows.data, _reals(&call, direct, 3).data
-    call.out = _reals(&call, out, 3, True).data
-    _run(_kernels(&call).affine_forward, &call)
-
-
-def affine_forward_sparse(net, int64_t l, count, index, out):
-    cdef call_t call = _empty
-    cdef array_t rows = _reals(&call, out, 3, True)
-    _net(&call, net)
-    _lists(&call, count, index)
-    call.l, call.m, call.out = l, rows.shape[1], rows.data
+    cdef int64_t n[3]
+    _layer(&call, net, l, x, direct)
+    call.out = _at(&call, out, b"r", 3, True, n)
+    call.m = n[1]
     _run(_kernels(&call).affine_forward, &call)
 
 
 def bernoulli_nll(logits, bits, int64_t n_columns, double scale, weights, nll, dlogits):
     cdef call_t call = _empty
-    cdef array_t panels = _reals(&call, logits, 3)
+    cdef int64_t n[3]
     _rows(&call, bits, True)
-    call.batches.weights = <double *>_doubles(weights, 1).data
-    call.l, call.m, call.x, call.scale, call.n_places = panels.shape[0], panels.shape[1], panels.data, scale, n_columns
-    call.nll, call.out = <double *>_doubles(nll, 1, True).data, _reals(&call, dlogits, 3, True).data
+    call.x = _at(&call, logits, b"r", 3, False, n)
+    call.l, call.m, call.scale, call.n_places = n[0], n[1], scale, n_columns
+    call.batches.weights = _at(&call, weights, b"d", 1)
+    call.nll, call.out = _at(&call, nll, b"d", 1, True), _at(&call, dlogits, b"r", 3, True)
     _run(_kernels(&call).bernoulli_nll, &call)
 
 
 def affine_backward_input(net, int64_t l, dz, h, dh):
     cdef call_t call = _empty
-    cdef array_t sums = _reals(&call, dz, 3)
-    _net(&call, net)
-    call.l, call.m, call.dz, call.x = l, sums.shape[1], sums.data, _reals(&call, h, 3).data
-    call.out = _reals(&call, dh, 3, True).data
+    _layer(&call, net, l, h, dz)
+    call.out = _at(&call, dh, b"r", 3, True)
     _run(_kernels(&call).affine_backward_input, &call)
-
-
-cdef int _backward_weights(call_t *call, net, int64_t l, dz, update) except -1:
-    cdef array_t sums = _reals(call, dz, 3)
-    _net(call, net, True)
-    _update(call, update)
-    call.l, call.m, call.dz = l, sums.shape[1], sums.data
-    _run(_kernels(call).affine_backward_weights, call)
-    return 0
 
 
 def affine_backward_weights(net, int64_t l, x, dz, update):
     cdef call_t call = _empty
-    call.x = _reals(&call, x, 3).data
-    _backward_weights(&call, net, l, dz, update)
-
-
-def affine_backward_weights_sparse(net, int64_t l, count, index, dz, update):
-    cdef call_t call = _empty
-    _lists(&call, count, index)
-    _backward_weights(&call, net, l, dz, update)
+    _layer(&call, net, l, x, dz, True)
+    _update(&call, update)
+    _run(_kernels(&call).affine_backward_weights, &call)

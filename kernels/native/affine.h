@@ -133,28 +133,30 @@ static void forward_panel(const net_t *net, int64_t l, int64_t p, const REAL *x,
     activate(out, m * PANEL, (int)net->layers[l * LAYER_COLUMNS + ACTIVATION]);
 }
 
+/* z += the listed rows of w, for `vectors` vectors, from 0 if `fresh`; rows are PANEL apart. */
+static ALWAYS_INLINE void add_listed(int vectors, int fresh, const int32_t *index, int64_t n, const REAL *w, REAL *z)
+{
+    vec acc[8];
+#pragma GCC unroll 8
+    for (int v = 0; v < vectors; v++) acc[v] = fresh ? splat(0) : load(z + v * LANES);
+    for (int64_t i = 0; i < n; i++)
+#pragma GCC unroll 8
+        for (int v = 0; v < vectors; v++) acc[v] += load(w + (int64_t)index[i] * PANEL + v * LANES);
+#pragma GCC unroll 8
+    for (int v = 0; v < vectors; v++) store(z + v * LANES, acc[v]);
+}
+
 /* z[0..PANEL) += the weights of each listed place below `depth`; returns how many places were taken. */
 static ALWAYS_INLINE int64_t add_ones(const panel_t *panel, const int32_t *index, int64_t n, int64_t depth, REAL *z)
 {
-    enum { VECTORS = PANEL / LANES, STEP = VECTORS < 8 ? VECTORS : 8 };
+    enum { VECTORS = PANEL / LANES, AT_ONCE = VECTORS < 8 ? VECTORS : 8 };
     while (n > 0 && index[n - 1] >= depth) n--;
-    for (int u = 0; u < PANEL; u += STEP * LANES) {
-        vec acc[STEP];
-#pragma GCC unroll 8
-        for (int v = 0; v < STEP; v++) acc[v] = load(z + u + v * LANES);
-        for (int64_t i = 0; i < n; i++) {
-            const REAL *w = panel->w + (int64_t)index[i] * PANEL + u;
-#pragma GCC unroll 8
-            for (int v = 0; v < STEP; v++) acc[v] += load(w + v * LANES);
-        }
-#pragma GCC unroll 8
-        for (int v = 0; v < STEP; v++) store(z + u + v * LANES, acc[v]);
-    }
+    for (int u = 0; u < PANEL; u += AT_ONCE * LANES) add_listed(AT_ONCE, 0, index, n, panel->w + u, z + u);
     return n;
 }
 
 /* `forward_panel` on binary input given by its ones: rows of weights are added, nothing is multiplied. */
-static void forward_panel_sparse(const net_t *net, int64_t l, int64_t p, lists_t ones, int64_t rows, int64_t m, REAL *out)
+static void forward_panel_sparse(const net_t *net, int64_t l, int64_t p, ones_t ones, int64_t rows, int64_t m, REAL *out)
 {
     const panel_t panel = panel_of(net, l, p);
     out += p * rows * PANEL;

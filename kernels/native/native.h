@@ -1,7 +1,7 @@
 /* What Python, Cython and C share: columns of tables, codes, the records of records.py, and the table of kernels of one unit.
  *
  * REAL arrays are void * here: one unit is compiled for float, another for double. Every function follows the kernel contract
- * (made_fast.kernels). The enums repeat layout.py and optimizers.py; a test compares them by made_fast_constants.
+ * (made_fast.kernels). The enums repeat layout.py and optimizers.py; a test compares them.
  */
 #ifndef MADE_FAST_NATIVE_H
 #define MADE_FAST_NATIVE_H
@@ -14,7 +14,7 @@ enum { FIRST, STOP, MASK, PLACES, STEP, STEP_ROWS, GROUP_COLUMNS };             
 enum { ARRIVED = 0, ROUND = 32, CALL_OFF = 48, SYNC = 64 };                                      /* Crew.sync */
 enum { IDENTITY, RELU, SOFTPLUS, TANH, SIGMOID, SOFTSIGN };                                      /* ACTIVATIONS */
 enum { GRADIENT, SGD, MOMENTUM, ADAGRAD, ADADELTA, RMSPROP, ADAM };                              /* OPTIMIZERS */
-enum { LR, RULE_A, RULE_B, EPS, DECAY, CLIP };                                                   /* Update.constants */
+enum { LR, COEF_A, COEF_B, EPS, DECAY, CLIP };                                                   /* Update.constants */
 enum { PANEL = 64, STRIP = 16, MAX_LAYERS = 64 };
 
 typedef struct {
@@ -75,7 +75,7 @@ typedef struct {
 typedef struct { /* the ones of each row, or of each column: count[i] of them, index[i * ld ..], ascending */
     int32_t *count, *index;
     int64_t ld;
-} lists_t;
+} ones_t;
 
 typedef struct { /* the arguments of any kernel; each reads those that its signature in reference names */
     int64_t real_bytes;
@@ -94,7 +94,7 @@ typedef struct { /* the arguments of any kernel; each reads those that its signa
     /* Of the building blocks only: */
     int64_t l;
     const void *x, *dz; /* inputs; gradient of the sums, or, for affine_forward, what direct connections add */
-    lists_t ones;       /* in place of x, or null */
+    ones_t ones;       /* in place of x, or null */
     int64_t m;          /* rows of the buffers */
     double scale, *nll;
 } call_t;
@@ -110,14 +110,6 @@ typedef struct {
     const char *name;
     const kernels_t *of_float, *of_double;
 } level_t;
-
-typedef struct {
-    const char *name;
-    int64_t value;
-} constant_t;
-
-/* The enums above, ended by a null name. */
-extern const constant_t made_fast_constants[];
 
 /* Levels this CPU can run, best first; returns how many. */
 int made_fast_levels(level_t *levels);

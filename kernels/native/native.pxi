@@ -1,52 +1,43 @@
-# What _native.pyx uses of native.h; fields may stand in another order.
+# What _native.pyx uses of native.h; fields may stand in another order, and pointers point to anything.
 
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t
 
 cdef extern from "native.h" nogil:
     ctypedef struct net_t:
-        void *theta
-        int64_t *layers, *panel_start
-        int32_t *n_live
+        void *theta, *layers, *n_live, *panel_start
         int64_t n_layers, n_rows
 
     ctypedef struct shared_t:
-        void *values
-        int64_t *layout
-        int32_t *order
+        void *values, *layout, *order
 
     ctypedef struct masks_t:
-        int64_t *layers, *panel_start
-        int32_t *n_live, *orders
+        void *layers, *panel_start, *n_live, *orders
         int64_t n_layers, n_rows, n_panels, units, n_order
 
     ctypedef struct batches_t:
-        uint64_t *bits
+        void *bits, *weights, *rows
         int64_t words, n_rows, batch_size
-        double *weights
-        int64_t *rows
         int sparse
 
     ctypedef struct dropout_t:
-        uint64_t *keep
+        void *keep
         int64_t words
         double scale
 
     ctypedef struct update_t:
         int optimizer
         int64_t step, n
-        double *constants
-        void *state
+        void *constants, *state
 
     ctypedef struct scratch_t:
-        void *gradient, *theta, *dtheta, *reals
-        int32_t *ints
+        void *gradient, *theta, *dtheta, *reals, *ints
 
     ctypedef struct crew_t:
         int rank, n_ranks
-        int32_t *sync
+        void *sync
 
-    ctypedef struct lists_t:
-        int32_t *count, *index
+    ctypedef struct ones_t:
+        void *count, *index
         int64_t ld
 
     ctypedef struct call_t:
@@ -58,11 +49,9 @@ cdef extern from "native.h" nogil:
         update_t update
         scratch_t scratch
         crew_t crew
-        lists_t ones
+        ones_t ones
         int64_t real_bytes, n_groups, n_places, block, l, m
-        int64_t *groups
-        void *x, *dz, *out
-        double *uniforms, *nll
+        void *groups, *uniforms, *x, *dz, *out, *nll
         double scale
 
     ctypedef void kernel_t(const call_t *)
@@ -75,14 +64,7 @@ cdef extern from "native.h" nogil:
         const char *name
         const kernels_t *of_float, *of_double
 
-    ctypedef struct constant_t:
-        const char *name
-        int64_t value
-
-    const constant_t *made_fast_constants
     int made_fast_levels(level_t *)
     void made_fast_call(kernel_t *, const call_t *)
-    int64_t made_fast_n_chain(const int64_t *, int64_t)
-    void made_fast_list_ones(const uint64_t *, int64_t, int64_t, int64_t, int32_t *, int32_t *)
-    void made_fast_list_rows(const uint64_t *, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int32_t *, int32_t *)
-    uint8_t made_fast_pack_bits(const uint8_t *, int64_t, int64_t, const int64_t *, int32_t *, uint64_t *)
+    int64_t made_fast_n_chain(const void *, int64_t)
+    uint8_t made_fast_pack_bits(const void *, int64_t, int64_t, const void *, void *, void *)

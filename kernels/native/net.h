@@ -20,7 +20,7 @@ typedef struct {
     dropout_t dropout; /* whose keep begins with the block */
     int64_t rows;      /* of the buffers */
     REAL *x, *h[2 * MAX_LAYERS];
-    lists_t ones; /* of each row */
+    ones_t ones; /* of each row */
 } block_t;
 
 /* Cut the buffers from the start of reals and ints, as layout.score_workspace says; returns what is left of reals. */
@@ -28,7 +28,7 @@ static REAL *cut_buffers(block_t *b, int64_t rows, REAL *reals, int32_t *ints)
 {
     const int64_t D = b->net->layers[N_IN];
     b->rows = rows;
-    b->ones = (lists_t){ints, ints + rows, D};
+    b->ones = (ones_t){ints, ints + rows, D};
     b->x = reals;
     reals += rows * PADDED(D);
     for (int64_t l = 0; l < b->net->n_rows; reals += rows * PADDED(n_units(b->net, l)), l++) b->h[l] = reals;
@@ -68,7 +68,7 @@ static void inputs_panel(const block_t *b, int64_t l, int64_t p, int64_t i0, int
 {
     const int64_t D = b->net->layers[N_IN], at = i0 * PANEL;
     if (b->sparse)
-        forward_panel_sparse(b->net, l, p, (lists_t){b->ones.count + i0, b->ones.index + i0 * D, D}, b->rows, m,
+        forward_panel_sparse(b->net, l, p, (ones_t){b->ones.count + i0, b->ones.index + i0 * D, D}, b->rows, m,
                              b->h[l] + at);
     else
         forward_panel(b->net, l, p, b->x + at, 0, b->rows, m, b->h[l] + at);
@@ -153,7 +153,7 @@ typedef struct {
     const net_t *net;
     int64_t m;
     layer_walk_t layers[2 * MAX_LAYERS];
-    lists_t ones; /* of each row, as far as it is drawn */
+    ones_t ones; /* of each row, as far as it is drawn */
     REAL *column; /* one unit of all rows */
 } walk_t;
 
@@ -163,7 +163,7 @@ static REAL *reach(walk_t *w, int64_t l, int64_t j)
     const int64_t p = j / PANEL, m = w->m;
     const panel_t panel = panel_of(w->net, l, p);
     const int inputs = reads_inputs(w->net, l);
-    const lists_t *ones = &w->ones;
+    const ones_t *ones = &w->ones;
     layer_walk_t *layer = w->layers + l;
     int32_t *taken = layer->taken;
     REAL *z = layer->z + p * m * PANEL;

@@ -140,20 +140,20 @@ typedef struct {
     REAL *gradient; /* like shared: they are put there, or added; null: they update the parameters at once */
     int add;
     REAL *values; /* the parameters */
-    rule_t weights, biases;
+    step_t weights, biases;
     REAL *rows; /* scratch: STRIP + 1 of the longest rows */
     int64_t longest;
     const view_t *next; /* or null: what updated rows of weights are packed for */
 } sink_t;
 
 /* g is the gradient, by sorted unit, of the row of layer s that begins at `at` in shared. */
-static void sink_row(const sink_t *sink, const rule_t *rule, const shared_layer_t *s, const int32_t *place, int64_t at,
+static void sink_row(const sink_t *sink, const step_t *step, const shared_layer_t *s, const int32_t *place, int64_t at,
                      const REAL *g)
 {
     REAL *row = sink->gradient && !sink->add ? sink->gradient + at : sink->rows + STRIP * sink->longest;
     gather_row(g, place, s->n_out, s->stride, row);
     if (!sink->gradient)
-        update(rule, sink->values, at, row, s->stride);
+        update(step, sink->values, at, row, s->stride);
     else if (sink->add)
         for (int64_t j = 0; j < s->stride; j++) sink->gradient[at + j] += row[j];
 }
@@ -223,7 +223,7 @@ static void train_shared(const call_t *c)
     now->place = (int32_t *)(s.free_doubles + n_rows) + 2 * crew->rank * masks->n_order;
     next->place = now->place + masks->n_order;
 
-    const rule_t collect = collect_to(dbiases);
+    const step_t collect = collect_to(dbiases);
     int packed = 0;
     for (const int64_t *group = c->groups; group < c->groups + c->n_groups * GROUP_COLUMNS; group += GROUP_COLUMNS) {
         const int first = group == c->groups || group[STEP - GROUP_COLUMNS] != group[STEP];
@@ -249,7 +249,7 @@ static void train_shared(const call_t *c)
         }
         if (meet(crew)) return;
 
-        sink.weights = rule_of(&c->update, c->update.step + group[STEP]);
+        sink.weights = step_of(&c->update, c->update.step + group[STEP]);
         sink.biases = without_decay(&sink.weights);
         sink.add = gradient && !first;
         packed = !gradient && !final;

@@ -71,7 +71,7 @@ typedef struct {
     const crew_t *crew;
     int64_t m;
     uint64_t *bits;       /* (B, words) */
-    lists_t on;           /* the rows that have each place on */
+    ones_t on;           /* the rows that have each place on */
     REAL *dz[MAX_LAYERS]; /* gradients of the sums of every layer of the chain */
     REAL *undropped;      /* one more hidden output, for dropout */
     REAL *free_reals;     /* what is left of the scratch */
@@ -88,7 +88,7 @@ static void cut_batch(batch_t *s, const net_t *net, const call_t *c)
     s->bits = (uint64_t *)c->scratch.ints;
     double *nll = (double *)(s->bits + B * words);
     int32_t *count = (int32_t *)(nll + B * words);
-    s->on = (lists_t){count, count + D, B};
+    s->on = (ones_t){count, count + D, B};
     REAL *reals = cut_buffers(&s->block, B, c->scratch.reals, s->on.index + D * B);
     for (int64_t l = 0; l <= last; reals += B * PADDED(n_units(net, l)), l++) {
         s->dz[l] = reals;
@@ -213,7 +213,7 @@ static source_t source_of(const batch_t *s, int64_t l)
 
 /* Gradient and update of this rank's share of every layer's weights and biases. The bias counts as so many rows of weights.
  * A wide layer takes long: called off, it leaves some panels a step behind the others, each of them whole. */
-static void train_weights(const batch_t *s, const rule_t *rule)
+static void train_weights(const batch_t *s, const step_t *step)
 {
     enum { PER_BIAS = 2 * STRIP };
     const net_t *net = s->block.net;
@@ -225,8 +225,8 @@ static void train_weights(const batch_t *s, const rule_t *rule)
             if (pass) run = run_of(s->crew, run.at);
             for (int64_t p = 0; p < net->layers[l * LAYER_COLUMNS + N_PANELS] && !called_off(s->crew); p++) {
                 if (!take(&run, PER_BIAS + panel_of(net, l, p).depth, 1, STRIP, &k0, &k1) || !pass) continue;
-                if (k0 == 0) panel_bias(net, l, p, &source, rule);
-                panel_weights(net, l, p, k0 > PER_BIAS ? k0 - PER_BIAS : 0, k1 - PER_BIAS, &source, rule);
+                if (k0 == 0) panel_bias(net, l, p, &source, step);
+                panel_weights(net, l, p, k0 > PER_BIAS ? k0 - PER_BIAS : 0, k1 - PER_BIAS, &source, step);
             }
         }
     }
@@ -250,32 +250,32 @@ typedef struct {
     double *squares; /* scratch: one for each row */
 } whole_t;
 
-/* A rank's share of an update by the gradient times scale; or, with no rule, the sum of squares of every row. Returns the
+/* A rank's share of an update by the gradient times scale; or, with no step, the sum of squares of every row. Returns the
  * number of rows. */
-static int64_t update_share(const whole_t *w, const rule_t *rule, REAL scale, const crew_t *crew)
+static int64_t update_share(const whole_t *w, const step_t *step, REAL scale, const crew_t *crew)
 {
-    const rule_t plain = rule ? without_decay(rule) : (rule_t){0};
+    const step_t plain = step ? without_decay(step) : (step_t){0};
     int64_t row = 0;
     for (const segment_t *s = w->segments; s < w->segments + w->n_segments; s++) {
         for (int64_t k = 0; k < s->n && !called_off(crew); k++, row++) {
             const int64_t at = s->start + k * s->stride;
             REAL *g = w->gradient + at;
             if (!DEALT_TO(crew, k)) continue;
-            if (!rule) {
+            if (!step) {
                 double sum = 0;
                 for (int64_t j = 0; j < s->stride; j++) sum += (double)g[j] * (double)g[j];
                 w->squares[row] = sum;
                 continue;
             }
             for (int64_t j = 0; j < s->stride && scale != 1; j++) g[j] *= scale;
-            update(s->is_bias ? &plain : rule, w->values, at, g, s->stride);
+            update(s->is_bias ? &plain : step, w->values, at, g, s->stride);
         }
     }
     return row;
 }
 
 /* Update the parameters, by a gradient that is scaled down if its norm is above clip. Returns 1 if called off. */
-static int update_whole(const whole_t *w, const rule_t *rule, double clip, const crew_t *crew)
+static int update_whole(const whole_t *w, const step_t *step, double clip, const crew_t *crew)
 {
     double scale = 1;
     if (clip > 0) {
@@ -285,7 +285,7 @@ static int update_whole(const whole_t *w, const rule_t *rule, double clip, const
         for (int64_t i = 0; i < n; i++) sum += w->squares[i];
         if (sqrt(sum) > clip) scale = clip / sqrt(sum);
     }
-    update_share(w, rule, (REAL)scale, crew);
+    update_share(w, step, (REAL)scale, crew);
     return meet(crew);
 }
 
@@ -311,7 +311,7 @@ static void train(const call_t *c)
     batch_t s;
     cut_batch(&s, net, c);
     const whole_t whole = {net->theta, c->scratch.gradient, segments, segments_of(net, segments), s.free_doubles};
-    const rule_t collect = collect_to(whole.gradient);
+    const step_t collect = collect_to(whole.gradient);
     if (clip > 0 && crew->rank == 0) /* what stands for dead weights is not written again */
         for (int64_t q = 0; q < whole.n_segments; q++)
             memset(whole.gradient + segments[q].start, 0, segments[q].n * segments[q].stride * sizeof(REAL));
@@ -320,9 +320,9 @@ static void train(const call_t *c)
         s.block.loss.scale = 1.0 / (double)m;
         if (run_batch(&s, c, first, m, 0)) return;
         if (crew->rank == crew->n_ranks - 1) ((double *)c->out)[i] = total(&s); /* rank 0 has more to do in what follows */
-        const rule_t rule = rule_of(&c->update, c->update.step + i);
-        train_weights(&s, clip > 0 ? &collect : &rule);
+        const step_t step = step_of(&c->update, c->update.step + i);
+        train_weights(&s, clip > 0 ? &collect : &step);
         if (meet(crew)) return;
-        if (clip > 0 && update_whole(&whole, &rule, clip, crew)) return;
+        if (clip > 0 && update_whole(&whole, &step, clip, crew)) return;
     }
 }

@@ -1,7 +1,7 @@
 /* The loss, and the backward to the weights with the optimiser's update fused in.
  *
  * A panel's weights, gradient and state meet once per step: the gradient of a strip of inputs is summed in registers, and used
- * up while it is in the L1 cache (except by the rule GRADIENT, which keeps it).
+ * up while it is in the L1 cache (except by GRADIENT, which keeps it).
  */
 
 /* t = -a where the input is 1, a where it is 0: then -log p(x_d) = log(1 + e^t) and d/da of it = -+ sigmoid(t). */
@@ -69,45 +69,45 @@ static void bernoulli_nll(const call_t *c)
     for (int64_t p = 0; p < c->l; p++) nll_panel(&loss, c->x, p, c->m, 0, c->m);
 }
 
-/* What one step of an optimiser needs, worked out once per step in double. */
+/* What one step of an optimiser needs, computed once per step in double. */
 typedef struct {
     int optimizer;
     REAL lr, a, b, eps, one_a, one_b, correct_a, correct_b, shrink; /* shrink: what weight decay leaves of a weight */
     REAL *s0, *s1; /* state vectors, parallel to the parameters */
-} rule_t;
+} step_t;
 
-static rule_t rule_of(const update_t *update, int64_t step)
+static step_t step_of(const update_t *update, int64_t before)
 {
-    const double *constants = update->constants, a = constants[RULE_A], b = constants[RULE_B], t = (double)step + 1;
-    const double lr = update->optimizer <= MOMENTUM ? constants[LR] / (1 + a * (double)step) : constants[LR];
-    rule_t rule = {.optimizer = update->optimizer, .lr = (REAL)lr, .a = (REAL)a, .b = (REAL)b, .eps = (REAL)constants[EPS],
+    const double *constants = update->constants, a = constants[COEF_A], b = constants[COEF_B], t = (double)before + 1;
+    const double lr = update->optimizer <= MOMENTUM ? constants[LR] / (1 + a * (double)before) : constants[LR];
+    step_t step = {.optimizer = update->optimizer, .lr = (REAL)lr, .a = (REAL)a, .b = (REAL)b, .eps = (REAL)constants[EPS],
                    .one_a = (REAL)(1 - a), .one_b = (REAL)(1 - b), .shrink = (REAL)(1 - lr * constants[DECAY])};
-    rule.s0 = update->state;
-    rule.s1 = rule.s0 + update->n;
+    step.s0 = update->state;
+    step.s1 = step.s0 + update->n;
     if (update->optimizer == ADAM) {
-        rule.correct_a = (REAL)(constants[LR] / (1 - pow(a, t)));
-        rule.correct_b = (REAL)(1 / (1 - pow(b, t)));
+        step.correct_a = (REAL)(constants[LR] / (1 - pow(a, t)));
+        step.correct_b = (REAL)(1 / (1 - pow(b, t)));
     }
-    return rule;
+    return step;
 }
 
-static rule_t without_decay(const rule_t *rule)
+static step_t without_decay(const step_t *step)
 {
-    rule_t plain = *rule;
+    step_t plain = *step;
     plain.shrink = 1;
     return plain;
 }
 
-/* The rule that writes the gradient to `to`, where parameters would be. */
-static rule_t collect_to(REAL *to) { return (rule_t){.optimizer = GRADIENT, .s0 = to, .s1 = to}; }
+/* A step that writes the gradient to `to`, where parameters would be. */
+static step_t collect_to(REAL *to) { return (step_t){.optimizer = GRADIENT, .s0 = to, .s1 = to}; }
 
-/* Update one vector of parameters, those at `at` in w. The rules are written out in optimizers.py. */
-static ALWAYS_INLINE void apply(const rule_t *rule, int optimizer, REAL *w, int64_t at, vec g)
+/* Update one vector of parameters, those at `at` in w, as written in optimizers.py. */
+static ALWAYS_INLINE void apply(const step_t *step, int optimizer, REAL *w, int64_t at, vec g)
 {
-    REAL *s0 = rule->s0 + at, *s1 = rule->s1 + at;
+    REAL *s0 = step->s0 + at, *s1 = step->s1 + at;
     w += at;
-    const vec lr = splat(rule->lr), eps = splat(rule->eps), a = splat(rule->a), b = splat(rule->b);
-    const vec w0 = load(w) * splat(rule->shrink);
+    const vec lr = splat(step->lr), eps = splat(step->eps), a = splat(step->a), b = splat(step->b);
+    const vec w0 = load(w) * splat(step->shrink);
     switch (optimizer) {
     case GRADIENT: store(s0, g); break;
     case SGD: store(w, FMADD(-lr, g, w0)); break;
@@ -124,7 +124,7 @@ static ALWAYS_INLINE void apply(const rule_t *rule, int optimizer, REAL *w, int6
         break;
     }
     case ADADELTA: {
-        const vec one_a = splat(rule->one_a), v = FMADD(a, load(s0), one_a * g * g), r = load(s1);
+        const vec one_a = splat(step->one_a), v = FMADD(a, load(s0), one_a * g * g), r = load(s1);
         const vec d = SQRT(r + eps) / SQRT(v + eps) * g;
         store(s0, v);
         store(s1, FMADD(a, r, one_a * d * d));
@@ -132,29 +132,29 @@ static ALWAYS_INLINE void apply(const rule_t *rule, int optimizer, REAL *w, int6
         break;
     }
     case RMSPROP: {
-        const vec v = FMADD(a, load(s0), splat(rule->one_a) * g * g);
+        const vec v = FMADD(a, load(s0), splat(step->one_a) * g * g);
         store(s0, v);
         store(w, w0 - lr * g / (SQRT(v) + eps));
         break;
     }
     case ADAM: {
-        const vec m = FMADD(a, load(s0), splat(rule->one_a) * g), v = FMADD(b, load(s1), splat(rule->one_b) * g * g);
+        const vec m = FMADD(a, load(s0), splat(step->one_a) * g), v = FMADD(b, load(s1), splat(step->one_b) * g * g);
         store(s0, m);
         store(s1, v);
-        store(w, w0 - splat(rule->correct_a) * m / (SQRT(v * splat(rule->correct_b)) + eps));
+        store(w, w0 - splat(step->correct_a) * m / (SQRT(v * splat(step->correct_b)) + eps));
         break;
     }
     }
 }
 
 /* Update the parameters w[at .. at + n - 1] by their gradient g; n may be rounded up to whole vectors. */
-static void update(const rule_t *rule, REAL *w, int64_t at, const REAL *g, int64_t n)
+static void update(const step_t *step, REAL *w, int64_t at, const REAL *g, int64_t n)
 {
 #define UPDATE(CODE)                                                                                                          \
     case CODE:                                                                                                                \
-        for (int64_t j = 0; j < n; j += LANES) apply(rule, CODE, w, at + j, load(g + j));                                     \
+        for (int64_t j = 0; j < n; j += LANES) apply(step, CODE, w, at + j, load(g + j));                                     \
         break;
-    switch (rule->optimizer) {
+    switch (step->optimizer) {
         UPDATE(GRADIENT) UPDATE(SGD) UPDATE(MOMENTUM) UPDATE(ADAGRAD) UPDATE(ADADELTA) UPDATE(RMSPROP) UPDATE(ADAM)
     }
 }
@@ -163,7 +163,7 @@ static void update(const rule_t *rule, REAL *w, int64_t at, const REAL *g, int64
  * input on; and the gradient of its sums. Both of m rows, in buffers of `rows` rows. */
 typedef struct {
     const REAL *x;
-    lists_t on;
+    ones_t on;
     const REAL *dz;
     int64_t rows, m;
 } source_t;
@@ -185,19 +185,6 @@ static ALWAYS_INLINE void tile_weights(int rows, int vectors, int first, int fre
             for (int v = first; v < vectors; v++) store(g + r * ld + v * LANES, acc[r][v]);
 }
 
-/* g = the sum of the n rows of dz that are listed, `vectors` vectors of units. */
-static ALWAYS_INLINE void sum_listed(int vectors, const int32_t *index, int64_t n, const REAL *dz, REAL *g)
-{
-    vec acc[4];
-#pragma GCC unroll 4
-    for (int v = 0; v < vectors; v++) acc[v] = splat(0);
-    for (int64_t i = 0; i < n; i++)
-#pragma GCC unroll 4
-        for (int v = 0; v < vectors; v++) acc[v] += load(dz + (int64_t)index[i] * PANEL + v * LANES);
-#pragma GCC unroll 4
-    for (int v = 0; v < vectors; v++) store(g + v * LANES, acc[v]);
-}
-
 /* Forward was z = x (W * M) + b; so now g = (x^T dz) * M, n rows `ld` apart, for inputs k .. k + n - 1 of panel p: at most
  * STRIP, all in one panel of x. In row r, the first skip[r] numbers of g (whole vectors) are dead and mean nothing; vectors of
  * fill-up are not touched. */
@@ -205,10 +192,11 @@ static __attribute__((noinline)) void strip_gradient(const panel_t *panel, int64
                                                      REAL *g, int64_t ld, int *skip)
 {
     const REAL *dz = source->dz + p * source->rows * PANEL;
-    const lists_t *on = &source->on;
+    const ones_t *on = &source->on;
     if (on->count)
         FOR_UNITS(panel->units, u, {
-            for (int r = 0; r < n; r++) sum_listed(V, on->index + (k + r) * on->ld, on->count[k + r], dz + u, g + r * ld + u);
+            for (int64_t i = k; i < k + n; i++)
+                add_listed(V, 1, on->index + i * on->ld, on->count[i], dz + u, g + (i - k) * ld + u);
         });
     else {
         enum { BLOCK = 128 }; /* rows whose dz stays in the L1 cache */
@@ -239,7 +227,7 @@ static __attribute__((noinline)) void strip_gradient(const panel_t *panel, int64
 /* Gradient and update of the weights of inputs k0 <= k < k1 of panel p; k0 is a multiple of STRIP. The dead entries of a
  * panel's corner get a gradient of 0 and so stay 0. */
 static void panel_weights(const net_t *net, int64_t l, int64_t p, int64_t k0, int64_t k1, const source_t *source,
-                          const rule_t *rule)
+                          const step_t *step)
 {
     const panel_t panel = panel_of(net, l, p);
     REAL g[STRIP * PANEL] __attribute__((aligned(64)));
@@ -249,18 +237,18 @@ static void panel_weights(const net_t *net, int64_t l, int64_t p, int64_t k0, in
         strip_gradient(&panel, p, k, n, source, g, PANEL, skip);
         const int64_t at = panel.w - (REAL *)net->theta + k * PANEL;
         if (skip[n - 1] == 0 && panel.units == PANEL) /* as most strips are: one run */
-            update(rule, net->theta, at, g, n * PANEL);
+            update(step, net->theta, at, g, n * PANEL);
         else
             for (int r = 0; r < n; r++)
-                update(rule, net->theta, at + r * PANEL + skip[r], g + r * PANEL + skip[r], panel.units - skip[r]);
+                update(step, net->theta, at + r * PANEL + skip[r], g + r * PANEL + skip[r], panel.units - skip[r]);
     }
 }
 
 /* db = sum_b dz_b for the units of panel p, with the update; direct connections have no bias. */
-static void panel_bias(const net_t *net, int64_t l, int64_t p, const source_t *source, const rule_t *rule)
+static void panel_bias(const net_t *net, int64_t l, int64_t p, const source_t *source, const step_t *step)
 {
     if (l >= net->n_layers) return;
-    const rule_t plain = without_decay(rule);
+    const step_t plain = without_decay(step);
     const REAL *dz = source->dz + p * source->rows * PANEL;
     REAL sum[PANEL] __attribute__((aligned(64)));
     for (int u = 0; u < PANEL; u += LANES) {
@@ -273,10 +261,10 @@ static void panel_bias(const net_t *net, int64_t l, int64_t p, const source_t *s
 
 static void affine_backward_weights(const call_t *c)
 {
-    const rule_t rule = rule_of(&c->update, c->update.step);
+    const step_t step = step_of(&c->update, c->update.step);
     const source_t source = {c->x, c->ones, c->dz, c->m, c->m};
     for (int64_t p = 0; p < c->net.layers[c->l * LAYER_COLUMNS + N_PANELS]; p++) {
-        panel_weights(&c->net, c->l, p, 0, panel_of(&c->net, c->l, p).depth, &source, &rule);
-        panel_bias(&c->net, c->l, p, &source, &rule);
+        panel_weights(&c->net, c->l, p, 0, panel_of(&c->net, c->l, p).depth, &source, &step);
+        panel_bias(&c->net, c->l, p, &source, &step);
     }
 }

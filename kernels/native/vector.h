@@ -129,12 +129,8 @@ static ALWAYS_INLINE vec exp_parts(vec x, vec *scale)
     vec r = FMADD(n, splat(-0.693359375f), x);
     r = FMADD(n, splat(2.12194440e-4f), r);
     *scale = (vec)(((ivec)shifted + 127) << 23);
-    vec q = splat(1.9875691500e-4f); /* coefficients: S. Moshier, Cephes, expf */
-    q = FMADD(q, r, splat(1.3981999507e-3f));
-    q = FMADD(q, r, splat(8.3334519073e-3f));
-    q = FMADD(q, r, splat(4.1665795894e-2f));
-    q = FMADD(q, r, splat(1.6666665459e-1f));
-    q = FMADD(q, r, splat(5.0000001201e-1f));
+    static const REAL terms[] = {1.9875691500e-4f, 1.3981999507e-3f, 8.3334519073e-3f, /* S. Moshier, Cephes, expf */
+                                 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f};
 #else
     const vec magic = splat(6755399441055744.0); /* 1.5 * 2^52 */
     x = MAX(splat(-708.396418532264), x);
@@ -143,19 +139,13 @@ static ALWAYS_INLINE vec exp_parts(vec x, vec *scale)
     vec r = FMADD(n, splat(-6.93147180369123816490e-01), x); /* ln 2 in two parts, as in fdlibm */
     r = FMADD(n, splat(-1.90821492927058770002e-10), r);
     *scale = (vec)(((ivec)shifted + 1023) << 52);
-    vec q = splat(1.0 / 6227020800.0); /* Taylor: 1/13! ... 1/2!; the rest is below 4e-18 */
-    q = FMADD(q, r, splat(1.0 / 479001600.0));
-    q = FMADD(q, r, splat(1.0 / 39916800.0));
-    q = FMADD(q, r, splat(1.0 / 3628800.0));
-    q = FMADD(q, r, splat(1.0 / 362880.0));
-    q = FMADD(q, r, splat(1.0 / 40320.0));
-    q = FMADD(q, r, splat(1.0 / 5040.0));
-    q = FMADD(q, r, splat(1.0 / 720.0));
-    q = FMADD(q, r, splat(1.0 / 120.0));
-    q = FMADD(q, r, splat(1.0 / 24.0));
-    q = FMADD(q, r, splat(1.0 / 6.0));
-    q = FMADD(q, r, splat(0.5));
+    static const REAL terms[] = {1.0 / 6227020800.0, 1.0 / 479001600.0, 1.0 / 39916800.0, 1.0 / 3628800.0, 1.0 / 362880.0,
+                                 1.0 / 40320.0, 1.0 / 5040.0, 1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0,
+                                 0.5}; /* Taylor: 1/13! ... 1/2!; the rest is below 4e-18 */
 #endif
+    vec q = splat(terms[0]);
+#pragma GCC unroll 16
+    for (int i = 1; i < (int)(sizeof(terms) / sizeof(REAL)); i++) q = FMADD(q, r, splat(terms[i]));
     return FMADD(q * r, r, r); /* exp(r) - 1 */
 }
 

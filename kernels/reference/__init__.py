@@ -9,69 +9,17 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from made_fast.kernels.layout import (
-    BIAS,
-    IN_ORDER,
-    N_IN,
-    N_OUT,
-    N_PANELS,
-    OUT_ORDER,
-    PANEL,
-    ROW,
-    SHARED_BIAS,
-    SHARED_U,
-    SHARED_WEIGHTS,
-    STEP,
-    UNITS,
-)
+from made_fast.kernels import layout as at
 from made_fast.kernels.optimizers import CLIP
 from made_fast.kernels.records import Batches, Crew, Dropout, Masks, Net, Scratch, Shared, TrainScratch, Update
-from made_fast.kernels.reference.blocks import (
-    affine_backward_input,
-    affine_backward_weights,
-    affine_backward_weights_sparse,
-    affine_forward,
-    affine_forward_sparse,
-    bernoulli_nll,
-    list_ones,
-    list_rows,
-)
-from made_fast.kernels.reference.dense import (
-    Bits,
-    Int32,
-    Int64,
-    Real,
-    clipped,
-    forward,
-    gradient_of,
-    kept,
-    loss,
-    pack_layer,
-    row_weights,
-    sigmoid,
-    unpack_bits,
-    unpack_layer,
-    update_layer,
-)
-from made_fast.kernels.reference.dense import update as update_by
+from made_fast.kernels.reference import dense
+from made_fast.kernels.reference.blocks import affine_backward_input, affine_backward_weights, affine_forward, bernoulli_nll
+from made_fast.kernels.reference.dense import Bits, Int32, Int64, Real, forward, sigmoid, unpack_bits
 
 __all__ = [
-    "affine_backward_input",
-    "affine_backward_weights",
-    "affine_backward_weights_sparse",
-    "affine_forward",
-    "affine_forward_sparse",
-    "bernoulli_nll",
-    "conditionals",
-    "list_ones",
-    "list_rows",
-    "pack",
-    "pack_bits",
-    "sample",
-    "score",
-    "train",
-    "train_shared",
-]
+    "affine_backward_input", "affine_backward_weights", "affine_forward", "bernoulli_nll", "conditionals", "pack", "pack_bits",
+    "sample", "score", "train", "train_shared",
+]  # fmt: skip
 
 
 def pack_bits(x: NDArray[np.uint8], order: Int64, place: Int32, out: Bits, seen: NDArray[np.uint8]) -> None:
@@ -95,14 +43,14 @@ def score(net: Net, bits: Bits, n_places: int, sparse: bool, block: int, scratch
     read the input by its ones rather than as numbers (the same bits come out); block: rows worked on at once; scratch: see
     ``layout.score_workspace(layout, block)``; log_p (n,) float64 OUT.
     """
-    x = unpack_bits(bits, net.layers[0, N_IN])
+    x = unpack_bits(bits, net.layers[0, at.N_IN])
     a = forward(net, x.astype(net.theta.dtype))[-1].astype(np.float64)
     log_p[:] = -np.logaddexp(0, np.where(x == 1, -a, a))[:, :n_places].sum(axis=1)
 
 
 def conditionals(net: Net, bits: Bits, sparse: bool, block: int, scratch: Scratch, proba: Real) -> None:
     """Every conditional of each row: ``proba[b, p] = p(x at place p + 1 is 1 | the places before it)``, (n, D) OUT."""
-    x = unpack_bits(bits, net.layers[0, N_IN]).astype(net.theta.dtype)
+    x = unpack_bits(bits, net.layers[0, at.N_IN]).astype(net.theta.dtype)
     proba[:] = sigmoid(forward(net, x)[-1])
 
 
@@ -142,13 +90,13 @@ def train(
     """
     for i in range(len(nll)):
         part = slice(i * batches.batch_size, (i + 1) * batches.batch_size)
-        rows, keep = batches.rows[part], kept(net.layers, dropout, part, net.theta.dtype)
-        x = unpack_bits(batches.bits[rows], net.layers[0, N_IN]).astype(net.theta.dtype)
+        rows, keep = batches.rows[part], dense.kept(net.layers, dropout, part, net.theta.dtype)
+        x = unpack_bits(batches.bits[rows], net.layers[0, at.N_IN]).astype(net.theta.dtype)
         outputs = forward(net, x, keep)
-        nll[i], dz = loss(outputs[-1], x, x.shape[1], row_weights(batches, rows), len(rows))
-        gradient = clipped(gradient_of(net, x, outputs, dz, keep), update.constants[CLIP])
+        nll[i], dz = dense.loss(outputs[-1], x, x.shape[1], dense.row_weights(batches, rows), len(rows))
+        gradient = dense.clipped(dense.gradient_of(net, x, outputs, dz, keep), update.constants[CLIP])
         for l in range(len(net.layers)):
-            update_layer(net, l, gradient, update._replace(step=update.step + i))
+            dense.update_layer(net, l, gradient, update._replace(step=update.step + i))
 
 
 # ---------------------------------------------------------------------------------------------------------------------------
@@ -158,12 +106,12 @@ def train(
 
 def _shared_weights(shared: Real, layer: Int64, start: int, row: Int64) -> Real:
     """Return the (n_in, n_out) matrix that begins at ``start``, in original order, as a view."""
-    return shared[start : start + layer[N_IN] * row[ROW]].reshape(layer[N_IN], row[ROW])[:, : layer[N_OUT]]
+    return shared[start : start + layer[at.N_IN] * row[at.ROW]].reshape(layer[at.N_IN], row[at.ROW])[:, : layer[at.N_OUT]]
 
 
 def _orders(order: Int32, layer: Int64, row: Int64) -> tuple[Int32, Int32]:
     """Return the original numbers of a layer's sorted inputs and units."""
-    return order[row[IN_ORDER] :][: layer[N_IN]], order[row[OUT_ORDER] :][: layer[N_OUT]]
+    return order[row[at.IN_ORDER] :][: layer[at.N_IN]], order[row[at.OUT_ORDER] :][: layer[at.N_OUT]]
 
 
 def pack(shared: Shared, order: Int32, net: Net) -> None:
@@ -174,27 +122,27 @@ def pack(shared: Shared, order: Int32, net: Net) -> None:
     values = shared.values
     for l, (layer, row) in enumerate(zip(net.layers, shared.layout, strict=True)):
         inputs, units = _orders(order, layer, row)
-        live = net.n_live[layer[UNITS] :][: layer[N_OUT]]
-        bias = np.zeros(layer[N_OUT], values.dtype)
-        if row[SHARED_BIAS] >= 0:
-            bias = values[row[SHARED_BIAS] :][units]
-        if row[SHARED_U] >= 0:
-            U = _shared_weights(values, layer, row[SHARED_U], row)[np.ix_(inputs, units)]
-            bias = bias + (U * (np.arange(layer[N_IN])[:, None] < live)).sum(axis=0)
-        net.theta[layer[BIAS] : layer[BIAS] + PANEL * layer[N_PANELS]] = 0
-        pack_layer(net, l, _shared_weights(values, layer, row[SHARED_WEIGHTS], row)[np.ix_(inputs, units)], bias)
+        live = net.n_live[layer[at.UNITS] :][: layer[at.N_OUT]]
+        bias = np.zeros(layer[at.N_OUT], values.dtype)
+        if row[at.SHARED_BIAS] >= 0:
+            bias = values[row[at.SHARED_BIAS] :][units]
+        if row[at.SHARED_U] >= 0:
+            U = _shared_weights(values, layer, row[at.SHARED_U], row)[np.ix_(inputs, units)]
+            bias = bias + (U * (np.arange(layer[at.N_IN])[:, None] < live)).sum(axis=0)
+        net.theta[layer[at.BIAS] : layer[at.BIAS] + at.PANEL * layer[at.N_PANELS]] = 0
+        dense.pack_layer(net, l, _shared_weights(values, layer, row[at.SHARED_WEIGHTS], row)[np.ix_(inputs, units)], bias)
 
 
 def _unpack_gradient(gradient: Net, layout: Int64, order: Int32, shared: Real) -> None:
     """Add a gradient of theta, as that of the shared parameters, to ``shared``: ``pack`` transposed."""
     for l, (layer, row) in enumerate(zip(gradient.layers, layout, strict=True)):
         inputs, units = _orders(order, layer, row)
-        dW, mask, db = unpack_layer(gradient, l)
-        _shared_weights(shared, layer, row[SHARED_WEIGHTS], row)[np.ix_(inputs, units)] += dW * mask
-        if row[SHARED_BIAS] >= 0:
-            shared[row[SHARED_BIAS] + units] += db
-        if row[SHARED_U] >= 0:
-            _shared_weights(shared, layer, row[SHARED_U], row)[np.ix_(inputs, units)] += db * mask
+        dW, mask, db = dense.unpack_layer(gradient, l)
+        _shared_weights(shared, layer, row[at.SHARED_WEIGHTS], row)[np.ix_(inputs, units)] += dW * mask
+        if row[at.SHARED_BIAS] >= 0:
+            shared[row[at.SHARED_BIAS] + units] += db
+        if row[at.SHARED_U] >= 0:
+            _shared_weights(shared, layer, row[at.SHARED_U], row)[np.ix_(inputs, units)] += db * mask
 
 
 def train_shared(
@@ -218,26 +166,26 @@ def train_shared(
     0, in order), rows of the step; scratch: see ``layout.shared_train_workspace``; nll (steps,) float64 OUT; the rest as in
     ``train``.
     """
-    values, dtype, D = shared.values, shared.values.dtype, masks.layers[0, 0, N_IN]
+    values, dtype, D = shared.values, shared.values.dtype, masks.layers[0, 0, at.N_IN]
     biases = np.zeros(len(values), np.bool_)
-    for row in shared.layout[shared.layout[:, SHARED_BIAS] >= 0]:
-        biases[row[SHARED_BIAS] :][: row[ROW]] = True
+    for row in shared.layout[shared.layout[:, at.SHARED_BIAS] >= 0]:
+        biases[row[at.SHARED_BIAS] :][: row[at.ROW]] = True
     for g, (first, stop, k, n_places, step, n_rows) in enumerate(groups):
         net = Net(scratch.theta, masks.layers[k], masks.n_live[k], masks.panel_start[k])
         pack(shared, masks.orders[k], net)
-        rows, keep = batches.rows[first:stop], kept(net.layers, dropout, slice(first, stop), dtype)
+        rows, keep = batches.rows[first:stop], dense.kept(net.layers, dropout, slice(first, stop), dtype)
         x = unpack_bits(batches.bits[rows], D).astype(dtype)[:, masks.orders[k, :D]]
         outputs = forward(net, x, keep)
-        total, dz = loss(outputs[-1], x, n_places, row_weights(batches, rows), n_rows)
-        if g == 0 or groups[g - 1, STEP] != step:
+        total, dz = dense.loss(outputs[-1], x, n_places, dense.row_weights(batches, rows), n_rows)
+        if g == 0 or groups[g - 1, at.STEP] != step:
             nll[step], gradient = 0, np.zeros_like(values)
         nll[step] += total
-        found = net._replace(theta=gradient_of(net, x, outputs, dz, keep))
+        found = net._replace(theta=dense.gradient_of(net, x, outputs, dz, keep))
         _unpack_gradient(found, shared.layout, masks.orders[k], gradient)
-        if g + 1 < len(groups) and groups[g + 1, STEP] == step:
+        if g + 1 < len(groups) and groups[g + 1, at.STEP] == step:
             continue
-        gradient = clipped(gradient, update.constants[CLIP])
+        gradient = dense.clipped(gradient, update.constants[CLIP])
         for part in (~biases, biases):
             w, state = values[part], update.state[:, part]
-            update_by(w, gradient[part], update._replace(step=update.step + step, state=state), decays=part is not biases)
+            dense.update(w, gradient[part], update._replace(step=update.step + step, state=state), decays=part is not biases)
             values[part], update.state[:, part] = w, state

@@ -5,76 +5,24 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from made_fast.kernels.layout import ACTIVATION, N_IN, N_OUT
-from made_fast.kernels.records import Net, Update
-from made_fast.kernels.reference.dense import (
-    Bits,
-    Int32,
-    Real,
-    activate,
-    derivative,
-    lists_to_dense,
-    pack_layer,
-    read_buffer,
-    sigmoid,
-    to_buffer,
-    unpack_bits,
-    unpack_layer,
-    update_layer,
-    write_buffer,
-)
+from made_fast.kernels.layout import ACTIVATION
+from made_fast.kernels.records import Net, Ones, Update
+from made_fast.kernels.reference import dense
+from made_fast.kernels.reference.dense import Bits, Real, read_buffer, unpack_layer, write_buffer
 
-__all__ = [
-    "affine_backward_input",
-    "affine_backward_weights",
-    "affine_backward_weights_sparse",
-    "affine_forward",
-    "affine_forward_sparse",
-    "bernoulli_nll",
-    "list_ones",
-    "list_rows",
-]
+__all__ = ["affine_backward_input", "affine_backward_weights", "affine_forward", "bernoulli_nll"]
 
 
-def list_ones(bits: Bits, n_columns: int, count: Int32, index: Int32) -> None:
-    """List the ones of each row: ``index[i, :count[i]]`` are the columns where row i is 1, ascending.
-
-    bits (n, W) IN; count (n,) OUT; index (n, n_columns) OUT, entries from ``count[i]`` on are not written.
-    """
-    _list(unpack_bits(bits, n_columns), count, index)
-
-
-def list_rows(bits: Bits, n_columns: int, count: Int32, index: Int32) -> None:
-    """List the ones of each column: ``index[p, :count[p]]`` are the rows where column p is 1, ascending.
-
-    bits (n, W) IN; count (n_columns,) OUT; index (n_columns, n) OUT.
-    """
-    _list(unpack_bits(bits, n_columns).T, count, index)
-
-
-def _list(x: NDArray[np.uint8], count: Int32, index: Int32) -> None:
-    for i, row in enumerate(x):
-        ones = np.flatnonzero(row)
-        count[i] = len(ones)
-        index[i, : len(ones)] = ones
-
-
-def affine_forward(net: Net, l: int, x: Real, direct: Real, out: Real) -> None:
+def affine_forward(net: Net, l: int, x: Real | Ones, direct: Real, out: Real) -> None:
     """Masked affine layer with its activation: ``out = g(x (W * M) + b + direct)`` (eqs. 9 and 10).
 
-    x (panels, B, 64) of n_in units IN; direct like out IN: the output of the layer of direct connections, or of length 0;
-    out (panels, B, 64) of n_out units OUT, units from n_out on hold nothing of use.
+    x (panels, B, 64) of n_in units, or the ones of each row, IN; direct like out IN: the output of the layer of direct
+    connections, or of length 0, as it is with ones; out (panels, B, 64) of n_out units OUT, units from n_out on mean nothing.
     """
     W, mask, b = unpack_layer(net, l)
     n_in, n_out = W.shape
-    z = read_buffer(x, n_in) @ (W * mask) + b
-    write_buffer(activate(z + read_buffer(direct, n_out) if len(direct) else z, net.layers[l, ACTIVATION]), out)
-
-
-def affine_forward_sparse(net: Net, l: int, count: Int32, index: Int32, out: Real) -> None:
-    """Do ``affine_forward`` on binary input given by its ones: count (B,), index (B, n_in) as from ``list_ones``."""
-    x = to_buffer(lists_to_dense(count, index, net.layers[l, N_IN], net.theta.dtype))
-    affine_forward(net, l, x, x[:0], out)
+    z = dense.dense_inputs(x, n_in).astype(W.dtype) @ (W * mask) + b
+    write_buffer(dense.activate(z + read_buffer(direct, n_out) if len(direct) else z, net.layers[l, ACTIVATION]), out)
 
 
 def bernoulli_nll(
@@ -94,10 +42,10 @@ def bernoulli_nll(
     dlogits (panels, B, 64) OUT, 0 from column n_columns on.
     """
     a = read_buffer(logits, n_columns)
-    x = unpack_bits(bits, n_columns)
+    x = dense.unpack_bits(bits, n_columns)
     nll[:] = np.logaddexp(0, np.where(x == 1, -a, a).astype(np.float64)).sum(axis=1)
     scales = scale * (weights if len(weights) else np.ones(len(a)))
-    write_buffer(scales.astype(a.dtype)[:, None] * (sigmoid(a) - x), dlogits)
+    write_buffer(scales.astype(a.dtype)[:, None] * (dense.sigmoid(a) - x), dlogits)
 
 
 def affine_backward_input(net: Net, l: int, dz: Real, h: Real, dh: Real) -> None:
@@ -110,26 +58,21 @@ def affine_backward_input(net: Net, l: int, dz: Real, h: Real, dh: Real) -> None
     """
     W, mask, _ = unpack_layer(net, l)
     n_in, n_out = W.shape
-    slope = derivative(read_buffer(h, n_in), net.layers[l - 1, ACTIVATION])
+    slope = dense.derivative(read_buffer(h, n_in), net.layers[l - 1, ACTIVATION])
     write_buffer((read_buffer(dz, n_out) @ (W * mask).T) * slope, dh)
 
 
-def affine_backward_weights(net: Net, l: int, x: Real, dz: Real, update: Update) -> None:
+def affine_backward_weights(net: Net, l: int, x: Real | Ones, dz: Real, update: Update) -> None:
     """Gradient of layer l's weights and bias, and the optimiser's update with it.
 
     In the forward pass this was ``z = x (W * M) + b``; so now ``dW = (x^T dz) * M`` and ``db = sum_b dz_b``. The bias of
     direct connections stays as it is. Nothing is clipped.
 
-    net.theta, update.state IN OUT; x (panels, B, 64) of n_in units IN; dz (panels, B, 64) of n_out units IN, 0 in the fill-up
-    units.
+    net.theta, update.state IN OUT; x (panels, B, 64) of n_in units, or the ones of each column, (n_in, B), IN;
+    dz (panels, B, 64) of n_out units IN, 0 in the fill-up units.
     """
-    rows, d = read_buffer(x, net.layers[l, N_IN]), read_buffer(dz, net.layers[l, N_OUT])
+    W, _, _ = unpack_layer(net, l)
+    rows, d = dense.dense_inputs(x, len(W), by_column=dz.shape[1]).astype(W.dtype), read_buffer(dz, W.shape[1])
     gradient = net._replace(theta=np.zeros_like(net.theta))
-    pack_layer(gradient, l, rows.T @ d, d.sum(axis=0))
-    update_layer(net, l, gradient.theta, update)
-
-
-def affine_backward_weights_sparse(net: Net, l: int, count: Int32, index: Int32, dz: Real, update: Update) -> None:
-    """Do ``affine_backward_weights`` on binary input given by place: count (n_in,), index (n_in, B) as from ``list_rows``."""
-    x = to_buffer(lists_to_dense(count, index, dz.shape[1], net.theta.dtype).T)
-    affine_backward_weights(net, l, x, dz, update)
+    dense.pack_layer(gradient, l, rows.T @ d, d.sum(axis=0))
+    dense.update_layer(net, l, gradient.theta, update)

@@ -11,47 +11,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from made_fast.kernels.layout import (
-    ACTIVATION,
-    BIAS,
-    DIRECT,
-    N_IN,
-    N_OUT,
-    N_PANELS,
-    PANEL,
-    PANELS,
-    UNITS,
-    n_chain,
-    n_panels,
-)
+from made_fast.kernels import layout as at
+from made_fast.kernels.layout import PANEL, n_chain, n_panels
 from made_fast.kernels.optimizers import ADADELTA, ADAGRAD, ADAM, GRADIENT, MOMENTUM, RMSPROP, SGD
-from made_fast.kernels.records import Batches, Dropout, Net, Update
+from made_fast.kernels.records import Batches, Dropout, Net, Ones, Update
 
 __all__ = [
-    "Bits",
-    "Int32",
-    "Int64",
-    "Real",
-    "activate",
-    "clipped",
-    "derivative",
-    "forward",
-    "gradient_of",
-    "kept",
-    "lists_to_dense",
-    "loss",
-    "masks",
-    "pack_layer",
-    "read_buffer",
-    "row_weights",
-    "sigmoid",
-    "to_buffer",
-    "unpack_bits",
-    "unpack_layer",
-    "update",
-    "update_layer",
-    "write_buffer",
-]
+    "Bits", "Int32", "Int64", "Real", "activate", "clipped", "dense_inputs", "derivative", "forward", "gradient_of", "kept",
+    "loss", "masks", "ones_of", "pack_layer", "read_buffer", "row_weights", "sigmoid", "to_buffer", "unpack_bits",
+    "unpack_layer", "update", "update_layer", "write_buffer",
+]  # fmt: skip
 
 Real = NDArray[Any]  # float32 or float64, the same in one call
 Int64 = NDArray[np.int64]
@@ -73,29 +42,29 @@ def masks(ordering: Int32, degrees: tuple[Int32, ...]) -> list[NDArray[np.uint8]
 def unpack_layer(net: Net, l: int) -> tuple[Real, NDArray[np.bool_], Real]:
     """Return dense W (n_in, n_out), its mask, and the bias (n_out,) of layer l, all in sorted order."""
     layer = net.layers[l]
-    dense = np.zeros((layer[N_IN], PANEL * layer[N_PANELS]), net.theta.dtype)
+    dense = np.zeros((layer[at.N_IN], PANEL * layer[at.N_PANELS]), net.theta.dtype)
     for p, panel in enumerate(_panels(net, l)):
         dense[: len(panel), PANEL * p : PANEL * (p + 1)] = panel
-    mask = np.arange(layer[N_IN])[:, None] < net.n_live[layer[UNITS] :][: layer[N_OUT]]
-    return dense[:, : layer[N_OUT]], mask, net.theta[layer[BIAS] :][: layer[N_OUT]]
+    mask = np.arange(layer[at.N_IN])[:, None] < net.n_live[layer[at.UNITS] :][: layer[at.N_OUT]]
+    return dense[:, : layer[at.N_OUT]], mask, net.theta[layer[at.BIAS] :][: layer[at.N_OUT]]
 
 
 def pack_layer(net: Net, l: int, dense: Real, bias: Real) -> None:
     """Write the live entries of dense W (n_in, n_out) and the bias of layer l, in sorted order, to their place in theta."""
     layer = net.layers[l]
-    n_out = layer[N_OUT]
-    padded = np.zeros((layer[N_IN], PANEL * layer[N_PANELS]), net.theta.dtype)
-    padded[:, :n_out] = np.where(np.arange(layer[N_IN])[:, None] < net.n_live[layer[UNITS] :][:n_out], dense, 0)
+    n_out = layer[at.N_OUT]
+    padded = np.zeros((layer[at.N_IN], PANEL * layer[at.N_PANELS]), net.theta.dtype)
+    padded[:, :n_out] = np.where(np.arange(layer[at.N_IN])[:, None] < net.n_live[layer[at.UNITS] :][:n_out], dense, 0)
     for p, panel in enumerate(_panels(net, l)):
         panel[:] = padded[: len(panel), PANEL * p : PANEL * (p + 1)]
-    net.theta[layer[BIAS] :][:n_out] = bias
+    net.theta[layer[at.BIAS] :][:n_out] = bias
 
 
 def _panels(net: Net, l: int) -> list[Real]:
     """Return the panels of layer l, (depth, 64) each, as views of theta."""
     layer = net.layers[l]
-    depths = net.n_live[layer[UNITS] :][PANEL - 1 : PANEL * layer[N_PANELS] : PANEL]
-    starts = net.panel_start[layer[PANELS] :]
+    depths = net.n_live[layer[at.UNITS] :][PANEL - 1 : PANEL * layer[at.N_PANELS] : PANEL]
+    starts = net.panel_start[layer[at.PANELS] :]
     return [net.theta[start:][: PANEL * depth].reshape(depth, PANEL) for start, depth in zip(starts, depths, strict=False)]
 
 
@@ -118,12 +87,22 @@ def unpack_bits(bits: Bits, n_columns: int) -> NDArray[np.uint8]:
     return np.unpackbits(bits.view(np.uint8), axis=1, bitorder="little", count=n_columns)
 
 
-def lists_to_dense(count: Int32, index: Int32, n_columns: int, dtype: Any) -> Real:
-    """Return the 0/1 matrix (len(count), n_columns) whose row i is 1 in the columns ``index[i, :count[i]]``."""
-    dense = np.zeros((len(count), n_columns), dtype)
-    for row, n, ones in zip(dense, count, index, strict=True):
-        row[ones[:n]] = 1
-    return dense
+def ones_of(x: NDArray[np.uint8]) -> Ones:
+    """Return the ones of each row of a 0/1 matrix; behind the first ``counts[i]`` stand the other columns."""
+    return Ones(x.sum(axis=1, dtype=np.int32), np.argsort(1 - x, axis=1, kind="stable").astype(np.int32))
+
+
+def dense_inputs(x: Real | Ones, n: int, by_column: int = 0) -> Real:
+    """Return an input as a matrix (B, n), from an activation buffer or from the ones of each row.
+
+    With ``by_column``, which is then B, ones are those of each column.
+    """
+    if not isinstance(x, Ones):
+        return read_buffer(x, n)
+    listed = np.arange(x.places.shape[1]) < x.counts[:, None]
+    dense = np.zeros((len(x.counts), by_column or n), np.uint8)
+    dense[np.nonzero(listed)[0], x.places[listed]] = 1
+    return dense.T if by_column else dense
 
 
 def to_buffer(dense: Real) -> Real:
@@ -173,22 +152,21 @@ def sigmoid(z: Real) -> Real:
 # ---------------------------------------------------------------------------------------------------------------------------
 
 
-def update_layer(net: Net, l: int, gradient: Real, rule: Update) -> None:
+def update_layer(net: Net, l: int, gradient: Real, step: Update) -> None:
     """Update layer l of theta by its part of a gradient like theta; the bias of direct connections stays as it is."""
-    start, bias = net.panel_start[net.layers[l, PANELS]], net.layers[l, BIAS]
-    stop = bias + PANEL * net.layers[l, N_PANELS]
-    for part in (slice(start, bias), slice(bias, stop if net.layers[l, DIRECT] >= 0 else bias)):
-        own = rule._replace(state=rule.state[:, part])
-        update(net.theta[part], gradient[part], own, decays=part.start == start)
+    weights, bias, n_panels, direct = net.layers[l, [at.WEIGHTS, at.BIAS, at.N_PANELS, at.DIRECT]]
+    biases = slice(bias, bias + PANEL * n_panels if direct >= 0 else bias)
+    for part, decays in ((slice(weights, bias), True), (biases, False)):
+        update(net.theta[part], gradient[part], step._replace(state=step.state[:, part]), decays)
 
 
-def update(w: Real, g: Real, rule: Update, decays: bool) -> None:
-    """Update w by its gradient, in place; the rules are those of ``optimizers.py``. ``decays``: weight decay applies to w."""
-    optimizer, step, constants, state = rule
+def update(w: Real, g: Real, step: Update, decays: bool) -> None:
+    """Update w by its gradient, in place, as written in ``optimizers.py``. ``decays``: weight decay applies to w."""
+    optimizer, before, constants, state = step
     lr, a, b, eps, decay, _ = (float(value) for value in constants)
-    t = step + 1
+    t = before + 1
     if optimizer in (SGD, MOMENTUM):
-        lr = lr / (1 + a * step)
+        lr = lr / (1 + a * before)
     if optimizer == GRADIENT:
         state[0] = g
         return
@@ -237,10 +215,10 @@ def forward(net: Net, x: Real, keep: list[Real] | None = None) -> list[Real]:
     for l in range(n_chain(net.layers)):
         W, mask, b = unpack_layer(net, l)
         z = h @ (W * mask) + b
-        if direct := net.layers[l, DIRECT]:
+        if direct := net.layers[l, at.DIRECT]:
             A, mask, _ = unpack_layer(net, direct)
             z = z + x @ (A * mask)
-        h = activate(z, net.layers[l, ACTIVATION])
+        h = activate(z, net.layers[l, at.ACTIVATION])
         if keep and l < len(keep):
             h = h * keep[l]
         outputs.append(h)
@@ -254,13 +232,13 @@ def gradient_of(net: Net, x: Real, outputs: list[Real], dz: Real, keep: list[Rea
     for l in reversed(range(n_chain(net.layers))):
         W, mask, _ = unpack_layer(net, l)
         pack_layer(gradient, l, inputs[l].T @ dz, dz.sum(axis=0))
-        if direct := net.layers[l, DIRECT]:
+        if direct := net.layers[l, at.DIRECT]:
             pack_layer(gradient, direct, x.T @ dz, 0 * dz[0])
         if l and keep:
             h = np.divide(inputs[l], keep[l - 1], out=np.zeros_like(inputs[l]), where=keep[l - 1] != 0)
-            dz = (dz @ (W * mask).T) * keep[l - 1] * derivative(h, net.layers[l - 1, ACTIVATION])
+            dz = (dz @ (W * mask).T) * keep[l - 1] * derivative(h, net.layers[l - 1, at.ACTIVATION])
         elif l:
-            dz = (dz @ (W * mask).T) * derivative(inputs[l], net.layers[l - 1, ACTIVATION])
+            dz = (dz @ (W * mask).T) * derivative(inputs[l], net.layers[l - 1, at.ACTIVATION])
     return gradient.theta
 
 
@@ -270,9 +248,9 @@ def kept(layers: Int64, dropout: Dropout, rows: slice, dtype: Any) -> list[Real]
         return None
     factors, word = [], 0
     for layer in layers[: n_chain(layers) - 1]:
-        words = np.ascontiguousarray(dropout.keep[rows, word : word + layer[N_PANELS]])
-        factors.append(unpack_bits(words, layer[N_OUT]).astype(dtype) * dtype.type(1 / (1 - dropout.rate)))
-        word += layer[N_PANELS]
+        words = np.ascontiguousarray(dropout.keep[rows, word : word + layer[at.N_PANELS]])
+        factors.append(unpack_bits(words, layer[at.N_OUT]).astype(dtype) * dtype.type(1 / (1 - dropout.rate)))
+        word += layer[at.N_PANELS]
     return factors
 
 

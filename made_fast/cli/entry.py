@@ -1,9 +1,8 @@
-"""The command line: ``made-fast train | ensemble | evaluate | score | sample | impute | info``.
+"""The entry of the command line, ``made-fast train | ensemble | evaluate | score | sample | impute | info``: its exit codes.
 
-Here are the exit codes. A mistake of the user is one line on standard error and 2; a signal is 128 and its number: 130 after
-Ctrl-C, 143 after SIGTERM, 129 when the terminal was closed; a closed pipe is 141. Other exceptions are bugs and keep their
-traceback. The commands (``fit.py``, ``use.py``) call the estimators and the models, and
-print. They, NumPy and the rest of the package are imported when a command runs, so that ``--help`` answers at once.
+A mistake of the user is one line on standard error and 2; a signal is 128 plus its number: 130 after Ctrl-C, 143 after
+SIGTERM, 129 when the terminal was closed; a closed pipe is 141. Other exceptions are bugs and keep their traceback. The
+commands (``fit.py``, ``use.py``) and NumPy are imported when a command runs, so that ``--help`` answers at once.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from made_fast.system.console import say
 __all__ = ["main"]
 
 OF_OUTPUT = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
-"""The errors of standard output that are no bugs: a closed pipe, a full disk, a closed terminal."""
+"""Errors of standard output that are no bugs: a closed pipe, a full disk, a closed terminal."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -72,7 +71,7 @@ def _main(argv: Sequence[str] | None) -> int:
 def _run(args: argparse.Namespace) -> int:
     try:
         from made_fast import kernels  # noqa: F401
-    except (ImportError, ValueError) as error:  # the environment asks for what there is not
+    except (ImportError, ValueError) as error:  # the environment asks for kernels that are not there
         raise UsageError(f"the kernels cannot be loaded. {error}") from error
     files.check_outputs(args)
     if args.command in ("train", "ensemble"):

@@ -15,8 +15,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from made_fast.cli.options import SHARE, UsageError
-from made_fast.cli.values import STDOUT
+from made_fast.cli.options import SHARE, STDOUT, UsageError
 from made_fast.system.console import say
 
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ NO_FILES = ("digits", "-")
 
 @contextmanager
 def refusing(*kinds: type[Exception]) -> Iterator[None]:
-    """Turn exceptions that the user can put right into a UsageError. Keep the block small: others are bugs."""
+    """Turn errors that the user can put right into a UsageError. Keep the block small: others are bugs."""
     try:
         yield
     except kinds as error:
@@ -49,14 +48,14 @@ def refusing(*kinds: type[Exception]) -> Iterator[None]:
 
 
 def note(text: object) -> None:
-    """Print on standard error, in a line, what a user may not expect."""
+    """Print a line about something that the user may not expect on standard error."""
     say(f"made-fast: note: {' '.join(str(text).split())}")
 
 
 def load_data(args: argparse.Namespace, n_features: int | None = None, index_base: object = None) -> Dataset:
     """Load DATA and take the splits that it lacks out of its training rows, the same ones every time.
 
-    ``index_base`` is noted in the model file, which may come from anywhere, if the model was trained on a LIBSVM file.
+    ``index_base`` is what the model file, which may come from anywhere, notes of a LIBSVM file.
     """
     from made_fast.tables.reading import datasets
 
@@ -162,7 +161,7 @@ def write(path: Path, fill: Callable[[BinaryIO], None]) -> None:
         stream = io.BytesIO()
         fill(stream)
         if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(encoding="utf-8")  # as in a file, whatever a terminal may show
+            sys.stdout.reconfigure(encoding="utf-8")  # as in a file, not that of the terminal
         print(stream.getvalue().decode(), end="")
         return
     with writing(path):
@@ -171,16 +170,11 @@ def write(path: Path, fill: Callable[[BinaryIO], None]) -> None:
 
 def write_lines(path: Path, parts: Iterable[str]) -> None:
     """Write text part by part."""
-
-    def fill(stream: BinaryIO) -> None:
+    if path == STDOUT:
         for part in parts:
-            stream.write(part.encode())
-
-    if path != STDOUT:
-        write(path, fill)
-        return
-    for part in parts:
-        print(part, end="")
+            print(part, end="")
+    else:
+        write(path, lambda stream: stream.writelines(map(str.encode, parts)))
 
 
 def check_shape(shape: tuple[int, int] | None, D: int) -> None:

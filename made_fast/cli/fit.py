@@ -25,26 +25,26 @@ from made_fast.system.console import is_terminal, say
 from made_fast.tables import names
 from made_fast.tables.reading.datasets import Dataset, n_missing
 from made_fast.training import checkpoint, recipe
-from made_fast.training.parameters import DEFAULTS, HARMLESS, PARAMETERS
+from made_fast.training.hyper import DEFAULTS, HARMLESS, HYPER
 
 if TYPE_CHECKING:  # scikit-learn is imported when the options and the data are right
     from made_fast.estimators.estimator import MADE
 
 __all__ = ["ensemble", "train"]
 
-FLAGS = {name: about.option.flag for name, about in PARAMETERS.items() if about.option}
+FLAGS = {name: about.option.flag for name, about in HYPER.items() if about.option}
 """The options that set parameters of MADE."""
 
 
 class _Plan(NamedTuple):
-    """What is to be fitted to what."""
+    """The data and the parameters of a fit."""
 
     dataset: Dataset
     shape: tuple[int, int] | None  # of a row as a picture
     params: dict[str, Any]  # of MADE, but for random_state
     seed: int
     names: tuple[str, ...] | None  # of the columns
-    notes: dict[str, Any]  # what else the model's file keeps
+    notes: dict[str, Any]  # further notes of the model's file
 
 
 def train(args: argparse.Namespace) -> int:
@@ -129,9 +129,6 @@ def ensemble(args: argparse.Namespace) -> int:
     return _report(args, plan, made, [f"best epochs {epochs}", f"{seconds:.1f} s"], parts=True)
 
 
-# Before
-
-
 def _plan(args: argparse.Namespace) -> _Plan:
     """Check the options and load the data."""
     import secrets
@@ -165,7 +162,7 @@ def _plan(args: argparse.Namespace) -> _Plan:
 
 
 def _without_effect(args: argparse.Namespace, plan: _Plan) -> Iterator[tuple[str, str]]:
-    """Yield the options that are given and change nothing, and why."""
+    """Yield the options that are given but have no effect, and why."""
     one_mask = args.n_masks == 1 and not any(map(n_missing, plan.dataset.splits.values()))
     idle = {
         "there are no validation rows": ("patience", "n_val_masks") if plan.dataset.valid is None else (),
@@ -197,29 +194,26 @@ def _resumed(args: argparse.Namespace, plan: _Plan) -> MADE:
     seed = {} if args.seed is None else {"random_state": args.seed}
     for name, value in (plan.params | seed).items():
         was, now = json.dumps(known[name]), json.dumps(value)
-        if PARAMETERS[name].change != HARMLESS and was != now:
+        if HYPER[name].change != HARMLESS and was != now:
             raise UsageError(
                 f"{args.checkpoint} was made with {FLAGS.get(name, '--seed')} = {was}, but the options say {now}. "
                 "Repeat the options of the first run, or leave --resume out to begin anew."
             )
-    made.set_params(**{name: value for name, value in plan.params.items() if PARAMETERS[name].change == HARMLESS})
+    made.set_params(**{name: value for name, value in plan.params.items() if HYPER[name].change == HARMLESS})
     return made
 
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Ignore warnings of estimates, which the report shows in the end, and of names, which ``_resumed`` has compared."""
+    """Ignore warnings about estimates, which the report shows, and about names, which ``_resumed`` has compared."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ApproximationWarning)
         warnings.filterwarnings("ignore", "X does not have valid feature names")
         yield
 
 
-# After
-
-
 def _noted(model: report.AnyModel, args: argparse.Namespace, plan: _Plan, **notes: Any) -> report.AnyModel:
-    """Return the model with what the estimator does not know: the threshold that the data came through, and notes."""
+    """Return the model with the threshold of the data and notes, which the estimator does not know."""
     model = model.with_input(args.threshold)
     for single in report.single_models(model):
         single.hyper["ordering"] = args.ordering
@@ -228,7 +222,7 @@ def _noted(model: report.AnyModel, args: argparse.Namespace, plan: _Plan, **note
 
 
 def _save(model: report.AnyModel, path: Path) -> None:
-    """Save the model; where the disk has become full meanwhile, in a folder for temporary files, and say so."""
+    """Save the model; if the disk is full by now, in a folder for temporary files, with an error that names it."""
     try:
         model.save(path)
     except OSError as error:
@@ -242,7 +236,7 @@ def _save(model: report.AnyModel, path: Path) -> None:
 
 
 def _save_unfinished(made: MADE, plan: _Plan, save: Callable[[], None], args: argparse.Namespace) -> str:
-    """Save the model of a fit that was cut short, if it is of any use, and say what happened."""
+    """Save the model of a fit that was cut short, if it has an epoch and is finite; return a text about it."""
     go_on = " To go on, add --resume." if args.checkpoint and args.checkpoint.exists() else ""
     if not getattr(made, "best_epoch_", 0):
         return "Nothing was saved: no epoch was finished."
@@ -255,7 +249,7 @@ def _save_unfinished(made: MADE, plan: _Plan, save: Callable[[], None], args: ar
 
 
 def _report(args: argparse.Namespace, plan: _Plan, made: Any, course: list[str], *, parts: bool = False) -> int:
-    """Print what was fitted, how it went and what it scores; draw samples, if asked to. The model is saved by now."""
+    """Print data, model, training and scores, and draw samples if asked to. The model is saved by now."""
     course += [f"{made.n_threads} thread{'s' if made.n_threads != 1 else ''}", f"seed {made.random_state}"]
     try:
         not_drawn = None

@@ -1,25 +1,29 @@
-"""The options of the command line. Only the standard library, so that ``--help`` answers at once.
+"""The options of the command line, and the readers of their texts. Only the standard library: ``--help`` answers at once.
 
-Those that set hyper-parameters follow from their table (``training/parameters.py``). Not here: what texts the options take
-(``values.py``), what the commands do with them (``fit.py``, ``use.py``).
+Options of hyper-parameters follow from their table (``training/hyper.py``). A reader raises ArgumentTypeError, which
+argparse shows as "argument --option: ...". Not here: what the commands do with the options (``fit.py``, ``use.py``).
 """
 
 from __future__ import annotations
 
 import argparse
+import math
+import os
+import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from textwrap import fill
 from typing import Any, NoReturn
 
 from made_fast import __version__
-from made_fast.cli import values
 from made_fast.tables import choices
-from made_fast.training.parameters import DEFAULTS, PARAMETERS
+from made_fast.training.hyper import DEFAULTS, HYPER
 
-__all__ = ["UsageError", "parser"]
+__all__ = ["READERS", "SHARE", "STDOUT", "TILES", "UsageError", "parser"]
 
-TABLES = (".npz", ".npy", ".csv", ".txt")
-"""The formats of ``impute --out``."""
+STDOUT = Path("-")
+"""Standard output, as the name of a file: text, as in a .csv."""
 
 SHARE = 0.1
 """Share of the rows that ``train`` takes for validation, and for test, where DATA has none apart."""
@@ -40,9 +44,7 @@ Text may be compressed (.csv.gz); '-' is standard input, read as a .csv is. Cell
 False; a missing entry is NaN, or in text an empty cell, NA, N/A, NaN, null, none, <NA> or ?, in any
 case. A first column without a name that counts the rows is left out."""
 
-CONSTANTS = fill(PARAMETERS["optimizer_params"].meaning.replace("``", "").replace("The", "--optimizer-param: the", 1), 105)
-
-PNG = values.output(".png")
+CONSTANTS = fill(HYPER["optimizer_params"].meaning.replace("``", "").replace("The", "--optimizer-param: the", 1), 105)
 
 
 class UsageError(Exception):
@@ -51,20 +53,96 @@ class UsageError(Exception):
 
 class _Parser(argparse.ArgumentParser):
     def __init__(self, **options: Any) -> None:
-        super().__init__(**options, formatter_class=_Help, allow_abbrev=False, add_help=False)
+        layout = partial(argparse.RawDescriptionHelpFormatter, max_help_position=26)
+        super().__init__(**options, formatter_class=layout, allow_abbrev=False, add_help=False)
         self.add_argument("-h", "--help", action="help", help="show this text and leave")
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}. See {self.prog} --help.")
 
 
-class _Help(argparse.RawDescriptionHelpFormatter):
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=26)
+def file_to_write(*suffixes: str, dash: bool = False) -> Callable[[str], Path]:
+    """Return a reader of names of output files, which end in one of the suffixes, if any; ``dash``: "-" is standard output."""
+
+    def path(text: str) -> Path:
+        if dash and text == "-":
+            return STDOUT
+        if os.path.basename(text) in ("", ".", ".."):  # Path would drop the slash, and write beside the folder
+            raise argparse.ArgumentTypeError(f"cannot write {text!r}: it names a folder, not a file")
+        if suffixes and Path(text).suffix.lower() not in suffixes:
+            raise argparse.ArgumentTypeError(f"cannot write {text}: the name must end in {' or '.join(suffixes)}")
+        return Path(text)
+
+    return path
+
+
+def whole(text: str, smallest: int = 0, also: str = "", hint: str = "") -> int:
+    """Read a whole number, at least ``smallest``; ``also`` names what else the option takes."""
+    if not re.fullmatch(r"[0-9]{1,18}", text) or int(text) < smallest:
+        raise argparse.ArgumentTypeError(f"must be a whole number >= {smallest}{also}, got {text!r}{hint}")
+    return int(text)
+
+
+positive_int = partial(whole, smallest=1)
+
+
+def number(text: str, demand: str = "a finite number", fits: Callable[[float], bool] = math.isfinite) -> float:
+    """Read a finite number that fits the demand."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"must be a finite number, got {text!r}")
+    if not fits(value):
+        raise argparse.ArgumentTypeError(f"must be {demand}, got {text!r}")
+    return value
+
+
+probability = partial(number, demand="in 0 <= F < 1", fits=lambda value: 0 <= value < 1)
+
+
+def constant(text: str) -> tuple[str, float]:
+    """Read NAME=X."""
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise argparse.ArgumentTypeError(f"must be NAME=X, rho=0.95 say, got {text!r}")
+    return name, number(value)
+
+
+def columns(text: str) -> tuple[int, int]:
+    """Read A:B."""
+    found = re.fullmatch(r"([0-9]{1,9}):([0-9]{1,9})", text)
+    if not found or int(found[1]) >= int(found[2]):
+        raise argparse.ArgumentTypeError(f"must be A:B with A < B, 392:784 say, got {text!r}")
+    return int(found[1]), int(found[2])
+
+
+def shape(text: str) -> tuple[int, int]:
+    """Read ROWSxCOLS."""
+    found = re.fullmatch(r"([1-9][0-9]{0,8})x([1-9][0-9]{0,8})", text)
+    if not found:
+        raise argparse.ArgumentTypeError(f"must be ROWSxCOLS, 28x28 say, got {text!r}")
+    return int(found[1]), int(found[2])
+
+
+READERS: dict[str, Callable[[str], Any]] = {
+    "constant": constant,
+    "count": positive_int,
+    "masks": lambda text: None if text == "unlimited" else whole(text, 1, " or 'unlimited'"),
+    "non_negative_float": partial(number, demand=">= 0", fits=lambda value: value >= 0),
+    "positive_float": partial(number, demand="> 0", fits=lambda value: value > 0),
+    "positive_int": positive_int,
+    "probability": probability,
+    "units": lambda text: 0 if text == "none" else whole(text, 1, hint=" (DATA goes before the options)"),
+}
+"""The readers of options that set hyper-parameters, by the name that the table has for them."""
+
+PNG = file_to_write(".png")
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the parser; what it parses has ``command`` and the options of that command."""
+    """Return the parser; its result has ``command`` and the options of that command."""
     top = _Parser(
         prog="made-fast",
         usage="made-fast COMMAND ...",
@@ -84,8 +162,11 @@ examples:
     )
     top.add_argument("--version", action="version", version=f"made-fast {__version__}", help="show the version and leave")
     commands = top.add_subparsers(dest="command", required=True, title="commands", metavar="COMMAND")
-    for add in (_add_train, _add_ensemble, _add_evaluate, _add_score, _add_sample, _add_impute, _add_info):
+    for add in (_add_train, _add_ensemble, _add_evaluate, _add_score, _add_sample, _add_impute):
         add(commands)
+    shown = "Show what a model file holds: the network and how it was trained."
+    example = "example:\n  made-fast info model.safetensors"
+    _command(commands, "info MODEL", "show what a model file holds", shown, example)
     return top
 
 
@@ -105,8 +186,8 @@ def _add_train(commands: Any) -> None:
     )
     _add_fitting(train, "model.safetensors")
     checkpoint = train.add_argument_group("checkpoints")
-    _option(checkpoint, "--checkpoint", "FILE", "write there what a later run needs to go on exactly", values.output())
-    _option(checkpoint, "--checkpoint-every", "N", "every so many epochs, and at the end", values.positive_int, default=1)
+    _option(checkpoint, "--checkpoint", "FILE", "write there what a later run needs to go on exactly", file_to_write())
+    _option(checkpoint, "--checkpoint-every", "N", "every so many epochs, and at the end", positive_int, default=1)
     resume = "go on from the checkpoint, if it is there; repeat the other options, but --max-epochs and --patience may change"
     checkpoint.add_argument("--resume", action="store_true", help=resume)
 
@@ -121,25 +202,25 @@ def _add_ensemble(commands: Any) -> None:
         f"{CONSTANTS}\n\nexample:\n  made-fast ensemble digits --members 5 --weights em --out ensemble.safetensors",
     )
     mixture = ensemble.add_argument_group("mixture")
-    _option(mixture, "--members", "N", "models to fit", values.positive_int, default=5)
+    _option(mixture, "--members", "N", "models to fit", positive_int, default=5)
     _choice(mixture, "--weights", choices.WEIGHTS, "parts of the members, em: fitted to the validation rows")
-    _option(mixture, "--jobs", "N", "members to fit at the same time", values.positive_int, unset="one for each CPU")
+    _option(mixture, "--jobs", "N", "members to fit at the same time", positive_int, unset="one for each CPU")
     _add_fitting(ensemble, "ensemble.safetensors")
 
 
 def _add_fitting(command: Any, out: str) -> None:
     """Add the options about data, network and training."""
     output = command.add_argument_group("output")
-    _option(output, "--out", "FILE", "model file, replaced if it exists", values.output(".safetensors"), default=Path(out))
+    _option(output, "--out", "FILE", "model file, replaced if it exists", file_to_write(".safetensors"), default=Path(out))
     _option(output, "--samples", "FILE.png", f"draw a picture of {TILES} samples, too", PNG)
-    _option(output, "--shape", "ROWSxCOLS", "shape of a row as a picture", values.shape, unset="a square")
+    _option(output, "--shape", "ROWSxCOLS", "shape of a row as a picture", shape, unset="a square")
     output.add_argument("--quiet", action="store_true", help="show no progress")
     rows = command.add_argument_group("data")
     _add_reading(rows, "demand 0/1")
     _add_fractions(rows, SHARE, "share of the rows for {}, if DATA has none apart; 0: none")
     for title in ("network", "masks", "optimizer", "training"):
         group = command.add_argument_group(title)
-        for name, about in PARAMETERS.items():
+        for name, about in HYPER.items():
             if about.option and about.option.group == title:
                 _add_parameter(group, name)
     _add_threads(group, "repeats the run, bit for bit")
@@ -147,7 +228,7 @@ def _add_fitting(command: Any, out: str) -> None:
 
 def _add_parameter(group: Any, name: str) -> None:
     """Add the option of a hyper-parameter."""
-    about, option = PARAMETERS[name], PARAMETERS[name].option
+    about, option = HYPER[name], HYPER[name].option
     assert option is not None
     sentence = about.meaning.partition(". ")[0].rstrip(".")
     text = option.help or sentence[0].lower() + sentence[1:]
@@ -157,7 +238,7 @@ def _add_parameter(group: Any, name: str) -> None:
         group.add_argument(option.flag, action="store_true", help=text, dest=name)
     else:
         more = {"hidden_sizes": {"nargs": "*"}, "optimizer_params": {"action": "append"}}.get(name, {})
-        read, default = getattr(values, option.read or about.check), None if option.unset else DEFAULTS[name]
+        read, default = READERS[option.read or about.check], None if option.unset else DEFAULTS[name]
         _option(group, option.flag, option.metavar, text, read, default=default, unset=option.unset, dest=name, **more)
 
 
@@ -194,7 +275,7 @@ def _add_score(commands: Any) -> None:
         "  zcat baskets.csv.gz | made-fast score model.safetensors - --std",
     )
     out = "write a .csv or .npy; '-': standard output"
-    _option(score, "--out", "FILE", out, values.output(".csv", ".npy", dash=True), default=values.STDOUT)
+    _option(score, "--out", "FILE", out, file_to_write(".csv", ".npy", dash=True), default=STDOUT)
     std = "add a column 'std': standard errors of what has to be estimated, 0 for what is exact"
     score.add_argument("--std", action="store_true", help=std)
     _add_split(score)
@@ -212,10 +293,10 @@ def _add_sample(commands: Any) -> None:
         "  made-fast sample model.safetensors -n 5\n"
         "  made-fast sample model.safetensors --out samples.png --shape 8x8 --seed 0",
     )
-    _option(sample, "-n --n-samples", "N", "rows to draw", values.positive_int, default=100)
+    _option(sample, "-n --n-samples", "N", "rows to draw", positive_int, default=100)
     out = "write a .npy, .csv or .png (a grid of pictures); '-': standard output"
-    _option(sample, "--out", "FILE", out, values.output(".npy", ".csv", ".png", dash=True), default=values.STDOUT)
-    _option(sample, "--shape", "ROWSxCOLS", "shape of a row in a .png", values.shape, unset="that of the training data")
+    _option(sample, "--out", "FILE", out, file_to_write(".npy", ".csv", ".png", dash=True), default=STDOUT)
+    _option(sample, "--shape", "ROWSxCOLS", "shape of a row in a .png", shape, unset="that of the training data")
     _add_threads(sample, "gives the same rows every time")
 
 
@@ -237,31 +318,18 @@ def _add_impute(commands: Any) -> None:
         "write a .npz, .npy, .csv or .txt of the filled rows, with the header of DATA; may be DATA itself; "
         "'-': standard output, and the report goes to standard error"
     )
-    _option(output, "--out", "FILE", out, values.output(*TABLES, dash=True))
+    _option(output, "--out", "FILE", out, file_to_write(".npz", ".npy", ".csv", ".txt", dash=True))
     _option(output, "--samples", "FILE.png", "draw 20 rows, from all over the last split, as given, hidden and filled", PNG)
-    _option(output, "--shape", "ROWSxCOLS", "shape of a row in it", values.shape, unset="that of the training data")
+    _option(output, "--shape", "ROWSxCOLS", "shape of a row in it", shape, unset="that of the training data")
     rows = impute.add_argument_group("data")
     _add_split(rows)
-    _option(rows, "--rows", "N", "only the first N rows of each split", values.positive_int, unset="all")
-    _option(rows, "--hide", "A:B", "hide the columns A .. B - 1, counted from 0", values.columns)
+    _option(rows, "--rows", "N", "only the first N rows of each split", positive_int, unset="all")
+    _option(rows, "--hide", "A:B", "hide the columns A .. B - 1, counted from 0", columns)
     _add_reading(rows)
     answers = impute.add_argument_group("answers")
     _choice(answers, "--method", choices.METHODS, "the likelier value, one entry after the other; probabilities; a draw")
-    _option(answers, "--seed", "N", "of draws and estimates", values.whole, default=0)
+    _option(answers, "--seed", "N", "of draws and estimates", whole, default=0)
     _add_answering(answers)
-
-
-def _add_info(commands: Any) -> None:
-    _command(
-        commands,
-        "info MODEL",
-        "show what a model file holds",
-        "Show what a model file holds: the network and how it was trained.",
-        "example:\n  made-fast info model.safetensors",
-    )
-
-
-# The parts
 
 
 def _command(commands: Any, usage: str, title: str, description: str, epilog: str) -> Any:
@@ -297,14 +365,14 @@ def _choice(group: Any, flag: str, names: tuple[str, ...], text: str, **more: An
 def _add_answering(group: Any) -> None:
     """Add the options about answers for rows with missing entries."""
     members = "masks or members that answer for a row with missing entries"
-    _option(group, "--members", "N", members, values.positive_int, default=1)
-    _option(group, "--walks", "N", "walks behind each estimated answer", values.positive_int, default=choices.N_WALKS)
+    _option(group, "--members", "N", members, positive_int, default=1)
+    _option(group, "--walks", "N", "walks behind each estimated answer", positive_int, default=choices.N_WALKS)
     _add_threads(group)
 
 
 def _add_reading(group: Any, threshold: str = "that of the model") -> None:
     """Add the options about how DATA is read."""
-    _option(group, "--threshold", "T", "values > T are 1, the others 0", values.number, unset=threshold)
+    _option(group, "--threshold", "T", "values > T are 1, the others 0", number, unset=threshold)
     _option(group, "--drop", "COLUMN", "leave out a column, by name or by number from 0; may be repeated", action="append")
     _choice(group, "--header", choices.HEADER, "whether the first line of text names the columns")
     base = "LIBSVM: number of the first column, 0 or 1"
@@ -318,10 +386,10 @@ def _add_split(group: Any) -> None:
 
 def _add_fractions(group: Any, default: float | None, text: str) -> None:
     for flag, split in (("--valid-fraction", "validation"), ("--test-fraction", "test")):
-        _option(group, flag, "F", text.format(split), values.probability, default=default)
+        _option(group, flag, "F", text.format(split), probability, default=default)
 
 
 def _add_threads(group: Any, seed: str = "") -> None:
     if seed:
-        _option(group, "--seed", "N", seed, values.whole, unset="drawn")
-    _option(group, "--threads", "N", "no result depends on it", values.positive_int, unset="the CPUs there are")
+        _option(group, "--seed", "N", seed, whole, unset="drawn")
+    _option(group, "--threads", "N", "no result depends on it", positive_int, unset="the CPUs there are")

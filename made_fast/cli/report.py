@@ -1,4 +1,4 @@
-"""What the command line prints about data, models and scores. Here is also the baseline: independent Bernoulli variables."""
+"""Texts and tables of the command line about data, models and scores, and the baseline: independent Bernoulli variables."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ NAMED = 10
 
 
 class Asking(NamedTuple):
-    """The options of questions: threads, and for rows with missing entries how many members answer, by how many walks."""
+    """The options of answers: threads, and for rows with missing entries the numbers of members and walks."""
 
     n_threads: int | None
     n_members: int = 1
@@ -41,15 +41,12 @@ class Asking(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """Scores of the rows of a table, of what is observed of them."""
+    """Scores of the observed entries of the rows of a table."""
 
     nll: Floats  # negative log-likelihood in nats, (n,)
     std: Floats  # its standard error, 0 where it is exact, (n,)
-    n_entries: int  # how many entries were scored
+    n_entries: int  # number of entries that were scored
     parts: dict[int, tuple[float, float]]  # mean NLL and its standard error by member, or by number of masks; may be empty
-
-
-# Data and models in words
 
 
 def describe_data(dataset: Dataset, shape: tuple[int, int] | None, threshold: float | None) -> str:
@@ -69,7 +66,7 @@ def single_models(model: AnyModel) -> tuple[MADEModel, ...]:
 
 
 def describe_model(model: AnyModel) -> str:
-    """Return one line: sizes, activation, what else the network has, masks, parameters; of an ensemble, of its members."""
+    """Return one line: sizes, activation, other kinds of weights, masks, parameters; of an ensemble, of its members."""
     if isinstance(model, MixtureModel):
         each = list(dict.fromkeys(map(describe_model, model.members)))
         kind = f"each {each[0]}" if len(each) == 1 else f"the first {each[0]}"
@@ -92,7 +89,7 @@ def describe_file(path: Path) -> str:
 
 
 def model_facts(model: AnyModel) -> dict[str, str]:
-    """Return what a model is and, indented, how it was trained: as JSON, which cannot send control codes to a terminal."""
+    """Return facts about a model and, indented, its training: as JSON, which cannot send control codes to a terminal."""
     binarize = model.binarize
     values = "0/1 values" if binarize is None else f"numbers; those > {binarize:g} count as 1"
     facts = {"inputs": f"{model.n_features_in}, {values}"}
@@ -140,13 +137,10 @@ def _network_facts(model: MADEModel) -> dict[str, str]:
     }
 
 
-# Scores
-
-
 def score(model: AnyModel, X: Any, ask: Asking, *, parts: bool = False) -> Scores:
-    """Score the rows of X under a model: the whole rows, or where entries are missing what is observed.
+    """Score the observed entries of the rows of X under a model.
 
-    With ``parts``, also under its parts, one at a time: memory does not grow with their number.
+    With ``parts``, complete rows are also scored under its parts, one at a time: memory does not grow with their number.
     """
     n_gaps, n_entries = n_missing(X), X.shape[0] * X.shape[1]
     if n_gaps:
@@ -158,8 +152,8 @@ def score(model: AnyModel, X: Any, ask: Asking, *, parts: bool = False) -> Score
         log_p = model.score_samples(X, n_threads=ask.n_threads)
     elif isinstance(model, MixtureModel):
         for m, log_p in enumerate(model.score_parts(X, n_threads=ask.n_threads)):
-            if m < model.n_members:
-                found[m] = _mean_and_error(-log_p)
+            found[m] = _mean_and_error(-log_p)
+        del found[m]  # the mixture
     else:
         for m, log_p in enumerate(model.score_parts(X, n_threads=ask.n_threads), 1):
             if m & (m - 1) == 0 or m == model.n_masks:
@@ -168,7 +162,7 @@ def score(model: AnyModel, X: Any, ask: Asking, *, parts: bool = False) -> Score
 
 
 def print_report(dataset: Dataset, chosen: dict[str, Any], model: AnyModel, ask: Asking, *, parts: bool) -> Curves:
-    """Print what the chosen splits score, with ``parts`` also under the parts of the model; return those scores."""
+    """Print the scores of the chosen splits, with ``parts`` also under the parts of the model; return the latter."""
     scores = {name: score(model, X, ask, parts=parts) for name, X in chosen.items()}
     _print_scores(dataset, chosen, scores, ask)
     curves = {name: found.parts for name, found in scores.items() if found.parts}
@@ -178,7 +172,7 @@ def print_report(dataset: Dataset, chosen: dict[str, Any], model: AnyModel, ask:
 
 
 def _print_scores(dataset: Dataset, chosen: dict[str, Any], scores: dict[str, Scores], ask: Asking) -> None:
-    """Print, for each chosen split, mean NLL and its standard error for the model and the baseline; then what is estimated."""
+    """Print mean NLL and its standard error of each split for the model and the baseline; then the number of estimates."""
     missing = any(map(n_missing, chosen.values()))
     title, dim = ("log-marginal NLL in nats", "bits/observed dim") if missing else ("NLL in nats", "bits/dim")
     if missing:
@@ -200,10 +194,9 @@ def _print_scores(dataset: Dataset, chosen: dict[str, Any], scores: dict[str, Sc
 
 
 def _print_parts(model: AnyModel, curves: Curves) -> None:
-    """Print what the parts of a model score: mixtures of its first masks, or members."""
-    title, rows = [f"{name} NLL" for name in curves], []
-    members = isinstance(model, MixtureModel)
-    rows.append(["members", "weight", *title] if members else ["masks", *title])
+    """Print the scores of the parts of a model: mixtures of its first masks, or members."""
+    title = [f"{name} NLL" for name in curves]
+    rows = [["members", "weight", *title] if isinstance(model, MixtureModel) else ["masks", *title]]
     for m in next(iter(curves.values())):
         lead = [f"member {m}", f"{model.weights[m]:.4f}"] if isinstance(model, MixtureModel) else [str(m)]
         rows.append(lead + [_with_error(*parts[m]) for parts in curves.values()])
@@ -231,9 +224,6 @@ def _mean(nll: Floats) -> str:
     return _with_error(*_mean_and_error(nll))
 
 
-# The baseline
-
-
 def _coins(train: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the number of ones of each column, and of its observed entries."""
     ones, observed = np.zeros((2, train.shape[1]), np.int64)
@@ -245,7 +235,7 @@ def _coins(train: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 
 def majority(train: Any) -> NDArray[np.bool_]:
-    """Return the most frequent value of each column, (D,); of two equally frequent ones 0."""
+    """Return the most frequent value of each column, (D,); 0 if both values are equally frequent."""
     ones, observed = _coins(train)
     frequent: NDArray[np.bool_] = 2 * ones > observed
     return frequent

@@ -1,4 +1,4 @@
-"""The commands that use a model file: evaluate, score, sample, impute, info. Not here: reading, writing, what is printed."""
+"""The commands that use a model file: evaluate, score, sample, impute, info. Not here: files (``files.py``), texts."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 
 from made_fast.cli import files, images, report
 from made_fast.cli.files import refusing
-from made_fast.cli.options import UsageError
+from made_fast.cli.options import STDOUT, UsageError
 from made_fast.cli.report import AnyModel
-from made_fast.cli.values import STDOUT
 from made_fast.inference.density import ApproximationWarning
 from made_fast.system.console import say
 from made_fast.tables import arguments, names
@@ -170,7 +169,7 @@ def _load_data_for(model: AnyModel, args: argparse.Namespace) -> tuple[Dataset, 
 
 
 def _asking(model: AnyModel, args: argparse.Namespace) -> report.Asking:
-    """Return the options of questions; refuse --members where the model has fewer, and more --walks than can be counted."""
+    """Return the options of answers; refuse --members if the model has fewer, and a number of --walks that is too large."""
     with refusing(ValueError):
         n_members, n_walks = arguments.count(args.members, "--members"), arguments.count(args.walks, "--walks")
     for single in report.single_models(model):
@@ -184,7 +183,7 @@ def _asking(model: AnyModel, args: argparse.Namespace) -> report.Asking:
 
 
 def _check_nothing_is_lost(args: argparse.Namespace, dataset: Dataset, given: dict[str, Any]) -> None:
-    """Refuse to replace DATA by the rows that are asked for, if it holds more."""
+    """Refuse to replace DATA by the chosen rows if it holds more."""
     n, n_given = (sum(X.shape[0] for X in found.values()) for found in (dataset.splits, given))
     if n_given < n:
         raise UsageError(f"{args.out} is DATA, of {n} rows, and would keep {n_given}. Choose another --out.")
@@ -193,7 +192,7 @@ def _check_nothing_is_lost(args: argparse.Namespace, dataset: Dataset, given: di
 
 
 def _fill(model: AnyModel, X: Any, args: argparse.Namespace) -> NDArray[Any]:
-    """Return X with its missing entries filled in; a line on standard error says if that rests on estimates."""
+    """Return X with its missing entries filled in; a line on standard error tells of estimates."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ApproximationWarning)
         filled = model.impute(
@@ -225,7 +224,7 @@ def _sampled_lines(model: AnyModel, n: int, rng: np.random.Generator, n_threads:
 
 
 def _hits(X: Any, asked: NDArray[np.float32], filled: NDArray[Any], frequent: NDArray[np.bool_]) -> str:
-    """Return a line about the hidden entries that came out right."""
+    """Return a line about the hidden entries that are right."""
     truth = _dense(X)
     hidden = np.isnan(asked) & ~np.isnan(truth)
     right = ((filled > 0.5) == (truth > 0.5))[hidden].mean()
@@ -235,7 +234,7 @@ def _hits(X: Any, asked: NDArray[np.float32], filled: NDArray[Any], frequent: ND
 
 
 def _way_back(args: argparse.Namespace, names: Sequence[str] | None) -> str:
-    """Return how to read rows whose values are not those of the model's data, or whose names look like values."""
+    """Return how to read the rows again if their values differ from those of the model's data or their names are numbers."""
     ways = []
     if args.method == "mean":
         ways.append("probabilities; to read them as 0/1, give --threshold 0.5")
@@ -257,7 +256,7 @@ def _is_number(name: str) -> bool:
 def _draw(args: argparse.Namespace, given: Any, asked: Any, filled: Any, shape: tuple[int, int] | None) -> None:
     """Draw columns of three pictures: a row, the row with hidden entries, the imputed row; without --hide, the last two.
 
-    Rows are taken from all over the split: many files hold one class after the other.
+    The rows are spread over the split: many files hold one class after the other.
     """
     rows = np.linspace(0, len(filled) - 1, min(PICTURED, len(filled))).round().astype(np.intp)
     bands = [given, asked, filled] if args.hide is not None else [asked, filled]

@@ -1,4 +1,4 @@
-"""The questions to every fitted density estimator, which its model answers. Nothing is fitted here."""
+"""The methods of every fitted density estimator, which its model answers. Nothing is fitted here."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def learn_columns(estimator: Any, X: MatrixLike, names: Sequence[str] | None = N
 
 
 def check_columns(estimator: Any, X: MatrixLike) -> None:
-    """Refuse a table whose columns are not those that an estimator was fitted on, in scikit-learn's words or in ours."""
+    """Refuse a table whose columns are not those that an estimator was fitted on."""
     validate_data(estimator, X, reset=False, skip_check_array=True)
     check(column_names(X), getattr(estimator, "feature_names_in_", None), "X")
 
 
 def fitted_table(estimator: Any, X: MatrixLike) -> Table:
-    """Check a table for an estimator, which must be fitted, and on such columns."""
+    """Check that an estimator is fitted, and that the columns of a table are those of the fit; return the table."""
     check_is_fitted(estimator, "model_")
     table = Table.of(X, estimator.n_features_in_)
     check_columns(estimator, X)
@@ -50,7 +50,7 @@ def fitted_table(estimator: Any, X: MatrixLike) -> Table:
 
 
 def _as_the_model(method: Method) -> Method:
-    """Give a method the docstring of its model's, and the parameters but ``n_threads``, which the estimator has."""
+    """Give a method the docstring and the parameters of the model's, less ``n_threads``, which the estimator has."""
     asked = getattr(Density, method.__name__)
     parameters = [p for p in inspect.signature(asked).parameters.values() if p.name != "n_threads"]
     options = [p for p in inspect.signature(method).parameters.values() if p.kind == inspect.Parameter.VAR_KEYWORD]
@@ -60,9 +60,9 @@ def _as_the_model(method: Method) -> Method:
 
 
 class FittedDensity(DensityMixin, BaseEstimator, Generic[Model]):  # type: ignore[misc]  # scikit-learn has no types
-    """Base of ``MADE`` and ``MADEEnsemble``: the methods that both have once they are fitted.
+    """Base of ``MADE`` and ``MADEEnsemble``: the methods of both once they are fitted.
 
-    ``options`` are those of the method of the same name of ``model_``; the number of threads is the estimator's own.
+    ``options`` are those of the method of ``model_`` that has the same name.
     """
 
     model_: Model
@@ -79,7 +79,7 @@ class FittedDensity(DensityMixin, BaseEstimator, Generic[Model]):  # type: ignor
         return self.model_.score_samples(table, n_threads=self.n_threads, **options)
 
     def score(self, X: MatrixLike, y: Any = None) -> float:
-        """Return the mean log-likelihood of the rows of X in nats; if some miss entries (NaN), of what is observed of them."""
+        """Return the mean log-likelihood of the rows of X in nats; of rows with NaN, of their observed entries."""
         table = fitted_table(self, X)
         return self.model_.score(table, n_threads=self.n_threads)
 

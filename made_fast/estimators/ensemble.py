@@ -1,7 +1,6 @@
-"""``MADEEnsemble``, the scikit-learn estimator of a mixture: members trained apart, and what each of them weighs.
+"""``MADEEnsemble``, the scikit-learn estimator of a mixture: members trained apart, and their weights.
 
-Not here: training of one member (``estimator.py`` and below), the fitted mixture (``mixture.py``), the mixture over masks that
-share one set of weights (``n_masks`` of ``MADE``).
+Not here: training of one member (``estimator.py``), the fitted mixture (``mixture.py``), the mixture over masks (``MADE``).
 """
 
 from __future__ import annotations
@@ -24,10 +23,10 @@ from made_fast.inference.mixture import MixtureModel
 from made_fast.system import threads
 from made_fast.tables import arguments
 from made_fast.tables.choices import WEIGHTS
-from made_fast.tables.table import MatrixLike, Table
-from made_fast.training import rows as given
-from made_fast.training.parameters import DEFAULTS, HyperParameters
-from made_fast.training.state import EpochRecord
+from made_fast.tables.table import MatrixLike
+from made_fast.training.checkpoint import EpochRecord
+from made_fast.training.hyper import DEFAULTS, HyperParameters
+from made_fast.training.rows import Rows, check_weights, hold_out
 
 __all__ = ["MADEEnsemble", "em_weights"]
 
@@ -142,15 +141,15 @@ class MADEEnsemble(_KeywordParameters, FittedDensity[MixtureModel]):  # type: ig
         callback = arguments.function(callback, "callback")
         if weights == "em" and X_val is None and self.validation_fraction is None:
             raise ValueError("weights='em' needs validation rows, got none. Pass X_val to fit, or set validation_fraction.")
-        rows = given.look(X, sample_weight, self._names)
-        held = given.look_at_validation(X_val, sample_weight_val, rows)
+        rows = Rows.of(X, sample_weight, self._names)
+        held = rows.validation(X_val, sample_weight_val)
         for_splitting, *for_members = arguments.generator(self.random_state).spawn(n_members + 1)
-        given.check_observed(rows, warn=True)
+        rows.check_observed(warn=True)
         if held is None and self.validation_fraction is not None:
             seed = int(for_splitting.integers(2**63))
-            train, rest = given.hold_out(rows.table.shape[0], self.validation_fraction, seed)
+            train, rest = hold_out(rows.table.shape[0], self.validation_fraction, seed)
             rows, held = rows.take(train), rows.take(rest)
-        given.check_weights(rows.weights, held and held.weights)
+        check_weights(rows.weights, held and held.weights)
         at_once = max(1, min(n_members, joblib.effective_n_jobs(n_jobs)))
         params = {name: getattr(self, name) for name in DEFAULTS if name != "random_state"}
         params["n_threads"] = max(1, n_threads // at_once)
@@ -196,14 +195,14 @@ def em_weights(
     row_weights : (n,) float64, optional
         Weights of the rows in that mean, >= 0 and not all 0; none, or length 0, is 1 for all.
     tolerance, max_iterations
-        Stop when an iteration gains less than this, relative to the size of the log-likelihood, or after so many.
+        Stop when an iteration gains less than this share of the log-likelihood, or after so many.
 
     Returns
     -------
     weights : (M,) float64
         Positive, adding up to 1.
     scores : list of float
-        Mean log-likelihood of a row in nats, before the first iteration and after each that has gained something.
+        Mean log-likelihood of a row in nats, before the first iteration and after each that has gained.
     """
     if row_weights is not None and len(row_weights):
         log_p, row_weights = log_p[:, row_weights > 0], row_weights[row_weights > 0]
@@ -211,42 +210,35 @@ def em_weights(
         row_weights = None
     M = len(log_p)
     largest = log_p.max(axis=0)
-    P = np.exp(log_p - largest)  # one component of each row has 1 here: nothing underflows that matters
+    P = np.exp(log_p - largest)  # the largest of each row is 1: no underflow matters
+
+    def score(weights: NDArray[np.float64]) -> float:
+        return float(np.average(np.log(weights @ P) + largest, weights=row_weights))
+
     weights = np.full(M, 1 / M)
-    scores = [_mixed(weights, P, largest, row_weights)]
+    scores = [score(weights)]
     for _ in range(max_iterations):
         share = np.average(P / (weights @ P), axis=1, weights=row_weights)
         better = np.maximum(weights * share, np.finfo(np.float64).tiny)  # never 0: it would stay 0
         better /= better.sum()
-        score = _mixed(better, P, largest, row_weights)
-        if not score > scores[-1]:
+        if not (last := score(better)) > scores[-1]:
             break
-        gain = score - scores[-1]
         weights = better
-        scores.append(score)
-        if gain < tolerance * abs(score):
+        scores.append(last)
+        if last - scores[-2] < tolerance * abs(last):
             break
     return weights, scores
 
 
-def _mixed(
-    weights: NDArray[np.float64], P: NDArray[np.float64], largest: NDArray[np.float64], rows: NDArray[np.float64] | None
-) -> float:
-    return float(np.average(np.log(weights @ P) + largest, weights=rows))
-
-
-# Members at the same time
-
-
 _running: set[str] = set()
-"""The calls of this process that train members. When one fails or Ctrl-C comes, joblib does not wait for the threads of the
-others: a member whose call is no longer here stops after its epoch."""
+"""The calls of this process that train members. When one fails or Ctrl-C comes, joblib does not wait for the other threads:
+a member whose call is no longer here stops after its epoch."""
 
 
 def _train(
     members: Sequence[MADE],
-    rows: given.Rows,
-    held: given.Rows | None,
+    rows: Rows,
+    held: Rows | None,
     callback: Callable[[int, EpochRecord], Any] | None,
     n_jobs: int | None,
     *,
@@ -255,28 +247,26 @@ def _train(
     """Fit the members and return them, as copies if in other processes; ``own_threads``: the user has set their number."""
     call = f"{os.getpid()} {secrets.token_hex(8)}"
     parallel = joblib.Parallel(n_jobs=n_jobs, prefer="threads")
-    options = [
-        {
-            "X_val": None if held is None else held.table,
-            "sample_weight": rows.weights if len(rows.weights) else None,
-            "sample_weight_val": held.weights if held is not None and len(held.weights) else None,
-            "callback": None if callback is None else partial(callback, m),
-        }
-        for m in range(len(members))
-    ]
-    for made in members:
+    data = {
+        "X": rows.table,
+        "X_val": None if held is None else held.table,
+        "sample_weight": rows.weights if len(rows.weights) else None,
+        "sample_weight_val": held.weights if held is not None and len(held.weights) else None,
+    }
+    tasks = []
+    for m, made in enumerate(members):
         made._names = rows.names
+        tasks.append(joblib.delayed(_fit)(made, data, _Callback(call, callback and partial(callback, m)), own_threads))
     _running.add(call)
     try:
-        tasks = zip(members, options, strict=True)
-        return list(parallel(joblib.delayed(_fit)(call, made, rows.table, own, own_threads) for made, own in tasks))
+        return list(parallel(tasks))
     finally:
         _running.discard(call)
 
 
 @dataclass
 class _Callback:
-    """The callback of a member: it ends the fit of one that nobody waits for any more, then asks the user's."""
+    """The callback of a member: it ends the fit if the call has ended, and calls the user's callback."""
 
     call: str
     user: Callable[[EpochRecord], Any] | None
@@ -291,17 +281,16 @@ class _Callback:
         return self.call.split()[0] == str(os.getpid()) and self.call not in _running
 
 
-def _fit(call: str, made: MADE, X: Table, options: dict[str, Any], own_threads: bool) -> MADE:
+def _fit(made: MADE, data: dict[str, Any], callback: _Callback, own_threads: bool) -> MADE:
     """Fit one member, on a thread of the process that called or in another process."""
     if not own_threads:
         made.set_params(n_threads=min(made.n_threads or 1, threads.available()))  # another machine may have fewer
-    callback = _Callback(call, options.pop("callback"))
     made._warns = False  # the ensemble has warned, once for all members
     try:
-        return made.fit(X, callback=callback, **options)
+        return made.fit(callback=callback, **data)
     except KeyboardInterrupt:
         if not callback.is_called_off():
             raise
-        return made  # the call has ended
+        return made
     finally:
         del made._warns, made._names

@@ -1,4 +1,4 @@
-"""``MADE``, the scikit-learn estimator: hyper-parameters in, a fitted ``MADEModel`` out. Thin: it checks and delegates."""
+"""``MADE``, the scikit-learn estimator: hyper-parameters in, a fitted ``MADEModel`` out. It checks and delegates."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from made_fast.network.masks import Connectivity
 from made_fast.tables import arguments
 from made_fast.tables.table import MatrixLike
 from made_fast.training import checkpoint as checkpoint_file
-from made_fast.training import recipe, rows
-from made_fast.training.parameters import HyperParameters, documented
+from made_fast.training import recipe
+from made_fast.training.checkpoint import EpochRecord, FitState
+from made_fast.training.hyper import HyperParameters, documented
+from made_fast.training.rows import Rows
 from made_fast.training.run import FitRun
-from made_fast.training.state import EpochRecord, FitState
 
 __all__ = ["MADE"]
 
@@ -82,7 +83,7 @@ class MADE(HyperParameters, FittedDensity[MADEModel]):
         checkpoint_every: int = 1,
         callback: Callable[[EpochRecord], Any] | None = None,
     ) -> MADE:
-        """Draw the masks and train from scratch; after :meth:`resume`, go on instead.
+        """Draw the masks and train from scratch; after :meth:`resume`, continue instead.
 
         Parameters
         ----------
@@ -123,8 +124,8 @@ class MADE(HyperParameters, FittedDensity[MADEModel]):
         run = FitRun(self.get_params(deep=False), checkpoint, checkpoint_every, callback)
         resumed = hasattr(self, "_fit_state") and self._fit_state.resumed
         state, train = self._look(X, sample_weight, run.params, resumed)
-        held = rows.look_at_validation(X_val, sample_weight_val, train)
-        rows.check_observed(train, warn=self._warns and not resumed)
+        held = train.validation(X_val, sample_weight_val)
+        train.check_observed(warn=self._warns and not resumed)
         run.take(state, train, held, self.validation_fraction)
         del train, held  # a frame that was converted would stay as long as the fit takes
         self._begin(X, state)
@@ -137,9 +138,8 @@ class MADE(HyperParameters, FittedDensity[MADEModel]):
     def partial_fit(self, X: MatrixLike, y: Any = None, *, sample_weight: Any = None) -> MADE:
         """Make one pass over X in mini-batches; the first call draws the masks and the initial parameters.
 
-        Takes what ``fit`` does. Rows with missing entries need a model that was started with some, or whose masks vary. It
-        goes on from ``model_``: after a fit that kept the parameters of an earlier epoch than its last, from those, and the
-        optimizer then begins anew.
+        Takes the same X as ``fit``. Rows with missing entries need a model that was started with some, or whose masks vary. It
+        continues from ``model_``; if its parameters are those of an earlier epoch than the last, the optimizer begins anew.
 
         Raises
         ------
@@ -149,8 +149,8 @@ class MADE(HyperParameters, FittedDensity[MADEModel]):
         """
         run = FitRun(self.get_params(deep=False))
         state, train = self._look(X, sample_weight, run.params, hasattr(self, "_fit_state"))
-        rows.check_observed(train, warn=False)
-        packed = rows.pack(train, state.trainer.parameters, self.binarize)
+        train.check_observed(warn=False)
+        packed = train.pack(state.trainer.parameters, self.binarize)
         self._begin(X, state)
         run.once_more(state, packed)
         self._show()
@@ -160,12 +160,17 @@ class MADE(HyperParameters, FittedDensity[MADEModel]):
         """Return the connectivity that answers when these inputs are observed; see ``MADEModel.member_for``."""
         return self._fitted().member_for(observed, draw=draw)
 
+    @property
+    def best_epoch_(self) -> int:
+        """The epoch of the best parameters so far, also while ``fit`` runs; 0 before the first."""
+        return self._fit_state.best_epoch
+
     @classmethod
     def resume(cls, path: str | os.PathLike[str]) -> MADE:
         """Return the estimator as it was when ``fit`` wrote a checkpoint.
 
-        Its next ``fit``, on the same rows, goes on from there; it ends with the bits of a fit that was never interrupted.
-        ``set_params(max_epochs=...)`` before it makes that longer. ``partial_fit`` and ``model_`` work too. The file is
+        Its next ``fit``, on the same rows, continues; it ends with the bits of a fit that was never interrupted.
+        ``set_params(max_epochs=...)`` before it makes it longer. ``partial_fit`` and ``model_`` work too. The file is
         untrusted: ``made_fast.ModelFileError`` if it is no whole, consistent checkpoint.
         """
         state = checkpoint_file.read(path := arguments.path(path))
@@ -181,28 +186,27 @@ class MADE(HyperParameters, FittedDensity[MADEModel]):
             raise file_error(path, "what it says of the estimator must be whole", str(error)) from error
         return made
 
-    def _look(self, X: MatrixLike, sample_weight: Any, params: recipe.Params, going_on: bool) -> tuple[FitState, rows.Rows]:
-        """Check X and every parameter; return the state, a fresh one unless the fit goes on, and X as it was checked."""
-        if going_on:
+    def _look(self, X: MatrixLike, sample_weight: Any, params: recipe.Params, continues: bool) -> tuple[FitState, Rows]:
+        """Check X and every parameter; return the state, a fresh one unless the fit continues, and X as it was checked."""
+        if continues:
             state = self._fit_state
             recipe.check_unchanged(state.params, params)
-            train = rows.look(X, sample_weight, self._names, state.trainer.architecture.n_inputs)
+            train = Rows.of(X, sample_weight, self._names, state.trainer.architecture.n_inputs)
             check_columns(self, X)
             return state, train
         arguments.threshold(self.binarize)
-        train = rows.look(X, sample_weight, self._names)
+        train = Rows.of(X, sample_weight, self._names)
         trainer, split_seed = recipe.start(params, train.table.shape[1], train.missing is not None)
         return FitState(trainer, recipe.plain(params), train.names, split_seed), train
 
     def _begin(self, X: MatrixLike, state: FitState) -> None:
-        """Forget the last fit, unless this one goes on with it; nothing that the user gave can be refused any more."""
+        """Forget the last fit, unless this one continues it; all arguments are checked by now."""
         if state is getattr(self, "_fit_state", None):
             return
         learn_columns(self, X, self._names)
-        self._fit_state, self.history_, self.best_epoch_ = state, state.history, 0
+        self._fit_state, self.history_ = state, state.history
 
     def _show(self) -> None:
-        """Make ``model_`` of the best parameters so far. It holds them, not a copy: they change no more when a fit goes on."""
-        self._fit_state.take_in()  # Ctrl-C may have come amid it
-        self.best_epoch_ = self._fit_state.best_epoch
+        """Make ``model_`` of the best parameters so far. It holds them, not a copy: a fit that continues leaves them alone."""
+        self._fit_state.take_in()  # Ctrl-C may have cut it short
         self.model_ = self._fit_state.model(self.get_params(deep=False))

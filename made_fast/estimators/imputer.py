@@ -1,8 +1,9 @@
-"""``MADEImputer``, the scikit-learn transformer that fills in missing entries. Thin: a MADE is fitted, its model answers."""
+"""``MADEImputer``, the scikit-learn transformer that fills in missing entries by the model of a MADE that it fits."""
 
 from __future__ import annotations
 
 import warnings
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import numpy as np
@@ -14,19 +15,18 @@ from made_fast.estimators.base import FittedDensity, fitted_table, learn_columns
 from made_fast.estimators.ensemble import MADEEnsemble
 from made_fast.estimators.estimator import MADE
 from made_fast.inference.density import N_WALKS
-from made_fast.inference.mixture import MixtureModel
-from made_fast.inference.model import MADEModel
 from made_fast.inference.modelfile import encode_names
 from made_fast.tables import arguments, arrays
 from made_fast.tables.bits import pack_rows, unpack_rows
 from made_fast.tables.choices import METHODS
 from made_fast.tables.names import check_different
 from made_fast.tables.table import MatrixLike, Table
-from made_fast.training import rows as given
+from made_fast.training.rows import not_observed
 
 __all__ = ["MADEImputer"]
 
 
+@dataclass(eq=False, repr=False, match_args=False)
 class MADEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     """Fill in missing binary entries (NaN) by a MADE, given all that is observed of their row.
 
@@ -37,7 +37,7 @@ class MADEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # typ
     ----------
     estimator : MADE or MADEEnsemble, optional
         A clone of it is fitted. By default ``MADE(n_masks=None)``, with the imputer's ``random_state`` and ``n_threads``:
-        trained under ever fresh orderings, it conditions on any observed subset exactly. ``validation_fraction``, say, makes
+        trained under fresh orderings, it conditions on any observed subset exactly. ``validation_fraction``, say, makes
         it stop in time.
     method : {"mode", "mean", "sample"}
         The likelier value, one entry after the other; the expected value; or a draw. See ``MADEModel.impute``.
@@ -75,29 +75,15 @@ class MADEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # typ
            [1., 1., 0., 0.]])
     """
 
-    estimator_: MADE | MADEEnsemble
-    model_: MADEModel | MixtureModel
-
-    def __init__(
-        self,
-        estimator: Any = None,
-        *,
-        method: str = "mode",
-        n_members: int = 1,
-        n_walks: int = N_WALKS,
-        random_state: Any = None,
-        n_threads: int | None = None,
-        keep_empty_features: bool = True,
-        add_indicator: bool = False,
-    ) -> None:
-        self.estimator = estimator
-        self.method = method
-        self.n_members = n_members
-        self.n_walks = n_walks
-        self.random_state = random_state
-        self.n_threads = n_threads
-        self.keep_empty_features = keep_empty_features
-        self.add_indicator = add_indicator
+    estimator: Any = None
+    _: KW_ONLY
+    method: str = "mode"
+    n_members: int = 1
+    n_walks: int = N_WALKS
+    random_state: Any = None
+    n_threads: int | None = None
+    keep_empty_features: bool = True
+    add_indicator: bool = False
 
     def fit(self, X: MatrixLike, y: Any = None, *, sample_weight: Any = None, X_val: MatrixLike | None = None) -> MADEImputer:
         """Fit the estimator on X, (n, D) of 0, 1 and NaN, which marks a missing entry.
@@ -126,7 +112,7 @@ class MADEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # typ
             options["X_val"] = X_val
         if 0 < len(empty) < D:  # the estimator refuses a table of which nothing is observed
             what = "fills them with 0 (keep_empty_features=False leaves them out)" if keep else "leaves them out"
-            warnings.warn(f"{given.not_observed(empty, names)}: transform {what}.", UserWarning, stacklevel=2)
+            warnings.warn(f"{not_observed(empty, names)}: transform {what}.", UserWarning, stacklevel=2)
             seen = _without(table, empty, made.binarize)
             if X_val is not None:
                 options["X_val"] = _without(Table.of(X_val, D, name="X_val", feature_names=names), empty, made.binarize)
@@ -157,8 +143,8 @@ class MADEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # typ
         Warns
         -----
         ApproximationWarning
-            The estimator's orderings do not fit what is observed of some rows, and these are estimates. Not with the default
-            estimator.
+            The estimator's orderings do not fit the observed entries of some rows, and these are estimates. Not with the
+            default estimator.
         """
         table = fitted_table(self, X)
         filled: NDArray[Any] = self.model_.impute(
@@ -181,7 +167,7 @@ class MADEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # typ
         return filled
 
     def score(self, X: MatrixLike, y: Any = None) -> float:
-        """Return the mean log-likelihood of what is observed of the rows of X, in nats: higher is better, as in a search.
+        """Return the mean log-likelihood of the observed entries of the rows of X, in nats: higher is better.
 
         Columns that were never observed in ``fit`` do not count.
         """
@@ -194,7 +180,7 @@ class MADEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # typ
         return kept if self.indicator_ is None else np.concatenate([kept, self.indicator_.get_feature_names_out(names)])
 
     def _seen(self, table: Table) -> Table:
-        """Return the columns that the model knows."""
+        """Return the columns that the model was fitted on."""
         return _without(table, self.empty_features_, self.model_.binarize) if len(self.empty_features_) else table
 
     def __sklearn_tags__(self) -> Any:
@@ -206,7 +192,7 @@ class MADEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # typ
 
 
 def _without(table: Table, empty: NDArray[np.intp], binarize: float | None) -> Table:
-    """Return a table without some columns; wrong values are refused while columns have their numbers."""
+    """Return a table without some columns, after a check of all values, whose errors name the original columns."""
     every = np.arange(table.shape[1])
     pack_rows(table, every, binarize, missing=True)
     return Table(table.rows[:, np.delete(every, empty)], table.name)  # type: ignore[index]  # SciPy's rows have columns
@@ -223,7 +209,7 @@ def _marked(table: Table) -> NDArray[np.float32]:
 
 
 def _dtype(X: Any, table: Table, method: str) -> np.dtype[Any]:
-    """Return the dtype in which the rows of X, checked, come back."""
+    """Return the dtype of the filled rows of X, whose checked form is ``table``."""
     columns = [getattr(kind, "numpy_dtype", kind) for kind in getattr(X, "dtypes", [getattr(X, "dtype", table.rows.dtype)])]
     if not all(isinstance(kind, np.dtype) for kind in columns):  # of another library: what NumPy has made of it
         columns = [table.rows.dtype]

@@ -1,20 +1,21 @@
-"""One call about rows with missing inputs: spread over what they miss, networks and threads, and put together as a mixture.
+"""One call about rows with missing inputs: spread over patterns, networks and threads, and put together as a mixture.
 
 Rows are packed bits, 0 where missing. Not here: the answers of one network about rows that miss the same inputs
-(``pattern.py``), what a caller passes and is warned of (``density.py``).
+(``pattern.py``), checks of arguments and warnings (``density.py``).
 """
 
 from __future__ import annotations
 
+import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from made_fast.inference.pattern import Bits, Floats, Index, Pattern, pack
-from made_fast.inference.streams import MEMBER, Streams
+from made_fast.inference.pattern import MEMBER, Bits, Floats, Index, Pattern, Streams, pack
 from made_fast.network.architecture import Architecture
 from made_fast.network.network import Network
 from made_fast.system import threads
@@ -22,18 +23,15 @@ from made_fast.tables.bits import distinct_rows, unpack_rows
 
 __all__ = ["Answers", "MixtureAnswers", "ModelAnswers", "Options", "PackedRows", "choose"]
 
-AT_ONCE = 64
-"""Most networks that are held at once, each for one pattern; fewer if they are large."""
-
-PACKED_BYTES = 64 << 20
-"""Most bytes of such networks together."""
+AT_ONCE, PACKED_BYTES = 64, 64 << 20
+"""Most networks that are held at once, each for one pattern, and most bytes of them together."""
 
 
 class PackedRows(NamedTuple):
     """Rows in the order of features: where they are 1 and where they are missing, (n, W) both, and D.
 
-    ``copies``, (n,) if it is there, numbers the rows that are equal: 0 for the first of them. Equal rows then have random
-    numbers of their own; otherwise they have the same.
+    ``copies`` (n,) numbers the rows that are equal, from 0. Equal rows have random numbers of their own with it, and the same
+    numbers without it.
     """
 
     bits: Bits
@@ -77,13 +75,10 @@ class PackedRows(NamedTuple):
 
     def with_target(self, columns: Index) -> PackedRows:
         """Return the rows with 0 in these columns (n,), then the rows with 1 there, where they then are observed."""
-        n = len(self.bits)
-        bits, missing = np.tile(self.bits, (2, 1)), np.tile(self.missing, (2, 1))
-        at, one = (np.arange(2 * n), np.tile(columns // 64, 2)), np.tile(np.uint64(1) << (columns % 64).astype(np.uint64), 2)
-        missing[at] &= ~one
-        bits[at] &= ~one
-        bits[n:][np.arange(n), columns // 64] |= one[n:]
-        return PackedRows(bits, missing, self.n_inputs)
+        one = np.zeros_like(self.bits)
+        one[np.arange(len(one)), columns // 64] = np.uint64(1) << (columns % 64).astype(np.uint64)
+        bits = np.concatenate([self.bits & ~one, self.bits | one])
+        return PackedRows(bits, np.tile(self.missing & ~one, (2, 1)), self.n_inputs)
 
 
 class Options(NamedTuple):
@@ -95,29 +90,39 @@ class Options(NamedTuple):
     rng: np.random.Generator
 
 
-class Answers(Protocol):
+@dataclass(frozen=True)
+class Answers(ABC):
     """Answers about rows with missing inputs, which are computed on demand."""
 
-    @property
-    def rows(self) -> PackedRows: ...
-
-    @property
-    def options(self) -> Options: ...
+    rows: PackedRows
+    options: Options
 
     def about(self, rows: PackedRows) -> Self:
         """Return the same about other rows."""
+        return replace(self, rows=rows)
 
+    @abstractmethod
     def log_marginal(self) -> tuple[Floats, Floats]:
-        """Return log p of what is observed of each row, and its standard error, (n,) both."""
+        """Return log p of the observed inputs of each row, and its standard error, (n,) both."""
 
     def draws(self, n_draws: int) -> tuple[NDArray[np.uint8], Floats]:
         """Return draws (n_draws, n, D) and the smallest effective number of walks of each row (inf: exact)."""
+        return self.about(self.rows.counted())._draws(n_draws)
 
+    @abstractmethod
+    def _draws(self, n_draws: int) -> tuple[NDArray[np.uint8], Floats]: ...
+
+    @abstractmethod
     def means(self) -> tuple[Floats, Floats]:
         """Return ``E[x | observed]``, (n, D), and effective numbers as above."""
 
+    @abstractmethod
     def modes(self) -> tuple[NDArray[np.uint8], Floats]:
         """Return each row as filled in by the network or member whose proposal is the most probable; effective numbers."""
+
+    def _chosen(self, shares: Floats, n_draws: int) -> Index:
+        """Draw which network or member every draw comes from, (n_draws, n); they have the shares (M, n)."""
+        return choose(shares, Streams(self.options.rng.bytes(16), self.rows.names()).uniforms(MEMBER, n_draws).T)
 
 
 class Block(NamedTuple):
@@ -131,28 +136,21 @@ class Block(NamedTuple):
 
 
 @dataclass(frozen=True)
-class ModelAnswers:
+class ModelAnswers(Answers):
     """Answers of one model. ``network_for(observed, draw)`` answers for a pattern; ``draw`` says which of several."""
 
     architecture: Architecture
     dtype: np.dtype[Any]
     network_for: Callable[[NDArray[np.bool_], int], Network]
-    rows: PackedRows
-    options: Options
-
-    def about(self, rows: PackedRows) -> Self:
-        return replace(self, rows=rows)
 
     def log_marginal(self) -> tuple[Floats, Floats]:
         log_p, variance = self._log_marginals()
         total = np.logaddexp.reduce(log_p, axis=0)
         return total - np.log(self.options.n_members), np.sqrt(sum(np.exp(log_p - total) ** 2 * variance))
 
-    def draws(self, n_draws: int) -> tuple[NDArray[np.uint8], Floats]:
-        if self.rows.copies is None:
-            return self.about(self.rows.counted()).draws(n_draws)
+    def _draws(self, n_draws: int) -> tuple[NDArray[np.uint8], Floats]:
         n = len(self.rows.bits)
-        chosen = self.chosen(self._shares(), n_draws) if self.options.n_members > 1 else np.zeros((n_draws, n), np.intp)
+        chosen = self._chosen(self._shares(), n_draws) if self.options.n_members > 1 else np.zeros((n_draws, n), np.intp)
         out = np.empty((n_draws, n, self.rows.n_inputs), np.uint8)
         effective = np.full((self.options.n_members, n), np.inf)
 
@@ -166,10 +164,6 @@ class ModelAnswers:
         self._ask(work, lambda pattern: max(pattern.n_candidates, n_draws))
         return out, effective.min(axis=0)
 
-    def chosen(self, shares: Floats, n_draws: int) -> Index:
-        """Draw which network or member every draw comes from, (n_draws, n); they have the shares (M, n)."""
-        return choose(shares, Streams(self.options.rng.bytes(16), self.rows.names()).uniforms(MEMBER, n_draws).T)
-
     def means(self) -> tuple[Floats, Floats]:
         shares = self._shares()
         out, effective = np.zeros((len(self.rows.bits), self.rows.n_inputs)), np.full(len(self.rows.bits), np.inf)
@@ -179,11 +173,8 @@ class ModelAnswers:
             out[b.rows[:, None], b.pattern.network.order] += shares[b.draw, b.rows, None] * mean
             effective[b.rows] = np.minimum(effective[b.rows], found)
 
-        def passes(pattern: Pattern) -> int:
-            return max(pattern.n_candidates, pattern.n_walks if len(pattern.late) else 1)
-
         for draw in range(self.options.n_members):  # one after the other, so that the order of the sums is fixed
-            self._ask(work, passes, [draw], whole=True)
+            self._ask(work, lambda p: max(p.n_candidates, p.n_walks if len(p.late) else 1), [draw], whole=True)
         return self.rows.filled(out), effective
 
     def modes(self) -> tuple[NDArray[np.uint8], Floats]:
@@ -206,7 +197,7 @@ class ModelAnswers:
         return self.rows.columns(found[np.argmax(log_p, axis=0), np.arange(n)]), effective.min(axis=0)
 
     def _log_marginals(self) -> tuple[Floats, Floats]:
-        """Return log p of what is observed under each network, and its variance, (M, n) both."""
+        """Return log p of the observed inputs under each network, and its variance, (M, n) both."""
         log_p, variance = np.empty((2, self.options.n_members, len(self.rows.bits)))
 
         def work(b: Block) -> None:
@@ -216,7 +207,7 @@ class ModelAnswers:
         return log_p, variance
 
     def _shares(self) -> Floats:
-        """Return the probability of each network given what is observed, (M, n)."""
+        """Return the probability of each network given the observed inputs, (M, n)."""
         return _posterior(self._log_marginals()[0]) if self.options.n_members > 1 else np.ones((1, len(self.rows.bits)))
 
     def _ask(
@@ -229,12 +220,11 @@ class ModelAnswers:
     ) -> None:
         """Call ``work`` for every block of rows that miss the same inputs and each of the networks ``draws``, by default all.
 
-        ``passes(pattern)``: how many rows go through the network for each row asked about; ``whole``: see ``Pattern``.
+        ``passes(pattern)`` rows go through the network for each row of the block; for ``whole`` see ``Pattern``.
         """
-        units = [(draw, rows) for draw in draws or range(self.options.n_members) for rows in self.rows.patterns()]
+        units = list(itertools.product(draws or range(self.options.n_members), self.rows.patterns()))
         root = self.options.rng.bytes(16)
         at_once = max(1, min(AT_ONCE, PACKED_BYTES // (self.architecture.n_packed * self.dtype.itemsize)))
-        chunk_rows = self.architecture.chunk_rows
 
         def batch(first: int) -> None:
             some = units[first : first + at_once]
@@ -248,7 +238,7 @@ class ModelAnswers:
             threads.for_each(look, len(some), self.options.n_threads)
             blocks = []
             for u, (_, rows) in enumerate(some):
-                step = max(1, chunk_rows // passes(patterns[u]))
+                step = max(1, self.architecture.chunk_rows // passes(patterns[u]))
                 blocks += [(u, rows[i : i + step]) for i in range(0, len(rows), step)]
 
             def answer(b: int, _: int) -> None:
@@ -265,32 +255,22 @@ class ModelAnswers:
 
 
 @dataclass(frozen=True)
-class MixtureAnswers:
+class MixtureAnswers(Answers):
     """Answers of the mixture of M models that weigh ``weights``, (M,), about the same rows."""
 
     models: Sequence[ModelAnswers]
     weights: Floats
 
-    @property
-    def rows(self) -> PackedRows:
-        return self.models[0].rows
-
-    @property
-    def options(self) -> Options:
-        return self.models[0].options
-
     def about(self, rows: PackedRows) -> Self:
-        return replace(self, models=[model.about(rows) for model in self.models])
+        return replace(self, rows=rows, models=[model.about(rows) for model in self.models])
 
     def log_marginal(self) -> tuple[Floats, Floats]:
         joint, std = self._joint()
         total = np.logaddexp.reduce(joint, axis=0)
         return total, np.sqrt(sum((np.exp(joint - total) * std) ** 2))
 
-    def draws(self, n_draws: int) -> tuple[NDArray[np.uint8], Floats]:
-        if self.rows.copies is None:
-            return self.about(self.rows.counted()).draws(n_draws)
-        chosen = self.models[0].chosen(_posterior(self._joint()[0]), n_draws)
+    def _draws(self, n_draws: int) -> tuple[NDArray[np.uint8], Floats]:
+        chosen = self._chosen(_posterior(self._joint()[0]), n_draws)
         out, effective = np.empty((*chosen.shape, self.rows.n_inputs), np.uint8), np.full(chosen.shape[1], np.inf)
         for m, model in enumerate(self.models):
             count = (chosen == m).sum(axis=0)
@@ -337,5 +317,5 @@ def choose(shares: Floats, uniforms: Floats) -> Index:
 
 
 def _posterior(joint: Floats) -> Floats:
-    """Return the probability of each part of a mixture, whose joint log-probabilities with what is observed are (M, n)."""
+    """Return the probability of each part of a mixture from its joint log-probability with the observed inputs, (M, n)."""
     return np.exp(joint - np.logaddexp.reduce(joint, axis=0))  # type: ignore[no-any-return]

@@ -5,7 +5,7 @@
 (``pattern.py``), and a call spread over patterns, networks and threads (``answering.py``).
 
 A network with the observed inputs first in its ordering answers by one pass: their marginal is the product of the first
-conditionals, and one walk along the rest of the ordering draws what is missing (Uria, Murray, Larochelle, "A deep and
+conditionals, and one walk along the rest of the ordering draws the missing ones (Uria, Murray, Larochelle, "A deep and
 tractable density estimator", ICML 2014, section 3). If missing inputs stand before the last observed one ("early" ones), they
 are summed out by enumeration where they are few, and else by importance sampling: walks that keep to the evidence propose, and
 the weight of a walk is the probability of the evidence along it (Owen, "Monte Carlo theory, methods and examples", chapter 9).
@@ -47,8 +47,8 @@ class Density(ABC):
     """A fitted density over binary vectors of D inputs; the base of ``MADEModel`` and ``MixtureModel``.
 
     One network of a ``MADEModel`` answers for all rows with the same inputs missing, see ``MADEModel.member_for``, or the
-    mixture of ``n_members``, ``p = 1/M sum_m p_m``, whose exact answer it then is. Every member of a ``MixtureModel`` answers
-    so, and weighs ``w_m p_m(observed)``. Parameters common to the methods about missing inputs:
+    mixture of ``n_members`` networks, ``p = 1/M sum_m p_m``. Every member of a ``MixtureModel`` answers so, and weighs
+    ``w_m p_m(observed)``. Parameters common to the methods about missing inputs:
 
     X : (n, D) of 0, 1 and NaN
         As for :meth:`score_samples`, but NaN marks a missing input; or any numbers, if the model has a threshold ``binarize``.
@@ -58,26 +58,23 @@ class Density(ABC):
         Walks per row (and network), where an answer is an estimate; each takes 8 ceil(D / 64) bytes while a row is worked on.
     random_state : None, int, Generator, SeedSequence or RandomState
         For estimates and draws. An int gives the same bits every time, and those of a row do not depend on the other rows of
-        the call, their order, ``n_draws`` or the number of threads. Equal rows get equal estimates, but draws of their own:
-        those of the k-th of them, so that a row alone gets the draws of the first.
+        the call, their order, ``n_draws`` or the number of threads. Equal rows get equal estimates; the draws of the k-th of
+        them are its own, and a row alone gets those of the first.
     n_threads : int, optional
         By default the CPUs of this process. No result depends on it.
 
     All of them raise what :meth:`score_samples` raises, and warn of estimates by an :class:`ApproximationWarning`.
     """
 
+    n_features_in: int
+    """Number of inputs, D."""
     binarize: float | None
     feature_names: tuple[str, ...] | None
     hyper: dict[str, Any]
 
-    @property
-    @abstractmethod
-    def n_features_in(self) -> int:
-        """Number of inputs, D."""
-
     @abstractmethod
     def score_samples(self, X: MatrixLike, *, n_threads: int | None = None) -> Floats:
-        """Return the log-likelihood of each row, ``log p(x)``. Exact.
+        """Return the log-likelihood of each row, ``log p(x)`` (eq. 5, section 4.1). Exact.
 
         Parameters
         ----------
@@ -120,13 +117,13 @@ class Density(ABC):
         n_samples : int
             Rows to draw, each from a mask or a member that is drawn for it. A row costs about as much as its score.
         random_state : None, int, Generator, SeedSequence or RandomState
-            An int gives the same rows every time, whatever the number of threads.
+            An int gives the same rows every time, for any number of threads.
         mask, member, n_threads
-            As in :meth:`score_samples`.
+            As in :meth:`score_samples`: all rows come from this mask or member.
         """
 
     def score(self, X: MatrixLike, *, n_threads: int | None = None) -> float:
-        """Return the mean log-likelihood of the rows of X in nats; if some miss entries (NaN), of what is observed of them."""
+        """Return the mean log-likelihood of the rows of X in nats, or of the observed entries of rows that miss some (NaN)."""
         return float(np.mean(log_p_observed(self, X, n_threads)[0]))
 
     def log_marginal(
@@ -139,10 +136,10 @@ class Density(ABC):
         return_std: bool = False,
         n_threads: int | None = None,
     ) -> Floats | tuple[Floats, Floats]:
-        """Return the log-likelihood of what is observed of each row, ``log sum_missing p(x)``; 0 where nothing is.
+        """Return the log-likelihood of the observed inputs of each row, ``log sum_missing p(x)``; 0 for a row without any.
 
-        Where nothing is missing it is that of the whole row under the answering networks; :meth:`score_samples` gives that of
-        the whole model. For X and the other options see :class:`Density`.
+        A complete row has its log-likelihood under the answering networks, not under the whole model as in
+        :meth:`score_samples`. For X and the other options see :class:`Density`.
 
         Parameters
         ----------
@@ -174,7 +171,7 @@ class Density(ABC):
         return_std: bool = False,
         n_threads: int | None = None,
     ) -> Floats | tuple[Floats, Floats]:
-        """Return ``p(x_t = 1 | what is observed of the row)`` for one input t of each row.
+        """Return ``p(x_t = 1 | the observed inputs of the row)`` for one input t of each row.
 
         It is ``p(x_t = 1, observed) / p(observed)`` under the networks that answer for the observed inputs and t together.
         For X and the other options see :class:`Density`.
@@ -211,7 +208,7 @@ class Density(ABC):
         random_state: Any = None,
         n_threads: int | None = None,
     ) -> NDArray[np.uint8]:
-        """Draw what is missing of each row, given what is observed.
+        """Draw the missing inputs of each row, given the observed ones.
 
         Draws are independent; those of a mixture come from network m with probability ``p_m(observed) / sum_m p_m(observed)``.
         Where evidence stands late in the ordering, the early missing inputs are drawn jointly: from their enumerated
@@ -238,7 +235,7 @@ class Density(ABC):
         random_state: Any = 0,
         n_threads: int | None = None,
     ) -> NDArray[Any]:
-        """Fill in what is missing of each row. For X and the other options see :class:`Density`.
+        """Fill in the missing inputs of each row. For X and the other options see :class:`Density`.
 
         Parameters
         ----------
@@ -275,7 +272,8 @@ class Density(ABC):
         Parameters
         ----------
         mask : int or Connectivity, optional
-            Which, if there are several; of a mixture, ``member`` says of which model.
+            Which, if there are several; of a mixture, ``member`` says of which model. The network of member m that answers for
+            a pattern: ``mixture.to_dense(member=m, mask=mixture.members[m].member_for(observed))``.
 
         Returns
         -------
@@ -296,7 +294,7 @@ class Density(ABC):
         """
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the model to one file, durably: the old file or the new one is there, whole, whatever happens.
+        """Write the model to one file, durably: the path always holds the old file or the new one, whole.
 
         ``made_fast.load`` reads it. Raises OSError where it cannot be written.
         """
@@ -315,12 +313,8 @@ class Density(ABC):
 
     def _asked(self, X: MatrixLike, n_members: Any, n_walks: Any, random_state: Any, n_threads: Any) -> Answers:
         """Check what a caller passes, and pack the rows."""
-        options = Options(
-            arguments.positive_int(n_members, "n_members", largest=arguments.MOST),
-            arguments.positive_int(n_walks, "n_walks", largest=arguments.MOST),
-            arguments.n_threads(n_threads),
-            arguments.generator(random_state),
-        )
+        counts = arguments.count(n_members, "n_members"), arguments.count(n_walks, "n_walks")
+        options = Options(*counts, arguments.n_threads(n_threads), arguments.generator(random_state))
         table, order = self._table(X), np.arange(self.n_features_in)
         bits, missing = pack_rows(table, order, self.binarize, missing=True), pack_missing(table, order)
         rows = PackedRows(bits, np.zeros_like(bits) if missing is None else missing, len(order))
@@ -330,17 +324,16 @@ class Density(ABC):
 def log_p_observed(
     model: Density, X: MatrixLike, n_threads: int | None, *, warn: bool = True, **asking: Any
 ) -> tuple[Floats, Floats]:
-    """Return log p of what is observed of each row in nats, and its standard error, (n,) both: the score of a table with gaps.
+    """Return log p of the observed inputs of each row in nats, and its standard error, (n,) both.
 
-    A row that misses nothing has its ``score_samples``, under the whole model; the others have their ``log_marginal``, which
-    takes ``asking``. With ``warn``, estimates come with an ApproximationWarning and no standard error.
+    Complete rows get their ``score_samples``, under the whole model; the others get their ``log_marginal``, which takes
+    ``asking``. With ``warn``, estimates come with an ApproximationWarning and no standard error.
     """
     table = model._table(X)
     log_p, std = np.zeros((2, len(table)))  # a table that is too large is refused before the search
     gaps = np.zeros(len(table), np.bool_)
     for part, rows in table.chunks():
-        nan = rows.missing()
-        if nan is not None:
+        if (nan := rows.missing()) is not None:
             gaps[part] = nan.any(axis=1)
     if not gaps.any():
         return model.score_samples(table, n_threads=n_threads), std
@@ -354,7 +347,7 @@ def log_p_observed(
 
 
 def _warn(method: str, asked: Answers, *, std: Floats | None = None, effective: Floats | None = None, unit: str = "") -> None:
-    """Warn of rows that are estimates: those of a standard error, or of an effective number of walks."""
+    """Warn of rows whose answers are estimates: they have a standard error, or an effective number of walks."""
     if std is not None:
         estimated = std > 0
         how_good = f"the largest standard error is {std.max():.2g}{unit} (return_std=True returns them all)"

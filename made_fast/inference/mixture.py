@@ -1,29 +1,29 @@
-"""A mixture of models that were trained apart: ``p(x) = sum_m w_m p_m(x)``. Inference only.
+"""A mixture of models that were trained apart, ``p(x) = sum_m w_m p_m(x)``; and ``load``, which reads a model or a mixture.
 
-Like a single model (``model.py``), it is for a server: NumPy and the compiled kernels are all it needs. Each member, a
-``MADEModel``, may itself be a mixture, in equal parts, over its masks. Not here: training of members and weights
-(``ensemble.py``), the public questions (``density.py``), the file (``modelfile.py``).
+Each member, a ``MADEModel``, may itself be a mixture, in equal parts, over its masks. Not here: training of members and
+weights (``ensemble.py``), the public questions (``density.py``), the file (``tensorfile.py``, ``modelfile.py``).
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from made_fast.inference import modelfile
+from made_fast.inference import modelfile, tensorfile
 from made_fast.inference.answering import MixtureAnswers, Options, PackedRows, choose
 from made_fast.inference.density import Density
-from made_fast.inference.model import MADEModel
+from made_fast.inference.model import MADEModel, from_content
 from made_fast.inference.pattern import Floats
 from made_fast.network.masks import Connectivity
 from made_fast.tables import arguments
 from made_fast.tables.arrays import CONVERSION_ERRORS
 from made_fast.tables.table import MatrixLike
 
-__all__ = ["MixtureModel"]
+__all__ = ["MixtureModel", "load"]
 
 
 class MixtureModel(Density):
@@ -43,42 +43,22 @@ class MixtureModel(Density):
     members : tuple of MADEModel
     weights : (M,) float64
         Read-only.
+    n_features_in, n_members, n_parameters : int
+        D, M, and the weights and biases of all members, without the M mixture weights.
     """
 
     def __init__(self, members: Sequence[MADEModel], weights: Any = None, *, hyper: Mapping[str, Any] | None = None) -> None:
         self.members = _members(members)
-        M = len(self.members)
+        self.n_members = M = len(self.members)
+        self.n_parameters = sum(model.n_parameters for model in self.members)
         self.weights = _weights(np.full(M, 1 / M) if weights is None else weights, M)
         self.hyper = arguments.mapping(hyper, "hyper")
+        first = self.members[0]
+        self.n_features_in, self.binarize, self.feature_names = first.n_features_in, first.binarize, first.feature_names
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         self.weights.flags.writeable = False  # a pickle of an array does not hold that
-
-    @property
-    def n_members(self) -> int:
-        """Number of models that are mixed, M."""
-        return len(self.members)
-
-    @property
-    def n_features_in(self) -> int:
-        """Number of inputs, D."""
-        return self.members[0].n_features_in
-
-    @property
-    def feature_names(self) -> tuple[str, ...] | None:  # type: ignore[override]  # it is that of the members
-        """Names of the inputs, if they have any; see ``MADEModel``."""
-        return self.members[0].feature_names
-
-    @property
-    def n_parameters(self) -> int:
-        """Number of weights and biases of all members, without the M mixture weights."""
-        return sum(model.n_parameters for model in self.members)
-
-    @property
-    def binarize(self) -> float | None:  # type: ignore[override]
-        """Inputs above it count as 1, the others as 0. None demands 0/1 input."""
-        return self.members[0].binarize
 
     def __repr__(self) -> str:
         weights = ", ".join(f"{w:.3g}" for w in self.weights[:8]) + ", ..." * (self.n_members > 8)
@@ -87,10 +67,7 @@ class MixtureModel(Density):
         return f"MixtureModel({self.n_members} members, weights {weights}, {self.n_parameters} parameters: {some})"
 
     def score_samples(self, X: MatrixLike, *, member: int | None = None, n_threads: int | None = None) -> Floats:
-        """Return ``log p(x) = logsumexp_m(log w_m + log p_m(x))`` of each row, (n,) float64 in nats. Exact.
-
-        ``member=m`` asks for ``log p_m(x)`` alone. For all else see :meth:`Density.score_samples`.
-        """
+        """Return ``log p(x)`` of each row, or ``log p_m(x)`` with ``member=m``. See :meth:`Density.score_samples`."""
         table, n_threads = self._table(X), arguments.n_threads(n_threads)
         if member is not None:
             return self._member(member).score_samples(table, n_threads=n_threads)
@@ -100,19 +77,13 @@ class MixtureModel(Density):
     def conditional_proba(
         self, X: MatrixLike, *, member: int | None = None, mask: int | None = None, n_threads: int | None = None
     ) -> NDArray[Any]:
-        """Return ``p(x_d = 1 | x_i's inputs at places before d's)``, (n, D), of one member; with several, say which.
-
-        ``mask`` must then say which mask of the member, if it has several. For all else see :meth:`Density.conditional_proba`.
-        """
+        """Return every conditional of one member under one mask; say which. See :meth:`Density.conditional_proba`."""
         return self._member(member).conditional_proba(X, mask=mask, n_threads=n_threads)
 
     def sample(
         self, n_samples: int = 1, random_state: Any = None, *, member: int | None = None, n_threads: int | None = None
     ) -> NDArray[np.uint8]:
-        """Draw independent rows, (n_samples, D) uint8, each from a member drawn with probability w_m, or all from ``member``.
-
-        For all else see :meth:`Density.sample`.
-        """
+        """Draw independent rows, each from a member drawn by weight, or all from ``member``. See :meth:`Density.sample`."""
         n = arguments.how_many(n_samples, "n_samples", max(self.n_features_in, 8))
         X, rng = np.empty((n, self.n_features_in), np.uint8), arguments.generator(random_state)
         if member is not None:
@@ -124,10 +95,7 @@ class MixtureModel(Density):
         return X
 
     def to_dense(self, *, member: int | None = None, mask: int | Connectivity | None = None) -> dict[str, Any]:
-        """Return one member, under one mask or connectivity, as plain arrays; see ``MADEModel.to_dense``.
-
-        ``mixture.to_dense(member=m, mask=mixture.members[m].member_for(observed))`` answers for member m.
-        """
+        """Return one member, under one mask or connectivity, as plain arrays. See :meth:`Density.to_dense`."""
         return self._member(member).to_dense(mask)
 
     def score_parts(self, X: MatrixLike, *, n_threads: int | None = None) -> Iterator[Floats]:
@@ -147,26 +115,19 @@ class MixtureModel(Density):
         return MixtureModel([model.with_input(binarize) for model in self.members], self.weights, hyper=self.hyper)
 
     def _encoded(self) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
-        contents = [
-            modelfile.Content(model.source, model.masks, model.rule, {**model.hyper, "binarize": model.binarize})
-            for model in self.members
-        ]
+        contents = [model._content()._replace(feature_names=None) for model in self.members]
         return modelfile.encode_ensemble(modelfile.EnsembleContent(contents, self.weights, self.hyper, self.feature_names))
 
     def _answers(self, rows: PackedRows, options: Options) -> MixtureAnswers:
         # Each member has its own random numbers, so that errors of estimates do not add up.
         seeds = options.rng.integers(2**63, size=self.n_members).tolist()
         own = [options._replace(rng=np.random.default_rng(seed)) for seed in seeds]
-        return MixtureAnswers([model._answers(rows, one) for model, one in zip(self.members, own, strict=True)], self.weights)
+        models = [model._answers(rows, one) for model, one in zip(self.members, own, strict=True)]
+        return MixtureAnswers(rows, own[0], models, self.weights)
 
     def _member(self, member: Any) -> MADEModel:
         """Return that member, or the only one there is."""
-        if member is None and self.n_members > 1:
-            raise ValueError(
-                f"member must say which is meant: the model is a mixture of {self.n_members}, each with its own ordering. "
-                f"Pass member=0, say, or any up to {self.n_members - 1}."
-            )
-        return self.members[arguments.member_number(0 if member is None else member, self.n_members)]
+        return self.members[arguments.member_number(arguments.the_member(member, self.n_members), self.n_members)]
 
 
 def _members(value: Any) -> tuple[MADEModel, ...]:
@@ -189,16 +150,67 @@ def _members(value: Any) -> tuple[MADEModel, ...]:
 
 
 def _weights(value: Any, n_members: int) -> Floats:
-    weights = arguments.vector(value, "weights", "one number a member")
-    if weights.dtype.kind not in "iuf":
-        raise TypeError(f"weights must hold numbers, got dtype {weights.dtype}.")
-    if weights.shape != (n_members,):
-        raise ValueError(f"weights must have shape ({n_members},), one number a member, got {weights.shape}.")
-    with np.errstate(over="ignore"):
-        weights = weights.astype(np.float64)  # a copy
+    weights = arguments.floats(value, "weights", n_members, "member")
     if not (np.isfinite(weights) & (weights > 0)).all():
         raise ValueError(f"weights must be finite and > 0, got {weights.tolist()}. Leave out members that shall not count.")
     if abs(weights.sum() - 1) > modelfile.WEIGHT_TOLERANCE:
         raise ValueError(f"weights must add up to 1, got {float(weights.sum())!r}. Divide them by their sum.")
     weights.flags.writeable = False
     return weights
+
+
+def load(source: Any, *, mmap: bool = False) -> MADEModel | MixtureModel:
+    """Read a model, or a mixture of models, that ``save`` wrote.
+
+    Parameters
+    ----------
+    source : path, bytes-like or binary file
+        A path (str or ``os.PathLike``); or the content of such a file, as bytes, bytearray or memoryview; or a file open for
+        reading bytes, read from where it stands to its end. It is untrusted: everything in it is checked, nothing executed.
+    mmap : bool
+        Map the parameters of the file at a path instead of reading them: many processes then share one copy. Replace a file
+        that is being served by a rename, as ``save`` does, never in place: ``cp`` and ``rsync --inplace`` over it change the
+        model under way, and a mapped file that is cut short kills the processes that use it (SIGBUS).
+
+    Raises
+    ------
+    OSError
+        The file cannot be opened or read.
+    ModelFileError
+        It is not a whole, consistent model file; a ValueError.
+    """
+    mmap = arguments.boolean(mmap, "mmap")
+    path, content = _content_of(source)
+    if mmap and content is not None:
+        raise ValueError(f"mmap=True needs the path of a file to map, got {path}. Pass its path, or leave mmap out.")
+    tensors, metadata = tensorfile.read(path, mmap=mmap, content=content)
+    if metadata.get("kind") != "ensemble":
+        return from_content(modelfile.decode(tensors, metadata, path), path)
+    found = modelfile.decode_ensemble(tensors, metadata, path)
+    members = [from_content(member._replace(feature_names=found.feature_names), path) for member in found.members]
+    try:
+        return MixtureModel(members, found.weights, hyper=found.hyper)
+    except ValueError as error:
+        raise tensorfile.file_error(path, "it must hold a mixture", str(error), "Save the model again.") from error
+
+
+def _content_of(source: Any) -> tuple[str, bytes | None]:
+    """Return the name of a source in errors, and its content; None if the source is a path."""
+    if isinstance(source, bytes | bytearray | memoryview):
+        name, content = type(source).__name__, bytes(source)
+        if len(content) < 1 << 12 and b"\0" not in content:  # the length of a header has zeros
+            way_out = "Bytes are the content of a file; if they are its path, pass os.fsdecode(path)."
+            raise tensorfile.file_error(name, "it must hold a model file", content, way_out)
+        return name, content
+    if isinstance(source, str | os.PathLike):
+        return arguments.path(source, "source"), None
+    if not callable(getattr(source, "read", None)):
+        demand = "source must be a path (str or os.PathLike), the content of a file (bytes) or a file open for reading bytes"
+        raise TypeError(f"{demand}, got {arguments.shown(source)} of type {type(source).__name__}.")
+    given = getattr(source, "name", None)
+    name = given if isinstance(given, str) else f"an open {type(source).__name__}"
+    content = source.read()
+    if not isinstance(content, bytes | bytearray | memoryview):
+        found = f"one that reads {type(content).__name__} ({name}). Open it in binary mode, open(path, 'rb')"
+        raise TypeError(f"source must be a file open for reading bytes, got {found}.")
+    return name, bytes(content)

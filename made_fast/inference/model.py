@@ -1,6 +1,6 @@
 """The fitted model: one masked network, or the mixture of a network under each of K masks. Inference only.
 
-A server embeds it: it needs NumPy and the compiled kernels, nothing else, and may be called from many threads at once.
+It needs NumPy and the compiled kernels alone, and many threads may call it at once.
 Not here: the arithmetic of a network (``network.py``), the public questions (``density.py``), the file (``modelfile.py``).
 """
 
@@ -27,14 +27,9 @@ from made_fast.tables.table import MatrixLike, Table
 
 __all__ = ["MADEModel", "from_content"]
 
-KEPT_BYTES = 64 << 20
-"""Bytes of packed networks that a model keeps between calls: 40 of 784-500-784 in float32. Others are packed when needed."""
-
-MASKS_AT_ONCE = 32
-"""Most masks whose log-likelihoods stand in memory before they are summed; so memory does not grow with the mask set."""
-
-ORDERINGS = 0x6D616465
-"""Goes into the seed of a connectivity drawn for a pattern, so that it is like no other seed."""
+KEPT_BYTES = 64 << 20  # of packed networks that a model keeps between calls: 40 of 784-500-784 in float32
+MASKS_AT_ONCE = 32  # most masks whose log-likelihoods are in memory before they are summed
+ORDERINGS = 0x6D616465  # makes the seed of a connectivity drawn for a pattern unlike other seeds
 
 
 class MADEModel(Density):
@@ -50,7 +45,7 @@ class MADEModel(Density):
     masks : MaskSet, optional
         Given with ``Shared``.
     rule : MaskRule, optional
-        How to draw further connectivities, if the model was trained under ever fresh ones. It then answers any-order
+        How to draw further connectivities, if the model was trained under fresh ones. It then answers any-order
         questions by a connectivity drawn for each.
     binarize : float, optional
         Inputs above it count as 1, the others as 0. None demands 0/1 input.
@@ -58,6 +53,13 @@ class MADEModel(Density):
         Notes on how the model came to be; saved with it. JSON values only.
     feature_names : sequence of str, optional
         Names of the inputs; saved with the model. A table whose columns have names must then have these, in this order.
+
+    Attributes
+    ----------
+    n_features_in, n_masks, n_parameters : int
+        D, K, and the weights and biases: those live under the one mask, or all that several masks share.
+    dtype : numpy.dtype
+        Of the parameters, float32 or float64.
 
     Germain, Gregor, Murray, Larochelle, "MADE: Masked Autoencoder for Distribution Estimation", ICML 2015, eqs. 4 to 13.
     """
@@ -76,48 +78,25 @@ class MADEModel(Density):
             raise TypeError(f"source must be a Network or Shared, got {type(source).__name__}. Read models by made_fast.load.")
         self.source = source.sealed()
         self.architecture = source.architecture
+        self.n_features_in, self.dtype, self.n_parameters = source.architecture.n_inputs, source.dtype, source.n_parameters
         if source.connectivity is not None:
             masks = MaskSet.of([source.connectivity])
         elif masks is None:
             raise TypeError("masks must be a MaskSet when the parameters are Shared, got None. Pass the trained mask set.")
-        self.masks = masks
+        self.masks, self.n_masks = masks, len(masks)
         self.rule = rule
         self.binarize = arguments.threshold(binarize)
         self.hyper = arguments.mapping(hyper, "hyper")
         self.feature_names = arguments.feature_names(feature_names, self.n_features_in)
-        self._keep_nothing()
+        self._kept: dict[int, Network] = {}  # packed networks
 
-    def __getstate__(self) -> dict[str, Any]:  # without what is kept: another thread may be adding to it
+    def __getstate__(self) -> dict[str, Any]:  # without the packed networks: another thread may be adding one
         return {name: value for name, value in vars(self).items() if name != "_kept"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         self.source = self.source.sealed()  # arrays come out of a pickle, or a deep copy, writable
-        self._keep_nothing()
-
-    def _keep_nothing(self) -> None:
-        """Begin with no packed networks."""
-        self._kept: dict[int, Network] = {}
-
-    @property
-    def n_features_in(self) -> int:
-        """Number of inputs, D."""
-        return self.architecture.n_inputs
-
-    @property
-    def n_masks(self) -> int:
-        """Number of connectivities that the model is the mixture over, K."""
-        return len(self.masks)
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Type of the parameters, float32 or float64."""
-        return self.source.dtype
-
-    @property
-    def n_parameters(self) -> int:
-        """Number of weights and biases: those live under the one mask, or all that several masks share."""
-        return self.source.n_parameters
+        self._kept = {}
 
     def __repr__(self) -> str:
         a = self.architecture
@@ -145,13 +124,13 @@ class MADEModel(Density):
 
     @property
     def most_members(self) -> int | None:
-        """The most networks that can answer together, K; None: any number, each drawn for the question."""
+        """The most networks that can answer together, K; None for any number, each drawn for the question."""
         return len(self.masks) if self.rule is None or self.rule.resample == "connectivity" else None
 
     def member_for(self, observed: Any, *, draw: int = 0) -> Connectivity:
         """Return the connectivity that answers for rows of which these inputs are observed.
 
-        A model trained under ever fresh orderings (``n_masks=None``) answers by one that has the observed inputs first, in
+        A model trained under fresh orderings (``n_masks=None``) answers by one that has the observed inputs first, in
         random order, and then the missing ones. It is drawn by a generator whose seed is the pattern, so it is always the
         same. Any other model answers by the mask of its set that has the fewest missing inputs before the last observed one.
 
@@ -168,10 +147,7 @@ class MADEModel(Density):
         return found if isinstance(found, Connectivity) else self.masks[found]
 
     def score_samples(self, X: MatrixLike, *, mask: int | None = None, n_threads: int | None = None) -> NDArray[np.float64]:
-        """Return ``log p(x) = logsumexp_k(log p_k(x)) - log K`` of each row (eq. 5, section 4.1), (n,) float64 in nats.
-
-        ``mask=k`` asks for ``log p_k(x)`` alone. For all else see :meth:`Density.score_samples`.
-        """
+        """Return ``log p(x)`` of each row, or ``log p_k(x)`` with ``mask=k``. See :meth:`Density.score_samples`."""
         table, n_threads = self._table(X), arguments.n_threads(n_threads)
         if mask is None and self.n_masks > 1:
             return self._mixture(table, n_threads)
@@ -179,10 +155,7 @@ class MADEModel(Density):
         return network.score(Packing(table, network.order, self.binarize), n_threads)
 
     def conditional_proba(self, X: MatrixLike, *, mask: int | None = None, n_threads: int | None = None) -> NDArray[Any]:
-        """Return ``p(x_d = 1 | x_i's inputs at places before d's)`` (eq. 8), (n, D), under one mask; with several, say which.
-
-        For all else see :meth:`Density.conditional_proba`.
-        """
+        """Return every conditional under one mask; with several, say which. See :meth:`Density.conditional_proba`."""
         table, network = self._table(X), self.member(arguments.the_mask(mask, self.n_masks))
         rows = Packing(table, network.order, self.binarize)
         return network.conditionals(rows, arguments.n_threads(n_threads), by_feature=True)
@@ -190,10 +163,7 @@ class MADEModel(Density):
     def sample(
         self, n_samples: int = 1, random_state: Any = None, *, mask: int | None = None, n_threads: int | None = None
     ) -> NDArray[np.uint8]:
-        """Draw independent rows, (n_samples, D) uint8, each under a mask that is drawn for it, or all under ``mask``.
-
-        For all else see :meth:`Density.sample`.
-        """
+        """Draw independent rows, each under a mask drawn for it, or all under ``mask``. See :meth:`Density.sample`."""
         D = self.n_features_in
         n = arguments.how_many(n_samples, "n_samples", max(D, 8))
         X = np.empty((n, D), np.uint8)  # a number that is too large is refused at once
@@ -237,16 +207,17 @@ class MADEModel(Density):
         return MADEModel(source, masks, rule=self.rule, binarize=binarize, hyper=self.hyper, feature_names=names)
 
     def _encoded(self) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+        return modelfile.encode(self._content())
+
+    def _content(self) -> modelfile.Content:
         hyper = {**self.hyper, "binarize": self.binarize}
-        return modelfile.encode(modelfile.Content(self.source, self.masks, self.rule, hyper, self.feature_names))
+        return modelfile.Content(self.source, self.masks, self.rule, hyper, self.feature_names)
 
     def _answers(self, rows: PackedRows, options: Options) -> ModelAnswers:
         self._within(options.n_members, "n_members", 1)
-
-        def network_for(observed: NDArray[np.bool_], draw: int) -> Network:
-            return self.member(self._answering(observed, draw))
-
-        return ModelAnswers(self.architecture, self.dtype, network_for, rows, options)
+        return ModelAnswers(
+            rows, options, self.architecture, self.dtype, lambda observed, draw: self.member(self._answering(observed, draw))
+        )
 
     def _answering(self, observed: NDArray[np.bool_], draw: int) -> int | Connectivity:
         """Return the connectivity drawn for a pattern, or the number of a mask of the set."""
@@ -275,27 +246,29 @@ class MADEModel(Density):
         parts = [slice(i, min(i + step, n)) for i in range(0, n, step)]
         packed_bytes = self.architecture.n_packed * self.dtype.itemsize
         at_once = max(1, min(MASKS_AT_ONCE, KEPT_BYTES // packed_bytes))
-        for first in range(0, self.n_masks, at_once):
-            masks = range(first, min(first + at_once, self.n_masks))
+
+        def score(masks: range) -> NDArray[np.float64]:
             networks: dict[int, Network] = {}
             log_p = np.empty((len(masks), n))
 
-            def pack(i: int, _: int, masks: range = masks, networks: dict[int, Network] = networks) -> None:
+            def pack(i: int, _: int) -> None:
                 networks[i] = self.member(masks[i])
 
-            def work(item: int, _: int, networks: dict[int, Network] = networks, log_p: NDArray[Any] = log_p) -> None:
+            def work(item: int, _: int) -> None:
                 i, j = divmod(item, len(parts))
                 log_p[i, parts[j]] = networks[i].score(Packing(table, networks[i].order, self.binarize)[parts[j]], 1)
 
             threads.for_each(pack, len(masks), n_threads)
             threads.for_each(work, len(masks) * len(parts), n_threads)
-            total = np.logaddexp(total, np.logaddexp.reduce(log_p, axis=0))
-        total -= np.log(self.n_masks)
-        return total
+            return np.logaddexp.reduce(log_p, axis=0)  # type: ignore[no-any-return]
+
+        for first in range(0, self.n_masks, at_once):
+            total = np.logaddexp(total, score(range(self.n_masks)[first : first + at_once]))
+        return total - np.log(self.n_masks)  # type: ignore[no-any-return]
 
 
 def from_content(content: modelfile.Content, path: str) -> MADEModel:
-    """Return the model that a file holds; ModelFileError if the threshold in it is none. ``made_fast.load`` is for users."""
+    """Return the model of a file's content; ModelFileError if its threshold is no number. Users call ``made_fast.load``."""
     hyper = dict(content.hyper)
     try:
         binarize = arguments.threshold(hyper.pop("binarize", None))

@@ -1,4 +1,4 @@
-"""What a model file holds: a model's parameters, masks and names as tensors and metadata, and back, checked.
+"""A model's parameters, masks and names as the tensors and metadata of its file, and back, checked.
 
 Not here: bytes and headers (``tensorfile.py``); the model classes, which pass and get :class:`Content` and
 :class:`EnsembleContent`.
@@ -46,14 +46,13 @@ __all__ = ["Content", "EnsembleContent", "decode", "decode_ensemble", "encode", 
 Tensor = NDArray[Any]
 PREFIX = "member."
 WEIGHT_TOLERANCE = 1e-9  # on the sum of a mixture's weights, which is 1
-
 FREE_UNITS, PARAMETERS_PER_UNIT = 1 << 20, 64
 """A file may have a million inputs and hidden units, all members together, and one more for every 64 parameters. Their tables
-take up to 50 bytes a unit: little beside the parameters of a real model, much in a file that was made to fill the memory."""
+take up to 50 bytes a unit, which a hostile file could use to fill the memory."""
 
 
 class Content(NamedTuple):
-    """The content of a model file: parameters, architecture, masks and the rule for more, a JSON object, names of inputs."""
+    """The content of a model file: parameters, masks and the rule for more, a JSON object, names of inputs."""
 
     source: Parameters
     masks: MaskSet
@@ -74,7 +73,7 @@ class EnsembleContent(NamedTuple):
 def encode(content: Content) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return the (tensors, metadata) of a model, for :func:`write`, after :func:`decode` has accepted them.
 
-    ``hyper`` is a JSON object: names are strings, tuples come back as lists, NumPy's numbers and NaN are refused.
+    In ``hyper``, a JSON object, tuples come back as lists, and NumPy's numbers and NaN are refused.
     """
     source, masks, rule, hyper, feature_names = content
     a = source.architecture
@@ -94,15 +93,10 @@ def encode(content: Content) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def decode(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: StrPath) -> Content:
     """Return the content of a file that :func:`read` has read from ``path``; ModelFileError if the kernels cannot run it."""
-    if metadata.get("kind") != "model":
-        kind = metadata.get("kind", "")
-        way_out = "Finish that fit: MADE.resume, or made-fast train --resume." if kind == "checkpoint" else FOREIGN
-        raise file_error(path, "the kind of the file must be 'model'", kind, way_out)
+    tensors, hyper, feature_names = _opened(tensors, metadata, "model", path)
     activation = _one_of(metadata, "activation", panels.ACTIVATIONS[1:], path)
     direct = _one_of(metadata, "direct", DIRECT_CONNECTIONS, path, "none")
     connectivity_weights = _one_of(metadata, "connectivity_weights", ("false", "true"), path, "false") == "true"
-    hyper = json_object(metadata.get("hyper", "").encode(), "hyper", path)
-    tensors, feature_names = _without_names(tensors, path)
     theta, masks, is_shared = _decode_tensors(tensors, path)
     first = masks[0]
     _check_names(feature_names, first.n_inputs, path)
@@ -116,12 +110,9 @@ def decode(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: Str
             raise file_error(path, "the rule must be of degrees and resample", kinds)
         degrees, resample = _one_of(kinds, "degrees", DEGREE_RULES, path), _one_of(kinds, "resample", RESAMPLE, path)
         rule = MaskRule(first, degrees, resample)
-    source: Parameters
-    if is_shared:
-        source, layout, n_parameters = Shared(architecture, theta), None, architecture.n_shared
-    else:
-        source = Network(architecture, first, theta)
-        layout, n_parameters = source.layout, panels.n_parameters(source.layout)
+    source = Shared(architecture, theta) if is_shared else Network(architecture, first, theta)
+    layout = source.layout if isinstance(source, Network) else None
+    n_parameters = panels.n_parameters(layout) if layout else architecture.n_shared
     if len(theta) != n_parameters:
         raise file_error(path, f"there must be {n_parameters} parameters, by ordering and degrees", len(theta))
     if layout and (unclean := [l for l in range(len(layout.layers)) if not _is_clean(theta, layout, l)]):
@@ -130,7 +121,7 @@ def decode(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: Str
 
 
 def encode_names(names: Sequence[str] | None) -> dict[str, Tensor]:
-    """Return the tensor of the names of the inputs, {} without names; ValueError for names that no file can hold."""
+    """Return the tensor of the names of the inputs, {} without names; ValueError for names that a file cannot hold."""
     if names is None:
         return {}
     try:
@@ -142,11 +133,18 @@ def encode_names(names: Sequence[str] | None) -> dict[str, Tensor]:
     return {"feature_names": np.frombuffer(text, np.uint8)}
 
 
-def _without_names(tensors: Mapping[str, Tensor], path: StrPath) -> tuple[dict[str, Tensor], tuple[str, ...] | None]:
-    """Return the other tensors of a file, and the names of the inputs."""
+def _opened(
+    tensors: Mapping[str, Tensor], metadata: Mapping[str, str], kind: str, path: StrPath
+) -> tuple[dict[str, Tensor], dict[str, Any], tuple[str, ...] | None]:
+    """Check the kind of a file; return its tensors without the names of the inputs, ``hyper``, and the names."""
+    found = metadata.get("kind", "")
+    if found != kind:
+        way_out = "Finish that fit: MADE.resume, or made-fast train --resume." if found == "checkpoint" else FOREIGN
+        raise file_error(path, f"the kind of the file must be {kind!r}", found, way_out)
+    hyper = json_object(metadata.get("hyper", "").encode(), "hyper", path)
     rest = dict(tensors)
     if "feature_names" not in rest:
-        return rest, None
+        return rest, hyper, None
     last, tensor = list(rest)[-1], rest.pop("feature_names")
     if last != "feature_names" or tensor.dtype != np.uint8 or tensor.ndim != 1:
         found = f"{last}, {tensor.dtype} {tensor.shape}"
@@ -155,7 +153,7 @@ def _without_names(tensors: Mapping[str, Tensor], path: StrPath) -> tuple[dict[s
     names = text.get("names")
     if text.keys() != {"names"} or not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise file_error(path, "feature_names must be an object of names, a list of strings", text)
-    return rest, tuple(names)
+    return rest, hyper, tuple(names)
 
 
 def _check_names(names: Sequence[str] | None, n_inputs: int, path: StrPath) -> None:
@@ -184,10 +182,7 @@ def encode_ensemble(content: EnsembleContent) -> tuple[dict[str, Tensor], dict[s
 
 def decode_ensemble(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: StrPath) -> EnsembleContent:
     """Return the content of a file that :func:`read` has read from ``path``; ModelFileError if it is no mixture of models."""
-    if metadata.get("kind") != "ensemble":
-        raise file_error(path, "the kind of the file must be 'ensemble'", metadata.get("kind", ""), FOREIGN)
-    hyper = json_object(metadata.get("hyper", "").encode(), "hyper", path)
-    tensors, feature_names = _without_names(tensors, path)
+    tensors, hyper, feature_names = _opened(tensors, metadata, "ensemble", path)
     weights = tensors.get("weights")
     if weights is None or weights.dtype != np.float64 or weights.ndim != 1:
         found = None if weights is None else f"{weights.dtype} {weights.shape}"

@@ -1,56 +1,104 @@
-"""Answers of one network about rows that miss the same inputs.
+"""Answers of one network about rows that miss the same inputs, and the random numbers of such rows.
 
-Rows are packed bits, 0 where missing. :class:`Pattern` is one pattern of observed inputs in the ordering of one network; its
-answers are exact where they can be, see ``density.py``. Not here: many patterns and networks in one call (``answering.py``),
-and the arithmetic of a network (``network.py``).
+Rows are packed bits, 0 where missing. Answers are exact where they can be, see ``density.py``. Not here: many patterns and
+networks in one call (``answering.py``), and the arithmetic of a network (``network.py``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, TypeAlias
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
+from itertools import pairwise
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from made_fast.inference.streams import CHOOSE, DRAW, PROPOSE, Streams
 from made_fast.network.network import Network
 from made_fast.tables.bits import pack_rows, unpack_rows
 from made_fast.tables.table import Table
 
-__all__ = ["ENUMERATED", "Pattern", "pack"]
+__all__ = ["DRAW", "ENUMERATED", "MEMBER", "Pattern", "Streams", "pack"]
 
 ENUMERATED = 12
-"""Most inputs that are summed out by enumeration: to score 2^12 rows takes about as long as a thousand walks."""
+"""Most inputs that are summed out by enumeration: the scores of 2^12 rows take about as long as a thousand walks."""
 
 Bits: TypeAlias = "NDArray[np.uint64]"
 Floats: TypeAlias = "NDArray[np.float64]"
 Index: TypeAlias = "NDArray[np.intp]"
 
+PROPOSE, CHOOSE, DRAW, MEMBER = b"propose", b"choose", b"draw", b"member"
+"""Purposes of a stream: walks that propose, a choice among them, the walk of a draw, the member that draws. A stream for each
+makes the first draws the same however many there are."""
+
+
+@cache
+def _maker() -> Callable[[bytes], np.random.Generator]:
+    """Return a function from a digest of 24 bytes to a generator; it imports numpy.random, which a server may never need."""
+    from numpy.random.bit_generator import ISeedSequence
+
+    class Key(ISeedSequence):
+        """Hands a digest to a bit generator as its whole state: a tenth of the time of seeding one."""
+
+        def __init__(self, digest: bytes) -> None:
+            self._digest = digest
+
+        def generate_state(self, n_words: int, dtype: Any = np.uint32) -> NDArray[Any]:
+            return np.frombuffer(self._digest, dtype, n_words)
+
+    return lambda digest: np.random.Generator(np.random.SFC64(Key(digest)))  # type: ignore[arg-type]  # not in NumPy's stubs
+
+
+class Streams(NamedTuple):
+    """A stream of random numbers for each of some rows and for each purpose; rows of one name have one stream.
+
+    The numbers of a row depend on the call and on the row, not on the rows beside it.
+    """
+
+    root: bytes  # at most 64, of the call and the network that answers
+    names: NDArray[np.uint64]  # of each row, (n, words), little-endian
+
+    def of(self, row: int, purpose: bytes) -> np.random.Generator:
+        """Return the stream of a row, at its beginning."""
+        digest = hashlib.blake2b(self.names[row].tobytes(), digest_size=24, key=self.root, person=purpose).digest()
+        return _maker()(digest)
+
+    def take(self, rows: NDArray[np.intp]) -> Streams:
+        """Return the streams of some of the rows."""
+        return Streams(self.root, self.names[rows])
+
+    def uniforms(self, purpose: bytes, n: int) -> NDArray[np.float64]:
+        """Return the first n numbers of every row, (rows, n)."""
+        out = np.empty((len(self.names), n))
+        for row, numbers in enumerate(out):
+            self.of(row, purpose).random(out=numbers)
+        return out
+
+    def along(
+        self, purpose: bytes, owner: NDArray[np.intp], width: int, parts: Iterable[slice]
+    ) -> Iterator[NDArray[np.float64]]:
+        """Yield ``width`` numbers for every entry of ``owner``, (entries, width), one slice after the other.
+
+        Entry i takes the next ones of row ``owner[i]``; the entries of a row stand together.
+        """
+        last = -1
+        for part in parts:
+            mine = owner[part]
+            out = np.empty((len(mine), width))
+            for start, stop in pairwise([*np.flatnonzero(np.diff(mine, prepend=-1)).tolist(), len(mine)]):
+                if mine[start] != last:  # otherwise the slice before has ended amid this row
+                    last = int(mine[start])
+                    stream = self.of(last, purpose)
+                stream.random(out=out[start:stop])
+            yield out
+
 
 class Pattern:
-    """One pattern of observed inputs in the ordering of one network. Rows come and go in order of place.
+    """One pattern of observed inputs, (D,) bool in order of features, in the ordering of one network.
 
-    Parameters
-    ----------
-    network : Network
-    observed : (D,) bool
-        In order of features.
-    n_walks : int
-        For each row, where an answer is an estimate.
-    whole : bool
-        Sum out all missing inputs by enumeration, if there are no more than ``ENUMERATED``, not just those that must be.
-
-    Attributes
-    ----------
-    reach : int
-        How many places go up to the last observed one.
-    early : (e,) intp
-        Places of the missing inputs among them, which must be summed out, because evidence comes after them.
-    exact : bool
-        Whether that is done by enumeration.
-    n_candidates : int
-        How many rows go through the network to weigh one.
+    Its rows are in order of place. ``n_walks`` are those of each row, where an answer is an estimate. ``whole`` sums out all
+    missing inputs by enumeration, if there are no more than ``ENUMERATED``, not just the early ones.
     """
 
     def __init__(self, network: Network, observed: NDArray[np.bool_], n_walks: int, whole: bool = False) -> None:
@@ -59,11 +107,12 @@ class Pattern:
         missing = ~observed[network.order]
         D = len(missing)
         enumerable = np.count_nonzero(missing) <= ENUMERATED
+        # The number of places up to the last observed one. The missing inputs among them must be summed out.
         self.reach = D if whole and enumerable else int(D - np.argmin(missing[::-1])) if observed.any() else 0
         self.missing: Index = np.flatnonzero(missing)
         self.early: Index = np.flatnonzero(missing[: self.reach])
         self.late: Index = np.arange(self.reach, D)
-        self.exact = len(self.early) <= ENUMERATED
+        self.exact = len(self.early) <= ENUMERATED  # by enumeration
         if not len(self.early):
             self._completions = np.zeros((1, -(-D // 64)), np.uint64)
         elif self.exact:
@@ -71,7 +120,7 @@ class Pattern:
             completions = np.zeros((len(codes), D), np.uint8)
             completions[:, self.early] = (codes[:, None] >> np.arange(len(self.early))) & 1
             self._completions = pack(completions)
-        self.n_candidates = len(self._completions) if self.exact else n_walks
+        self.n_candidates = len(self._completions) if self.exact else n_walks  # rows through the network to weigh one
 
     def place(self, X: NDArray[np.uint8]) -> Bits:
         """Pack rows (n, D) in the order of features."""
@@ -96,7 +145,7 @@ class Pattern:
         return log_p, np.maximum((share**2).sum(axis=1) - 1 / self.n_walks, 0) * (self.n_walks / (self.n_walks - 1))
 
     def draw(self, bits: Bits, which: Index, streams: Streams) -> tuple[Bits, Floats]:
-        """Draw what is missing of ``bits[which]``; return these rows and the effective number of walks of each of ``bits``.
+        """Fill in ``bits[which]`` by draws; return these rows and the effective number of walks of each of ``bits``.
 
         ``which`` never decreases.
         """
@@ -150,13 +199,14 @@ class Pattern:
             return rows, log_p, log_p
         owner = np.repeat(np.arange(len(bits)), self.n_walks)
         rows = self._drawn(bits[owner], self.missing, PROPOSE, streams, owner)
-        # A weight is p(evidence | before), place by place, multiplied. Taken as p(all) over p(what was drawn) it keeps its
-        # precision when evidence is unlikely: 1 - p has none left then, but what was drawn was hardly ever that unlikely.
+        # A weight is the product of p(evidence | before) over the places. As p(all) over p(what was drawn) it keeps its
+        # precision when evidence is unlikely: 1 - p has none left then, but a draw is hardly ever that unlikely.
         log_q = np.empty(len(rows))
         for part in self._parts(len(rows)):
             proba = self.network.conditionals(rows[part], 1)[:, self.early].astype(np.float64)
             drawn = np.where(self._unpack(rows[part])[:, self.early], proba, 1 - proba)
-            log_q[part] = _row_sums(np.log(np.maximum(drawn, np.finfo(np.float64).tiny)))
+            # NumPy adds in an order that depends on the memory layout, and one row may be laid out in both ways.
+            log_q[part] = np.ascontiguousarray(np.log(np.maximum(drawn, np.finfo(np.float64).tiny))).sum(axis=1)
         rows = rows.reshape(len(bits), self.n_walks, -1)
         log_p = self._score(rows)
         return rows, log_p - log_q.reshape(log_p.shape) - np.log(self.n_walks), log_p
@@ -174,7 +224,7 @@ class Pattern:
         return self._walk(bits, free, (0.5 for _ in self._parts(len(bits))))
 
     def _drawn(self, bits: Bits, free: Index, purpose: bytes, streams: Streams, owner: Index) -> Bits:
-        """Do the same with bits that are drawn, those of row i by the stream of ``owner[i]``."""
+        """Return rows with bits drawn at the places ``free``, those of row i by the stream of ``owner[i]``."""
         return self._walk(bits, free, streams.along(purpose, owner, len(free), self._parts(len(bits))))
 
     def _walk(self, bits: Bits, free: Index, numbers: Iterator[Any]) -> Bits:
@@ -206,11 +256,6 @@ def pack(X: NDArray[np.uint8]) -> Bits:
     return pack_rows(Table(X), np.arange(X.shape[1]))
 
 
-def _row_sums(values: Floats) -> Floats:
-    """Return the sums of rows. NumPy adds in an order that depends on how they lie in memory, and one row lies both ways."""
-    return np.ascontiguousarray(values).sum(axis=1)  # type: ignore[no-any-return]
-
-
 def _choose(share: Floats, n: int, rng: np.random.Generator) -> Index:
     """Draw n candidates with these probabilities."""
     up_to = np.cumsum(share)
@@ -218,7 +263,7 @@ def _choose(share: Floats, n: int, rng: np.random.Generator) -> Index:
 
 
 def _greedy(log_w: Floats, e: int) -> Index:
-    """Return the candidate with the likelier bit, given those before, at one early place after the other (bit i: place i)."""
+    """Return the candidate with the likelier bit, given those before, at each early place in turn (bit i: place i)."""
     chosen = np.zeros(len(log_w), np.intp)
     for i in range(e):
         by_bit = log_w.reshape(len(log_w), -1, 2)
@@ -230,6 +275,6 @@ def _greedy(log_w: Floats, e: int) -> Index:
 
 
 def _effective(log_w: Floats) -> Floats:
-    """Return ``(sum w)^2 / sum w^2`` of each row: how many walks of equal weight would be worth as much."""
+    """Return ``(sum w)^2 / sum w^2`` of each row: the number of walks of equal weight that would be worth as much."""
     w = np.exp(log_w - log_w.max(axis=1, keepdims=True))
     return w.sum(axis=1) ** 2 / (w**2).sum(axis=1)  # type: ignore[no-any-return]

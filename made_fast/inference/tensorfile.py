@@ -47,8 +47,7 @@ __all__ = ["ModelFileError", "file_error", "json_object", "read", "read_metadata
 
 OWN_METADATA = ("format", "format_version", "data_sha256", "header_sha256")
 FORMAT, VERSION, UNSEALED = "made_fast", "1", "0" * 64
-ALIGNMENT, MAX_DIMENSIONS = 64, 8
-MAX_HEADER = 1 << 20
+ALIGNMENT, MAX_DIMENSIONS, MAX_HEADER = 64, 8, 1 << 20
 MAX_JSON, MAX_VALUES = 1 << 22, 150_000  # bytes and values: as Python objects they take 64 MB at the most
 NO_JSON = (json.JSONDecodeError, UnicodeDecodeError, UnicodeEncodeError, ValueError, RecursionError)  # not their subclasses
 CHUNK = 1 << 18  # items that are worked on at a time, while they are in cache
@@ -60,7 +59,7 @@ FOREIGN = "This is no made_fast model (save one with MADE.save), or its first by
 NEWER = "Update made_fast, or save the model again with this version."
 DIVERGED = "Save a model that is finite: an earlier state, or one trained again with a smaller learning rate."
 
-_brief = reprlib.Repr()  # at most a line, whatever a hostile file holds
+_brief = reprlib.Repr()  # at most a line, for a hostile file too
 _brief.maxlevel, _brief.maxstring, _brief.maxother = 2, 80, 80
 
 
@@ -79,8 +78,7 @@ class Tensor(NamedTuple):
 def write(path: StrPath, tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> None:
     """Write a file of ``tensors``, in the order given, and ``metadata``, by :func:`replace`.
 
-    Raises ValueError if :func:`read` would refuse the result (a tensor of another dtype, not finite or off its alignment, a
-    long header), OSError if the file cannot be written.
+    Raises ValueError if :func:`read` would refuse the result, OSError if the file cannot be written.
     """
     arrays = {}
     for name, tensor in tensors.items():
@@ -105,9 +103,8 @@ def read(path: StrPath, *, mmap: bool = False, content: bytes | None = None) -> 
     """Read and check a file of :func:`write`; return its tensors in their order, and its metadata without the file's own.
 
     The arrays are read-only views of one block that starts on a 64-byte boundary: a copy of the data or, with ``mmap``, a map
-    of the file that processes share. :func:`write` over a mapped file is harmless. A change in place changes the arrays, and
-    a file cut short (by cp or rsync --inplace) kills the processes that use it, by SIGBUS. With the ``content`` of a file,
-    ``path`` is only its name in errors. Raises ModelFileError, or OSError if there is no file to be read.
+    of the file that processes share. With the ``content`` of a file, ``path`` is only its name in errors. Raises
+    ModelFileError, or OSError if there is no file to be read.
     """
     with _open(path) if content is None else io.BytesIO(content) as file:
         size = os.fstat(file.fileno()).st_size if content is None else len(content)
@@ -132,7 +129,7 @@ def read_metadata(path: StrPath) -> dict[str, str]:
 
 
 def _open(path: StrPath) -> io.BufferedReader:
-    """Open a file, and refuse what is none before: opening a pipe would block."""
+    """Open a regular file; refuse others first, because opening a pipe blocks."""
     mode = os.stat(path).st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # open raises its own error for a folder
         raise file_error(path, "a model file must be a regular file", "a device, pipe or socket", FOREIGN)
@@ -168,7 +165,7 @@ def make_header(arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str],
 
 
 def _seal(digest: str) -> bytes:
-    """Return the bytes of the checksum's entry in the file. No string can imitate them: its quotes would be escaped."""
+    """Return the bytes of the checksum's entry in the file. No string can hold them: its quotes would be escaped."""
     return f'"header_sha256":"{digest}"'.encode()
 
 
@@ -207,7 +204,7 @@ def read_header(file: BinaryIO, size: int, path: StrPath) -> tuple[list[Tensor],
 
 
 def _parse_tensor(name: str, entry: Any, size: int, path: StrPath) -> Tensor:
-    """Check one tensor's entry as far as possible without the others; every number is bounded before it is used."""
+    """Check one tensor's entry as far as possible without the others; bound every number before its use."""
     tensor = f"tensor {short(name)}"
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         raise file_error(path, f"{tensor} must have dtype, shape and data_offsets", entry)

@@ -1,4 +1,4 @@
-"""An architecture, what all networks of a model have in common; tables and workspaces follow from it.
+"""The architecture that all networks of a model have in common, with the tables and workspaces that follow from it.
 
 Not here: masks (``masks.py``), parameters and arithmetic on them (``network.py``).
 """
@@ -24,7 +24,7 @@ BLOCK = 96
 """Rows that a kernel takes through all layers at once: sixteen register tiles, so the activations stay in the L2 cache."""
 
 SMALL = 4096
-"""Scratch of fewer numbers is made for every call, and begins anywhere."""
+"""Scratch of fewer numbers is made for every call, and need not be aligned."""
 
 MOST_KEPT = 8 << 20
 """Bytes of scratch that a thread keeps at the most."""
@@ -33,12 +33,12 @@ BOUNDED = ("tanh", "sigmoid", "softsign")
 """Activations that are at most 1 in size."""
 
 ROUNDING = 16
-"""How much larger than the bound sums may be that are not exact."""
+"""Inexact sums may exceed the bound by this factor."""
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """What all members of a model have in common, but for the values of the parameters.
+    """Sizes, activation and kinds of connections: what all networks of a model have in common.
 
     Attributes
     ----------
@@ -74,7 +74,7 @@ class Architecture:
 
     @once
     def _no_layout(self) -> panels.Layout:
-        """Return a layout with every weight live, for what does not depend on the connectivity."""
+        """Return a layout with every weight live, for sizes that do not depend on the connectivity."""
         full = [np.full(n, below, np.int32) for below, n in pairwise((self.n_inputs, *self.hidden_sizes, self.n_inputs))]
         direct = [self.has_direct(l) for l in range(len(full))]
         extra = [np.full(len(live), self.n_inputs, np.int32) if d else None for live, d in zip(full, direct, strict=True)]
@@ -106,7 +106,7 @@ class Architecture:
 
     @once
     def chunk_rows(self) -> int:
-        """How many rows to hand to a thread at a time: about a millisecond of work, whole blocks; not a matter of threads."""
+        """Rows that a thread takes at a time, for any number of threads: whole blocks, about a millisecond of work."""
         blocks = 100_000_000 // (BLOCK * (self.n_packed + 2000))
         return BLOCK * min(max(blocks, 1), 64)
 
@@ -144,18 +144,12 @@ def order_of(staircase: Staircase) -> NDArray[np.int32]:
     return np.concatenate(staircase.sorts[:-1], axis=-1).astype(np.int32)
 
 
-class _Kept(threading.local):
-    """What a thread keeps for its next call."""
-
-    def __init__(self) -> None:
-        self.raw = np.empty(0, np.uint8)
-
-
-_kept = _Kept()
+_kept = threading.local()
+"""The scratch ``raw`` that a thread keeps for its next call."""
 
 
 def scratch(reals: int, ints: int, dtype: np.dtype[Any]) -> Scratch:
-    """Return a workspace for a kernel that this thread calls; what is in it means nothing, and the next call gets it too.
+    """Return a workspace, not initialised, for a kernel that this thread calls; the next call gets it too.
 
     Memory fresh from the system costs a page fault every 4 KB, which costs up to a tenth of the time of scoring.
     """
@@ -163,7 +157,9 @@ def scratch(reals: int, ints: int, dtype: np.dtype[Any]) -> Scratch:
         return Scratch(np.empty(reals, dtype), np.empty(ints, np.int32))
     start = -(-reals * dtype.itemsize // 64) * 64  # of the integers
     n = start + 4 * ints
-    raw = _kept.raw if len(_kept.raw) >= n else panels.aligned_empty(n, np.uint8)
+    raw = getattr(_kept, "raw", None)
+    if raw is None or len(raw) < n:
+        raw = panels.aligned_empty(n, np.uint8)
     if n <= MOST_KEPT:
         _kept.raw = raw
     return Scratch(raw[: reals * dtype.itemsize].view(dtype), raw[start:n].view(np.int32))

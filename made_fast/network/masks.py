@@ -1,7 +1,7 @@
-"""Orderings, degrees and the staircase: what decides which unit sees which.
+"""Orderings, degrees and the staircase, which decide which unit sees which.
 
-Pure functions of small integer vectors. Nothing here holds a mask matrix, a weight or a row of data; a mask of
-``D x H`` booleans is only ever written down by ``kernels/reference/dense.py``.
+Pure functions of small integer vectors. Nothing here holds a mask matrix, a weight or a row of data; only
+``kernels/reference/dense.py`` makes a mask of ``D x H`` booleans.
 
 Source: Germain, Gregor, Murray, Larochelle, "MADE: Masked Autoencoder for Distribution Estimation", ICML 2015,
 arXiv:1502.03509, sections 3 and 4.
@@ -31,12 +31,12 @@ class _ReadOnly:
         for name in fields:
             fields[name] = read_only(fields[name])
 
-    def __reduce__(self) -> tuple[Any, ...]:  # arrays that come out of a pickle, or a deep copy, would be writable
+    def __reduce__(self) -> tuple[Any, ...]:  # arrays from a pickle or a deep copy would be writable
         return type(self), tuple(self.__dict__.values())
 
 
 def read_only(value: Any) -> Any:
-    """Return a read-only view of an array, or of all arrays in a tuple; anything else as it is."""
+    """Return a read-only view of an array, or of all arrays in a tuple; other values are returned unchanged."""
     if isinstance(value, tuple):
         return tuple([read_only(part) for part in value])
     if isinstance(value, np.ndarray) and value.flags.writeable:
@@ -160,10 +160,10 @@ class Staircase(_ReadOnly):
     direct: tuple[IntVector | None, ...]
 
     def __post_init__(self) -> None:
-        self.sorts[0].flags.writeable = False  # our own; models hand this one out
+        self.sorts[0].flags.writeable = False  # models hand this one out
 
     def __getitem__(self, k: int) -> Staircase:
-        """Return that of mask k."""
+        """Return the staircase of mask k."""
         direct = tuple(None if live is None else live[k] for live in self.direct)
         return Staircase(tuple(sort[k] for sort in self.sorts), tuple(live[k] for live in self.n_live), direct)
 
@@ -175,11 +175,11 @@ class MaskRule:
     Attributes
     ----------
     base : Connectivity
-        The first mask; what is not resampled is taken from it.
+        The first mask; the others have its ordering or degrees where these are not resampled.
     degrees : {"stratified", "uniform"}
         How degrees are drawn.
     resample : {"both", "order", "connectivity"}
-        What varies from mask to mask: ordering and degrees, the ordering only, the degrees only (sections 4.1 and 4.2).
+        What varies: ordering and degrees, the ordering only, the degrees only (sections 4.1 and 4.2).
     """
 
     base: Connectivity
@@ -218,14 +218,14 @@ def _draw_orderings(n: int, n_inputs: int, rng: np.random.Generator) -> IntVecto
 
 
 def _draw_degrees(
-    n: int, n_inputs: int, hidden_sizes: Sequence[int], rule: str, rng: np.random.Generator
+    n: int, n_inputs: int, hidden_sizes: Sequence[int], how: str, rng: np.random.Generator
 ) -> tuple[IntVector, ...]:
-    """Draw the degrees of every hidden layer n times, (n, H_l), by a rule of ``draw_connectivity``."""
+    """Draw the degrees of every hidden layer n times, (n, H_l), ``how`` as in :func:`draw_connectivity`."""
     largest = max(n_inputs - 1, 1)
     smallest: Any = np.ones((n, 1), np.int64)
     layers: list[IntVector] = []
     for size in hidden_sizes:
-        if rule == "uniform":
+        if how == "uniform":
             m = rng.integers(smallest, largest + 1, size=(n, size))
         else:
             stratum = (np.arange(size) + rng.random((n, size))) / size

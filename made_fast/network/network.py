@@ -34,7 +34,7 @@ SPARSE_BELOW = 0.33
 times crossed between 0.30 and 0.35 in training and scoring, at D = 784 and 180 (AVX-512, one thread)."""
 
 HUGE = 4 << 20
-"""Numbers that take more than some 20 ms to pack; Ctrl-C does not wait for that."""
+"""Numbers that take more than about 20 ms to pack; Ctrl-C does not wait for that."""
 
 PROBES = 16
 """Rows, and as many opposites of them, that a guarded network is tried with."""
@@ -45,7 +45,7 @@ OVERFLOW = (
 )
 
 OF_VECTOR = ("guarded", "_probed", "_net", "_record")
-"""What is computed once and follows from the vector."""
+"""Attributes that are computed once from the vector."""
 
 Bits = NDArray[np.uint64]
 Rows: TypeAlias = "Bits | Packing"
@@ -66,11 +66,11 @@ class Parameters(ABC):
     ----------
     architecture : Architecture
     vector : (n,) float32 or float64
-        Used as it is, not copied; read-only once it is sealed.
+        Not copied; read-only once it is sealed.
     connectivity : Connectivity or None
         The only one that the parameters serve; None: they serve any.
     watched : bool
-        Whether they are a model's: answers are then looked at where there is need, see :attr:`guarded`.
+        Whether they are a model's, whose answers are checked if need be, see :attr:`guarded`.
     """
 
     connectivity: Connectivity | None = None
@@ -116,7 +116,7 @@ class Parameters(ABC):
         return self.watched and self.architecture.may_overflow(self._given)
 
     def sealed(self) -> Self:
-        """Return the same as a model has it: watched, and with a read-only view of the vector."""
+        """Return the parameters of a model: watched, and with a read-only view of the vector."""
         if self.watched and not self.vector.flags.writeable:
             return self
         same = self.with_vector(self._given)
@@ -124,7 +124,7 @@ class Parameters(ABC):
         return same
 
     def with_vector(self, vector: NDArray[Any]) -> Self:
-        """Return parameters of the same architecture, and connectivity, with other values."""
+        """Return parameters of the same architecture and connectivity with other values."""
         same = object.__new__(type(self))
         same.__dict__.update({name: value for name, value in vars(self).items() if name not in OF_VECTOR})
         same.vector = same._given = vector
@@ -134,7 +134,7 @@ class Parameters(ABC):
 class Shared(Parameters):
     """One set of parameters, in the original order of features and units, for any connectivity of an architecture.
 
-    The vector, of ``architecture.n_shared`` numbers, is in the shared layout of ``made_fast.kernels.layout``.
+    The vector, of ``architecture.n_shared`` numbers, is in the shared layout (``made_fast.kernels.layout``).
     """
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -155,7 +155,7 @@ class Shared(Parameters):
 
     @property
     def order(self) -> NDArray[np.intp]:
-        """The order of the features: that of the places changes from step to step."""
+        """The order of the features: the order of the places changes from step to step."""
         return np.arange(self.architecture.n_inputs)
 
     def network(self, connectivity: Connectivity) -> Network:
@@ -172,7 +172,7 @@ class Shared(Parameters):
         else:
             threads.unattended(pack)
         network = Network(self.architecture, connectivity, theta, staircase, layout)
-        network.watched, vars(network)["guarded"] = self.watched, self.guarded  # a part of them is as good
+        network.watched, vars(network)["guarded"] = self.watched, self.guarded  # the bound holds for a part of the vector
         return network
 
     def training(self, batches: Batches, turn: Turn | None) -> Callable[..., None]:
@@ -184,14 +184,8 @@ class Shared(Parameters):
 class Network(Parameters):
     """A network under one connectivity.
 
-    Parameters
-    ----------
-    architecture : Architecture
-    connectivity : Connectivity
-    vector : (n,) float32 or float64
-        In the panel layout (``made_fast.kernels.layout``).
-    staircase, layout : optional
-        Those of the connectivity, if they are at hand.
+    The vector is in the panel layout (``made_fast.kernels.layout``); ``staircase`` and ``layout`` of the connectivity are
+    computed if they are not given.
     """
 
     connectivity: Connectivity
@@ -238,7 +232,7 @@ class Network(Parameters):
         return self
 
     def training(self, batches: Batches, turn: Turn | None) -> Callable[..., None]:
-        """See :meth:`Parameters.training`; whose turn it is does not matter."""
+        """See :meth:`Parameters.training`; there are no turns."""
         return partial(kernels.active.train, self._net, batches)
 
     def score(self, rows: Rows, n_threads: int, n_places: int | None = None) -> NDArray[np.float64]:
@@ -246,17 +240,14 @@ class Network(Parameters):
 
         With ``n_places``, log p of the inputs at the first so many places, the others summed out.
         """
-        log_p, parts = np.empty(len(rows)), self._parts(len(rows), n_threads)
+        log_p = np.empty(len(rows))
         places = self.architecture.n_inputs if n_places is None else n_places
 
-        def work(i: int, _: int) -> None:
-            bits = rows[parts[i]]
-            kernels.active.score(self._net, bits, places, *self._how(bits, len(rows)), log_p[parts[i]])
+        def work(part: slice) -> None:
+            bits = rows[part]
+            kernels.active.score(self._net, bits, places, *self._how(bits, len(rows)), log_p[part])
 
-        if len(parts) == 1:  # as most calls of a server: at once
-            work(0, 0)
-        else:
-            threads.for_each(work, len(parts), n_threads)
+        self._spread(work, len(rows), n_threads)
         if self.guarded:
             _ = self._probed
             _check(log_p, np.isfinite(log_p), "log p", "finite")
@@ -267,20 +258,16 @@ class Network(Parameters):
 
         Columns are in order of place or, ``by_feature``, in that of the features.
         """
-        proba = np.empty((len(rows), self.architecture.n_inputs), self.dtype)  # what is too large is refused here
-        parts = self._parts(len(rows), n_threads)
+        proba = np.empty((len(rows), self.architecture.n_inputs), self.dtype)  # a result that is too large is refused here
         feature = self.connectivity.ordering - 1
 
-        def work(i: int, _: int) -> None:
-            bits = rows[parts[i]]
-            kernels.active.conditionals(self._net, bits, *self._how(bits, len(rows)), proba[parts[i]])
+        def work(part: slice) -> None:
+            bits = rows[part]
+            kernels.active.conditionals(self._net, bits, *self._how(bits, len(rows)), proba[part])
             if by_feature:  # while these rows are in the cache
-                proba[parts[i]] = proba[parts[i]].take(feature, axis=1)
+                proba[part] = proba[part].take(feature, axis=1)
 
-        if len(parts) == 1:
-            work(0, 0)
-        else:
-            threads.for_each(work, len(parts), n_threads)
+        self._spread(work, len(rows), n_threads)
         if self.guarded:
             _ = self._probed
             _check(proba, ~np.isnan(proba), "probabilities", "numbers")
@@ -288,7 +275,7 @@ class Network(Parameters):
 
     @once
     def _probed(self) -> bool:
-        """Say that some random rows have finite scores, or raise an error: infinite logits look like certainty."""
+        """Raise FloatingPointError unless some random rows have finite scores: infinite logits look like certainty."""
         plain, D = self.with_vector(self._given), self.architecture.n_inputs
         vars(plain)["guarded"] = False
         rows = np.random.default_rng(0).integers(0, 2, (PROBES, D), np.uint8)
@@ -299,7 +286,7 @@ class Network(Parameters):
     def walk(self, uniforms: NDArray[np.float64]) -> NDArray[np.uint8]:
         """Draw rows by one walk along the ordering: x at place p + 1 is 1 where ``uniforms[i, p] < p(1 | places before)``.
 
-        A uniform below 0 puts in a 1, one above 1 a 0: so evidence is given. On the caller's thread; (n, D) uint8.
+        A uniform below 0 gives a 1, one above 1 a 0, which is how evidence is put in. On the caller's thread; (n, D) uint8.
         """
         x = np.empty(uniforms.shape, np.uint8)
         kernels.active.sample(self._net, uniforms, BLOCK, scratch(*self.architecture.walk_room, self.dtype), x)
@@ -333,13 +320,16 @@ class Network(Parameters):
             "direct": direct,
         }
 
-    def _parts(self, n: int, n_threads: int) -> list[slice]:
-        """Cut n rows into slices for threads."""
+    def _spread(self, work: Callable[[slice], None], n: int, n_threads: int) -> None:
+        """Cut n rows into slices and call ``work`` on each, on threads."""
         step = self.architecture.chunk_rows
         if n_threads > 1:  # so that the ranks end at about the same time
             least = max(1, step // BLOCK // 4) * BLOCK
             step = max(least, min(step, -(-n // (4 * n_threads * BLOCK)) * BLOCK))
-        return [slice(i, min(n, i + step)) for i in range(0, n, step)]
+        if 0 < n <= step:  # as most calls of a server: at once
+            work(slice(0, n))
+        else:
+            threads.for_each(lambda i, _: work(slice(i * step, min(n, (i + 1) * step))), -(-n // step), n_threads)
 
     def _how(self, bits: Bits, n: int) -> tuple[bool, int, Scratch]:
         """Return how a kernel reads rows, some of n: whether as sparse ones, by how many at once, and its workspace."""

@@ -1,4 +1,4 @@
-"""Standard error: messages go there, or are dropped where it is closed, full, without a reader, or missing.
+"""Messages to standard error; they are dropped where it is closed, full, without a reader, or missing.
 
 An exception that the host's signal handler raises meanwhile passes through.
 """
@@ -27,7 +27,7 @@ def is_terminal() -> bool:
 
 
 class Stream:
-    """A stream for tqdm to write to: writing to it does not fail."""
+    """A stream for tqdm: writing to it does not fail."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream

@@ -1,7 +1,4 @@
-"""Files that are written durably: afterwards a path holds the old file or the new one, whole, whatever happens meanwhile.
-
-Not here: what the files hold.
-"""
+"""Files that are written durably: a path always holds the old file or the new one, whole. Not here: what files hold."""
 
 from __future__ import annotations
 
@@ -29,17 +26,13 @@ PIECE = 1 << 23  # bytes to one fsync: one of the whole file would keep Ctrl-C w
 def replace(path: StrPath, fill: Callable[[BinaryIO], None]) -> None:
     """Put a file with the bytes that ``fill(stream)`` writes in the place of ``path``: all of it, durably, or nothing.
 
-    The bytes go to a temporary file in the same folder, which must exist; it is fsynced and renamed; then the folder is
-    fsynced. A symbolic link is followed. Owner, group, extended attributes (so ACLs too) and mode of an existing file are
-    kept, as far as this process may set them; a new file's mode honours the umask. A process that has the old file mapped or
-    open keeps it.
+    The bytes go to a temporary file in the same folder, which is fsynced and renamed; then the folder is fsynced. A symbolic
+    link is followed. Owner, group, extended attributes (so ACLs too) and mode of an existing file are kept, as far as this
+    process may set them; a new file's mode honours the umask. A process that has the old file mapped or open keeps it.
 
-    ``stream`` is buffered and seekable, and ``fill`` may close it. On the main thread the work is given to another thread: an
-    exception that a signal handler raises (Ctrl-C) takes effect at the next piece that is written, so ``fill`` should compute
-    nothing that takes long between two writes. Neither a temporary file nor a descriptor is left.
-
-    Raises OSError if the file cannot be written; IsADirectoryError if ``path`` ends with a separator. The old file is
-    untouched, unless a step after the rename failed, such as the folder's fsync.
+    ``stream`` is buffered and seekable, and ``fill`` may close it. Another thread does the work of the main thread, so that
+    Ctrl-C takes effect at the next write. Raises OSError if the file cannot be written; the old file is then untouched, unless
+    a step after the rename failed, such as the folder's fsync.
     """
     called_off: list[None] = []
 
@@ -54,14 +47,14 @@ def check_writable(path: StrPath) -> None:
     """Raise the OSError that :func:`replace` would raise, as far as it is known before: make and remove a temporary file."""
 
     def check(_: int) -> None:
-        with _naming(path), _temporary_file(_target(path)) as (temporary, _descriptor, _old):
+        with _naming(path), _temporary_file(_target(path)) as (temporary, *_rest):
             os.unlink(temporary)
 
     threads.run(check, 1, all_n=False, aside=True)
 
 
 class _CalledOff(BaseException):
-    """The caller was interrupted, so nothing more is written. The caller raises the interrupt instead of this."""
+    """Ends the writing for an interrupted caller, which raises the interrupt instead of this."""
 
 
 class _Growing(io.FileIO):
@@ -69,8 +62,7 @@ class _Growing(io.FileIO):
 
     def __init__(self, descriptor: int, check: Callable[[], None]) -> None:
         super().__init__(descriptor, "wb", closefd=False)
-        self._descriptor, self._check = descriptor, check
-        self._written = 0
+        self._descriptor, self._check, self._written = descriptor, check, 0
         self.dropped = False  # then bytes still in a buffer above go nowhere: the descriptor may be another file's by now
 
     def fileno(self) -> int:
@@ -137,7 +129,7 @@ def _naming(path: StrPath) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _ignoring_errors() -> Iterator[None]:
-    """Ignore errors of the system. One without a number is none: a signal handler has raised it, at a time limit say."""
+    """Ignore errors of the system. A signal handler raises those without a number, at a time limit say."""
     try:
         yield
     except OSError as error:

@@ -11,10 +11,10 @@ T = TypeVar("T")
 
 
 class once(Generic[T]):  # noqa: N801
-    """A property that is computed on first use and kept.
+    """A property that is computed on first use and kept. A class with such properties is pickled without them.
 
-    It takes no lock, unlike ``functools.cached_property`` of Python 3.11: a child forked while another thread holds the lock
-    would wait for ever. Two threads may compute the same value. A class with such properties is pickled without them.
+    Two threads may compute the same value, as there is no lock, unlike in ``functools.cached_property`` of Python 3.11: a
+    child forked while another thread holds the lock would wait forever.
     """
 
     def __init__(self, compute: Callable[[Any], T]) -> None:

@@ -1,7 +1,7 @@
 """Threads: how many to use, and the work that each does. The kernels start no thread; this file does.
 
-Threads are ordinary Python threads that spend their time in kernels without the GIL. They are started on first use, sleep
-when idle, and end with the process. A forked child forgets its parent's threads and starts its own.
+They are Python threads that spend their time in kernels without the GIL. They start on first use, sleep when idle, and end
+with the process. A forked child forgets its parent's threads and starts its own.
 """
 
 from __future__ import annotations
@@ -18,9 +18,7 @@ from queue import SimpleQueue
 
 __all__ = ["available", "for_each", "run", "unattended"]
 
-HELPERS = max(16, 2 * (os.cpu_count() or 1))
-"""Most threads that help all calls of ``for_each`` at the same time, and most idle threads that are kept."""
-
+HELPERS = max(16, 2 * (os.cpu_count() or 1))  # most threads that help all calls of ``for_each``, and most that idle
 LOOK = 0.01  # seconds that a caller waits at a time
 CGROUPS, OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
@@ -33,7 +31,7 @@ def available() -> int:
 
 
 def _number(text: str) -> int:
-    """Return the number in a text from outside; 0 if that is no plain decimal number, or too long to be one."""
+    """Return the number in a text from outside; 0 if that is no plain decimal number, or too long."""
     text = text.strip()
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else 0
 
@@ -51,11 +49,10 @@ def _text(path: Path) -> str:
 @cache
 def _quota() -> float:
     """Return the smallest CPU limit of our control group and of those above it, rounded up. Read once, because it is slow."""
-    groups = [("", "/"), ("cpu", "/")]  # a container sees its own group there, by whatever name outside
-    lines = [line.split(":", 2) for line in _text(OWN_CGROUPS).splitlines()]
-    groups += [(line[1], line[2]) for line in lines if len(line) == 3]
+    groups = [["", "", "/"], ["", "cpu", "/"]]  # where a container sees its own group, whatever its name outside
+    groups += [line.split(":", 2) for line in _text(OWN_CGROUPS).splitlines() if line.count(":") >= 2]
     limits = [math.inf]
-    for controllers, path in groups:
+    for _, controllers, path in groups:
         if controllers and "cpu" not in controllers.split(","):
             continue
         top = CGROUPS / "cpu" if controllers else CGROUPS  # versions 1 and 2
@@ -83,7 +80,7 @@ class _Task:
         self.error: BaseException | None = None
 
     def belongs_to(self, who: str) -> bool:
-        """Return whether the task is theirs: the first to ask gets it."""
+        """Return whether the task belongs to this side, "worker" or "caller": the first that asks gets it."""
         return self._owner.setdefault("", who) == who
 
     def do(self) -> None:
@@ -139,13 +136,9 @@ _idle: list[_Worker] = []
 _given: set[_Task] = set()  # the tasks that workers have
 
 
-def _forget() -> None:
-    _idle.clear()
-    _given.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)  # the parent's threads do not exist in the child
+if hasattr(os, "register_at_fork"):  # the parent's threads do not exist in the child
+    os.register_at_fork(after_in_child=_idle.clear)
+    os.register_at_fork(after_in_child=_given.clear)
 
 
 def run(
@@ -160,10 +153,10 @@ def run(
     """Call ``work(0)``, ..., ``work(n - 1)`` at the same time, rank 0 on the caller's thread, and return when all have ended.
 
     All n really run at once, so that ``work`` may wait for the other ranks; but without ``all_n`` there are fewer if the
-    system has no more threads. After an error (Ctrl-C may strike before all ranks have begun) the others might wait for ever,
-    so ``call_off`` is called, and must end their waits. The error is raised when every rank has ended; with ``leave`` at once.
+    system has no more threads. An error (Ctrl-C may strike before all ranks have begun) calls ``call_off``, which must end the
+    waits of the others. It is raised when every rank has ended; with ``leave`` at once.
 
-    With ``aside`` rank 0 is on another thread too, if the caller is on the main thread, which gets Ctrl-C. It only waits, so
+    With ``aside`` rank 0 is on another thread too, if the caller is on the main thread, which gets Ctrl-C: it only waits, so
     it can call off the work at once. Without ``all_n`` the caller does the work if the system has no thread.
     """
     aside = aside and threading.current_thread() is threading.main_thread() and not sys.is_finalizing()  # no thread runs then

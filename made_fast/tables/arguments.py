@@ -1,7 +1,7 @@
 """Arguments other than tables: cast or refused here, hyper-parameters and the options of methods alike.
 
 A refusal says the name, the demand, what was found, and the way out: ``TypeError`` for a wrong type, ``ValueError`` for a
-wrong value. Nothing below checks again. Not here: tables of rows (``table.py``), defaults (``training/parameters.py``).
+wrong value. Nothing below checks again. Not here: tables of rows (``table.py``), defaults (``training/hyper.py``).
 """
 
 from __future__ import annotations
@@ -25,21 +25,8 @@ from made_fast.kernels import layout
 from made_fast.system import threads
 from made_fast.tables.arrays import CONVERSION_ERRORS, plain
 
-__all__ = [
-    "boolean", "choice", "choice_or_function", "constants", "count", "dtype", "feature_names", "fraction", "function",
-    "generator", "hidden_sizes", "how_many", "is_true", "mapping", "mask_number", "member_number", "n_jobs", "n_threads",
-    "non_negative_float", "non_negative_int", "observed", "ordering", "path", "positive_float", "positive_int", "probability",
-    "sample_weight", "shown", "target", "the_mask", "threshold", "vector", "verbosity",
-]  # fmt: skip
-
-IntVector = NDArray[np.int32]
-
-
-MOST = 2**31 - 1
-"""Most units of a layer, which are int32 in the kernels, and most of everything else that is counted in memory."""
-
-MOST_BYTES = 2**62
-"""More than can be asked for at once: NumPy would refuse it without saying what is too large."""
+MOST = 2**31 - 1  # units of a layer, which are int32 in the kernels, and everything else that is counted in memory
+MOST_BYTES = 2**62  # NumPy refuses an array of so many bytes without saying which argument is too large
 
 
 def shown(value: Any) -> str:
@@ -128,13 +115,11 @@ def n_threads(value: Any, name: str = "n_threads") -> int:
 
 def n_jobs(value: Any) -> int | None:
     """Return the number of jobs at a time, as joblib takes it: None, or any int but 0."""
-    if value is None:
-        return None
-    if not _is_int(value):
+    if value is not None and not _is_int(value):
         raise _wrong_type("n_jobs must be None or an int", value)
     if value == 0:
         raise ValueError("n_jobs must be None or an int other than 0, got 0. Pass -1 for as many as there are CPUs.")
-    return operator.index(value)
+    return None if value is None else operator.index(value)
 
 
 def verbosity(value: Any, name: str = "verbose") -> int:
@@ -162,21 +147,16 @@ def mapping(value: Any, name: str, of: str = "") -> dict[Any, Any]:
     return dict(value)
 
 
-def mask_number(value: Any, n_masks: int) -> int:
-    """Return the number of a mask, 0..K - 1."""
-    return _one_of(value, "mask", "model's masks", n_masks)
-
-
-def member_number(value: Any, n_members: int) -> int:
-    """Return the number of a member of a mixture, 0..M - 1."""
-    return _one_of(value, "member", "mixture's", n_members)
-
-
-def _one_of(value: Any, name: str, owner: str, n: int) -> int:
+def _numbered(value: Any, n: int, name: str, owner: str) -> int:
+    """Return the number of one of n things, counted from 0."""
     number = _int(value, name, 0)
     if number >= n:
         raise ValueError(f"{name} must be one of the {owner} 0..{n - 1}, got {shown(number)}.")
     return number
+
+
+mask_number = partial(_numbered, name="mask", owner="model's masks")
+member_number = partial(_numbered, name="member", owner="mixture's")
 
 
 def observed(value: Any, n_inputs: int) -> NDArray[np.bool_]:
@@ -206,16 +186,16 @@ def target(value: Any, n_rows: int, n_inputs: int) -> NDArray[np.intp]:
     return np.broadcast_to(columns, n_rows).astype(np.intp)
 
 
-def the_mask(value: Any, n_masks: int) -> Any:
-    """Return ``value``, or 0 for None where there is one mask only."""
-    if value is not None:
-        return value
-    if n_masks > 1:
-        raise ValueError(
-            f"mask must say which member is meant: the model is a mixture over {n_masks} masks, each with its own ordering. "
-            f"Pass mask=0, say, or any up to {n_masks - 1}."
-        )
-    return 0
+def _the(value: Any, n: int, name: str, which: str, mixture: str) -> Any:
+    """Return ``value``, or 0 for None where there is one thing only."""
+    if value is None and n > 1:
+        found = f"the model is a mixture {mixture.format(n)}, each with its own ordering"
+        raise ValueError(f"{name} must say {which} is meant: {found}. Pass {name}=0, say, or any up to {n - 1}.")
+    return 0 if value is None else value
+
+
+the_mask = partial(_the, name="mask", which="which member", mixture="over {} masks")
+the_member = partial(_the, name="member", which="which", mixture="of {}")
 
 
 positive_float = partial(_real, demand="a finite number > 0", fits=lambda number: 0 < number < inf)
@@ -237,7 +217,7 @@ def boolean(value: Any, name: str) -> bool:
 
 
 def is_true(value: Any) -> bool:
-    """Say whether this is True, Python's or NumPy's; other values that count as true do not."""
+    """Return whether this is the boolean True, Python's or NumPy's; other values that count as true are not."""
     return isinstance(value, bool | np.bool_) and bool(value)
 
 
@@ -255,18 +235,22 @@ def sample_weight(value: Any, n_rows: int, name: str = "sample_weight") -> NDArr
     """Return the weights of n_rows rows, (n,) float64; None gives length 0, which stands for 1 everywhere."""
     if value is None:
         return np.empty(0)
-    weights = vector(value, name, "one number a row")
-    if weights.dtype.kind not in "biuf":
-        raise TypeError(f"{name} must hold numbers, got dtype {weights.dtype}.")
-    if weights.ndim == 0:
-        weights = np.full(n_rows, weights)
-    if weights.shape != (n_rows,):
-        raise ValueError(f"{name} must have shape ({n_rows},), one number a row, got {weights.shape}.")
-    with np.errstate(over="ignore"):  # the largest longdoubles become infinite, and are refused as such
-        weights = weights.astype(np.float64)
+    given = vector(value, name, "one number a row")
+    weights = floats(np.full(n_rows, given) if given.ndim == 0 else given, name, n_rows, "row", "biuf")
     if not np.isfinite(weights).all():
         raise ValueError(f"{name} must be finite, got NaN or infinity. Drop those rows, or give them weight 0.")
-    return np.ascontiguousarray(weights)
+    return weights
+
+
+def floats(value: Any, name: str, n: int, of: str, kinds: str = "iuf") -> NDArray[np.float64]:
+    """Return one number for each of n things as a new array (n,) float64."""
+    found = vector(value, name, f"one number a {of}")
+    if found.dtype.kind not in kinds:
+        raise TypeError(f"{name} must hold numbers, got dtype {found.dtype}.")
+    if found.shape != (n,):
+        raise ValueError(f"{name} must have shape ({n},), one number a {of}, got {found.shape}.")
+    with np.errstate(over="ignore"):  # the largest longdoubles become infinite
+        return found.astype(np.float64, order="C")
 
 
 def feature_names(value: Any, n_features: int) -> tuple[str, ...] | None:
@@ -330,7 +314,7 @@ def hidden_sizes(value: Any, name: str = "hidden_sizes") -> tuple[int, ...]:
     return tuple(_int(size, f"{name}[{l}]", 1, largest=MOST) for l, size in enumerate(listed))
 
 
-def ordering(value: Any, n_features: int) -> str | IntVector:
+def ordering(value: Any, n_features: int) -> str | NDArray[np.int32]:
     """Return ``"natural"``, ``"random"``, or the place 1..D of each of the D features as (D,) int32."""
     demand = f"ordering must be 'natural', 'random' or the places 1..{n_features} of the features, each once"
     if isinstance(value, str):
@@ -356,10 +340,9 @@ def ordering(value: Any, n_features: int) -> str | IntVector:
 
 
 def generator(random_state: Any, name: str = "random_state") -> np.random.Generator:
-    """Return the generator that ``random_state`` stands for.
+    """Return the generator that ``random_state`` stands for: a Generator itself, or one that it seeds; None gives a fresh one.
 
-    None is a fresh one, an int or ``SeedSequence`` a repeatable one; a ``Generator`` is used as it is, a ``RandomState`` gives
-    a seed (and moves on), and so does ``numpy.random`` itself, for the global one.
+    A ``RandomState``, or ``numpy.random`` itself for the global one, gives a seed and moves on.
     """
     if isinstance(random_state, np.random.Generator):
         return random_state

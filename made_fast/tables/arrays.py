@@ -1,7 +1,7 @@
 """Objects of other libraries as NumPy arrays: data frames column by column, objects that are numbers, nullable values.
 
-Not here: checks of the result (``tables/table.py``, ``tables/arguments.py``). pandas is never imported here:
-a program that passes one of its objects has imported it.
+pandas is never imported here: a program that passes one of its objects has imported it. Not here: checks of the result
+(``tables/table.py``, ``tables/arguments.py``).
 """
 
 from __future__ import annotations
@@ -16,23 +16,17 @@ from numpy.typing import NDArray
 __all__ = ["CONVERSION_ERRORS", "column_names", "numbers", "of_frame", "plain"]
 
 CONVERSION_ERRORS = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, Warning)
-"""Errors by which the conversion of a foreign object says that it cannot be done; the user is told.
+"""Errors by which a foreign object refuses its conversion. All others pass through, such as a host's time limit, which its
+signal handler raises at any moment."""
 
-All others pass through. A host's time limit, say, is an exception that its signal handler raises at any moment: a caller that
-took it for bad input would go on when it should stop.
-"""
-
-AT_ONCE = 1 << 18
-"""Objects that are converted at once: Ctrl-C is answered in between."""
-
-_CUT = (str, bytes, complex, np.complexfloating, np.datetime64, np.timedelta64)
-"""Types that NumPy would turn into numbers: text that looks like some, complex numbers, days."""
+AT_ONCE = 1 << 18  # objects that are converted at once: Ctrl-C is answered in between
+_CUT = (str, bytes, complex, np.complexfloating, np.datetime64, np.timedelta64)  # NumPy would turn these into numbers
 
 
 def of_frame(X: Any, name: str) -> NDArray[Any] | None:
     """Return a pandas frame as an array of the smallest dtype that holds the values of all its columns exactly.
 
-    NaN stands for what is missing. Returns None for anything else: of that NumPy makes an array.
+    NaN stands for missing values. Returns None for other objects, which NumPy makes an array of.
     """
     frames = getattr(sys.modules.get("pandas"), "DataFrame", ())  # () too while another thread imports pandas
     if type(X) is np.ndarray or not isinstance(X, frames):
@@ -59,14 +53,12 @@ def column_names(X: Any) -> tuple[str, ...] | None:
         return None
     listed = list(names)
     texts = [isinstance(name, str) for name in listed]
-    if not any(texts):
-        return None
-    if not all(texts):
+    if any(texts) and not all(texts):
         raise TypeError(
             "the columns of a table must all have names that are text, or none of them, got both. "
             "Set X.columns = X.columns.astype(str), say."
         )
-    return tuple(map(str, listed))
+    return tuple(map(str, listed)) if any(texts) else None
 
 
 def plain(values: NDArray[Any]) -> NDArray[Any]:
@@ -99,7 +91,7 @@ def _convert(values: NDArray[Any], out: NDArray[np.float64], name: str, where: s
     try:
         with np.errstate(over="ignore"):  # the largest longdoubles become infinite, and are refused as such
             out[...] = values
-    except CONVERSION_ERRORS as error:  # whatever a number's own __float__ may raise
+    except CONVERSION_ERRORS as error:  # a number's own __float__ may raise any of them
         cause = ValueError if isinstance(error, ValueError | ArithmeticError) else TypeError
         raise cause(f"{name} must hold numbers, got objects that are none{where}: {error}. Convert or drop them.") from error
 

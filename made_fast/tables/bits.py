@@ -1,14 +1,14 @@
 """Bit-packed binary matrices: one bit an entry, in the order of the places, as the kernels read them.
 
 ``bits`` is (n, ceil(D / 64)) uint64, C-contiguous: bit p % 64 of word p // 64 is the input at place p + 1, bits past D are 0.
-50,000 rows of 784 inputs take 5 MB. Any table (memmap, float, sparse) is packed a chunk of rows at a time and never exists as
-a whole in a second form.
+A table (memmap, float, sparse) is packed a chunk of rows at a time and never exists as a whole in a second form.
 
 Not here: what may be packed (``tables/table.py``), files (``tables/reading``).
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,23 +25,10 @@ _POPCOUNT = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(a
 def pack_rows(
     table: Table, order: NDArray[np.intp], binarize: float | None = None, *, missing: bool = False
 ) -> NDArray[np.uint64]:
-    """Return the rows of a table as bits in the order of the places; wrong values raise ValueError.
+    """Return the rows of a table (n, D) as bits, (n, ceil(D / 64)) uint64; wrong values raise ValueError.
 
-    Parameters
-    ----------
-    table : Table of shape (n, D)
-        Values 0 and 1, or with ``binarize`` any finite numbers.
-    order : (D,) intp
-        Permutation: ``order[p]`` is the feature at place p + 1.
-    binarize : float, optional
-        Values larger than this are 1, the others 0.
-    missing : bool
-        Take NaN for 0 instead of refusing it; :func:`pack_missing` says where it is.
-
-    Returns
-    -------
-    (n, ceil(D / 64)) uint64
-        Bit p % 64 of word p // 64 of a row is ``table[row, order[p]]``.
+    Bit p % 64 of word p // 64 of a row is ``table[row, order[p]]``: ``order`` (D,) has the feature at place p + 1. For
+    ``binarize`` and ``missing`` see :meth:`Table.ones`; :func:`pack_missing` returns where NaN is.
     """
     out = np.empty((table.shape[0], -(-len(order) // 64)), np.uint64)
     for part, piece in table.chunks():
@@ -62,25 +49,22 @@ def pack_missing(table: Table, order: NDArray[np.intp]) -> NDArray[np.uint64] | 
     out = np.zeros((len(table), -(-len(order) // 64)), np.uint64)
     found = False
     for part, rows in table.chunks():
-        nan = rows.missing()
-        if nan is not None:
+        if (nan := rows.missing()) is not None:
             found = True
             _pack(nan, order, out[part])
     return out if found else None
 
 
+@dataclass(eq=False, slots=True)
 class Packing:
     """Rows of a table that are packed, and their values checked, a slice at a time as they are read.
 
-    ``len`` and slices are those of the packed array, so it can stand wherever that is read once.
+    ``len`` and slices are those of the packed array, so it can replace one that is read once.
     """
 
-    __slots__ = ("binarize", "order", "table")
-
-    def __init__(self, table: Table, order: NDArray[np.intp], binarize: float | None = None) -> None:
-        self.table = table
-        self.order = order
-        self.binarize = binarize
+    table: Table
+    order: NDArray[np.intp]
+    binarize: float | None = None
 
     def __len__(self) -> int:
         return len(self.table)
@@ -95,11 +79,8 @@ def unpack_rows(bits: NDArray[np.uint64], n_columns: int) -> NDArray[np.uint8]:
 
 
 def distinct_rows(bits: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.intp]]:
-    """Return the rows that differ, in the order in which they first come, and the number of its row there for every row.
-
-    A dictionary, not :func:`numpy.unique`: that compares rows as structures, where NumPy turns a Ctrl-C into a TypeError,
-    and sorts them, which nothing can interrupt.
-    """
+    """Return the distinct rows, in the order in which they first come, and the number of the distinct row of every row."""
+    # numpy.unique compares rows as structures, where NumPy turns a Ctrl-C into a TypeError, and nothing interrupts its sort.
     which: dict[bytes, int] = {}
     of_row = np.fromiter((which.setdefault(row.tobytes(), len(which)) for row in bits), np.intp, len(bits))
     return np.frombuffer(b"".join(which), bits.dtype).reshape(len(which), bits.shape[1]), of_row

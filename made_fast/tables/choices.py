@@ -1,13 +1,8 @@
-"""The names that arguments may take, the first is the default: what ``made-fast --help`` shows before NumPy is imported.
+"""The names that arguments may take, the default first: ``made-fast --help`` shows them before NumPy is imported.
 
 Each list is stated once, here. The kernels, which import nothing above them, have the first two beside their codes, in another
-order; a test compares. Not here: checks (``arguments.py``), hyper-parameters (``training/parameters.py``).
+order; a test compares. Not here: checks (``arguments.py``), hyper-parameters (``training/hyper.py``).
 """
-
-__all__ = [
-    "ACTIVATIONS", "DEGREE_RULES", "DIRECT_CONNECTIONS", "DTYPES", "HEADER", "METHODS", "N_WALKS", "OPTIMIZERS", "ORDERINGS",
-    "RESAMPLE", "SCHEDULES", "SPLITS", "WEIGHTS", "WEIGHT_INITS",
-]  # fmt: skip
 
 ACTIVATIONS = ("relu", "softplus", "tanh", "sigmoid", "softsign")
 OPTIMIZERS = ("adam", "adadelta", "adagrad", "rmsprop", "momentum", "sgd")
@@ -23,5 +18,4 @@ SPLITS = ("train", "valid", "test")
 WEIGHTS = ("equal", "em")
 WEIGHT_INITS = ("glorot_uniform", "glorot_normal", "orthogonal", "zeros")
 
-N_WALKS = 256
-"""Walks behind each answer about a row with missing entries that has to be estimated."""
+N_WALKS = 256  # behind each answer about a row with missing entries that has to be estimated

@@ -1,8 +1,6 @@
-"""Names of columns, and when they agree: one rule for every table that comes in.
+"""When the names of a table's columns agree with those that a model was fitted on: the same ones in the same order.
 
-A model knows the names of the columns that it was fitted on, if they had any. A table whose columns have names must then have
-the same ones in the same order: another order is refused, not put right, as scikit-learn does it. Where one side has no names
-(an array, say) nothing can be compared, and the position of a column says what it is.
+Without names on one side (an array, say) nothing is compared.
 
 Not here: how names are read off a table (``tables/arrays.py``) or kept in a file (``inference/modelfile.py``).
 """
@@ -14,9 +12,7 @@ from collections.abc import Sequence
 
 __all__ = ["check", "check_different"]
 
-SHOWN = 5
-"""Most names in an error text."""
-
+SHOWN = 5  # most names in an error text
 WAY_OUT = "Select them by name, in the order of the model's feature_names."
 
 
@@ -27,13 +23,9 @@ def check(found: Sequence[str] | None, expected: Sequence[str] | None, name: str
     """
     if found is None or expected is None or tuple(found) == tuple(expected):
         return
-    words = []
     had, has = set(expected), set(found)
-    unseen, gone = [c for c in found if c not in had], [c for c in expected if c not in has]
-    if unseen:
-        words.append(f"unknown are {_listed(unseen)}")
-    if gone:
-        words.append(f"missing are {_listed(gone)}")
+    differing = {"unknown": [c for c in found if c not in had], "missing": [c for c in expected if c not in has]}
+    words = [f"{how} are {_listed(names)}" for how, names in differing.items() if names]
     if not words and sorted(found) == sorted(expected):
         at = next(i for i, (a, b) in enumerate(zip(found, expected, strict=True)) if a != b)
         words.append(f"the order is another: column {at} is {found[at]!r} where {expected[at]!r} was")
@@ -44,7 +36,7 @@ def check(found: Sequence[str] | None, expected: Sequence[str] | None, name: str
 
 
 def check_different(found: Sequence[str] | None) -> None:
-    """Refuse names to be learned of which some are the same: they would not say which column is which. Raises ValueError."""
+    """Raise ValueError for names to be learned of which some are the same."""
     if found is not None and len(set(found)) < len(found):
         twice = [name for name, n in Counter(found).items() if n > 1]
         raise ValueError(

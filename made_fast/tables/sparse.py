@@ -1,7 +1,6 @@
 """Sparse matrices of SciPy: their arrays are checked before SciPy uses them, and come out as canonical CSR.
 
-Not here: what values they may hold (``tables/table.py``). SciPy is never imported here: a program that passes one of its
-objects has imported it.
+SciPy is never imported here: a program that passes one of its objects has imported it. Not here: values (``tables/table.py``).
 """
 
 from __future__ import annotations
@@ -14,8 +13,7 @@ from numpy.typing import NDArray
 
 __all__ = ["SparseRows", "canonical_csr", "check", "is_sparse"]
 
-MOST_OFFSET = 2**31 - 1
-"""SciPy's offsets of diagonals are int32."""
+MOST_OFFSET = 2**31 - 1  # SciPy's offsets of diagonals are int32
 
 
 class SparseRows(Protocol):
@@ -36,13 +34,7 @@ def is_sparse(X: object) -> TypeGuard[SparseRows]:
     return issparse is not None and issparse(X)
 
 
-_INDICES = {
-    "csr": ("indptr", "indices"),
-    "csc": ("indptr", "indices"),
-    "bsr": ("indptr", "indices"),
-    "coo": ("row", "col"),
-    "dia": ("offsets",),
-}
+_INDICES = {**dict.fromkeys(("csr", "csc", "bsr"), ("indptr", "indices")), "coo": ("row", "col"), "dia": ("offsets",)}
 """The index arrays of a sparse matrix, by format. The other formats are made of lists and dicts."""
 
 

@@ -1,10 +1,9 @@
 """A table of 0/1 rows: cast or refused here once, and then passed on as a checked table.
 
-A refusal says the name, the demand, what was found, and the way out: ``TypeError`` for a wrong type, ``ValueError`` for a
-wrong value. Where scikit-learn's own checks look for certain words, the texts hold those words.
+A refusal is worded as in ``arguments.py``, and holds the words that scikit-learn's own checks look for.
 
-Not here: packing of rows (``tables/bits.py``), files (``tables/reading``), how a data frame becomes an array
-(``tables/arrays.py``), what a sound sparse matrix is (``tables/sparse.py``).
+Not here: packing of rows (``bits.py``), files (``reading``), data frames as arrays (``arrays.py``), sound sparse matrices
+(``sparse.py``).
 """
 
 from __future__ import annotations
@@ -20,12 +19,8 @@ from made_fast.tables.sparse import SparseRows
 
 __all__ = ["CHUNK", "Matrix", "MatrixLike", "Table", "chunks"]
 
-CHUNK = 1 << 18
-"""Entries worked on at once. Temporaries of one byte an entry then stay in a level-2 cache."""
-
-MOST_COLUMNS = 2**31 - 1
-"""Places and numbers of units are int32 in the kernels."""
-
+CHUNK = 1 << 18  # entries worked on at once: temporaries of one byte an entry then stay in a level-2 cache
+MOST_COLUMNS = 2**31 - 1  # places and numbers of units are int32 in the kernels
 
 Matrix: TypeAlias = NDArray[Any] | SparseRows
 
@@ -34,26 +29,17 @@ MatrixLike: TypeAlias = Any
 
 
 class Table:
-    """Rows of a table whose shape and kind are checked. Values are checked a chunk at a time, by whatever reads them.
+    """Rows of a table whose shape and kind are checked; their reader checks the values, a chunk at a time.
 
-    Attributes
-    ----------
-    rows : (n, D) array or CSR
-        Bool, any int, any float. CSR has rising column numbers in every row.
-    shape : (int, int)
-    name : str
-        What error texts call the table.
-    first_row : int
-        Number that error texts give to the first row: a slice of a table counts on.
+    ``rows`` are an (n, D) array of bool, any int or any float, or CSR with rising column numbers in every row. Error texts
+    call the table ``name`` and count its rows from ``first_row``.
     """
 
     __slots__ = ("first_row", "name", "rows", "shape")
 
     def __init__(self, rows: Matrix, name: str = "X", first_row: int = 0) -> None:
-        self.rows = rows
+        self.rows, self.name, self.first_row = rows, name, first_row
         self.shape: tuple[int, int] = rows.shape
-        self.name = name
-        self.first_row = first_row
 
     @classmethod
     def of(
@@ -67,19 +53,10 @@ class Table:
     ) -> Table:
         """Check names, shape and kind of a table; wrong ones raise TypeError or ValueError. A Table is returned as it is.
 
-        Parameters
-        ----------
-        X : array-like or sparse of shape (rows, features)
-            An array of any order, strides and byte order, a memmap, lists of lists, a data frame, any ``scipy.sparse`` format.
-            An array is not copied, a memmap stays on disk, and ``X`` is never changed.
-        n_features : int, optional
-            The width demanded; None takes any from 1 on.
-        name : str
-            What the caller calls ``X``; error texts start with it.
-        min_rows : int
-            Fewest rows.
-        feature_names : sequence of str, optional
-            Names that the columns must have, if they have any; see ``tables/names.py``.
+        ``X`` (rows, features) is an array of any order, strides and byte order, a memmap, lists of lists, a data frame, or in
+        any ``scipy.sparse`` format. An array is not copied, a memmap stays on disk, and ``X`` is never changed. It must have
+        ``n_features`` columns (None: at least 1), at least ``min_rows`` rows and, if its columns have names, these
+        ``feature_names``.
         """
         if type(X) is Table:
             return X
@@ -95,16 +72,11 @@ class Table:
         if rows.dtype.kind not in "biufO":
             raise _wrong_kind(rows.dtype, name)
         n_rows, width = rows.shape
-        if n_rows < min_rows:
-            raise ValueError(
-                f"{name} must have at least {min_rows} row(s). "
-                f"Found array with {n_rows} sample(s) (shape={rows.shape}) while a minimum of {min_rows} is required."
-            )
-        if width < 1:
-            raise ValueError(
-                f"{name} must have at least 1 column. "
-                f"Found array with 0 feature(s) (shape={rows.shape}) while a minimum of 1 is required."
-            )
+        if n_rows < min_rows or width < 1:
+            few_rows = n_rows < min_rows
+            n, least, ours, theirs = (n_rows, min_rows, "row(s)", "sample") if few_rows else (0, 1, "column", "feature")
+            found = f"Found array with {n} {theirs}(s) (shape={rows.shape}) while a minimum of {least} is required"
+            raise ValueError(f"{name} must have at least {least} {ours}. {found}.")
         if width > MOST_COLUMNS and n_features is None:
             raise ValueError(f"{name} must have at most {MOST_COLUMNS} columns, got shape {rows.shape}. Leave some out.")
         if n_features is not None and width != n_features:
@@ -148,18 +120,9 @@ class Table:
     ) -> NDArray[np.bool_]:
         """Return where rows are 1, (n, D) bool, to be read only: it may share memory with ``rows``. Call it on a chunk.
 
-        Raises ValueError for the first value, row by row, that is neither 0 nor 1.
-
-        Parameters
-        ----------
-        binarize : float, optional
-            A value is 1 if it is larger than this. None demands values that are exactly 0 or 1. Infinity is always refused.
-        missing : bool
-            Take NaN, which marks a missing entry, for 0 (see :meth:`missing`); otherwise it is refused.
-        columns : sequence of D str, optional
-            Names of the columns for the error text, beside their numbers.
-        setting : str
-            How the error text sets a threshold.
+        A value is 1 if it is larger than ``binarize``; None demands 0 and 1. ``missing`` takes NaN, which marks a missing
+        entry, for 0. Raises ValueError for the first other value, row by row; its text has the names of the ``columns`` and
+        ``setting``, the way to set a threshold.
         """
         rows, values = self.rows, self._values
         if missing and values.dtype.kind == "f":
@@ -171,10 +134,7 @@ class Table:
 
     def missing(self) -> NDArray[np.bool_] | None:
         """Return where rows are missing (NaN), (n, D) bool, or None where nothing is. Call it on a chunk."""
-        if self.rows.dtype.kind != "f":
-            return None
-        nan = np.isnan(self._values)
-        if not nan.any():
+        if self.rows.dtype.kind != "f" or not (nan := np.isnan(self._values)).any():
             return None
         return nan if isinstance(self.rows, np.ndarray) else _dense(self.rows, nan, False)
 
@@ -183,9 +143,7 @@ class Table:
         gone = np.ones(self.shape[1], np.bool_)
         for _, rows in self.chunks():
             nan = rows.missing()
-            if nan is None:
-                return np.empty(0, np.intp)
-            gone &= nan.all(axis=0)
+            gone &= False if nan is None else nan.all(axis=0)
             if not gone.any():
                 break
         return np.flatnonzero(gone)
@@ -209,8 +167,10 @@ class Table:
         demand = "only 0 and 1" if binarize is None else "finite numbers"
         found, way_out = str(value), f"Set a threshold ({setting}0.5, say) to turn real values into 0/1."
         if np.isnan(value):
-            found, way_out = "NaN", "Rows with missing entries can be fitted and imputed, and log_marginal tells how likely "
-            way_out += "what is there is."
+            found = "NaN"
+            way_out = (
+                "Rows with missing entries can be fitted and imputed, and log_marginal tells how likely what is there is."
+            )
         elif np.isinf(value):
             way_out = "Drop or replace infinite values."
         called = f" {columns[column]!r}" if columns is not None and columns[column] else ""
@@ -221,8 +181,7 @@ class Table:
 def chunks(n_rows: int, n_features: int) -> Iterator[slice]:
     """Cut ``n_rows`` rows into slices of about ``CHUNK`` entries."""
     step = max(1, CHUNK // n_features)
-    for start in range(0, n_rows, step):
-        yield slice(start, min(start + step, n_rows))
+    return (slice(start, min(start + step, n_rows)) for start in range(0, n_rows, step))
 
 
 def _dense(rows: SparseRows, values: NDArray[np.bool_], elsewhere: bool) -> NDArray[np.bool_]:
@@ -254,8 +213,7 @@ def _array(X: Any, name: str) -> NDArray[Any]:
         raise ValueError(
             f"{name} must hold no masked entries, got some. Mark missing ones by NaN: {name}.astype(float).filled(np.nan)."
         )
-    frame = arrays.of_frame(X, name)
-    if frame is not None:
+    if (frame := arrays.of_frame(X, name)) is not None:
         return frame
     try:
         return np.asarray(X)

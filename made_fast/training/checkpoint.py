@@ -1,10 +1,10 @@
-"""Checkpoints: the state of a fit in one file, written durably and read as untrusted data.
+"""Where a fit stands, in memory and in the file of a checkpoint, which is written durably and read as untrusted data.
 
 A checkpoint is a model file (``modelfile.py``) of kind ``checkpoint`` with more tensors: ``state`` (n_state, n), the memory of
-the optimiser; ``best`` (n,), the best parameters so far, if there were validation rows; and ``text``, UTF-8 JSON as U8:
+the optimizer; ``best`` (n,), the best parameters so far, if there were validation rows; and ``text``, UTF-8 JSON as U8:
 counters, generators, hyper-parameters, history.
 
-Not here: what the hyper-parameters mean (``recipe.py``), when one is written (``run.py``).
+Not here: what the hyper-parameters mean (``hyper.py``), when a checkpoint is written (``run.py``).
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from __future__ import annotations
 import errno
 import json
 import os
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from made_fast.inference import modelfile, tensorfile
+from made_fast.inference.model import MADEModel
 from made_fast.inference.tensorfile import FOREIGN, MAX_JSON, ModelFileError, file_error, json_object
 from made_fast.kernels.layout import aligned_copy, copy_into
 from made_fast.kernels.optimizers import OPTIMIZERS
@@ -26,15 +28,93 @@ from made_fast.system.durable import StrPath
 from made_fast.tables import arguments
 from made_fast.tables.choices import SCHEDULES
 from made_fast.training import recipe
-from made_fast.training.state import FitState
 from made_fast.training.steps import Trainer
 from made_fast.training.turns import Turns
 
-__all__ = ["check", "check_writable", "encode", "read", "write"]
+__all__ = ["EpochRecord", "FitState", "check", "check_writable", "encode", "read", "write"]
+
+
+class EpochRecord(TypedDict):
+    """One epoch in ``history_``; NLL is the mean negative log-likelihood of a row in nats.
+
+    ``train_nll`` is the mean over the epoch's mini-batches, each scored before its update, weighted if there are weights;
+    ``seconds`` are those of training, without validation.
+    """
+
+    epoch: int
+    train_nll: float
+    validation_nll: float | None
+    seconds: float
+    rows_per_second: float
+
+
+@dataclass
+class FitState:
+    """Where a fit stands: all that it takes to continue it.
+
+    Attributes
+    ----------
+    trainer : Trainer
+    params : dict
+        Hyper-parameters as JSON knows them, with which the fit began.
+    names : tuple of str or None
+        Of the columns.
+    split_seed : int
+        Decides which rows are held out.
+    digests : dict
+        Of the rows and weights; {}: there are none.
+    resumed : bool
+        It was read from a checkpoint, and the next ``fit`` continues it.
+    epoch, best_epoch, best_nll, best_parameters, history
+        Epochs made, and the best one so far by the validation rows.
+    made : EpochRecord or None
+        An epoch that is not taken in yet.
+    """
+
+    trainer: Trainer
+    params: dict[str, Any]
+    names: tuple[str, ...] | None
+    split_seed: int
+    digests: dict[str, str] = field(default_factory=dict)
+    resumed: bool = False
+    epoch: int = 0
+    best_epoch: int = 0
+    best_nll: float = np.inf
+    best_parameters: NDArray[Any] | None = None
+    history: list[EpochRecord] = field(default_factory=list)
+    made: EpochRecord | None = None
+
+    def take_in(self) -> None:
+        """Count the epoch that was made, if there is one, and keep its parameters if they are the best.
+
+        Ctrl-C may come between any two lines, and a second call does the rest. So the best NLL, which decides about the rest,
+        is written after it, and ``made`` is forgotten last.
+        """
+        if self.made is None:
+            return
+        number, nll = self.made["epoch"], self.made["validation_nll"]
+        if nll is None:
+            self.best_epoch = number
+        elif nll < self.best_nll:
+            if self.best_parameters is None:
+                self.best_parameters = aligned_copy(self.trainer.parameters.vector)
+            else:
+                copy_into(self.best_parameters, self.trainer.parameters.vector)
+            self.best_epoch = number
+            self.best_nll = nll
+        if self.epoch < number:
+            self.history[number - 1 :] = [self.made]
+            self.epoch = number
+        self.made = None
+
+    def model(self, params: recipe.Params) -> MADEModel:
+        """Return the model of the best parameters so far, which it holds read-only, not as a copy."""
+        more = {"binarize": params["binarize"], "hyper": recipe.notes(params), "feature_names": self.names}
+        return self.trainer.model(self.best_parameters, **more)
 
 
 def write(path: StrPath, state: FitState, params: recipe.Params) -> None:
-    """Write where a fit stands, between two epochs; for what it takes and raises see :func:`encode`.
+    """Write where a fit stands, between two epochs; :func:`encode` says what it takes and raises.
 
     Raises OSError if the file cannot be written; the old one is untouched.
     """
@@ -53,10 +133,7 @@ def check(path: StrPath, state: FitState, params: recipe.Params) -> None:
 
 
 def check_writable(path: StrPath) -> None:
-    """Raise the OSError that :func:`write` would meet, as far as it can be known, or if a file is there that is no checkpoint.
-
-    It would be lost: a model, or a table, that was named by mistake.
-    """
+    """Raise the OSError that :func:`write` would meet, as far as it is known; a file that is no checkpoint would be lost."""
     durable.check_writable(path)
     try:
         kind = tensorfile.read_metadata(path).get("kind")
@@ -70,17 +147,17 @@ def check_writable(path: StrPath) -> None:
 
 
 def encode(path: StrPath, state: FitState, params: recipe.Params) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
-    """Return the tensors and the metadata of a checkpoint; ``params`` are the hyper-parameters as they are by now.
+    """Return the tensors and the metadata of a checkpoint; ``params`` are the present hyper-parameters.
 
-    Raises ValueError if random numbers come from a generator other than NumPy's default, or if the text would be no JSON that
-    a checkpoint can hold.
+    Raises ValueError if random numbers come from a generator other than NumPy's default, or if a checkpoint cannot hold the
+    text as JSON.
     """
     trainer, turns = state.trainer, state.trainer.turns
     rule = None if turns is None else turns.rule
     tensors, metadata = modelfile.encode(modelfile.Content(trainer.parameters, trainer.masks, rule, {}))
     plain = recipe.plain(params)
     if not isinstance(params["random_state"], int | None):
-        plain["random_state"] = None  # it has done its work: the trainer has its own
+        plain["random_state"] = None  # its work is done: the trainer has its own generators
     text: dict[str, Any] = {
         "about": {
             "params": plain,
@@ -102,12 +179,11 @@ def encode(path: StrPath, state: FitState, params: recipe.Params) -> tuple[dict[
     if turns is not None or trainer.dropout:
         text |= {"noise": _state(trainer.noise), "dropout": trainer.dropout}
     encoded = json.dumps(text, ensure_ascii=False, allow_nan=False).encode()
-    json_object(encoded, "the text", path)  # what could not be read is not written
+    json_object(encoded, "the text", path)  # a text that could not be read is not written
     vectors = {"state": trainer.state} if trainer.state.size else {}
     if state.best_parameters is not None:
         vectors["best"] = state.best_parameters
-    parameters = tensors.pop("parameters")
-    everything = {"parameters": parameters, **vectors, **tensors, "text": np.frombuffer(encoded, np.uint8)}
+    everything = {"parameters": tensors.pop("parameters"), **vectors, **tensors, "text": np.frombuffer(encoded, np.uint8)}
     return everything, {**metadata, "kind": "checkpoint"}
 
 
@@ -119,7 +195,7 @@ def _state(generator: np.random.Generator) -> dict[str, Any]:
 
 
 def read(path: StrPath) -> FitState:
-    """Return the state that :func:`write` wrote; the next fit goes on from it.
+    """Return the state that :func:`write` wrote; the next fit continues it.
 
     Raises OSError, or ModelFileError if it is no whole, consistent checkpoint.
     """
@@ -127,16 +203,16 @@ def read(path: StrPath) -> FitState:
     if metadata.get("kind") != "checkpoint":
         demand, way_out = "the kind of the file must be 'checkpoint'", "Read models with made_fast.load."
         raise file_error(path, demand, metadata.get("kind", ""), way_out)
-    extra = {name: tensors.pop(name, None) for name in ("state", "best", "text")}
-    content = modelfile.decode(tensors, {**metadata, "kind": "model"}, path)
-    if extra["best"] is not None:  # these must do for a model too
-        modelfile.decode({**tensors, "parameters": extra["best"]}, {**metadata, "kind": "model"}, path)
-    if extra["text"] is None or extra["text"].dtype != np.uint8:
+    metadata["kind"] = "model"
+    memory, best, raw = (tensors.pop(name, None) for name in ("state", "best", "text"))
+    content = modelfile.decode(tensors, metadata, path)
+    if best is not None:  # a model must be able to have these too
+        modelfile.decode({**tensors, "parameters": best}, metadata, path)
+    if raw is None or raw.dtype != np.uint8:
         raise file_error(path, "there must be a text", None, FOREIGN)
-    beginning = extra["text"].reshape(-1)[: MAX_JSON + 1]  # enough to refuse it, if it is longer
-    text = json_object(beginning.tobytes(), "the text", path)
+    text = json_object(raw.reshape(-1)[: MAX_JSON + 1].tobytes(), "the text", path)  # one more is enough to refuse it
     try:
-        return _decode(content, text, extra["state"], extra["best"])
+        return _decode(content, text, memory, best)
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         found = f"{type(error).__name__}: {error}"
         raise file_error(path, "the text must be what a checkpoint's writer wrote", found) from error
@@ -155,7 +231,7 @@ def _decode(
         turns = Turns(source.architecture, masks, rule, _generator(text["fresh"]), pool_start)
     shuffle, dropout = _generator(text["shuffle"]), text["dropout"] if turns is not None else text.get("dropout", 0.0)
     dropout = arguments.probability(dropout, "dropout")
-    noise = _generator(text["noise"]) if turns is not None or dropout else shuffle  # that is never asked
+    noise = _generator(text["noise"]) if turns is not None or dropout else shuffle  # without dropout it is not used
     parameters = source.with_vector(aligned_copy(source.vector))
     trainer = Trainer(parameters, masks, optimizer, constants, shuffle, turns, dropout, noise)
     trainer.step = _count(text["step"])

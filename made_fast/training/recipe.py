@@ -1,6 +1,6 @@
 """From hyper-parameters to a trainer: every value is checked, every random number that a fit begins with is drawn.
 
-``params`` are those of ``MADE``, by name. Not here: what they are and mean (``parameters.py``), data, the fit itself.
+``params`` are those of ``MADE``, by name. Not here: what they are and mean (``hyper.py``), data, the fit itself.
 """
 
 from __future__ import annotations
@@ -19,49 +19,46 @@ from made_fast.network.masks import MaskRule, MaskSet, draw_connectivity
 from made_fast.network.network import Parameters, Shared
 from made_fast.tables import arguments
 from made_fast.tables.table import chunks
-from made_fast.training.parameters import FIXED, PARAMETERS
+from made_fast.training.hyper import FIXED, HYPER
 from made_fast.training.steps import Trainer
 from made_fast.training.turns import Turns
 
-__all__ = [
-    "Params", "adjustable", "check_unchanged", "checked", "constants", "initial_parameters", "notes", "plain", "schedule",
-    "start",
-]  # fmt: skip
+__all__ = ["Params", "adjustable", "check_unchanged", "checked", "initial_parameters", "notes", "plain", "schedule", "start"]
 
 Params = Mapping[str, Any]
 
 
 def checked(params: Params, n_features: int | None = None, called: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """Check parameters of ``MADE`` and return them as their checks do.
+    """Check parameters of ``MADE`` and return what the checks return.
 
-    ``n_features`` is for the ordering, if it is a sequence; ``called`` is what error texts call the parameters.
+    ``n_features`` is for the ordering, if it is a sequence; error texts call the parameters by their names in ``called``.
     """
     found = {}
     for name, value in params.items():
-        about, shown = PARAMETERS[name], (called or {}).get(name, name)
+        about, shown = HYPER[name], (called or {}).get(name, name)
         more: tuple[Any, ...] = (shown, about.choices) if about.check.startswith("choice") else (shown,)
         if name == "ordering":
             more = (n_features,)
         elif name == "optimizer_params":
-            rule = OPTIMIZERS[arguments.choice(params["optimizer"], "optimizer", PARAMETERS["optimizer"].choices)]
-            more = shown, [constant for constant in rule.names[1:] if constant]
+            optimizer = OPTIMIZERS[arguments.choice(params["optimizer"], "optimizer", HYPER["optimizer"].choices)]
+            more = shown, [constant for constant in optimizer.names[1:] if constant]
         found[name] = None if value is None and about.optional else getattr(arguments, about.check)(value, *more)
     return found
 
 
 def adjustable(params: Params) -> dict[str, Any]:
-    """Check those parameters that a fit looks at whenever it goes on; all others are in the trainer."""
-    return checked({name: value for name, value in params.items() if PARAMETERS[name].change != FIXED})
+    """Check those parameters that a fit reads anew when it continues; the trainer has all others."""
+    return checked({name: value for name, value in params.items() if HYPER[name].change != FIXED})
 
 
 def start(params: Params, n_features: int, missing: bool) -> tuple[Trainer, int]:
     """Check all parameters; return a trainer for rows of so many features, and a seed for splitting them.
 
-    ``missing``: rows have missing entries, which takes orderings that vary. One mask alone has packed parameters, if they do.
+    ``missing``: rows have missing entries, which takes orderings that vary, and so shared parameters.
     """
-    p, numbers = checked(params, n_features), constants(params)
-    hidden_sizes, direct, degrees, n_masks = p["hidden_sizes"], p["direct_connections"], p["degrees"], p["n_masks"]
-    architecture = Architecture(n_features, hidden_sizes, p["activation"], direct, p["connectivity_weights"])
+    p, constants = checked(params, n_features), _constants(params)
+    hidden_sizes, degrees, n_masks = p["hidden_sizes"], p["degrees"], p["n_masks"]
+    architecture = Architecture(n_features, hidden_sizes, p["activation"], p["direct_connections"], p["connectivity_weights"])
     # Each kind of draw has a stream of its own: what one uses up does not change the others.
     for_masks, for_weights, for_shuffling, for_fresh, for_noise, for_splitting = p["random_state"].spawn(6)
     base = draw_connectivity(n_features, hidden_sizes, p["ordering"], degrees, for_masks)
@@ -74,7 +71,7 @@ def start(params: Params, n_features: int, missing: bool) -> tuple[Trainer, int]
         parameters = parameters.network(base)
     else:
         turns = Turns(architecture, masks, rule if n_masks is None else None, for_fresh)
-    trainer = Trainer(parameters, masks, OPTIMIZERS[p["optimizer"]], numbers, for_shuffling, turns, p["dropout"], for_noise)
+    trainer = Trainer(parameters, masks, OPTIMIZERS[p["optimizer"]], constants, for_shuffling, turns, p["dropout"], for_noise)
     return trainer, int(for_splitting.integers(2**63))
 
 
@@ -117,31 +114,31 @@ def _orthogonal(n_in: int, n_out: int, dtype: np.dtype[Any], rng: np.random.Gene
 
 
 def check_unchanged(begun: Params, params: Params) -> None:
-    """Refuse parameters that a fit that goes on could not honour: they differ from those, as :func:`plain`, it began with."""
+    """Refuse parameters that a fit cannot honour when it continues: they differ from ``begun``, see :func:`plain`."""
     for name, was in begun.items():
         now = plain(params[name])
         seeds = name == "random_state" and not (type(was) is type(now) is int)  # a generator's work is done
-        if PARAMETERS[name].change == FIXED and not seeds and was != now:
+        if HYPER[name].change == FIXED and not seeds and was != now:
             raise ValueError(
                 f"{name} must stay {arguments.shown(was)}, with which training began, got {arguments.shown(now)}: the network "
                 "and its optimizer go on as they are. Set it back, or begin anew with a new MADE."
             )
 
 
-def constants(params: Params) -> NDArray[np.float64]:
+def _constants(params: Params) -> NDArray[np.float64]:
     """Return the optimizer's [lr, a, b, eps, decay, clip], see ``made_fast.kernels.optimizers``."""
     names = ("optimizer", "optimizer_params", "learning_rate", "weight_decay", "clip_norm")
     p = checked({name: params[name] for name in names})
-    rule = OPTIMIZERS[p["optimizer"]]
-    values = dict(zip(rule.names, rule.hyper, strict=True)) | p["optimizer_params"]
+    optimizer = OPTIMIZERS[p["optimizer"]]
+    values = dict(zip(optimizer.names, optimizer.constants, strict=True)) | p["optimizer_params"]
     if p["learning_rate"] is not None:
         values["learning_rate"] = p["learning_rate"]
-    return np.array([*(values[name] if name else 0.0 for name in rule.names), p["weight_decay"], p["clip_norm"] or 0.0])
+    return np.array([*(values[name] if name else 0.0 for name in optimizer.names), p["weight_decay"], p["clip_norm"] or 0.0])
 
 
 def schedule(params: Params, max_epochs: int) -> Callable[[int], float]:
     """Return the learning rate as a function of the epoch, which counts from 1."""
-    rate, name = float(constants(params)[0]), "learning_rate_schedule"
+    rate, name = float(_constants(params)[0]), "learning_rate_schedule"
     kind = checked({name: params[name]})[name]
     if callable(kind):
         return lambda epoch: rate * arguments.non_negative_float(kind(epoch), f"the value of {name}")
@@ -153,13 +150,13 @@ def schedule(params: Params, max_epochs: int) -> Callable[[int], float]:
 
 
 def notes(params: Params) -> dict[str, Any]:
-    """Return the parameters that the file of a model notes; the learning rate is the one that the optimizer has."""
-    found = {name: plain(value) for name, value in params.items() if PARAMETERS[name].noted}
-    return found | {"learning_rate": float(constants(params)[0])}
+    """Return the parameters that the file of a model notes; the learning rate is that of the optimizer."""
+    found = {name: plain(value) for name, value in params.items() if HYPER[name].noted}
+    return found | {"learning_rate": float(_constants(params)[0])}
 
 
 def plain(value: Any) -> Any:
-    """Return a hyper-parameter as JSON can hold it."""
+    """Return a hyper-parameter as JSON can hold it; of a function its qualified name, which is the same in every process."""
     if isinstance(value, type):  # np.float32, say
         return np.dtype(value).name
     if hasattr(value, "tolist"):
@@ -168,4 +165,7 @@ def plain(value: Any) -> Any:
         return [plain(item) for item in value]
     if isinstance(value, Mapping):
         return {str(name): plain(item) for name, item in value.items()}
+    if callable(value):
+        named = value if hasattr(value, "__qualname__") else type(value)
+        return f"{named.__module__}.{named.__qualname__}"
     return value if value is None or isinstance(value, str | int | float) else str(value)

@@ -1,4 +1,4 @@
-"""Rows that a fit is given: tables checked once, split, packed; what each row counts; digests that tell whether they changed.
+"""The rows that a fit gets: tables checked once, split, packed; their weights; digests that tell whether they changed.
 
 Not here: hyper-parameters (``recipe.py``), the fit itself (``run.py``).
 """
@@ -23,10 +23,7 @@ from made_fast.tables.bits import distinct_rows, pack_missing, pack_rows
 from made_fast.tables.names import check_different
 from made_fast.tables.table import MatrixLike, Table
 
-__all__ = [
-    "Rows", "TrainingRows", "check_observed", "check_same", "check_weights", "digests", "hold_out", "look",
-    "look_at_validation", "not_observed", "pack",
-]  # fmt: skip
+__all__ = ["Rows", "TrainingRows", "check_same", "check_weights", "digests", "hold_out", "not_observed"]
 
 
 @dataclass(frozen=True)
@@ -39,7 +36,7 @@ class TrainingRows:
     missing : (n, W) uint64 or None
         Where an entry is missing; its bit in ``bits`` is 0.
     weights : (n,) float64, or (0,)
-        What each row counts in the loss; none is 1 for all.
+        Weight of each row in the loss; none is 1 for all.
     """
 
     bits: NDArray[np.uint64]
@@ -58,7 +55,7 @@ class TrainingRows:
 
 
 class Rows(NamedTuple):
-    """Rows as they were given, checked.
+    """Rows as the user gave them, checked.
 
     Attributes
     ----------
@@ -66,7 +63,7 @@ class Rows(NamedTuple):
     missing : (n, ceil(D / 64)) uint64, or None
         Where an entry is missing, packed; None where none is.
     weights : (n,) float64, or (0,)
-        What each row counts; none is 1 for all.
+        Weight of each row in the loss; none is 1 for all.
     names : tuple of str or None
         Of the columns.
     """
@@ -76,41 +73,69 @@ class Rows(NamedTuple):
     weights: NDArray[np.float64]
     names: tuple[str, ...] | None
 
+    @classmethod
+    def of(cls, X: MatrixLike, sample_weight: Any, names: tuple[str, ...] | None, n_features: int | None = None) -> Rows:
+        """Check rows to train on, all but their values; names that no file could hold are refused.
+
+        ``names`` are those of the columns if X has none.
+        """
+        table, own = Table.of(X, n_features), column_names(X)
+        check_different(own)
+        encode_names(own)
+        return cls._weighted(table, sample_weight, "sample_weight", own or names)
+
+    def validation(self, X_val: Any, sample_weight_val: Any) -> Rows | None:
+        """Check rows to validate on: their columns must be those of these rows, by name if both have names."""
+        if X_val is None:
+            if sample_weight_val is not None:
+                raise ValueError("sample_weight_val must come with X_val, got none. Rows held out keep their sample_weight.")
+            return None
+        table = Table.of(X_val, self.table.shape[1], name="X_val", feature_names=self.names)
+        return self._weighted(table, sample_weight_val, "sample_weight_val", self.names)
+
+    @classmethod
+    def _weighted(cls, table: Table, weights: Any, name: str, names: tuple[str, ...] | None) -> Rows:
+        weights = arguments.sample_weight(weights, table.shape[0], name)
+        return cls(table, pack_missing(table, np.arange(table.shape[1])), weights, names)
+
     def take(self, rows: NDArray[np.intp]) -> Rows:
         """Return some of the rows."""
         return Rows(self.table.take(rows), *_taken(self, rows), self.names)
 
+    def pack(self, parameters: Parameters, binarize: float | None, name: str = "X") -> TrainingRows:
+        """Pack the rows for the parameters that they train, and check every value."""
+        if self.missing is not None and name == "X" and parameters.connectivity is not None:
+            raise ValueError(
+                "X must be complete here, got NaN: training began on complete rows, under one mask of a fixed ordering. "
+                "Begin with rows that miss something, or set n_masks=None."
+            )
+        bits = pack_rows(self.table, parameters.order, binarize, missing=self.missing is not None)
+        return TrainingRows(bits, self.missing, self.weights)  # with missing entries, columns stay in their order
+
+    def check_observed(self, *, warn: bool) -> None:
+        """Refuse rows to train on of which nothing is observed; ``warn`` of columns that are never observed."""
+        if self.missing is None:
+            return
+        never = self.table.never_observed()
+        if len(never) == self.table.shape[1]:
+            raise ValueError(
+                "X must have an entry that is not missing, got NaN everywhere. Check that it is the table you mean."
+            )
+        if warn and len(never):
+            warnings.warn(
+                f"{not_observed(never, self.names)}: what the model says of them comes from its initial weights.",
+                UserWarning,
+                stacklevel=3,
+            )
+
 
 def _taken(of: Rows | TrainingRows, rows: NDArray[np.intp]) -> tuple[NDArray[np.uint64] | None, NDArray[np.float64]]:
-    """Return where some of the rows have missing entries, and what they count."""
+    """Return where some of the rows have missing entries, and their weights."""
     return None if of.missing is None else of.missing[rows], of.weights[rows] if len(of.weights) else of.weights
 
 
-def look(X: MatrixLike, sample_weight: Any, names: tuple[str, ...] | None, n_features: int | None = None) -> Rows:
-    """Check rows to train on, all but their values; names that no file could hold are refused.
-
-    ``names`` are those of the columns if X has none.
-    """
-    table, own = Table.of(X, n_features), column_names(X)
-    check_different(own)
-    encode_names(own)
-    weights = arguments.sample_weight(sample_weight, table.shape[0])
-    return Rows(table, pack_missing(table, np.arange(table.shape[1])), weights, own or names)
-
-
-def look_at_validation(X_val: Any, sample_weight_val: Any, like: Rows) -> Rows | None:
-    """Check rows to validate on: their columns must be those of the rows to train on, by name if both have names."""
-    if X_val is None:
-        if sample_weight_val is not None:
-            raise ValueError("sample_weight_val must come with X_val, got none. Rows held out keep their sample_weight.")
-        return None
-    table = Table.of(X_val, like.table.shape[1], name="X_val", feature_names=like.names)
-    weights = arguments.sample_weight(sample_weight_val, table.shape[0], "sample_weight_val")
-    return Rows(table, pack_missing(table, np.arange(table.shape[1])), weights, like.names)
-
-
 def hold_out(n: int, fraction: Any, seed: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Return the numbers of the rows to train on and of those to validate on; the same ones for the same seed."""
+    """Return the numbers of the rows to train on and of those to validate on, which the seed decides."""
     n_val = round(n * arguments.fraction(fraction, "validation_fraction"))
     if not 0 < n_val < n:
         raise ValueError(
@@ -135,45 +160,15 @@ def check_weights(train: NDArray[np.float64], held: NDArray[np.float64] | None) 
         )
 
 
-def pack(rows: Rows, parameters: Parameters, binarize: float | None, name: str = "X") -> TrainingRows:
-    """Pack rows for the parameters that they train, and look at every value."""
-    if rows.missing is not None and name == "X" and parameters.connectivity is not None:
-        raise ValueError(
-            "X must be complete here, got NaN: training began on complete rows, under one mask of a fixed ordering. "
-            "Begin with rows that miss something, or set n_masks=None."
-        )
-    bits = pack_rows(rows.table, parameters.order, binarize, missing=rows.missing is not None)
-    return TrainingRows(bits, rows.missing, rows.weights)  # where entries may be missing, columns stay in their order
-
-
-def check_observed(rows: Rows, *, warn: bool) -> None:
-    """Refuse rows to train on of which nothing is observed.
-
-    With ``warn``, tell of columns that are never observed: nothing is learned of them, and what a model says of them is as
-    good as its initial weights.
-    """
-    if rows.missing is None:
-        return
-    never = rows.table.never_observed()
-    if len(never) == rows.table.shape[1]:
-        raise ValueError("X must have an entry that is not missing, got NaN everywhere. Check that it is the table you mean.")
-    if warn and len(never):
-        warnings.warn(
-            f"{not_observed(never, rows.names)}: what the model says of them comes from its initial weights.",
-            UserWarning,
-            stacklevel=3,
-        )
-
-
 def not_observed(never: NDArray[np.intp], names: Sequence[str] | None) -> str:
-    """Return how a warning of columns that are never observed begins."""
+    """Return the beginning of a warning of columns that are never observed."""
     shown = ", ".join(str(d) if names is None else repr(names[d]) for d in never[:10])
     more = ", ..." if len(never) > 10 else ""
     return f"X has no observed entry in {len(never)} column(s): {shown}{more}. Nothing is learned of them"
 
 
 def digests(train: TrainingRows, held: TrainingRows | None) -> dict[str, str]:
-    """Return digests that tell whether two fits are given the same rows and weights, by the name of the argument."""
+    """Return digests of rows and weights, by the name of the argument: two fits of the same ones have the same digests."""
 
     def digest(*parts: NDArray[Any] | None) -> str:
         found = hashlib.sha256()
@@ -190,7 +185,7 @@ def digests(train: TrainingRows, held: TrainingRows | None) -> dict[str, str]:
 
 
 def check_same(found: dict[str, str], begun: dict[str, str]) -> None:
-    """Refuse rows or weights other than those that a fit began with; a checkpoint of before they were noted has none."""
+    """Refuse rows or weights other than those that a fit began with; an old checkpoint has no digests."""
     if not begun:
         return
     for name in dict.fromkeys((*begun, *found)):

@@ -1,12 +1,14 @@
-"""The fit run: what a fit does from checked input to its end, epochs, validation, early stopping and checkpoints.
+"""The fit run: epochs, validation, early stopping, checkpoints and the progress on standard error.
 
-Not here: what the user types (``estimators``), steps (``steps.py``), what is left to go on with (``state.py``).
+Not here: what the user types (``estimators``), steps (``steps.py``), where a fit stands (``checkpoint.py``).
 """
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -15,30 +17,24 @@ from numpy.typing import NDArray
 from made_fast.inference.density import log_p_observed
 from made_fast.kernels.layout import aligned_copy, aligned_empty, copy_into
 from made_fast.kernels.optimizers import LR
+from made_fast.system.console import Stream, is_of_stream, is_terminal, say
 from made_fast.tables import arguments
 from made_fast.tables.bits import pack_rows
 from made_fast.training import checkpoint, recipe
-from made_fast.training import rows as given
-from made_fast.training.progress import Progress
-from made_fast.training.rows import Rows, TrainingRows
-from made_fast.training.state import EpochRecord, FitState
+from made_fast.training.checkpoint import EpochRecord, FitState
+from made_fast.training.rows import Rows, TrainingRows, check_same, check_weights, digests, hold_out
 from made_fast.training.steps import Trainer
 
-__all__ = ["FitRun", "Validation"]
+__all__ = ["FitRun", "Progress", "Validation"]
+
+INTERVAL = 60.0
+"""Fewest seconds between two lines of progress where there is no terminal: the log of a day stays small."""
 
 
 class Validation:
-    """Rows to validate on, packed for as many of the first masks as are mixed.
+    """Rows to validate on, packed for each of the first ``n_val_masks`` masks, which are mixed.
 
-    Parameters
-    ----------
-    held : Rows
-    packed : TrainingRows
-        The same, packed as the trainer's rows are.
-    trainer : Trainer
-    binarize : float or None
-    n_val_masks : int
-        Most masks to mix.
+    ``packed`` are the same rows as ``held``, packed as the trainer's rows are.
     """
 
     def __init__(self, held: Rows, packed: TrainingRows, trainer: Trainer, binarize: float | None, n_val_masks: int) -> None:
@@ -52,7 +48,7 @@ class Validation:
             self.bits.append(packed.bits if same else pack_rows(held.table, order, binarize))
 
     def nll(self, trainer: Trainer, n_threads: int) -> float:
-        """Return the mean NLL of what is observed of the rows, under the parameters as they are.
+        """Return the mean NLL of the observed entries of the rows under the present parameters.
 
         Raises FloatingPointError if it is not finite.
         """
@@ -60,14 +56,14 @@ class Validation:
             log_p = self._log_p(trainer, n_threads)
             mean = np.average(log_p, weights=self.weights) if len(self.weights) else np.mean(log_p)
             nll = float(np.log(max(1, len(self.bits))) - mean)
-        except FloatingPointError:  # a model whose arithmetic overflows says so itself
+        except FloatingPointError:  # the model's arithmetic overflows
             nll = np.nan
         if not np.isfinite(nll):
             raise FloatingPointError(f"the validation loss became {nll} with the update of step {trainer.step}")
         return nll
 
     def _log_p(self, trainer: Trainer, n_threads: int) -> NDArray[np.float64]:
-        """Return log p of each row, added up over the masks that are mixed."""
+        """Return log p of each row, summed over the masks that are mixed."""
         if self.table is not None:
             return log_p_observed(trainer.model(binarize=self.binarize), self.table, n_threads)[0]
         total: Any = -np.inf
@@ -77,7 +73,7 @@ class Validation:
 
 
 class FitRun:
-    """One call of ``fit`` or ``partial_fit``: what it is asked to do, then the state that it goes on with.
+    """One call of ``fit`` or ``partial_fit``: its arguments, checked, then the state that it changes.
 
     Parameters
     ----------
@@ -89,7 +85,7 @@ class FitRun:
     Attributes
     ----------
     state : FitState
-        It is kept up, and holds the best parameters, whatever ends the run.
+        It is up to date and holds the best parameters however the run ends.
     rows : TrainingRows
     validation : Validation or None
     """
@@ -107,20 +103,20 @@ class FitRun:
     def take(self, state: FitState, train: Rows, held: Rows | None, fraction: float | None) -> None:
         """Pack the rows to train on and those to validate on, ``held`` or a fraction of the others.
 
-        What the run could not do is refused here; the state stays as it is.
+        All errors of the user are raised here, before the state changes.
         """
         parameters, binarize = state.trainer.parameters, self.params["binarize"]
-        rows, packed = given.pack(train, parameters, binarize), None
+        rows, packed = train.pack(parameters, binarize), None
         if held is not None:
-            packed = given.pack(held, parameters, binarize, "X_val")
+            packed = held.pack(parameters, binarize, "X_val")
         elif fraction is not None:
-            first, rest = given.hold_out(len(rows.bits), fraction, state.split_seed)
+            first, rest = hold_out(len(rows.bits), fraction, state.split_seed)
             rows, packed, held = rows.take(first), rows.take(rest), train.take(rest)
-        given.check_weights(rows.weights, None if packed is None else packed.weights)
+        check_weights(rows.weights, None if packed is None else packed.weights)
         if state.resumed or self.checkpoint is not None:
-            self.digests = given.digests(rows, packed)
+            self.digests = digests(rows, packed)
         if state.resumed:
-            given.check_same(self.digests, state.digests)
+            check_same(self.digests, state.digests)
         if self.checkpoint is not None:
             checkpoint.check(self.checkpoint, state, self.params)
         if held is not None and packed is not None:
@@ -130,8 +126,7 @@ class FitRun:
     def start(self) -> None:
         """Train until ``max_epochs`` are made, or ``patience`` of them have brought no better validation score.
 
-        If the loss does not stay finite, the trainer goes back to the best parameters; without validation, to those from
-        before the epoch.
+        If the loss is not finite, the trainer goes back to the best parameters; without validation, to those before the epoch.
         """
         state, trainer = self.state, self.state.trainer
         if state.best_parameters is not None:  # ``model_`` holds them, or the trainer's, and may be in use
@@ -158,7 +153,7 @@ class FitRun:
             checkpoint.write(self.checkpoint, state, self.params)
 
     def once_more(self, state: FitState, rows: TrainingRows) -> None:
-        """Make one pass over rows, on from the best parameters; the vector of before no longer changes."""
+        """Make one pass over rows from the best parameters on; the old vector no longer changes."""
         self.state, self.rows, trainer = state, rows, state.trainer
         trainer.own()
         if state.best_parameters is not None and state.best_epoch != state.epoch:
@@ -166,12 +161,12 @@ class FitRun:
         record = self.epoch(trainer.detach())
         state.history.append(record)
         state.epoch = state.best_epoch = record["epoch"]
-        state.best_parameters = None  # whatever was best is behind us
+        state.best_parameters = None
 
     def epoch(self, good: NDArray[Any]) -> EpochRecord:
         """Make one pass over the rows and score the validation rows.
 
-        Raises FloatingPointError if a loss did not stay finite; the trainer has gone back to the parameters ``good`` then.
+        If a loss is not finite, the trainer goes back to the parameters ``good``, and FloatingPointError is raised.
         """
         trainer, number, n_threads = self.state.trainer, self.state.epoch + 1, self.options["n_threads"]
         trainer.constants[LR] = self.schedule(number)
@@ -198,3 +193,67 @@ class FitRun:
         state = self.state
         late = self.validation is not None and state.epoch - state.best_epoch >= self.options["patience"]
         return bool(late or state.epoch >= self.options["max_epochs"])
+
+
+class Progress:
+    """Shows epochs as they end, on standard error: nothing (verbose 0), one bar (1), or a line an epoch (2 and more).
+
+    A log gets lines in place of the bar: for the first epoch, for the last one, and every ``INTERVAL`` between them.
+    """
+
+    def __init__(self, verbose: int, max_epochs: int) -> None:
+        self._verbose = verbose
+        self._bar = _bar(max_epochs) if verbose == 1 else None
+        self._untold = ""
+        self._due = time.monotonic()
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._bar is not None:
+            _unless_broken(self._bar.close)
+        elif self._untold:
+            say(self._untold)
+
+    def show(self, record: EpochRecord, best_epoch: int) -> None:
+        """Show the record of an epoch and which epoch is the best so far."""
+        if self._verbose == 0:
+            return
+        text = f"train {record['train_nll']:.3f}"
+        if record["validation_nll"] is not None:
+            text += f", validation {record['validation_nll']:.3f} (best: epoch {best_epoch})"
+        text += f", {record['rows_per_second']:,.0f} rows/s"
+        if self._bar is not None:
+            _unless_broken(self._bar.set_postfix_str, text, refresh=False)
+            _unless_broken(self._bar.update)
+            return
+        self._untold = f"epoch {record['epoch']}: {text}"
+        if self._verbose > 1 or time.monotonic() >= self._due:
+            say(self._untold)
+            self._untold = ""
+            self._due = time.monotonic() + INTERVAL
+
+
+def _bar(max_epochs: int) -> Any:
+    """Return a bar of tqdm, which is imported here, in a terminal or a notebook, and None elsewhere."""
+    if not is_terminal() and "ipykernel" not in sys.modules:
+        return None
+
+    def draw() -> Any:
+        from tqdm.auto import tqdm
+
+        file = Stream(sys.stderr)
+        return tqdm(total=max_epochs, unit="epoch", desc="fit", dynamic_ncols=file.has_size(), file=file)
+
+    return _unless_broken(draw)
+
+
+def _unless_broken(do: Any, *arguments: Any, **options: Any) -> Any:
+    """Return what a call of tqdm returns, or None if tqdm is missing or does not work here."""
+    try:
+        return do(*arguments, **options)
+    except Exception as error:
+        if not (is_of_stream(error) or isinstance(error, ImportError | NameError | SyntaxError | Warning)):
+            raise
+        return None

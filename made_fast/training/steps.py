@@ -1,7 +1,7 @@
 """The trainer: everything that changes while a network is trained, and the mini-batch steps that change it.
 
 One trainer makes the steps of packed parameters under their one connectivity and of parameters that masks share. No arithmetic
-on weights happens here; kernels do it. Not here: whose turn it is (``turns.py``), epochs and early stopping (``run.py``).
+on weights happens here; kernels do it. Not here: the masks' turns (``turns.py``), epochs and early stopping (``run.py``).
 """
 
 from __future__ import annotations
@@ -34,39 +34,18 @@ CALL_SECONDS = 0.04
 """Length of one call into the training kernel: between calls Ctrl-C is answered."""
 
 MOST_STEPS = 10_000
-"""In one call."""
+"""Most steps in one call."""
 
 SLOW = 300_000_000
-"""Rows times weights of a step that takes more than some 10 ms on one thread."""
+"""Rows times weights of a step that takes more than about 10 ms on one thread."""
 
 UPDATE_ROWS = 50
-"""As many rows as take the time of an update, which reads and writes a weight and its state once."""
-
-
-@dataclass
-class _Call:
-    """One call into the training kernel, which all ranks make at the same time."""
-
-    kernel: Callable[..., None]
-    dropout: Dropout
-    update: Update
-    scratch: TrainScratch
-    nll: NDArray[np.float64]
-    n_ranks: int
-    sync: NDArray[np.int32]
-
-    def __call__(self, rank: int) -> None:
-        """Do the work of a rank."""
-        self.kernel(self.dropout, self.update, self.scratch, self.nll, Crew(rank, self.n_ranks, self.sync))
-
-    def call_off(self) -> None:
-        """Let no rank wait any longer."""
-        self.sync[CALL_OFF] = 1
+"""An update, which reads and writes a weight and its state once, takes the time of so many rows."""
 
 
 @dataclass
 class Trainer:
-    """Everything that changes while a network is trained; enough to go on from where it stopped.
+    """Everything that changes while a network is trained; enough to continue from where it stopped.
 
     Attributes
     ----------
@@ -79,11 +58,11 @@ class Trainer:
     shuffle : Generator
         Draws the order of the rows of every epoch.
     turns : Turns or None
-        Whose turn it is among the masks; None for parameters of one connectivity.
+        The mask of each mini-batch; None for parameters of one connectivity.
     dropout : float
         Probability that a hidden unit is dropped.
     noise : Generator
-        Draws which units are.
+        Draws which units are dropped.
     state : (n_state, n)
         The optimizer's memory.
     step : int
@@ -112,18 +91,18 @@ class Trainer:
         return self.parameters.architecture
 
     def model(self, vector: NDArray[Any] | None = None, **options: Any) -> MADEModel:
-        """Return the model that has these parameters, by default the trainer's: themselves, not a copy, read-only."""
+        """Return the model of these parameters, by default the trainer's, which it holds read-only, not as a copy."""
         parameters = self.parameters if vector is None else self.parameters.with_vector(vector)
         return MADEModel(parameters, self.masks, rule=None if self.turns is None else self.turns.rule, **options)
 
     def detach(self) -> NDArray[Any]:
-        """Go on with a copy of the parameters, and return the old ones, which no longer change."""
-        left = self.parameters.vector
-        self.parameters = self.parameters.with_vector(panels.aligned_copy(left))
-        return left
+        """Continue with a copy of the parameters, and return the old ones, which no longer change."""
+        old = self.parameters.vector
+        self.parameters = self.parameters.with_vector(panels.aligned_copy(old))
+        return old
 
     def own(self) -> None:
-        """Take copies of what a step writes to, where it is read-only: joblib maps large arrays into its workers so."""
+        """Copy the read-only arrays that a step writes to: joblib maps large arrays into its workers read-only."""
         if not self.state.flags.writeable:
             self.state = panels.aligned_copy(self.state.reshape(-1)).reshape(self.state.shape)
         if not self.constants.flags.writeable:
@@ -132,15 +111,15 @@ class Trainer:
             self.detach()
 
     def go_back(self, vector: NDArray[Any]) -> None:
-        """Take these parameters and begin anew from them: the optimizer forgets what it remembers."""
+        """Take these parameters and clear the optimizer's memory."""
         panels.copy_into(self.parameters.vector, vector)
         self.state[:] = 0
         self.step = 0
 
     def epoch(self, rows: TrainingRows, batch_size: int, n_threads: int) -> float:
-        """Make one pass over the rows in a new random order; return the mean NLL of a row as the pass met it.
+        """Make one pass over the rows in a new random order; return the mean NLL of the rows, each before its update.
 
-        Raises FloatingPointError when the loss is no longer finite, or would not be after the last update.
+        Raises FloatingPointError if the loss is not finite, also after the last update.
         """
         n, batch_size = len(rows.bits), min(batch_size, len(rows.bits))
         order = self.shuffle.permutation(n)
@@ -157,8 +136,8 @@ class Trainer:
             part = order[done : done + ahead * batch_size]
             nll = losses[done // batch_size :][: -(-len(part) // batch_size)]
             begin = time.perf_counter()
-            call = self._call(Batches(rows.bits, rows.weights, part, batch_size, sparse), rows, scratch, nll, n_ranks)
-            threads.run(call, n_ranks, call.call_off, aside=slow)
+            batches = Batches(rows.bits, rows.weights, part, batch_size, sparse)
+            threads.run(*self._call(batches, rows, scratch, nll, n_ranks), aside=slow)
             seconds = time.perf_counter() - begin
             slow = slow or seconds > len(nll) * CALL_SECONDS
             if not np.isfinite(nll).all():
@@ -173,15 +152,23 @@ class Trainer:
 
     def _call(
         self, batches: Batches, rows: TrainingRows, scratch: TrainScratch, nll: NDArray[np.float64], n_ranks: int
-    ) -> _Call:
-        """Return the next call into the kernel: steps on these mini-batches of the rows."""
+    ) -> tuple[Callable[[int], None], int, Callable[[], None]]:
+        """Return the next call into the kernel, steps on these mini-batches, as arguments of ``threads.run``."""
         turn = None
         if self.turns is not None:
             part, turn = self.turns.take(self.step, rows, batches.rows, batches.batch_size)
             batches = batches._replace(rows=part)
         kernel, dropout = self.parameters.training(batches, turn), Dropout(self._keep(len(batches.rows)), self.dropout)
         update = Update(self.optimizer.code, self.step, self.constants, self.state)
-        return _Call(kernel, dropout, update, scratch, nll, n_ranks, panels.aligned_zeros(SYNC, np.int32))
+        sync = panels.aligned_zeros(SYNC, np.int32)
+
+        def work(rank: int) -> None:
+            kernel(dropout, update, scratch, nll, Crew(rank, n_ranks, sync))
+
+        def call_off() -> None:
+            sync[CALL_OFF] = 1
+
+        return work, n_ranks, call_off
 
     def _keep(self, n_rows: int) -> NDArray[np.uint64]:
         """Draw which hidden units are kept, (n_rows, words) uint64; of length 0 without dropout."""
@@ -192,7 +179,7 @@ class Trainer:
         return np.packbits(kept, axis=1, bitorder="little").view("<u8").astype(np.uint64, copy=False)
 
     def _check_last_update(self, rows: TrainingRows, batch_size: int) -> None:
-        """Look at some rows' loss under the parameters as they are; no step of this epoch has met those."""
+        """Check the loss of some rows under the last parameters, under which no step of this epoch computed one."""
         vector = self.parameters.vector
         log_p = self.parameters.network(self.masks[0]).score(rows.bits[:batch_size], 1)
         for what, value in (("the loss", -log_p.min()), ("a parameter", vector.max()), ("a parameter", vector.min())):
@@ -200,16 +187,13 @@ class Trainer:
                 raise FloatingPointError(f"{what} became {value} with the update of step {self.step}")
 
     def _ranks(self, batch_size: int, n_threads: int) -> int:
-        """Return how many threads share a step: few enough that each has work for well over the cost of two barriers."""
+        """Return how many threads share a step: so few that the work of each outweighs two barriers."""
         if kernels.implementation != "native":
             return 1  # the other implementations have no barrier
         multiply_adds = 3 * batch_size * self.architecture.n_packed // 2
         return max(1, min(n_threads, batch_size, multiply_adds // 1_000_000))
 
     def _is_slow(self, rows: TrainingRows, batch_size: int) -> bool:
-        """Say whether a step may take so long that Ctrl-C should not wait for its end; later on it is measured.
-
-        Rows with missing entries may need a network each, packed and unpacked.
-        """
-        as_many = batch_size if rows.missing is None else 10 * batch_size
-        return (as_many + UPDATE_ROWS) * self.architecture.n_packed > SLOW
+        """Say whether a step may take so long that Ctrl-C should not wait for its end; later calls are measured."""
+        n_rows = batch_size if rows.missing is None else 10 * batch_size  # each may need a network of its own
+        return (n_rows + UPDATE_ROWS) * self.architecture.n_packed > SLOW

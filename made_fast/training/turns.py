@@ -1,4 +1,4 @@
-"""Turns of masks: under which connectivity each mini-batch is trained, where one set of parameters serves several.
+"""Turns of masks: the connectivity of each mini-batch, where several connectivities share one set of parameters.
 
 Not here: how masks are drawn (``network/masks.py``), the steps under them (``steps.py``).
 """
@@ -21,7 +21,7 @@ from made_fast.training.rows import TrainingRows
 __all__ = ["POOL", "Turns"]
 
 POOL = 32
-"""Fresh connectivities are drawn so many at a time: a draw costs a third of what it costs alone."""
+"""Fresh connectivities are drawn so many at a time, which takes a third of the time of single draws."""
 
 GROUPS_AT_ONCE = 256
 """Most groups of rows with a connectivity of their own in one call, where rows have missing entries."""
@@ -33,11 +33,11 @@ class Turns:
     Attributes
     ----------
     masks : MaskSet
-        Those that take turns, unless there is a rule.
+        These take turns, unless there is a rule.
     rule : MaskRule or None
-        Every step draws a fresh connectivity by it.
+        Draws a fresh connectivity for every step.
     fresh : Generator
-        Draws those.
+        Its random numbers.
     pool_start : mapping or None
         The state of ``fresh`` before the last pool was drawn.
     """
@@ -109,17 +109,12 @@ def _groups(n_rows: int, batch_size: int, step: int, n_masks: int, n_inputs: int
 
 
 def _pattern_groups(
-    rows: NDArray[np.int64],
-    batch_size: int,
-    step: int,
-    turns: MaskSet,
-    patterns: NDArray[np.uint64],
-    of_row: NDArray[np.intp],
+    rows: NDArray[np.int64], batch_size: int, step: int, masks: MaskSet, patterns: NDArray[np.uint64], of_row: NDArray[np.intp]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], MaskSet]:
     """Cut every step into groups of rows that miss the same inputs; return rows in order, groups, and a mask for each group.
 
-    The mask is that of the step, but the missing inputs have gone to the end of the ordering: what is there is seen only by
-    what is there, and only that counts in the loss.
+    The mask is that of the step with the missing inputs moved to the end of the ordering: observed inputs depend on observed
+    ones alone, and only they count in the loss.
     """
     ordered, chosen = [], []
     table: list[tuple[int, ...]] = []
@@ -130,15 +125,15 @@ def _pattern_groups(
         found, counts = np.unique(of_row[batch], return_counts=True)
         for pattern, count in zip(found, counts, strict=True):
             table.append((done, done + count, len(table), i, len(batch)))
-            chosen.append(((step + i) % len(turns), pattern))
+            chosen.append(((step + i) % len(masks), pattern))
             done += count
         ordered.append(batch)
-    masks, which = np.array(chosen).T
-    places = turns.orderings[masks]
+    of_step, which = np.array(chosen).T
+    places = masks.orderings[of_step]
     D = places.shape[1]
     gone = unpack_rows(patterns[which], D)
     groups = np.insert(np.array(table, np.int64), 3, D - gone.sum(axis=1), axis=1)
     late = places + D * gone.astype(np.int32)
     orderings = np.argsort(np.argsort(late, axis=1), axis=1).astype(np.int32) + np.int32(1)
-    degrees = tuple(m[masks] for m in turns.degrees)
+    degrees = tuple(m[of_step] for m in masks.degrees)
     return np.concatenate(ordered), groups, MaskSet(orderings, degrees)

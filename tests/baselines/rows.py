@@ -1,4 +1,4 @@
-"""What the tests of several baselines share: rows of 0/1, gradients by differences, checks of samples and of threads."""
+"""Helpers of the tests of baselines: rows of 0/1, gradients by differences, a check of samples."""
 
 from __future__ import annotations
 
@@ -56,14 +56,3 @@ def differences(loss: Callable[[], float], theta: Any, places: Sequence[int] | N
         found.append((above - loss()) / (2 * step))
         theta[i] = kept
     return np.array(found)
-
-
-def check_threads(make: Callable[..., Any], X: Rows, X_val: Rows | None, **how: Any) -> Any:
-    """Assert that a model has the same bits on one to three threads; return it."""
-    first, *others = (make(n_threads=n).fit(X, X_val) for n in (1, 2, 3))
-    for model in others:
-        if hasattr(first, "theta_"):
-            np.testing.assert_array_equal(model.theta_, first.theta_)
-        np.testing.assert_array_equal(model.score_samples(X), first.score_samples(X))
-        np.testing.assert_array_equal(model.sample(200, random_state=0, **how), first.sample(200, random_state=0, **how))
-    return first

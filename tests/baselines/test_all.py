@@ -1,4 +1,4 @@
-"""What all baselines do alike: arguments and tables at the door, another fit, a line an epoch."""
+"""Behaviour that all baselines share: arguments, tables, repeated fits, early stopping, threads, a line an epoch."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from functools import partial
 
 import numpy as np
 import pytest
-from baselines.rows import every_row, some_rows
+from baselines.rows import every_row, some_rows, two_kinds
 
+from bench.baselines import bernoulli_mixture, rbm
 from bench.baselines.bernoulli_mixture import BernoulliMixture
 from bench.baselines.darn import DARN
 from bench.baselines.eonade import EoNADE
@@ -36,6 +37,77 @@ def test_a_model_can_be_fitted_again_on_other_columns(make):
     np.testing.assert_array_equal(again, make(max_epochs=2, random_state=0).fit(rows, rows).score_samples(every_row(4)))
     assert np.exp(again).sum() == pytest.approx(1, abs=1e-5)
     assert model.sample(3, random_state=0).shape == (3, 4)
+
+
+@pytest.mark.parametrize(("name", "n"), [*zip(SMALL, (26, 36, 93, 133, 26, 136), strict=True)])
+def test_parameters_are_counted(name, n):
+    assert SMALL[name](max_epochs=1).fit(X).n_parameters == n
+
+
+MANY = two_kinds(1000, 30), two_kinds(200, 30, 1)
+BINARY = {"cd_steps": 2, "batch_size": 40, "exact_units": 0, "n_temperatures": 30, "dtype": "float64"}
+
+
+@pytest.mark.parametrize(
+    ("make", "rows", "how"),
+    [
+        (partial(BernoulliMixture, 7, max_epochs=10), MANY, {}),
+        (partial(FVSBN, max_epochs=3), (two_kinds(500, 70), None), {}),
+        (partial(NADE, 130), MANY, {}),
+        (partial(EoNADE, (130,), n_orderings=3), MANY, {}),
+        (partial(EoNADE, (20, 10), n_orderings=3), MANY, {}),
+        (partial(RBM, 5, **BINARY), (two_kinds(90, 70), two_kinds(30, 70, 1)), {"n_steps": 9}),
+        (partial(DARN, 10, n_samples=20), MANY, {}),
+        (partial(DARN, 20, n_samples=20), MANY, {}),
+    ],
+)
+def test_threads_change_no_bit(make, rows, how, monkeypatch):
+    monkeypatch.setattr(bernoulli_mixture, "BLOCK", 64)
+    monkeypatch.setattr(rbm, "BLOCK", 7)
+    make = partial(make, **{"max_epochs": 2, "random_state": 3} | make.keywords)
+    one, *others = (make(n_threads=n).fit(*rows) for n in (1, 2, 3))
+    for model in others:
+        np.testing.assert_array_equal(model.score_samples(rows[0]), one.score_samples(rows[0]))
+        np.testing.assert_array_equal(model.sample(200, random_state=0, **how), one.sample(200, random_state=0, **how))
+        np.testing.assert_array_equal(getattr(model, "theta_", 0), getattr(one, "theta_", 0))
+    assert (make(random_state=1).fit(*rows).score_samples(rows[0]) != one.score_samples(rows[0])).any()
+
+
+@pytest.mark.parametrize(
+    ("make", "patience"),
+    [
+        (partial(BernoulliMixture, 20, smoothing=0.01), 4),
+        (partial(FVSBN, learning_rate=0.1), 5),
+        (partial(NADE, 50, learning_rate=0.02), 5),
+        (partial(EoNADE, (50,), learning_rate=0.02, n_orderings=4), 5),
+        (partial(DARN, 5, learning_rate=0.03), 8),
+    ],
+)
+def test_early_stopping_keeps_the_best_parameters(make, patience, capsys):
+    X, X_val = some_rows(30, 7, seed=1), some_rows(500, 7, seed=2)
+    make = partial(make, random_state=0)
+    stopped = make(max_epochs=100, patience=patience, verbose=1).fit(X, X_val)
+    best = stopped.best_epoch_
+    assert len(capsys.readouterr().err.splitlines()) == best + patience < 100
+    again = make(max_epochs=best).fit(X, X_val if make.func is EoNADE else None)  # which draws orderings for validation
+    assert (again.score_samples(X_val) == stopped.score_samples(X_val)).all()
+    assert stopped.score(X_val) > make(max_epochs=100).fit(X).score(X_val)
+    if make.func not in (EoNADE, DARN):  # DARN validates by its bound
+        assert np.argmax([make(max_epochs=n).fit(X).score(X_val) for n in range(1, best + patience)]) + 1 == best
+
+
+@pytest.mark.parametrize(
+    ("make", "off"),
+    [
+        (partial(NADE, 20, learning_rate=0.02), 0.02),
+        (partial(EoNADE, (40,), n_orderings=10, learning_rate=0.01), 0.1),
+        (partial(EoNADE, (30, 20), n_orderings=10, learning_rate=0.01), 0.1),
+    ],
+)
+def test_it_learns_what_depends_on_what(make, off):
+    a, b = np.random.default_rng(0).integers(0, 2, (2, 2000, 1))
+    X = np.hstack([a, b, a ^ b, a & b, a | b]).astype(np.uint8)  # two free bits, under any ordering
+    assert -make(max_epochs=60, random_state=0).fit(X).score(X) == pytest.approx(2 * np.log(2), abs=off)
 
 
 @EACH

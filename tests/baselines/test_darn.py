@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 import pytest
-from baselines.rows import check_samples, check_threads, differences, every_row, some_rows
+from baselines.rows import check_samples, differences, every_row, some_rows
 
 from bench.baselines import darn
 from bench.baselines.darn import DARN
@@ -78,7 +76,7 @@ def test_the_gradient_of_the_model_given_h_is_exact():
 
 
 def mean_gradient(model, x):
-    """Return what the estimate of the encoder's gradient is in the mean, by all h, and the truth by differences."""
+    """Return the mean, over all h, of the estimate of the encoder's gradient, and the truth by differences."""
     D, H = x.shape[1], model.n_hidden
     theta, out = model.theta_, np.zeros_like(model.theta_)
     net, d = darn.views(theta, D, H), darn.views(out, D, H)
@@ -152,18 +150,3 @@ def test_it_learns_a_mixture_that_needs_hidden_units():
     assert entropy - 0.01 < nll < entropy + 0.12
     darn.views(model.theta_, 8, 6).G[:] = 0
     assert -model.score(X) > nll + 0.2  # the inputs do hang on the hidden units
-
-
-def test_early_stopping_keeps_the_best_parameters():
-    X, X_val = some_rows(30, 6, seed=1), some_rows(500, 6, seed=2)
-    params = {"n_hidden": 5, "learning_rate": 0.03, "random_state": 0}
-    stopped = DARN(max_epochs=100, patience=8, **params).fit(X, X_val)
-    assert stopped.best_epoch_ < 92
-    again = DARN(max_epochs=stopped.best_epoch_, **params).fit(X)
-    assert (again.theta_ == stopped.theta_).all()
-
-
-@pytest.mark.parametrize("n_hidden", [10, 20])
-def test_one_seed_gives_the_same_bits_on_any_number_of_threads(n_hidden):
-    X = some_rows(300, 6)
-    check_threads(partial(DARN, n_hidden, max_epochs=2, n_samples=20, random_state=0), X, X[:50])

@@ -1,12 +1,10 @@
-"""The RBM: log Z both ways, gradients, what the chains draw, what training finds."""
+"""The RBM: log Z both ways, gradients, chains, training."""
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 import pytest
-from baselines.rows import check_samples, check_threads, differences, every_row, follow, two_kinds
+from baselines.rows import check_samples, differences, every_row, follow, two_kinds
 
 from bench.baselines import rbm, rbm_kernels
 from bench.baselines.rbm import RBM
@@ -203,14 +201,3 @@ def test_the_best_epoch_by_the_validation_rows_is_kept(monkeypatch):
     assert model.best_epoch_ == 1 + np.argmin(epochs) < 50
     assert len(epochs) == model.best_epoch_ + 4
     assert -model.score(X_val) == pytest.approx(min(epochs), abs=1e-12) == pytest.approx(last, abs=1e-12)
-
-
-def test_threads_change_no_bit(monkeypatch):
-    monkeypatch.setattr(rbm, "BLOCK", 7)
-    X, X_val = two_kinds(90, D=70), two_kinds(30, D=70, seed=1)
-    params = {"cd_steps": 2, "batch_size": 40, "max_epochs": 3, "exact_units": 0, "n_temperatures": 30, "random_state": 3}
-    check_threads(partial(RBM, 5, **params, dtype="float64"), X, X_val, n_steps=9)
-
-
-def test_parameters_are_counted():
-    assert random_model(8, 5).n_parameters == 8 * 5 + 8 + 5

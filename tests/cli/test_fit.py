@@ -20,7 +20,7 @@ from made_fast.kernels.layout import ACTIVATIONS
 from made_fast.kernels.optimizers import OPTIMIZERS
 from made_fast.tables import choices
 from made_fast.tables.reading import datasets
-from made_fast.training.parameters import PARAMETERS
+from made_fast.training.hyper import HYPER
 
 
 def test_train_beats_the_baseline_and_prints_what_it_did(digits):
@@ -83,13 +83,13 @@ def test_every_option_reaches_the_estimator(tmp_path):
         "resample": "connectivity", "n_eval_masks": 7, "n_val_masks": 2, "direct_connections": "all",
         "learning_rate_schedule": "cosine", "weight_decay": 0.1, "clip_norm": 2.5, "dropout": 0.25,
     }  # fmt: skip
-    options = (word for name, value in given.items() for word in (PARAMETERS[name].option.flag, value))
+    options = (word for name, value in given.items() for word in (HYPER[name].option.flag, value))
     constants = ("--optimizer-param", "rho=0.8", "--optimizer-param", "eps=1e-4")
     train("--out", path, "--hidden", 20, 30, "--connectivity-weights", *constants, *options)
     given |= {"connectivity_weights": True, "hidden_sizes": [20, 30], "optimizer_params": {"rho": 0.8, "eps": 1e-4}}
     model = load(path)
     assert {name: model.hyper[name] for name in given} == given
-    assert set(given) == {name for name, about in PARAMETERS.items() if about.option}
+    assert set(given) == {name for name, about in HYPER.items() if about.option}
     a = model.architecture
     assert (a.direct, a.connectivity_weights, a.activation) == ("all", True, "softsign")
     assert (model.n_masks, model.dtype) == (3, np.float64)
@@ -100,9 +100,9 @@ def test_names_and_defaults_are_those_of_the_package():
     assert ACTIVATIONS[1:] == choices.ACTIVATIONS
     assert set(choices.OPTIMIZERS) == set(OPTIMIZERS)
     args = vars(options.parser().parse_args(["train", "digits"]))
-    assert OPTIMIZERS["adam"].hyper[0] == MADE().learning_rate
-    assert {name: args[name] for name in PARAMETERS if name in args} == {
-        name: None if about.option.unset else getattr(MADE(), name) for name, about in PARAMETERS.items() if about.option
+    assert OPTIMIZERS["adam"].constants[0] == MADE().learning_rate
+    assert {name: args[name] for name in HYPER if name in args} == {
+        name: None if about.option.unset else getattr(MADE(), name) for name, about in HYPER.items() if about.option
     }
 
 

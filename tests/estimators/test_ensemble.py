@@ -14,6 +14,7 @@ import joblib
 import numpy as np
 import pytest
 import scipy.sparse
+from fits import rows
 from helpers import random_model
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
@@ -25,13 +26,6 @@ from made_fast.estimators.ensemble import em_weights
 
 WEIGHTS = [0.5, 0.3, 0.2]
 D = 8
-
-
-def blobs(n: int, n_inputs: int = 12, seed: int = 0):
-    """Noisy copies of four patterns: data with structure, unlike independent bits."""
-    rng = np.random.default_rng(seed)
-    patterns = np.random.default_rng(99).random((4, n_inputs)) < 0.5
-    return (patterns[rng.integers(4, size=n)] ^ (rng.random((n, n_inputs)) < 0.05)).astype(np.uint8)
 
 
 # EM
@@ -110,7 +104,7 @@ def test_parameters_of_the_members_are_parameters():
 
 
 def test_members_are_mades_that_differ():
-    X = blobs(200)
+    X = rows(200)
     fitted = small(4).fit(X)
     assert [type(made) for made in fitted.members_] == [MADE] * 4
     assert len({made.random_state for made in fitted.members_}) == 4
@@ -128,7 +122,7 @@ def test_members_are_mades_that_differ():
 
 
 def test_the_same_bits_whoever_trains_the_members():
-    X = blobs(120)
+    X = rows(120)
     options = {"weights": "em", "validation_fraction": 0.25, "n_masks": 2}
     expected = bits(small(**options).fit(X))
     for n_jobs, n_threads in ((2, None), (-1, 3), (3, 2), (1, 1)):
@@ -160,13 +154,13 @@ def test_no_more_threads_than_there_are(monkeypatch):
     for n_jobs, n_threads, each, at_once in ((1, None, 6, 1), (2, None, 3, 2), (4, None, 2, 3), (2, 9, 4, 2), (3, 2, 1, 3)):
         used.clear()
         most[0] = 0
-        fitted = small(n_jobs=n_jobs, n_threads=n_threads, max_epochs=1).fit(blobs(30))
+        fitted = small(n_jobs=n_jobs, n_threads=n_threads, max_epochs=1).fit(rows(30))
         assert (set(used), most[0]) == ({each}, at_once)
         assert [made.n_threads for made in fitted.members_] == [n_threads] * 3
 
 
 def test_validation_rows_are_held_out_once_for_all(monkeypatch):
-    X, seen, fit = blobs(200), [], MADE.fit
+    X, seen, fit = rows(200), [], MADE.fit
     X[:, 0] = 0
 
     def watched(self, X, y=None, *, X_val=None, **options):
@@ -189,7 +183,7 @@ def test_validation_rows_are_held_out_once_for_all(monkeypatch):
 
 
 def test_em_prefers_the_better_member(monkeypatch):
-    fit, X, X_val = MADE.fit, blobs(300), blobs(100, seed=1)
+    fit, X, X_val = MADE.fit, rows(300), rows(100, seed=1)
 
     def lazy(self, X, *args, **options):
         self.set_params(max_epochs=15 if self.random_state == best else 1)
@@ -206,7 +200,7 @@ def test_em_prefers_the_better_member(monkeypatch):
 
 def test_weights_by_em_need_validation_rows():
     with pytest.raises(ValueError, match=r"weights='em' needs validation rows.*X_val.*validation_fraction"):
-        small(weights="em").fit(blobs(30))
+        small(weights="em").fit(rows(30))
 
 
 @pytest.mark.parametrize(
@@ -225,16 +219,16 @@ def test_weights_by_em_need_validation_rows():
 )
 @pytest.mark.parametrize("n_jobs", [1, 2])
 def test_bad_parameters_are_named_and_leave_what_was_fitted(params, message, n_jobs):
-    made, X = small(2, n_jobs=n_jobs), blobs(40)
+    made, X = small(2, n_jobs=n_jobs), rows(40)
     before = made.fit(X).score(X)
     good = made.get_params()
     with pytest.raises((ValueError, TypeError), match=message):
-        made.set_params(**params).fit(blobs(40, 5))
+        made.set_params(**params).fit(rows(40, 5))
     assert made.set_params(**good).score(X) == before
 
 
 def test_bad_data_are_named():
-    made, X = small(2), blobs(40)
+    made, X = small(2), rows(40)
     for bad in (np.full((5, 12), 2), np.zeros((0, 12)), np.zeros(12)):
         with pytest.raises(ValueError, match="X"):
             made.fit(bad)
@@ -255,7 +249,7 @@ def test_bad_data_are_named():
 
 def test_every_way_to_write_the_same_data_gives_the_same_mixture(tmp_path):
     pd = pytest.importorskip("pandas")
-    X = blobs(60)
+    X = rows(60)
     expected = small(2, validation_fraction=0.2).fit(X)
     frame = pd.DataFrame(X, columns=[f"c{i}" for i in range(12)])
     np.save(tmp_path / "X.npy", X)
@@ -272,8 +266,8 @@ def test_every_way_to_write_the_same_data_gives_the_same_mixture(tmp_path):
 
 
 def test_questions_go_to_the_mixture_and_the_saved_file(tmp_path):
-    X = blobs(150)
-    fitted = small(n_masks=None, n_eval_masks=3, weights="em", n_threads=2).fit(X, X_val=blobs(60, seed=1))
+    X = rows(150)
+    fitted = small(n_masks=None, n_eval_masks=3, weights="em", n_threads=2).fit(X, X_val=rows(60, seed=1))
     fitted.save(tmp_path / "m.safetensors")
     model = load(tmp_path / "m.safetensors")
     assert model.hyper == {"n_members": 3, "weights": "em"}
@@ -298,7 +292,7 @@ def test_questions_go_to_the_mixture_and_the_saved_file(tmp_path):
 
 
 def test_missing_entries_in_training_and_validation_rows():
-    X = blobs(120).astype(float)
+    X = rows(120).astype(float)
     X[np.random.default_rng(0).random(X.shape) < 0.2] = np.nan
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ApproximationWarning)
@@ -310,14 +304,14 @@ def test_members_that_fail_say_so_and_stop_the_others():
     made = small(2, optimizer="sgd", learning_rate=1e30, max_epochs=50)
     for n_jobs in (1, 2):
         with pytest.raises(FloatingPointError, match="learning_rate"):
-            made.set_params(n_jobs=n_jobs).fit(blobs(100))
+            made.set_params(n_jobs=n_jobs).fit(rows(100))
     assert not hasattr(made, "model_")
     assert not ensemble._running
 
 
 def test_an_interrupt_stops_members_on_threads(monkeypatch):
     """joblib leaves its threads alone when Ctrl-C comes; what they train must end all the same."""
-    rows, begun, epochs, fit, main = blobs(3000), [], [], MADE.fit, threading.get_ident()
+    X, begun, epochs, fit, main = rows(3000), [], [], MADE.fit, threading.get_ident()
 
     def fit_and_count(self, *args, **options):
         begun.append(self)
@@ -331,7 +325,7 @@ def test_an_interrupt_stops_members_on_threads(monkeypatch):
     monkeypatch.setattr(MADE, "fit", fit_and_count)
     begin = time.perf_counter()
     with pytest.raises(KeyboardInterrupt):
-        small(4, max_epochs=100_000, n_jobs=2).fit(rows)
+        small(4, max_epochs=100_000, n_jobs=2).fit(X)
     assert time.perf_counter() - begin < 10
     deadline = time.perf_counter() + 10
     while len(epochs) < 2 and time.perf_counter() < deadline:

@@ -12,6 +12,7 @@ import polars
 import pytest
 import scipy.sparse
 import sklearn
+from fits import rows, with_gaps
 from sklearn.base import clone
 from sklearn.compose import make_column_transformer
 from sklearn.exceptions import NotFittedError
@@ -25,18 +26,13 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from made_fast import MADE, MADEEnsemble, MADEImputer
 from made_fast.tables import arrays
 
-MISSING = 0.25
-
 
 def blobs(n: int, seed: int = 0) -> np.ndarray:
-    """Noisy copies of four patterns of 12 inputs."""
-    rng = np.random.default_rng(seed)
-    patterns = np.random.default_rng(99).random((4, 12)) < 0.5
-    return (patterns[rng.integers(4, size=n)] ^ (rng.random((n, 12)) < 0.02)).astype(float)
+    return rows(n, seed=seed, flip=0.02).astype(float)
 
 
 def with_holes(X: np.ndarray, seed: int = 0) -> np.ndarray:
-    return np.where(np.random.default_rng(seed).random(X.shape) < MISSING, np.nan, X)
+    return with_gaps(X, 0.25, seed)
 
 
 def made(**kwargs) -> MADE:

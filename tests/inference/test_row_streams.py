@@ -13,7 +13,7 @@ from made_fast import MADEModel, MixtureModel
 from made_fast.inference import answering, pattern
 from made_fast.inference.answering import PackedRows
 from made_fast.inference.density import ApproximationWarning
-from made_fast.inference.streams import DRAW, MEMBER, Streams
+from made_fast.inference.pattern import DRAW, MEMBER, Streams
 
 D = 30
 SEED = 5

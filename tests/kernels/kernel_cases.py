@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
-import itertools
 import math
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -30,7 +27,7 @@ TOLERANCE = {
     "float32": {"value": 2e-6, "gradient": 5e-7, "log_p": 3e-7, "activation": 5e-7, "difference": 6e-7, "trained": 1.5e-6},
     "float64": {"value": 5e-15, "gradient": 1e-15, "log_p": 3e-15, "activation": 1e-15, "difference": 6e-10, "trained": 3e-14},
 }
-# (lr, a, b, eps, decay, clip), not the defaults: each matters, and no rule makes much of the rounding of a small gradient.
+# (lr, a, b, eps, decay, clip), not the defaults: each matters, and rounding of a small gradient matters to none.
 CONSTANTS = {
     "sgd": (0.1, 0.3, 0.0, 0.0, 0.2, 0.0),
     "momentum": (0.05, 0.2, 0.8, 0.0, 0.3, 0.0),
@@ -43,13 +40,9 @@ CONSTANTS = {
 OUTPUTS = {
     "affine_backward_input": {"dh"},
     "affine_backward_weights": {"net.theta", "update.state"},
-    "affine_backward_weights_sparse": {"net.theta", "update.state"},
     "affine_forward": {"out"},
-    "affine_forward_sparse": {"out"},
     "bernoulli_nll": {"nll", "dlogits"},
     "conditionals": {"proba"},
-    "list_ones": {"count", "index"},
-    "list_rows": {"count", "index"},
     "pack": {"net.theta"},
     "pack_bits": {"place", "out", "seen"},
     "sample": {"x"},
@@ -125,60 +118,6 @@ def run_crew(module: ModuleType, kernel: str, *args: Any, n_ranks: int = 1) -> N
             done.result()
 
 
-def check_a_rank_that_waits(module: ModuleType, kernel: str, *args: Any) -> None:
-    """Call a training kernel on one rank of two, and call it off when it waits."""
-    sync = np.zeros(SYNC, np.int32)
-    rank = threading.Thread(target=run, args=(module, kernel, *args, Crew(0, 2, sync)), daemon=True)
-    rank.start()
-    time.sleep(0.02)
-    assert rank.is_alive()
-    sync[CALL_OFF] = 1
-    rank.join(60)
-    assert not rank.is_alive()
-
-
-def check_called_off(
-    module: ModuleType, kernel: str, begin: Callable[[slice], tuple[Any, Any, Any]], n_steps: int, n_ranks: int
-) -> None:
-    """Call a training off at moments all over its time: whenever that is, every weight is at a step.
-
-    All ranks have made the same steps; of one more step, some weights have been made, each with its state. ``begin(steps)``
-    returns the arguments but the last one, parameters, and state, for a run of these steps from the start.
-    """
-    train = getattr(module, kernel)
-    args, parameters, state = begin(slice(0))
-    known = [np.stack([parameters, *state])]
-    for step in range(n_steps):
-        args, parameters, state = begin(slice(step, step + 1))
-        parameters[:], state[:] = known[-1][0], known[-1][1:]
-        train(*args, Crew(0, 1, np.zeros(SYNC, np.int32)))
-        known.append(np.stack([parameters, *state]))
-    steps: list[int | None] = []
-    whole = 0.0
-    for i in range(60):  # the first one runs to its end, and tells how long that takes
-        (args, parameters, state), sync = begin(slice(n_steps)), np.zeros(SYNC, np.int32)
-        crew = [threading.Thread(target=train, args=(*args, Crew(rank, n_ranks, sync))) for rank in range(n_ranks)]
-        started = time.perf_counter()
-        for rank in crew:
-            rank.start()
-        if i:
-            time.sleep(whole * i / 60)
-            sync[CALL_OFF] = 1
-        for rank in crew:
-            rank.join()
-        whole = whole or time.perf_counter() - started
-        now = np.stack([parameters, *state])
-        found = (
-            step + (now == after).all()
-            for step, (before, after) in enumerate(itertools.pairwise(known))
-            if ((now == before).all(axis=0) | (now == after).all(axis=0)).all()
-        )
-        steps.append(next(found, None))
-    assert None not in steps
-    assert steps[0] == n_steps
-    assert set(steps[1:]) - {0, steps[0]}  # some were called off on the way
-
-
 def room(shape: int | tuple[int, ...], dtype: Any, fill: Any = np.nan) -> Any:
     """Return an array on a 64-byte boundary, every number of it ``fill``, with as many as in a panel row behind it."""
     n = math.prod(np.atleast_1d(shape).tolist())
@@ -227,14 +166,73 @@ def fill_up(made: Any, n_units: int) -> Any:
 
 
 def new_update(optimizer: str, n: int, dtype: str, step: int = 3, **constants: float) -> Update:
-    """Return a rule for n parameters with an empty state; ``"gradient"`` is the rule that only writes it down."""
+    """Return an update of n parameters with an empty state; ``"gradient"`` only writes the gradient there."""
     code, n_state, *_ = OPTIMIZERS.get(optimizer, (GRADIENT, 1))
     values = dict(zip(("lr", "a", "b", "eps", "decay", "clip"), CONSTANTS.get(optimizer, (0.0,) * 6), strict=True))
     return Update(code, step, np.array([*(values | constants).values()]), room((n_state, n), dtype, 0))
 
 
-class Case:
+class Options(NamedTuple):
+    """What a run of training may ask for beside an optimizer; ``train`` knows the middle three."""
+
+    several: bool = False  # groups in a step, some with fewer places
+    clip: float = 0.0
+    dropout: float = 0.0
+    weighted: bool = False
+    gradient: bool = False  # give room for the gradient even where none is needed
+
+
+PLAIN = Options()
+FULL = Options(several=True, clip=0.5, dropout=0.4, weighted=True)
+SEVERAL = Options(several=True, weighted=True)
+CLIPPED = Options(clip=0.5, dropout=0.4)
+
+
+class Trained:
+    """Parameters and rows that ``kernel`` trains on; ``parameters`` are those at the start, ``padding`` is always 0.
+
+    ``arguments(optimizer, options, ...)`` returns those of the kernel but the crew, in order: the parameters come first.
+    """
+
+    kernel: str
+    parameters: Any
+    bias: Any
+    padding: Any
+
+    def train(self, module: ModuleType, *args: Any, n_ranks: int = 1, **kwargs: Any) -> tuple[Any, Any, Any]:
+        """Return (losses, parameters, state); what to do is as for ``arguments``."""
+        return self.train_with(module, self.arguments(*args, n_ranks=n_ranks, **kwargs), n_ranks)
+
+    def train_with(self, module: ModuleType, arguments: dict[str, Any], n_ranks: int = 1) -> tuple[Any, Any, Any]:
+        """Return (losses, parameters, state)."""
+        run_crew(module, self.kernel, *arguments.values(), n_ranks=n_ranks)
+        parameters, *_ = arguments.values()
+        return arguments["nll"], parameters[0], arguments["update"].state
+
+
+class Case(Trained):
     """A random net and a batch for it, with the calls that need scratch. All scratch starts as garbage."""
+
+    kernel = "train"
+    SMALL = (9, (8, 31), 9, "output")
+    LARGE = (100, (31, 70), 31, "all")
+    # Below, at and beyond the vectors, the register tiles, the panels and the rows of a batch that are summed at a time.
+    SHAPES = (
+        (1, (), 7, "none"),
+        (1, (9,), 1, "output"),
+        (7, (), 8, "none"),
+        (8, (7,), 31, "none"),
+        (9, (31,), 9, "none"),
+        (9, (9, 8), 1, "all"),
+        (31, (9,), 7, "output"),
+        (31, (100,), 100, "none"),
+        (40, (20, 70), 300, "output"),
+        (65, (64, 31), 8, "none"),
+        (65, (31, 8), 31, "output"),
+        (70, (70, 7, 70), 8, "all"),
+        (100, (7, 31, 8), 31, "none"),
+        (100, (100, 130), 7, "all"),
+    )
 
     def __init__(self, shape: Shape, dtype: str, activation: str | None = None, degrees: Any = "stratified") -> None:
         n_inputs, hidden, n_rows, direct = shape
@@ -251,19 +249,15 @@ class Case:
             dense.pack_layer(theta, l, W, b * own)
             dense.pack_layer(live, l, np.ones_like(W), own)
             dense.pack_layer(bias, l, np.zeros_like(W), own)
-        self.live, self.bias = live.theta == 1, bias.theta == 1
-        self.net = Net(copied(theta.theta, dtype), *self.layout)
+        self.live, self.bias, self.padding = live.theta == 1, bias.theta == 1, live.theta == 0
+        self.net = Net(copied(theta.theta.astype("f4"), dtype), *self.layout)
+        self.parameters = self.net.theta
+        self.exact: Case = self if dtype == "float64" else Case(shape, "float64", activation, degrees)
         self.x = (rng.random((n_rows, n_inputs)) < 0.3).astype(np.uint8)
         self.bits = pack_bits(self.x)
         self.weights = rng.normal(size=n_rows) + 0.5  # of rows; some are negative
         words = sum(n_panels(size) for size in hidden)  # of a row of dropout
         self.kept = pack_bits(rng.random((500 if words else 0, PANEL * max(words, 1))) < 0.6)
-
-    def exact(self) -> Case:
-        """Return the same net and batch with float64 parameters."""
-        other = object.__new__(Case)
-        other.__dict__ = {**self.__dict__, "dtype": "float64", "net": self.net._replace(theta=self.net.theta.astype("f8"))}
-        return other
 
     def scratch(self, n_reals: int, n_ints: int) -> Scratch:
         return Scratch(room(n_reals, self.dtype), room(n_ints, np.int32, -7))
@@ -291,43 +285,40 @@ class Case:
     def arguments(
         self,
         optimizer: str,
-        batch_size: int,
-        steps: slice,
+        options: Options,
         *,
         sparse: bool = True,
-        weights: Any = None,
-        dropout: float = 0.0,
-        short: int = 0,
+        n_steps: int = 4,
+        steps: slice | None = None,
+        n_ranks: int = 1,
         **constants: float,
-    ) -> tuple[Any, ...]:
-        """Return the arguments of ``train`` but the crew, for some of the steps."""
-        start, stop, _ = steps.indices(steps.stop)
-        rows = np.arange(start * batch_size, stop * batch_size - short) * 5 % len(self.bits)
+    ) -> dict[str, Any]:
+        """Return the arguments of ``train`` but the crew, for some of ``n_steps`` steps on eight rows, the last on five."""
+        start, stop, _ = (steps or slice(n_steps)).indices(n_steps)
+        rows = np.arange(8 * n_steps - 3)[8 * start : 8 * stop] * 5 % len(self.bits)
         net = self.net._replace(theta=copied(self.net.theta))
-        keep = self.kept[start * batch_size :][: len(rows) if dropout else 0]
-        update = new_update(optimizer, len(net.theta), self.dtype, 3 + start, **constants)
-        none, scratch = room(0, self.dtype), self.scratch(*panels.train_workspace(self.layout, batch_size))
-        gradient = room(len(net.theta), self.dtype) if update.constants[-1] else none
-        return (
-            net,
-            Batches(self.bits, np.zeros(0) if weights is None else weights, rows, batch_size, sparse),
-            Dropout(keep, dropout),
-            update,
-            TrainScratch(gradient, none, none, *scratch),
-            room(stop - start, "float64"),
-        )
+        keep = self.kept[8 * start :][: len(rows) if options.dropout else 0]
+        none, scratch = room(0, self.dtype), self.scratch(*panels.train_workspace(self.layout, 8))
+        return {
+            "net": net,
+            "batches": Batches(self.bits, self.weights if options.weighted else np.zeros(0), rows, 8, sparse),
+            "dropout": Dropout(keep, options.dropout),
+            "update": new_update(optimizer, len(net.theta), self.dtype, 3 + start, clip=options.clip, **constants),
+            "scratch": TrainScratch(room(len(net.theta), self.dtype) if options.clip else none, none, none, *scratch),
+            "nll": room(stop - start, "float64"),
+        }
 
-    def train(
-        self, module: ModuleType, optimizer: str, batch_size: int, n_steps: int, n_ranks: int = 1, **options: Any
-    ) -> tuple[Any, Any, Any]:
-        """Return (losses, theta, state) after ``n_steps`` steps, the last on a shorter batch; options as for ``arguments``."""
-        args = self.arguments(optimizer, batch_size, slice(n_steps), short=batch_size // 2, **options)
-        run_crew(module, "train", *args, n_ranks=n_ranks)
-        return args[-1], args[0].theta, args[3].state
+    def loss(self, theta: Any, options: Options) -> float:
+        """Return the loss of the first step."""
+        arguments = self.arguments("sgd", options, steps=slice(1))
+        net, (_, weights, rows, *_), keep, *_ = arguments.values()
+        x, factors = self.x[rows].astype(float), dense.kept(net.layers, keep, slice(8), np.dtype("f8"))
+        logits = dense.forward(net._replace(theta=theta), x, factors)[-1]
+        return dense.loss(logits, x, x.shape[1], weights[rows], 8)[0] / 8
 
     def layers(self) -> list[tuple[int, Any, Any, Any]]:
         """Return (l, input, output of its direct connections, output) of every layer in float64, as activation buffers."""
-        layers, x, net = self.layout.layers, to_buffer(self.x), self.exact().net
+        layers, x, net = self.layout.layers, to_buffer(self.x), self.exact.net
         chain, found, outputs = panels.n_chain(layers), [], {}
         for l in [*range(chain, len(layers)), *range(chain)]:
             below, adds = outputs[l - 1] if 0 < l < chain else x, layers[l, DIRECT]
@@ -336,13 +327,6 @@ class Case:
             reference.affine_forward(net, l, below, direct, outputs[l])
             found.append((l, below, direct, outputs[l]))
         return found
-
-    def lists(self, kernel: str) -> tuple[Any, Any]:
-        """Return what ``list_ones`` or ``list_rows`` makes of the batch."""
-        shape = self.x.shape if kernel == "list_ones" else self.x.T.shape
-        count, index = np.full(shape[0], -1, np.int32), np.full(shape, -1, np.int32)
-        getattr(reference, kernel)(self.bits, self.x.shape[1], count, index)
-        return count, index
 
     def part(self, l: int) -> Any:
         """Return which parameters are those of layer l: its weights and its bias."""

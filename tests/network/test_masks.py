@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import tracemalloc
 
 import numpy as np
@@ -10,25 +9,12 @@ import pytest
 from scipy.stats import chisquare
 
 from made_fast.kernels.reference import dense
-from made_fast.network.masks import (
-    Connectivity,
-    MaskRule,
-    MaskSet,
-    draw_connectivity,
-)
+from made_fast.network.masks import Connectivity, MaskRule, MaskSet, draw_connectivity
 from made_fast.tables.choices import DEGREE_RULES, DIRECT_CONNECTIONS, RESAMPLE
 
 SHAPES = [
-    (1, ()),
-    (1, (4,)),
-    (2, (1,)),
-    (5, ()),
-    (7, (3,)),
-    (9, (40,)),
-    (12, (12, 12)),
-    (30, (7, 64, 5)),
-    (6, (8, 3, 9, 4, 8)),
-]
+    (1, ()), (1, (4,)), (2, (1,)), (5, ()), (7, (3,)), (9, (40,)), (12, (12, 12)), (30, (7, 64, 5)), (6, (8, 3, 9, 4, 8)),
+]  # fmt: skip
 
 
 def same(a: Connectivity, b: Connectivity) -> bool:
@@ -39,13 +25,10 @@ def same(a: Connectivity, b: Connectivity) -> bool:
 @pytest.mark.parametrize("rule", ["stratified", "uniform"])
 def test_degrees_keep_to_their_range(n_inputs, hidden_sizes, rule):
     for seed in range(20):
-        smallest = 1
-        for m, size in zip(
-            draw_connectivity(n_inputs, hidden_sizes, "natural", rule, np.random.default_rng(seed)).degrees,
-            hidden_sizes,
-            strict=True,
-        ):
-            assert m.shape == (size,)
+        smallest, rng = 1, np.random.default_rng(seed)
+        connectivity = draw_connectivity(n_inputs, hidden_sizes, "natural", rule, rng)
+        assert (connectivity.n_inputs, connectivity.hidden_sizes) == (n_inputs, hidden_sizes)
+        for m in connectivity.degrees:
             assert m.dtype == np.int32
             assert m.min() >= smallest
             assert m.max() <= max(n_inputs - 1, 1)
@@ -100,40 +83,12 @@ def test_staircase_is_the_sorted_mask(n_inputs, hidden_sizes, rule):
     assert (connectivity.ordering[staircase.sorts[0]] == np.arange(1, n_inputs + 1)).all()
 
 
-def test_layers_of_equal_width_draw_different_degrees():
-    for rule in ("stratified", "uniform"):
-        first, second = draw_connectivity(100, (200, 200), "natural", rule, np.random.default_rng(0)).degrees
-        assert (first != second).any()
-        assert (np.sort(first) != np.sort(second)).any()
-
-
 def test_orderings():
     rng = np.random.default_rng(0)
     assert draw_connectivity(4, (), "natural", "uniform", rng).ordering.tolist() == [1, 2, 3, 4]
     assert draw_connectivity(3, (), [3, 1, 2], "uniform", rng).ordering.tolist() == [3, 1, 2]
-    counts = np.zeros((4, 4))
-    for _ in range(4000):
-        counts[np.arange(4), draw_connectivity(4, (), "random", "uniform", rng).ordering - 1] += 1
-    assert chisquare(counts[0]).pvalue > 1e-4
-    assert chisquare(counts[:, 0]).pvalue > 1e-4
-
-
-def test_a_large_connectivity_is_quick_and_small():
-    tracemalloc.start()
-    start = time.perf_counter()
-    connectivity = draw_connectivity(1000, (8000, 8000), "random", "stratified", np.random.default_rng(0))
-    connectivity.staircase()
-    seconds = time.perf_counter() - start
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 1000 * 8000 / 4  # no array of D x H
-    assert seconds < 1  # some milliseconds; a guard against a quadratic step, not a benchmark
-
-
-def test_connectivity_knows_its_sizes():
-    connectivity = Connectivity(np.array([2, 1], np.int32), (np.array([1, 1, 1], np.int32),))
-    assert connectivity.n_inputs == 2
-    assert connectivity.hidden_sizes == (3,)
+    drawn = [draw_connectivity(3, (), "random", "uniform", rng).ordering for _ in range(3000)]
+    assert chisquare(np.unique(drawn, axis=0, return_counts=True)[1]).pvalue > 1e-4
 
 
 @pytest.mark.parametrize(("n_inputs", "hidden_sizes"), SHAPES)
@@ -253,10 +208,11 @@ def test_orderings_are_drawn_uniformly():
     assert chisquare(pairs[~np.eye(30, dtype=bool)]).pvalue > 1e-3
 
 
-def test_a_large_mask_set_is_small():
+@pytest.mark.parametrize("n", [1, 8])
+def test_a_large_mask_set_is_small(n):
     base = draw_connectivity(1000, (8000, 8000), "random", "stratified", np.random.default_rng(0))
     tracemalloc.start()
-    MaskRule(base, "stratified", "both").mask_set(8, np.random.default_rng(1)).staircase("all")
+    MaskRule(base, "stratified", "both").mask_set(n, np.random.default_rng(1)).staircase("all")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 8 * 1000 * 8000 / 4  # no array of K x D x H
+    assert peak < n * 1000 * 8000 / 4  # no array of K x D x H

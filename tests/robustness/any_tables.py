@@ -3,14 +3,12 @@
 :func:`tables` draws dense tables, sparse matrices tidy, untidy and broken, and things that are no table at all;
 :func:`all_refused` yields all that must be refused, each once.
 
-Not here: dense tables (``dense_tables.py``), the methods that take tables, and what is promised of the answer (``doors.py``).
+Not here: dense tables (``dense_tables.py``), the methods that take tables, and their promise (``doors.py``).
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,9 +16,7 @@ import pandas as pd
 import scipy.sparse as sp
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-
-sys.path.append(str(Path(__file__).resolve().parents[1]))  # where its neighbours are, also for a script
-from robustness.dense_tables import ALIEN, Rng, Table, dense_tables, fill, numbers
+from robustness.dense_tables import ALIEN, Liar, Rng, Table, dense_tables, fill, numbers
 
 # Sparse tables
 
@@ -76,7 +72,7 @@ def sparse_tables(draw: st.DrawFn, width: int) -> Table:
     if form in ("csr", "csc", "bsr"):
         S.indices, S.indptr = S.indices.astype(index), S.indptr.astype(index)
     if form in ("csr", "coo") and draw(st.booleans()):
-        S.has_canonical_format = True  # what SciPy has noted may be out of date
+        S.has_canonical_format = True  # the flag may be wrong
     return Table(S, numbers(X), f"{form}_{kind} of {dtype.str}, {index}, {flavour}, {'canonical' if canonical else 'untidy'}")
 
 
@@ -87,7 +83,7 @@ def _put(array: NDArray[Any], at: int, value: Any) -> NDArray[Any]:
 
 
 def _breaks(S: Any, rng: Rng) -> list[tuple[str, Any]]:
-    """Return ways to break a sparse matrix: new values of its arrays, which SciPy does not look at, or what to call."""
+    """Return ways to break a sparse matrix: new values of its arrays, which SciPy does not check, or a function to call."""
     form, (n, D) = S.format, S.shape
     huge = int(rng.choice([-(2**31), -1000, -1, 2**31 - 1, 10**6]))
     if form in ("csr", "csc", "bsr"):
@@ -133,7 +129,7 @@ def broken_tables(draw: st.DrawFn, width: int) -> Table:
     X[rng.integers(n), rng.integers(width)] = 1
     S = _converted(getattr(sp, f"csr_{kind}")(X), form, rng)
     if draw(st.booleans()):
-        getattr(S, "has_canonical_format", None)  # SciPy notes it, and does not notice what happens next
+        getattr(S, "has_canonical_format", None)  # SciPy computes and keeps it
     ways = _breaks(S, rng)
     return _broken(S, *ways[rng.integers(len(ways))])
 
@@ -154,27 +150,15 @@ def all_refused(width: int) -> Iterator[Table]:
         for way in range(n_ways):
             S = sp.csr_array(np.eye(4, width)).asformat(form)
             yield _broken(S, *_breaks(S, np.random.default_rng(way))[way])
-    for name, make in _no_table(width).items():
-        yield Table(make(), None, name)
+    for name, thing in _no_table(width).items():
+        yield Table(thing, None, name)
     for alien in ALIEN:
         X = np.zeros((3, width), object)
         X[1, 2] = alien
         yield Table(X, None, f"an array of objects with {alien!r}")
 
 
-# What is no table of this width
-
-
-class Liar:
-    """Has ``__array__``, which does not give an array, or not a 0/1 table of the width, or none at all."""
-
-    def __init__(self, answer: Any) -> None:
-        self.answer = answer
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
-        if isinstance(self.answer, Exception):
-            raise self.answer
-        return self.answer
+# Things that are no table of this width
 
 
 class HalfSparse:
@@ -187,63 +171,63 @@ class HalfSparse:
 OTHER_WIDTH = "another width: "
 
 
-def _no_table(D: int) -> dict[str, Callable[[], Any]]:
-    """Return what is no table of D columns; what is one of another width is named so."""
+def _no_table(D: int) -> dict[str, Any]:
+    """Return things that are no table of D columns, by name; the names of tables of another width say so."""
     shapes: list[tuple[int, ...]] = [(), (D,), (0, D), (2, 0), (0, 0), (1, 2, D), (2, D, 1), (1,) * 33]
-    wrong: dict[str, Callable[[], Any]] = {f"shape {shape}": lambda shape=shape: np.zeros(shape, np.uint8) for shape in shapes}
-    wrong |= {f"{OTHER_WIDTH}shape {(2, d)}": lambda d=d: np.zeros((2, d)) for d in (D - 1, D + 1)}
+    wrong: dict[str, Any] = {f"shape {shape}": np.zeros(shape, np.uint8) for shape in shapes}
+    wrong |= {f"{OTHER_WIDTH}shape {(2, d)}": np.zeros((2, d)) for d in (D - 1, D + 1)}
     wrong |= {
-        f"broadcast to {shape} of {dtype}": lambda shape=shape, dtype=dtype: np.broadcast_to(np.zeros((), dtype), shape)
+        f"broadcast to {shape} of {dtype}": np.broadcast_to(np.zeros((), dtype), shape)
         for shape in [(1, 2**40), (1, 2**59), (3, 2**31), (2**31, 0), (2**53, D)]
         for dtype in ("u1", "f8", "O")
     }
     wrong |= {
-        f"dtype {dtype}": lambda dtype=dtype: np.zeros((2, D), dtype)
+        f"dtype {dtype}": np.zeros((2, D), dtype)
         for dtype in ("c8", "c16", "G", "U1", "S1", "M8[D]", "m8[s]", "V3", "i1,f4", [("a", "u1", (2,))])
     }
     for form in FORMATS:
         wrong |= {
-            f"{OTHER_WIDTH}{form} of width {D + 1}": lambda form=form: sp.csr_array((2, D + 1)).asformat(form),
-            f"{form} of 0 rows": lambda form=form: sp.csr_array((0, D)).asformat(form),
-            f"complex {form}": lambda form=form: sp.csr_array(np.ones((2, D), complex)).asformat(form),
+            f"{OTHER_WIDTH}{form} of width {D + 1}": sp.csr_array((2, D + 1)).asformat(form),
+            f"{form} of 0 rows": sp.csr_array((0, D)).asformat(form),
+            f"complex {form}": sp.csr_array(np.ones((2, D), complex)).asformat(form),
         }
     wrong |= {
-        "coo of 1 dimension": lambda: sp.coo_array(np.ones(D)),
-        "coo of width 2^40": lambda: sp.coo_array((1, 2**40)),
-        "csr of width 2^40": lambda: sp.csr_array((1, 2**40)),
-        "ragged lists": lambda: [[1] * D, [1] * (D - 1)],
-        "deeply ragged lists": lambda: [[1] * (D - 1) + [[1]]],
-        "empty list": list,
-        "list of empty lists": lambda: [[], []],
-        "list of text": lambda: [["1"] * D],
-        "list of None": lambda: [None, None],
-        "list of sets": lambda: [set(range(D))],
-        "masked": lambda: np.ma.masked_array(np.ones((2, D)), mask=np.eye(2, D)),
-        "masked rows": lambda: [np.ma.masked_array(np.ones(D), mask=np.arange(D) == 1)] * 2,
-        "masked constant": lambda: np.ma.masked,
-        "frame of text": lambda: pd.DataFrame([["a"] * D]),
-        "frame of dates": lambda: pd.DataFrame([[pd.Timestamp(0)] * D]),
-        "frame of text categories": lambda: pd.DataFrame([["a"] * D]).astype("category"),
-        "series": lambda: pd.Series([0.0] * D),
-        "empty frame": pd.DataFrame,
-        "a generator": lambda: (row for row in [[0] * D]),
-        "half sparse": HalfSparse,
-        f"{OTHER_WIDTH}__array__": lambda: Liar(np.zeros((2, D + 1))),
-        "__array__ of text": lambda: Liar(np.full((2, D), "a")),
+        "coo of 1 dimension": sp.coo_array(np.ones(D)),
+        "coo of width 2^40": sp.coo_array((1, 2**40)),
+        "csr of width 2^40": sp.csr_array((1, 2**40)),
+        "ragged lists": [[1] * D, [1] * (D - 1)],
+        "deeply ragged lists": [[1] * (D - 1) + [[1]]],
+        "empty list": [],
+        "list of empty lists": [[], []],
+        "list of text": [["1"] * D],
+        "list of None": [None, None],
+        "list of sets": [set(range(D))],
+        "masked": np.ma.masked_array(np.ones((2, D)), mask=np.eye(2, D)),
+        "masked rows": [np.ma.masked_array(np.ones(D), mask=np.arange(D) == 1)] * 2,
+        "masked constant": np.ma.masked,
+        "frame of text": pd.DataFrame([["a"] * D]),
+        "frame of dates": pd.DataFrame([[pd.Timestamp(0)] * D]),
+        "frame of text categories": pd.DataFrame([["a"] * D]).astype("category"),
+        "series": pd.Series([0.0] * D),
+        "empty frame": pd.DataFrame(),
+        "a generator": (row for row in [[0] * D]),
+        "half sparse": HalfSparse(),
+        f"{OTHER_WIDTH}__array__": Liar(np.zeros((2, D + 1))),
+        "__array__ of text": Liar(np.full((2, D), "a")),
     }
     plain = (None, 1, "01101", b"01101", {"a": 1}, {0, 1}, range(D), len, sp.csr_array)
-    wrong |= {f"{thing!r}": lambda thing=thing: thing for thing in plain}
+    wrong |= {f"{thing!r}": thing for thing in plain}
     errors = (AttributeError("no"), KeyError("no"), ZeroDivisionError(), UserWarning("no"))
-    wrong |= {f"__array__ that gives {what!r}": lambda what=what: Liar(what) for what in (*errors, [[0] * D], None)}
+    wrong |= {f"__array__ that gives {what!r}": Liar(what) for what in (*errors, [[0] * D], None)}
     if hasattr(np, "dtypes") and hasattr(np.dtypes, "StringDType"):
-        wrong["StringDType"] = lambda: np.zeros((2, D), np.dtypes.StringDType())
+        wrong["StringDType"] = np.zeros((2, D), np.dtypes.StringDType())
     return wrong
 
 
 def no_tables(width: int, fits: bool) -> st.SearchStrategy[Table]:
-    """Draw what is no table of this width, or of any width where that is free."""
-    ways = {name: make for name, make in _no_table(width).items() if not (fits and name.startswith(OTHER_WIDTH))}
-    return st.sampled_from(list(ways)).map(lambda name: Table(ways[name](), None, name))
+    """Draw things that are no table of this width; of any width where a door fits."""
+    names = [name for name in _no_table(width) if not (fits and name.startswith(OTHER_WIDTH))]
+    return st.sampled_from(names).map(lambda name: Table(_no_table(width)[name], None, name))  # some can be used once only
 
 
 def tables(width: int, fits: bool) -> st.SearchStrategy[Table]:

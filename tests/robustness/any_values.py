@@ -1,4 +1,4 @@
-"""Anything that a user may hand in as an option, for Hypothesis to draw, and rules for what is right.
+"""Anything that a user may hand in as an option, for Hypothesis to draw, and rules that say what is right.
 
 A rule is a function of a value: it returns the plain value that this stands for, REFUSED, EITHER (it may be taken for
 anything), or SKIP (it would take too long). Not here: the options (``test_options.py``).
@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 from hypothesis import strategies as st
-from robustness.any_tables import Liar
+from robustness.dense_tables import Liar
 from robustness.doors import WIDTH
 
 REFUSED, EITHER, SKIP = object(), object(), object()
@@ -114,20 +114,22 @@ def count(most):
     return rule
 
 
+def when(holds, plain=lambda value: value):
+    """Take values of which ``holds`` is true, for their ``plain`` one."""
+    return lambda value: plain(value) if holds(value) else REFUSED
+
+
 def number_of(n):
-    return lambda value: REFUSED if not is_int(value) or not 0 <= value < n else int(value)
-
-
-def any_positive(value):
-    return int(value) if is_int(value) and value >= 1 else REFUSED
-
-
-def flag(value):
-    return bool(value) if isinstance(value, bool | np.bool_) else REFUSED
+    return when(lambda value: is_int(value) and 0 <= value < n, int)
 
 
 def one_of(*options):
-    return lambda value: value if isinstance(value, str) and value in options else REFUSED
+    return when(lambda value: isinstance(value, str) and value in options)
+
+
+any_positive = when(lambda value: is_int(value) and value >= 1, int)
+flag = when(lambda value: isinstance(value, bool | np.bool_), bool)
+mapping = when(lambda value: isinstance(value, dict))
 
 
 def real(holds=lambda x: True):
@@ -153,7 +155,7 @@ def random_state(value):
 
 
 def plain_array(value):
-    """Return an array of what is one without doubt, or None."""
+    """Return a value as an array, or None if it is no plain array."""
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
         return None
     try:
@@ -208,9 +210,8 @@ def hidden_sizes(value):
 def ordering(value):
     if isinstance(value, str) and value in ("natural", "random"):
         return value
-    places = items_of(value)
-    right = places is not None and all(map(is_int, places)) and sorted(places) == list(range(1, WIDTH + 1))
-    return places if right else REFUSED
+    places = items_of(value) or []
+    return places if all(map(is_int, places)) and sorted(places) == list(range(1, WIDTH + 1)) else REFUSED
 
 
 def dtype(value):
@@ -256,10 +257,6 @@ method = one_of("mode", "mean", "sample")
 
 def not_endless(value):
     return SKIP if isinstance(value, itertools.count | itertools.repeat) else REFUSED
-
-
-def mapping(value):
-    return value if isinstance(value, dict) else REFUSED
 
 
 def the_one(value):

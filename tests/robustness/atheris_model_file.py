@@ -2,7 +2,7 @@
 
 ``pip install atheris``, then ``python tests/robustness/atheris_model_file.py -max_total_time=60``; options are libFuzzer's. It
 starts from the files of ``fuzz.py``, and a mutator of its own puts the checksums right, without which nothing gets past them.
-It looks for what ``fuzz.py`` looks for, in one process: it ends with the first file that breaks a promise, and keeps that.
+It checks the promises of ``fuzz.py`` in one process: it ends with the first file that breaks one, and keeps that.
 
 Not here: checkpoints, millions of mutants (``fuzz.py``). The tests do not need atheris.
 """

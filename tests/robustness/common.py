@@ -1,6 +1,6 @@
-"""What the programs of this folder share: states of fits, forks, limits of memory, command lines and reports.
+"""Code that the programs of this folder share: states of fits, forks, limits of memory, command lines and reports.
 
-Not here: rows, quick fits, digests and fresh processes (``helpers.py``), the operations that they try (``operations.py``).
+Not here: rows, quick fits, digests and fresh processes (``helpers.py``), operations of models (``operations.py``).
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ import json
 import mmap
 import os
 import select
+import shlex
 import signal
 import sys
+import sysconfig
 import tempfile
 import time
 import traceback
@@ -68,7 +70,7 @@ class Child:
             raise RuntimeError("a child ended before it began")
 
     def ends_within(self, seconds: float) -> bool:
-        """Wait for at most so many seconds; return whether the child has ended by itself."""
+        """Wait; return whether the child has ended by itself."""
         deadline = time.monotonic() + seconds
         while select.select([self._pipe], [], [], max(0.0, deadline - time.monotonic()))[0]:
             received = os.read(self._pipe, 1 << 16)
@@ -90,8 +92,15 @@ class Child:
         os.close(self._pipe)
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
+    def answer(self, seconds: float, first: signal.Signals | None = None) -> Any:
+        """Return ``result()``; ``kill(first)`` and RuntimeError if it does not end within these seconds."""
+        if not self.ends_within(seconds):
+            self.kill(first)
+            raise RuntimeError("hangs")
+        return self.result()
+
     def result(self) -> Any:
-        """Return what ``work`` returned, of a child that has ended; RuntimeError if it raised, or died."""
+        """Return the result of ``work`` when the child has ended; RuntimeError if it raised or died."""
         code = self.exit_code()
         answer = json.loads(self._received or json.dumps({"error": f"a child died: exit code {code}"}))
         if "error" in answer:
@@ -104,20 +113,26 @@ def shared_counts(n: int) -> Any:
     return np.frombuffer(mmap.mmap(-1, 8 * n), np.int64)
 
 
-def address_space() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGESIZE")
+def memory(resident: bool) -> int:
+    """Return the bytes of memory that this process has: resident, or of its address space."""
+    return int(Path("/proc/self/statm").read_text().split()[resident]) * os.sysconf("SC_PAGESIZE")
+
+
+def compiler() -> list[str]:
+    """Return the command of the C compiler."""
+    return shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
 
 
 @contextmanager
 def limited_memory(more: int) -> Iterator[None]:
-    """Let this process take at most so many bytes more than it has; without a limit where there is no /proc."""
+    """Limit the memory of this process to this many bytes more than it has; no limit where there is no /proc."""
     if not Path("/proc/self/statm").exists():
         yield
         return
     import resource
 
     limits = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (address_space() + more, limits[1]))
+    resource.setrlimit(resource.RLIMIT_AS, (memory(resident=False) + more, limits[1]))
     try:
         yield
     finally:
@@ -130,15 +145,17 @@ def new_folder() -> Iterator[Path]:
         yield Path(name)
 
 
-# The command line, and what is printed
+# Command lines and reports
 
 
 def command_line(doc: str | None, **options: Any) -> argparse.Namespace:
     """Parse the command line of a program; each option is a pair: its default, and help or None."""
     parser = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
     for name, (default, text) in options.items():
-        if isinstance(default, tuple):  # the choices of a positional argument
-            parser.add_argument(name, choices=default, help=text)
+        if isinstance(default, tuple | list):  # choices of a positional argument: of a tuple one, of a list any number
+            parser.add_argument(name, choices=default, help=text, nargs="*" if isinstance(default, list) else None)
+        elif default is False:
+            parser.add_argument(f"--{name}", action="store_true", help=text)
         else:
             shown = argparse.SUPPRESS if text is None else f"{text} (default: {default})"
             parser.add_argument(f"--{name}", type=type(default), default=default, help=shown)
@@ -146,8 +163,17 @@ def command_line(doc: str | None, **options: Any) -> argparse.Namespace:
     return parser.parse_args()
 
 
+def show_all(*parts: Callable[[Path], Report]) -> int:
+    """Make reports, each in a new folder, and show them; return the exit status."""
+    bad = 0
+    for part in parts:
+        with new_folder() as folder:
+            bad |= part(folder).show()
+    return bad
+
+
 class Report:
-    """Figures of a run by their names, and broken promises: what was wrong, and how often."""
+    """Figures of a run by name, and broken promises with their counts."""
 
     def __init__(self, title: str, **figures: Any) -> None:
         self.title, self.begin = title, time.monotonic()

@@ -1,6 +1,6 @@
 """Dense tables of rows for Hypothesis to draw: any dtype, layout and container, with the numbers that each holds.
 
-Not here: sparse tables, and what is no table (``any_tables.py``).
+Not here: sparse tables, things that are no table (``any_tables.py``).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,7 +47,7 @@ ALIEN = ("1", b"1", "", 1j, np.complex64(1), pd.NaT, [1], {}, object(), 10**400,
 
 
 class Table(NamedTuple):
-    """What is handed in; its values as numbers, (n, D), or None where it must be refused; how it came to be."""
+    """A thing to hand in; its values as numbers, (n, D), or None where it must be refused; how it was made."""
 
     given: Any
     values: NDArray[np.longdouble] | None
@@ -58,36 +59,27 @@ class Table(NamedTuple):
 
 def fill(rng: Rng, n: int, D: int, dtype: np.dtype[Any], flavour: str) -> NDArray[Any]:
     """Return a table of 0 and 1 of this dtype; with some NaN ("missing"), some odd numbers, some things that are none."""
-    X = np.zeros((n, D), dtype)
-    one = rng.random((n, D)) < rng.choice([0.1, 0.5, 0.9])
-    if dtype.kind == "O":
-        X[...] = [[ONES[rng.integers(len(ONES))] if b else ZEROS[rng.integers(len(ZEROS))] for b in row] for row in one]
-    else:
-        X[one] = 1
-        if dtype.kind == "f":
-            X[~one & (rng.random((n, D)) < 0.2)] = -0.0
-
-    def put(things: Any) -> None:
-        for _ in range(rng.integers(1, 4)):
-            X[rng.integers(n), rng.integers(D)] = things[rng.integers(len(things))]
-
+    rare: list[Any] = []
     if "missing" in flavour and dtype.kind in "fO":
-        hole = rng.random((n, D)) < 0.4
-        for i, j in np.argwhere(hole):
-            X[i, j] = MISSING[rng.integers(len(MISSING))] if dtype.kind == "O" else np.nan
+        rare += MISSING if dtype.kind == "O" else [np.nan] * 6
     if "odd" in flavour and dtype.kind in ODD:
-        put(ODD[dtype.kind])
+        rare += ODD[dtype.kind]
         if dtype.kind == "f":
-            put([np.nextafter(dtype.type(1), dtype.type(2)), np.finfo(dtype).smallest_subnormal, np.finfo(dtype).max])
+            rare += [np.nextafter(dtype.type(1), dtype.type(2)), np.finfo(dtype).smallest_subnormal, np.finfo(dtype).max]
         elif dtype.kind in "iu":
-            put([np.iinfo(dtype).max, np.iinfo(dtype).min])
-    if "alien" in flavour and dtype.kind == "O":
-        put(ALIEN)
+            rare += [np.iinfo(dtype).max, np.iinfo(dtype).min]
+    if "alien" in flavour:
+        rare += ALIEN
+    X, one = np.empty((n, D), dtype), rng.random((n, D)) < rng.choice([0.1, 0.5, 0.9])
+    often = rng.choice([0.1, 0.4])
+    for at in np.ndindex(n, D):
+        things = rare if rare and rng.random() < often else ONES if one[at] else ZEROS
+        X[at] = things[rng.integers(len(things))]
     return X
 
 
 def numbers(X: NDArray[Any]) -> NDArray[np.longdouble] | None:
-    """Return what an array holds; None if it is no numbers. Goes its own way: what is under test does not judge itself."""
+    """Return the numbers of an array, or None; independent of the code under test."""
     if X.dtype.kind != "O":
         return X.astype(np.longdouble)
     values = np.empty(X.shape, np.longdouble)
@@ -149,59 +141,53 @@ LAYOUTS: dict[str, Callable[[NDArray[Any], Rng], NDArray[Any]]] = {
 # Containers of arrays
 
 
-class Convertible:
-    """What has ``__array__`` and nothing else."""
+class Liar:
+    """Has ``__array__`` and nothing else; that may give no array, or none of a 0/1 table of the width."""
 
-    def __init__(self, X: NDArray[Any]) -> None:
-        self.X = X
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        return self.X.copy()
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
 
 
 class Sub(np.ndarray[Any, Any]):
     """A subclass of ndarray."""
 
 
-def _bits(X: NDArray[Any], missing: bool = False) -> list[int]:
-    """Return the columns of 0/1, or NaN; none of longdouble, which would be rounded to float."""
+def _frame(X: NDArray[Any], rng: Rng, kinds: list[str], missing: bool) -> Any:
+    """Return a frame whose columns of 0/1 (or NaN) have dtypes of their own; longdouble would be rounded."""
     if X.dtype.kind not in "biuf" or X.dtype.char == "g":
-        return []
-    values = X.astype(float)
-    return np.flatnonzero((np.isin(values, (0, 1)) | (np.isnan(values) & missing)).all(axis=0)).tolist()
-
-
-def _mixed_frame(X: NDArray[Any], rng: Rng) -> Any:
-    """Return a frame each column of which has a dtype of its own, where it can."""
-    kinds = ["bool", "int64", "float32", "Int8", "boolean", "Float64", "object"]
-    return pd.DataFrame(X).astype({c: rng.choice(kinds) for c in _bits(X)})
-
-
-def _nullable_frame(X: NDArray[Any], rng: Rng) -> Any:
-    """Return a frame with pandas.NA for what is missing, in columns of nullable dtypes, where it can."""
-    kinds = ["Int8", "boolean", "UInt64", "Float32", "Float64"]
-    return pd.DataFrame(X).astype({c: rng.choice(kinds) for c in _bits(X, missing=True)})
+        return pd.DataFrame(X)
+    bits = (np.isin(X.astype(float), (0, 1)) | (np.isnan(X.astype(float)) & missing)).all(axis=0)
+    return pd.DataFrame(X).astype({c: rng.choice(kinds) for c in np.flatnonzero(bits).tolist()})
 
 
 def _category_frame(X: NDArray[Any], rng: Rng) -> Any:
-    if X.dtype.kind not in "biuf" or X.dtype.char in "eg":
-        return pd.DataFrame(X)
-    return pd.DataFrame(X.astype(X.dtype.newbyteorder("="))).astype("category")
+    return pd.DataFrame(_native(X)).astype("category") if _is_common(X) else pd.DataFrame(X)
 
 
 def _sparse_frame(X: NDArray[Any], rng: Rng) -> Any:
-    if X.dtype.kind != "f" or X.dtype.char in "ge":
+    if X.dtype.kind != "f" or not _is_common(X):
         return pd.DataFrame(X)
     return pd.DataFrame(X.astype(np.float64)).astype(pd.SparseDtype(np.float64, rng.choice([0.0, np.nan])))
 
 
 def _polars(X: NDArray[Any], rng: Rng) -> Any:
-    if X.dtype.kind not in "biuf" or X.dtype.char in "eg":
-        return X
     import polars as pl
 
-    native = X.astype(X.dtype.newbyteorder("="))
-    return pl.DataFrame({f"column {j}": native[:, j] for j in range(X.shape[1])})
+    return pl.DataFrame({f"column {j}": _native(X)[:, j] for j in range(X.shape[1])}) if _is_common(X) else X
+
+
+def _is_common(X: NDArray[Any]) -> bool:
+    """Say whether other libraries know the dtype."""
+    return X.dtype.kind in "biuf" and X.dtype.char not in "eg"
+
+
+def _native(X: NDArray[Any]) -> NDArray[Any]:
+    return X.astype(X.dtype.newbyteorder("="))
 
 
 def _matrix(X: NDArray[Any], rng: Rng) -> Any:
@@ -222,11 +208,11 @@ CONTAINERS: dict[str, Callable[[NDArray[Any], Rng], Any]] = {
     "list": lambda X, rng: X.tolist(),
     "tuple": lambda X, rng: tuple(map(tuple, X.tolist())),
     "list of rows": lambda X, rng: list(X),
-    "__array__": lambda X, rng: Convertible(X),
+    "__array__": lambda X, rng: Liar(X.copy()),
     "memoryview": _memoryview,
     "frame": lambda X, rng: pd.DataFrame(X),
-    "mixed frame": _mixed_frame,
-    "nullable frame": _nullable_frame,
+    "mixed frame": partial(_frame, kinds=["bool", "int64", "float32", "Int8", "boolean", "Float64", "object"], missing=False),
+    "nullable frame": partial(_frame, kinds=["Int8", "boolean", "UInt64", "Float32", "Float64"], missing=True),
     "category frame": _category_frame,
     "sparse frame": _sparse_frame,
 } | ({"polars": _polars} if importlib.util.find_spec("polars") else {})

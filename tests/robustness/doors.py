@@ -1,12 +1,11 @@
-"""Public doors: a table of rows that comes in at a method, and what must come out.
+"""Public doors: methods that take a table of rows, and the promise about their answers.
 
-A *door* is a public method that takes a table of rows; a *table* is anything that a user may take for one, with the plain
-numbers that it holds beside it. The promise, :func:`knock`: the answer has the bits of the answer to plain contiguous uint8
-rows of the same values; or a TypeError or ValueError tells the name, the demand and what was found. The given table stays as
-it was, and so does the model behind the door. Warnings are errors throughout.
+A *table* is anything that a user may hand in as one, beside the numbers that it holds. The promise (:func:`knock`): the answer
+has the bits of the answer to plain contiguous uint8 rows of the same values, or a TypeError or ValueError states the name, the
+demand and the value found. The table and the model do not change. Warnings are errors.
 
-Not here: the tables (``any_tables.py``), options of methods, hyper-parameters (``test_options.py``), files of data
-(``test_data_files.py``), model files (``fuzz.py``).
+Not here: the tables (``any_tables.py``), options (``test_options.py``), files of data (``test_data_files.py``), model files
+(``fuzz.py``).
 
     python tests/robustness/doors.py --n 1000      so many tables at every door
 """
@@ -15,7 +14,6 @@ from __future__ import annotations
 
 import re
 import sys
-import time
 import warnings
 import zlib
 from collections import Counter
@@ -40,7 +38,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))  # where its neighbour
 import helpers
 from helpers import digest, rows
 from robustness.any_tables import tables
-from robustness.common import command_line, fit_state, limited_memory
+from robustness.common import Report, command_line, fit_state, limited_memory
 from robustness.dense_tables import Table
 from robustness.operations import COUNT, GAPS, NOTHING, OPERATIONS, WALKS, ask
 
@@ -48,14 +46,15 @@ WIDTH, WIDE = 5, 70
 """Of the models: one word of bits, and two."""
 
 MEMORY = 4 << 30
-"""Bytes that a process may take beyond what it has, so that nobody gets all the memory there is."""
+"""Bytes that a process may take beyond those that it has, so that a test does not take all memory."""
 
 small = partial(helpers.small, batch_size=2, learning_rate=0.1)
+small_ensemble = partial(MADEEnsemble, n_members=2, hidden_sizes=(3,), max_epochs=1, n_threads=1, random_state=0)
 
 
 def hold(property_: Callable[[], None], n: int, name: str = "") -> None:
     """Try a property on n examples, the same ones every time for the same name; or as the long profile says."""
-    quiet = list(HealthCheck)  # what is outside of a property stays as it is
+    quiet = list(HealthCheck)  # state outside of a property does not change
     if settings.default is not None and settings.default.max_examples >= 10_000:
         settings(suppress_health_check=quiet)(property_)()
     else:
@@ -91,7 +90,7 @@ def world() -> dict[str, Any]:
     return {
         "MADE": one,
         "MADE of several masks": several,
-        "MADEEnsemble": MADEEnsemble(2, hidden_sizes=(4,), max_epochs=1, n_threads=1, random_state=0, n_masks=2).fit(X),
+        "MADEEnsemble": small_ensemble(n_masks=2).fit(X),
         "MADEImputer": MADEImputer(small(n_masks=None, n_eval_masks=2), n_threads=1, random_state=0).fit(X),
         "MADEModel": one.model_,
         "MADEModel of several masks": several.model_,
@@ -135,41 +134,33 @@ def state_of(made: Any) -> list[Any]:
     return [*members, getattr(made, "weights_", [])]
 
 
+def _unless_refused(fit: Callable[[], Any], state: Callable[[], Any]) -> Any:
+    """Fit; a fit that is refused changes no state."""
+    before = state()
+    try:
+        return fit()
+    except (TypeError, ValueError, MemoryError):
+        assert state() == before
+        raise
+
+
 def _fitting_doors() -> Iterator[Door]:
     one, several = world()["MADE"], world()["MADE of several masks"]
     mine = small().fit(rows(6, WIDTH))
 
-    def again(X: Any) -> Any:
-        """Fit once more: a fit that is refused leaves the model of the last one."""
-        before = mine.model_
-        try:
-            return mine.fit(X)
-        except (TypeError, ValueError, MemoryError):
-            assert mine.model_ is before
-            raise
-
     def further(X: Any, made: MADE) -> Any:
-        """Fit a first part, then another one: one that is refused changes nothing."""
         fresh = small(**made.get_params()).partial_fit(rows(4, WIDTH))
-        before = _bits_of(fresh)()
-        try:
-            return fresh.partial_fit(X)
-        except (TypeError, ValueError, MemoryError):
-            assert _bits_of(fresh)() == before
-            raise
+        return _unless_refused(lambda: fresh.partial_fit(X), _bits_of(fresh))
 
     def validated(X: Any, **params: Any) -> Any:
         return small(**params).fit(rows(4, WIDTH), X_val=X)
-
-    def ensemble(X: Any) -> Any:
-        return MADEEnsemble(2, hidden_sizes=(3,), max_epochs=1, n_threads=1, random_state=0).fit(X)
 
     def imputer(X: Any) -> Any:
         return MADEImputer(small(n_masks=None, n_eval_masks=1), n_threads=1, random_state=0).fit(X).estimator_
 
     checked = {"argument": "X_val", "fits": False, "learns": False}
     fits: list[tuple[str, Callable[[Any], Any], Any, dict[str, Any]]] = [
-        ("MADE.fit", again, mine.model_, {}),
+        ("MADE.fit", lambda X: _unless_refused(lambda: mine.fit(X), lambda: mine.model_), mine.model_, {}),
         ("MADE.fit of several masks", lambda X: small(**several.get_params()).fit(X), several, {}),
         ("MADE.fit of fresh masks", lambda X: small(n_masks=None, n_eval_masks=2).fit(X), one, {}),
         ("MADE.fit with a threshold", lambda X: small(binarize=0.5).fit(X), one, {"threshold": 0.5}),
@@ -178,7 +169,7 @@ def _fitting_doors() -> Iterator[Door]:
         ("MADE.partial_fit, the first", lambda X: small().partial_fit(X), one, {}),
         ("MADE.partial_fit, one more", partial(further, made=one), one, {"fits": False, "missing": False}),
         ("MADE.partial_fit, one more, of several masks", partial(further, made=several), several, {"fits": False}),
-        ("MADEEnsemble.fit", ensemble, world()["MADEEnsemble"], {}),
+        ("MADEEnsemble.fit", lambda X: small_ensemble().fit(X), world()["MADEEnsemble"], {}),
         ("MADEImputer.fit", imputer, world()["MADEImputer"], {}),
     ]
     for name, call, model, more in fits:
@@ -225,10 +216,10 @@ def plain(values: NDArray[np.longdouble], missing: bool, threshold: float | None
 
 
 def check_refusal(error: Exception, argument: str, at: tuple[int, int] | None = None) -> None:
-    """Check that a refusal says the name, the demand, and what was found; and where, if that is known."""
+    """Check that a refusal states the name, the demand and the value found, and the place if that is known."""
     text = str(error)
     if isinstance(error, MemoryError):
-        assert "Unable to allocate" in text, text  # NumPy tells how much
+        assert "Unable to allocate" in text, text  # NumPy says how much
         return
     assert re.search(rf"\b{re.escape(argument)}\b", text), text
     assert re.search("must|may have|Complex data not supported", text), text
@@ -304,22 +295,19 @@ def property_of(door: Door, count: Counter[bool] | None = None) -> Callable[[], 
 def main() -> int:
     args = command_line(__doc__, n=(300, "tables at each door"), only=("", "doors whose name contains this"))
     warnings.simplefilter("error")
-    broken, begin = 0, time.perf_counter()
-    chosen = [door for door in doors().values() if args.only in door.name]
-    for door in chosen:
+    report = Report("doors")
+    for door in [door for name, door in doors().items() if args.only in name]:
         count = Counter[bool]()
+        report.figures["doors"] += 1
         try:
             with limited_memory(MEMORY):
                 hold(property_of(door, count), args.n, door.name)
             print(f"{door.name:52} {count[True]:6} taken {count[False]:6} refused", flush=True)
         except Exception as error:
-            broken += 1
             for one in getattr(error, "exceptions", [error]):
-                print(f"{door.name} BROKEN: {type(one).__name__}: {one}", *getattr(one, "__notes__", []), sep="\n    ")
-                if one.__cause__ is not None:
-                    print(f"    {type(one.__cause__).__name__}: {one.__cause__}")
-    print(f"{len(chosen)} doors, {broken} broken, {time.perf_counter() - begin:.0f} s")
-    return 1 if broken else 0
+                notes = [f"{door.name}: {one!r} because of {one.__cause__!r}", *getattr(one, "__notes__", [])]
+                report.check(False, "\n    ".join(notes))
+    return report.end().show()
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ def cut(raw: NDArray[np.uint8], n: int, dtype: Any) -> NDArray[Any]:
 
 
 def room(shape: int | tuple[int, ...], dtype: Any, fill: Any = np.nan) -> NDArray[Any]:
-    """Return what ``kernel_cases.room`` does, with no room behind it."""
+    """Return the array of ``kernel_cases.room``, with no room behind it."""
     from made_fast.kernels import layout
 
     found = layout.aligned_empty(math.prod(np.atleast_1d(shape).tolist()), dtype)

@@ -1,22 +1,20 @@
-"""Operations of made_fast that ``faults.py`` does while calls fail, and what their files must be afterwards."""
+"""Operations of made_fast that ``faults.py`` runs while calls fail, and checks of their files afterwards."""
 
 from __future__ import annotations
 
 import functools
 import os
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-sys.path.append(str(Path(__file__).resolve().parents[1]))  # where its neighbours are, also for a script
 from helpers import digest, rows, small, with_missing
 from robustness.common import fit_state
 from robustness.operations import ask
 
 FILES = "wocsnukli"
-"""What a save may call."""
+"""Kinds of calls of a save."""
 
 
 @dataclass
@@ -26,9 +24,9 @@ class Operation:
     run: Callable[[], Any]  # its result must always have the same digest
     kinds: str = "at"  # of calls that may fail here
     reset: Callable[[], None] = lambda: None  # puts files as they were before
-    check: Callable[[bool], list[str]] = lambda done: []  # looks at the files after it, and returns what is broken
+    check: Callable[[bool], list[str]] = lambda done: []  # returns the promises that the files break afterwards
     path: Path | None = None  # of the file that it writes, alone in its folder
-    new: bytes = b""  # the content of that file when it is done, where that is known
+    new: bytes = b""  # content of that file afterwards, if known
 
     def has_changed(self) -> bool:
         return bool(self.new) and self.path is not None and self.path.exists() and self.path.read_bytes() == self.new

@@ -22,6 +22,7 @@
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/types.h>
@@ -72,10 +73,7 @@ static void tell(int number) {
 void faults_tell(void) {
     void *frame;
     backtrace(&frame, 1); /* the first call takes memory */
-    signal(SIGSEGV, tell);
-    signal(SIGBUS, tell);
-    signal(SIGABRT, tell);
-    signal(SIGFPE, tell);
+    for (const int *number = (const int[]){SIGSEGV, SIGBUS, SIGABRT, SIGFPE, 0}; *number; number++) signal(*number, tell);
 }
 
 /* Returns whether this call is one that must not go well. */
@@ -150,18 +148,12 @@ FAILS(int, fstat, (int fd, struct stat *status), (fd, status), STAT, -1)
 FAILS(int, fstat64, (int fd, struct stat64 *status), (fd, status), STAT, -1)
 FAILS(int, stat, (const char *path, struct stat *status), (path, status), STAT, -1)
 FAILS(int, stat64, (const char *path, struct stat64 *status), (path, status), STAT, -1)
+FAILS(int, flock, (int fd, int how), (fd, how), LOCK, -1)
 FAILS(DIR *, opendir, (const char *path), (path), SCAN, NULL)
 FAILS(void *, mmap, (void *at, size_t n, int protection, int flags, int fd, off_t offset), (at, n, protection, flags, fd, offset),
       MAP, MAP_FAILED)
 FAILS(void *, mmap64, (void *at, size_t n, int protection, int flags, int fd, off64_t offset),
       (at, n, protection, flags, fd, offset), MAP, MAP_FAILED)
-
-int flock(int fd, int how) {
-    static int (*real)(int, int);
-    if (!real) real = (int (*)(int, int))dlsym(RTLD_NEXT, "flock");
-    if (strikes(LOCK)) FAILED(-1);
-    return real(fd, how);
-}
 
 int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*start)(void *), void *argument) {
     REAL(pthread_create);
@@ -174,25 +166,15 @@ extern void *__libc_memalign(size_t, size_t);
 
 static int starves(size_t n) { return n >= least_ && strikes(MEMORY); }
 
-void *malloc(size_t n) {
-    if (starves(n)) FAILED(NULL);
-    return __libc_malloc(n);
-}
-
-void *calloc(size_t n, size_t size) {
-    if (starves(size && n > SIZE_MAX / size ? SIZE_MAX : n * size)) FAILED(NULL);
-    return __libc_calloc(n, size);
-}
-
-void *realloc(void *old, size_t n) {
-    if (starves(n)) FAILED(NULL);
-    return __libc_realloc(old, n);
-}
-
-void *aligned_alloc(size_t alignment, size_t n) {
-    if (starves(n)) FAILED(NULL);
-    return __libc_memalign(alignment, n);
-}
+#define STARVES(name, real, parameters, arguments, n) \
+    void *name parameters { \
+        if (starves(n)) FAILED(NULL); \
+        return real arguments; \
+    }
+STARVES(malloc, __libc_malloc, (size_t n), (n), n)
+STARVES(calloc, __libc_calloc, (size_t n, size_t size), (n, size), size && n > SIZE_MAX / size ? SIZE_MAX : n * size)
+STARVES(realloc, __libc_realloc, (void *old, size_t n), (old, n), n)
+STARVES(aligned_alloc, __libc_memalign, (size_t alignment, size_t n), (alignment, n), n)
 
 int posix_memalign(void **found, size_t alignment, size_t n) {
     if (starves(n)) return error_;

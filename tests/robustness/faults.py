@@ -1,19 +1,16 @@
 """Calls that fail: disk full, I/O errors, no memory, no thread, and kills between any two system calls.
 
-A small shared library (``faults.c``) takes over the C library's functions; it is compiled here and preloaded into a Python
-process of its own. That process prepares some operations of made_fast, and does each of them in forks of itself, with the
-first, the second, the third ... call of a kind failing. Promised is a clean exception of the right kind, or success; never a
-crash, a hang, a broken or lost file, a temporary file or a descriptor that stays behind; and after the fault the operation
-gives the bits that it always gives.
+A shared library (``faults.c``), compiled here, replaces functions of the C library in a Python process. That process does each
+operation of made_fast in forks, with the first, the second, the third ... call of a kind failing. The promise is success or
+an exception of the right kind; no crash, no hang, no broken or lost file, no temporary file or descriptor left open; and the
+same bits when the operation is done again.
 
-Where memory is refused, NumPy 2.4, OpenSSL and Python 3.11 do not always keep such promises themselves: they crash (a casting
-ufunc without memory for its buffer, ``__array_interface__``), hang (``Thread.start``) or raise SystemError. That is counted
-apart, as foreign: by the innermost C functions of a crash, or by the exception.
+Without memory, NumPy 2.4, OpenSSL and Python 3.11 break such promises themselves: they crash (a casting ufunc without memory
+for its buffer, ``__array_interface__``), hang (``Thread.start``) or raise SystemError. These are counted apart, as foreign: by
+the innermost C functions of a crash, or by the exception.
 
-Not here: the operations (``fault_operations.py``), kills at random moments (``kill.py``), faults that come in pairs, damaged
-files.
+Not here: the operations (``fault_operations.py``), kills at random moments (``kill.py``), two faults at once.
 
-    python tests/robustness/faults.py
     python tests/robustness/faults.py --only 'save' --most 1000
 """
 
@@ -28,12 +25,10 @@ import json
 import os
 import random
 import re
-import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -43,14 +38,18 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # where its neighbours are, also for a script
 from helpers import descriptors, digest
-from robustness.common import Child, command_line
+from robustness.common import Child, Report, command_line, compiler
 from robustness.fault_operations import FILES, Operation, prepare
 
 HANG = 10.0
 """Seconds after which an operation of some milliseconds hangs."""
 
-KINDS = "wrocsnuklidmat"
-"""write read open close (f)sync rename unlink fchmod flock stat scandir mmap malloc pthread_create; as in faults.c."""
+CALLS = {
+    "write": "w", "read": "r", "open": "o", "close": "c", "fsync": "s", "rename": "n", "unlink": "u", "fchmod": "k",
+    "flock": "l", "stat": "i", "scandir": "d", "mmap": "m", "malloc": "a", "thread": "t",
+}  # fmt: skip
+KINDS = "".join(CALLS.values())
+"""Letters of calls, in the order of faults.c."""
 
 FAIL, PART, NOTHING, KILL, TEAR, AFTER = range(6)
 FOREIGN, FOREIGN_HANG = "crash of NumPy or Python", "hang of Thread.start"
@@ -60,48 +59,40 @@ FOREVER = 2**62
 
 @dataclass(frozen=True)
 class Fault:
-    """What goes wrong. OSError must be of ``error``; memory may also be short when a file or a thread is opened."""
+    """A fault. OSError must be of ``error``; memory may also be short when a file or a thread is opened."""
 
     kinds: str  # letters of KINDS: which calls
     how: int = FAIL  # as in faults.c, and so is error
     error: int = 0
     onwards: bool = False  # all further calls fail too
-    ends: str = "OSError"  # what may come of it besides success
+    ends: str = "OSError"  # how the operation may end besides success
     least: int = 0  # requests for less memory than this are granted
 
 
+def each(calls: str, what: str, *how: int, **more: Any) -> dict[str, Fault]:
+    return {f"{call}: {what}": Fault(CALLS[call], *how, **more) for call in calls.split()}
+
+
 FAULTS = {
-    "write: disk full": Fault("w", error=errno.ENOSPC),
-    "write: disk full from then on": Fault("w", error=errno.ENOSPC, onwards=True),
-    "write: I/O error": Fault("w", error=errno.EIO),
-    "write: interrupted": Fault("w", error=errno.EINTR, ends=""),
-    "write: half of it": Fault("w", PART, ends=""),
-    "write: half of it from then on": Fault("w", PART, onwards=True, ends=""),
-    "fsync: I/O error": Fault("s", error=errno.EIO),
-    "fsync: disk full": Fault("s", error=errno.ENOSPC),
-    "rename: I/O error": Fault("n", error=errno.EIO),
-    "rename: disk full": Fault("n", error=errno.ENOSPC),
-    "open: too many files": Fault("o", error=errno.EMFILE),
-    "open: disk full": Fault("o", error=errno.ENOSPC),
-    "open: interrupted": Fault("o", error=errno.EINTR, ends=""),
-    "close: I/O error": Fault("c", AFTER, error=errno.EIO),
-    "fchmod: not permitted": Fault("k", error=errno.EPERM),
-    "flock: no locks": Fault("l", error=errno.ENOLCK, ends=""),
-    "stat: I/O error": Fault("i", error=errno.EIO),
-    "scandir: too many files": Fault("d", error=errno.EMFILE),
+    **each("write fsync rename open", "disk full", error=errno.ENOSPC),
+    **each("write", "disk full from then on", error=errno.ENOSPC, onwards=True),
+    **each("write read fsync rename stat", "I/O error", error=errno.EIO),
+    **each("close", "I/O error", AFTER, error=errno.EIO),
+    **each("write read open", "interrupted", error=errno.EINTR, ends=""),
+    **each("write read", "half of it", PART, ends=""),
+    **each("write read", "half of it from then on", PART, onwards=True, ends=""),
+    **each("read", "early end of the file", NOTHING, ends="ModelFileError"),
+    **each("open scandir", "too many files", error=errno.EMFILE),
+    **each("fchmod", "not permitted", error=errno.EPERM),
+    **each("flock", "no locks", error=errno.ENOLCK, ends=""),
     "killed before a call": Fault(FILES, KILL, ends="killed"),
     "killed amid a write": Fault("w", TEAR, ends="killed"),
-    "read: I/O error": Fault("r", error=errno.EIO),
-    "read: interrupted": Fault("r", error=errno.EINTR, ends=""),
-    "read: half of it": Fault("r", PART, ends=""),
-    "read: half of it from then on": Fault("r", PART, onwards=True, ends=""),
-    "read: early end of the file": Fault("r", NOTHING, ends="ModelFileError"),
-    "mmap: no memory": Fault("m", error=errno.ENOMEM, ends="MemoryError"),
-    "thread: none to be had": Fault("t", error=errno.EAGAIN, ends="RuntimeError"),
-    "thread: none from then on": Fault("t", error=errno.EAGAIN, onwards=True, ends="RuntimeError"),
-    "malloc: no big memory": Fault("a", error=errno.ENOMEM, ends="MemoryError", least=BIG),
-    "malloc: no big memory from then on": Fault("a", error=errno.ENOMEM, onwards=True, ends="MemoryError", least=BIG),
-    "malloc: no memory": Fault("a", error=errno.ENOMEM, ends="MemoryError"),
+    **each("mmap", "no memory", error=errno.ENOMEM, ends="MemoryError"),
+    **each("thread", "none to be had", error=errno.EAGAIN, ends="RuntimeError"),
+    **each("thread", "none from then on", error=errno.EAGAIN, onwards=True, ends="RuntimeError"),
+    **each("malloc", "no big memory", error=errno.ENOMEM, ends="MemoryError", least=BIG),
+    **each("malloc", "no big memory from then on", error=errno.ENOMEM, onwards=True, ends="MemoryError", least=BIG),
+    **each("malloc", "no memory", error=errno.ENOMEM, ends="MemoryError"),
 }
 
 EVERY_MALLOC = "malloc: no memory"
@@ -110,7 +101,7 @@ EVERY_MALLOC = "malloc: no memory"
 
 @dataclass
 class Cell:
-    """What came of an operation under a fault.
+    """The results of an operation under a fault.
 
     ``calls``: made when nothing fails; ``order``: their letters; ``ends``: how tries ended; ``broken``: promises, in words;
     ``foreign``: what NumPy or Python did wrong without memory.
@@ -140,11 +131,6 @@ class Cell:
 # Outside: compile, start the process, read its table
 
 
-def compiler() -> str | None:
-    names = (os.environ.get("CC"), "cc", "gcc", "clang")
-    return next((found for name in names if name and (found := shutil.which(name))), None)
-
-
 def run(operations: str, faults: str, most: int) -> Iterator[Cell]:
     """Try operations and faults whose names match the regular expressions at every call that an operation makes.
 
@@ -153,13 +139,13 @@ def run(operations: str, faults: str, most: int) -> Iterator[Cell]:
     chosen = [name for name in FAULTS if re.search(faults, name)]
     with tempfile.TemporaryDirectory() as folder:
         library, source = f"{folder}/faults.so", str(Path(__file__).with_name("faults.c"))
-        command = [compiler() or "cc", "-O1", "-shared", "-fPIC", source, "-o", library, "-ldl"]
+        command = [*compiler(), "-O1", "-shared", "-fPIC", source, "-o", library, "-ldl"]
         subprocess.run(command, check=True, capture_output=True, text=True)
         for names in ([name for name in chosen if (name == EVERY_MALLOC) == every] for every in (False, True)):
             if not names:
                 continue
             env = os.environ | {"LD_PRELOAD": library, "OPENBLAS_NUM_THREADS": "1"}
-            env["MALLOC_PERTURB_"] = "165"  # fresh memory holds rubbish, not what the last try has left there
+            env["MALLOC_PERTURB_"] = "165"  # fresh memory holds rubbish, not the numbers of the last try
             if names == [EVERY_MALLOC]:
                 env["PYTHONMALLOC"] = "malloc"
             options = {"inside": folder, "only": operations, "most": most}
@@ -189,7 +175,7 @@ class Library:
         self._order.restype = ctypes.c_char_p
 
     def do(self, work: Callable[[], Any], fault: Fault, n: int) -> tuple[Any, BaseException | None]:
-        """Do ``work`` while the n-th call of the fault's kind fails; return what it returned or raised."""
+        """Do ``work`` while the n-th call of the fault's kind fails; return its result and its error."""
         result, error = None, None
         last = FOREVER if fault.onwards else n
         try:
@@ -290,7 +276,7 @@ def watch(notes: Path, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 
 def told(notes: Path) -> tuple[str, bool]:
-    """Return what a fork that died has told, in short, and whether NumPy or Python did it, not code of made_fast.
+    """Return the last words of a fork that died, in short, and whether NumPy or Python is to blame.
 
     First stands what it said before, then the innermost lines of Python of each thread, then the C functions below the signal
     down to the interpreter. If a new thread finds no memory to say that it has begun, ``Thread.start`` waits for that for
@@ -344,7 +330,7 @@ def inside(args: argparse.Namespace) -> int:
             if not re.search(args.only, name):
                 continue
             operation.reset()
-            expected = digest(operation.run())  # whatever is imported on first use is imported now
+            expected = digest(operation.run())  # imports all modules of first use
             gc.collect()
             gc.freeze()  # forks look for garbage among their own objects alone: else they would copy every page
             known: dict[tuple[str, int], tuple[int, str]] = {}
@@ -376,21 +362,14 @@ def main() -> int:
     )
     if args.inside:
         return inside(args)
-    begin, cells = time.monotonic(), []
+    report = Report("faults")
     for cell in run(args.only, args.faults, args.most):
         if cell.calls:
-            cells.append(cell)
             cell.show()
-    ends = sum((cell.ends for cell in cells), Counter[str]())
-    broken, foreign = sum(len(cell.broken) for cell in cells), sum(len(cell.foreign) for cell in cells)
-    seconds, crashes, hangs = time.monotonic() - begin, ends[FOREIGN], ends[FOREIGN_HANG]
-    print(
-        f"faults: {ends.total()} tries in {seconds:.0f} s: crashes {ends['crash']}, hangs {ends['hang']}, "
-        f"promises broken {broken}"
-    )
-    others = foreign - crashes - hangs
-    print(f"faults: without memory, NumPy, OpenSSL and Python: crashes {crashes}, hangs {hangs}, others {others}")
-    return 1 if broken else 0
+            report.figures += cell.ends
+            report.figures["without memory, faults of NumPy, OpenSSL and Python"] += len(cell.foreign)
+            report.wrong += Counter(f"{cell.operation}, {cell.fault}: {text}" for text in cell.broken)
+    return report.end().show()
 
 
 if __name__ == "__main__":

@@ -1,14 +1,11 @@
-"""Children that are forked at any time score on threads of their own; none hangs, none finds other bits.
+"""Children that are forked at any time score on threads of their own, with the same bits, and do not hang.
 
-``stress``: a process whose threads score, sample, load models and fit all the while forks children one after the other, from
-its main thread and from another one. Each child finds the parent's models, loads one of its own, asks them on two threads,
-fits one, compares, sometimes forks a grandchild, and ends.
+``stress``: a process whose threads score, sample, load and fit forks children from two threads. A child asks the parent's
+models and one that it loads, fits one, and sometimes forks a grandchild. ``early``: the fork comes before any computation.
+``pools``: workers of multiprocessing and of joblib. ``serve``: a web server loads and uses the model and then forks workers
+(gunicorn with --preload, or by hand), under requests from several clients.
 
-``early``: the fork comes before anything has been computed. ``pools``: workers of multiprocessing (fork, forkserver, spawn)
-and of joblib (loky). ``serve``: a web server loads the model, uses it, and then forks workers (gunicorn with --preload, or the
-same done by hand), under requests from several clients.
-
-Not here: children that other libraries make hang, as OpenMP does after a fork (``guests.py``); Ctrl-C; speed.
+Not here: children that other libraries make hang, such as OpenMP (``guests.py``); Ctrl-C; speed.
 
     python tests/robustness/fork_stress.py --n 1000
 """
@@ -27,6 +24,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +34,7 @@ from made_fast import load
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # where its neighbours are, also for a script
 from helpers import digest, python, rows, small
-from robustness.common import Child, Report, command_line, new_folder
+from robustness.common import Child, Report, command_line, show_all
 from robustness.operations import N_INPUTS, ask, load_models, make_models
 
 PATIENCE = 20.0
@@ -73,12 +71,8 @@ def _score(path: Path, n_threads: int = 1) -> str:
 
 def in_child(work: Callable[[], bool]) -> str:
     """Fork a child that does ``work()``, which says whether all bits are right; return how it ended."""
-    child = Child(work)
-    if not child.ends_within(PATIENCE):
-        child.kill(signal.SIGUSR1)
-        return "hangs"
     try:
-        return "same bits" if child.result() else "other bits"
+        return "same bits" if Child(work).answer(PATIENCE, signal.SIGUSR1) else "other bits"
     except RuntimeError as error:
         return str(error)
 
@@ -116,7 +110,7 @@ def stress(folder: Path, n: int) -> Report:
     busy = [
         lambda: answers(models, 2),
         lambda: answers({}, 2, with_fit=True),
-        lambda: answers(load_models(folder), 1),  # what is made on first use, and under which lock
+        lambda: answers(load_models(folder), 1),  # objects made on first use, and their locks
     ]
     threads = [threading.Thread(target=noise, args=(work,), daemon=True) for work in busy]
     faulthandler.register(signal.SIGUSR1, sys.__stderr__)
@@ -278,17 +272,12 @@ def serve(folder: Path, server: str, n_requests: int) -> Report:
 
 def main() -> int:
     args = command_line(__doc__, n=(1000, "children"), requests=(400, "to each server"))
-    parts: list[Callable[[Path], Report]] = [
-        lambda folder: stress(folder, args.n),
-        lambda folder: early(folder, max(1, args.n // 100)),
+    return show_all(
+        partial(stress, n=args.n),
+        partial(early, n=max(1, args.n // 100)),
         lambda folder: pools(folder, "fork", "forkserver", "spawn", "loky"),
-        *(lambda folder, s=server: serve(folder, s, args.requests) for server in SERVERS if not missing(server)),  # type: ignore[misc]
-    ]
-    bad = 0
-    for part in parts:
-        with new_folder() as folder:
-            bad |= part(folder).show()
-    return bad
+        *(partial(serve, server=server, n_requests=args.requests) for server in SERVERS if not missing(server)),
+    )
 
 
 if __name__ == "__main__":

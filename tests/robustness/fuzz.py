@@ -1,17 +1,15 @@
-"""A mutation fuzzer of model files and checkpoints: whatever a file holds, it is refused by name, or the model in it works.
+"""A mutation fuzzer of model files and checkpoints: a file is refused by name, or the model in it works.
 
-Mutants of small files of every kind go to the public door, ``made_fast.load`` (read or mapped) or ``MADE.resume``. What is
-promised of every one of them:
+Mutants of small files of every kind go to ``made_fast.load`` (read or mapped) or ``MADE.resume``. The promises:
 
-- it is refused by ModelFileError with a text of less than 500 characters that begins with the path, or the model in it scores
-  and samples, and its probabilities add up to 1 (and a resumed fit goes on, or says why not). If a parameter is beyond 1000,
-  scores need not be finite: products of such numbers may overflow, which is counted and is no fault of the file;
-- nothing crashes, and nothing takes longer than a second;
-- loading it allocates at most the size of the file and 64 MB beside it.
+- ModelFileError with a text of less than 500 characters that begins with the path, or a model that scores and samples, whose
+  probabilities add up to 1 (and a resumed fit that continues, or says why not). Scores need not be finite if a parameter is
+  beyond 1000, for products may overflow; that is counted apart;
+- no crash, and no load that takes longer than a second;
+- loading allocates at most the size of the file and 64 MB.
 
-Mutants are made and loaded in forks, a slice at a time; after a crash or a hang the slice is done again without the culprit.
-Files that break a promise are kept. Mutant i of a seed is the same whenever it is made: ``--only I`` makes it again and loads
-it in this process. There are four classes of mutants, in turn, see ``mutations.py``.
+Forks make and load mutants, a slice at a time; after a crash or a hang the rest of the slice is done again. Files that break a
+promise are kept. Mutant i of a seed is always the same: ``--only I`` makes it again and loads it in this process.
 
 Not here: the changes of a file (``mutations.py``); coverage guided search (``atheris_model_file.py``); single faults with
 their messages (``tests/inference``).
@@ -51,7 +49,7 @@ MARGIN = 64 << 20
 LONGEST_TEXT = 500
 LARGEST = 64 << 20  # bytes of a mutant: more take their time to be read, as they should
 LARGEST_PARAMETER = 1000.0
-KILL_AFTER = 10.0  # seconds; what takes longer than SECONDS is run again alone before it counts as a hang
+KILL_AFTER = 10.0  # seconds; a mutant slower than SECONDS runs again alone before it counts as a hang
 TRIES, ENOUGH = 3, 5  # runs alone; hangs after which no further suspect is run alone
 SLICE = 1000  # mutants of a fork
 
@@ -63,7 +61,7 @@ class Seed(NamedTuple):
 
 
 class Mutant(NamedTuple):
-    """What is to be loaded, and how."""
+    """A file to load, and how."""
 
     number: int
     kind: str
@@ -150,7 +148,7 @@ def make_mutant(seeds: list[Seed], seed: int, number: int) -> Mutant:
 
 
 class Verdict(NamedTuple):
-    """What became of a mutant: ``outcome`` is one of OUTCOMES, unless a promise was broken."""
+    """The end of a mutant: ``outcome`` is one of OUTCOMES, unless a promise was broken."""
 
     outcome: str
     text: str = ""
@@ -196,7 +194,7 @@ class Door:
 
 
 def use(loaded: Any, *, resumed: bool) -> str:
-    """Score and sample a few rows, and go on with a resumed fit; return the outcome.
+    """Score and sample a few rows, and continue a resumed fit; return the outcome.
 
     Of few inputs all rows are scored: their probabilities add up to 1, or a degree or a dead weight is wrong.
     """
@@ -236,10 +234,10 @@ def _largest_parameter(model: Any) -> float:
 
 
 NUMBER, BEGIN = range(2)
-"""What a fork tells while it works: the mutant at hand, and when it was begun (ns)."""
+"""Places in the shared state of a fork: the mutant at hand, and the time of its begin (ns)."""
 
 Check = Callable[[int], tuple[str, str]]
-"""Of the number of a mutant: what is to be counted, and what is wrong."""
+"""From the number of a mutant to the name to count, and an error text."""
 
 
 class Slice:
@@ -263,19 +261,24 @@ class Slice:
             found += [("slow", number, "")] if seconds > SECONDS else []
         return {"counts": counts, "found": found, "longest": longest}
 
-    def end(self) -> tuple[dict[str, Any] | None, str]:
-        """Return the result of a fork that has ended, or what was wrong with the mutant at hand; ("", None) before."""
+    def end(self) -> dict[str, Any] | None:
+        """Return the result of a fork that has ended, or that of the mutant that ended it and the rest; None before."""
         if not self.child.ends_within(0.01):
             if not self.state[BEGIN] or time.monotonic_ns() - self.state[BEGIN] < KILL_AFTER * 1e9:
-                return None, ""
+                return None
             self.child.kill()
-            return None, "slow"
-        try:
-            return self.child.result(), ""
-        except RuntimeError as error:
-            if not self.state[BEGIN] or "exit code -" not in str(error):
-                raise
-            return None, f"crash: {error}"
+            what, text = "slow", ""
+        else:
+            try:
+                result: dict[str, Any] = self.child.result()
+                return result
+            except RuntimeError as error:
+                if not self.state[BEGIN] or "exit code -" not in str(error):
+                    raise
+                what, text = "crash", f"crash: {error}"
+        number = int(self.state[NUMBER])
+        rest = range(self.numbers.start, number), range(number + 1, self.numbers.stop)
+        return {"counts": {}, "found": [(what, number, text)], "longest": (0.0, 0), "rest": [part for part in rest if part]}
 
 
 def check_all(begin: Callable[[], Check], numbers: range, jobs: int = 1) -> dict[str, Any]:
@@ -288,19 +291,13 @@ def check_all(begin: Callable[[], Check], numbers: range, jobs: int = 1) -> dict
             while waiting and len(running) < jobs:
                 running.append(Slice(begin, waiting.pop(0)))
             for one in list(running):
-                result, wrong = one.end()
-                if result is None and not wrong:
+                if (result := one.end()) is None:
                     continue
                 running.remove(one)
-                if result is not None:
-                    counts += Counter(result["counts"])
-                    found += [tuple(entry) for entry in result["found"]]
-                    longest = max(longest, tuple(result["longest"]))
-                else:
-                    number = int(one.state[NUMBER])
-                    found.append((wrong.partition(":")[0], number, wrong))
-                    rest = range(one.numbers.start, number), range(number + 1, one.numbers.stop)
-                    waiting += [part for part in rest if part]
+                counts += Counter(result["counts"])
+                found += [tuple(entry) for entry in result["found"]]
+                longest = max(longest, tuple(result["longest"]))
+                waiting += result.get("rest", [])
     finally:
         for one in running:
             with contextlib.suppress(OSError):  # it is the one that failed
@@ -336,7 +333,7 @@ def run(n: int, folder: Path, *, seed: int = 0, jobs: int = 1) -> Report:
         return check
 
     door = Door()
-    for _ in range(2):  # whatever is imported or allocated on first use
+    for _ in range(2):  # imports and allocations of first use
         for source in seeds:
             with warnings.catch_warnings():
                 verdict = door.check(Mutant(-1, "", source, source.raw, source.is_checkpoint, False))

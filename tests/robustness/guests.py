@@ -1,14 +1,12 @@
-"""made_fast beside libraries that have thread pools of their own: OpenMP in scikit-learn, LightGBM and PyTorch, BLAS in NumPy.
+"""made_fast beside libraries with thread pools: OpenMP in scikit-learn, LightGBM and PyTorch, BLAS in NumPy.
 
-``beside``: a fresh process imports and uses such a library before made_fast or after it, uses both in turn, on two threads
-each, and forks a child that uses made_fast alone. Bits are those of a process without guests, nothing hangs, and none of our
-threads is there before there is work for it. What the guests' own pools do in a child is their affair: most hang there.
+``beside``: a fresh process imports and uses such a library before made_fast or after it, uses both in turn on two threads, and
+forks a child that uses made_fast alone. The bits are those of a process without guests, nothing hangs, and no thread of
+made_fast starts before there is work. Subnormal numbers are checked throughout: the kernels flush them to 0, for speed, and
+must restore the mode of every thread; a library linked with -ffast-math breaks them for the whole process.
 
-Subnormal numbers are looked at all the while: our kernels take them as 0 (it is faster), and must have put that right when
-they give a thread back, whichever thread it is. A library linked with -ffast-math would break them for the whole process.
-
-``counts``: how many threads a call uses by default, with fewer CPUs (affinity) or OMP_NUM_THREADS; the quotas of control
-groups are in ``tests/test_threads.py``.
+``counts``: the number of threads of a call by default, with fewer CPUs (affinity) or OMP_NUM_THREADS; quotas of control groups
+are in ``tests/system/test_threads.py``.
 
     python tests/robustness/guests.py --n 3
 """
@@ -46,10 +44,10 @@ W = torch.randn(400, 400, requires_grad=True)
 (W @ W).relu().sum().backward()
 """,
 }
-"""What uses the thread pool of each library; ``Z`` (n, d) and ``y`` (n,) are there."""
+"""Code that uses the thread pool of each library; ``Z`` (n, d) and ``y`` (n,) are there."""
 
 COMMON = """
-import hashlib, json, os, sys, threading, time, warnings
+import hashlib, json, os, signal, sys, threading, warnings
 import numpy as np
 
 rng = np.random.default_rng(0)
@@ -131,20 +129,13 @@ use_guest()
 
 child = os.fork()
 if child == 0:  # uses made_fast, and nothing else that has threads
+    signal.alarm(60)  # ends it if it hangs
     wrong.clear()
     all_well("in a child")
     print(*wrong, sep="\\n", file=sys.stderr, flush=True)
     os._exit(len(wrong))
-end = time.monotonic() + 60
-while time.monotonic() < end:
-    ended, status = os.waitpid(child, os.WNOHANG)
-    if ended:
-        check(status == 0, "things are wrong in a child")
-        break
-    time.sleep(0.01)
-else:
-    os.kill(child, 9)
-    wrong.append("a child hangs")
+code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+check(code == 0, "a child hangs" if code == -signal.SIGALRM else "things are wrong in a child")
 all_well("after a fork")
 use_guest()
 print(json.dumps(wrong))

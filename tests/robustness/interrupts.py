@@ -1,28 +1,22 @@
-"""Ctrl-C at random moments of everything that takes long: how soon it is answered, and what it leaves behind.
+"""Ctrl-C at random moments of every long operation: how soon it is answered, and the state that it leaves.
 
-Each operation is begun again and again, and interrupted at moments spread evenly over the time that it takes. The signal comes
-from the kernel's own timer (setitimer), so it waits for no thread of ours and no GIL, and Python's handler of Ctrl-C answers
-it. The latency is the time from there until KeyboardInterrupt has reached the caller. Afterwards all is as good as before:
-models give the same bits, a fit has left the best parameters it had, a file is the old one or the new one, ranks still meet.
+Interrupts are spread evenly over the time of an operation. The signal comes from the kernel's timer (setitimer), which waits
+for no thread and no GIL. The latency is the time until KeyboardInterrupt reaches the caller. Afterwards models give the same
+bits, a fit has its best parameters, a file is the old one or the new one, and ranks still meet.
 
-A worker process does this for one operation after the other and prints a line of JSON for each; a line that does not come
-within ``PATIENCE`` is a hang. On a machine with other work an interrupt waits for a CPU too: look at the median, and at
-whether the worst comes back in another run.
+Each operation has a fork of its own; one that does not end within ``PATIENCE`` hangs. On a busy machine an interrupt also
+waits for a CPU: look at the median, and at whether the worst returns in another run.
 
 Not here: kill -9 (``kill.py``), Ctrl-C of the command line (``tests/cli``), errors while ranks wait (``tests/system``).
 
-    python tests/robustness/interrupts.py --n 50
     python tests/robustness/interrupts.py --n 50 --only "score" --scale 3
 """
 
 from __future__ import annotations
 
-import json
 import os
 import random
-import select
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -41,7 +35,7 @@ from made_fast.system import threads
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # where its neighbours are, also for a script
 import helpers
 from helpers import small
-from robustness.common import command_line, new_folder, parameters_of
+from robustness.common import Child, Report, command_line, new_folder, parameters_of
 from robustness.operations import COUNT, NOTHING, OPERATIONS, WALKS, ask
 
 PROMISE = 0.1
@@ -62,8 +56,8 @@ class Prepared(NamedTuple):
     """An operation that can be begun and interrupted many times."""
 
     run: Callable[[], Any]
-    check: Callable[[], str | None] = lambda: None  # returns what is wrong afterwards
-    seconds: float = 0.0  # within which to interrupt what has no end; 0: within the time that it takes
+    check: Callable[[], str | None] = lambda: None  # returns an error text
+    seconds: float = 0.0  # time to interrupt within, if it has no end; 0: its own duration
 
 
 Build = Callable[[float, Path], Prepared]
@@ -249,7 +243,7 @@ def _table(name: str, scale: float, _: Path) -> Prepared:
 
 
 def left_over(folder: Path, *names: str) -> str | None:
-    """Return what is in a folder beside these files."""
+    """Return an error text if a folder holds other files."""
     more = set(os.listdir(folder)) - set(names)
     return f"left over: {more}" if more else None
 
@@ -307,19 +301,19 @@ ALL: dict[str, Build] = {
     "begin a large fit, orthogonal": partial(_begin, width=500, weight_init="orthogonal"),
     "begin a fit under many masks": lambda scale, f: _begin(1.0, f, 8000, n_masks=max(2, round(300 * scale))),
 }
-"""What can be interrupted; each is made of a scale (1 for the command line, less for the tests) and a folder."""
+"""Operations to interrupt; each is made of a scale (1 for the command line, less for the tests) and a folder."""
 
 
 # The worker
 
 
 class Figures(NamedTuple):
-    """What happened to an operation: seconds from each signal to its answer, and what was wrong afterwards."""
+    """Results of an operation: seconds from each signal to its answer, and error texts."""
 
     name: str
     latencies: list[float]
     seconds: float
-    """What the operation takes, or the time within which it was interrupted."""
+    """Duration of the operation, or the time within which it was interrupted."""
     wrong: list[str]
 
     def is_late(self, limit: float = PROMISE) -> bool:
@@ -327,7 +321,7 @@ class Figures(NamedTuple):
 
 
 def interrupted(run: Callable[[], Any], delay: float) -> float | None:
-    """Begin ``run`` and interrupt it after so many seconds; return how many the answer took, None if it was over before."""
+    """Begin ``run`` and interrupt it after ``delay`` seconds; return the seconds to the answer, None if it ended before."""
     due = time.monotonic() + delay
     try:
         try:
@@ -356,7 +350,7 @@ def measure(name: str, n: int, scale: float, folder: Path) -> Figures:
 
 
 def faults_of(prepared: Prepared) -> Iterator[str]:
-    """Yield what is wrong after an interrupt."""
+    """Yield error texts after an interrupt."""
     try:
         if found := prepared.check():
             yield found
@@ -371,33 +365,20 @@ def faults_of(prepared: Prepared) -> Iterator[str]:
         yield "threads were lost"
 
 
-def work(names: list[str], n: int, scale: float) -> None:
-    signal.signal(signal.SIGALRM, signal.default_int_handler)
-    warnings.simplefilter("ignore", ApproximationWarning)
-    for name in names:
-        with new_folder() as folder:
-            print(json.dumps(measure(name, n, scale, folder)._asdict()), flush=True)
-
-
 def run(names: list[str], n: int, scale: float = 1.0) -> Iterator[Figures]:
-    """Measure operations in another process, and yield the figures of each."""
-    names = list(names)
-    while names:
-        command = [sys.executable, __file__, "--n", str(n), "--scale", str(scale), "--work", json.dumps(names)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, bufsize=0) as process:
-            assert process.stdout is not None
-            try:
-                while names:
-                    ready, _, _ = select.select([process.stdout], [], [], PATIENCE)
-                    line = process.stdout.readline() if ready else b""
-                    name = names.pop(0)
-                    if not line:
-                        why = "hangs" if not ready else f"its process ended, with {process.wait()}"
-                        yield Figures(name, [], 0.0, [why])
-                        break  # a new process for the others
-                    yield Figures(**json.loads(line))
-            finally:
-                process.kill()
+    """Measure operations, each in a fork, and yield the figures of each."""
+
+    def work(name: str) -> dict[str, Any]:
+        signal.signal(signal.SIGALRM, signal.default_int_handler)
+        warnings.simplefilter("ignore", ApproximationWarning)
+        with new_folder() as folder:
+            return measure(name, n, scale, folder)._asdict()
+
+    for name in names:
+        try:
+            yield Figures(**Child(partial(work, name)).answer(PATIENCE))
+        except RuntimeError as error:
+            yield Figures(name, [], 0.0, [str(error)])
 
 
 def show(f: Figures) -> None:
@@ -417,24 +398,18 @@ def main() -> int:
         n=(50, "interrupts of each operation"),
         only=("", "operations whose name contains this"),
         scale=(1.0, "of the sizes"),
-        work=("", None),
     )
-    if args.work:
-        work(json.loads(args.work), args.n, args.scale)
-        return 0
-    figures = []
+    report = Report("all")
     for found in run([name for name in ALL if args.only in name], args.n, args.scale):
         show(found)
-        figures.append(found)
-    ours = [f for f in figures if f.name not in THEIRS]
-    times = [seconds for f in ours for seconds in f.latencies]
-    late, wrong = [f.name for f in ours if f.is_late()], [f.name for f in figures if f.wrong]
-    worst = max(times, default=0.0) * 1e3
-    print(f"all: {len(times)} interrupts of {len(ours)} operations, the worst answered after {worst:.1f} ms")
-    print(f"all: operations over {PROMISE * 1e3:.0f} ms: {len(late)} {late or ''}")
-    print(f"all: operations with something wrong: {len(wrong)} {wrong or ''}")
-    print(f"all: load average of the last minutes: {os.getloadavg()[1]:.1f} on {os.cpu_count()} CPUs")
-    return 1 if late or wrong else 0
+        report.figures["operations"] += 1
+        report.figures["interrupts"] += len(found.latencies)
+        if found.name not in THEIRS:
+            report.highest("the longest delay, in ms", max(found.latencies, default=0.0) * 1e3)
+        report.check(not found.is_late(), f"{found.name}: late")
+        report.check(not found.wrong, f"{found.name}: something is wrong")
+    report.highest(f"load average on {os.cpu_count()} CPUs", os.getloadavg()[1])
+    return report.end().show()
 
 
 if __name__ == "__main__":

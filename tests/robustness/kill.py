@@ -1,22 +1,18 @@
 """Kill -9 at random moments: while model files are saved, and while a fit writes checkpoints.
 
-``save``: a child saves two models in turn to one path, as fast as it can, and is killed. The file is then one of the two, bit
-for bit, and the temporary files that the writer leaves are gone after the next save. Some of the kills strike two writers that
-save to the same path.
+``save``: a child saves two models in turn to one path and is killed. The file is then one of the two, and the next save
+removes the temporary files that are left. Some kills strike two writers of one path.
 
 ``train``: a child fits with a checkpoint after every epoch and is killed; the next child resumes and is killed, until one
-comes to the end. Parameters, optimiser, history and samples have the bits of the uninterrupted fit. After the first checkpoint
-there is always a whole one, and no more than an epoch's steps are lost.
+ends. Parameters, optimiser, history and samples have the bits of the uninterrupted fit. After the first checkpoint there is
+always a whole one, and a kill loses no more than the steps of one epoch.
 
-Children are forks of this process, which has everything imported: a kill costs milliseconds. Moments are spread evenly over
-the time that the work takes, and half of those of ``save`` over the time after the temporary file has come up, which is the
-shorter part of a save. ``--seed`` fixes the delays, not where they strike.
+Moments are spread evenly over the time of the work, and half of those of ``save`` over the time after the temporary file
+appears. ``--seed`` fixes the delays, not the steps that they strike.
 
-Not here: power failures (a killed process loses nothing that it handed to the kernel), kills before every single system call
-of a save (``faults.py``).
+Not here: power failures, kills before each system call of a save (``faults.py``).
 
     python tests/robustness/kill.py save --n 1000
-    python tests/robustness/kill.py train --n 1000
 """
 
 from __future__ import annotations
@@ -39,7 +35,7 @@ from helpers import digest, rows, small, with_missing
 from robustness.common import Child, Report, command_line, fit_state, new_folder, shared_counts
 
 PREFIX = ".made_fast-"
-"""What the names of temporary files begin with; with another prefix none would be counted, and a test would fail."""
+"""Prefix of the names of temporary files; with another one none is counted, and a test fails."""
 
 PATIENCE = 60.0
 """Seconds after which a child that should have ended counts as one that hangs."""
@@ -49,11 +45,6 @@ MOST_KILLS = 500
 
 
 # While a model is saved
-
-PHASES = (
-    "before there was a temporary file", "with the temporary file empty", "with it partly written",
-    "with it wholly written, not renamed", "with it renamed",
-)  # fmt: skip
 
 SIZES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "kilobytes": ({"D": 16, "hidden_sizes": (8,)}, {"D": 70, "hidden_sizes": (30, 20)}),
@@ -91,7 +82,10 @@ def kill_savers(n: int, folder: Path, *, seed: int = 0, two_writers: float = 0.2
         place.mkdir()
         models = [Saved.of(folder, **params) for params in pair]
         models[0].model.save(place / "model")
-        seconds = _seconds_of_a_save(models, place / "model")
+        begin = time.monotonic()
+        for model in models * 3:
+            model.model.save(place / "model")
+        seconds = (time.monotonic() - begin) / 6
         for _ in range(n * (i + 1) // len(SIZES) - n * i // len(SIZES)):
             _kill_one(report, models, place / "model", seconds, rng, rng.random() < two_writers)
         models[1].model.save(place / "model")
@@ -103,23 +97,6 @@ def _save_in_turn(models: list[Saved], path: Path, first: int, done: Any) -> Non
     while True:
         models[(first + int(done[0])) % 2].model.save(path)
         done[0] += 1
-
-
-def _seconds_of_a_save(models: list[Saved], path: Path) -> float:
-    done = shared_counts(1)
-    child = Child(lambda: _save_in_turn(models, path, 1, done))
-    deadline = time.monotonic() + PATIENCE
-    while done[0] < 6:
-        if child.ends_within(0.01):
-            child.result()
-        if time.monotonic() > deadline:
-            child.kill()
-            raise RuntimeError("a save hangs")
-    begin, before = time.monotonic(), int(done[0])
-    child.ends_within(0.2)
-    seconds = (time.monotonic() - begin) / max(1, int(done[0]) - before)
-    child.kill()
-    return seconds
 
 
 def _kill_one(report: Report, models: list[Saved], path: Path, seconds: float, rng: random.Random, two: bool) -> None:
@@ -146,15 +123,10 @@ def _kill_one(report: Report, models: list[Saved], path: Path, seconds: float, r
     report.figures["saves completed"] += sum(int(done[0]) for done in counts)
     report.figures["kills that left a temporary file"] += bool(left)
     report.check(raw is not None, "the file is gone")
-    whole = raw is None or (found is not None and models[found].is_at(path))
-    report.check(whole, "the file is neither the one model nor the other")
-    if not two:
-        under_way = (first + int(counts[0][0])) % 2
-        new = [name for name in left if name not in before]
-        written = (path.parent / new[0]).stat().st_size if new else -1
-        size = len(models[under_way].raw)
-        phase = 4 if found == under_way else 0 if not new else 1 if not written else 2 if written < size else 3
-        report.figures[f"killed {PHASES[phase]}"] += 1
+    report.check(
+        raw is None or (found is not None and models[found].is_at(path)), "the file is neither the one model nor the other"
+    )
+    report.figures["kills after the rename, before the next save"] += not two and found == (first + int(counts[0][0])) % 2
     if left and rng.random() < 0.3:  # otherwise the next child must clean up
         models[first].model.save(path)
         report.check(os.listdir(path.parent) == [path.name], "temporary files are left over after the next save")
@@ -178,7 +150,7 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 STEP, DONE = range(2)
-"""What a child tells while it lives: the steps made, and the last epoch whose checkpoint it has written."""
+"""Places in the shared state of a child: its steps, and the last epoch whose checkpoint it has written."""
 
 
 def kill_fits(n: int, folder: Path, *, seed: int = 0) -> Report:
@@ -213,16 +185,13 @@ def _uninterrupted(name: str) -> tuple[dict[str, str], int, float]:
     whole = small(**COMMON | CASES[name]).fit(X, **more)
     n_epochs = len(whole.history_)
     with new_folder() as folder:
-        child, begin = Child(partial(_fit, name, folder / "checkpoint", shared_counts(2))), time.monotonic()
-        if not child.ends_within(PATIENCE):
-            child.kill()
-            raise RuntimeError(f"{name}: a fit hangs")
-        child.result()
+        begin = time.monotonic()
+        Child(partial(_fit, name, folder / "checkpoint", shared_counts(2))).answer(PATIENCE)
     return _told(whole), whole._fit_state.trainer.step // n_epochs, (time.monotonic() - begin) / n_epochs
 
 
 def _fit(name: str, path: Path, seen: Any) -> dict[str, str]:
-    """Begin the fit, or go on with it; what a child does."""
+    """Begin the fit or continue it, in a child."""
 
     def tell(trainer: steps.Trainer, step: int) -> None:
         vars(trainer)["step"] = seen[STEP] = step

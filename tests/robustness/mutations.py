@@ -4,7 +4,7 @@ There are four classes. ``raw``: bytes of the file changed as they come; nearly 
 ``header``: the JSON at the head. ``json``: the JSON inside (hyper-parameters, rules, the text of a checkpoint). ``tensors``:
 values, sizes, types, names and order of the tensors. In the last three all checksums and offsets are put right afterwards.
 
-Not here: the files that mutants are made of, and what is promised of a mutant (``fuzz.py``).
+Not here: the files that are changed, and the promises (``fuzz.py``).
 """
 
 from __future__ import annotations
@@ -14,16 +14,13 @@ import json
 import math
 import random
 import re
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
-
-sys.path.append(str(Path(__file__).resolve().parents[1]))  # where its neighbours are, also for a script
 from helpers import rows, small
+from numpy.typing import NDArray
 
 CLASSES = ("raw", "header", "json", "tensors")
 
@@ -54,7 +51,7 @@ TOKENS = (
     str([[[[[0] * 6] * 6] * 6] * 6] * 6), "[" + ",".join(["{}"] * 5000) + "]",
     "{" + ",".join(f'"{i}":{i}' for i in range(3000)) + "}",
 )  # fmt: skip
-"""What Python's JSON would not write. A value ``"@i@"`` is replaced by ``TOKENS[i]`` in the text."""
+"""Text that Python's JSON does not write. A value ``"@i@"`` is replaced by ``TOKENS[i]`` in the text."""
 
 MARK = re.compile(r'"@(\d+)@"')
 
@@ -119,7 +116,9 @@ def put_together(tensors: Tensors, metadata: dict[str, Any]) -> bytes:
 def mutate(rng: random.Random, kind: str, raw: bytes, other: bytes) -> bytes:
     """Return a file with changes of a class; ``other`` is a file that pieces may come from."""
     if kind == "raw":
-        return mutate_raw(rng, raw, other)
+        for _ in range(rng.choice((1, 1, 2, 4))):
+            raw = change_raw(rng, raw, other)
+        return raw
     mixed = rng.random() < 0.1
     tensors, metadata = take_apart(raw)
     if kind == "json" or mixed:
@@ -131,13 +130,7 @@ def mutate(rng: random.Random, kind: str, raw: bytes, other: bytes) -> bytes:
     return seal(mutate_json(rng, header) if kind == "header" or mixed else compact(header), data)
 
 
-def mutate_raw(rng: random.Random, raw: bytes, other: bytes) -> bytes:
-    for _ in range(rng.choice((1, 1, 2, 4))):
-        raw = _change_raw(rng, raw, other)
-    return raw
-
-
-def _change_raw(rng: random.Random, raw: bytes, other: bytes) -> bytes:
+def change_raw(rng: random.Random, raw: bytes, other: bytes) -> bytes:
     a, b = sorted((rng.randrange(len(raw) + 1), rng.randrange(len(raw) + 1)))
     stop, place = min(b, a + rng.choice((1, 2, 4, 8, 64))), rng.randrange(len(raw)) if raw else 0
     flipped = bytes(byte ^ 1 << rng.randrange(8) for byte in raw[place : place + 1])

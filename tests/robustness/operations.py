@@ -1,19 +1,17 @@
-"""What can be asked of a fitted model, stated once for all programs of this folder, and models of every kind to ask.
+"""Public methods of fitted models, stated once for all programs of this folder, and models of every kind.
 
 Not here: fits and files, which each program does in its own way.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from made_fast import MADEModel, MixtureModel, load
-
-sys.path.append(str(Path(__file__).resolve().parents[1]))  # where its neighbours are, also for a script
 from helpers import rows, small
+
+from made_fast import MADEModel, MixtureModel, load
 
 ROWS, GAPS, WALKS, COUNT, NOTHING = "rows", "rows with gaps", "rows with gaps, walks", "a number of rows", "nothing"
 

@@ -1,35 +1,31 @@
-"""The tests of the kernels on extensions that were compiled to find faults: overruns, undefined behaviour, races.
+"""The tests of the kernels on extensions compiled with sanitizers: overruns, undefined behaviour, races.
 
-``memory``: bounds checks in the Cython part, AddressSanitizer and UndefinedBehaviorSanitizer in all of it. Arrays end where
-their memory ends (``exact_arrays.py``), so that a read of one number too many is found too.
+``memory``: AddressSanitizer and UndefinedBehaviorSanitizer; arrays end where their memory ends (``exact_arrays.py``), so that
+a read of one number too many is found. ``threads``: ThreadSanitizer on the tests with several threads; it knows the memory
+model, so that it finds a missing order that this CPU would hide. Python and NumPy are not watched.
 
-``threads``: ThreadSanitizer on the tests that train and score on several threads. It knows the memory model: a wait that
-orders too little is found on a CPU whose own order would hide it. Python and NumPy are not watched, the kernels are.
+Both run at every CPU level of this machine; ``memory --quick`` leaves v2 out. Every build must find faults that are made on
+purpose before its tests count. All happens on a copy in a temporary folder. Not here: overruns outside the kernels, reads of
+uninitialised memory.
 
-Both run at every CPU level of this machine; ``memory --quick`` leaves v2 out. Every build has to find faults that are made on
-purpose before its tests count. All of it happens in a temporary folder, on a copy; the extension of the checkout is not
-touched. Not here: overruns outside the kernels, reads of memory that was never written (valgrind finds those).
-
-    python tests/robustness/sanitize.py
     python tests/robustness/sanitize.py memory --quick --jobs 2
 
-Exit status: 0 if nothing was found, 1 if something was, and 77 if nothing was found but there are no sanitizers here (they are
-GCC's, on Linux); the bounds checks are done even so.
+Exit status: 0 if nothing was found, 1 if something was, 77 if GCC's sanitizers are missing and nothing was found.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import shlex
 import shutil
 import subprocess
 import sys
-import sysconfig
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # where its neighbours are, also for a script
+from robustness.common import command_line, compiler, new_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ("setup.py", "pyproject.toml", "README.md", "LICENSE", "kernels", "made_fast")
@@ -41,28 +37,26 @@ MODELS = ("tests/inference", "tests/training")
 FAULTS = """
 import sys, threading
 import numpy as np
-from made_fast.kernels import _native
+from made_fast.kernels.native import _native
 
 print(_native.__file__, *_native.levels())
 sys.stdout.flush()
 
-def ones(n_rows, n_columns, room):  # list_ones, on lists of so many numbers
-    bits = np.full((n_rows, 1), 2 ** 64 - 1 if room else 0, np.uint64)
-    _native.list_ones(bits, n_columns, np.zeros(n_rows, np.int32), np.zeros((1, max(room, 1)), np.int32))
+def pack(n_rows, room):  # two threads may share an output; without room there is an overrun
+    x, place = np.ones((n_rows, 64), np.uint8), np.zeros(64, np.int32)
+    return x, np.arange(64), place, np.zeros((room, 1), np.uint64), np.zeros(1, np.uint8)
 
 def overrun():
-    ones(1, 64, 63)
+    _native.pack_bits(*pack(2, 1))
 
-def overflow():
-    ones(3, 2 ** 62, 0)
-
-def index():
-    _native.pack_bits(np.zeros((1, 1), np.uint8), np.array([1]), np.zeros(1, np.int32), np.zeros((1, 1), np.uint64),
-                      np.zeros(1, np.uint8))
+def overflow():  # a block of so many rows; none are read
+    net = np.zeros(0), np.array([[0, 0, 0, 0, 0, 0, 0, 0, 0]]), np.zeros(0, np.int32), np.zeros(0, np.int64)
+    net[1][0, :3] = 64, 64, 1
+    _native.score(net, np.zeros((0, 1), np.uint64), 1, True, 2 ** 62, (np.zeros(1), np.zeros(1, np.int32)), np.zeros(0))
 
 def race():  # two threads, one output
-    bits, count, index = np.full((9999, 1), 2 ** 64 - 1, np.uint64), np.zeros(9999, np.int32), np.zeros((9999, 64), np.int32)
-    work = lambda: [_native.list_ones(bits, 64, count, index) for _ in range(20)]
+    arrays = pack(9999, 9999)
+    work = lambda: [_native.pack_bits(*arrays) for _ in range(20)]
     crew = [threading.Thread(target=work) for _ in range(2)]
     [thread.start() for thread in crew]
     [thread.join() for thread in crew]
@@ -79,21 +73,18 @@ class Check:
     sanitizers: str  # as in -fsanitize
     libraries: tuple[str, ...]  # that have to be there before Python is
     options: dict[str, str]
-    faults: dict[str, str]  # function of FAULTS -> what is said when it is found
+    faults: dict[str, str]  # function of FAULTS -> text that is printed when it is found
     tests: tuple[tuple[str, ...], str]  # files, and which of their tests, as in pytest -k
     quick: tuple[tuple[str, ...], str]
 
 
-BOUNDS = Check(
-    "bounds checks", "", (), {}, {"index": "IndexError: Out of bounds"}, (KERNELS, "native"), (KERNELS, "native"),
-)  # fmt: skip
 MEMORY = Check(
-    "bounds checks, AddressSanitizer, UndefinedBehaviorSanitizer",
+    "AddressSanitizer, UndefinedBehaviorSanitizer",
     "address,undefined,float-cast-overflow",
     ("libasan.so", "libubsan.so"),
     # Python does not free all at its end. A test that asks for too much memory wants its MemoryError.
     {"ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1", "UBSAN_OPTIONS": "print_stacktrace=1"},
-    {"overrun": "heap-buffer-overflow", "overflow": "runtime error: ", "index": "IndexError: Out of bounds"},
+    {"overrun": "heap-buffer-overflow", "overflow": "runtime error: "},
     ((*KERNELS, *MODELS), "not jit and not reference"),
     ((*KERNELS, *MODELS[:1]), "(native and not v2) or thread"),  # the vectors of v2 are the baseline's
 )
@@ -106,10 +97,6 @@ THREADS = Check(
     ((*KERNELS, *MODELS), "thread and not memory"),
     ((*KERNELS, *MODELS[:1]), "thread"),
 )
-
-
-def compiler() -> list[str]:
-    return shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
 
 
 def find(check: Check) -> list[str] | str:
@@ -130,7 +117,7 @@ def find(check: Check) -> list[str] | str:
 
 def preloaded(libraries: list[str], **more: str) -> dict[str, str]:
     """Return the environment with these libraries loaded before all others."""
-    return {**os.environ, **({"LD_PRELOAD": " ".join(libraries)} if libraries else {}), **more}
+    return {**os.environ, "LD_PRELOAD": " ".join(libraries), **more}
 
 
 def build(check: Check, folder: Path) -> Path:
@@ -143,10 +130,8 @@ def build(check: Check, folder: Path) -> Path:
             shutil.copytree(ROOT / name, source / name, ignore=unwanted)
         else:
             shutil.copy(ROOT / name, source)
-    flags = {}
-    if check.sanitizers:
-        switch = f"-fsanitize={check.sanitizers}"
-        flags = {"CFLAGS": f"{switch} -fno-sanitize-recover=all -fno-omit-frame-pointer", "LDFLAGS": switch}
+    switch = f"-fsanitize={check.sanitizers}"
+    flags = {"CFLAGS": f"{switch} -fno-sanitize-recover=all -fno-omit-frame-pointer", "LDFLAGS": switch}
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), str(source)]
     subprocess.run(command, env={**os.environ, "MADE_FAST_DEBUG": "1", **flags}, check=True)
     return site
@@ -181,7 +166,7 @@ def run_tests(check: Check, folder: Path, site: Path, libraries: list[str], quic
         "PYTEST_PLUGINS": "robustness.exact_arrays",
         "MADE_FAST_KERNELS": "native",
     }
-    # A sanitizer ends the process when it has reported: what pytest had captured of the report would be lost.
+    # A sanitizer ends the process after its report, which pytest must not capture.
     options = ["-q", "-x", "-p", "no:cacheprovider", "--capture=sys", *(["-n", str(jobs)] if jobs > 1 else [])]
     print(f"   pytest {' '.join(tests)} -k {only!r}", flush=True)
     command = [sys.executable, "-m", "pytest", *options, *tests, "-k", only]
@@ -189,27 +174,25 @@ def run_tests(check: Check, folder: Path, site: Path, libraries: list[str], quic
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("checks", nargs="*", choices=["memory", "threads"], help="by default both")
-    parser.add_argument("--quick", action="store_true", help="the kernels, and models on several threads: some minutes")
-    parser.add_argument("--jobs", type=int, default=1, help="processes to run the tests in, by pytest-xdist")
-    wanted = parser.parse_args()
+    args = command_line(
+        __doc__,
+        checks=(["memory", "threads"], "by default both"),
+        quick=(False, "the kernels, and models on several threads: some minutes"),
+        jobs=(1, "processes to run the tests in, by pytest-xdist"),
+    )
     failed, missing = [], False
-    for name in wanted.checks or ["memory", "threads"]:
+    for name in args.checks or ["memory", "threads"]:
         check, begin = {"memory": MEMORY, "threads": THREADS}[name], time.monotonic()
         libraries = find(check)
         if isinstance(libraries, str):
             missing = True
             print(f"== {check.title}: not here. {libraries}", flush=True)
-            if name != "memory":
-                continue
-            check, libraries = BOUNDS, []
+            continue
         print(f"== {check.title}: compiling", flush=True)
-        with tempfile.TemporaryDirectory() as path:
-            site = build(check, Path(path))
+        with new_folder() as folder:
+            site = build(check, folder)
             print(f"   compiled in {time.monotonic() - begin:.0f} s", flush=True)
-            fine = sees_faults(check, site, libraries)
-            fine = fine and run_tests(check, Path(path), site, libraries, wanted.quick, wanted.jobs)
+            fine = sees_faults(check, site, libraries) and run_tests(check, folder, site, libraries, args.quick, args.jobs)
         if not fine:
             failed.append(check.title)
         print(f"== {check.title}: {'all well' if fine else 'FAILED'} after {time.monotonic() - begin:.0f} s", flush=True)

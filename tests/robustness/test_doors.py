@@ -1,4 +1,4 @@
-"""Every public door takes what is right, in any container, and refuses the rest by name: the promise of ``doors.py``.
+"""Every public door takes right tables in any container and refuses the rest by name: the promise of ``doors.py``.
 
 A few dozen examples for each door by default, always the same ones; with ``--hypothesis-profile=long`` 10,000, drawn
 afresh (the profile is in this folder's ``conftest.py``; so name the folder or the file).

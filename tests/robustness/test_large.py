@@ -1,6 +1,6 @@
 """More than 2^31 elements: tables, memory maps and parameters whose positions do not fit into 32 bits.
 
-What is large here is mostly zeros that nobody has written: a sparse table, a file of holes, pages that the system maps to
+The large arrays are mostly zeros that nobody has written: a sparse table, a file of holes, pages that the system maps to
 one page of zeros. So a test takes seconds and little memory; a position cut to 32 bits would be read or written elsewhere,
 and show.
 
@@ -119,7 +119,7 @@ def test_a_memory_map_of_more_than_2_31_entries_is_trained_on(tmp_path):
 
 
 def zeros(n):
-    """Return so many zeros, which take memory when they are written to."""
+    """Return n zeros, which take memory when they are written to."""
     try:
         return layout.aligned_zeros(n, np.float32)
     except MemoryError:
@@ -145,7 +145,7 @@ def wide():
 
 
 def check_wide(model, first, W, b):
-    """Compare a model with what its parameters say: few inputs on (rows of weights are added), and many (multiplied)."""
+    """Compare a model with the formula: few inputs on (rows of weights are added), and many (multiplied)."""
     n_inputs = len(b)
     for density in (0.001, 0.5):
         x = np.random.default_rng(2).random((1, n_inputs)) < density
@@ -157,7 +157,7 @@ def check_wide(model, first, W, b):
 
 
 def sample_of(n_inputs, first, W, b, seed):
-    """Return the sample that so many uniforms draw, input by input."""
+    """Return the sample of the seed's uniforms, drawn input by input."""
     uniforms = np.random.default_rng(seed).random(n_inputs)
     x = np.zeros(n_inputs, np.uint8)
     x[:first] = uniforms[:first] < 1 / (1 + np.exp(-b[:first].astype(float)))

@@ -1,4 +1,4 @@
-"""Every option of every method is taken for what it plainly is, or refused by its name.
+"""Every option of every method is taken at its plain value, or refused by name.
 
 Not here: tables (``test_doors.py``), paths and files (``test_data_files.py``). About ``--hypothesis-profile=long``:
 ``test_doors.py``.
@@ -16,7 +16,7 @@ from robustness import any_values as rule
 from robustness import doors
 from robustness.any_values import EITHER, REFUSED, SKIP, or_none, outcome
 from robustness.common import limited_memory, parameters_of
-from robustness.doors import WIDTH, check_refusal, hold, small, state_of, world
+from robustness.doors import WIDTH, check_refusal, hold, small, small_ensemble, state_of, world
 
 from made_fast import MADE, MADEEnsemble, MADEImputer, MADEModel, MixtureModel
 
@@ -29,7 +29,6 @@ def little_memory():
 
 X = rows(4, WIDTH)
 GAPS = np.where(rows(4, WIDTH, 1) == 1, np.nan, X)
-ENSEMBLE = partial(MADEEnsemble, hidden_sizes=(3,), max_epochs=1, n_threads=1, random_state=0, n_members=2)
 
 
 def bits(result):
@@ -128,7 +127,7 @@ def of_fits():
     yield "MADE.partial_fit", lambda **o: small().partial_fit(X, **o), {"sample_weight": or_none(zeros)}
     parameters = {"n_members": count(3), "weights": one_of("equal"), "n_jobs": or_none(rule.jobs)}
     parameters |= {"random_state": rule.random_state, "n_threads": rule.threads, "learning_rate": or_none(rule.positive)}
-    yield "MADEEnsemble.fit", lambda **o: ENSEMBLE(**o).fit(X), parameters
+    yield "MADEEnsemble.fit", lambda **o: small_ensemble(**o).fit(X), parameters
 
     def impute(**o):
         return MADEImputer(**{"estimator": small(n_masks=None, n_eval_masks=1), "random_state": 0} | o).fit(X).transform(GAPS)
@@ -146,7 +145,7 @@ OPTIONS = {
 
 
 def hand_in(parameter, its_rule, call, thing):
-    """Check that a value is taken for what the rule says it plainly is, or refused."""
+    """Check that a value is taken for the plain value of the rule, or refused."""
     plain = its_rule(thing())
     if plain is SKIP:
         return

@@ -1,4 +1,4 @@
-"""A small share of what the programs kill, thread_stress, fork_stress, guests and interrupts do.
+"""A small share of the programs kill, thread_stress, fork_stress, guests and interrupts.
 
 Not here: faults (``test_faults.py``), the fuzzer (``test_fuzz.py``), doors (``test_doors.py``).
 """

@@ -1,11 +1,9 @@
-"""Sixty-four threads share models; every result has the bits that it has alone.
+"""Sixty-four threads share models; every result has the bits of a call that runs alone.
 
-``stress``: rounds of about a second. In each, all models are loaded anew and all threads begin with the same call on the same
-model, so that all of them want at once what is made on first use. Then each goes on with calls of its own choice and its own
-``n_threads``; some fit models of their own. At the end, the threads and the memory that are left are counted.
-
-``first_use``: the same in fresh processes, where all threads import, load and score at once. ``quiet``: a process that has
-been busy sleeps and takes no CPU time; importing, loading and small calls start no thread.
+``stress``: in each round all models are loaded anew and all threads begin with the same call on the same model, so that all
+need at once what is made on first use. Then each makes calls of its own choice and ``n_threads``; some fit models. At the
+end the threads and the memory that remain are counted. ``first_use``: all threads of a fresh process import, load and score at
+once. ``quiet``: an idle process takes no CPU time; importing, loading and small calls start no thread.
 
 Not here: forks (``fork_stress.py``), Ctrl-C (``interrupts.py``), speed.
 
@@ -34,7 +32,7 @@ from made_fast.system import threads
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # where its neighbours are, also for a script
 from helpers import digest, python, rows, small, with_missing
-from robustness.common import Report, command_line, new_folder
+from robustness.common import Report, command_line, memory, show_all
 from robustness.operations import N_INPUTS, ask, load_models, make_models
 
 MOST_RANKS = 4
@@ -95,7 +93,7 @@ FITS: Jobs = {f"fit, n_masks={n_masks}": partial(_fit, n_masks) for n_masks in (
 
 
 def stress(folder: Path, seconds: float, n_threads: int = 64, round_seconds: float = 1.0) -> Report:
-    """Let threads share models for so many seconds, and at least for a round."""
+    """Let threads share models for these seconds, and at least for a round."""
     make_models(folder)
     report, chance = Report("stress", threads=n_threads), random.Random(0)
     with warnings.catch_warnings():  # for the whole process, so here and not in the threads
@@ -120,7 +118,7 @@ def stress(folder: Path, seconds: float, n_threads: int = 64, round_seconds: flo
 def one_round(
     models: dict[str, Any], first: str, jobs: Jobs, expected: dict[str, str], seconds: float, seed: int, report: Report
 ) -> None:
-    """Start all threads at once on the same call on fresh models, and let them go on with one more call at least."""
+    """Start all threads at once on the same call on fresh models, and let them make one more call at least."""
     n = report.figures["threads"]
     barrier, lock, end = threading.Barrier(n), threading.Lock(), time.monotonic() + seconds
 
@@ -169,8 +167,7 @@ def count_left() -> tuple[int, int]:
 def resident() -> float:
     """Return the MB of memory that this process has, after garbage is collected."""
     gc.collect()
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS:")), 0.0)
+    return memory(resident=True) / 2**20
 
 
 FIRST_USE = """
@@ -239,7 +236,7 @@ begin = time.process_time()
 time.sleep(float(sys.argv[3]))
 print(small, busy, time.process_time() - begin)
 """
-"""Threads after a small call, threads after many large ones at once, and seconds of CPU time in so many idle seconds."""
+"""Threads after a small call, threads after many large ones at once, and seconds of CPU time of an idle process."""
 
 
 def quiet(folder: Path, seconds: float) -> Report:
@@ -260,11 +257,7 @@ def quiet(folder: Path, seconds: float) -> Report:
 
 def main() -> int:
     args = command_line(__doc__, seconds=(60.0, "of the stress"), n=(10, "fresh processes"))
-    bad = 0
-    for part in (lambda f: stress(f, args.seconds), lambda f: first_use(f, args.n), lambda f: quiet(f, 5.0)):
-        with new_folder() as folder:
-            bad |= part(folder).show()
-    return bad
+    return show_all(partial(stress, seconds=args.seconds), partial(first_use, n=args.n), partial(quiet, seconds=5.0))
 
 
 if __name__ == "__main__":

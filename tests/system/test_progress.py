@@ -17,7 +17,7 @@ from helpers import raising
 
 from made_fast import MADE, MADEEnsemble
 from made_fast.system import console
-from made_fast.training import progress
+from made_fast.training import run as progress
 
 
 def fit(verbose=1, max_epochs=3, **options):

@@ -10,16 +10,7 @@ import os
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from fits import (
-    EVERYTHING,
-    parameters,
-    rows,
-    same_fit,
-    small,
-    told,
-    trainer_of,
-    with_gaps,
-)
+from fits import EVERYTHING, parameters, rows, same_fit, small, told, trainer_of, with_gaps
 
 from made_fast import MADE, ModelFileError, load
 from made_fast.inference import tensorfile

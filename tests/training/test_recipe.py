@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from fits import (
-    ONE_STEP,
-    initial,
-    rows,
-    shared_matrices,
-)
+from fits import ONE_STEP, initial, rows, shared_matrices
 
 from made_fast.network.architecture import Architecture
 from made_fast.training.recipe import initial_parameters

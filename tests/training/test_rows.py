@@ -7,16 +7,7 @@ import warnings
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from fits import (
-    KINDS,
-    initial,
-    kind,
-    parameters,
-    rows,
-    same_fit,
-    small,
-    with_gaps,
-)
+from fits import KINDS, initial, kind, parameters, rows, same_fit, small, with_gaps
 from sklearn.model_selection import GridSearchCV, cross_val_score
 
 from made_fast import MADE, ApproximationWarning, MADEEnsemble

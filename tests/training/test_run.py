@@ -11,18 +11,11 @@ from types import SimpleNamespace
 import joblib
 import numpy as np
 import pytest
-from fits import (
-    FRESH,
-    SHARED,
-    parameters,
-    rows,
-    small,
-    trainer_of,
-)
+from fits import FRESH, SHARED, parameters, rows, small, trainer_of
 
 from made_fast import MADE, MADEEnsemble, kernels, load
+from made_fast.training.checkpoint import FitState
 from made_fast.training.run import Validation
-from made_fast.training.state import FitState
 
 
 @pytest.mark.parametrize("options", [{}, SHARED], ids=["one", "shared"])
@@ -323,6 +316,14 @@ def test_a_validation_loss_that_is_not_finite_ends_the_fit(monkeypatch):
         made.fit(X, X_val=X_val)
     assert made.best_epoch_ == 2
     assert np.isfinite(made.score(X))
+
+
+def test_best_epoch_is_up_to_date_when_a_callback_is_called():
+    made, told = small(max_epochs=4), []
+    with pytest.raises(AttributeError):
+        _ = made.best_epoch_
+    made.fit(X := rows(60), X_val=X, callback=lambda record: told.append((record["epoch"], made.best_epoch_)))
+    assert told == [(1, 1), (2, 2), (3, 3), (4, 4)]
 
 
 def test_verbose_shows_progress(capsys):

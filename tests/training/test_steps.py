@@ -23,8 +23,8 @@ from helpers import all_inputs
 from made_fast import MADE
 from made_fast.kernels.optimizers import OPTIMIZERS
 from made_fast.network.network import Shared
-from made_fast.training import rows as given
 from made_fast.training import steps
+from made_fast.training.rows import Rows
 from made_fast.training.steps import Trainer
 
 OPTIONS = {
@@ -118,8 +118,8 @@ def test_learning_rate_schedules(monkeypatch, schedule, factors, options):
 
 def test_a_default_learning_rate_is_scheduled_too():
     made = small(optimizer="sgd", learning_rate=None, learning_rate_schedule="linear", max_epochs=2).fit(rows(40))
-    assert trainer_of(made).constants[0] == OPTIMIZERS["sgd"].hyper[0] / 2
-    assert made.model_.hyper["learning_rate"] == OPTIMIZERS["sgd"].hyper[0]
+    assert trainer_of(made).constants[0] == OPTIMIZERS["sgd"].constants[0] / 2
+    assert made.model_.hyper["learning_rate"] == OPTIMIZERS["sgd"].constants[0]
 
 
 def gradients(net, X):
@@ -220,10 +220,10 @@ def test_the_optimizers_constants_reach_the_kernels(optimizer, name, options):
     plain = small(**params).fit(rows(60))
     other = small(**params, optimizer_params={name: value}).fit(rows(60))
     assert (parameters(other) != parameters(plain)).any()
-    assert trainer_of(plain).constants.tolist() == [0.01, *rule.hyper[1:], 0, 0]
+    assert trainer_of(plain).constants.tolist() == [0.01, *rule.constants[1:], 0, 0]
     expected = dict(zip(rule.names, trainer_of(plain).constants, strict=False)) | {name: value}
     assert trainer_of(other).constants[:4].tolist() == [expected[key] for key in rule.names[:4]]
-    default = {name: dict(zip(rule.names, rule.hyper, strict=True))[name]}
+    default = {name: dict(zip(rule.names, rule.constants, strict=True))[name]}
     same_fit(small(**params, optimizer_params=default).fit(rows(60)), plain)
 
 
@@ -256,7 +256,7 @@ def test_dropout_drops_and_scales(n_masks):
     assert abs(kept.mean() - (1 - p)) < 0.005
     assert abs(np.corrcoef(kept[:, 0], kept[:, 1])[0, 1]) < 0.08
     trainer.constants[0] = 0
-    nll = trainer.epoch(given.pack(given.look(X, None, None), trainer.parameters, None), 400, 1)
+    nll = trainer.epoch(Rows.of(X, None, None).pack(trainer.parameters, None), 400, 1)
     # the logit of output 1 is 0.1 times the number of units kept, divided by 1 - p
     n = np.arange(H + 1)
     weights = np.array([np.prod([(H - j) / (j + 1) for j in range(k)]) * (1 - p) ** k * p ** (H - k) for k in n])

@@ -27,7 +27,7 @@ class Options:
     """The options of :func:`made_fast.tables.reading.datasets.load`."""
 
     threshold: float | None = None  # larger values become 1, the others 0
-    n_features: int | None = None  # width of the data; a LIBSVM file does not tell it if the last columns are never set
+    n_features: int | None = None  # width of the data, which a LIBSVM file lacks if the last columns are never set
     missing: bool = False  # entries may be missing: NaN in arrays; for text see ``text.GAPS``
     drop: tuple[str, ...] = ()  # columns to leave out, by name, or by number, from 0, where none has that name
     header: str = "auto"  # the first line of text holds names: "yes", "no", or "auto": if no value or numbers that count on
@@ -47,8 +47,7 @@ class Found:
 class Columns:
     """All columns of a file; ``kept`` are the numbers of those that make the table.
 
-    ``drop`` has columns to leave out, each by its name, or, where none has this name, by its number, counted from 0. Raises
-    ValueError if there is no such column, if there are two, or if nothing is left.
+    Raises ValueError for names or numbers in ``drop`` that no column has, or two columns, or if nothing is left.
     """
 
     def __init__(self, width: int, names: Sequence[str] | None = None, drop: Sequence[str] = ()) -> None:
@@ -104,9 +103,8 @@ class Columns:
         """
         if len(X) < COUNTED:
             return
-        counting = np.arange(len(X))
         steps = np.flatnonzero((np.diff(X[:COUNTED].astype(np.float64), axis=0) == 1).all(axis=0) & np.isin(X[0], (0, 1)))
-        odd = next((int(j) for j in steps if (X[:, j] - X[0, j] == counting).all()), None)
+        odd = next((int(j) for j in steps if (X[:, j] - X[0, j] == np.arange(len(X))).all()), None)
         if odd is None and threshold is None and not (X.dtype == np.uint8 and X.max() <= 1):
             strange = np.flatnonzero(~((X == 0) | (X == 1) | np.isnan(X)).all(axis=0))
             if len(strange) == 1 or len(X) >= MANY:
@@ -118,7 +116,7 @@ class Columns:
 
 
 def _all_different(numbers: NDArray[Any]) -> bool:
-    """Return whether these are whole numbers from 0 on, none of them twice."""
+    """Return whether these are different whole numbers >= 0."""
     return bool((numbers >= 0).all() and (numbers % 1 == 0).all() and len(np.unique(numbers)) == len(numbers))
 
 
@@ -128,7 +126,7 @@ def shown(text: str) -> str:
 
 
 def narrow(block: NDArray[Any]) -> NDArray[Any]:
-    """Return numbers as uint8 or float32 where that changes none."""
+    """Return numbers as uint8 or float32 if that changes none."""
     for dtype in (np.uint8, np.float32):
         for part in (block[:1], block):  # one row is enough for most tables that would change
             with np.errstate(invalid="ignore", over="ignore"):

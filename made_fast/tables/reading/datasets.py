@@ -34,25 +34,21 @@ _UNREADABLE = (
     OSError, EOFError, ValueError, OverflowError, TypeError, MemoryError, NotImplementedError, RecursionError, lzma.LZMAError,
     SyntaxError, UserWarning, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
-"""Errors of NumPy, zipfile, gzip and scikit-learn for broken files; RuntimeError, a usual one of signal handlers, is none."""
+"""Errors of NumPy, zipfile, gzip and scikit-learn for broken files, without RuntimeError: signal handlers often raise that."""
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Up to three matrices of 0/1 of one width: (n, D) arrays, memmaps or CSR; float32 with NaN where entries are missing.
-
-    ``shape`` are the (rows, columns) of a row as an image, if D is a square; ``feature_names`` the D names of the columns in
-    the file; ``notes`` remarks on what was not read as it may look; ``index_base`` the first column's number in LIBSVM.
-    """
+    """Up to three matrices of 0/1 of one width: (n, D) arrays, memmaps or CSR; float32 with NaN where entries are missing."""
 
     name: str
     train: Matrix
     valid: Matrix | None = None
     test: Matrix | None = None
-    shape: tuple[int, int] | None = None
+    shape: tuple[int, int] | None = None  # (rows, columns) of a row as an image, if D is a square
     feature_names: tuple[str, ...] | None = None
-    notes: tuple[str, ...] = ()
-    index_base: int | None = None
+    notes: tuple[str, ...] = ()  # remarks on columns and names that are read otherwise than they may look
+    index_base: int | None = None  # the number of the first column in LIBSVM
 
     @property
     def splits(self) -> dict[str, Matrix]:
@@ -136,10 +132,12 @@ def split(dataset: Dataset, *, valid: float | None = 0.1, test: float | None = 0
     if n_valid + n_test >= n:
         found = f"{n} rows to share with {n_valid} for validation and {n_test} for test"
         raise ValueError(f"{dataset.name} must keep at least 1 training row, got {found}. Lower the fractions.")
-    shuffled = np.random.default_rng(seed).permutation(n)
-    parts = [dataset.train[np.sort(part)] for part in np.split(shuffled, [n_valid, n_valid + n_test])]
-    valid_rows, test_rows = parts[0] if n_valid else dataset.valid, parts[1] if n_test else dataset.test
-    return replace(dataset, train=parts[2], valid=valid_rows, test=test_rows)
+    parts = np.split(np.random.default_rng(seed).permutation(n), [n_valid, n_valid + n_test])
+    drawn: dict[str, Any] = {}
+    for name, part in zip(("valid", "test", "train"), parts, strict=True):
+        if len(part):
+            drawn[name] = dataset.train[np.sort(part)]
+    return replace(dataset, **drawn)
 
 
 def _digits(options: Options) -> Dataset:
@@ -172,8 +170,8 @@ def _checked(found: Found, label: str, name: str, options: Options) -> Dataset:
         splits[key] = _binary(rows, options, names)
         n_features = rows.shape[1]
     if "train" not in splits:
-        rest = f" only {', '.join(splits)}" if splits else ""
-        raise ValueError(f"{label} must have training rows, got{rest or ' no rows at all'}. Save the rows to use as 'train'.")
+        rest = f"only {', '.join(splits)}" if splits else "no rows at all"
+        raise ValueError(f"{label} must have training rows, got {rest}. Save the rows to use as 'train'.")
     r = math.isqrt(splits["train"].shape[1])
     shape = (r, r) if r * r == splits["train"].shape[1] else None
     notes = tuple(f"{label}: {note}" for note in found.notes)

@@ -1,8 +1,7 @@
 """Readers of files, one for each format: from a path to the tables in the file, by split, unchecked.
 
-Nothing here unpickles. scikit-learn, SciPy and pyarrow are imported when a file needs them.
-
-Not here: the checks of values, the same for all formats (``datasets.py``); text (``text.py``), columns (``columns.py``).
+Nothing here unpickles. Not here: the checks of values, the same for all formats (``datasets.py``); text (``text.py``), columns
+(``columns.py``).
 """
 
 from __future__ import annotations
@@ -25,11 +24,7 @@ from made_fast.tables.table import Table
 
 __all__ = ["READERS", "STDIN", "Reader"]
 
-SPLITS = {  # by the name of an array of an .npz, in lower case
-    "train": "train", "training": "train",
-    "valid": "valid", "val": "valid", "validation": "valid", "dev": "valid",
-    "test": "test", "testing": "test",
-}  # fmt: skip
+SPLITS = {"train": ("train", "training"), "valid": ("valid", "val", "validation", "dev"), "test": ("test", "testing")}
 BATCH = 1 << 20  # cells of a .parquet that are turned into numbers at a time
 
 
@@ -58,10 +53,10 @@ def _read_npz(path: Path, options: Options) -> Found:
                 if not names or n.shape != () or n.dtype.kind not in "iu" or n < 1:
                     raise ValueError(f"it holds {', '.join(arrays)}, with n_features = {n}")
                 width = int(n)
-            elif not names and len(arrays.files) == 1:
-                names = {"train": arrays.files[0]}
             elif not names:
-                raise ValueError(f"it holds {', '.join(arrays) or 'nothing'}")
+                if len(arrays.files) != 1:
+                    raise ValueError(f"it holds {', '.join(arrays) or 'nothing'}")
+                names = {"train": arrays.files[0]}
             splits = {split: _member(arrays, name, width) for split, name in names.items()}
             unused = [name for name in arrays.files if name not in (*names.values(), "n_features")]
     return Found(splits, notes=[f"arrays {', '.join(unused)} are not used"] if unused else [])
@@ -69,7 +64,7 @@ def _read_npz(path: Path, options: Options) -> Found:
 
 def _split_names(names: list[str]) -> dict[str, str]:
     """Return the name of the array of each split."""
-    found = {split: [name for name in names if SPLITS.get(name.lower()) == split] for split in ("train", "valid", "test")}
+    found = {split: [name for name in names if name.lower() in known] for split, known in SPLITS.items()}
     for called in found.values():
         if len(called) > 1:
             raise ValueError(f"it holds {called[0]} and {called[1]}, two names for one split")
@@ -128,7 +123,7 @@ def _read_stdin(_: Path, options: Options) -> Found:
 
 
 def _read_libsvm(path: Path, options: Options) -> Found:
-    """Read sparse rows. Whether indices count from 0 or from 1 follows from the options, the demanded width, or the file."""
+    """Read sparse rows. The options, the demanded width, or the file say whether indices count from 0 or from 1."""
     from sklearn.datasets import load_svmlight_file
 
     X = load_svmlight_file(str(path), zero_based=True)[0]
@@ -201,7 +196,6 @@ def _index_names(schema: Any) -> list[str]:
 
 
 _ARRAYS = "arrays 'train', 'valid' (or 'val'), 'test', or a single one, or what scipy.sparse.save_npz writes; "
-_NPZ = Reader(_read_npz, _ARRAYS + "if there is a number 'n_features', they are packed bits")
 _ROWS = "rows of 0 and 1 of one length, separated by"
 _CSV = Reader(partial(_read_text, text.COMMAS), f"{_ROWS} commas, semicolons or tabs", gzip=True)
 _BLANKS = Reader(partial(_read_text, text.BLANKS), f"{_ROWS} blanks", gzip=True)
@@ -210,7 +204,7 @@ _LIBSVM = Reader(_read_libsvm, "lines of the form 'label index:1 index:1', with 
 STDIN = Reader(_read_stdin, f"{_CSV.form}, as a .csv file does")
 
 READERS = {  # by the end of the file's name
-    ".npz": _NPZ,
+    ".npz": Reader(_read_npz, f"{_ARRAYS}if there is a number 'n_features', they are packed bits"),
     ".npy": Reader(_read_npy, "one two-dimensional array"),
     **dict.fromkeys((".csv", ".data"), _CSV),
     ".tsv": Reader(partial(_read_text, text.TABS), f"{_ROWS} tabs", gzip=True),

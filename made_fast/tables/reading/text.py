@@ -1,10 +1,10 @@
 """Tables in text as other programs write them: one row a line, cells between separators, names of the columns above.
 
-NumPy reads a table of plain numbers, at the speed of C. A table with anything else (True, quotes, gaps, an index, a mistake)
-is read cell by cell, which is slower and knows the line and the column of every cell.
+NumPy reads a table of plain numbers. A table with anything else (True, quotes, gaps, an index, a mistake) is read cell by
+cell, which is slower and knows the line and the column of every cell.
 
 The separator of a .csv is the first of semicolon, comma and tab that cuts the first lines into the same number of cells, more
-than one. A decimal comma is refused: 1,000 means one to some programs and a thousand to others.
+than one.
 
 Not here: other formats (``formats.py``), the rules about columns (``columns.py``).
 """
@@ -32,7 +32,7 @@ WORDS = {"true": 1.0, "false": 0.0} | dict.fromkeys(GAPS, math.nan)  # cells bes
 MARKERS = "A missing entry is an empty cell, NA, N/A, NaN, null, None, <NA> or ?"
 
 PEEK = 10  # records that show the layout of a text
-QUOTED_LINES = 100  # most lines of one record: a quote that is never closed must not eat the file
+QUOTED_LINES = 100  # most lines of one record: a quote that is never closed must not take in the file
 CHUNK = 1 << 18  # cells worked on at once
 REMEMBERED = 1 << 16  # most texts whose numbers are remembered
 
@@ -108,11 +108,9 @@ _WHOLE = re.compile(rf"[ \t]*{_QUOTED}")
 def _cut(text: str, separator: str) -> list[str] | None:
     """Cut a record with quotes or comments into cells, [] if it is only a comment; None if a quote is still open."""
     quoted, plain = _CELLS[separator]
-    cells = []
-    at = 0
+    cells, at = [], 0
     while True:
-        found = quoted.match(text, at)
-        if found:
+        if found := quoted.match(text, at):
             cell = found[1].replace('""', '"')
         else:
             found = plain.match(text, at)
@@ -225,8 +223,7 @@ def _plain(source: str | TextIO, layout: _Layout) -> NDArray[Any] | None:
 def _by_cells(open_text: Callable[[], TextIO], layout: _Layout, options: Options) -> tuple[NDArray[Any], Columns, list[str]]:
     """Read a table cell by cell; return it, its columns and remarks."""
     width, trailing = len(layout.first.cells), layout.trailing
-    if layout.names is not None and len(layout.names) != width:
-        raise _other_width(len(layout.names), width, layout.first.first)
+    _check_width(layout.first, width if layout.names is None else len(layout.names))
     columns = Columns(width, layout.names, options.drop)
     notes = []
     start = _start_of_index(columns, layout)
@@ -240,8 +237,7 @@ def _by_cells(open_text: Callable[[], TextIO], layout: _Layout, options: Options
         records = (record for record in _records(lines, layout.separator) if record.last > layout.skip)
         while chunk := list(islice(records, 1 + CHUNK // width)):
             for record in chunk:
-                if len(record.cells) != width:
-                    raise _other_width(width, len(record.cells), record.first)
+                _check_width(record, width)
             cells = list(zip(*(record.cells for record in chunk), strict=True))
             if start is not None:
                 _check_index(cells[0], start, done)
@@ -254,6 +250,12 @@ def _by_cells(open_text: Callable[[], TextIO], layout: _Layout, options: Options
         X = narrow(X[:, :-1])
         notes.append("the last column has neither a name nor a value, as every line ends with a separator; it is left out")
     return X, columns, notes
+
+
+def _check_width(record: _Record, width: int) -> None:
+    if len(record.cells) != width:
+        found = f"the number of columns changed from {width} to {len(record.cells)} at line {record.first}"
+        raise ValueError(f"{found}. Give every line as many cells; outside quotes a # starts a comment")
 
 
 def _block(cells: list[tuple[str, ...]], chunk: list[_Record], number: Any, columns: Columns, done: int) -> NDArray[Any]:
@@ -281,19 +283,13 @@ def _block(cells: list[tuple[str, ...]], chunk: list[_Record], number: Any, colu
     return narrow(block)
 
 
-def _other_width(before: int, found: int, line: int) -> ValueError:
-    text = f"the number of columns changed from {before} to {found} at line {line}. Give every line as many cells; "
-    return ValueError(text + "outside quotes a # starts a comment")
-
-
 def _start_of_index(columns: Columns, layout: _Layout) -> int | None:
     """Return the first number of an index: a first column that alone, but for an empty last one, has no name."""
     names = columns.names
     if names is None or names[0] != "" or columns.kept[0] != 0 or len(columns.kept) == 1:
         return None
-    if "" in (names[1:-1] if layout.trailing else names[1:]):
-        return None
-    return int(layout.first.cells[0].strip() == "1")
+    others = names[1:-1] if layout.trailing else names[1:]
+    return None if "" in others else int(layout.first.cells[0].strip() == "1")
 
 
 def _check_index(cells: tuple[str, ...], start: int, done: int) -> None:

@@ -1,8 +1,8 @@
 """The hyper-parameters of ``MADE``, each stated once: name, type, default, meaning, check, option of the command line.
 
-``MADE`` inherits its ``__init__`` from this table and takes its docstring from it, ``recipe.py`` checks by it, a model's file
-notes what it says, the command line makes options of it. Not here: the checks (``tables/arguments.py``), what is done with the
-values (``recipe.py``). Only the standard library, so that ``made-fast --help`` answers at once.
+The ``__init__`` and the docstring of ``MADE``, the checks of ``recipe.py``, the notes of a model's file and the options of the
+command line follow from this table. Not here: the checks themselves (``tables/arguments.py``), the use of the values
+(``recipe.py``). Only the standard library, so that ``made-fast --help`` answers at once.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from made_fast.tables import choices
 if TYPE_CHECKING:
     from numpy.random import Generator, RandomState, SeedSequence
 
-__all__ = ["ADJUSTABLE", "DEFAULTS", "FIXED", "HARMLESS", "PARAMETERS", "About", "HyperParameters", "Option", "documented"]
+__all__ = ["ADJUSTABLE", "DEFAULTS", "FIXED", "HARMLESS", "HYPER", "About", "HyperParameters", "Option", "documented"]
 
 FIXED, ADJUSTABLE, HARMLESS = range(3)
-"""What a change means to a fit that goes on. It is refused, for the trainer was made with the value; the next epochs follow
-the new value; no result of an epoch depends on the value, so that ``made-fast train --resume`` takes it from its options."""
+"""Effects of a change on a fit that continues: it is refused, as the trainer depends on the value; the next epochs have the
+new value; no result of an epoch depends on the value, so that ``made-fast train --resume`` takes it from its options."""
 
 
 class Option(NamedTuple):
@@ -31,11 +31,11 @@ class Option(NamedTuple):
     metavar: str = "NAME"
     help: str = ""  # by default the first sentence of the meaning
     unset: str = ""  # what it means to leave the option out, where the parameter then is None and not its default
-    read: str = ""  # the function of cli/values.py that reads the text; by default the one called like the check
+    read: str = ""  # the name in cli/options.py of the reader of its text; by default that of the check
 
 
 class About(NamedTuple):
-    """What the table says of a parameter, but for name, type and default."""
+    """The entry of a hyper-parameter, without name, type and default."""
 
     meaning: str  # for the docstring
     check: str  # the function of tables/arguments.py that checks a value
@@ -190,7 +190,7 @@ class HyperParameters:
     )
 
 
-PARAMETERS: dict[str, About] = {stated.name: stated.metadata["about"] for stated in fields(HyperParameters)}
+HYPER: dict[str, About] = {stated.name: stated.metadata["about"] for stated in fields(HyperParameters)}
 DEFAULTS: dict[str, Any] = {stated.name: stated.default for stated in fields(HyperParameters)}
 
 Class = TypeVar("Class", bound=type)
@@ -202,7 +202,7 @@ def documented(cls: Class) -> Class:
 
     entries, indent = [], 8 * " "
     for stated in fields(HyperParameters):
-        about = PARAMETERS[stated.name]
+        about = HYPER[stated.name]
         names = ", ".join(f'"{name}"' for name in about.choices)
         kind = f"{{{names}}}{about.or_else}" if names else stated.type
         meaning = fill(about.meaning, 127, initial_indent=indent, subsequent_indent=indent)

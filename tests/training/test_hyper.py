@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import inspect
+import math
 import pickle
 
 import pytest
 
 from made_fast import MADE, MADEEnsemble
-from made_fast.cli import values
+from made_fast.cli.options import READERS
 from made_fast.tables import arguments
 from made_fast.training import recipe
-from made_fast.training.parameters import DEFAULTS, FIXED, PARAMETERS
+from made_fast.training.hyper import DEFAULTS, FIXED, HYPER
 
 
 def test_the_signature_is_the_table():
@@ -31,17 +32,17 @@ def test_the_signature_is_the_table():
 
 
 def test_the_docstring_explains_every_parameter():
-    for name, about in PARAMETERS.items():
+    for name, about in HYPER.items():
         assert f"\n    {name} : " in MADE.__doc__
         assert " ".join(about.meaning.split()) in " ".join(MADE.__doc__.split())
     assert "{parameters}" not in MADE.__doc__
 
 
 def test_checks_and_readers_are_there():
-    for about in PARAMETERS.values():
+    for about in HYPER.values():
         assert callable(getattr(arguments, about.check))
         if about.option and not about.choices and about.check != "boolean":
-            assert callable(getattr(values, about.option.read or about.check))
+            assert callable(READERS[about.option.read or about.check])
 
 
 def test_checked_values_and_what_a_file_notes():
@@ -51,7 +52,20 @@ def test_checked_values_and_what_a_file_notes():
     with pytest.raises(ValueError, match=r"--hidden\[1\] must be an int >= 1, got 0"):
         recipe.checked({"hidden_sizes": (3, 0)}, called={"hidden_sizes": "--hidden"})
     assert DEFAULTS.keys() - recipe.notes(DEFAULTS).keys() == {"random_state", "verbose", "n_threads", "binarize", "ordering"}
-    assert {name for name, about in PARAMETERS.items() if about.change != FIXED} == {
+    assert {name for name, about in HYPER.items() if about.change != FIXED} == {
         "batch_size", "learning_rate", "learning_rate_schedule", "max_epochs", "n_threads", "n_val_masks", "patience",
         "validation_fraction", "verbose",
     }  # fmt: skip
+
+
+class Halved:
+    def __call__(self, epoch):
+        return 0.5**epoch
+
+
+@pytest.mark.parametrize(
+    ("schedule", "name"),
+    [(math.sqrt, "math.sqrt"), (Halved(), f"{__name__}.Halved"), (Halved.__call__, f"{__name__}.Halved.__call__")],
+)
+def test_the_notes_name_a_function_without_its_address(schedule, name):
+    assert recipe.notes({**DEFAULTS, "learning_rate_schedule": schedule})["learning_rate_schedule"] == name

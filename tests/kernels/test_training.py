@@ -1,0 +1,288 @@
+"""The training kernels, on one connectivity and on shared parameters, against the float64 reference and against formulas."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pytest
+from kernel_cases import (
+    CLIPPED,
+    CONSTANTS,
+    FULL,
+    PLAIN,
+    SEVERAL,
+    Case,
+    Options,
+    activations,
+    assert_close,
+    assert_same,
+    both_types,
+    compiled,
+    everywhere,
+    native,
+    optimizers,
+    run,
+)
+from shared_cases import SharedCase
+
+from made_fast.kernels import reference
+from made_fast.kernels.layout import CALL_OFF, SYNC
+from made_fast.kernels.optimizers import MOMENTUM, OPTIMIZERS
+from made_fast.kernels.records import Crew, Dropout
+
+both_kernels = pytest.mark.parametrize("make", [Case, SharedCase], ids=["train", "train_shared"])
+small_and_large = pytest.mark.parametrize(
+    ("make", "shape"), [(make, shape) for make in (Case, SharedCase) for shape in (make.SMALL, make.LARGE)], ids=str
+)
+every_shape = pytest.mark.parametrize(
+    ("make", "shape"), [(make, shape) for make in (Case, SharedCase) for shape in make.SHAPES], ids=str
+)
+ways = [PLAIN, PLAIN._replace(gradient=True), SEVERAL, CLIPPED, FULL]
+all_options = pytest.mark.parametrize("options", ways, ids=["plain", "gradient", "several", "clipped", "full"])
+plain_and_full = pytest.mark.parametrize("options", [PLAIN, FULL], ids=["plain", "full"])
+
+
+@lru_cache
+def case(make: Any, shape: Any, dtype: str, activation: str | None = None) -> Any:
+    return make(shape, dtype, activation)
+
+
+@lru_cache
+def right(make: Any, shape: Any, optimizer: str, options: Options, n_steps: int = 4) -> Any:
+    return case(make, shape, "float64").train(reference, optimizer, options, n_steps=n_steps)
+
+
+def check(c: Any, found: Any, expected: Any) -> None:
+    for a, b in zip(found, expected, strict=True):
+        assert_close(a, b, c.dtype, "trained")
+    _, parameters, state = found
+    assert not parameters[c.padding].any()
+    assert not state[:, c.padding].any()
+
+
+def without_weight(arguments: Any) -> Any:
+    """Return arguments whose rows weigh nothing, so that the gradient is 0."""
+    batches = arguments["batches"]
+    return arguments | {"batches": batches._replace(weights=np.zeros(len(batches.bits)))}
+
+
+@everywhere
+@both_types
+@every_shape
+def test_steps_of_every_shape(module, dtype, make, shape):
+    c = case(make, shape, dtype)
+    for optimizer, options, sparse in (("adam", FULL, True), ("sgd", PLAIN, False)):
+        check(c, c.train(module, optimizer, options, sparse=sparse), right(make, shape, optimizer, options))
+
+
+@everywhere
+@both_types
+@optimizers
+@all_options
+@both_kernels
+def test_steps_of_every_optimizer(module, dtype, optimizer, options, make):
+    c = case(make, make.SMALL, dtype)
+    found = c.train(module, optimizer, options)
+    check(c, found, right(make, make.SMALL, optimizer, options))
+    assert (found[1] != c.parameters)[c.bias & ~c.padding].all()
+
+
+@everywhere
+@both_types
+@optimizers
+@pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])
+def test_ten_steps_of_a_larger_net(module, dtype, optimizer, sparse):
+    c = case(Case, Case.LARGE, dtype)
+    check(c, c.train(module, optimizer, PLAIN, sparse=sparse, n_steps=10), right(Case, Case.LARGE, optimizer, PLAIN, 10))
+
+
+@everywhere
+@both_types
+@activations
+@pytest.mark.parametrize("dropout", [0.0, 0.4], ids=["", "dropout"])
+@both_kernels
+def test_gradient_by_central_differences(module, dtype, activation, dropout, make):
+    """All at once: direct connections, row weights; of shared parameters also U, two masks in a step and fewer places."""
+    c, options = case(make, make.SMALL, dtype, activation), SEVERAL._replace(dropout=dropout)
+    loss, expected = differences(make, activation, options)
+    for sparse in (False, True):
+        nll, parameters, state = c.train(module, "gradient", options, sparse=sparse, steps=slice(1))
+        assert_close(nll / 8, loss, dtype, "difference")
+        assert_close(state[0], expected, dtype, "difference")
+        assert np.array_equal(parameters, c.parameters)
+        _, parameters, _ = c.train(module, "sgd", options, sparse=sparse, steps=slice(1), lr=1, a=0, decay=0)
+        assert_close(parameters, c.parameters - expected, dtype, "difference")
+
+
+@lru_cache
+def differences(make: Any, activation: str, options: Options) -> tuple[float, Any]:
+    """Return the loss of the first step and its gradient, by central differences."""
+    c = case(make, make.SMALL, "float64", activation)
+    parameters, gradient = c.parameters.copy(), np.zeros(len(c.parameters))
+    for i in np.flatnonzero(parameters):
+        for sign in (1, -1):
+            parameters[i] = c.parameters[i] + sign * 4e-6
+            gradient[i] += sign * c.loss(parameters, options) / 8e-6
+        parameters[i] = c.parameters[i]
+    return c.loss(parameters, options), gradient
+
+
+@everywhere
+@both_types
+@optimizers
+@both_kernels
+def test_decay_is_apart_from_the_gradient_and_spares_biases(module, dtype, optimizer, make):
+    """Rows that weigh nothing leave the weights to the decay, dead or live ones."""
+    c, (lr, a, _, _, decay, _) = case(make, make.SMALL, dtype), CONSTANTS[optimizer]
+    rates = [lr / (1 + a * step) if OPTIMIZERS[optimizer].code <= MOMENTUM else lr for step in range(3, 7)]
+    for options in (PLAIN, Options(clip=0.5)):
+        _, found, state = c.train_with(module, without_weight(c.arguments(optimizer, options)))
+        left = np.where(c.bias, 1, np.prod([1 - rate * decay for rate in rates]))
+        assert_close(found, left * c.parameters, dtype, "trained")
+        assert np.array_equal(found[c.bias], c.parameters[c.bias])
+        assert not state.any()
+
+
+@everywhere
+@both_types
+@small_and_large
+def test_a_long_gradient_is_cut_to_the_clip_and_keeps_its_direction(module, dtype, make, shape):
+    c, once = case(make, shape, dtype), {"steps": slice(1), "lr": 1, "a": 0, "decay": 0}
+    _, _, (gradient,) = case(make, shape, "float64").train(reference, "gradient", SEVERAL, **once)
+    norm = np.linalg.norm(gradient)
+    for clip in (norm / 50, norm * 0.99, norm * 1.01):
+        for optimizer in ("gradient", "sgd"):
+            _, found, state = c.train(module, optimizer, SEVERAL._replace(clip=clip), **once)
+            step = state[0] if optimizer == "gradient" else c.parameters - found
+            assert_close(step, gradient * min(1, clip / norm), dtype, "trained")
+
+
+@everywhere
+@both_types
+@both_kernels
+def test_keeping_every_unit_is_no_dropout(module, dtype, make):
+    c = case(make, make.SMALL, dtype)
+    kept = c.arguments("adam", SEVERAL._replace(dropout=0.4))
+    kept["dropout"] = Dropout(np.full_like(kept["dropout"].keep, 2**64 - 1), 0.0)
+    assert_close(c.train_with(module, kept)[1], c.train(module, "adam", SEVERAL)[1], dtype, "trained")
+
+
+@compiled
+@both_types
+@plain_and_full
+@every_shape
+def test_bits_do_not_depend_on_sparse_or_dense(module, dtype, options, make, shape):
+    c = case(make, shape, dtype)
+    assert_same(*(c.train(module, "adam", options, sparse=sparse) for sparse in (False, True)))
+
+
+@everywhere
+@both_types
+@all_options
+@both_kernels
+def test_bits_do_not_depend_on_where_a_run_is_cut(module, dtype, options, make):
+    c = case(make, make.SMALL, dtype)
+    whole = c.train(module, "adam", options, sparse=False)
+    first, second = (c.arguments("adam", options, sparse=False, steps=steps) for steps in (slice(0, 2), slice(2, 4)))
+    head, parameters, state = c.train_with(module, first)
+    next(iter(second.values()))[0][:], second["update"].state[:] = parameters, state
+    tail, *rest = c.train_with(module, second)
+    assert_same((np.concatenate([head, tail]), *rest), whole)
+
+
+@native
+@both_types
+@pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])
+@pytest.mark.parametrize("options", [PLAIN, CLIPPED, FULL], ids=["plain", "clipped", "full"])
+@every_shape
+def test_bits_do_not_depend_on_the_number_of_threads(module, dtype, sparse, options, make, shape):
+    c = case(make, shape, dtype)
+    alone = c.train(module, "adadelta", options, sparse=sparse)
+    for n_ranks in (2, 3):
+        assert_same(c.train(module, "adadelta", options, sparse=sparse, n_ranks=n_ranks), alone)
+
+
+@compiled
+@both_types
+@pytest.mark.parametrize("optimizer", ["momentum", "adadelta", "rmsprop", "adam"])
+@plain_and_full
+@both_kernels
+def test_state_that_decays_ends_at_zero_and_not_among_the_denormals(module, dtype, optimizer, options, make):
+    """Of an input that is never on, say. A denormal stays for ever (0.9 times the smallest is the smallest) and is slow."""
+    c, tiny = case(make, make.SMALL, dtype), np.finfo(dtype).tiny
+    fixed = without_weight(c.arguments(optimizer, options))
+    fixed["update"].state[:] = 1.5 * tiny
+    for _ in range(5):
+        fixed["scratch"].dtheta[:] = 0
+        _, _, state = c.train_with(module, fixed)
+    state = state[:, ~c.padding]
+    assert ((state == 0) | (state >= tiny)).all()
+    assert (state == 0).any()
+
+
+@native
+@plain_and_full
+@both_kernels
+def test_a_rank_that_waits_in_vain_can_be_called_off(module, options, make):
+    c, sync = case(make, make.SMALL, "float32"), np.zeros(SYNC, np.int32)
+    parameters, *args = c.arguments("momentum", options, n_ranks=2).values()
+    given = module, c.kernel, parameters, *args, Crew(0, 2, sync)
+    rank = threading.Thread(target=run, args=given, daemon=True)
+    rank.start()
+    time.sleep(0.02)
+    assert rank.is_alive()
+    sync[CALL_OFF] = 1
+    rank.join(60)
+    assert not rank.is_alive()
+    assert np.array_equal(parameters[0], c.parameters)
+
+
+@native
+@pytest.mark.parametrize("n_ranks", [1, 2, 3])
+@pytest.mark.parametrize("options", [PLAIN, Options(clip=0.5)], ids=["plain", "clipped"])
+@both_kernels
+def test_training_that_is_called_off_leaves_every_weight_at_a_step(module, options, n_ranks, make):
+    """All ranks have made the same steps; of one more step, some weights have been made, each with its state."""
+    n_steps, c = 200, case(make, make.LARGE, "float32")
+    train = getattr(module, c.kernel)
+
+    def begin(steps: slice) -> tuple[Any, Any, Any]:
+        parameters, *_ = args = c.arguments("momentum", options, n_steps=n_steps, steps=steps, n_ranks=n_ranks)
+        return [*args.values()], args[parameters][0], args["update"].state
+
+    _, parameters, state = begin(slice(0))
+    known = [np.stack([parameters, *state])]
+    for step in range(n_steps):
+        args, parameters, state = begin(slice(step, step + 1))
+        parameters[:], state[:] = known[-1][0], known[-1][1:]
+        train(*args, Crew(0, 1, np.zeros(SYNC, np.int32)))
+        known.append(np.stack([parameters, *state]))
+    reached: list[int | None] = []
+    whole = 0.0
+    for i in range(60):  # the first one runs to its end, and tells how long that takes
+        (args, parameters, state), sync = begin(slice(n_steps)), np.zeros(SYNC, np.int32)
+        crew = [threading.Thread(target=train, args=(*args, Crew(rank, n_ranks, sync))) for rank in range(n_ranks)]
+        started = time.perf_counter()
+        for rank in crew:
+            rank.start()
+        if i:
+            time.sleep(whole * i / 60)
+            sync[CALL_OFF] = 1
+        for rank in crew:
+            rank.join()
+        whole = whole or time.perf_counter() - started
+        now = np.stack([parameters, *state])
+        found = (
+            step + (now == after).all()
+            for step, (before, after) in enumerate(itertools.pairwise(known))
+            if ((now == before).all(axis=0) | (now == after).all(axis=0)).all()
+        )
+        reached.append(next(found, None))
+    assert None not in reached
+    assert reached[0] == n_steps
+    assert set(reached[1:]) - {0, reached[0]}  # some were called off on the way

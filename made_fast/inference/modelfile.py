@@ -110,13 +110,13 @@ def decode(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: Str
             raise file_error(path, "the rule must be of degrees and resample", kinds)
         degrees, resample = _one_of(kinds, "degrees", DEGREE_RULES, path), _one_of(kinds, "resample", RESAMPLE, path)
         rule = MaskRule(first, degrees, resample)
-    source = Shared(architecture, theta) if is_shared else Network(architecture, first, theta)
-    layout = source.layout if isinstance(source, Network) else None
+    layout = None if is_shared else architecture.layout(first.staircase(direct))
     n_parameters = panels.n_parameters(layout) if layout else architecture.n_shared
     if len(theta) != n_parameters:
         raise file_error(path, f"there must be {n_parameters} parameters, by ordering and degrees", len(theta))
     if layout and (unclean := [l for l in range(len(layout.layers)) if not _is_clean(theta, layout, l)]):
         raise file_error(path, "dead weights and fill-up units must be 0", f"others in layers {unclean}")
+    source = Shared(architecture, theta) if is_shared else Network(architecture, first, theta, layout=layout)
     return Content(source, masks, rule, hyper, feature_names)
 
 

@@ -197,7 +197,7 @@ Class = TypeVar("Class", bound=type)
 
 
 def documented(cls: Class) -> Class:
-    """Put the parameters into the docstring of a class, in the place of ``{parameters}``; errors of its ``__init__`` name it."""
+    """Put the parameters into a class's docstring, in the place of ``{parameters}``; errors of its ``__init__`` name it."""
     from textwrap import fill
 
     entries, indent = [], 8 * " "
@@ -208,5 +208,5 @@ def documented(cls: Class) -> Class:
         meaning = fill(about.meaning, 127, initial_indent=indent, subsequent_indent=indent)
         entries.append(f"{stated.name} : {kind}, default {stated.default!r}\n{meaning}")
     cls.__doc__ = cls.__doc__ and cls.__doc__.replace("{parameters}", "\n    ".join(entries))
-    cls.__init__.__qualname__ = f"{cls.__name__}.__init__"
+    vars(cls).get("__init__", HyperParameters.__init__).__qualname__ = f"{cls.__name__}.__init__"
     return cls

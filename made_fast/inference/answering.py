@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from made_fast.inference.pattern import MEMBER, Bits, Floats, Index, Pattern, Streams, pack
+from made_fast.kernels.layout import aligned_empty
 from made_fast.network.architecture import Architecture
 from made_fast.network.network import Network
 from made_fast.system import threads
@@ -23,8 +24,9 @@ from made_fast.tables.bits import distinct_rows, unpack_rows
 
 __all__ = ["Answers", "MixtureAnswers", "ModelAnswers", "Options", "PackedRows", "choose"]
 
-AT_ONCE, PACKED_BYTES = 64, 64 << 20
-"""Most networks that are held at once, each for one pattern, and most bytes of them together."""
+AT_ONCE, PACKED_BYTES = 4, 64 << 20
+"""Most networks, each for one pattern, that are packed at once for each of several threads, and most bytes of them together.
+One thread alone packs one at a time: the network is still in its cache when the rows are read."""
 
 
 class PackedRows(NamedTuple):
@@ -137,11 +139,14 @@ class Block(NamedTuple):
 
 @dataclass(frozen=True)
 class ModelAnswers(Answers):
-    """Answers of one model. ``network_for(observed, draw)`` answers for a pattern; ``draw`` says which of several."""
+    """Answers of one model.
+
+    ``network_for(observed, draw, room)`` answers for a pattern; ``draw`` says which of several; ``room`` may hold its vector.
+    """
 
     architecture: Architecture
     dtype: np.dtype[Any]
-    network_for: Callable[[NDArray[np.bool_], int], Network]
+    network_for: Callable[[NDArray[np.bool_], int, NDArray[Any]], Network]
 
     def log_marginal(self) -> tuple[Floats, Floats]:
         log_p, variance = self._log_marginals()
@@ -224,7 +229,11 @@ class ModelAnswers(Answers):
         """
         units = list(itertools.product(draws or range(self.options.n_members), self.rows.patterns()))
         root = self.options.rng.bytes(16)
-        at_once = max(1, min(AT_ONCE, PACKED_BYTES // (self.architecture.n_packed * self.dtype.itemsize)))
+        n_threads, n_packed = self.options.n_threads, self.architecture.n_packed
+        at_once = max(1, min(AT_ONCE * n_threads, PACKED_BYTES // (n_packed * self.dtype.itemsize))) if n_threads > 1 else 1
+        rooms = aligned_empty(at_once * n_packed, self.dtype).reshape(
+            at_once, n_packed
+        )  # memory fresh from the system is slow
 
         def batch(first: int) -> None:
             some = units[first : first + at_once]
@@ -233,9 +242,9 @@ class ModelAnswers(Answers):
             def look(u: int, _: int) -> None:
                 draw, rows = some[u]
                 observed = self.rows.columns(self.rows.missing[rows[:1]])[0] == 0
-                patterns[u] = Pattern(self.network_for(observed, draw), observed, self.options.n_walks, whole)
+                patterns[u] = Pattern(self.network_for(observed, draw, rooms[u]), observed, self.options.n_walks, whole)
 
-            threads.for_each(look, len(some), self.options.n_threads)
+            threads.for_each(look, len(some), n_threads)
             blocks = []
             for u, (_, rows) in enumerate(some):
                 step = max(1, self.architecture.chunk_rows // passes(patterns[u]))
@@ -248,7 +257,7 @@ class ModelAnswers(Answers):
                 streams = Streams(root + draw.to_bytes(4, "little"), part.names())
                 work(Block(patterns[u], draw, rows, bits, streams))
 
-            threads.for_each(answer, len(blocks), self.options.n_threads)
+            threads.for_each(answer, len(blocks), n_threads)
 
         for first in range(0, len(units), at_once):
             batch(first)

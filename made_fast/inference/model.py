@@ -215,9 +215,11 @@ class MADEModel(Density):
 
     def _answers(self, rows: PackedRows, options: Options) -> ModelAnswers:
         self._within(options.n_members, "n_members", 1)
-        return ModelAnswers(
-            rows, options, self.architecture, self.dtype, lambda observed, draw: self.member(self._answering(observed, draw))
-        )
+        return ModelAnswers(rows, options, self.architecture, self.dtype, self._network_for)
+
+    def _network_for(self, observed: NDArray[np.bool_], draw: int, room: NDArray[Any]) -> Network:
+        found = self._answering(observed, draw)
+        return self.source.network(found, room).sealed() if isinstance(found, Connectivity) else self.member(found)
 
     def _answering(self, observed: NDArray[np.bool_], draw: int) -> int | Connectivity:
         """Return the connectivity drawn for a pattern, or the number of a mask of the set."""

@@ -96,8 +96,8 @@ class Parameters(ABC):
         """The order of the columns in which rows to train on are packed, (D,)."""
 
     @abstractmethod
-    def network(self, connectivity: Connectivity) -> Network:
-        """Return the network under a connectivity."""
+    def network(self, connectivity: Connectivity, room: NDArray[Any] | None = None) -> Network:
+        """Return the network under a connectivity; it may be packed in ``room``, of ``architecture.n_packed`` numbers."""
 
     @abstractmethod
     def training(self, batches: Batches, turn: Turn | None) -> Callable[..., None]:
@@ -158,11 +158,12 @@ class Shared(Parameters):
         """The order of the features: the order of the places changes from step to step."""
         return np.arange(self.architecture.n_inputs)
 
-    def network(self, connectivity: Connectivity) -> Network:
+    def network(self, connectivity: Connectivity, room: NDArray[Any] | None = None) -> Network:
         """Pack the parameters for one connectivity."""
         staircase = connectivity.staircase(self.architecture.direct)
         layout = self.architecture.layout(staircase)
-        theta = panels.aligned_empty(panels.n_parameters(layout), self.dtype)
+        n = panels.n_parameters(layout)
+        theta = panels.aligned_empty(n, self.dtype) if room is None else room[:n]
 
         def pack() -> None:
             kernels.active.pack(self._record, order_of(staircase), Net(theta, *layout))
@@ -171,6 +172,7 @@ class Shared(Parameters):
             pack()
         else:
             threads.unattended(pack)
+        theta = read_only(theta) if self.watched else theta  # then it is sealed already
         network = Network(self.architecture, connectivity, theta, staircase, layout)
         network.watched, vars(network)["guarded"] = self.watched, self.guarded  # the bound holds for a part of the vector
         return network
@@ -221,7 +223,7 @@ class Network(Parameters):
         direct = sum(int(live.sum()) for live in self.staircase.direct if live is not None)
         return direct + sum(int(live.sum()) + len(live) for live in self.staircase.n_live)
 
-    def network(self, connectivity: Connectivity) -> Network:
+    def network(self, connectivity: Connectivity, room: NDArray[Any] | None = None) -> Network:
         """Return itself; ValueError if it is of another connectivity."""
         asked, own = connectivity.vectors, self.connectivity.vectors
         if len(asked) != len(own) or not all(map(np.array_equal, asked, own)):

@@ -67,7 +67,7 @@ DRAWN = ("sample", "sample_conditional")
 def many_estimates(monkeypatch):
     """Enumerate little and keep few members at once, so that a table of some rows takes every way there is."""
     monkeypatch.setattr(pattern, "ENUMERATED", 3)
-    monkeypatch.setattr(answering, "AT_ONCE", 4)
+    monkeypatch.setattr(answering, "AT_ONCE", 2)
 
 
 def assert_same(found: list[np.ndarray], expected: list[np.ndarray]) -> None:

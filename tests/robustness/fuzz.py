@@ -264,10 +264,11 @@ class Slice:
     def end(self) -> dict[str, Any] | None:
         """Return the result of a fork that has ended, or that of the mutant that ended it and the rest; None before."""
         if not self.child.ends_within(0.01):
-            if not self.state[BEGIN] or time.monotonic_ns() - self.state[BEGIN] < KILL_AFTER * 1e9:
+            begin = self.state[BEGIN]  # read once: the fork sets it to 0 at any time
+            if not begin or time.monotonic_ns() - begin < KILL_AFTER * 1e9:
                 return None
             self.child.kill()
-            what, text = "slow", ""
+            what, text = "slow", "killed"
         else:
             try:
                 result: dict[str, Any] = self.child.result()
@@ -342,14 +343,17 @@ def run(n: int, folder: Path, *, seed: int = 0, jobs: int = 1) -> Report:
     report.figures += result["counts"]
     broken = [entry for entry in result["found"] if entry[0] != "slow"]
     hangs = 0
-    for suspect in sorted({number for what, number, _ in result["found"] if what == "slow"}):
-        alone = (check_all(begin, range(suspect, suspect + 1)) for _ in range(TRIES))
+    slow = {number: text for what, number, text in result["found"] if what == "slow"}
+    for suspect, text in sorted(slow.items()):
+        alone = [check_all(begin, range(suspect, suspect + 1)) for _ in range(TRIES)]
         best = min(math.inf if one["found"] and not one["counts"] else one["longest"][0] for one in alone)
         if best > SECONDS and hangs < ENOUGH:
             hangs += 1
             broken.append(("hang", suspect, f"{best:.2f} s alone, the best of {TRIES}"))
         else:
             report.figures["slow, but not when run alone"] += 1
+            if text == "killed":  # before it was counted
+                report.figures += next(one["counts"] for one in alone if one["counts"])
     for what, number, text in broken:
         stem = f"{what.replace(' ', '-')}-seed{seed}-{number}"
         (folder / f"{stem}.safetensors").write_bytes(make_mutant(seeds, seed, number).raw)

@@ -141,12 +141,14 @@ class Block(NamedTuple):
 class ModelAnswers(Answers):
     """Answers of one model.
 
-    ``network_for(observed, draw, room)`` answers for a pattern; ``draw`` says which of several; ``room`` may hold its vector.
+    ``network_for(observed, draw, room)`` answers for a pattern; ``draw`` says which of several. If networks are ``drawn`` for
+    patterns, ``room`` holds the vector; otherwise it is None.
     """
 
     architecture: Architecture
     dtype: np.dtype[Any]
-    network_for: Callable[[NDArray[np.bool_], int, NDArray[Any]], Network]
+    network_for: Callable[[NDArray[np.bool_], int, NDArray[Any] | None], Network]
+    drawn: bool
 
     def log_marginal(self) -> tuple[Floats, Floats]:
         log_p, variance = self._log_marginals()
@@ -231,9 +233,9 @@ class ModelAnswers(Answers):
         root = self.options.rng.bytes(16)
         n_threads, n_packed = self.options.n_threads, self.architecture.n_packed
         at_once = max(1, min(AT_ONCE * n_threads, PACKED_BYTES // (n_packed * self.dtype.itemsize))) if n_threads > 1 else 1
-        rooms = aligned_empty(at_once * n_packed, self.dtype).reshape(
-            at_once, n_packed
-        )  # memory fresh from the system is slow
+        rooms: Any = [None] * at_once
+        if self.drawn:  # packed over and over: memory fresh from the system is slow
+            rooms = aligned_empty(at_once * n_packed, self.dtype).reshape(at_once, n_packed)
 
         def batch(first: int) -> None:
             some = units[first : first + at_once]

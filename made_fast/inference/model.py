@@ -215,9 +215,10 @@ class MADEModel(Density):
 
     def _answers(self, rows: PackedRows, options: Options) -> ModelAnswers:
         self._within(options.n_members, "n_members", 1)
-        return ModelAnswers(rows, options, self.architecture, self.dtype, self._network_for)
+        drawn = self.most_members is None
+        return ModelAnswers(rows, options, self.architecture, self.dtype, self._network_for, drawn)
 
-    def _network_for(self, observed: NDArray[np.bool_], draw: int, room: NDArray[Any]) -> Network:
+    def _network_for(self, observed: NDArray[np.bool_], draw: int, room: NDArray[Any] | None) -> Network:
         found = self._answering(observed, draw)
         return self.source.network(found, room).sealed() if isinstance(found, Connectivity) else self.member(found)
 

@@ -177,7 +177,7 @@ def print_report(dataset: Dataset, chosen: dict[str, Any], model: AnyModel, ask:
 
 
 def _print_scores(dataset: Dataset, chosen: dict[str, Any], scores: dict[str, Scores], ask: Asking) -> None:
-    """Print the mean NLL of each split, ± half of its 95 % interval, and that of the baseline; then the number of estimates."""
+    """Print the mean NLL of each split, with half of its 95 % interval, and that of the baseline; then the estimates."""
     missing = any(map(n_missing, chosen.values()))
     title, dim = ("log-marginal NLL in nats", "bits/observed dim") if missing else ("NLL in nats", "bits/dim")
     if missing:

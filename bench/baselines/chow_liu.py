@@ -98,7 +98,7 @@ class ChowLiuMixture(Learner):
 
     @property
     def n_parameters(self) -> int:
-        """K weights, of which one follows from the others; for each component two probabilities of an input, one of the root."""
+        """K weights, one of which follows from the rest; for each component two probabilities of an input, of the root one."""
         return self.n_components * 2 * self.n_features_in_ - 1
 
     def _beginning(self, x: Floats, rng: np.random.Generator) -> Floats:

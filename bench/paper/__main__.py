@@ -25,7 +25,7 @@ __all__ = ["main"]
 
 HERE = Path(__file__).parent
 WIDTHS = (500, 2000, 8000)
-TABLES = ("table4", "table6", "figure2", "figure3", "table1", "debd", "baselines", "page")
+TABLES = ("table4", "table6", "figure2", "figure3", "table1", "debd", "baselines", "rivals", "page")
 
 
 class RefusedError(Exception):
@@ -37,7 +37,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m bench.paper", description=__doc__.splitlines()[0])
     parser.add_argument("table", choices=TABLES, help="what to make; 'page' only writes the page anew")
     parser.add_argument(
-        "--sets", nargs="+", metavar="NAME", help="data sets (table4, debd, baselines); by default those in DIR"
+        "--sets", nargs="+", metavar="NAME", help="data sets (table4, debd, baselines, rivals); by default those in DIR"
     )
     parser.add_argument("--data", type=Path, default=SHARED, metavar="DIR", help="where NAME.npz (or .amat, ...) are")
     parser.add_argument("--work", type=Path, default=HERE / "kept", metavar="DIR", help="where runs are kept")
@@ -120,6 +120,10 @@ def rows(given: argparse.Namespace, place: Place, jobs: int) -> Iterator[Any]:
         from bench.paper import others  # compiles kernels by Numba
 
         yield from others.baselines(names(given, others.SETS), place)
+    elif given.table == "rivals":
+        from bench.paper import rivals  # compiles kernels by Numba
+
+        yield from rivals.rivals(names(given, rivals.SETS), place)
 
 
 def names(given: argparse.Namespace, known: Sequence[str]) -> list[str]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bench.paper import __main__ as paper
-from bench.paper import page, published, recipes, runs, tables
+from bench.paper import page, published, recipes, rivals, runs, tables
 from bench.paper.runs import Place
 from made_fast.tables.reading import datasets
 
@@ -254,3 +254,44 @@ def test_other_models_stand_beside_with_what_their_likelihood_is(folder, capsys)
     capsys.readouterr()
     assert run(folder, "baselines") == 0
     assert capsys.readouterr().err == ""
+
+
+def test_rivals_are_compared_row_by_row_and_scored_once(folder, capsys):
+    assert run(folder, "rivals") == 0
+    rows = results(folder, "rivals")
+    assert [row["model"] for row in rows] == ["MADE", *rivals.RIVALS]
+    assert rows[0]["above ours"] is None
+    kept = {path: json.loads(path.read_text()) for path in (folder / "work").glob("rival-*.json")}
+    assert len(kept) == len(rivals.RIVALS)
+    place = Place(folder, folder / "work", 1, quick=True)
+    ours = np.array(rivals.one_recipe("dna_made", place)["log_p"])
+    shown = {row["above ours"] for row in rows[1:]}
+    for scored in kept.values():
+        above = ours - scored["log_p"]
+        assert f"{above.mean():+.2f} ± {1.96 * above.std(ddof=1) / 60**0.5:.2f}" in shown
+    err = capsys.readouterr().err
+    settings = [len(rival.settings) for rival in rivals.RIVALS.values()]
+    assert err.count("validation") == sum(settings) + 1
+    assert run(folder, "rivals") == 0
+    assert "validation" not in capsys.readouterr().err
+    assert results(folder, "rivals") == rows
+    text = (folder / "results" / "README.md").read_text()
+    assert f"| dna_made | NADE | {rows[4]['test NLL']} | {rows[4]['above ours']} |" in text
+
+
+def test_boosted_trees_are_a_distribution_and_know_where_to_stop():
+    X, X_val = (np.random.default_rng(seed).random((300, 6)) < 0.5 for seed in (0, 1))
+    for rows in (X, X_val):
+        rows[:, 3], rows[:, 5] = rows[:, 0] ^ rows[:, 1], True
+    made = rivals.BoostedTrees(20, 0.3, 4).fit(X.astype(np.uint8), X_val.astype(np.uint8))
+    every = ((np.arange(64)[:, None] >> np.arange(6)) & 1).astype(np.uint8)
+    assert np.exp(made.score_samples(every)).sum() == pytest.approx(1, abs=1e-9)
+    assert [n > 0 for _, n in made.trees] == [False, False, False, True, False, False]
+    assert -made.score_samples(X_val.astype(np.uint8)).mean() == pytest.approx(4 * np.log(2), abs=0.1)
+
+
+def test_boosted_trees_are_left_out_where_they_take_too_long(folder, monkeypatch):
+    monkeypatch.setattr(rivals, "BOOSTED_WORK", 160 * 9**2 - 1)
+    monkeypatch.setattr(rivals, "RIVALS", {"boosted trees": rivals.RIVALS["boosted trees"]})
+    assert run(folder, "rivals") == 0
+    assert [row["model"] for row in results(folder, "rivals")] == ["MADE"]

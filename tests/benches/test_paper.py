@@ -107,6 +107,14 @@ def test_what_is_best_on_the_validation_rows_is_chosen_factor_by_factor():
     assert len(choice.runs) == 5
 
 
+def test_a_run_is_found_that_was_kept_before_biases_had_a_choice():
+    params = recipes.mnist(8000, 2, 1)
+    before = {option: value for option, value in params.items() if option != "bias_init"}
+    assert runs.key_of("binarized_mnist", before, False) == "binarized_mnist-fb8fa2f1613041d0"
+    keys = {how: runs.key_of("binarized_mnist", {**params, "bias_init": how}, False) for how in ("zeros", "marginals")}
+    assert (keys["zeros"], keys["marginals"] == keys["zeros"]) == ("binarized_mnist-fb8fa2f1613041d0", False)
+
+
 @pytest.mark.parametrize("when", [1, 2])
 def test_an_interrupted_run_goes_on_to_the_bit(folder, monkeypatch, capsys, when):
     assert run(folder, "table4") == 0

@@ -100,7 +100,11 @@ class HyperParameters:
         30, "Stop after this many epochs without a better validation score.", "positive_int",
         Option("training", "--patience", "N", "stop after N epochs without a better validation NLL"), change=HARMLESS,
     )  # fmt: skip
-    weight_init: str = _one_of(choices.WEIGHT_INITS, "How weights are drawn.", Option("network", "--weight-init"))
+    weight_init: str = _one_of(
+        choices.WEIGHT_INITS,
+        "How weights are drawn; see ``bias_init`` for those to the outputs.",
+        Option("network", "--weight-init"),
+    )
     dtype: str = _one_of(
         choices.DTYPES,
         "Of parameters and arithmetic. Log-likelihoods are float64 always.",

@@ -151,7 +151,7 @@ class Rows(NamedTuple):
 
 def _sum(weights: NDArray[np.float64], x: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Return the weighted sums of columns, without BLAS: the order of its sums depends on its threads."""
-    return np.einsum("n,nd->d", weights, x)
+    return np.asarray(np.einsum("n,nd->d", weights, x), np.float64)
 
 
 def _taken(of: Rows | TrainingRows, rows: NDArray[np.intp]) -> tuple[NDArray[np.uint64] | None, NDArray[np.float64]]:

@@ -37,7 +37,7 @@ RESUMED = {
         "learning_rate": 0.5,
         "hidden_sizes": (100,),
         "bias_init": "zeros",
-    },  # fmt: skip
+    },
     "early stopping, masks": {"validation_fraction": 0.25, "patience": 3, "n_masks": 4, "learning_rate": 0.05},
     "early stopping, missing": {"validation_fraction": 0.25, "missing": 0.2, "n_masks": None},
     "cosine": {"learning_rate_schedule": "cosine", "n_masks": 2},

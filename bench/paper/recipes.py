@@ -69,6 +69,7 @@ def mnist(width: int, n_layers: int, n_masks: int) -> Params:
 OURS: Params = {
     **PAPER,
     "degrees": "stratified",
+    "bias_init": "marginals",
     "optimizer": "adam",
     "learning_rate": 1e-3,
     "optimizer_params": None,

@@ -108,6 +108,7 @@ def test_what_is_best_on_the_validation_rows_is_chosen_factor_by_factor():
 
 
 def test_a_run_is_found_that_was_kept_before_biases_had_a_choice():
+    assert (recipes.PAPER["bias_init"], recipes.OURS["bias_init"]) == ("zeros", "marginals")
     params = recipes.mnist(8000, 2, 1)
     before = {option: value for option, value in params.items() if option != "bias_init"}
     assert runs.key_of("binarized_mnist", before, False) == "binarized_mnist-fb8fa2f1613041d0"

@@ -79,10 +79,15 @@ def make(given: argparse.Namespace) -> Path:
     place = Place(given.data, given.work, max(1, threads.available() // jobs), given.quick)
     given.results.mkdir(parents=True, exist_ok=True)
     path = given.results / f"{given.table}.json"
-    table = {which(row): row for row in earlier(path, given.quick)}
+    machines, there = earlier(path, given.quick)
+    table = {which(row): row for row in there}
     for row in rows(given, place, jobs):
         table[which(row)] = row
-        result = {"machine": machine.cpu(), "quick": given.quick, "rows": list(table.values())}
+        result = {
+            "machine": " and ".join(dict.fromkeys([*machines, machine.cpu()])),
+            "quick": given.quick,
+            "rows": list(table.values()),
+        }
         path.write_text(json.dumps(result, indent=1) + "\n")
     if given.table == "figure2":
         figures.curve(list(table.values()), given.results / "figure2.png")
@@ -91,11 +96,12 @@ def make(given: argparse.Namespace) -> Path:
     return page.write(given.results)
 
 
-def earlier(path: Path, quick: bool) -> list[dict[str, Any]]:
-    """Return the rows of a table as it is; those of quick runs do not mix with others."""
-    result = json.loads(path.read_text()) if path.exists() else {"quick": quick, "rows": []}
-    found: list[dict[str, Any]] = result["rows"] if result["quick"] == quick else []
-    return found
+def earlier(path: Path, quick: bool) -> tuple[list[str], list[dict[str, Any]]]:
+    """Return where a table was made, and its rows, as it is; rows of quick runs do not mix with others."""
+    result = json.loads(path.read_text()) if path.exists() else None
+    if result is None or result["quick"] != quick:
+        return [], []
+    return result["machine"].split(" and "), result["rows"]
 
 
 def which(row: Mapping[str, Any]) -> tuple[Any, ...]:

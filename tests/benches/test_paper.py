@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bench import machine
 from bench.paper import __main__ as paper
 from bench.paper import page, published, recipes, rivals, runs, tables
 from bench.paper.runs import Place
@@ -57,11 +58,13 @@ def test_rows_that_are_not_made_anew_stay_where_they_are(folder):
     both = json.loads(path.read_text())
     assert [row["data_set"] for row in both["rows"]] == ["adult"] * 3 + ["dna_made"] * 3
     both["rows"][0]["nll"] = both["rows"][3]["nll"] = -1.0
+    both["machine"] = "another CPU"
     path.write_text(json.dumps(both))
     assert run(folder, "table4", "--sets", "adult") == 0
     rows = results(folder)
     assert [row["nll"] for row in rows] == [rows[0]["nll"], *(row["nll"] for row in both["rows"][1:])]
     assert rows[0]["nll"] > 0
+    assert json.loads(path.read_text())["machine"] == f"another CPU and {machine.cpu()}"
     path.write_text(json.dumps({**both, "quick": False}))  # those of whole runs do not mix with these
     assert run(folder, "table4", "--sets", "adult") == 0
     assert [row["data_set"] for row in results(folder)] == ["adult"] * 3

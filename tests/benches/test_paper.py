@@ -300,6 +300,9 @@ def test_boosted_trees_are_a_distribution_and_know_where_to_stop():
     assert np.exp(made.score_samples(every)).sum() == pytest.approx(1, abs=1e-9)
     assert [n > 0 for _, n in made.trees] == [False, False, False, True, False, False]
     assert -made.score_samples(X_val.astype(np.uint8)).mean() == pytest.approx(4 * np.log(2), abs=0.1)
+    never = every[every[:, 3] != every[:, 0] ^ every[:, 1]]
+    least = np.log([0.4 / 301, 1 / 302]).sum() + 4 * np.log(0.4)  # of the trees, of the last column, of coins
+    assert made.score_samples(never).min() > least
 
 
 def test_boosted_trees_are_left_out_where_they_take_too_long(folder, monkeypatch):

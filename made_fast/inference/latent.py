@@ -54,7 +54,6 @@ class LatentModel(MADEModel):
         feature_names: Sequence[str] | None = None,
     ) -> None:
         super().__init__(source, binarize=binarize, hyper=hyper, feature_names=feature_names)
-        self.n_points = source.n_points
         self._cut()
 
     def _cut(self) -> None:

@@ -55,8 +55,8 @@ class MADEModel(Density):
 
     Attributes
     ----------
-    n_features_in, n_masks, n_parameters : int
-        D, K, and the weights and biases: those live under the one mask, or all that several masks share.
+    n_features_in, n_masks, n_points, n_parameters : int
+        D, K, 1 (see ``LatentModel``), and the weights and biases: those live under the one mask, or all that masks share.
     dtype : numpy.dtype
         Of the parameters, float32 or float64.
 
@@ -82,7 +82,7 @@ class MADEModel(Density):
             masks = MaskSet.of([source.connectivity])
         elif masks is None:
             raise TypeError("masks must be a MaskSet when the parameters are Shared, got None. Pass the trained mask set.")
-        self.masks, self.n_masks = masks, len(masks)
+        self.masks, self.n_masks, self.n_points = masks, len(masks), source.n_points
         self.rule = rule
         self.binarize = arguments.threshold(binarize)
         self.hyper = arguments.mapping(hyper, "hyper")

@@ -169,7 +169,13 @@ class HyperParameters:
         "With K > 1, the model is a latent mixture ``1/K sum_k p(x | z_k)``: one network, under one mask, whose biases depend "
         "on the point z_k; training minimises the NLL of the mixture. A step takes about K times as long.",
         "points",
-        Option("network", "--latent-points", "K", "mix K networks that differ in their biases; about K times the time a step"),
+        Option(
+            "network",
+            "--latent-points",
+            "K",
+            "mix K networks that differ in their biases; a step takes about K times as long",
+            read="count",
+        ),
     )
     optimizer_params: Mapping[str, float] | None = _value(
         None,

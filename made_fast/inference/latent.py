@@ -24,6 +24,8 @@ from made_fast.tables.table import MatrixLike
 
 __all__ = ["LatentModel", "from_content", "model_of"]
 
+TINY = np.finfo(np.float64).tiny  # in place of a probability that is rounded to 0: no point is out of the question for ever
+
 
 class LatentModel(MADEModel):
     """A density over binary vectors: the mixture ``p(x) = 1/K sum_k p(x | point k)`` of one network with K sets of biases.
@@ -99,19 +101,19 @@ class LatentModel(MADEModel):
             most, total, mean = np.full(x.shape, -np.inf), np.zeros(x.shape), np.zeros(x.shape)
             for k in range(self.n_points):  # sums over points of p(places before) and of that times the conditional
                 proba = self.part(k).conditionals(packed, n_threads).astype(np.float64)
-                with np.errstate(divide="ignore"):
-                    log_p = np.log(np.where(x, proba, 1 - proba)).cumsum(axis=1)
+                log_p = np.log(np.maximum(np.where(x, proba, 1 - proba), TINY)).cumsum(axis=1)
                 before = np.concatenate([np.zeros((len(x), 1)), log_p[:, :-1]], axis=1)
                 largest = np.maximum(most, before)
-                with np.errstate(invalid="ignore"):
-                    scale, share = np.exp(most - largest), np.exp(before - largest)
+                scale, share = np.exp(most - largest), np.exp(before - largest)
                 total, mean, most = total * scale + share, mean * scale + share * proba, largest
             out[part, order] = mean / total
         return out
 
     def to_dense(self, mask: int | Connectivity | None = None) -> dict[str, Any]:
         """Refuse: one network is not the model. ``model.point(k).to_dense()`` returns that at a point."""
-        raise ValueError(f"a latent mixture is {self.n_points} networks: ask one of them, model.point(k).to_dense().")
+        raise ValueError(
+            f"a latent mixture is the networks at {self.n_points} points: ask one of them, model.point(k).to_dense()."
+        )
 
     def with_input(self, binarize: float | None) -> LatentModel:
         """See ``MADEModel.with_input``."""

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from made_fast.inference import modelfile
-from made_fast.inference.answering import ModelAnswers, Options, PackedRows
+from made_fast.inference.answering import Answers, ModelAnswers, Options, PackedRows
 from made_fast.inference.density import Density
 from made_fast.network.masks import Connectivity, MaskRule, MaskSet, check_connectivity
 from made_fast.network.network import Network, Parameters
@@ -229,7 +229,7 @@ class MADEModel(Density):
         hyper = {**self.hyper, "binarize": self.binarize}
         return modelfile.Content(self.source, self.masks, self.rule, hyper, self.feature_names)
 
-    def _answers(self, rows: PackedRows, options: Options) -> ModelAnswers:
+    def _answers(self, rows: PackedRows, options: Options) -> Answers:
         self._within(options.n_members, "n_members", 1)
         drawn = self.most_members is None
         return ModelAnswers(rows, options, self.architecture, self.dtype, self._network_for, drawn)

@@ -82,6 +82,8 @@ def describe_model(model: AnyModel) -> str:
         words.append("connectivity weights")
     if model.n_masks > 1:
         words.append(f"{model.n_masks} masks")
+    if model.n_points > 1:
+        words.append(f"{model.n_points} points")
     return ", ".join([*words, f"{model.n_parameters:,} parameters", str(model.dtype)])
 
 
@@ -133,6 +135,7 @@ def _network_facts(model: MADEModel) -> dict[str, str]:
         "direct connections": leads[a.direct],
         "connectivity weights": "yes" if a.connectivity_weights else "no",
         "masks": masks,
+        "points": str(model.n_points),
         "ordering": "natural" if natural else f"permutation {first}{of_first}",
         "degrees": ", ".join(f"{m.min()}..{m.max()}" for m in model.masks.degrees) or "none",
         "parameters": f"{model.n_parameters:,} {shared}",

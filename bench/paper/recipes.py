@@ -147,7 +147,7 @@ def ours(train: Train, n_rows: int) -> Choice:
 
 
 def against_rivals(n_rows: int) -> Params:
-    """Return the one run that rivals are compared with on a set of so many training rows: our recipe, dropout, one mask."""
+    """Return how each of our members beside rivals is trained on a set of so many rows: our recipe, dropout, one mask."""
     return {**OURS, **_budget(n_rows), "dropout": 0.5}
 
 

@@ -271,19 +271,25 @@ def test_other_models_stand_beside_with_what_their_likelihood_is(folder, capsys)
 def test_rivals_are_compared_row_by_row_and_scored_once(folder, capsys):
     assert run(folder, "rivals") == 0
     rows = results(folder, "rivals")
-    assert [row["model"] for row in rows] == ["MADE", *rivals.RIVALS]
+    assert [row["model"] for row in rows] == [*rivals.OURS, *rivals.RIVALS]
     assert rows[0]["above ours"] is None
     kept = {path: json.loads(path.read_text()) for path in (folder / "work").glob("rival-*.json")}
     assert len(kept) == len(rivals.RIVALS)
     place = Place(folder, folder / "work", 1, quick=True)
     ours = np.array(rivals.one_recipe("dna_made", place)["log_p"])
+    keys = [path.stem for path in (folder / "work").glob("dna_made-*.safetensors")]
+    tests = [
+        runs.load(place.work / f"{key}.safetensors").score_samples(datasets.load(folder / "dna_made.npz").test) for key in keys
+    ]
+    np.testing.assert_allclose(ours, np.log(np.mean(np.exp(tests), axis=0)))
+    assert len(keys) == rivals.MEMBERS
     shown = {row["above ours"] for row in rows[1:]}
     for scored in kept.values():
         above = ours - scored["log_p"]
         assert f"{above.mean():+.2f} ± {1.96 * above.std(ddof=1) / 60**0.5:.2f}" in shown
     err = capsys.readouterr().err
     settings = [len(rival.settings) for rival in rivals.RIVALS.values()]
-    assert err.count("validation") == sum(settings) + 1
+    assert err.count("validation") == sum(settings) + rivals.MEMBERS
     assert run(folder, "rivals") == 0
     assert "validation" not in capsys.readouterr().err
     assert results(folder, "rivals") == rows
@@ -309,4 +315,4 @@ def test_boosted_trees_are_left_out_where_they_take_too_long(folder, monkeypatch
     monkeypatch.setattr(rivals, "BOOSTED_WORK", 160 * 9**2 - 1)
     monkeypatch.setattr(rivals, "RIVALS", {"boosted trees": rivals.RIVALS["boosted trees"]})
     assert run(folder, "rivals") == 0
-    assert [row["model"] for row in results(folder, "rivals")] == ["MADE"]
+    assert [row["model"] for row in results(folder, "rivals")] == [*rivals.OURS]

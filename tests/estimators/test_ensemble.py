@@ -151,12 +151,31 @@ def test_no_more_threads_than_there_are(monkeypatch):
 
     monkeypatch.setattr(MADE, "fit", watched)
     monkeypatch.setattr(ensemble.arguments.threads, "available", lambda: 6)
-    for n_jobs, n_threads, each, at_once in ((1, None, 6, 1), (2, None, 3, 2), (4, None, 2, 3), (2, 9, 4, 2), (3, 2, 1, 3)):
+    asked = [
+        (1, None, 6, 1),
+        (2, None, 3, 2),
+        (4, None, 2, 3),
+        (2, 9, 4, 2),
+        (3, 2, 1, 3),
+        (None, None, 2, 3),
+        (None, 2, 1, 2),
+    ]
+    for n_jobs, n_threads, each, at_once in asked:
         used.clear()
         most[0] = 0
         fitted = small(n_jobs=n_jobs, n_threads=n_threads, max_epochs=1).fit(rows(30))
         assert (set(used), most[0]) == ({each}, at_once)
         assert [made.n_threads for made in fitted.members_] == [n_threads] * 3
+
+
+def test_without_a_number_of_jobs_joblib_has_its_say():
+    jobs = ensemble._jobs
+    assert (jobs(None, 3, 8), jobs(None, 9, 8), jobs(2, 9, 8), jobs(-1, 9, 8)) == (3, 8, 2, -1)
+    for context in ({"n_jobs": 1}, {"n_jobs": 2}, {"backend": "loky", "n_jobs": 2}):
+        with joblib.parallel_config(**context):
+            assert jobs(None, 3, 8) is None
+    inside = joblib.Parallel(2, backend="threading")(joblib.delayed(jobs)(None, 3, 8) for _ in range(2))
+    assert inside == [None, None]  # a grid search on threads, say, has the CPUs already
 
 
 def test_validation_rows_are_held_out_once_for_all(monkeypatch):

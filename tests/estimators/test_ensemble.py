@@ -21,7 +21,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from made_fast import MADE, ApproximationWarning, MADEEnsemble, MixtureModel, load
-from made_fast.estimators import ensemble
+from made_fast.estimators import ensemble, parallel
 from made_fast.estimators.ensemble import em_weights
 
 WEIGHTS = [0.5, 0.3, 0.2]
@@ -169,7 +169,7 @@ def test_no_more_threads_than_there_are(monkeypatch):
 
 
 def test_without_a_number_of_jobs_joblib_has_its_say():
-    jobs = ensemble._jobs
+    jobs = parallel.at_a_time
     assert (jobs(None, 3, 8), jobs(None, 9, 8), jobs(2, 9, 8), jobs(-1, 9, 8)) == (3, 8, 2, -1)
     for context in ({"n_jobs": 1}, {"n_jobs": 2}, {"backend": "loky", "n_jobs": 2}):
         with joblib.parallel_config(**context):
@@ -325,7 +325,7 @@ def test_members_that_fail_say_so_and_stop_the_others():
         with pytest.raises(FloatingPointError, match="learning_rate"):
             made.set_params(n_jobs=n_jobs).fit(rows(100))
     assert not hasattr(made, "model_")
-    assert not ensemble._running
+    assert not parallel._running
 
 
 def test_an_interrupt_stops_members_on_threads(monkeypatch):
@@ -351,4 +351,4 @@ def test_an_interrupt_stops_members_on_threads(monkeypatch):
         time.sleep(0.02)
     assert len(epochs) == 2
     assert max(epochs) < 100_000
-    assert not ensemble._running
+    assert not parallel._running

@@ -191,6 +191,7 @@ class MADEEnsemble(_KeywordParameters, FittedDensity[MixtureModel]):  # type: ig
         params = {name: getattr(self, name) for name in DEFAULTS if name != "random_state"}
         seeds = [int(rng.integers(2**63)) for rng in for_members]
         if best:
+            recipe.checked(params, rows.table.shape[1])  # the search would put values of its own in place of wrong ones
             assert held is not None
             search = Search(params, rows, held, seeds, seconds, workers, callback)
             try:

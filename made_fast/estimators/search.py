@@ -38,20 +38,22 @@ MAX_EPOCHS = 1000
 SEARCH, FIRST = 0.4, 0.25
 """Share of the budget for the walk, and share of that for one of its first fits."""
 
-LONGER, MASKS_LONGER = 3.0, 10.0
-"""How many times longer than the best fit so far another setting may take; masks that vary may need many epochs."""
+LONGER, PART = 3.0, 1 / 8
+"""How many times longer than the best fit so far another setting may take, and which part of the time that is left, if that is
+more."""
 
 MARGIN, ENOUGH = 1e-5, 1e-4
-"""Shares of the validation NLL: a setting must be better by the first; members that bring less than the second each are the
-last."""
+"""Shares of the validation NLL: a setting must be better by the first; two members that bring less than the second each are
+the last."""
 
 RIVALS = 4
 """Members of one mask each that masks that vary must beat: an ensemble of these gains more from its orderings."""
 
 MOST_MEMBERS = 32
 
-FEW_ROWS = 10_000
-"""Training rows up to which ever fresh masks are tried: they keep a small set from being learnt by heart, but need time."""
+FEW_ROWS, FRESH_EPOCHS = 10_000, 200
+"""Training rows up to which ever fresh masks are tried, which keep a small set from being learnt by heart; and the epochs that
+there must be time for, as they need many."""
 
 
 def alternatives(params: Mapping[str, Any]) -> Iterator[Callable[[Mapping[str, Any]], list[Setting]]]:
@@ -142,6 +144,8 @@ class Search:
         self.members: list[Fit] = []
         self.records: list[dict[str, Any]] = []
         self._best: Fit | None = None
+        self._next = 0  # the number of the next member
+        self._curve: list[float] = []  # validation NLL of the mixture of the first members, of more and more of them
 
     def run(self, *, refit: bool) -> None:
         """Search, then train members; ``refit``: then train them again, with the validation rows put back."""
@@ -154,6 +158,7 @@ class Search:
             raise FloatingPointError(
                 "the loss of every setting became infinite. Try a smaller learning_rate, or dtype='float64'."
             )
+        self._cut_back()
         if refit:
             self._put_back()
 
@@ -167,15 +172,19 @@ class Search:
         self._take(self._tried([start], first))
         for ingredient in alternatives(self.params | start):
             settings = [self.chosen | change for change in ingredient(self.params | self.chosen)]
-            if settings and (seconds := self._fair(self._left(until), len(settings), LONGER)):
+            if settings and (seconds := self._fair(self._left(until), len(settings))):
                 self._take(self._tried(settings, seconds))
 
-    def _fair(self, left: float, n: int, longer: float) -> float:
+    def _rounds(self, n: int) -> int:
+        """Return how many fits one after the other n fits are."""
+        return -(-n // self.workers.at_once(n))
+
+    def _fair(self, left: float, n: int) -> float:
         """Return the seconds that each of n fits may take, or 0 if they are too few to compare with the best fit so far."""
         assert self._best is not None
-        rounds = -(-n // self.workers.at_once(n))
-        seconds = min(self._best.seconds * (longer if self._best.is_whole else 1.0), left / rounds)
-        return seconds if seconds > 0.7 * self._best.seconds else 0.0
+        usual = self._best.seconds
+        seconds = min(max(usual * LONGER, left * PART) if self._best.is_whole else usual, left / self._rounds(n))
+        return seconds if seconds > 0.7 * usual else 0.0
 
     def _tried(self, settings: Sequence[Setting], seconds: float) -> list[tuple[Setting, Fit]]:
         fits = self._fit([(setting, self.seeds[0]) for setting in settings], seconds, self.rows, self.held)
@@ -190,43 +199,54 @@ class Search:
         for tried_setting, fit in tried:
             self._note({"setting": tried_setting}, fit.nll, fit, better=better and fit is best)
         if better:
-            self.chosen, self._best, self.members = setting, best, [best] if np.isfinite(best.nll) else []
+            self.chosen, self._best, self._next = setting, best, 1
+            self.members, self._curve = ([best], [best.nll]) if np.isfinite(best.nll) else ([], [])
         return better
 
     def _grow(self, until: float, most: int) -> None:
-        """Train members until there are so many, they bring too little, or time is up."""
+        """Train members until there are so many, two in turn bring too little, or time is up."""
         assert self._best is not None
-        while len(self.members) < most:
-            left, fits = self._left(until), self._best.seconds
-            n = self.workers.at_once(most - len(self.members))
-            if left < (0.7 * fits if self.members else 0.0):
+        while self._next < most and not self._is_enough():
+            left, usual = self._left(until), self._best.seconds
+            if self.members and left < 0.7 * usual:
                 return
-            whole = self._best.is_whole
-            first = len(self.members)
-            seeds = [(self.chosen, seed) for seed in self.seeds[first : first + n]]
-            found = self._fit(seeds, left if whole else max(left / 2, fits), self.rows, self.held, first)
-            members = [*self.members, *(fit for fit in found if np.isfinite(fit.nll))]
-            before = self._mixed(self.members) if self.members else np.inf
-            nll = self._mixed(members) if members else np.inf
-            gain = before - nll
-            better = gain > 0
-            self._note({"members": len(members)}, nll, found[0], better=better)
-            if better:
-                self.members = members
-            if not better or gain < ENOUGH * abs(nll) * n:
-                return
+            first = self._next
+            lot = [(self.chosen, seed) for seed in self.seeds[first : first + self.workers.at_once(most - first)]]
+            seconds = left if self._best.is_whole else max(left / 2, usual)
+            for fit in self._fit(lot, seconds, self.rows, self.held, first):
+                if self._is_enough():  # one at a time, it would not have been trained
+                    return
+                self._next += 1
+                nll = self._mixed([*self.members, fit]) if np.isfinite(fit.nll) else np.inf
+                better = nll < (self._curve[-1] if self._curve else np.inf)
+                self._note({"members": len(self.members) + 1}, nll, fit, better=better)
+                if better or (fit.is_whole and np.isfinite(nll)):
+                    self.members.append(fit)
+                    self._curve.append(nll)
+
+    def _is_enough(self) -> bool:
+        return len(self._curve) > 2 and self._curve[-3] - self._curve[-1] < 2 * ENOUGH * abs(self._curve[-1])
+
+    def _cut_back(self) -> None:
+        """Leave out the last members if the validation rows are closer to the mixture of the others."""
+        del self.members[int(np.argmin(self._curve)) + 1 :]
 
     def _try_masks(self, until: float) -> None:
         """Try masks that vary against the members of one mask each that there are by now."""
         if self.params["n_masks"] != 1 or len(self.members) < 1:
             return
-        fresh: Setting = {"n_masks": None, "n_eval_masks": 64, "patience": 100}
-        settings: list[Setting] = [{"n_masks": 8}]
+        changes: list[Setting] = [{"n_masks": 8}]
+        left = self._left(until) / 3
         if len(self.rows.table) <= FEW_ROWS:
-            settings = [fresh, {**fresh, "dropout": 0.0, "weight_decay": 0.0}, *settings]
-        seconds = self._fair(self._left(until) / 2, len(settings), MASKS_LONGER)
-        if seconds:
-            self._take(self._tried([self.chosen | change for change in settings], seconds), self._mixed(self.members))
+            fresh: Setting = {"n_masks": None, "n_eval_masks": 64, "patience": 100}
+            changes = [fresh, {**fresh, "dropout": 0.0, "weight_decay": 0.0}]
+            seconds = left / self._rounds(2)
+            made = self.members[0].made
+            if seconds < FRESH_EPOCHS * self.members[0].seconds / len(made.history_):
+                return
+        elif not (seconds := self._fair(left, 1)):
+            return
+        self._take(self._tried([self.chosen | change for change in changes], seconds), self._mixed(self.members))
 
     def _put_back(self) -> None:
         """Train members on all rows for as many epochs as the best ones of the members; those not done in time stay."""
@@ -239,7 +259,7 @@ class Search:
             if self._left() < needed:
                 return
             settings = [(self.chosen | {"max_epochs": epochs}, seed) for seed in self.seeds[done : done + n]]
-            for i, fit in enumerate(self._fit(settings, 2 * needed, rows, None, done)):
+            for i, fit in enumerate(self._fit(settings, max(2 * needed, self._left()), rows, None, done)):
                 if fit.is_whole:
                     self.members[done + i] = fit
             done += n

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -296,3 +297,33 @@ def test_an_ensemble_repeats_to_the_bit(capsys):
     for name, more in (("a", "--jobs 1"), ("b", "--jobs 2 --threads 3")):
         run(f"ensemble gaps.npz {options} --out {name}.safetensors {more}", capsys)
     assert Path("a.safetensors").read_bytes() == Path("b.safetensors").read_bytes()
+
+
+@pytest.mark.usefixtures("in_tiny")
+def test_the_best_preset_searches_and_says_what_it_chose(capsys):
+    common = "ensemble x.npz --preset best --hidden 5 --patience 2 --members 2 --seed 1 --refit"
+    done = run(f"{common} --time-budget 100000 --out b.safetensors", capsys)
+    chosen = json.loads(re.search(r"training +chosen (\{.*?\}), best epochs ", done.out)[1])
+    assert chosen.keys() >= {"direct_connections", "dropout"}
+    assert re.search(r"^ +\d+ s  direct_connections output, dropout 0.25: validation [\d.]+ \(epoch", done.err, re.MULTILINE)
+    model = load("b.safetensors")
+    assert model.hyper["chosen"] == chosen
+    assert (model.hyper["preset"], model.hyper["random_state"]) == ("best", 1)
+    assert "--refit has no effect" not in done.err
+    quiet = run("ensemble x.npz --members 2 --max-epochs 1 --refit --time-budget 9 --quiet --out q.safetensors", capsys)
+    for flag in ("--time-budget", "--refit"):
+        assert f"note: {flag} has no effect: --preset is not best." in quiet.err
+
+
+@pytest.mark.usefixtures("in_tiny")
+def test_members_trained_before_ctrl_c_are_saved(monkeypatch, capsys):
+    def interrupted(self, *_):
+        raise KeyboardInterrupt
+
+    from made_fast.estimators.search import Search
+
+    monkeypatch.setattr(Search, "_try_masks", interrupted)
+    words = "ensemble x.npz --preset best --hidden 5 --patience 2 --members 2 --quiet --out part.safetensors"
+    assert main(words.split()) == 130
+    said = re.search(r"interrupted\. The (\d) members trained so far are saved in part.safetensors", capsys.readouterr().err)
+    assert load("part.safetensors").n_members == int(said[1])

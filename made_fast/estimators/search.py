@@ -22,7 +22,6 @@ from made_fast.estimators.parallel import fit_all
 from made_fast.inference.density import log_p_observed
 from made_fast.system.console import say
 from made_fast.training.checkpoint import EpochRecord
-from made_fast.training.hyper import HYPER
 from made_fast.training.rows import Rows
 
 __all__ = ["MOST_MEMBERS", "Search", "Workers", "alternatives"]
@@ -38,7 +37,7 @@ MAX_EPOCHS = 1000
 SEARCH, FIRST = 0.4, 0.25
 """Share of the budget for the walk, and share of that for one of its first fits."""
 
-LONGER, PART = 3.0, 1 / 8
+LONGER, PART = 3.0, 1 / 4
 """How many times longer than the best fit so far another setting may take, and which part of the time that is left, if that is
 more."""
 
@@ -47,7 +46,7 @@ MARGIN, ENOUGH = 1e-5, 1e-4
 the last."""
 
 RIVALS = 4
-"""Members of one mask each that masks that vary must beat: an ensemble of these gains more from its orderings."""
+"""Members that points of a latent mixture, or masks that vary, must beat together: each of those takes the time of many."""
 
 MOST_MEMBERS = 32
 
@@ -68,8 +67,6 @@ def alternatives(params: Mapping[str, Any]) -> Iterator[Callable[[Mapping[str, A
         yield lambda p: [{"weight_decay": rate} for rate in (0.2, 1.0)]
         adagrad = {"optimizer": "adagrad", "learning_rate": 0.02, "optimizer_params": None}
         yield lambda p: [{**adagrad, "weight_decay": rate} for rate in (0.0, 0.03, 0.1, 0.3)]
-    if "latent_points" in HYPER:
-        yield lambda p: [{"latent_points": points} for points in (16, 32) if points != p["latent_points"]]
     if hidden:
         yield lambda p: [{"hidden_sizes": tuple(2 * int(size) for size in p["hidden_sizes"])}]
     yield lambda p: [{"batch_size": max(1, p["batch_size"] // 2)}]
@@ -152,7 +149,7 @@ class Search:
         until = 1 - (1 - SEARCH) * (0.3 if refit else 0.0)  # share of the budget that is over when the last member ends
         self._walk(SEARCH)
         self._grow(until, min(RIVALS, len(self.seeds)))
-        self._try_masks(until)
+        self._try_costly(until)
         self._grow(until, len(self.seeds))
         if not self.members:
             raise FloatingPointError(
@@ -231,22 +228,28 @@ class Search:
         """Leave out the last members if the validation rows are closer to the mixture of the others."""
         del self.members[int(np.argmin(self._curve)) + 1 :]
 
-    def _try_masks(self, until: float) -> None:
-        """Try masks that vary against the members of one mask each that there are by now."""
-        if self.params["n_masks"] != 1 or len(self.members) < 1:
-            return
-        changes: list[Setting] = [{"n_masks": 8}]
-        left = self._left(until) / 3
-        if len(self.rows.table) <= FEW_ROWS:
-            fresh: Setting = {"n_masks": None, "n_eval_masks": 64, "patience": 100}
-            changes = [fresh, {**fresh, "dropout": 0.0, "weight_decay": 0.0}]
-            seconds = left / self._rounds(2)
-            made = self.members[0].made
-            if seconds < FRESH_EPOCHS * self.members[0].seconds / len(made.history_):
-                return
-        elif not (seconds := self._fair(left, 1)):
-            return
-        self._take(self._tried([self.chosen | change for change in changes], seconds), self._mixed(self.members))
+    def _try_costly(self, until: float) -> None:
+        """Try points of a latent mixture, then masks that vary, against the members that there are by now."""
+        for costly, share in ((self._points, 1 / 2), (self._masks, 1 / 3)):
+            settings, seconds = costly(self._left(until) * share)
+            if settings and self.members:
+                self._take(self._tried([self.chosen | change for change in settings], seconds), self._mixed(self.members))
+
+    def _points(self, left: float) -> tuple[list[Setting], float]:
+        p = self.params
+        if p["n_masks"] != 1 or p["latent_points"] != 1 or p["connectivity_weights"] or self.rows.missing is not None:
+            return [], 0.0
+        return [{"latent_points": 16}, {"latent_points": 32}], left / self._rounds(2)
+
+    def _masks(self, left: float) -> tuple[list[Setting], float]:
+        if self.params["n_masks"] != 1 or not self.members:
+            return [], 0.0
+        if len(self.rows.table) > FEW_ROWS:
+            return ([{"n_masks": 8, "latent_points": 1}], seconds) if (seconds := self._fair(left, 1)) else ([], 0.0)
+        fresh: Setting = {"n_masks": None, "n_eval_masks": 64, "patience": 100, "latent_points": 1}
+        seconds, first = left / self._rounds(2), self.members[0]
+        enough = seconds > FRESH_EPOCHS * first.seconds / len(first.made.history_)
+        return ([fresh, {**fresh, "dropout": 0.0, "weight_decay": 0.0}] if enough else []), seconds
 
     def _put_back(self) -> None:
         """Train members on all rows for as many epochs as the best ones of the members; those not done in time stay."""

@@ -164,6 +164,19 @@ class HyperParameters:
         Option("network", "--bias-init", help="where biases of outputs start: at the log-odds of the training rows, at 0"),
         before="zeros",
     )
+    latent_points: int = _value(
+        1,
+        "With K > 1, the model is a latent mixture ``1/K sum_k p(x | z_k)``: one network, under one mask, whose biases depend "
+        "on the point z_k; training minimises the NLL of the mixture. A step takes about K times as long.",
+        "points",
+        Option(
+            "network",
+            "--latent-points",
+            "K",
+            "mix K networks that differ in their biases; a step takes about K times as long",
+            read="count",
+        ),
+    )
     optimizer_params: Mapping[str, float] | None = _value(
         None,
         "The optimizer's constants other than the learning rate, by name: sgd ``lr_decay`` (c of 1 / (1 + c t)); momentum "

@@ -55,7 +55,7 @@ class Validation:
         try:
             log_p = self._log_p(trainer, n_threads)
             mean = np.average(log_p, weights=self.weights) if len(self.weights) else np.mean(log_p)
-            nll = float(np.log(max(1, len(self.bits))) - mean)
+            nll = float(np.log(max(1, len(self.bits) * trainer.parameters.n_points)) - mean)
         except FloatingPointError:  # the model's arithmetic overflows
             nll = np.nan
         if not np.isfinite(nll):
@@ -63,12 +63,13 @@ class Validation:
         return nll
 
     def _log_p(self, trainer: Trainer, n_threads: int) -> NDArray[np.float64]:
-        """Return log p of each row, summed over the masks that are mixed."""
+        """Return log p of each row, summed over the networks that are mixed."""
         if self.table is not None:
             return log_p_observed(trainer.model(binarize=self.binarize), self.table, n_threads)[0]
         total: Any = -np.inf
         for k, bits in enumerate(self.bits):
-            total = np.logaddexp(total, trainer.parameters.network(trainer.masks[k]).score(bits, n_threads))
+            for network in trainer.parameters.networks(trainer.masks[k]):
+                total = np.logaddexp(total, network.score(bits, n_threads))
         return np.asarray(total)
 
 

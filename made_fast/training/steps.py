@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from made_fast import kernels
+from made_fast.inference.latent import model_of
 from made_fast.inference.model import MADEModel
 from made_fast.kernels import layout as panels
 from made_fast.kernels.layout import CALL_OFF, SYNC
@@ -93,7 +94,7 @@ class Trainer:
     def model(self, vector: NDArray[Any] | None = None, **options: Any) -> MADEModel:
         """Return the model of these parameters, by default the trainer's, which it holds read-only, not as a copy."""
         parameters = self.parameters if vector is None else self.parameters.with_vector(vector)
-        return MADEModel(parameters, self.masks, rule=None if self.turns is None else self.turns.rule, **options)
+        return model_of(parameters, self.masks, None if self.turns is None else self.turns.rule, **options)
 
     def detach(self) -> NDArray[Any]:
         """Continue with a copy of the parameters, and return the old ones, which no longer change."""
@@ -190,10 +191,10 @@ class Trainer:
         """Return how many threads share a step: so few that the work of each outweighs two barriers."""
         if kernels.implementation != "native":
             return 1  # the other implementations have no barrier
-        multiply_adds = 3 * batch_size * self.architecture.n_packed // 2
+        multiply_adds = 3 * batch_size * self.parameters.n_points * self.architecture.n_packed // 2
         return max(1, min(n_threads, batch_size, multiply_adds // 1_000_000))
 
     def _is_slow(self, rows: TrainingRows, batch_size: int) -> bool:
         """Say whether a step may take so long that Ctrl-C should not wait for its end; later calls are measured."""
-        n_rows = batch_size if rows.missing is None else 10 * batch_size  # each may need a network of its own
+        n_rows = self.parameters.n_points * (batch_size if rows.missing is None else 10 * batch_size)  # a network of its own
         return (n_rows + UPDATE_ROWS) * self.architecture.n_packed > SLOW

@@ -322,7 +322,7 @@ def test_members_trained_before_ctrl_c_are_saved(monkeypatch, capsys):
 
     from made_fast.estimators.search import Search
 
-    monkeypatch.setattr(Search, "_try_masks", interrupted)
+    monkeypatch.setattr(Search, "_try_costly", interrupted)
     words = "ensemble x.npz --preset best --hidden 5 --patience 2 --members 2 --quiet --out part.safetensors"
     assert main(words.split()) == 130
     said = re.search(r"interrupted\. The (\d) members trained so far are saved in part.safetensors", capsys.readouterr().err)

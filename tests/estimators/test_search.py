@@ -17,10 +17,14 @@ QUICK = {"hidden_sizes": (8,), "batch_size": 20, "learning_rate": 0.01, "patienc
 X, V = rows(200), rows(60, seed=1)
 
 
+POINTS = Search._points
+
+
 @pytest.fixture(autouse=True)
-def no_fresh_masks(monkeypatch):
-    """Ever fresh masks take a hundred epochs of patience; one test tries them."""
+def without_costly_settings(monkeypatch):
+    """Ever fresh masks take a hundred epochs of patience, and points as many times as long; two tests try them."""
     monkeypatch.setattr(search, "FEW_ROWS", 0)
+    monkeypatch.setattr(Search, "_points", lambda self, left: ([], 0.0))
 
 
 def best(n_members=3, **params):
@@ -38,7 +42,7 @@ def same(one, other):
 
 def test_the_search_keeps_what_the_validation_rows_prefer():
     made = best().fit(X, X_val=V)
-    walk = [record for record in made.search_ if "setting" in record and "n_masks" not in record["setting"]]
+    walk = [record for record in made.search_ if "setting" in record and "latent_points" not in record["setting"]]
     tried = [set(record["setting"]) for record in walk]
     for name in ("dropout", "weight_decay", "optimizer", "hidden_sizes", "batch_size", "learning_rate", "direct_connections"):
         assert any(name in setting for setting in tried)
@@ -47,7 +51,7 @@ def test_the_search_keeps_what_the_validation_rows_prefer():
     assert nll == sorted(nll, reverse=True)
     assert nll[-1] == min(record["validation_nll"] for record in walk)
     assert all(record["whole"] for record in made.search_)
-    assert made.chosen_ == chosen[-1]["setting"] or "n_masks" in made.chosen_
+    assert made.chosen_ == chosen[-1]["setting"] or "latent_points" in made.chosen_
     assert min(record["validation_nll"] for record in made.search_) == pytest.approx(-made.score(V), rel=1e-12)
     assert -made.score(V) <= nll[-1] + 1e-12 < -MADE(**QUICK, random_state=0).fit(X, X_val=V).score(V)
     for member in made.members_:
@@ -70,7 +74,9 @@ def test_members_that_bring_little_are_the_last(monkeypatch):
     for enough, most in ((1.0, 3), (-1.0, 6)):
         monkeypatch.setattr(search, "ENOUGH", enough)
         made = best(6, n_jobs=2).fit(X, X_val=V)
-        first, *rest = [record["validation_nll"] for record in made.search_ if "n_masks" not in record.get("setting", {})]
+        first, *rest = [
+            record["validation_nll"] for record in made.search_ if "latent_points" not in record.get("setting", {})
+        ]
         assert len(rest) == most - 1
         assert len(made.members_) == 1 + np.argmin([first, *rest])
         same(best(6, n_jobs=1).fit(X, X_val=V), made)
@@ -123,7 +129,7 @@ def test_what_is_trained_so_far_becomes_the_model(monkeypatch):
         raise KeyboardInterrupt
 
     made = best()
-    monkeypatch.setattr(Search, "_try_masks", interrupted)
+    monkeypatch.setattr(Search, "_try_costly", interrupted)
     with pytest.raises(KeyboardInterrupt):
         made.fit(X, X_val=V)
     assert len(made.members_) > 1
@@ -163,6 +169,28 @@ def test_masks_that_vary_must_beat_an_ensemble(monkeypatch):
     many = best(2).fit(X, X_val=V)
     assert [record["setting"]["n_masks"] for record in many.search_ if "n_masks" in record.get("setting", {})] == [8]
     assert best(2, n_masks=3).fit(X, X_val=V).members_[0].n_masks == 3
+
+
+@pytest.mark.parametrize(("rivals", "taken"), [(np.inf, True), (-np.inf, False)])
+def test_points_of_a_latent_mixture_must_beat_an_ensemble(monkeypatch, rivals, taken):
+    """Whatever the two members before them score."""
+    mixed = Search._mixed
+    monkeypatch.setattr(Search, "_points", POINTS)
+    monkeypatch.setattr(Search, "_mixed", lambda self, fits: rivals if len(fits) == 2 else mixed(self, fits))
+    monkeypatch.setattr(search, "alternatives", lambda params: [])
+    monkeypatch.setattr(search, "RIVALS", 2)
+    made = best(3, n_jobs=1).fit(X, X_val=V)
+    points = [record for record in made.search_ if record.get("setting", {}).get("latent_points", 1) > 1]
+    assert [record["setting"]["latent_points"] for record in points] == [16, 32]
+    assert any(record["better"] for record in points) == taken
+    assert (made.members_[0].latent_points > 1) == taken
+
+
+def test_points_of_a_latent_mixture_need_complete_rows(monkeypatch):
+    monkeypatch.setattr(Search, "_points", POINTS)
+    monkeypatch.setattr(search, "alternatives", lambda params: [])
+    made = best(2).fit(with_gaps(X))
+    assert not any(record.get("setting", {}).get("latent_points", 1) > 1 for record in made.search_)
 
 
 def test_the_callback_is_told_of_members_only(monkeypatch):

@@ -89,6 +89,8 @@ class Workers(NamedTuple):
 class Fit(NamedTuple):
     """One fit and how good it is."""
 
+    setting: Setting
+    seed: int
     made: MADE
     log_p: NDArray[np.float64]  # of the validation rows, under the model
     nll: float  # their mean; infinite if there is no epoch
@@ -229,11 +231,27 @@ class Search:
         del self.members[int(np.argmin(self._curve)) + 1 :]
 
     def _try_costly(self, until: float) -> None:
-        """Try points of a latent mixture, then masks that vary, against the members that there are by now."""
+        """Try points of a latent mixture, then masks that vary, against the members that there are by now.
+
+        What is better than they are together replaces them, if there is time for more like it; or else it becomes one of them,
+        if they are better with it.
+        """
         for costly, share in ((self._points, 1 / 2), (self._masks, 1 / 3)):
             settings, seconds = costly(self._left(until) * share)
             if settings and self.members:
-                self._take(self._tried([self.chosen | change for change in settings], seconds), self._mixed(self.members))
+                tried = self._tried([self.chosen | change for change in settings], seconds)
+                best = min((fit for _, fit in tried), key=lambda fit: fit.nll)
+                with_it = self._mixed([*self.members, best]) if np.isfinite(best.nll) else np.inf
+                before = self._curve[-1]
+                if best.is_whole and best.seconds < self._left(until):  # there is time for others like it
+                    before = -np.inf if self._take(tried, before) else before
+                else:
+                    for setting, fit in tried:
+                        self._note({"setting": setting}, fit.nll, fit, better=False)
+                if with_it < before:
+                    self.members.append(best)
+                    self._curve.append(with_it)
+                    self._note({"members": len(self.members)}, with_it, best, better=True)
 
     def _points(self, left: float) -> tuple[list[Setting], float]:
         p = self.params
@@ -253,20 +271,21 @@ class Search:
 
     def _put_back(self) -> None:
         """Train members on all rows for as many epochs as the best ones of the members; those not done in time stay."""
-        epochs = max(1, round(float(np.mean([fit.made.best_epoch_ for fit in self.members]))))
+        best = [[fit.made.best_epoch_ for fit in self.members if fit.setting == one.setting] for one in self.members]
+        epochs = [max(1, round(float(np.mean(of_setting)))) for of_setting in best]
         rows, done = self.rows.joined(self.held), 0
         while done < len(self.members):
             n = self.workers.at_once(len(self.members) - done)
             lot = self.members[done : done + n]
-            needed = max(fit.seconds * epochs / max(1, len(fit.made.history_)) for fit in lot)
+            needed = max(fit.seconds * epochs[done + i] / len(fit.made.history_) for i, fit in enumerate(lot))
             if self._left() < needed:
                 return
-            settings = [(self.chosen | {"max_epochs": epochs}, seed) for seed in self.seeds[done : done + n]]
+            settings = [(fit.setting | {"max_epochs": epochs[done + i]}, fit.seed) for i, fit in enumerate(lot)]
             for i, fit in enumerate(self._fit(settings, max(2 * needed, self._left()), rows, None, done)):
                 if fit.is_whole:
                     self.members[done + i] = fit
             done += n
-            self._say(f"{done} of {len(self.members)} members trained again on all rows, {epochs} epochs")
+            self._say(f"{done} of {len(self.members)} members trained again on all rows, {max(epochs)} epochs")
 
     def _fit(
         self, lot: Sequence[tuple[Setting, int]], seconds: float, rows: Rows, held: Rows | None, first: int | None = None
@@ -280,17 +299,17 @@ class Search:
         callback = None if self.callback is None or first is None else _numbered(self.callback, first)
         own = self.workers.own_threads
         found = fit_all(mades, rows, held, callback, self.workers.n_jobs, own_threads=own, seconds=seconds)
-        return [self._judged(made, held) for made in found]
+        return [self._judged(setting, seed, made, held) for (setting, seed), made in zip(lot, found, strict=True)]
 
-    def _judged(self, made: MADE, held: Rows | None) -> Fit:
+    def _judged(self, setting: Setting, seed: int, made: MADE, held: Rows | None) -> Fit:
         epochs, best = len(made.history_), made.best_epoch_
         took = sum(record["seconds"] for record in made.history_)
         whole = epochs >= made.max_epochs or (held is not None and epochs - best >= made.patience)
         if held is None or not best:
-            return Fit(made, np.empty(0), np.nan if best else np.inf, took, whole)
+            return Fit(setting, seed, made, np.empty(0), np.nan if best else np.inf, took, whole)
         log_p, _ = log_p_observed(made.model_, self.held.table, self.workers.n_threads, warn=False)
         nll = self._mean(log_p)
-        return Fit(made, log_p, nll if np.isfinite(nll) else np.inf, took, whole)
+        return Fit(setting, seed, made, log_p, nll if np.isfinite(nll) else np.inf, took, whole)
 
     def _mean(self, log_p: NDArray[np.float64]) -> float:
         weights = self.held.weights

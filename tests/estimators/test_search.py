@@ -186,6 +186,19 @@ def test_points_of_a_latent_mixture_must_beat_an_ensemble(monkeypatch, rivals, t
     assert (made.members_[0].latent_points > 1) == taken
 
 
+def test_what_has_no_time_for_more_like_it_joins_the_members(monkeypatch):
+    monkeypatch.setattr(Search, "_points", lambda self, left: ([{"latent_points": 4}], 1e-9))
+    monkeypatch.setattr(Search, "_mixed", lambda self, fits: -float(len(fits)))
+    monkeypatch.setattr(search, "alternatives", lambda params: [])
+    for refit in (False, True):
+        made = best(2, n_jobs=1, refit=refit).fit(X, X_val=V)
+        assert [member.latent_points for member in made.members_] == [1, 1, 4]
+        assert "latent_points" not in made.chosen_
+        assert len(made.members_[2].history_) == 1
+        total = np.logaddexp.reduce([member.score_samples(V) for member in made.members_], axis=0) - np.log(3)
+        np.testing.assert_allclose(made.score_samples(V), total, rtol=1e-12)
+
+
 def test_points_of_a_latent_mixture_need_complete_rows(monkeypatch):
     monkeypatch.setattr(Search, "_points", POINTS)
     monkeypatch.setattr(search, "alternatives", lambda params: [])

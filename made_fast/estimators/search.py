@@ -205,12 +205,12 @@ class Search:
     def _grow(self, until: float, most: int) -> None:
         """Train members until there are so many, two in turn bring too little, or time is up."""
         assert self._best is not None
-        while self._next < most and not self._is_enough():
+        while (room := most - max(self._next, len(self.members))) > 0 and not self._is_enough():
             left, usual = self._left(until), self._best.seconds
             if self.members and left < 0.7 * usual:
                 return
             first = self._next
-            lot = [(self.chosen, seed) for seed in self.seeds[first : first + self.workers.at_once(most - first)]]
+            lot = [(self.chosen, seed) for seed in self.seeds[first : first + self.workers.at_once(room)]]
             seconds = left if self._best.is_whole else max(left / 2, usual)
             for fit in self._fit(lot, seconds, self.rows, self.held, first):
                 if self._is_enough():  # one at a time, it would not have been trained
@@ -248,7 +248,7 @@ class Search:
                 else:
                     for setting, fit in tried:
                         self._note({"setting": setting}, fit.nll, fit, better=False)
-                if with_it < before:
+                if with_it < before and len(self.members) < len(self.seeds):
                     self.members.append(best)
                     self._curve.append(with_it)
                     self._note({"members": len(self.members)}, with_it, best, better=True)

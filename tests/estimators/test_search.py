@@ -188,14 +188,16 @@ def test_points_of_a_latent_mixture_must_beat_an_ensemble(monkeypatch, rivals, t
 
 def test_what_has_no_time_for_more_like_it_joins_the_members(monkeypatch):
     monkeypatch.setattr(Search, "_points", lambda self, left: ([{"latent_points": 4}], 1e-9))
+    monkeypatch.setattr(Search, "_masks", lambda self, left: ([], 0.0))
     monkeypatch.setattr(Search, "_mixed", lambda self, fits: -float(len(fits)))
+    monkeypatch.setattr(search, "RIVALS", 2)
     monkeypatch.setattr(search, "alternatives", lambda params: [])
     for refit in (False, True):
-        made = best(2, n_jobs=1, refit=refit).fit(X, X_val=V)
-        assert [member.latent_points for member in made.members_] == [1, 1, 4]
+        made = best(4, n_jobs=1, refit=refit).fit(X, X_val=V)
+        assert [member.latent_points for member in made.members_] == [1, 1, 4, 1]
         assert "latent_points" not in made.chosen_
         assert len(made.members_[2].history_) == 1
-        total = np.logaddexp.reduce([member.score_samples(V) for member in made.members_], axis=0) - np.log(3)
+        total = np.logaddexp.reduce([member.score_samples(V) for member in made.members_], axis=0) - np.log(4)
         np.testing.assert_allclose(made.score_samples(V), total, rtol=1e-12)
 
 

@@ -50,9 +50,9 @@ RIVALS = 4
 
 MOST_MEMBERS = 32
 
-FEW_ROWS, FRESH_EPOCHS = 10_000, 200
+FEW_ROWS, FRESH_EPOCHS, POINT_EPOCHS = 10_000, 200, 10
 """Training rows up to which ever fresh masks are tried, which keep a small set from being learnt by heart; and the epochs that
-there must be time for, as they need many."""
+there must be time for: they need many, and one of K points takes up to K times as long."""
 
 
 def alternatives(params: Mapping[str, Any]) -> Iterator[Callable[[Mapping[str, Any]], list[Setting]]]:
@@ -255,9 +255,12 @@ class Search:
 
     def _points(self, left: float) -> tuple[list[Setting], float]:
         p = self.params
-        if p["n_masks"] != 1 or p["latent_points"] != 1 or p["connectivity_weights"] or self.rows.missing is not None:
+        one_mask = p["n_masks"] == 1 and not p["connectivity_weights"] and self.rows.missing is None
+        if not (one_mask and self.members and p["latent_points"] == 1):
             return [], 0.0
-        return [{"latent_points": 16}, {"latent_points": 32}], left / self._rounds(2)
+        seconds = left / self._rounds(2)
+        known = [points for points in (16, 32) if seconds > POINT_EPOCHS * points * self._epoch()]
+        return [{"latent_points": points} for points in known], seconds
 
     def _masks(self, left: float) -> tuple[list[Setting], float]:
         if self.params["n_masks"] != 1 or not self.members:
@@ -265,9 +268,13 @@ class Search:
         if len(self.rows.table) > FEW_ROWS:
             return ([{"n_masks": 8, "latent_points": 1}], seconds) if (seconds := self._fair(left, 1)) else ([], 0.0)
         fresh: Setting = {"n_masks": None, "n_eval_masks": 64, "patience": 100, "latent_points": 1}
-        seconds, first = left / self._rounds(2), self.members[0]
-        enough = seconds > FRESH_EPOCHS * first.seconds / len(first.made.history_)
+        seconds = left / self._rounds(2)
+        enough = seconds > FRESH_EPOCHS * self._epoch()
         return ([fresh, {**fresh, "dropout": 0.0, "weight_decay": 0.0}] if enough else []), seconds
+
+    def _epoch(self) -> float:
+        """Return the seconds that an epoch of the first member has taken."""
+        return self.members[0].seconds / len(self.members[0].made.history_)
 
     def _put_back(self) -> None:
         """Train members on all rows for as many epochs as the best ones of the members; those not done in time stay."""

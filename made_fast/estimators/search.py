@@ -41,9 +41,9 @@ LONGER, PART = 3.0, 1 / 4
 """How many times longer than the best fit so far another setting may take, and which part of the time that is left, if that is
 more."""
 
-MARGIN, ENOUGH = 1e-5, 1e-4
+MARGIN, ENOUGH, CHANCE = 1e-5, 1e-4, 2e-4
 """Shares of the validation NLL: a setting must be better by the first; two members that bring less than the second each are
-the last."""
+the last; the last members may make it worse by the third, as more of them are better in the long run."""
 
 RIVALS = 4
 """Members that points of a latent mixture, or masks that vary, must beat together: each of those takes the time of many."""
@@ -227,8 +227,9 @@ class Search:
         return len(self._curve) > 2 and self._curve[-3] - self._curve[-1] < 2 * ENOUGH * abs(self._curve[-1])
 
     def _cut_back(self) -> None:
-        """Leave out the last members if the validation rows are closer to the mixture of the others."""
-        del self.members[int(np.argmin(self._curve)) + 1 :]
+        """Leave out the last members if they make the mixture worse by more than chance."""
+        curve = np.array(self._curve)
+        del self.members[int(np.flatnonzero(curve <= curve.min() + CHANCE * abs(curve.min()))[-1]) + 1 :]
 
     def _try_costly(self, until: float) -> None:
         """Try points of a latent mixture, then masks that vary, against the members that there are by now.

@@ -207,6 +207,13 @@ class HyperParameters:
         0.0, "Probability that a hidden unit is dropped for a row in training; the others are scaled up.", "probability",
         Option("optimizer", "--dropout", "P", "probability that a hidden unit is dropped"),
     )  # fmt: skip
+    averaging: float = _value(
+        0.0,
+        "The model has an exponential moving average of the parameters after each epoch, which keeps this share of itself "
+        "when an epoch is added; validation rows score it too. 0: the parameters themselves.",
+        "probability",
+        Option("optimizer", "--averaging", "P", "share that a moving average over epochs keeps of itself; 0: no average"),
+    )
     validation_fraction: float | None = _value(
         None, "Hold out this share of the rows given to ``fit`` for early stopping, when no ``X_val`` is given.", "fraction",
         optional=True, change=ADJUSTABLE,

@@ -88,7 +88,8 @@ def start(params: Params, n_features: int, missing: bool) -> tuple[Trainer, int]
         parameters = parameters.network(base)
     else:
         turns = Turns(architecture, masks, rule if n_masks is None else None, for_fresh)
-    trainer = Trainer(parameters, masks, OPTIMIZERS[p["optimizer"]], constants, for_shuffling, turns, p["dropout"], for_noise)
+    random = for_shuffling, turns, p["dropout"], for_noise
+    trainer = Trainer(parameters, masks, OPTIMIZERS[p["optimizer"]], constants, *random, p["averaging"])
     return trainer, int(for_splitting.integers(2**63))
 
 

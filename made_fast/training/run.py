@@ -67,8 +67,9 @@ class Validation:
         if self.table is not None:
             return log_p_observed(trainer.model(binarize=self.binarize), self.table, n_threads)[0]
         total: Any = -np.inf
+        scored = trainer.scored
         for k, bits in enumerate(self.bits):
-            for network in trainer.parameters.networks(trainer.masks[k]):
+            for network in scored.networks(trainer.masks[k]):
                 total = np.logaddexp(total, network.score(bits, n_threads))
         return np.asarray(total)
 
@@ -174,6 +175,7 @@ class FitRun:
         begin = time.perf_counter()
         try:
             train_nll = trainer.epoch(self.rows, self.options["batch_size"], n_threads)
+            trainer.average_in(number)
             seconds = time.perf_counter() - begin
             validation_nll = None if self.validation is None else self.validation.nll(trainer, n_threads)
         except FloatingPointError as error:

@@ -70,6 +70,7 @@ def alternatives(params: Mapping[str, Any]) -> Iterator[Callable[[Mapping[str, A
     if hidden:
         yield lambda p: [{"hidden_sizes": tuple(2 * int(size) for size in p["hidden_sizes"])}]
     yield lambda p: [{"batch_size": max(1, p["batch_size"] // 2)}]
+    yield lambda p: [{"averaging": share} for share in (0.5, 0.8) if share != p["averaging"]]
     yield lambda p: [{"learning_rate": (p["learning_rate"] or 1e-3) * times} for times in (0.3, 3.0)]
     yield lambda p: [{"direct_connections": "none" if p["direct_connections"] == "output" else "output"}] if hidden else []
 

@@ -83,7 +83,7 @@ def test_every_option_reaches_the_estimator(tmp_path):
         "batch_size": 33, "max_epochs": 3, "patience": 2, "weight_init": "orthogonal", "dtype": "float64", "n_masks": 3,
         "resample": "connectivity", "n_eval_masks": 7, "n_val_masks": 2, "direct_connections": "all",
         "learning_rate_schedule": "cosine", "weight_decay": 0.1, "clip_norm": 2.5, "dropout": 0.25,
-        "bias_init": "zeros",
+        "bias_init": "zeros", "averaging": 0.5,
     }  # fmt: skip
     options = (word for name, value in given.items() for word in (HYPER[name].option.flag, value))
     constants = ("--optimizer-param", "rho=0.8", "--optimizer-param", "eps=1e-4")

@@ -44,7 +44,16 @@ def test_the_search_keeps_what_the_validation_rows_prefer():
     made = best().fit(X, X_val=V)
     walk = [record for record in made.search_ if "setting" in record and "latent_points" not in record["setting"]]
     tried = [set(record["setting"]) for record in walk]
-    for name in ("dropout", "weight_decay", "optimizer", "hidden_sizes", "batch_size", "learning_rate", "direct_connections"):
+    for name in (
+        "dropout",
+        "weight_decay",
+        "optimizer",
+        "hidden_sizes",
+        "batch_size",
+        "averaging",
+        "learning_rate",
+        "direct_connections",
+    ):
         assert any(name in setting for setting in tried)
     chosen = [record for record in walk if record["better"]]
     nll = [record["validation_nll"] for record in chosen]

@@ -101,12 +101,24 @@ def train(args: argparse.Namespace) -> int:
 def ensemble(args: argparse.Namespace) -> int:
     """Fit several models and write their mixture to a file."""
     plan = _plan(args)
-    if args.weights == "em" and plan.dataset.valid is None:
+    best = args.preset == "best"
+    for flag, given, usual in (("--time-budget", args.time_budget, 300.0), ("--refit", args.refit, False)):
+        if given != usual and not best:
+            files.note(f"{flag} has no effect: --preset is not best.")
+    if args.weights == "em" and plan.dataset.valid is None and not best:
         raise UsageError("--weights em needs validation rows: DATA has none, and --valid-fraction is 0.")
     from made_fast.estimators.ensemble import MADEEnsemble
 
-    jobs = min(args.members, args.jobs or plan.params["n_threads"])
-    made = MADEEnsemble(args.members, weights=args.weights, n_jobs=jobs, random_state=plan.seed, **plan.params)
+    made = MADEEnsemble(
+        args.members,
+        weights=args.weights,
+        n_jobs=args.jobs,
+        preset=args.preset,
+        time_budget=args.time_budget,
+        refit=args.refit,
+        random_state=plan.seed,
+        **plan.params,
+    )
     made._names = plan.names
     begin = time.perf_counter()
     try:
@@ -115,18 +127,26 @@ def ensemble(args: argparse.Namespace) -> int:
     except FloatingPointError as error:
         raise UsageError(f"{error} Nothing was saved.") from error
     except KeyboardInterrupt as stop:
-        below_the_bars = "\n" if is_terminal() and not args.quiet else ""
-        say(f"{below_the_bars}made-fast: interrupted. Nothing was saved: the ensemble was not complete.")
+        below_the_bars = "\n" if is_terminal() and not args.quiet and not best else ""
+        if not hasattr(made, "model_"):
+            say(f"{below_the_bars}made-fast: interrupted. Nothing was saved: the ensemble was not complete.")
+            return signals.code_of(stop)
+        with signals.held(drop=True):
+            _save(_noted(made.model_, args, plan, random_state=plan.seed), args.out)
+        say(f"made-fast: interrupted. The {len(made.members_)} members trained so far are saved in {args.out}.")
         return signals.code_of(stop)
     seconds = time.perf_counter() - begin
-    best = [member.best_epoch_ for member in made.members_]
+    best_epochs = [member.best_epoch_ for member in made.members_]
     epochs = ", ".join(f"{member.best_epoch_} of {len(member.history_)}" for member in made.members_)
     try:
         with signals.held():
-            _save(_noted(made.model_, args, plan, random_state=plan.seed, best_epochs=best), args.out)
+            _save(_noted(made.model_, args, plan, random_state=plan.seed, best_epochs=best_epochs), args.out)
     except KeyboardInterrupt as stop:
         return _interrupted_report(args, stop)
-    return _report(args, plan, made, [f"best epochs {epochs}", f"{seconds:.1f} s"], parts=True)
+    course = [f"best epochs {epochs}", f"{seconds:.1f} s"]
+    if best:
+        course.insert(0, f"chosen {json.dumps(recipe.plain(made.chosen_))}")
+    return _report(args, plan, made, course, parts=True)
 
 
 def _plan(args: argparse.Namespace) -> _Plan:

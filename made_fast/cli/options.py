@@ -199,12 +199,18 @@ def _add_ensemble(commands: Any) -> None:
         "fit several models, independent of each other, and mix them",
         "Fit members that differ in every random draw, mix them, write the mixture to a file, and print what\n"
         "each member and the mixture score. Every other command takes the file as it takes a model's.",
-        f"{CONSTANTS}\n\nexample:\n  made-fast ensemble digits --members 5 --weights em --out ensemble.safetensors",
+        f"{CONSTANTS}\n\nexamples:\n  made-fast ensemble digits --members 5 --weights em --out ensemble.safetensors\n"
+        "  made-fast ensemble baskets.csv --preset best --time-budget 180 --out best.safetensors",
     )
     mixture = ensemble.add_argument_group("mixture")
-    _option(mixture, "--members", "N", "models to fit", positive_int, default=5)
+    _option(mixture, "--members", "N", "models to fit", positive_int, unset="5; with --preset best as many as help, up to 32")
     _choice(mixture, "--weights", choices.WEIGHTS, "parts of the members, em: fitted to the validation rows")
     _option(mixture, "--jobs", "N", "members to fit at the same time", positive_int, unset="one for each CPU")
+    search = ensemble.add_argument_group("search")
+    _choice(search, "--preset", choices.PRESETS, "best: search for good settings by the validation rows, then add members")
+    positive = READERS["positive_float"]
+    _option(search, "--time-budget", "S", "seconds for --preset best, its search and its members", positive, default=300.0)
+    search.add_argument("--refit", action="store_true", help="train them again at last, with the validation rows put back")
     _add_fitting(ensemble, "ensemble.safetensors")
 
 

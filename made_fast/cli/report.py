@@ -65,13 +65,15 @@ def describe_data(dataset: Dataset, shape: tuple[int, int] | None, threshold: fl
 
 def single_models(model: AnyModel) -> tuple[MADEModel, ...]:
     """Return the members of an ensemble; of a single model, itself."""
-    return model.members if isinstance(model, MixtureModel) else (model,)
+    if not isinstance(model, MixtureModel):
+        return (model,)
+    return tuple(member for member in model.members if isinstance(member, MADEModel))  # no file holds others
 
 
 def describe_model(model: AnyModel) -> str:
     """Return one line: sizes, activation, other kinds of weights, masks, parameters; of an ensemble, of its members."""
     if isinstance(model, MixtureModel):
-        each = list(dict.fromkeys(map(describe_model, model.members)))
+        each = list(dict.fromkeys(map(describe_model, single_models(model))))
         kind = f"each {each[0]}" if len(each) == 1 else f"the first {each[0]}"
         return f"ensemble of {model.n_members}, {model.n_parameters:,} parameters; {kind}"
     a = model.architecture
@@ -103,7 +105,7 @@ def model_facts(model: AnyModel) -> dict[str, str]:
         facts["names"] = ", ".join(shown) + (", ..." if model.n_features_in > NAMED else "")
     if isinstance(model, MixtureModel):
         facts["members"] = str(model.n_members)
-        for m, (member, weight) in enumerate(zip(model.members, model.weights, strict=True)):
+        for m, (member, weight) in enumerate(zip(single_models(model), model.weights, strict=True)):
             facts[f"  member {m}"] = f"weight {weight:.4f}, {describe_model(member)}"
         facts["parameters"] = f"{model.n_parameters:,}"
     else:

@@ -1,34 +1,38 @@
 """``MADEEnsemble``, the scikit-learn estimator of a mixture: members trained apart, and their weights.
 
-Not here: training of one member (``estimator.py``), the fitted mixture (``mixture.py``), the mixture over masks (``MADE``).
+Not here: training of one member (``estimator.py``), of several at the same time (``parallel.py``), the search of
+``preset="best"`` (``search.py``), the fitted mixture (``mixture.py``), the mixture over masks (``MADE``).
 """
 
 from __future__ import annotations
 
-import os
-import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field, fields, make_dataclass
-from functools import partial
 from typing import Any
 
-import joblib
 import numpy as np
 from numpy.typing import NDArray
 
 from made_fast.estimators.base import FittedDensity, learn_columns
 from made_fast.estimators.estimator import MADE
+from made_fast.estimators.parallel import at_a_time, fit_all
+from made_fast.estimators.search import MOST_MEMBERS, Search, Workers
 from made_fast.inference.density import log_p_observed
 from made_fast.inference.mixture import MixtureModel
-from made_fast.system import threads
 from made_fast.tables import arguments
-from made_fast.tables.choices import WEIGHTS
+from made_fast.tables.choices import PRESETS, WEIGHTS
 from made_fast.tables.table import MatrixLike
+from made_fast.training import recipe
 from made_fast.training.checkpoint import EpochRecord
 from made_fast.training.hyper import DEFAULTS, HyperParameters
 from made_fast.training.rows import Rows, check_weights, hold_out
 
 __all__ = ["MADEEnsemble", "em_weights"]
+
+N_MEMBERS = 5
+
+VALIDATION = 0.1
+"""Share of the rows that ``preset="best"`` holds out, where the user does not say."""
 
 _KeywordParameters: Any = make_dataclass(
     "_KeywordParameters",
@@ -43,21 +47,36 @@ _KeywordParameters: Any = make_dataclass(
 class MADEEnsemble(_KeywordParameters, FittedDensity[MixtureModel]):  # type: ignore[misc]
     """A mixture of MADEs trained independently, ``p(x) = sum_m w_m p_m(x)``: an exact density model of binary data.
 
-    Members differ in their random numbers: masks, initial weights, order of the rows. They are trained by joblib: on threads
+    Members differ in their random numbers: orderings and degrees, initial weights, order of the rows. Members of different
+    orderings in equal parts are the recommended recipe, often nats better than one. They are trained by joblib: on threads
     of this process, or wherever ``joblib.parallel_config`` says (processes, a Dask or a Ray cluster).
 
     Parameters
     ----------
-    n_members : int
-        Number of MADEs, M.
+    n_members : int, optional
+        Number of MADEs, M. None is 5; with ``preset="best"`` as many as help and find time, 32 at the most.
     weights : {"equal", "em"}
         Weights of the members: 1/M each, or those under which the validation rows are most likely, found by EM
         (:func:`em_weights`). That needs ``X_val`` or ``validation_fraction``; early stopping has seen these rows already.
     n_jobs : int, optional
-        Members trained at the same time, as in scikit-learn: None is one after the other, unless ``joblib.parallel_config``
-        says otherwise, -1 as many as there are CPUs. Each gets an equal part of ``n_threads``, at least one. Two at a time on
-        two CPUs take 1/2 to 2/3 of the time of one after the other on both (180 inputs, 30 to 500 hidden units). No result
-        depends on it.
+        Members trained at the same time: -1 is as many as there are CPUs; None as many as ``n_threads``, unless
+        ``joblib.parallel_config`` says otherwise or joblib runs this fit itself. Each gets an equal part of ``n_threads``, at
+        least one. Two at a time on two CPUs take 1/2 to 2/3 of the time of one after the other on both (180 inputs, 30 to 500
+        hidden units). No result depends on it.
+    preset : {"none", "best"}
+        "best" searches before it trains: it walks over dropout, weight decay, AdaGrad, twice the units, half the batch,
+        averaging, other rates and no direct connections, one after the other, and keeps what brings the validation rows
+        closer. Members of different orderings, trained with what it has chosen, are added as long as they help; points of a
+        latent mixture and masks that vary replace the first of them if one such model is better than they are together, or
+        else join them. It begins with the parameters given here, but with direct connections to the outputs and dropout, and
+        takes a tenth of the rows for validation if it gets none. The same choices and the same ``random_state`` give the same
+        members; how far the search comes is a matter of time, and so of the machine.
+    time_budget : float
+        Seconds that ``fit`` may take with ``preset="best"``: about 40 % for the search, the rest for members. An epoch that
+        has begun is ended, so that a large table may take longer.
+    refit : bool
+        With ``preset="best"``: train the members again at last, for the mean number of their best epochs, on the validation
+        rows too. What they score then is not known.
     random_state : None, int, Generator, SeedSequence or RandomState
         Every member's own is drawn from it; an int makes ``fit`` repeat its bits. That of member m does not depend on
         ``n_members`` or ``n_jobs``.
@@ -69,6 +88,13 @@ class MADEEnsemble(_KeywordParameters, FittedDensity[MixtureModel]):  # type: ig
     ----------
     members_ : list of MADE
         Fitted; each with its ``history_`` and ``best_epoch_``.
+    search_ : list of dict
+        With ``preset="best"``: what was tried, ``setting`` (what differs from the parameters given) or ``members`` (how many
+        there were then), ``validation_nll``, ``best_epoch``, ``epochs``, ``seconds``, ``whole`` (its time was not up) and
+        ``better`` (it was kept). ``verbose`` shows it line by line.
+    chosen_ : dict
+        With ``preset="best"``: the parameters that the search has changed; the members have them, but for one with points of
+        a latent mixture or masks that vary that may be among them.
     weights_ : (M,) ndarray of float64
         Positive, adding up to 1. Read-only.
     model_ : MixtureModel
@@ -93,10 +119,13 @@ class MADEEnsemble(_KeywordParameters, FittedDensity[MixtureModel]):  # type: ig
     5
     """
 
-    n_members: int = 5
+    n_members: int | None = None
     _: KW_ONLY
     weights: str = WEIGHTS[0]
     n_jobs: int | None = None
+    preset: str = PRESETS[0]
+    time_budget: float = 300.0
+    refit: bool = False
 
     def fit(
         self,
@@ -121,59 +150,81 @@ class MADEEnsemble(_KeywordParameters, FittedDensity[MixtureModel]):  # type: ig
             As for ``MADE.fit``; EM counts validation rows by theirs.
         callback : callable, optional
             Called as ``callback(m, record)`` after every epoch of member m, on the thread or in the process that trains it;
-            see ``MADE.fit``.
+            see ``MADE.fit``. Fits of the search of ``preset="best"`` do not call it.
 
         Raises
         ------
         ValueError, TypeError
             A parameter or the data is not as demanded. What was fitted before stays.
         FloatingPointError
-            The loss of a member became infinite or NaN. What was fitted before stays.
+            The loss of a member became infinite or NaN (with ``preset="best"``, of every setting). What was fitted before
+            stays.
+        KeyboardInterrupt
+            Ctrl-C. With ``preset="best"`` the members that are trained so far become the model; else what was fitted before
+            stays.
 
         Warns
         -----
         UserWarning
             Columns of X have no observed entry: nothing is learned of them.
         """
-        n_members = arguments.positive_int(self.n_members, "n_members", largest=arguments.MOST)
-        n_threads, n_jobs = arguments.n_threads(self.n_threads), arguments.n_jobs(self.n_jobs)
+        best = arguments.choice(self.preset, "preset", PRESETS) == "best"
+        usual = MOST_MEMBERS if best else N_MEMBERS
+        n_members = usual if self.n_members is None else self.n_members
+        n_members = arguments.positive_int(n_members, "n_members", largest=arguments.MOST)
+        n_threads = arguments.n_threads(self.n_threads)
+        n_jobs = at_a_time(arguments.n_jobs(self.n_jobs), n_members, n_threads)
+        workers = Workers(n_jobs, n_threads, own_threads=self.n_threads is not None)
         weights = arguments.choice(self.weights, "weights", WEIGHTS)
         callback = arguments.function(callback, "callback")
-        if weights == "em" and X_val is None and self.validation_fraction is None:
+        seconds, refit = arguments.positive_float(self.time_budget, "time_budget"), arguments.boolean(self.refit, "refit")
+        fraction = VALIDATION if best and self.validation_fraction is None else self.validation_fraction
+        if weights == "em" and X_val is None and fraction is None:
             raise ValueError("weights='em' needs validation rows, got none. Pass X_val to fit, or set validation_fraction.")
         rows = Rows.of(X, sample_weight, self._names)
         held = rows.validation(X_val, sample_weight_val)
         for_splitting, *for_members = arguments.generator(self.random_state).spawn(n_members + 1)
         rows.check_observed(warn=True)
-        if held is None and self.validation_fraction is not None:
+        if held is None and fraction is not None:
             seed = int(for_splitting.integers(2**63))
-            train, rest = hold_out(rows.table.shape[0], self.validation_fraction, seed)
+            train, rest = hold_out(rows.table.shape[0], fraction, seed)
             rows, held = rows.take(train), rows.take(rest)
         check_weights(rows.weights, held and held.weights)
-        at_once = max(1, min(n_members, joblib.effective_n_jobs(n_jobs)))
         params = {name: getattr(self, name) for name in DEFAULTS if name != "random_state"}
-        params["n_threads"] = max(1, n_threads // at_once)
-        members = _train(
-            [MADE(**params, random_state=int(rng.integers(2**63))) for rng in for_members],
-            rows,
-            held,
-            callback,
-            n_jobs,
-            own_threads=self.n_threads is not None,
-        )
-        models = [made.model_ for made in members]
-        found = np.full(n_members, 1 / n_members)
-        if weights == "em":
+        seeds = [int(rng.integers(2**63)) for rng in for_members]
+        if best:
+            recipe.checked(params, rows.table.shape[1])  # the search would put values of its own in place of wrong ones
             assert held is not None
-            log_p = np.stack([log_p_observed(model, held.table, n_threads)[0] for model in models])
+            search = Search(params, rows, held, seeds, seconds, workers, callback)
+            try:
+                search.run(refit=refit)
+            finally:
+                if search.members:
+                    self._take([fit.made for fit in search.members], held, X, search)
+            return self
+        params["n_threads"] = max(1, n_threads // workers.at_once(n_members))
+        made = [MADE(**params, random_state=seed) for seed in seeds]
+        self._take(fit_all(made, rows, held, callback, n_jobs, own_threads=workers.own_threads), held, X)
+        return self
+
+    def _take(self, members: list[MADE], held: Rows | None, X: MatrixLike, search: Search | None = None) -> None:
+        """Make the mixture of the members."""
+        models = [made.model_ for made in members]
+        found = np.full(len(models), 1 / len(models))
+        if self.weights == "em":
+            assert held is not None
+            log_p = np.stack([log_p_observed(model, held.table, arguments.n_threads(self.n_threads))[0] for model in models])
             found, _ = em_weights(log_p, held.weights)
         learn_columns(self, X, self._names)
         for made in members:
             made.set_params(n_threads=self.n_threads)
+        notes: dict[str, Any] = {"n_members": len(models), "weights": self.weights}
+        if search is not None:
+            self.search_, self.chosen_ = search.records, search.chosen
+            notes |= {"preset": self.preset, "chosen": recipe.plain(search.chosen)}
         self.members_ = members
-        self.model_ = MixtureModel(models, found, hyper={"n_members": n_members, "weights": weights})
+        self.model_ = MixtureModel(models, found, hyper=notes)
         self.weights_ = self.model_.weights
-        return self
 
 
 def em_weights(
@@ -228,69 +279,3 @@ def em_weights(
         if last - scores[-2] < tolerance * abs(last):
             break
     return weights, scores
-
-
-_running: set[str] = set()
-"""The calls of this process that train members. When one fails or Ctrl-C comes, joblib does not wait for the other threads:
-a member whose call is no longer here stops after its epoch."""
-
-
-def _train(
-    members: Sequence[MADE],
-    rows: Rows,
-    held: Rows | None,
-    callback: Callable[[int, EpochRecord], Any] | None,
-    n_jobs: int | None,
-    *,
-    own_threads: bool,
-) -> list[MADE]:
-    """Fit the members and return them, as copies if in other processes; ``own_threads``: the user has set their number."""
-    call = f"{os.getpid()} {secrets.token_hex(8)}"
-    parallel = joblib.Parallel(n_jobs=n_jobs, prefer="threads")
-    data = {
-        "X": rows.table,
-        "X_val": None if held is None else held.table,
-        "sample_weight": rows.weights if len(rows.weights) else None,
-        "sample_weight_val": held.weights if held is not None and len(held.weights) else None,
-    }
-    tasks = []
-    for m, made in enumerate(members):
-        made._names = rows.names
-        tasks.append(joblib.delayed(_fit)(made, data, _Callback(call, callback and partial(callback, m)), own_threads))
-    _running.add(call)
-    try:
-        return list(parallel(tasks))
-    finally:
-        _running.discard(call)
-
-
-@dataclass
-class _Callback:
-    """The callback of a member: it ends the fit if the call has ended, and calls the user's callback."""
-
-    call: str
-    user: Callable[[EpochRecord], Any] | None
-
-    def __call__(self, record: EpochRecord) -> Any:
-        if self.is_called_off():
-            raise KeyboardInterrupt
-        return None if self.user is None else self.user(record)
-
-    def is_called_off(self) -> bool:
-        """Say whether the call has ended, if it was one of this process."""
-        return self.call.split()[0] == str(os.getpid()) and self.call not in _running
-
-
-def _fit(made: MADE, data: dict[str, Any], callback: _Callback, own_threads: bool) -> MADE:
-    """Fit one member, on a thread of the process that called or in another process."""
-    if not own_threads:
-        made.set_params(n_threads=min(made.n_threads or 1, threads.available()))  # another machine may have fewer
-    made._warns = False  # the ensemble has warned, once for all members
-    try:
-        return made.fit(callback=callback, **data)
-    except KeyboardInterrupt:
-        if not callback.is_called_off():
-            raise
-        return made
-    finally:
-        del made._warns, made._names

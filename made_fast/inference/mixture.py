@@ -1,14 +1,15 @@
 """A mixture of models that were trained apart, ``p(x) = sum_m w_m p_m(x)``; and ``load``, which reads a model or a mixture.
 
 Each member, a ``MADEModel``, may itself be a mixture, in equal parts, over its masks. Not here: training of members and
-weights (``ensemble.py``), the public questions (``density.py``), the file (``tensorfile.py``, ``modelfile.py``).
+weights (``ensemble.py``), the public questions (``density.py``), densities of other libraries as members (``member.py``), the
+file (``tensorfile.py``, ``modelfile.py``).
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from made_fast.inference import modelfile, tensorfile
 from made_fast.inference.answering import MixtureAnswers, Options, PackedRows, choose
 from made_fast.inference.density import Density
 from made_fast.inference.latent import from_content
+from made_fast.inference.member import DensityMember
 from made_fast.inference.model import MADEModel
 from made_fast.inference.pattern import Floats
 from made_fast.network.masks import Connectivity
@@ -27,13 +29,20 @@ from made_fast.tables.table import MatrixLike
 __all__ = ["MixtureModel", "load"]
 
 
+Member: TypeAlias = MADEModel | DensityMember
+
+
 class MixtureModel(Density):
     """A density over binary vectors: the mixture ``p(x) = sum_m w_m p_m(x)`` of M models of the same inputs.
 
     Parameters
     ----------
-    members : sequence of MADEModel
-        With the same inputs (how many, ``feature_names``, ``binarize``); sizes, masks and dtypes may differ.
+    members : sequence of MADEModel, or of other densities
+        With the same inputs (how many, ``feature_names``, ``binarize``); sizes, masks and dtypes may differ. A fitted MADE
+        counts as its ``model_``, a mixture (a fitted MADEEnsemble) as its members in their parts. Any other density of 0/1
+        rows that has ``score_samples(X)`` and ``sample(n, random_state=seed)`` may be a member, see ``DensityMember``: the
+        mixture then scores and draws complete rows; what it cannot do for that member (answers about missing inputs,
+        conditionals, a file) raises TypeError.
     weights : (M,) of float, optional
         Positive, adding up to 1. By default all are 1/M.
     hyper : mapping, optional
@@ -41,18 +50,19 @@ class MixtureModel(Density):
 
     Attributes
     ----------
-    members : tuple of MADEModel
+    members : tuple of MADEModel and DensityMember
     weights : (M,) float64
         Read-only.
     n_features_in, n_members, n_parameters : int
-        D, M, and the weights and biases of all members, without the M mixture weights.
+        D, M, and the weights and biases of all MADE models, without the M mixture weights.
     """
 
-    def __init__(self, members: Sequence[MADEModel], weights: Any = None, *, hyper: Mapping[str, Any] | None = None) -> None:
-        self.members = _members(members)
-        self.n_members = M = len(self.members)
+    def __init__(self, members: Sequence[Any], weights: Any = None, *, hyper: Mapping[str, Any] | None = None) -> None:
+        given = _given(members)
+        parts = _weights(np.full(len(given), 1 / len(given)) if weights is None else weights, len(given))
+        self.members, self.weights = _members(given), _flat(given, parts)
+        self.n_members = len(self.members)
         self.n_parameters = sum(model.n_parameters for model in self.members)
-        self.weights = _weights(np.full(M, 1 / M) if weights is None else weights, M)
         self.hyper = arguments.mapping(hyper, "hyper")
         first = self.members[0]
         self.n_features_in, self.binarize, self.feature_names = first.n_features_in, first.binarize, first.feature_names
@@ -126,28 +136,62 @@ class MixtureModel(Density):
         models = [model._answers(rows, one) for model, one in zip(self.members, own, strict=True)]
         return MixtureAnswers(rows, own[0], models, self.weights)
 
-    def _member(self, member: Any) -> MADEModel:
+    def _member(self, member: Any) -> Member:
         """Return that member, or the only one there is."""
         return self.members[arguments.member_number(arguments.the_member(member, self.n_members), self.n_members)]
 
 
-def _members(value: Any) -> tuple[MADEModel, ...]:
+def _given(value: Any) -> list[Any]:
+    """Return members as they are given, but for estimators, which count as their ``model_``."""
     try:
-        members = tuple(value)
+        given = list(value)
     except CONVERSION_ERRORS as error:
         raise TypeError(f"members must be a sequence of MADEModels, got {type(value).__name__}.") from error
-    if not members:
+    if not given:
         raise ValueError("members must be at least one MADEModel, got none.")
-    for m, model in enumerate(members):
-        if not isinstance(model, MADEModel):
+    for m, member in enumerate(given):
+        if isinstance(found := getattr(member, "model_", None), Density):
+            given[m] = member = found
+        if isinstance(member, type) or not all(callable(getattr(member, name, None)) for name in ("score_samples", "sample")):
             raise TypeError(
-                f"members must be MADEModels, got {type(model).__name__} for member {m}. A fitted MADE has it in model_."
+                "members must be MADEModels, fitted MADEs, or densities with score_samples(X) and sample(n, random_state=), "
+                f"got {type(member).__name__} for member {m}."
             )
+        if hasattr(member, "get_params") and not hasattr(member, "n_features_in_"):
+            raise TypeError(
+                f"members must be fitted, got an unfitted {type(member).__name__} for member {m}. Call its fit; a fitted MADE "
+                "has its MADEModel in model_."
+            )
+    return given
+
+
+def _members(given: Sequence[Any]) -> tuple[Member, ...]:
+    """Check that members have the same inputs; return them flat."""
+    flat = [member for one in given for member in (one.members if isinstance(one, MixtureModel) else [one])]
+    own = [member for member in flat if isinstance(member, Density)]
     for name in ("n_features_in", "binarize", "feature_names"):
-        found = [getattr(model, name) for model in members]
-        if found.count(found[0]) < len(found):
+        found = [getattr(model, name) for model in own]
+        if found and found.count(found[0]) < len(found):
             raise ValueError(f"members must have the same {name}, got {arguments.shown(found)}.")
-    return members
+    widths = [getattr(member, "n_features_in", getattr(member, "n_features_in_", None)) for member in flat]
+    known = [int(width) for width in widths if width is not None]
+    if known.count(known[0] if known else 0) < len(known) or not known:
+        shown = arguments.shown(known) if known else "none that says it (n_features_in_)"
+        raise ValueError(f"members must have the same n_features_in, got {shown}.")
+    binarize, names = (own[0].binarize, own[0].feature_names) if own else (None, None)
+    return tuple(
+        one if isinstance(one, MADEModel | DensityMember) else DensityMember(one, known[0], binarize, names) for one in flat
+    )
+
+
+def _flat(given: Sequence[Any], parts: Floats) -> Floats:
+    """Return the weights of the members of a mixture whose members, mixtures or not, have these parts."""
+    flat = [
+        part * (one.weights if isinstance(one, MixtureModel) else np.ones(1)) for one, part in zip(given, parts, strict=True)
+    ]
+    weights = np.concatenate(flat)
+    weights.flags.writeable = False
+    return weights
 
 
 def _weights(value: Any, n_members: int) -> Floats:

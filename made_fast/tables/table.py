@@ -103,6 +103,14 @@ class Table:
         """Return the rows of these numbers as a table of their own."""
         return Table(self.rows[rows], self.name)
 
+    def joined(self, more: Table) -> Table:
+        """Return the rows of this table and of another one as a table of their own."""
+        if isinstance(self.rows, np.ndarray) and isinstance(more.rows, np.ndarray):
+            return Table(np.concatenate([self.rows, more.rows]), self.name)
+        from scipy.sparse import csr_array, vstack  # one of them is of SciPy
+
+        return Table(vstack([csr_array(table.rows) for table in (self, more)], format="csr"), self.name)
+
     def chunks(self) -> Iterable[tuple[slice, Table]]:
         """Cut the rows into slices of about ``CHUNK`` entries."""
         n, D = self.shape

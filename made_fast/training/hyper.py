@@ -102,7 +102,7 @@ class HyperParameters:
     )  # fmt: skip
     weight_init: str = _one_of(
         choices.WEIGHT_INITS,
-        "How weights are drawn; see ``bias_init`` for those to the outputs.",
+        'How weights are drawn. Those to the outputs are 0 unless ``bias_init`` is "zeros".',
         Option("network", "--weight-init"),
     )
     dtype: str = _one_of(

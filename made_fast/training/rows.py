@@ -122,6 +122,16 @@ class Rows(NamedTuple):
         """Return some of the rows."""
         return Rows(self.table.take(rows), *_taken(self, rows), self.names)
 
+    def joined(self, more: Rows) -> Rows:
+        """Return these rows and more of them as one table; weights are 1 where the others have some."""
+        weights = self.weights
+        if len(self.weights) or len(more.weights):
+            weights = np.concatenate(
+                [part.weights if len(part.weights) else np.ones(len(part.table)) for part in (self, more)]
+            )
+        table = self.table.joined(more.table)
+        return Rows(table, pack_missing(table, np.arange(table.shape[1])), weights, self.names)
+
     def pack(self, parameters: Parameters, binarize: float | None, name: str = "X") -> TrainingRows:
         """Pack the rows for the parameters that they train, and check every value."""
         if self.missing is not None and name == "X" and parameters.connectivity is not None:

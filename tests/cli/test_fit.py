@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -82,7 +83,7 @@ def test_every_option_reaches_the_estimator(tmp_path):
         "batch_size": 33, "max_epochs": 3, "patience": 2, "weight_init": "orthogonal", "dtype": "float64", "n_masks": 3,
         "resample": "connectivity", "n_eval_masks": 7, "n_val_masks": 2, "direct_connections": "all",
         "learning_rate_schedule": "cosine", "weight_decay": 0.1, "clip_norm": 2.5, "dropout": 0.25,
-        "bias_init": "zeros",
+        "bias_init": "zeros", "averaging": 0.5,
     }  # fmt: skip
     options = (word for name, value in given.items() for word in (HYPER[name].option.flag, value))
     constants = ("--optimizer-param", "rho=0.8", "--optimizer-param", "eps=1e-4")
@@ -90,7 +91,7 @@ def test_every_option_reaches_the_estimator(tmp_path):
     given |= {"connectivity_weights": True, "hidden_sizes": [20, 30], "optimizer_params": {"rho": 0.8, "eps": 1e-4}}
     model = load(path)
     assert {name: model.hyper[name] for name in given} == given
-    assert set(given) == {name for name, about in HYPER.items() if about.option}
+    assert {*given, "latent_points"} == {name for name, about in HYPER.items() if about.option}  # points take one mask
     a = model.architecture
     assert (a.direct, a.connectivity_weights, a.activation) == ("all", True, "softsign")
     assert (model.n_masks, model.dtype) == (3, np.float64)
@@ -296,3 +297,33 @@ def test_an_ensemble_repeats_to_the_bit(capsys):
     for name, more in (("a", "--jobs 1"), ("b", "--jobs 2 --threads 3")):
         run(f"ensemble gaps.npz {options} --out {name}.safetensors {more}", capsys)
     assert Path("a.safetensors").read_bytes() == Path("b.safetensors").read_bytes()
+
+
+@pytest.mark.usefixtures("in_tiny")
+def test_the_best_preset_searches_and_says_what_it_chose(capsys):
+    common = "ensemble x.npz --preset best --hidden 5 --patience 2 --members 2 --seed 1 --refit"
+    done = run(f"{common} --time-budget 100000 --out b.safetensors", capsys)
+    chosen = json.loads(re.search(r"training +chosen (\{.*?\}), best epochs ", done.out)[1])
+    assert chosen.keys() >= {"direct_connections", "dropout"}
+    assert re.search(r"^ +\d+ s  direct_connections output, dropout 0.25: validation [\d.]+ \(epoch", done.err, re.MULTILINE)
+    model = load("b.safetensors")
+    assert model.hyper["chosen"] == chosen
+    assert (model.hyper["preset"], model.hyper["random_state"]) == ("best", 1)
+    assert "--refit has no effect" not in done.err
+    quiet = run("ensemble x.npz --members 2 --max-epochs 1 --refit --time-budget 9 --quiet --out q.safetensors", capsys)
+    for flag in ("--time-budget", "--refit"):
+        assert f"note: {flag} has no effect: --preset is not best." in quiet.err
+
+
+@pytest.mark.usefixtures("in_tiny")
+def test_members_trained_before_ctrl_c_are_saved(monkeypatch, capsys):
+    def interrupted(self, *_):
+        raise KeyboardInterrupt
+
+    from made_fast.estimators.search import Search
+
+    monkeypatch.setattr(Search, "_try_costly", interrupted)
+    words = "ensemble x.npz --preset best --hidden 5 --patience 2 --members 2 --quiet --out part.safetensors"
+    assert main(words.split()) == 130
+    said = re.search(r"interrupted\. The (\d) members trained so far are saved in part.safetensors", capsys.readouterr().err)
+    assert load("part.safetensors").n_members == int(said[1])

@@ -21,7 +21,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from made_fast import MADE, ApproximationWarning, MADEEnsemble, MixtureModel, load
-from made_fast.estimators import ensemble
+from made_fast.estimators import ensemble, parallel
 from made_fast.estimators.ensemble import em_weights
 
 WEIGHTS = [0.5, 0.3, 0.2]
@@ -90,9 +90,11 @@ def test_scikit_learn_conventions(estimator, check):
 def test_parameters_of_the_members_are_parameters():
     made = small(optimizer="adagrad")
     params = made.get_params()
-    assert params.keys() == MADE().get_params().keys() | {"n_members", "weights", "n_jobs"}
+    assert params.keys() == MADE().get_params().keys() | {"n_members", "weights", "n_jobs", "preset", "time_budget", "refit"}
     assert (params["optimizer"], params["hidden_sizes"], params["dropout"], params["n_members"]) == ("adagrad", (12,), 0.0, 3)
-    assert MADEEnsemble().get_params() == {**MADE().get_params(), "n_members": 5, "weights": "equal", "n_jobs": None}
+    own = {"n_members": None, "weights": "equal", "n_jobs": None, "preset": "none", "time_budget": 300.0, "refit": False}
+    assert MADEEnsemble().get_params() == {**MADE().get_params(), **own}
+    assert len(MADEEnsemble(hidden_sizes=(3,), max_epochs=1).fit(rows(20)).members_) == 5
     again = clone(made.set_params(hidden_sizes=[7], weights="em", n_members=4))
     assert (again.hidden_sizes, again.weights, again.n_members, again.optimizer) == ([7], "em", 4, "adagrad")
     assert pickle.loads(pickle.dumps(made)).get_params() == made.get_params()
@@ -151,12 +153,31 @@ def test_no_more_threads_than_there_are(monkeypatch):
 
     monkeypatch.setattr(MADE, "fit", watched)
     monkeypatch.setattr(ensemble.arguments.threads, "available", lambda: 6)
-    for n_jobs, n_threads, each, at_once in ((1, None, 6, 1), (2, None, 3, 2), (4, None, 2, 3), (2, 9, 4, 2), (3, 2, 1, 3)):
+    asked = [
+        (1, None, 6, 1),
+        (2, None, 3, 2),
+        (4, None, 2, 3),
+        (2, 9, 4, 2),
+        (3, 2, 1, 3),
+        (None, None, 2, 3),
+        (None, 2, 1, 2),
+    ]
+    for n_jobs, n_threads, each, at_once in asked:
         used.clear()
         most[0] = 0
         fitted = small(n_jobs=n_jobs, n_threads=n_threads, max_epochs=1).fit(rows(30))
         assert (set(used), most[0]) == ({each}, at_once)
         assert [made.n_threads for made in fitted.members_] == [n_threads] * 3
+
+
+def test_without_a_number_of_jobs_joblib_has_its_say():
+    jobs = parallel.at_a_time
+    assert (jobs(None, 3, 8), jobs(None, 9, 8), jobs(2, 9, 8), jobs(-1, 9, 8)) == (3, 8, 2, -1)
+    for context in ({"n_jobs": 1}, {"n_jobs": 2}, {"backend": "loky", "n_jobs": 2}):
+        with joblib.parallel_config(**context):
+            assert jobs(None, 3, 8) is None
+    inside = joblib.Parallel(2, backend="threading")(joblib.delayed(jobs)(None, 3, 8) for _ in range(2))
+    assert inside == [None, None]  # a grid search on threads, say, has the CPUs already
 
 
 def test_validation_rows_are_held_out_once_for_all(monkeypatch):
@@ -306,7 +327,7 @@ def test_members_that_fail_say_so_and_stop_the_others():
         with pytest.raises(FloatingPointError, match="learning_rate"):
             made.set_params(n_jobs=n_jobs).fit(rows(100))
     assert not hasattr(made, "model_")
-    assert not ensemble._running
+    assert not parallel._running
 
 
 def test_an_interrupt_stops_members_on_threads(monkeypatch):
@@ -332,4 +353,4 @@ def test_an_interrupt_stops_members_on_threads(monkeypatch):
         time.sleep(0.02)
     assert len(epochs) == 2
     assert max(epochs) < 100_000
-    assert not ensemble._running
+    assert not parallel._running

@@ -6,9 +6,10 @@ import pickle
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 from helpers import all_inputs, assert_drawn_from, random_model
 
-from made_fast import MADE, MixtureModel, ModelFileError, load
+from made_fast import MADE, MADEEnsemble, MixtureModel, ModelFileError, load
 from made_fast.inference import modelfile
 from made_fast.inference.tensorfile import read, write
 
@@ -65,6 +66,100 @@ def test_what_a_mixture_tells_of_itself():
     with pytest.raises(ValueError, match="read-only"):
         model.weights[0] = 1
     assert (pickle.loads(pickle.dumps(model)).score_samples(all_inputs(D)) == model.score_samples(all_inputs(D))).all()
+
+
+# Densities of other libraries
+
+
+class Independent:
+    """Independent Bernoulli variables, with the methods that scikit-learn's densities have."""
+
+    def __init__(self, p):
+        self.p = np.array(p)
+
+    def score_samples(self, X):
+        assert X.dtype == np.uint8
+        assert type(X) is np.ndarray
+        return np.log(np.where(X == 1, self.p, 1 - self.p)).sum(axis=1)
+
+    def sample(self, n_samples=1, random_state=None):
+        return (np.random.RandomState(random_state).random_sample((n_samples, len(self.p))) < self.p).astype(float)
+
+
+def mixed() -> MixtureModel:
+    """Return a mixture of a model and of another density."""
+    return MixtureModel([random_model(D, (16,), seed=1), Independent(np.linspace(0.1, 0.9, D))], [0.6, 0.4])
+
+
+def test_any_density_may_be_a_member():
+    model, X = mixed(), all_inputs(D)
+    mine, other = (member.score_samples(X) for member in model.members)
+    np.testing.assert_allclose(other, Independent(np.linspace(0.1, 0.9, D)).score_samples(X.astype(np.uint8)))
+    expected = np.log(0.6 * np.exp(mine) + 0.4 * np.exp(other))
+    np.testing.assert_allclose(model.score_samples(sp.csr_array(X)), expected, rtol=1e-13)
+    assert model.score(X) == pytest.approx(expected.mean())
+    assert_drawn_from(model.sample(20_000, 0), np.exp(expected))
+    assert (model.sample(50, 1) == model.sample(50, 1)).all()
+    assert (model.with_input(0.5).score_samples(X * 0.7) == model.score_samples(X)).all()
+    alone = MixtureModel([Independent(np.full(D, 0.5)), mixed()])
+    np.testing.assert_allclose(alone.weights, [0.5, 0.3, 0.2])
+    assert alone.n_members == 3
+
+
+def test_what_another_density_cannot_do_is_said_by_its_name():
+    model, X = mixed(), all_inputs(D)[:3].astype(float)
+    gaps = np.where(np.arange(D) < 3, np.nan, X)
+    for ask in (
+        lambda: model.log_marginal(gaps), lambda: model.conditional(X, 2), lambda: model.impute(gaps),
+        lambda: model.sample_conditional(gaps), lambda: model.score(gaps), lambda: model.conditional_proba(X, member=1),
+        lambda: model.to_dense(member=1), lambda: model.save("never.safetensors"),
+    ):  # fmt: skip
+        with pytest.raises(TypeError, match="all members must be MADE models for this, got a Independent, which"):
+            ask()
+    assert model.conditional_proba(X, member=0).shape == (3, D)
+    with pytest.raises(ValueError, match="X must hold only 0 and 1, got NaN at row 0"):
+        model.score_samples(gaps)
+
+
+@pytest.mark.parametrize(
+    ("method", "returned", "message"),
+    [
+        ("score_samples", lambda n: np.zeros((n, 1)), r"score_samples must return \(5,\) float, got \(5, 1\)"),
+        ("score_samples", lambda n: np.full(n, 0.5), "at most 0, got 0.5"),
+        ("score_samples", lambda n: np.full(n, np.nan), "at most 0, got nan"),
+        ("sample", lambda n: np.zeros((n + 1, D)), "the 5 rows that it is asked for, got 6"),
+        ("sample", lambda n: np.full((n, D), 0.5), "what sample returns must hold only 0 and 1"),
+        ("sample", lambda n: np.zeros((n, D + 1)), r"what sample returns must have shape \(rows, 8\)"),
+    ],
+)
+def test_a_density_that_is_none_of_rows_of_0_and_1_is_refused(method, returned, message):
+    other = Independent(np.full(D, 0.5))
+    model = MixtureModel([random_model(D, (3,)), other], [1e-9, 1 - 1e-9])
+    setattr(other, method, lambda X, **_: returned(X if isinstance(X, int) else len(X)))
+    with pytest.raises(ValueError, match=message):
+        model.score_samples(all_inputs(D)[:5]) if method == "score_samples" else model.sample(5, 0)
+
+
+def test_estimators_count_as_their_models():
+    X = all_inputs(D)
+    made = MADE((4,), max_epochs=1, random_state=0).fit(X)
+    ensemble = MADEEnsemble(2, hidden_sizes=(4,), max_epochs=1, random_state=0).fit(X)
+    model = MixtureModel([made, ensemble])
+    assert model.members == (made.model_, *ensemble.model_.members)
+    assert model.weights.tolist() == [0.5, 0.25, 0.25]
+    with pytest.raises(ValueError, match="n_features_in, got none that says it"):
+        MixtureModel([Independent([0.5])])
+    other = Independent(np.full(D, 0.5))
+    other.n_features_in_ = D
+    assert MixtureModel([other]).score_samples(X)[0] == pytest.approx(-D * np.log(2))
+    with pytest.raises(ValueError, match=r"the same n_features_in, got \[8, 8, 3\]"):
+        MixtureModel([made, other, with_width(3)])
+
+
+def with_width(n):
+    other = Independent(np.full(n, 0.5))
+    other.n_features_in_ = n
+    return other
 
 
 # Missing inputs

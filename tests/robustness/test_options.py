@@ -126,7 +126,7 @@ def of_fits():
         {"sample_weight": or_none(weights), "checkpoint_every": rule.any_positive},
     )
     yield "MADE.partial_fit", lambda **o: small().partial_fit(X, **o), {"sample_weight": or_none(zeros)}
-    parameters = {"n_members": count(3), "weights": one_of("equal"), "n_jobs": or_none(rule.jobs)}
+    parameters = {"n_members": or_none(count(3)), "weights": one_of("equal"), "n_jobs": or_none(rule.jobs)}
     parameters |= {"random_state": rule.random_state, "n_threads": rule.threads, "learning_rate": or_none(rule.positive)}
     yield "MADEEnsemble.fit", lambda **o: small_ensemble(**o).fit(X), parameters
 

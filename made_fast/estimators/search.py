@@ -1,0 +1,348 @@
+"""``preset="best"``: a walk over settings by validation rows, then members of different orderings, within a time budget.
+
+The walk goes along one ingredient at a time, in the order of what each has gained on the usual sets, and keeps what is better
+on the validation rows. All of its fits have the random numbers of the first member, so that settings are compared, not draws,
+and the winner is the first member already. Time decides how far the walk comes and how many members there are, nothing else.
+
+Not here: how members are fitted at the same time (``parallel.py``), the estimator (``ensemble.py``).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import joblib
+import numpy as np
+from numpy.typing import NDArray
+
+from made_fast.estimators.estimator import MADE
+from made_fast.estimators.parallel import fit_all
+from made_fast.inference.density import log_p_observed
+from made_fast.system.console import say
+from made_fast.training.checkpoint import EpochRecord
+from made_fast.training.rows import Rows
+
+__all__ = ["MOST_MEMBERS", "Search", "Workers", "alternatives"]
+
+Setting = dict[str, Any]
+
+START: Setting = {"direct_connections": "output", "dropout": 0.25}
+"""Where the walk begins, beside the parameters of the user."""
+
+MAX_EPOCHS = 1000
+"""Epochs that every fit may make: early stopping and the budget end it."""
+
+SEARCH, FIRST = 0.4, 0.25
+"""Share of the budget for the walk, and share of that for one of its first fits."""
+
+LONGER, PART = 3.0, 1 / 4
+"""How many times longer than the best fit so far another setting may take, and which part of the time that is left, if that is
+more."""
+
+MARGIN, ENOUGH, CHANCE = 1e-5, 1e-4, 2e-4
+"""Shares of the validation NLL: a setting must be better by the first; two members that bring less than the second each are
+the last; the last members may make it worse by the third, as more of them are better in the long run."""
+
+RIVALS = 4
+"""Members that points of a latent mixture, or masks that vary, must beat together: each of those takes the time of many."""
+
+MOST_MEMBERS = 32
+
+FEW_ROWS, FRESH_EPOCHS, POINT_EPOCHS = 10_000, 200, 10
+"""Training rows up to which ever fresh masks are tried, which keep a small set from being learnt by heart; and the epochs that
+there must be time for: they need many, and one of K points takes up to K times as long."""
+
+
+def alternatives(params: Mapping[str, Any]) -> Iterator[Callable[[Mapping[str, Any]], list[Setting]]]:
+    """Yield the ingredients in turn: functions from the best parameters so far to the settings to try against them.
+
+    ``params`` are those that the walk begins with.
+    """
+    hidden = bool(len(params["hidden_sizes"]))
+    if hidden:
+        yield lambda p: [{"dropout": rate} for rate in (0.0, 0.25, 0.5) if rate != p["dropout"]]
+    if params["optimizer"] == "adam":
+        yield lambda p: [{"weight_decay": rate} for rate in (0.2, 1.0)]
+        adagrad = {"optimizer": "adagrad", "learning_rate": 0.02, "optimizer_params": None}
+        yield lambda p: [{**adagrad, "weight_decay": rate} for rate in (0.0, 0.03, 0.1, 0.3)]
+    if hidden:
+        yield lambda p: [{"hidden_sizes": tuple(2 * int(size) for size in p["hidden_sizes"])}]
+    yield lambda p: [{"batch_size": max(1, p["batch_size"] // 2)}]
+    yield lambda p: [{"averaging": share} for share in (0.5, 0.8) if share != p["averaging"]]
+    yield lambda p: [{"learning_rate": (p["learning_rate"] or 1e-3) * times} for times in (0.3, 3.0)]
+    yield lambda p: [{"direct_connections": "none" if p["direct_connections"] == "output" else "output"}] if hidden else []
+
+
+class Workers(NamedTuple):
+    """Who trains: jobs of joblib, threads of all of them, and whether the user has set those."""
+
+    n_jobs: int | None
+    n_threads: int
+    own_threads: bool
+
+    def at_once(self, n: int) -> int:
+        """Return how many of n fits run at the same time."""
+        return max(1, min(n, int(joblib.effective_n_jobs(self.n_jobs))))
+
+
+class Fit(NamedTuple):
+    """One fit and how good it is."""
+
+    setting: Setting
+    seed: int
+    made: MADE
+    log_p: NDArray[np.float64]  # of the validation rows, under the model
+    nll: float  # their mean; infinite if there is no epoch
+    seconds: float
+    is_whole: bool  # it ended by itself, not because its time was up
+
+
+class Search:
+    """The walk and the members.
+
+    Parameters
+    ----------
+    params : mapping
+        Those of ``MADE``, without ``random_state``; the walk changes some.
+    rows, held : Rows
+        To train on, and to validate on.
+    seeds : sequence of int
+        One for each member there may be.
+    seconds : float
+        The budget, in wall time, from now on.
+    workers : Workers
+    callback : callable, optional
+        ``callback(m, record)`` after every epoch of member m; fits of the walk are of no member.
+
+    Attributes
+    ----------
+    members : list of Fit
+        So far, also if the search was interrupted.
+    chosen : dict
+        The parameters that the walk has changed.
+    records : list of dict
+        What was tried: ``setting``, ``validation_nll``, ``best_epoch``, ``epochs``, ``seconds``, ``whole``, ``better``; and
+        for each lot of members, ``members``, how many there are then, in place of ``setting``.
+    """
+
+    def __init__(
+        self,
+        params: Mapping[str, Any],
+        rows: Rows,
+        held: Rows,
+        seeds: Sequence[int],
+        seconds: float,
+        workers: Workers,
+        callback: Callable[[int, EpochRecord], Any] | None = None,
+    ) -> None:
+        self.begin, self.seconds = time.monotonic(), seconds
+        self.params, self.rows, self.held, self.seeds = dict(params), rows, held, seeds
+        self.workers, self.callback = workers, callback
+        self.chosen: Setting = {}
+        self.members: list[Fit] = []
+        self.records: list[dict[str, Any]] = []
+        self._best: Fit | None = None
+        self._next = 0  # the number of the next member
+        self._curve: list[float] = []  # validation NLL of the mixture of the first members, of more and more of them
+
+    def run(self, *, refit: bool) -> None:
+        """Search, then train members; ``refit``: then train them again, with the validation rows put back."""
+        until = 1 - (1 - SEARCH) * (0.3 if refit else 0.0)  # share of the budget that is over when the last member ends
+        self._walk(SEARCH)
+        self._grow(until, min(RIVALS, len(self.seeds)))
+        self._try_costly(until)
+        self._grow(until, len(self.seeds))
+        if not self.members:
+            raise FloatingPointError(
+                "the loss of every setting became infinite. Try a smaller learning_rate, or dtype='float64'."
+            )
+        self._cut_back()
+        if refit:
+            self._put_back()
+
+    def _left(self, until: float = 1.0) -> float:
+        """Return the seconds that are left until a share of the budget is over."""
+        return self.begin + until * self.seconds - time.monotonic()
+
+    def _walk(self, until: float) -> None:
+        start = {name: value for name, value in START.items() if name != "dropout" or len(self.params["hidden_sizes"])}
+        first = self._left(until) * FIRST
+        self._take(self._tried([start], first))
+        for ingredient in alternatives(self.params | start):
+            settings = [self.chosen | change for change in ingredient(self.params | self.chosen)]
+            if settings and (seconds := self._fair(self._left(until), len(settings))):
+                self._take(self._tried(settings, seconds))
+
+    def _rounds(self, n: int) -> int:
+        """Return how many fits one after the other n fits are."""
+        return -(-n // self.workers.at_once(n))
+
+    def _fair(self, left: float, n: int) -> float:
+        """Return the seconds that each of n fits may take, or 0 if they are too few to compare with the best fit so far."""
+        assert self._best is not None
+        usual = self._best.seconds
+        seconds = min(max(usual * LONGER, left * PART) if self._best.is_whole else usual, left / self._rounds(n))
+        return seconds if seconds > 0.7 * usual else 0.0
+
+    def _tried(self, settings: Sequence[Setting], seconds: float) -> list[tuple[Setting, Fit]]:
+        fits = self._fit([(setting, self.seeds[0]) for setting in settings], seconds, self.rows, self.held)
+        return list(zip(settings, fits, strict=True))
+
+    def _take(self, tried: Sequence[tuple[Setting, Fit]], rival: float | None = None) -> bool:
+        """Note what was tried; choose the best setting if it is better than what is chosen, or than the rival's NLL."""
+        before = self._best.nll if self._best is not None else np.inf
+        setting, best = min(tried, key=lambda one: one[1].nll)
+        goal = before if rival is None else rival
+        better = self._best is None or best.nll < (goal - MARGIN * abs(goal) if np.isfinite(goal) else goal)
+        for tried_setting, fit in tried:
+            self._note({"setting": tried_setting}, fit.nll, fit, better=better and fit is best)
+        if better:
+            self.chosen, self._best, self._next = setting, best, 1
+            self.members, self._curve = ([best], [best.nll]) if np.isfinite(best.nll) else ([], [])
+        return better
+
+    def _grow(self, until: float, most: int) -> None:
+        """Train members until there are so many, two in turn bring too little, or time is up."""
+        assert self._best is not None
+        while (room := most - max(self._next, len(self.members))) > 0 and not self._is_enough():
+            left, usual = self._left(until), self._best.seconds
+            if self.members and left < 0.7 * usual:
+                return
+            first = self._next
+            lot = [(self.chosen, seed) for seed in self.seeds[first : first + self.workers.at_once(room)]]
+            seconds = left if self._best.is_whole else max(left / 2, usual)
+            for fit in self._fit(lot, seconds, self.rows, self.held, first):
+                if self._is_enough():  # one at a time, it would not have been trained
+                    return
+                self._next += 1
+                nll = self._mixed([*self.members, fit]) if np.isfinite(fit.nll) else np.inf
+                better = nll < (self._curve[-1] if self._curve else np.inf)
+                self._note({"members": len(self.members) + 1}, nll, fit, better=better)
+                if better or (fit.is_whole and np.isfinite(nll)):
+                    self.members.append(fit)
+                    self._curve.append(nll)
+
+    def _is_enough(self) -> bool:
+        return len(self._curve) > 2 and self._curve[-3] - self._curve[-1] < 2 * ENOUGH * abs(self._curve[-1])
+
+    def _cut_back(self) -> None:
+        """Leave out the last members if they make the mixture worse by more than chance."""
+        curve = np.array(self._curve)
+        del self.members[int(np.flatnonzero(curve <= curve.min() + CHANCE * abs(curve.min()))[-1]) + 1 :]
+
+    def _try_costly(self, until: float) -> None:
+        """Try points of a latent mixture, then masks that vary, against the members that there are by now.
+
+        What is better than they are together replaces them, if there is time for more like it; or else it becomes one of them,
+        if they are better with it.
+        """
+        for costly, share in ((self._points, 1 / 2), (self._masks, 1 / 3)):
+            settings, seconds = costly(self._left(until) * share)
+            if settings and self.members:
+                tried = self._tried([self.chosen | change for change in settings], seconds)
+                best = min((fit for _, fit in tried), key=lambda fit: fit.nll)
+                with_it = self._mixed([*self.members, best]) if np.isfinite(best.nll) else np.inf
+                before = self._curve[-1]
+                if best.is_whole and best.seconds < self._left(until):  # there is time for others like it
+                    before = -np.inf if self._take(tried, before) else before
+                else:
+                    for setting, fit in tried:
+                        self._note({"setting": setting}, fit.nll, fit, better=False)
+                if with_it < before and len(self.members) < len(self.seeds):
+                    self.members.append(best)
+                    self._curve.append(with_it)
+                    self._note({"members": len(self.members)}, with_it, best, better=True)
+
+    def _points(self, left: float) -> tuple[list[Setting], float]:
+        p = self.params
+        one_mask = p["n_masks"] == 1 and not p["connectivity_weights"] and self.rows.missing is None
+        if not (one_mask and self.members and p["latent_points"] == 1):
+            return [], 0.0
+        seconds = left / self._rounds(2)
+        known = [points for points in (16, 32) if seconds > POINT_EPOCHS * points * self._epoch()]
+        return [{"latent_points": points} for points in known], seconds
+
+    def _masks(self, left: float) -> tuple[list[Setting], float]:
+        if self.params["n_masks"] != 1 or not self.members:
+            return [], 0.0
+        if len(self.rows.table) > FEW_ROWS:
+            return ([{"n_masks": 8, "latent_points": 1}], seconds) if (seconds := self._fair(left, 1)) else ([], 0.0)
+        fresh: Setting = {"n_masks": None, "n_eval_masks": 64, "patience": 100, "latent_points": 1}
+        seconds = left / self._rounds(2)
+        enough = seconds > FRESH_EPOCHS * self._epoch()
+        return ([fresh, {**fresh, "dropout": 0.0, "weight_decay": 0.0}] if enough else []), seconds
+
+    def _epoch(self) -> float:
+        """Return the seconds that an epoch of the first member has taken."""
+        return self.members[0].seconds / len(self.members[0].made.history_)
+
+    def _put_back(self) -> None:
+        """Train members on all rows for as many epochs as the best ones of the members; those not done in time stay."""
+        best = [[fit.made.best_epoch_ for fit in self.members if fit.setting == one.setting] for one in self.members]
+        epochs = [max(1, round(float(np.mean(of_setting)))) for of_setting in best]
+        rows, done = self.rows.joined(self.held), 0
+        while done < len(self.members):
+            n = self.workers.at_once(len(self.members) - done)
+            lot = self.members[done : done + n]
+            needed = max(fit.seconds * epochs[done + i] / len(fit.made.history_) for i, fit in enumerate(lot))
+            if self._left() < needed:
+                return
+            settings = [(fit.setting | {"max_epochs": epochs[done + i]}, fit.seed) for i, fit in enumerate(lot)]
+            for i, fit in enumerate(self._fit(settings, max(2 * needed, self._left()), rows, None, done)):
+                if fit.is_whole:
+                    self.members[done + i] = fit
+            done += n
+            self._say(f"{done} of {len(self.members)} members trained again on all rows, {max(epochs)} epochs")
+
+    def _fit(
+        self, lot: Sequence[tuple[Setting, int]], seconds: float, rows: Rows, held: Rows | None, first: int | None = None
+    ) -> list[Fit]:
+        """Fit settings with seeds at the same time, each for so many seconds at the most; ``first`` is of the members."""
+        fixed = {"validation_fraction": None, "verbose": 0}
+        if held is not None:
+            fixed["max_epochs"] = max(MAX_EPOCHS, self.params["max_epochs"])
+        fixed["n_threads"] = max(1, self.workers.n_threads // self.workers.at_once(len(lot)))
+        mades = [MADE(**(self.params | setting | fixed), random_state=seed) for setting, seed in lot]
+        callback = None if self.callback is None or first is None else _numbered(self.callback, first)
+        own = self.workers.own_threads
+        found = fit_all(mades, rows, held, callback, self.workers.n_jobs, own_threads=own, seconds=seconds)
+        return [self._judged(setting, seed, made, held) for (setting, seed), made in zip(lot, found, strict=True)]
+
+    def _judged(self, setting: Setting, seed: int, made: MADE, held: Rows | None) -> Fit:
+        epochs, best = len(made.history_), made.best_epoch_
+        took = sum(record["seconds"] for record in made.history_)
+        whole = epochs >= made.max_epochs or (held is not None and epochs - best >= made.patience)
+        if held is None or not best:
+            return Fit(setting, seed, made, np.empty(0), np.nan if best else np.inf, took, whole)
+        log_p, _ = log_p_observed(made.model_, self.held.table, self.workers.n_threads, warn=False)
+        nll = self._mean(log_p)
+        return Fit(setting, seed, made, log_p, nll if np.isfinite(nll) else np.inf, took, whole)
+
+    def _mean(self, log_p: NDArray[np.float64]) -> float:
+        weights = self.held.weights
+        return -float(np.average(log_p, weights=weights if len(weights) else None))
+
+    def _mixed(self, fits: Sequence[Fit]) -> float:
+        """Return the validation NLL of fits in equal parts."""
+        return self._mean(np.logaddexp.reduce([fit.log_p for fit in fits], axis=0) - np.log(len(fits)))
+
+    def _note(self, what: dict[str, Any], nll: float, fit: Fit, *, better: bool) -> None:
+        made, epochs = fit.made, len(fit.made.history_)
+        course = {"best_epoch": made.best_epoch_, "epochs": epochs, "seconds": fit.seconds, "whole": fit.is_whole}
+        self.records.append({**what, "validation_nll": nll, **course, "better": better})
+        words = [f"{name} {value}" for name, value in (what.get("setting") or what).items()]
+        mark = ", better" if better else ""
+        self._say(
+            f"{', '.join(words)}: validation {nll:.3f} (epoch {made.best_epoch_} of {epochs}, {fit.seconds:.1f} s){mark}"
+        )
+
+    def _say(self, text: str) -> None:
+        if self.params["verbose"]:
+            say(f"{time.monotonic() - self.begin:5.0f} s  {text}")
+
+
+def _numbered(callback: Callable[[int, EpochRecord], Any], first: int) -> Callable[[int, EpochRecord], Any]:
+    """Return the callback of members that are counted from ``first``."""
+    return lambda m, record: callback(first + m, record)

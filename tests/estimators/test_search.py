@@ -1,0 +1,269 @@
+"""``preset="best"``: what the search tries and keeps, the members that follow, and how it ends."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from fits import rows, with_gaps
+
+from made_fast import MADE, MADEEnsemble
+from made_fast.estimators import search
+from made_fast.estimators.search import Search
+from made_fast.training.rows import Rows, hold_out
+
+FOREVER = 1e6
+QUICK = {"hidden_sizes": (8,), "batch_size": 20, "learning_rate": 0.01, "patience": 2, "n_threads": 2}
+X, V = rows(200), rows(60, seed=1)
+
+
+POINTS = Search._points
+
+
+@pytest.fixture(autouse=True)
+def without_costly_settings(monkeypatch):
+    """Ever fresh masks take a hundred epochs of patience, and points as many times as long; two tests try them."""
+    monkeypatch.setattr(search, "FEW_ROWS", 0)
+    monkeypatch.setattr(Search, "_points", lambda self, left: ([], 0.0))
+
+
+def best(n_members=3, **params):
+    return MADEEnsemble(n_members, **{"preset": "best", "time_budget": FOREVER, "random_state": 0, **QUICK, **params})
+
+
+def vectors(made):
+    return [member.model_.source.vector for member in made.members_]
+
+
+def same(one, other):
+    for a, b in zip(vectors(one), vectors(other), strict=True):
+        np.testing.assert_array_equal(a, b, strict=True)
+
+
+def test_the_search_keeps_what_the_validation_rows_prefer():
+    made = best().fit(X, X_val=V)
+    walk = [record for record in made.search_ if "setting" in record and "latent_points" not in record["setting"]]
+    tried = [set(record["setting"]) for record in walk]
+    for name in (
+        "dropout",
+        "weight_decay",
+        "optimizer",
+        "hidden_sizes",
+        "batch_size",
+        "averaging",
+        "learning_rate",
+        "direct_connections",
+    ):
+        assert any(name in setting for setting in tried)
+    chosen = [record for record in walk if record["better"]]
+    nll = [record["validation_nll"] for record in chosen]
+    assert nll == sorted(nll, reverse=True)
+    assert nll[-1] == min(record["validation_nll"] for record in walk)
+    assert all(record["whole"] for record in made.search_)
+    assert made.chosen_ == chosen[-1]["setting"] or "latent_points" in made.chosen_
+    assert min(record["validation_nll"] for record in made.search_) == pytest.approx(-made.score(V), rel=search.CHANCE)
+    assert -made.score(V) <= nll[-1] + 1e-12 < -MADE(**QUICK, random_state=0).fit(X, X_val=V).score(V)
+    for member in made.members_:
+        assert {name: getattr(member, name) for name in made.chosen_} == made.chosen_
+    assert made.model_.hyper["preset"] == "best"
+    assert made.model_.hyper["chosen"].keys() == made.chosen_.keys()
+
+
+def test_the_same_choices_give_the_same_members():
+    """However many run at a time; and those of an ensemble of the chosen parameters."""
+    one = best(n_jobs=1).fit(X, X_val=V)
+    same(best(n_jobs=2).fit(X, X_val=V), one)
+    params = {**QUICK, **one.chosen_, "max_epochs": search.MAX_EPOCHS}
+    same(MADEEnsemble(len(one.members_), random_state=0, **params).fit(X, X_val=V), one)
+
+
+def test_members_that_bring_little_are_the_last(monkeypatch):
+    """And if they make it worse, they are left out; members at the same time that were not asked for do not count."""
+    monkeypatch.setattr(search, "alternatives", lambda params: [])
+    for enough, most in ((1.0, 3), (-1.0, 6)):
+        monkeypatch.setattr(search, "ENOUGH", enough)
+        made = best(6, n_jobs=2).fit(X, X_val=V)
+        first, *rest = [
+            record["validation_nll"] for record in made.search_ if "latent_points" not in record.get("setting", {})
+        ]
+        assert len(rest) == most - 1
+        curve = np.array([first, *rest])
+        assert len(made.members_) == 1 + np.flatnonzero(curve <= curve.min() * (1 + search.CHANCE))[-1]
+        same(best(6, n_jobs=1).fit(X, X_val=V), made)
+
+
+def test_little_time_still_gives_a_model():
+    made = best(None, time_budget=1e-3, n_jobs=1).fit(X, X_val=V)
+    assert len(made.members_) >= 1
+    assert {record["epochs"] for record in made.search_} == {1}
+    assert not made.search_[0]["whole"]
+    assert np.isfinite(made.score(V))
+
+
+@pytest.mark.parametrize("kind", ["array", "sparse", "fraction"])
+def test_refit_trains_on_the_validation_rows_too(monkeypatch, kind):
+    monkeypatch.setattr(search, "alternatives", lambda params: [])
+    w = np.random.default_rng(0).random(200)
+    made, plain = best(2, refit=True), best(2)
+    if kind == "fraction":
+        made.fit(X, sample_weight=w)
+        plain.fit(X, sample_weight=w)
+        seed = int(np.random.default_rng(0).spawn(3)[0].integers(2**63))
+        order = np.concatenate(hold_out(200, 0.1, seed))
+        everything, weights = X[order], w[order]
+    else:
+        train = sp.csr_array(X) if kind == "sparse" else X
+        made.fit(train, X_val=V, sample_weight=w)
+        plain.fit(train, X_val=V, sample_weight=w)
+        everything, weights = np.concatenate([X, V]), np.concatenate([w, np.ones(60)])
+    epochs = round(np.mean([member.best_epoch_ for member in plain.members_]))
+    for member, was in zip(made.members_, plain.members_, strict=True):
+        params = {**member.get_params(), "max_epochs": epochs}
+        assert member.random_state == was.random_state
+        again = MADE(**params).fit(everything, sample_weight=weights)
+        np.testing.assert_array_equal(again.model_.source.vector, member.model_.source.vector)
+        assert [record["validation_nll"] for record in member.history_] == [None] * epochs
+
+
+def test_without_validation_rows_a_tenth_is_held_out():
+    made = best(2, weights="em").fit(X)
+    assert made.weights_.shape == (len(made.members_),)
+    assert made.members_[0].history_[0]["validation_nll"] is not None
+    gaps = best(2, hidden_sizes=()).fit(with_gaps(X))
+    assert np.isfinite(gaps.score(with_gaps(V)))
+    assert not any("dropout" in record.get("setting", {}) for record in gaps.search_)
+
+
+def test_what_is_trained_so_far_becomes_the_model(monkeypatch):
+    def interrupted(self, *_):
+        raise KeyboardInterrupt
+
+    made = best()
+    monkeypatch.setattr(Search, "_try_costly", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        made.fit(X, X_val=V)
+    assert len(made.members_) > 1
+    assert np.isfinite(made.score(V))
+    assert made.search_[0]["better"]
+    monkeypatch.setattr(Search, "_walk", interrupted)
+    before = made.score(V)
+    with pytest.raises(KeyboardInterrupt):
+        made.fit(X, X_val=V)
+    assert made.score(V) == before
+    assert not hasattr(best(), "model_")
+
+
+def test_a_setting_that_diverges_is_not_chosen(monkeypatch):
+    monkeypatch.setattr(search, "alternatives", lambda params: [lambda p: [{"learning_rate": 1e30}, {"dropout": 0.0}]])
+    made = best(2).fit(X, X_val=V)
+    record = next(record for record in made.search_ if record.get("setting", {}).get("learning_rate") == 1e30)
+    assert record["validation_nll"] == np.inf
+    assert not record["better"]
+    assert "learning_rate" not in made.chosen_
+    lost = best(2, learning_rate=1e30)
+    with pytest.raises(FloatingPointError, match="the loss of every setting became infinite"):
+        lost.fit(X, X_val=V)
+    assert not hasattr(lost, "model_")
+
+
+def test_masks_that_vary_must_beat_an_ensemble(monkeypatch):
+    monkeypatch.setattr(search, "FEW_ROWS", 1000)
+    monkeypatch.setattr(search, "alternatives", lambda params: [])
+    made = best(2).fit(X, X_val=V)
+    masks = [record for record in made.search_ if "n_masks" in record.get("setting", {})]
+    assert [record["setting"]["n_masks"] for record in masks] == [None, None]
+    members = [record for record in made.search_ if "members" in record]
+    rival = min(record["validation_nll"] for record in members[:1])
+    assert any(record["better"] for record in masks) == (min(record["validation_nll"] for record in masks) < rival)
+    monkeypatch.setattr(search, "FEW_ROWS", 100)
+    many = best(2).fit(X, X_val=V)
+    assert [record["setting"]["n_masks"] for record in many.search_ if "n_masks" in record.get("setting", {})] == [8]
+    assert best(2, n_masks=3).fit(X, X_val=V).members_[0].n_masks == 3
+
+
+@pytest.mark.parametrize(("rivals", "taken"), [(1e9, True), (-1e9, False)])
+def test_points_of_a_latent_mixture_must_beat_an_ensemble(monkeypatch, rivals, taken):
+    """Whatever the two members before them score."""
+    mixed = Search._mixed
+    monkeypatch.setattr(Search, "_points", POINTS)
+    monkeypatch.setattr(Search, "_mixed", lambda self, fits: rivals if len(fits) == 2 else mixed(self, fits))
+    monkeypatch.setattr(search, "alternatives", lambda params: [])
+    monkeypatch.setattr(search, "RIVALS", 2)
+    made = best(3, n_jobs=1).fit(X, X_val=V)
+    points = [record for record in made.search_ if record.get("setting", {}).get("latent_points", 1) > 1]
+    assert [record["setting"]["latent_points"] for record in points] == [16, 32]
+    assert any(record["better"] for record in points) == taken
+    assert (made.members_[0].latent_points > 1) == taken
+
+
+def test_what_has_no_time_for_more_like_it_joins_the_members(monkeypatch):
+    monkeypatch.setattr(Search, "_points", lambda self, left: ([{"latent_points": 4}], 1e-9))
+    monkeypatch.setattr(Search, "_masks", lambda self, left: ([], 0.0))
+    monkeypatch.setattr(Search, "_mixed", lambda self, fits: -float(len(fits)))
+    monkeypatch.setattr(search, "RIVALS", 2)
+    monkeypatch.setattr(search, "alternatives", lambda params: [])
+    for refit in (False, True):
+        made = best(4, n_jobs=1, refit=refit).fit(X, X_val=V)
+        assert [member.latent_points for member in made.members_] == [1, 1, 4, 1]
+        assert "latent_points" not in made.chosen_
+        assert len(made.members_[2].history_) == 1
+        total = np.logaddexp.reduce([member.score_samples(V) for member in made.members_], axis=0) - np.log(4)
+        np.testing.assert_allclose(made.score_samples(V), total, rtol=1e-12)
+
+
+def test_points_of_a_latent_mixture_need_complete_rows(monkeypatch):
+    monkeypatch.setattr(Search, "_points", POINTS)
+    monkeypatch.setattr(search, "alternatives", lambda params: [])
+    made = best(2).fit(with_gaps(X))
+    assert not any(record.get("setting", {}).get("latent_points", 1) > 1 for record in made.search_)
+
+
+def test_the_callback_is_told_of_members_only(monkeypatch):
+    told = []
+    monkeypatch.setattr(search, "alternatives", lambda params: [])
+    made = best(3, n_jobs=1).fit(X, X_val=V, callback=lambda m, record: told.append((m, record["epoch"])))
+    assert {m for m, _ in told} >= set(range(1, len(made.members_)))  # member 0 is of the search
+    for m in range(1, len(made.members_)):
+        assert [epoch for number, epoch in told if number == m] == list(range(1, len(made.members_[m].history_) + 1))
+
+
+def test_verbose_shows_what_was_tried(capfd, monkeypatch):
+    monkeypatch.setattr(search, "alternatives", lambda params: [lambda p: [{"dropout": 0.0}]])
+    made = best(2, verbose=1, refit=True).fit(X, X_val=V)
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == len(made.search_) + 1
+    assert "direct_connections output, dropout 0.25: validation " in lines[0]
+    assert lines[0].endswith(", better")
+    assert "2 of 2 members trained again on all rows" in lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"preset": "good"}, "preset must be one of 'none', 'best', got 'good'"),
+        ({"time_budget": 0}, "time_budget must be"),
+        ({"refit": "yes"}, "refit must be"),
+        ({"n_members": 0}, "n_members must be"),
+        ({"hidden_sizes": (0,)}, "hidden_sizes"),
+        ({"dropout": 2.0}, "dropout must be"),
+        ({"direct_connections": "never"}, "direct_connections must be"),
+        ({"hidden_sizes": None}, "hidden_sizes must be"),
+    ],
+)
+def test_wrong_parameters_are_refused(params, message):
+    made = best()
+    with pytest.raises((ValueError, TypeError), match=message):
+        made.set_params(**params).fit(X, X_val=V)
+    assert not hasattr(made, "model_")
+
+
+def test_rows_are_joined_with_their_weights_and_gaps():
+    one, other = Rows.of(X, None, None), Rows.of(with_gaps(V), np.arange(60.0), None)
+    both = one.joined(other)
+    np.testing.assert_array_equal(both.weights, np.r_[np.ones(200), np.arange(60.0)])
+    assert both.missing.shape == (260, 1)
+    assert not both.missing[:200].any()
+    np.testing.assert_array_equal(both.missing[200:], other.missing)
+    mixed = Rows.of(sp.csr_array(X), None, None).joined(Rows.of(V, None, None))
+    np.testing.assert_array_equal(mixed.table.rows.toarray(), np.concatenate([X, V]))
+    assert len(mixed.weights) == 0

@@ -87,7 +87,7 @@ class HyperParameters:
         Option("optimizer", "--optimizer"),
     )
     learning_rate: float | None = _value(
-        1e-3, "Step size. None takes the optimizer's own.", "positive_float",
+        2e-3, "Step size. None takes the optimizer's own.", "positive_float",
         Option("optimizer", "--learning-rate", "R", unset="the optimizer's own"), optional=True, change=ADJUSTABLE,
     )  # fmt: skip
     batch_size: int = _value(
@@ -204,11 +204,11 @@ class HyperParameters:
         Option("optimizer", "--clip-norm", "R", unset="never"), optional=True,
     )  # fmt: skip
     dropout: float = _value(
-        0.0, "Probability that a hidden unit is dropped for a row in training; the others are scaled up.", "probability",
+        0.25, "Probability that a hidden unit is dropped for a row in training; the others are scaled up.", "probability",
         Option("optimizer", "--dropout", "P", "probability that a hidden unit is dropped"),
     )  # fmt: skip
     averaging: float = _value(
-        0.0,
+        0.5,
         "The model has an exponential moving average of the parameters after each epoch, which keeps this share of itself "
         "when an epoch is added; validation rows score it too. 0: the parameters themselves.",
         "probability",

@@ -16,9 +16,12 @@ from typing import Any
 
 import numpy as np
 
+from bench.baselines.autoencoder import Autoencoder
 from bench.baselines.bernoulli_mixture import BernoulliMixture
 from bench.baselines.common import Baseline
 from bench.baselines.darn import DARN
+from bench.baselines.dbm import DBM
+from bench.baselines.dbn import DBN
 from bench.baselines.eonade import EoNADE
 from bench.baselines.fvsbn import FVSBN
 from bench.baselines.nade import NADE
@@ -29,13 +32,15 @@ from bench.paper.tables import say
 
 __all__ = ["SETS", "baselines"]
 
-SETS = ("adult", "connect4", "dna_made", "mushrooms", "nips", "ocr_letters", "rcv1", "web", "binarized_mnist")
+MNIST = "binarized_mnist"
+SETS = ("adult", "connect4", "dna_made", "mushrooms", "nips", "ocr_letters", "rcv1", "web", MNIST)
 
 STEPS = 15_000
 """30 epochs of binarized MNIST."""
 
 STEP = {"batch_size": 100}
 FALLING = {**STEP, "learning_rate_schedule": "linear"}
+DEEP = {"gibbs_steps": 5, "n_mean_field": 5, "learning_rate": 0.02, **STEP}
 MODELS: dict[str, tuple[Callable[..., Baseline], dict[str, Any]]] = {
     "mixture of Bernoullis, K=10": (BernoulliMixture, {"n_components": 10}),
     "mixture of Bernoullis, K=500": (BernoulliMixture, {"n_components": 500}),
@@ -45,6 +50,8 @@ MODELS: dict[str, tuple[Callable[..., Baseline], dict[str, Any]]] = {
         EoNADE,
         {"hidden_sizes": (500,), "activation": "sigmoid", "learning_rate": 3e-3, "n_orderings": 128, **FALLING},
     ),
+}
+SMALL: dict[str, tuple[Callable[..., Baseline], dict[str, Any]]] = {
     "EoNADE, 2 layers, 4 orderings": (
         EoNADE,
         {"hidden_sizes": (250, 250), "activation": "relu", "learning_rate": 1e-3, "n_orderings": 4, **FALLING},
@@ -53,13 +60,26 @@ MODELS: dict[str, tuple[Callable[..., Baseline], dict[str, Any]]] = {
     "RBM, 100 hidden units, CD-25": (RBM, {"n_hidden": 100, "cd_steps": 25, **STEP}),
     "DARN, 10 hidden units": (DARN, {"n_hidden": 10, **STEP}),
     "DARN, 50 hidden units": (DARN, {"n_hidden": 50, **STEP}),
+    "DBN, 100 + 100 hidden units, CD-5": (DBN, {"hidden_sizes": (100, 100), "cd_steps": 5, **STEP}),
+    "DBM, 100 + 100 hidden units": (DBM, {"hidden_sizes": (100, 100), **DEEP}),
+    "autoencoder, 500 hidden units": (Autoencoder, {"hidden_size": 500, **STEP}),
+}
+LARGE: dict[str, tuple[Callable[..., Baseline], dict[str, Any]]] = {
+    "EoNADE, 2 layers, 8 orderings": (
+        EoNADE,
+        {"hidden_sizes": (500, 500), "activation": "relu", "learning_rate": 1e-3, "n_orderings": 8, **FALLING},
+    ),
+    "RBM, 500 hidden units, CD-25": (RBM, {"n_hidden": 500, "cd_steps": 25, **STEP}),
+    "DARN, 500 hidden units": (DARN, {"n_hidden": 500, **FALLING}),
+    "DBN, 500 + 500 hidden units, CD-5": (DBN, {"hidden_sizes": (500, 500), "cd_steps": 5, **STEP}),
+    "DBM, 500 + 500 hidden units": (DBM, {"hidden_sizes": (500, 500), **DEEP}),
 }
 
 
 def baselines(sets: Sequence[str], place: Place, only: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
     """Yield a row for each set and model (``only`` those whose name begins so)."""
     for name in sets:
-        for model, (make, params) in MODELS.items():
+        for model, (make, params) in (MODELS | (LARGE if name == MNIST else SMALL)).items():
             if not only or model.startswith(tuple(only)):
                 yield _row(name, model, make, params, place)
 
@@ -87,6 +107,7 @@ def _row(name: str, model: str, make: Callable[..., Baseline], params: dict[str,
         "test NLL": f"{-log_p.mean():.2f} ± {1.96 * log_p.std(ddof=1) / np.sqrt(len(log_p)):.2f}",
         "likelihood": fitted.log_likelihood,
         "published": _published(name, model),
+        "settings": ", ".join(f"{key} {value}" for key, value in params.items() if key != "random_state"),
         "parameters": fitted.n_parameters,
         "best epoch": fitted.best_epoch_,
         "training, CPU s": seconds,
@@ -98,6 +119,6 @@ def _row(name: str, model: str, make: Callable[..., Baseline], params: dict[str,
 
 
 def _published(name: str, model: str) -> str | None:
-    if name != "binarized_mnist":
+    if name != MNIST:
         return None
     return next((f"{value:.2f}" for known, value in published.OTHERS.items() if model.startswith(known)), None)

@@ -36,7 +36,7 @@ ROWS = 1 << 12
 
 
 def gradient(layers: Layers, x: Rows, share: float, d: Layers | None) -> Floats:
-    """Return -log q(x) of each row, (n,), in nats, and write ``share`` times the gradient of their sum to ``d``, if it is there."""
+    """Return -log q(x) of each row, (n,), in nats; write ``share`` times the gradient of their sum to ``d``, if there."""
     (W, b), (V, c) = layers
     ones, nll = x.astype(c.dtype), np.empty(len(x))
     h = ones @ W

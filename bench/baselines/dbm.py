@@ -8,15 +8,15 @@ Neither x nor g has connections within itself or to each other, so the model is 
 other: its chains, gradients and log Z are those of ``rbm.py``, with weights ``[W; V]`` and biases ``[c; a]``.
 
 The gradient of the NLL is a difference of two means. That under the rows is taken by mean field, ``q(h, g | x)`` factorial:
-``n_mean_field`` rounds of updates of h given g and g given h; of g one draw from q is taken, of h the probabilities. That under
-the model is taken from chains that persist from one mini-batch to the next. Not as published: instead of greedy pretraining
-the gradient is centred, with units measured from the average of both means (Montavon and Mueller, "Deep Boltzmann machines and
-the centering trick", 2012; offsets of Cho, Raiko and Ilin's "enhanced gradient", ICML 2011). It is the same gradient, of other
-coordinates of the same model.
+``n_mean_field`` rounds of updates of h given g and g given h; of g one draw from q is taken, of h the probabilities. That
+under the model is taken from chains that persist from one mini-batch to the next. Not as published: instead of greedy
+pretraining the gradient is centred, with units measured from the average of both means (Montavon and Mueller, "Deep Boltzmann
+machines and the centering trick", 2012; the offsets are those of the "enhanced gradient" of Cho, Raiko and Ilin, ICML 2011).
+It is the same gradient, in other coordinates of the same model.
 
-The log-likelihood is a lower bound (``posterior.py``): g is drawn from the mean-field posterior, h is summed out. Where log Z is
-estimated, by annealed importance sampling with h summed out, as by Salakhutdinov and Hinton (section 3.1), what comes out is
-an estimate of the bound. Published, binarized MNIST: -84.62 nats with 500 and 1000 units.
+The log-likelihood is a lower bound (``posterior.py``): g is drawn from the mean-field posterior, h is summed out. Where log Z
+is estimated, by annealed importance sampling with h summed out, as by Salakhutdinov and Hinton (section 3.1), what comes out
+is an estimate of the bound. Published, binarized MNIST: -84.62 nats with 500 and 1000 units.
 
 Not here: kernels (``rbm_kernels.py``), discriminative fine-tuning.
 """
@@ -69,7 +69,8 @@ class DBM(RBM):
         **training: Any,
     ) -> None:
         self.hidden_sizes = two_layers(hidden_sizes)
-        super().__init__(self.hidden_sizes[0], gibbs_steps, learning_rate=learning_rate, **training)
+        steps = arguments.positive_int(gibbs_steps, "gibbs_steps")
+        super().__init__(self.hidden_sizes[0], steps, learning_rate=learning_rate, **training)
         self.n_mean_field = arguments.positive_int(n_mean_field, "n_mean_field")
         self.n_samples = arguments.positive_int(n_samples, "n_samples")
 
@@ -111,7 +112,7 @@ class DBM(RBM):
         self._centre(gradient, middle_v, middle_h)
 
     def _centre(self, gradient: Real, middle_v: Real, middle_h: Real) -> None:
-        """Turn a gradient into the step of the same parameters that goes down it by weights of ``v - middle``, ``h - middle``."""
+        """Turn a gradient into that of ``v - middle_v`` and ``h - middle_h``, as a step of W, b and c."""
         dW, db, dc = self._views(gradient)
         dW -= np.outer(middle_v, db) + np.outer(dc, middle_h)
         db -= middle_v @ dW

@@ -101,7 +101,8 @@ def _row(name: str, model: str, make: Callable[..., Baseline], params: dict[str,
     asked = json.dumps([name, model, params, place.quick])
     kept = place.work / f"other-{hashlib.sha256(asked.encode()).hexdigest()[:16]}.json"
     if kept.exists():
-        return json.loads(kept.read_text()) | {"published": _published(name, model)}
+        row: dict[str, Any] = json.loads(kept.read_text())
+        return row | {"published": _published(name, model)}
     begin = time.process_time()
     fitted = make(**params).fit(rows.train, rows.valid)
     seconds = time.process_time() - begin

@@ -40,7 +40,7 @@ OTHERS = {
     "DBN": 84.55,
     "DBM": 84.62,
 }
-"""The same, Table 6, other models of binarized MNIST; EoNADE of 128 orderings. From the RBM on, the figures are approximate."""
+"""The same, Table 6, other models of binarized MNIST; EoNADE of 128 orderings. From the RBM on they are approximate."""
 
 DEBD = {
     "msnbc": 6.06,

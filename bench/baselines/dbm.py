@@ -65,7 +65,7 @@ class DBM(RBM):
         *,
         n_mean_field: int = 10,
         n_samples: int = 100,
-        learning_rate: float = 0.02,
+        learning_rate: float = 0.1,
         **training: Any,
     ) -> None:
         self.hidden_sizes = two_layers(hidden_sizes)

@@ -32,6 +32,7 @@ from bench.paper import published
 from bench.paper.runs import QUICK, Place, data_set, keep
 from bench.paper.tables import say
 from made_fast.tables.reading.datasets import Dataset
+from made_fast.tables.table import Table
 
 __all__ = ["SETS", "baselines"]
 
@@ -127,7 +128,7 @@ def _row(name: str, model: str, make: Callable[..., Baseline], params: dict[str,
 
 def _total(make: Callable[..., Any], params: dict[str, Any], rows: Dataset) -> str:
     """Return in words what a fit to a few columns adds up to over all of their rows."""
-    few = make(**params).fit(*(table[:, :FEW] for table in (rows.train, rows.valid)))
+    few = make(**params).fit(*(Table.of(table).ones()[:, :FEW] for table in (rows.train, rows.valid)))
     return f"{few.log_likelihood}: fitted to {few.n_features_in_} columns, q sums to {few.total():.1f} over all rows"
 
 

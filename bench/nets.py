@@ -134,6 +134,7 @@ def draw_rows(size: Size, n: int, n_test: int) -> tuple[NDArray[np.uint8], NDArr
 def estimator(size: Size, n_masks: int | None = 1, **params: Any) -> MADE:
     """Return an unfitted estimator of the size; it trains what ``new_trainer`` returns."""
     fixed = {"batch_size": size.batch, "random_state": SEED, "n_masks": n_masks, "n_eval_masks": 1, "n_threads": 1}
+    fixed["bias_init"] = "zeros"  # as a trainer has them that has seen no rows
     return MADE(size.hidden_sizes, **{**fixed, **params})
 
 

@@ -23,6 +23,7 @@ p, k, j panel; unit of the layer below, or place; unit of the layer
 bits   (n, ceil(D / 64)) uint64: bit p % 64 of word p // 64 is the input at place p + 1
 theta  all parameters of one connectivity in one vector; where each stands: ``layout.py``
 shared all parameters in one vector, in original order, when several connectivities share them
+E      how the biases of a latent mixture depend on the features of its K points, (R, n_biases)
 ====== ============================================================================================================
 
 Unit numbers are sorted positions (units of each layer in order of degree, inputs and outputs in order of place) but in
@@ -49,7 +50,7 @@ __all__ = ["BLOCKS", "IMPLEMENTATIONS", "KERNELS", "active", "implementation", "
 
 IMPLEMENTATIONS = ("native", "jit", "reference")
 
-KERNELS = ("conditionals", "pack", "pack_bits", "sample", "score", "train", "train_shared")
+KERNELS = ("conditionals", "pack", "pack_bits", "sample", "score", "train", "train_latent", "train_shared")
 """Names that every implementation has."""
 
 BLOCKS = ("affine_backward_input", "affine_backward_weights", "affine_forward", "bernoulli_nll")

@@ -18,6 +18,14 @@ a layer of the chain; their bias is 0 and stays 0.
 Parameters that several connectivities share are one flat array ``shared``, in the original order of units. For layer after
 layer it holds a dense W (n_in, stride), then b (stride), and with connectivity weights U (n_in, stride); a layer of direct
 connections holds its weights only. Rows are filled up with 0 to whole vectors.
+
+A latent mixture has one theta, and for each of K points biases of its own: behind theta come K tables, and, while it is
+trained, E, whose R rows are as long as a table::
+
+    [ theta | table 0 | ... | table K - 1 ] [ E ]
+
+A table holds the biases of the layers of the chain, one layer after the other, in full panels. At point k, a layer's bias is
+that of table k, not that of theta.
 """
 
 from __future__ import annotations
@@ -29,9 +37,10 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 __all__ = [
-    "ACTIVATIONS", "MAX_LAYERS", "PANEL", "Layout", "SharedLayout", "aligned_copy", "aligned_empty", "aligned_zeros",
-    "copy_into", "dead_entries", "make_layout", "make_layouts", "make_shared_layout", "n_chain", "n_panels", "n_parameters",
-    "n_shared", "sample_workspace", "score_workspace", "shared_train_workspace", "train_workspace", "width",
+    "ACTIVATIONS", "MAX_FEATURES", "MAX_LAYERS", "PANEL", "Layout", "SharedLayout", "aligned_copy", "aligned_empty",
+    "aligned_zeros", "copy_into", "dead_entries", "latent_train_workspace", "make_layout", "make_layouts",
+    "make_shared_layout", "n_biases", "n_chain", "n_panels", "n_parameters", "n_shared", "of_points", "sample_workspace",
+    "score_workspace", "shared_train_workspace", "train_workspace", "width",
 ]  # fmt: skip
 
 PANEL = 64
@@ -45,6 +54,9 @@ COPIED_AT_ONCE = 1 << 18
 
 MAX_LAYERS = 64
 """Most affine layers of the chain, and most layers of direct connections; native kernels keep small tables of that length."""
+
+MAX_FEATURES = 64
+"""Most features of a point; native kernels keep so many rows of 64 numbers on the stack."""
 
 STRIP = 16
 """Rows of weights whose gradient native kernels sum at a time."""
@@ -200,6 +212,20 @@ def n_shared(shared_layout: SharedLayout, layers: NDArray[np.int64]) -> int:
     return int(row[SHARED_BIAS] + row[ROW] if row[SHARED_BIAS] >= 0 else row[SHARED_WEIGHTS] + n_in * row[ROW])
 
 
+def n_biases(layers: NDArray[np.int64]) -> int:
+    """Return the length of a table of biases: those of the chain in one connectivity's ``layers``, in full panels."""
+    return PANEL * int(layers[: n_chain(layers), N_PANELS].sum())
+
+
+def of_points(layout: Layout, n_points: int) -> NDArray[np.int64]:
+    """Return ``layout.layers`` for each of K points, (K, layers, 9), with the biases of the chain in the point's table."""
+    chain, length = n_chain(layout.layers), n_biases(layout.layers)
+    points = np.repeat(layout.layers[None], n_points, axis=0)
+    within = PANEL * np.cumsum(layout.layers[:chain, N_PANELS]) - PANEL * layout.layers[:chain, N_PANELS]
+    points[:, :chain, BIAS] = n_parameters(layout) + length * np.arange(n_points)[:, None] + within
+    return points
+
+
 def dead_entries(theta: NDArray[Any], layout: Layout, l: int) -> Iterator[tuple[NDArray[Any], NDArray[np.bool_]]]:
     """Yield parts of layer l's panels as views of theta, each with a mask of its dead entries; together they are all of them.
 
@@ -274,6 +300,23 @@ def shared_train_workspace(layouts: Layout, shared_layout: SharedLayout, batch_s
     rows = int(2 * layers[:, N_IN].sum() + len(layers))
     places = int(layers[: n_chain(layers), N_IN].sum())
     return reals + n_ranks * (STRIP + 1) * int(shared_layout[:, ROW].max()), ints + 2 * rows + 2 * n_ranks * places
+
+
+def latent_train_workspace(layout: Layout, batch_size: int, n_points: int, n: int) -> tuple[int, int]:
+    """Return (reals, int32s) of scratch that ``train_latent`` needs for a vector of n parameters; shared by all ranks.
+
+    Reals: as ``score``, then for every layer of the chain its output for a row at each point, the gradient of its sums, and
+    that summed over points, then the output of one more hidden layer. Integers: the batch's bits (as uint64); as float64 the
+    NLL of every row at each point and panel of outputs, the shares of the points in every row, its NLL, and one for every 64
+    parameters; the ones of every place, then as ``score``.
+    """
+    layers, n_inputs = layout.layers, int(layout.layers[0, N_IN])
+    reals, ints = score_workspace(layout, batch_size)
+    chain, words = layers[: n_chain(layers)], n_panels(n_inputs)
+    reals += (2 * n_points + 1) * _activations(chain, batch_size)
+    reals += n_points * batch_size * width(int(chain[:-1, N_OUT].max(initial=0)))
+    doubles = batch_size * (words + n_points * words + n_points + 2) + n_panels(n)
+    return reals, ints + 2 * doubles + n_inputs * (batch_size + 1)
 
 
 def aligned_empty(n: int, dtype: DTypeLike) -> NDArray[Any]:

@@ -16,6 +16,7 @@ EVERYTHING = {
 ONE_STEP = {
     "optimizer": "sgd", "batch_size": 10_000, "max_epochs": 1, "dtype": "float64", "activation": "tanh", "n_threads": 1,
     "hidden_sizes": (7,), "random_state": 0,
+    "bias_init": "zeros",  # then every weight has a gradient in the first step
 }  # fmt: skip
 KINDS = {
     "fixed": {},

@@ -30,6 +30,7 @@ PAPER: Params = {
     "degrees": "uniform",
     "direct_connections": "output",
     "weight_init": "orthogonal",
+    "bias_init": "zeros",
     "optimizer": "adadelta",
     "learning_rate": 1.0,
     "optimizer_params": {"rho": 0.95, "eps": 1e-5},

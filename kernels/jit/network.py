@@ -17,7 +17,7 @@ from made_fast.kernels.layout import ACTIVATION, BIAS, DIRECT, N_IN, N_OUT, N_PA
 from made_fast.kernels.optimizers import CLIP, GRADIENT
 from made_fast.kernels.records import Batches, Crew, Dropout, Net, Scratch, TrainScratch, Update
 
-__all__ = ["conditionals", "fit_batch", "pack_bits", "room_for_batch", "sample", "score", "train"]
+__all__ = ["conditionals", "fit_batch", "forward", "losses", "pack_bits", "room_for_batch", "sample", "score", "train"]
 
 
 @kernel
@@ -92,7 +92,7 @@ def _sums(net: Net, l: int, x: Real, sparse: bool, count: Int32, index: Int32, z
 
 
 @kernel
-def _forward(net: Net, bits: Bits, dropout: Dropout, sparse: bool, block: int, scratch: Scratch) -> Real:
+def forward(net: Net, bits: Bits, dropout: Dropout, sparse: bool, block: int, scratch: Scratch) -> Real:
     """Take at most ``block`` rows through all layers; return the logits (panels, rows, 64)."""
     layers, m, word = net.layers, len(bits), 0
     n_inputs, last, (x, outputs) = layers[0, N_IN], n_chain(layers) - 1, _split(scratch.reals, layers, block, m)
@@ -120,7 +120,7 @@ def _forward(net: Net, bits: Bits, dropout: Dropout, sparse: bool, block: int, s
 
 
 @partial(kernel, fastmath={"contract", "reassoc"})  # losses may be added up in any order: it is the same one for every row
-def _losses(logits: Real, bits: Bits, n_places: int, nll: Float64) -> None:
+def losses(logits: Real, bits: Bits, n_places: int, nll: Float64) -> None:
     """Write the NLL over the first n_places places: the sum of softplus(t), t the logit or, where the input is 1, minus it.
 
     In the panels of those places, ``logits`` become softplus(t).
@@ -142,7 +142,7 @@ def score(net: Net, bits: Bits, n_places: int, sparse: bool, block: int, scratch
     nothing = Dropout(bits[:0], 0.0)
     for i in range(0, len(bits), block):
         some, nll = bits[i : i + block], log_p[i : i + block]
-        _losses(_forward(net, some, nothing, sparse, block, scratch), some, n_places, nll)
+        losses(forward(net, some, nothing, sparse, block, scratch), some, n_places, nll)
         for r in range(len(nll)):
             nll[r] = -nll[r]
 
@@ -152,7 +152,7 @@ def conditionals(net: Net, bits: Bits, sparse: bool, block: int, scratch: Scratc
     """See ``reference.conditionals``."""
     nothing = Dropout(bits[:0], 0.0)
     for i in range(0, len(bits), block):
-        logits = _forward(net, bits[i : i + block], nothing, sparse, block, scratch)
+        logits = forward(net, bits[i : i + block], nothing, sparse, block, scratch)
         for p in range(len(logits)):
             rows.activate(logits[p].ravel(), rows.SIGMOID)
             for r in range(logits.shape[1]):
@@ -292,10 +292,10 @@ def fit_batch(
     """
     layers, bits, m, size, last = net.layers, part.bits, len(part.bits), part.batch_size, n_chain(net.layers) - 1
     x, outputs = _split(scratch.reals, layers, size, m)
-    cut = 2 * bits.shape[1] * size  # integers: the batch, its NLL, then as ``_forward``
+    cut = 2 * bits.shape[1] * size  # integers: the batch, its NLL, then as ``forward``
     nll = scratch.ints[cut : cut + 2 * m].view(np.float64)
-    logits = _forward(net, bits, kept, part.sparse, size, Scratch(scratch.reals, scratch.ints[2 * cut :]))
-    _losses(logits, bits, n_places, nll)
+    logits = forward(net, bits, kept, part.sparse, size, Scratch(scratch.reals, scratch.ints[2 * cut :]))
+    losses(logits, bits, n_places, nll)
     dz, found = _output(outputs, layers, len(layers) + last, size, m), 0.0
     dz[:] = 0
     for i in range(m):

@@ -225,6 +225,17 @@ def train_shared(shared, masks, batches, groups, dropout, update, scratch, nll, 
     call.n_groups = n[0]
     _run(_kernels(&call).train_shared, &call)
 
+
+def train_latent(net, points, features, batches, dropout, update, scratch, nll, crew):
+    cdef call_t call = _empty
+    cdef int64_t n[3]
+    _net(&call, net, True)
+    _training(&call, batches, dropout, update, scratch, nll, crew)
+    call.points = _at(&call, points, b"q", 3)
+    call.features = _at(&call, features, b"r", 2, False, n)
+    call.n_points, call.n_features = n[0], n[1]
+    _run(_kernels(&call).train_latent, &call)
+
 # ---------------------------------------------------------------------------------------------------------------------------
 # Building blocks
 # ---------------------------------------------------------------------------------------------------------------------------

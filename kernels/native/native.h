@@ -15,7 +15,7 @@ enum { ARRIVED = 0, ROUND = 32, CALL_OFF = 48, SYNC = 64 };                     
 enum { IDENTITY, RELU, SOFTPLUS, TANH, SIGMOID, SOFTSIGN };                                      /* ACTIVATIONS */
 enum { GRADIENT, SGD, MOMENTUM, ADAGRAD, ADADELTA, RMSPROP, ADAM };                              /* OPTIMIZERS */
 enum { LR, COEF_A, COEF_B, EPS, DECAY, CLIP };                                                   /* Update.constants */
-enum { PANEL = 64, STRIP = 16, MAX_LAYERS = 64 };
+enum { PANEL = 64, STRIP = 16, MAX_LAYERS = 64, MAX_FEATURES = 64 };
 
 typedef struct {
     void *theta;
@@ -87,8 +87,10 @@ typedef struct { /* the arguments of any kernel; each reads those that its signa
     update_t update;
     scratch_t scratch;
     crew_t crew;
+    const int64_t *points; /* (n_points, n_rows, LAYER_COLUMNS) */
+    const void *features;  /* (n_points, n_features) */
     const int64_t *groups;
-    int64_t n_groups, n_places, block;
+    int64_t n_points, n_features, n_groups, n_places, block;
     const double *uniforms;
     void *out;
     /* Of the building blocks only: */
@@ -102,7 +104,7 @@ typedef struct { /* the arguments of any kernel; each reads those that its signa
 typedef void kernel_t(const call_t *);
 
 typedef struct {
-    kernel_t *pack, *score, *conditionals, *sample, *train, *train_shared;
+    kernel_t *pack, *score, *conditionals, *sample, *train, *train_shared, *train_latent;
     kernel_t *affine_forward, *bernoulli_nll, *affine_backward_input, *affine_backward_weights;
 } kernels_t;
 

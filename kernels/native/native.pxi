@@ -50,14 +50,14 @@ cdef extern from "native.h" nogil:
         scratch_t scratch
         crew_t crew
         ones_t ones
-        int64_t real_bytes, n_groups, n_places, block, l, m
-        void *groups, *uniforms, *x, *dz, *out, *nll
+        int64_t real_bytes, n_points, n_features, n_groups, n_places, block, l, m
+        void *points, *features, *groups, *uniforms, *x, *dz, *out, *nll
         double scale
 
     ctypedef void kernel_t(const call_t *)
 
     ctypedef struct kernels_t:
-        kernel_t *pack, *score, *conditionals, *sample, *train, *train_shared
+        kernel_t *pack, *score, *conditionals, *sample, *train, *train_shared, *train_latent
         kernel_t *affine_forward, *bernoulli_nll, *affine_backward_input, *affine_backward_weights
 
     ctypedef struct level_t:

@@ -211,22 +211,21 @@ static source_t source_of(const batch_t *s, int64_t l)
     return source;
 }
 
-/* Gradient and update of this rank's share of every layer's weights and biases. The bias counts as so many rows of weights.
- * A wide layer takes long: called off, it leaves some panels a step behind the others, each of them whole. */
-static void train_weights(const batch_t *s, const step_t *step)
+/* Gradient and update of this rank's share of every layer's weights and, if asked for, biases, from the source of each. The
+ * bias counts as so many rows of weights. A wide layer takes long: called off, it leaves some panels a step behind the others,
+ * each of them whole. */
+static void train_weights(const net_t *net, const crew_t *crew, const source_t *sources, const step_t *step, int biases)
 {
-    enum { PER_BIAS = 2 * STRIP };
-    const net_t *net = s->block.net;
+    const int64_t per_bias = biases ? 2 * STRIP : 0;
     for (int64_t l = 0; l < net->n_rows; l++) {
-        const source_t source = source_of(s, l);
         run_t run = {0};
         int64_t k0, k1;
         for (int pass = 0; pass < 2; pass++) {
-            if (pass) run = run_of(s->crew, run.at);
-            for (int64_t p = 0; p < net->layers[l * LAYER_COLUMNS + N_PANELS] && !called_off(s->crew); p++) {
-                if (!take(&run, PER_BIAS + panel_of(net, l, p).depth, 1, STRIP, &k0, &k1) || !pass) continue;
-                if (k0 == 0) panel_bias(net, l, p, &source, step);
-                panel_weights(net, l, p, k0 > PER_BIAS ? k0 - PER_BIAS : 0, k1 - PER_BIAS, &source, step);
+            if (pass) run = run_of(crew, run.at);
+            for (int64_t p = 0; p < net->layers[l * LAYER_COLUMNS + N_PANELS] && !called_off(crew); p++) {
+                if (!take(&run, per_bias + panel_of(net, l, p).depth, 1, STRIP, &k0, &k1) || !pass) continue;
+                if (k0 == 0 && biases) panel_bias(net, l, p, sources + l, step);
+                panel_weights(net, l, p, k0 > per_bias ? k0 - per_bias : 0, k1 - per_bias, sources + l, step);
             }
         }
     }
@@ -289,6 +288,13 @@ static int update_whole(const whole_t *w, const step_t *step, double clip, const
     return meet(crew);
 }
 
+/* Make the gradient 0: what stands for dead weights is not written again. */
+static void clear(const whole_t *w)
+{
+    for (const segment_t *s = w->segments; s < w->segments + w->n_segments; s++)
+        memset(w->gradient + s->start, 0, s->n * s->stride * sizeof(REAL));
+}
+
 /* The rows of theta. */
 static int64_t segments_of(const net_t *net, segment_t *segments)
 {
@@ -308,20 +314,20 @@ static void train(const call_t *c)
     const batches_t *data = &c->batches;
     const double clip = c->update.constants[CLIP];
     segment_t segments[4 * MAX_LAYERS];
+    source_t sources[2 * MAX_LAYERS];
     batch_t s;
     cut_batch(&s, net, c);
     const whole_t whole = {net->theta, c->scratch.gradient, segments, segments_of(net, segments), s.free_doubles};
     const step_t collect = collect_to(whole.gradient);
-    if (clip > 0 && crew->rank == 0) /* what stands for dead weights is not written again */
-        for (int64_t q = 0; q < whole.n_segments; q++)
-            memset(whole.gradient + segments[q].start, 0, segments[q].n * segments[q].stride * sizeof(REAL));
+    if (clip > 0 && crew->rank == 0) clear(&whole);
     for (int64_t first = 0, i = 0; first < data->n_rows; first += data->batch_size, i++) {
         const int64_t m = data->n_rows - first < data->batch_size ? data->n_rows - first : data->batch_size;
         s.block.loss.scale = 1.0 / (double)m;
         if (run_batch(&s, c, first, m, 0)) return;
         if (crew->rank == crew->n_ranks - 1) ((double *)c->out)[i] = total(&s); /* rank 0 has more to do in what follows */
         const step_t step = step_of(&c->update, c->update.step + i);
-        train_weights(&s, clip > 0 ? &collect : &step);
+        for (int64_t l = 0; l < net->n_rows; l++) sources[l] = source_of(&s, l);
+        train_weights(net, crew, sources, clip > 0 ? &collect : &step, 1);
         if (meet(crew)) return;
         if (clip > 0 && update_whole(&whole, &step, clip, crew)) return;
     }

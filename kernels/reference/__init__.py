@@ -18,7 +18,7 @@ from made_fast.kernels.reference.dense import Bits, Int32, Int64, Real, forward,
 
 __all__ = [
     "affine_backward_input", "affine_backward_weights", "affine_forward", "bernoulli_nll", "conditionals", "pack", "pack_bits",
-    "sample", "score", "train", "train_shared",
+    "sample", "score", "train", "train_latent", "train_shared",
 ]  # fmt: skip
 
 
@@ -97,6 +97,60 @@ def train(
         gradient = dense.clipped(dense.gradient_of(net, x, outputs, dz, keep), update.constants[CLIP])
         for l in range(len(net.layers)):
             dense.update_layer(net, l, gradient, update._replace(step=update.step + i))
+
+
+def train_latent(
+    net: Net,
+    points: Int64,
+    features: Real,
+    batches: Batches,
+    dropout: Dropout,
+    update: Update,
+    scratch: TrainScratch,
+    nll: NDArray[np.float64],
+    crew: Crew,
+) -> None:
+    """Do ``train`` on a latent mixture, ``p(x) = 1/K sum_k p(x | point k)``; a row is dropped the same units at all points.
+
+    net.theta, update.state IN OUT: the whole vector, theta, tables and E, see ``layout.py``; the tables are in step with E
+    before and after. points (K, layers, 9) int64 IN: ``layout.of_points``; features (K, R) IN, of the dtype of theta, R at
+    most ``layout.MAX_FEATURES``; scratch: see ``layout.latent_train_workspace``, and ``gradient`` like the vector if anything
+    is clipped; in ``jit`` there are ``gradient`` and ``dtheta`` always. E and b do not decay. The rest as in ``train``.
+    """
+    K, R, D, length = *features.shape, net.layers[0, at.N_IN], at.n_biases(net.layers)
+    first = points[0, 0, at.BIAS]
+    nets = [net._replace(layers=layers) for layers in points]
+    chain = range(at.n_chain(net.layers))
+
+    def split(vector: Real) -> tuple[list[Real], Real, Real]:
+        """Return views of the biases in theta, of the tables (K, n) and of E (R, n)."""
+        own = [vector[net.layers[l, at.BIAS] :][: at.PANEL * net.layers[l, at.N_PANELS]] for l in chain]
+        return own, vector[first:][: K * length].reshape(K, length), vector[first + K * length :].reshape(R, length)
+
+    biases, tables, E = split(net.theta)
+    for i in range(len(nll)):
+        part = slice(i * batches.batch_size, (i + 1) * batches.batch_size)
+        rows, keep = batches.rows[part], dense.kept(net.layers, dropout, part, net.theta.dtype)
+        x = unpack_bits(batches.bits[rows], D).astype(net.theta.dtype)
+        outputs = [forward(one, x, keep) for one in nets]
+        log_p = np.stack([-dense.row_nll(found[-1], x, D) for found in outputs])
+        log_sum, weights = np.logaddexp.reduce(log_p, axis=0), dense.row_weights(batches, rows)
+        nll[i] = weights @ (np.log(K) - log_sum)
+        gradient = np.zeros_like(net.theta)
+        for one, found, share in zip(nets, outputs, np.exp(log_p - log_sum), strict=True):
+            _, dz = dense.loss(found[-1], x, D, share * weights, len(rows))
+            gradient += dense.gradient_of(one, x, found, dz, keep)
+        dbiases, dtables, dE = split(gradient)
+        for db, found in zip(dbiases, np.split(dtables.sum(axis=0), np.cumsum([len(b) for b in biases[:-1]])), strict=True):
+            db[:] = found
+        dE[:] = features.T @ dtables
+        dtables[:] = 0
+        gradient, now = dense.clipped(gradient, update.constants[CLIP]), update._replace(step=update.step + i)
+        for l in range(len(net.layers)):
+            dense.update_layer(net, l, gradient, now)
+        tail = slice(first + K * length, None)
+        dense.update(net.theta[tail], gradient[tail], now._replace(state=now.state[:, tail]), decays=False)
+        tables[:] = np.concatenate(biases) + features @ E
 
 
 # ---------------------------------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from made_fast.kernels.records import Batches, Dropout, Net, Ones, Update
 
 __all__ = [
     "Bits", "Int32", "Int64", "Real", "activate", "clipped", "dense_inputs", "derivative", "forward", "gradient_of", "kept",
-    "loss", "masks", "ones_of", "pack_layer", "read_buffer", "row_weights", "sigmoid", "to_buffer", "unpack_bits",
+    "loss", "masks", "ones_of", "pack_layer", "read_buffer", "row_nll", "row_weights", "sigmoid", "to_buffer", "unpack_bits",
     "unpack_layer", "update", "update_layer", "write_buffer",
 ]  # fmt: skip
 
@@ -259,9 +259,14 @@ def row_weights(batches: Batches, rows: Int64) -> NDArray[np.float64]:
     return batches.weights[rows] if len(batches.weights) else np.ones(len(rows))
 
 
-def loss(logits: Real, x: Real, n_places: int, weights: NDArray[np.float64], n_rows: int) -> tuple[float, Real]:
-    """Return the weighted sum of the rows' NLL and the gradient of it, divided by n_rows, with respect to the logits."""
+def row_nll(logits: Real, x: Real, n_places: int) -> NDArray[np.float64]:
+    """Return the NLL of each row over the first n_places places."""
     a = logits.astype(np.float64)
     counts = np.arange(x.shape[1]) < n_places
-    nll = (np.logaddexp(0, np.where(x == 1, -a, a)) * counts).sum(axis=1)
+    return (np.logaddexp(0, np.where(x == 1, -a, a)) * counts).sum(axis=1)  # type: ignore[no-any-return]
+
+
+def loss(logits: Real, x: Real, n_places: int, weights: NDArray[np.float64], n_rows: int) -> tuple[float, Real]:
+    """Return the weighted sum of the rows' NLL and the gradient of it, divided by n_rows, with respect to the logits."""
+    counts, nll = np.arange(x.shape[1]) < n_places, row_nll(logits, x, n_places)
     return float(weights @ nll), (weights / n_rows).astype(logits.dtype)[:, None] * (sigmoid(logits) - x) * counts

@@ -193,6 +193,8 @@ def _resumed(args: argparse.Namespace, plan: _Plan) -> MADE:
         names.check(plan.names, getattr(made, "feature_names_in_", None), args.data, "Give the data of the first run.")
     seed = {} if args.seed is None else {"random_state": args.seed}
     for name, value in (plan.params | seed).items():
+        if value == DEFAULTS[name] and known[name] == HYPER[name].before is not None:
+            continue  # a version wrote it that had no such option
         was, now = json.dumps(known[name]), json.dumps(value)
         if HYPER[name].change != HARMLESS and was != now:
             raise UsageError(

@@ -18,7 +18,7 @@ from made_fast.training import checkpoint as checkpoint_file
 from made_fast.training import recipe
 from made_fast.training.checkpoint import EpochRecord, FitState
 from made_fast.training.hyper import HyperParameters, documented
-from made_fast.training.rows import Rows
+from made_fast.training.rows import Rows, TrainingRows
 from made_fast.training.run import FitRun
 
 __all__ = ["MADE"]
@@ -128,7 +128,7 @@ class MADE(HyperParameters, FittedDensity[MADEModel]):
         train.check_observed(warn=self._warns and not resumed)
         run.take(state, train, held, self.validation_fraction)
         del train, held  # a frame that was converted would stay as long as the fit takes
-        self._begin(X, state)
+        self._begin(X, state, run.rows)
         try:
             run.start()
         finally:
@@ -151,7 +151,7 @@ class MADE(HyperParameters, FittedDensity[MADEModel]):
         state, train = self._look(X, sample_weight, run.params, hasattr(self, "_fit_state"))
         train.check_observed(warn=False)
         packed = train.pack(state.trainer.parameters, self.binarize)
-        self._begin(X, state)
+        self._begin(X, state, packed)
         run.once_more(state, packed)
         self._show()
         return self
@@ -199,10 +199,11 @@ class MADE(HyperParameters, FittedDensity[MADEModel]):
         trainer, split_seed = recipe.start(params, train.table.shape[1], train.missing is not None)
         return FitState(trainer, recipe.plain(params), train.names, split_seed), train
 
-    def _begin(self, X: MatrixLike, state: FitState) -> None:
-        """Forget the last fit, unless this one continues it; all arguments are checked by now."""
+    def _begin(self, X: MatrixLike, state: FitState, rows: TrainingRows) -> None:
+        """Forget the last fit, unless this one continues it, and begin with these rows; all arguments are checked by now."""
         if state is getattr(self, "_fit_state", None):
             return
+        recipe.start_biases(state.trainer, self.bias_init, rows)
         learn_columns(self, X, self._names)
         self._fit_state, self.history_ = state, state.history
 

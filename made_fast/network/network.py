@@ -95,6 +95,11 @@ class Parameters(ABC):
     def order(self) -> NDArray[np.intp]:
         """The order of the columns in which rows to train on are packed, (D,)."""
 
+    @property
+    @abstractmethod
+    def output_biases(self) -> NDArray[Any]:
+        """The biases of the outputs in that same order, (D,): a view of the vector."""
+
     @abstractmethod
     def network(self, connectivity: Connectivity, room: NDArray[Any] | None = None) -> Network:
         """Return the network under a connectivity; it may be packed in ``room``, of ``architecture.n_packed`` numbers."""
@@ -158,6 +163,12 @@ class Shared(Parameters):
         """The order of the features: the order of the places changes from step to step."""
         return np.arange(self.architecture.n_inputs)
 
+    @property
+    def output_biases(self) -> NDArray[Any]:
+        """See :attr:`Parameters.output_biases`."""
+        start = self.architecture.shared_layout[len(self.architecture.hidden_sizes), panels.SHARED_BIAS]
+        return self.vector[start : start + self.architecture.n_inputs]
+
     def network(self, connectivity: Connectivity, room: NDArray[Any] | None = None) -> Network:
         """Pack the parameters for one connectivity."""
         staircase = connectivity.staircase(self.architecture.direct)
@@ -213,6 +224,12 @@ class Network(Parameters):
     def order(self) -> NDArray[np.intp]:
         """``order[p]`` is the feature at place p + 1; bits, uniforms and results are in this order."""
         return self.staircase.sorts[0]
+
+    @property
+    def output_biases(self) -> NDArray[Any]:
+        """See :attr:`Parameters.output_biases`."""
+        start = self.layout.layers[len(self.architecture.hidden_sizes), panels.BIAS]
+        return self.vector[start : start + self.architecture.n_inputs]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.architecture, self.connectivity, self._given)  # the rest follows from these

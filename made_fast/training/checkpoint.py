@@ -28,6 +28,7 @@ from made_fast.system.durable import StrPath
 from made_fast.tables import arguments
 from made_fast.tables.choices import SCHEDULES
 from made_fast.training import recipe
+from made_fast.training.hyper import HYPER
 from made_fast.training.steps import Trainer
 from made_fast.training.turns import Turns
 
@@ -242,7 +243,8 @@ def _decode(
     about = text["about"]
     names = None if about["feature_names"] is None else tuple(about["feature_names"])
     seed, digests = int(about["split_seed"]), dict(about.get("digests", {}))
-    state = FitState(trainer, dict(about["params"]), names, seed, digests, resumed=True)
+    params = {name: stated.before for name, stated in HYPER.items() if stated.before is not None} | dict(about["params"])
+    state = FitState(trainer, params, names, seed, digests, resumed=True)
     state.epoch, state.best_epoch, state.history = _count(text["epoch"]), _count(text["best_epoch"]), list(about["history"])
     if best is not None:
         if best.shape != parameters.vector.shape or best.dtype != parameters.dtype:

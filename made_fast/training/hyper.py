@@ -45,6 +45,7 @@ class About(NamedTuple):
     optional: bool = False  # None means something and needs no check
     change: int = FIXED
     noted: bool = True  # whether the file of a model notes it
+    before: Any = None  # what fits did before there was such a parameter, where that is not the default
 
 
 def _value(default: Any, meaning: str, check: str, option: Option | None = None, **more: Any) -> Any:
@@ -99,7 +100,11 @@ class HyperParameters:
         30, "Stop after this many epochs without a better validation score.", "positive_int",
         Option("training", "--patience", "N", "stop after N epochs without a better validation NLL"), change=HARMLESS,
     )  # fmt: skip
-    weight_init: str = _one_of(choices.WEIGHT_INITS, "How weights are drawn.", Option("network", "--weight-init"))
+    weight_init: str = _one_of(
+        choices.WEIGHT_INITS,
+        "How weights are drawn; see ``bias_init`` for those to the outputs.",
+        Option("network", "--weight-init"),
+    )
     dtype: str = _one_of(
         choices.DTYPES,
         "Of parameters and arithmetic. Log-likelihoods are float64 always.",
@@ -151,6 +156,14 @@ class HyperParameters:
         False, "Weights U that tell a unit how many inputs it is connected to (section 4.3).", "boolean",
         Option("network", "--connectivity-weights", help="give each unit weights for how many inputs it is connected to"),
     )  # fmt: skip
+    bias_init: str = _one_of(
+        choices.BIAS_INITS,
+        "Where the biases of the outputs start: at the log-odds of the training rows' columns, "
+        "``log((ones + 1) / (zeros + 1))``, counted by weight and among observed entries, with the weights to the outputs at "
+        "0, so that training begins with independent Bernoulli variables; or at 0, as in the paper, with random weights.",
+        Option("network", "--bias-init", help="where biases of outputs start: at the log-odds of the training rows, at 0"),
+        before="zeros",
+    )
     optimizer_params: Mapping[str, float] | None = _value(
         None,
         "The optimizer's constants other than the learning rate, by name: sgd ``lr_decay`` (c of 1 / (1 + c t)); momentum "

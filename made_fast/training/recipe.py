@@ -20,10 +20,22 @@ from made_fast.network.network import Parameters, Shared
 from made_fast.tables import arguments
 from made_fast.tables.table import chunks
 from made_fast.training.hyper import FIXED, HYPER
+from made_fast.training.rows import TrainingRows
 from made_fast.training.steps import Trainer
 from made_fast.training.turns import Turns
 
-__all__ = ["Params", "adjustable", "check_unchanged", "checked", "initial_parameters", "notes", "plain", "schedule", "start"]
+__all__ = [
+    "Params",
+    "adjustable",
+    "check_unchanged",
+    "checked",
+    "initial_parameters",
+    "notes",
+    "plain",
+    "schedule",
+    "start",
+    "start_biases",
+]
 
 Params = Mapping[str, Any]
 
@@ -64,7 +76,8 @@ def start(params: Params, n_features: int, missing: bool) -> tuple[Trainer, int]
     base = draw_connectivity(n_features, hidden_sizes, p["ordering"], degrees, for_masks)
     rule = MaskRule(base, degrees, p["resample"])
     masks = MaskSet.of([base]) if n_masks == 1 else rule.mask_set(n_masks or p["n_eval_masks"], for_masks)
-    vector = initial_parameters(architecture, p["weight_init"], p["dtype"], for_weights)
+    to_outputs = p["bias_init"] == "zeros"
+    vector = initial_parameters(architecture, p["weight_init"], p["dtype"], for_weights, to_outputs=to_outputs)
     parameters: Parameters = Shared(architecture, vector)
     turns = None
     if n_masks == 1 and not (architecture.connectivity_weights or missing):
@@ -76,16 +89,22 @@ def start(params: Params, n_features: int, missing: bool) -> tuple[Trainer, int]
 
 
 def initial_parameters(
-    architecture: Architecture, weight_init: str, dtype: np.dtype[Any], rng: np.random.Generator
+    architecture: Architecture, weight_init: str, dtype: np.dtype[Any], rng: np.random.Generator, *, to_outputs: bool = True
 ) -> NDArray[Any]:
     """Return shared parameters with random weights W and A, and with b and U of 0.
+
+    Without ``to_outputs``, the weights that lead to the outputs are 0, too; :func:`start_biases` does the rest.
 
     ``"glorot_uniform"``: U(-r, r) with r = sqrt(6 / (n_in + n_out)); ``"glorot_normal"``: N(0, 2 / (n_in + n_out)) (Glorot and
     Bengio 2010); ``"orthogonal"``: orthonormal rows or columns, whichever are fewer (Saxe, McClelland, Ganguli 2014);
     ``"zeros"``. Sizes are those of the full layers.
     """
     shared = panels.aligned_zeros(architecture.n_shared, dtype)
-    for (n_in, n_out, *_), row in zip(architecture.layers, architecture.shared_layout, strict=True):
+    last = len(architecture.hidden_sizes)
+    lead_to_outputs = last, int(architecture.layers[last, panels.DIRECT]) or last
+    for l, ((n_in, n_out, *_), row) in enumerate(zip(architecture.layers, architecture.shared_layout, strict=True)):
+        if l in lead_to_outputs and not to_outputs:
+            continue
         start, stride = row[panels.SHARED_WEIGHTS], row[panels.ROW]
         W = shared[start : start + n_in * stride].reshape(n_in, stride)[:, :n_out]
         if weight_init == "orthogonal":
@@ -97,6 +116,15 @@ def initial_parameters(
             elif weight_init == "glorot_normal":
                 W[part] = rng.standard_normal(W[part].shape, dtype=dtype) * dtype.type(np.sqrt(2.0 / (n_in + n_out)))
     return shared
+
+
+def start_biases(trainer: Trainer, bias_init: str, rows: TrainingRows) -> None:
+    """Give the biases of the outputs, which are 0 so far, their start by the rows that training begins with.
+
+    With the weights that lead to the outputs at 0, the untrained network is the model of independent Bernoulli variables.
+    """
+    if bias_init == "marginals":
+        trainer.parameters.output_biases[:] = rows.log_odds(trainer.architecture.n_inputs)
 
 
 def _orthogonal(n_in: int, n_out: int, dtype: np.dtype[Any], rng: np.random.Generator) -> NDArray[Any]:

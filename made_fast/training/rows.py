@@ -19,9 +19,9 @@ from made_fast.network.network import Parameters
 from made_fast.system.once import once
 from made_fast.tables import arguments
 from made_fast.tables.arrays import column_names
-from made_fast.tables.bits import distinct_rows, pack_missing, pack_rows
+from made_fast.tables.bits import distinct_rows, pack_missing, pack_rows, unpack_rows
 from made_fast.tables.names import check_different
-from made_fast.tables.table import MatrixLike, Table
+from made_fast.tables.table import MatrixLike, Table, chunks
 
 __all__ = ["Rows", "TrainingRows", "check_same", "check_weights", "digests", "hold_out", "not_observed"]
 
@@ -48,6 +48,26 @@ class TrainingRows:
         """Return the different rows of ``missing``, and which of them each row has."""
         assert self.missing is not None
         return distinct_rows(self.missing)
+
+    def log_odds(self, n_columns: int) -> NDArray[np.float64]:
+        """Return ``log((ones + c) / (zeros + c))`` of each column as it is packed, (n_columns,).
+
+        Rows count by their weights, those of a negative one not at all, and only where they are observed. c is 1, or the
+        largest weight if that is smaller: weights may add up to 1.
+        """
+        weights = np.maximum(self.weights, 0) if len(self.weights) else np.ones(1)
+        if not (largest := float(weights.max())):
+            return np.zeros(n_columns)
+        weights = np.broadcast_to(weights / largest, len(self.bits))  # so that no sum overflows
+        ones, zeros = np.zeros(n_columns), np.zeros(n_columns)
+        for part in chunks(len(self.bits), n_columns):
+            x = unpack_rows(self.bits[part], n_columns)
+            ones += _sum(weights[part], x)
+            zeros += _sum(
+                weights[part], 1 - x if self.missing is None else 1 - (x | unpack_rows(self.missing[part], n_columns))
+            )
+        c = min(1.0, 1 / largest)
+        return np.log((ones + c) / (zeros + c))
 
     def take(self, rows: NDArray[np.intp]) -> TrainingRows:
         """Return some of the rows."""
@@ -127,6 +147,11 @@ class Rows(NamedTuple):
                 UserWarning,
                 stacklevel=3,
             )
+
+
+def _sum(weights: NDArray[np.float64], x: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Return the weighted sums of columns, without BLAS: the order of its sums depends on its threads."""
+    return np.asarray(np.einsum("n,nd->d", weights, x), np.float64)
 
 
 def _taken(of: Rows | TrainingRows, rows: NDArray[np.intp]) -> tuple[NDArray[np.uint64] | None, NDArray[np.float64]]:

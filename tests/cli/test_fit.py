@@ -82,6 +82,7 @@ def test_every_option_reaches_the_estimator(tmp_path):
         "batch_size": 33, "max_epochs": 3, "patience": 2, "weight_init": "orthogonal", "dtype": "float64", "n_masks": 3,
         "resample": "connectivity", "n_eval_masks": 7, "n_val_masks": 2, "direct_connections": "all",
         "learning_rate_schedule": "cosine", "weight_decay": 0.1, "clip_norm": 2.5, "dropout": 0.25,
+        "bias_init": "zeros",
     }  # fmt: skip
     options = (word for name, value in given.items() for word in (HYPER[name].option.flag, value))
     constants = ("--optimizer-param", "rho=0.8", "--optimizer-param", "eps=1e-4")
@@ -220,6 +221,7 @@ def test_resume_refuses_what_the_checkpoint_does_not_go_with(capsys):
         (["--hidden", "20"], "c was made with --hidden = [500], but the options say [20]. Repeat the options"),
         (["--masks", "3"], "--masks = 1, but the options say 3"),
         (["--seed", "2"], "--seed = 1, but the options say 2"),
+        (["--bias-init", "zeros"], '--bias-init = "marginals", but the options say "zeros"'),
         (["--optimizer-param", "eps=0.1"], '--optimizer-param = null, but the options say {"eps": 0.1}'),
     ):
         assert main([*common, "--resume", *change]) == 2
@@ -231,6 +233,16 @@ def test_resume_refuses_what_the_checkpoint_does_not_go_with(capsys):
     Path("c").write_bytes(b"x" * 100)
     assert main([*common, "--resume"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.usefixtures("in_tiny")
+def test_resume_without_an_option_that_its_version_did_not_have(capsys):
+    """Old checkpoints began with biases at 0; the options that wrote them are all that their resuming takes."""
+    common = "train x.npz --hidden 20 --quiet --seed 5"
+    run(f"{common} --bias-init zeros --max-epochs 4 --out whole.safetensors", capsys)
+    run(f"{common} --bias-init zeros --max-epochs 2 --out half.safetensors --checkpoint c", capsys)
+    run(f"{common} --max-epochs 4 --out resumed.safetensors --checkpoint c --resume", capsys)
+    assert Path("resumed.safetensors").read_bytes() == Path("whole.safetensors").read_bytes()
 
 
 @pytest.mark.usefixtures("in_tiny")

@@ -39,10 +39,11 @@ def test_scikit_learn_conventions(estimator, check):
 @pytest.mark.parametrize("options", [{}, SHARED, FRESH], ids=["one", "shared", "fresh"])
 def test_training_learns_and_stays_normalised(hidden_sizes, dtype, options):
     X, X_test = rows(2000), rows(500, seed=1)
-    made = small(hidden_sizes=hidden_sizes, dtype=dtype, max_epochs=30, **options).fit(X)
+    slow = options is FRESH and len(hidden_sizes) == 5  # narrow and deep, and never the same masks
+    start = {"bias_init": "zeros"} if slow else {}  # from the marginals, it learns nothing else in 60 epochs
+    made = small(hidden_sizes=hidden_sizes, dtype=dtype, max_epochs=30, **start, **options).fit(X)
     p = (X.sum(axis=0) + 1) / (len(X) + 2)
     independent = np.log(np.where(X_test == 1, p, 1 - p)).sum(axis=1).mean()
-    slow = options is FRESH and len(hidden_sizes) == 5  # narrow and deep, and never the same masks
     assert made.score(X_test) > independent + (0.1 if slow else 1 if hidden_sizes else 0.5)
     total = np.exp(made.score_samples(all_inputs(12))).sum()
     assert abs(total - 1) < (1e-5 if dtype == "float32" else 1e-10)

@@ -5,6 +5,7 @@ Version 0.1.0 (format version 1) wrote ``released/``: models of 7 inputs, fitted
 """
 
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -57,3 +58,15 @@ def test_a_released_checkpoint_goes_on(name):
         assert made.best_epoch_ == expected["best_epoch"]
         same(made.score(X), expected["score"])
     same([[r["epoch"], r["train_nll"], r["validation_nll"] or np.nan] for r in made.history_], expected["history"])
+
+
+@pytest.mark.parametrize("name", EXPECTED["checkpoints"])
+def test_a_released_checkpoint_began_with_biases_at_0(name):
+    """That version knew no other start; what it began goes on, also by ``partial_fit`` on any rows."""
+    made = MADE.resume(FOLDER / name)
+    assert made.bias_init == "zeros"
+    before = made.model_.source.vector.copy()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "X does not have valid feature names")  # one began with names
+        made.set_params(learning_rate=1e-12).partial_fit(1 - X)
+    np.testing.assert_allclose(made.model_.source.vector, before, atol=1e-6)

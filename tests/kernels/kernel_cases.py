@@ -48,6 +48,7 @@ OUTPUTS = {
     "sample": {"x"},
     "score": {"log_p"},
     "train": {"net.theta", "update.state", "nll", "crew.sync"},
+    "train_latent": {"net.theta", "update.state", "nll", "crew.sync"},
     "train_shared": {"shared.values", "update.state", "nll", "crew.sync"},
 }
 LEVELS = kernels.load("native").levels() if importlib.util.find_spec("made_fast.kernels.native._native") else ()
@@ -190,6 +191,7 @@ CLIPPED = Options(clip=0.5, dropout=0.4)
 
 class Trained:
     """Parameters and rows that ``kernel`` trains on; ``parameters`` are those at the start, ``padding`` is always 0.
+    ``derived`` ones follow from others and have no gradient.
 
     ``arguments(optimizer, options, ...)`` returns those of the kernel but the crew, in order: the parameters come first.
     """
@@ -198,6 +200,7 @@ class Trained:
     parameters: Any
     bias: Any
     padding: Any
+    derived: Any
 
     def train(self, module: ModuleType, *args: Any, n_ranks: int = 1, **kwargs: Any) -> tuple[Any, Any, Any]:
         """Return (losses, parameters, state); what to do is as for ``arguments``."""
@@ -252,6 +255,7 @@ class Case(Trained):
         self.live, self.bias, self.padding = live.theta == 1, bias.theta == 1, live.theta == 0
         self.net = Net(copied(theta.theta.astype("f4"), dtype), *self.layout)
         self.parameters = self.net.theta
+        self.derived = np.zeros(len(self.parameters), bool)
         self.exact: Case = self if dtype == "float64" else Case(shape, "float64", activation, degrees)
         self.x = (rng.random((n_rows, n_inputs)) < 0.3).astype(np.uint8)
         self.bits = pack_bits(self.x)

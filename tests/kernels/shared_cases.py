@@ -80,6 +80,7 @@ class SharedCase(Trained):
                 b[:] = rng.normal(size=b.shape).astype("f4")
             U[:] = rng.normal(size=U.shape).astype("f4") / np.sqrt(D).astype("f4")
         self.parameters = self.shared
+        self.derived = np.zeros(len(self.shared), bool)
         self.bias, self.padding = np.zeros(len(self.shared), bool), np.ones(len(self.shared), bool)
         for row in self.table[: self.chain]:
             self.bias[row[SHARED_BIAS] :][: row[ROW]] = True

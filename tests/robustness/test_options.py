@@ -100,6 +100,7 @@ def of_fits():
         "max_epochs": lambda v: rule.any_positive(v) if not rule.is_int(v) or v <= 3 else SKIP,
         "patience": rule.any_positive,
         "weight_init": one_of("glorot_uniform", "glorot_normal", "orthogonal", "zeros"),
+        "bias_init": one_of("marginals", "zeros"),
         "dtype": rule.dtype,
         "n_threads": rule.threads,
         "random_state": rule.random_state,

@@ -32,7 +32,12 @@ RESUMED = {
     "missing": {"missing": 0.2},
     "missing, fresh": {"missing": 0.2, "n_masks": None, "dropout": 0.2},
     "early stopping": {"validation_fraction": 0.25, "patience": 3, "learning_rate": 0.05},
-    "early stopping, best first": {"validation_fraction": 0.25, "learning_rate": 0.5, "hidden_sizes": (100,)},
+    "early stopping, best first": {
+        "validation_fraction": 0.25,
+        "learning_rate": 0.5,
+        "hidden_sizes": (100,),
+        "bias_init": "zeros",
+    },
     "early stopping, masks": {"validation_fraction": 0.25, "patience": 3, "n_masks": 4, "learning_rate": 0.05},
     "early stopping, missing": {"validation_fraction": 0.25, "missing": 0.2, "n_masks": None},
     "cosine": {"learning_rate_schedule": "cosine", "n_masks": 2},

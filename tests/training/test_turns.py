@@ -36,7 +36,7 @@ def test_what_is_dead_under_all_masks_stays_and_all_else_learns(hidden_sizes):
     params = {
         "hidden_sizes": hidden_sizes, "activation": "tanh", "optimizer": "sgd", "learning_rate": 0.1, "n_masks": K,
         "batch_size": 25, "direct_connections": "all", "connectivity_weights": True, "random_state": 1, "dtype": "float64",
-        "max_epochs": 2,
+        "max_epochs": 2, "bias_init": "zeros",
     }  # fmt: skip
     X = (np.random.default_rng(0).random((100, D)) < 0.5).astype(np.uint8)
     before, after = initial(params, X), MADE(**params).fit(X)

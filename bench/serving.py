@@ -16,7 +16,7 @@ from statistics import median
 import numpy as np
 
 from bench import machine
-from bench.whole import IMPORT, SERVE, fresh
+from bench.whole import IMPORT, PYTHON, SERVE, fresh
 from made_fast import MADE
 
 __all__ = ["main", "memory_of_processes", "serving_core"]
@@ -52,7 +52,7 @@ def make_model(path: Path, n_inputs: int, hidden_sizes: tuple[int, ...]) -> None
 
 def serving_core(model: Path) -> tuple[int, int]:
     """Return the bytes of the Python files and of the extension that loading and scoring import."""
-    done = subprocess.run([sys.executable, "-c", CORE, str(model)], capture_output=True, text=True, check=True)
+    done = subprocess.run([*PYTHON, CORE, str(model)], capture_output=True, text=True, check=True)
     files = [Path(line) for line in done.stdout.split()]
     extension = sum(path.stat().st_size for path in files if path.suffix == ".so")
     return sum(path.stat().st_size for path in files) - extension, extension
@@ -60,7 +60,7 @@ def serving_core(model: Path) -> tuple[int, int]:
 
 def memory_of_processes(model: Path, how: str, n: int = PROCESSES) -> dict[str, tuple[float, float, float]]:
     """Return RSS, PSS and USS, in MB and added up, of n processes that have loaded a model, and that have scored with it."""
-    command = [sys.executable, "-c", SERVER, str(model), how]
+    command = [*PYTHON, SERVER, str(model), how]
     servers = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(n)]
     found = {}
     try:

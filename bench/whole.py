@@ -23,11 +23,19 @@ from bench.nets import MNIST, STEP_SIZES, TINY
 from bench.work import FLOAT32, timed
 from made_fast import MADE
 
-__all__ = ["EPOCH_SHARE", "FIRST_FIT", "MEMORY", "MEMORY_SHARE", "SERVING", "VALIDATION_SHARE", "WHOLE", "Found", "fresh"]
+__all__ = [
+    "EPOCH_SHARE", "FIRST_FIT", "MEMORY", "MEMORY_SHARE", "PYTHON", "ROOT", "SERVING", "VALIDATION_SHARE", "WHOLE", "Found",
+    "fresh",
+]  # fmt: skip
 
 Found = dict[str, float]
 
 EPOCHS, PROCESSES = 4, 5
+
+ROOT = Path(__file__).resolve().parents[1]
+
+PYTHON = (sys.executable, "-P", "-c")
+"""Runs code in a fresh process, without the current folder on its path: see ``bench``, the package."""
 
 EPOCH_SHARE = "epoch of binarized MNIST in times of its steps"
 VALIDATION_SHARE = "validation of each epoch in times of scoring its rows"
@@ -54,7 +62,13 @@ ready = time.perf_counter()
 MADE().fit(X)
 print(ready - begin, time.perf_counter() - ready)
 """
-MEMORY = "import sys; from bench.whole import memory; print(*memory(int(sys.argv[1]), [int(n) for n in sys.argv[2:]]))"
+MEMORY = """
+import sys
+sys.path.append(sys.argv[1])
+from bench.whole import memory
+batch, *sizes = map(int, sys.argv[2:])
+print(*memory(batch, sizes))
+"""
 
 
 def fit() -> Found:
@@ -113,7 +127,7 @@ def peak_memory() -> Found:
     for size in (STEP_SIZES[0], STEP_SIZES[4]) if Path("/proc/self/clear_refs").exists() else ():
         numbers = (str(n) for n in (size.batch, size.n_features, *size.hidden_sizes))
         # arrays of some size come from the system and go back to it, so that resident memory is what is in use
-        taken, needed = fresh(MEMORY, *numbers, MALLOC_MMAP_THRESHOLD_="65536")
+        taken, needed = fresh(MEMORY, str(ROOT), *numbers, MALLOC_MMAP_THRESHOLD_="65536")
         found[f"memory of training {size}, MB"] = taken / 1e6
         found[MEMORY_SHARE.format(size)] = taken / needed
     return found
@@ -138,9 +152,8 @@ def first_calls() -> Found:
 
 def fresh(code: str, *arguments: str, **environment: str) -> list[float]:
     """Run code in a fresh process and return the numbers that it prints."""
-    command, root = [sys.executable, "-c", code, *arguments], Path(__file__).resolve().parents[1]
     env = {**os.environ, **environment}
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=env, cwd=root)
+    done = subprocess.run([*PYTHON, code, *arguments], capture_output=True, text=True, check=True, env=env)
     return [float(word) for word in done.stdout.split()]
 
 

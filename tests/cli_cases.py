@@ -41,7 +41,7 @@ def scores(text):
 
 
 def shown(nll):
-    return f"{nll.mean():.3f} ± {nll.std(ddof=1) / len(nll) ** 0.5:.3f}"
+    return f"{nll.mean():.3f} ± {1.96 * nll.std(ddof=1) / len(nll) ** 0.5:.3f}"
 
 
 def rows_of_twelve(n, seed):

@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from scipy.stats import chisquare
 
 from made_fast import MADEModel
+from made_fast.inference.latent import LatentModel
 from made_fast.kernels import layout as panels
 from made_fast.network.architecture import Architecture
+from made_fast.network.latent import Latent
 from made_fast.network.masks import MaskRule, draw_connectivity
 from made_fast.network.network import Shared
 
@@ -47,6 +49,17 @@ def random_model(
     if n_masks == 1 and not connectivity_weights:
         return MADEModel(shared.network(rule.base))
     return MADEModel(shared, rule.mask_set(n_masks or 5, rng), rule=rule if n_masks is None else None)
+
+
+def random_latent(
+    n_inputs: int, hidden_sizes: tuple[int, ...], n_points: int, *, seed: int = 0, **of_model: Any
+) -> LatentModel:
+    """Return a latent mixture with random parameters, whose points differ much."""
+    network = random_model(n_inputs, hidden_sizes, seed=seed, **of_model).member(0)
+    latent = Latent.of(network, n_points, np.random.default_rng(seed))
+    latent.E[:] *= 20
+    latent.start_at(np.random.default_rng(seed).normal(size=n_inputs))
+    return LatentModel(latent.served())
 
 
 def random_parameters(architecture: Architecture, dtype: str, rng: np.random.Generator, scale: float = 2.0) -> NDArray[Any]:

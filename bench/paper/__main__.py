@@ -17,7 +17,7 @@ from typing import Any
 
 from bench import machine
 from bench.nets import SHARED
-from bench.paper import figures, page, published, tables
+from bench.paper import figures, page, published, recipes, tables
 from bench.paper.runs import Place, find
 from made_fast.system import threads
 
@@ -25,19 +25,19 @@ __all__ = ["main"]
 
 HERE = Path(__file__).parent
 WIDTHS = (500, 2000, 8000)
-TABLES = ("table4", "table6", "figure2", "figure3", "table1", "debd", "baselines", "page")
+TABLES = ("table4", "table6", "figure2", "figure3", "table1", "debd", "baselines", "rivals", "page")
 
 
 class RefusedError(Exception):
     """What was asked for cannot be done; the text is the one line to say."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Make what is asked for; return the exit code."""
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return what is asked for."""
     parser = argparse.ArgumentParser("python -m bench.paper", description=__doc__.splitlines()[0])
     parser.add_argument("table", choices=TABLES, help="what to make; 'page' only writes the page anew")
     parser.add_argument(
-        "--sets", nargs="+", metavar="NAME", help="data sets (table4, debd, baselines); by default those in DIR"
+        "--sets", nargs="+", metavar="NAME", help="data sets (table4, debd, baselines, rivals); by default those in DIR"
     )
     parser.add_argument("--data", type=Path, default=SHARED, metavar="DIR", help="where NAME.npz (or .amat, ...) are")
     parser.add_argument("--work", type=Path, default=HERE / "kept", metavar="DIR", help="where runs are kept")
@@ -46,10 +46,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--jobs", type=int, default=threads.available(), help="sets at a time, each on one thread (table4, debd)"
     )
     parser.add_argument("--widths", type=int, nargs="+", default=WIDTHS, help="hidden units of table6")
+    layers, masks = (sorted({row[i] for row in published.MNIST}) for i in (0, 1))
+    parser.add_argument("--layers", type=int, nargs="+", choices=layers, default=layers, help="hidden layers of table6")
+    parser.add_argument("--masks", type=int, nargs="+", choices=masks, default=masks, help="masks of table6")
+    parser.add_argument("--variants", nargs="+", choices=recipes.VARIANTS, default=recipes.VARIANTS, help="columns of table4")
     parser.add_argument("--max-epochs", type=int, help="of table6 and figure2")
     parser.add_argument("--quick", action="store_true", help="tiny runs on a few rows: does it work?")
     given = parser.parse_args(arguments)
     given.results = given.results or (given.work if given.quick else HERE / "results")
+    return given
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Make what is asked for; return the exit code."""
+    given = parse(arguments)
     try:
         made = make(given)
     except KeyboardInterrupt:
@@ -69,10 +79,15 @@ def make(given: argparse.Namespace) -> Path:
     place = Place(given.data, given.work, max(1, threads.available() // jobs), given.quick)
     given.results.mkdir(parents=True, exist_ok=True)
     path = given.results / f"{given.table}.json"
-    table = {which(row): row for row in earlier(path, given.quick)}
+    machines, there = earlier(path, given.quick)
+    table = {which(row): row for row in there}
     for row in rows(given, place, jobs):
         table[which(row)] = row
-        result = {"machine": machine.cpu(), "quick": given.quick, "rows": list(table.values())}
+        result = {
+            "machine": " and ".join(dict.fromkeys([*machines, machine.cpu()])),
+            "quick": given.quick,
+            "rows": list(table.values()),
+        }
         path.write_text(json.dumps(result, indent=1) + "\n")
     if given.table == "figure2":
         figures.curve(list(table.values()), given.results / "figure2.png")
@@ -81,11 +96,12 @@ def make(given: argparse.Namespace) -> Path:
     return page.write(given.results)
 
 
-def earlier(path: Path, quick: bool) -> list[dict[str, Any]]:
-    """Return the rows of a table as it is; those of quick runs do not mix with others."""
-    result = json.loads(path.read_text()) if path.exists() else {"quick": quick, "rows": []}
-    found: list[dict[str, Any]] = result["rows"] if result["quick"] == quick else []
-    return found
+def earlier(path: Path, quick: bool) -> tuple[list[str], list[dict[str, Any]]]:
+    """Return where a table was made, and its rows, as it is; rows of quick runs do not mix with others."""
+    result = json.loads(path.read_text()) if path.exists() else None
+    if result is None or result["quick"] != quick:
+        return [], []
+    return result["machine"].split(" and "), result["rows"]
 
 
 def which(row: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -97,11 +113,11 @@ def rows(given: argparse.Namespace, place: Place, jobs: int) -> Iterator[Any]:
     """Yield the rows of a table as they are made; ``page`` and ``figure3`` have none."""
     changes = {} if given.max_epochs is None else {"max_epochs": given.max_epochs}
     if given.table == "table4":
-        yield from tables.table_4(names(given, tuple(published.TABLE_4)), place, jobs)
+        yield from tables.table_4(names(given, tuple(published.TABLE_4)), given.variants, place, jobs)
     elif given.table == "debd":
-        yield from tables.debd(names(given, DEBD), place, jobs)
+        yield from tables.debd(names(given, tuple(published.DEBD)), place, jobs)
     elif given.table == "table6":
-        yield from tables.table_6(place, given.widths, changes)
+        yield from tables.table_6(place, given.widths, given.layers, given.masks, changes)
     elif given.table == "figure2":
         yield from tables.figure_2(place, changes)
     elif given.table == "table1":
@@ -110,12 +126,10 @@ def rows(given: argparse.Namespace, place: Place, jobs: int) -> Iterator[Any]:
         from bench.paper import others  # compiles kernels by Numba
 
         yield from others.baselines(names(given, others.SETS), place)
+    elif given.table == "rivals":
+        from bench.paper import rivals  # compiles kernels by Numba
 
-
-DEBD = (
-    "nltcs", "msnbc", "kdd", "plants", "baudio", "jester", "bnetflix", "accidents", "tretail", "pumsb_star", "dna", "kosarek",
-    "msweb", "book", "tmovie", "cwebkb", "cr52", "c20ng", "bbc", "ad",
-)  # fmt: skip
+        yield from rivals.rivals(names(given, rivals.SETS), place)
 
 
 def names(given: argparse.Namespace, known: Sequence[str]) -> list[str]:

@@ -22,8 +22,8 @@ __all__ = ["curve", "samples", "times"]
 
 
 def curve(rows: Sequence[Row], path: Path) -> None:
-    """Draw Figure 2; its error bars are standard errors."""
-    points = {row["n_masks"]: (row["nll"], row["interval"] / 1.96) for row in rows}
+    """Draw Figure 2; its error bars are 95 % intervals."""
+    points = {row["n_masks"]: (row["nll"], row["interval"]) for row in rows}
     images.save_curves(path, {"test": points}, "Binarized MNIST, 500 hidden units")
 
 

@@ -23,7 +23,7 @@ import numpy as np
 from made_fast import MADE, load
 from made_fast.tables.reading import datasets
 
-__all__ = ["Place", "Record", "Score", "data_set", "describe", "evaluate", "find", "keep", "train"]
+__all__ = ["Place", "Record", "Score", "data_set", "describe", "evaluate", "find", "keep", "key_of", "train"]
 
 CHECKPOINT_WORK = 6e11
 """Weights times rows between two checkpoints: about ten seconds of training."""
@@ -93,13 +93,20 @@ def data_set(name: str, place: Place) -> datasets.Dataset:
     return found
 
 
+def key_of(name: str, params: dict[str, Any], quick: bool) -> str:
+    """Return the name that a run is kept by: that of a set, and a hash of what is asked."""
+    # runs that were kept before biases had a choice began at zero, and are found again
+    asked = {option: value for option, value in params.items() if (option, value) != ("bias_init", "zeros")}
+    text = json.dumps({"data_set": name, "params": asked, "quick": quick}, sort_keys=True)
+    return f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
 def train(name: str, params: dict[str, Any], place: Place, say: Callable[[str], None]) -> Record:
     """Return the record of a run; train it if it is not there yet, or the rest of it."""
     if place.quick:
         cut = {"hidden_sizes": tuple(QUICK["hidden"] for _ in params["hidden_sizes"]), "max_epochs": QUICK["max_epochs"]}
         params = {**params, **cut, "n_eval_masks": 4}
-    asked = json.dumps({"data_set": name, "params": params, "quick": place.quick}, sort_keys=True)
-    key = f"{name}-{hashlib.sha256(asked.encode()).hexdigest()[:16]}"
+    key = key_of(name, params, place.quick)
     kept, model, checkpoint = (place.work / f"{key}{end}" for end in (".json", ".safetensors", ".checkpoint"))
     if kept.exists():
         record: Record = json.loads(kept.read_text())

@@ -141,8 +141,8 @@ def train_latent(
             _, dz = dense.loss(found[-1], x, D, share * weights, len(rows))
             gradient += dense.gradient_of(one, x, found, dz, keep)
         dbiases, dtables, dE = split(gradient)
-        for db, found in zip(dbiases, np.split(dtables.sum(axis=0), np.cumsum([len(b) for b in biases[:-1]])), strict=True):
-            db[:] = found
+        for db, total in zip(dbiases, np.split(dtables.sum(axis=0), np.cumsum([len(b) for b in biases[:-1]])), strict=True):
+            db[:] = total
         dE[:] = features.T @ dtables
         dtables[:] = 0
         gradient, now = dense.clipped(gradient, update.constants[CLIP]), update._replace(step=update.step + i)

@@ -78,11 +78,11 @@ def has_matplotlib() -> bool:
 
 
 def save_curves(file: File, curves: Mapping[str, Mapping[int, tuple[float, float]]], title: str) -> None:
-    """Draw ``{name: {number of masks: (mean NLL, its standard error)}}`` as lines with error bars, as PNG."""
+    """Draw ``{name: {number of masks: (mean NLL, half of its 95 % interval)}}`` as lines with error bars, as PNG."""
     from matplotlib.figure import Figure  # no pyplot: no window, no global state
 
     figure = Figure(figsize=(6.4, 4.2), dpi=150, layout="constrained")
-    axes = figure.add_subplot(xlabel="number of masks", ylabel="NLL in nats")
+    axes = figure.add_subplot(xlabel="number of masks", ylabel="NLL in nats, 95 % intervals")
     axes.set_title(title, parse_math=False)  # a file's name: its dollars are dollars
     axes.set_xscale("log", base=2)
     for name, points in curves.items():

@@ -247,10 +247,10 @@ def _add_evaluate(commands: Any) -> None:
         commands,
         "evaluate MODEL DATA [options]",
         "score data under a model",
-        "Print the mean negative log-likelihood (NLL, with its standard error) of every split of DATA under\n"
-        "MODEL, beside that of independent Bernoulli variables fitted to DATA's training rows. For a model of\n"
-        "several masks, also the NLL of the mixture over the first 1, 2, 4, ... of them. Of rows with missing\n"
-        "entries, what is observed is scored (the others are summed out).",
+        "Print the mean negative log-likelihood (NLL, ± half of its 95 % interval over the rows) of every split of\n"
+        "DATA under MODEL, beside that of independent Bernoulli variables fitted to DATA's training rows. For a\n"
+        "model of several masks, also the NLL of the mixture over the first 1, 2, 4, ... of them. Of rows with\n"
+        "missing entries, what is observed is scored (the others are summed out).",
         "examples:\n"
         "  made-fast evaluate model.safetensors digits --split test\n"
         "  made-fast evaluate masks32.safetensors digits --plot masks.png",

@@ -31,6 +31,9 @@ Curves: TypeAlias = dict[str, dict[int, tuple[float, float]]]
 NAMED = 10
 """Most names of columns that are shown."""
 
+HALF = 1.96
+"""Standard errors in half of a 95 % interval of a mean: what stands after a ±."""
+
 
 class Asking(NamedTuple):
     """The options of answers: threads, and for rows with missing entries the numbers of members and walks."""
@@ -46,7 +49,7 @@ class Scores(NamedTuple):
     nll: Floats  # negative log-likelihood in nats, (n,)
     std: Floats  # its standard error, 0 where it is exact, (n,)
     n_entries: int  # number of entries that were scored
-    parts: dict[int, tuple[float, float]]  # mean NLL and its standard error by member, or by number of masks; may be empty
+    parts: dict[int, tuple[float, float]]  # mean NLL, half of its 95 % interval, by member or number of masks; may be empty
 
 
 def describe_data(dataset: Dataset, shape: tuple[int, int] | None, threshold: float | None) -> str:
@@ -79,6 +82,8 @@ def describe_model(model: AnyModel) -> str:
         words.append("connectivity weights")
     if model.n_masks > 1:
         words.append(f"{model.n_masks} masks")
+    if model.n_points > 1:
+        words.append(f"{model.n_points} points")
     return ", ".join([*words, f"{model.n_parameters:,} parameters", str(model.dtype)])
 
 
@@ -130,6 +135,7 @@ def _network_facts(model: MADEModel) -> dict[str, str]:
         "direct connections": leads[a.direct],
         "connectivity weights": "yes" if a.connectivity_weights else "no",
         "masks": masks,
+        "points": str(model.n_points),
         "ordering": "natural" if natural else f"permutation {first}{of_first}",
         "degrees": ", ".join(f"{m.min()}..{m.max()}" for m in model.masks.degrees) or "none",
         "parameters": f"{model.n_parameters:,} {shared}",
@@ -152,12 +158,12 @@ def score(model: AnyModel, X: Any, ask: Asking, *, parts: bool = False) -> Score
         log_p = model.score_samples(X, n_threads=ask.n_threads)
     elif isinstance(model, MixtureModel):
         for m, log_p in enumerate(model.score_parts(X, n_threads=ask.n_threads)):
-            found[m] = _mean_and_error(-log_p)
+            found[m] = _mean_and_half(-log_p)
         del found[m]  # the mixture
     else:
         for m, log_p in enumerate(model.score_parts(X, n_threads=ask.n_threads), 1):
             if m & (m - 1) == 0 or m == model.n_masks:
-                found[m] = _mean_and_error(-log_p)
+                found[m] = _mean_and_half(-log_p)
     return Scores(-log_p, np.zeros_like(log_p), n_entries, found)
 
 
@@ -168,11 +174,13 @@ def print_report(dataset: Dataset, chosen: dict[str, Any], model: AnyModel, ask:
     curves = {name: found.parts for name, found in scores.items() if found.parts}
     if curves:
         _print_parts(model, curves)
+    if any(len(found.nll) > 1 for found in scores.values()):
+        print(f"\n± is half of the 95 % interval of a mean, {HALF} standard errors over the rows.")
     return curves
 
 
 def _print_scores(dataset: Dataset, chosen: dict[str, Any], scores: dict[str, Scores], ask: Asking) -> None:
-    """Print mean NLL and its standard error of each split for the model and the baseline; then the number of estimates."""
+    """Print the mean NLL of each split, with half of its 95 % interval, and that of the baseline; then the estimates."""
     missing = any(map(n_missing, chosen.values()))
     title, dim = ("log-marginal NLL in nats", "bits/observed dim") if missing else ("NLL in nats", "bits/dim")
     if missing:
@@ -199,7 +207,7 @@ def _print_parts(model: AnyModel, curves: Curves) -> None:
     rows = [["members", "weight", *title] if isinstance(model, MixtureModel) else ["masks", *title]]
     for m in next(iter(curves.values())):
         lead = [f"member {m}", f"{model.weights[m]:.4f}"] if isinstance(model, MixtureModel) else [str(m)]
-        rows.append(lead + [_with_error(*parts[m]) for parts in curves.values()])
+        rows.append(lead + [_with_half(*parts[m]) for parts in curves.values()])
     print()
     _print_table(rows)
 
@@ -212,16 +220,17 @@ def _print_table(rows: Sequence[Sequence[str]]) -> None:
         print("   ".join(cells).rstrip())
 
 
-def _mean_and_error(nll: Floats) -> tuple[float, float]:
-    return float(nll.mean()), float(nll.std(ddof=1) / len(nll) ** 0.5) if len(nll) > 1 else nan
+def _mean_and_half(nll: Floats) -> tuple[float, float]:
+    """Return the mean and half of its 95 % interval; of one row that is not known."""
+    return float(nll.mean()), float(HALF * nll.std(ddof=1) / len(nll) ** 0.5) if len(nll) > 1 else nan
 
 
-def _with_error(mean: float, error: float) -> str:
-    return f"{mean:.3f}" + ("" if isnan(error) else f" ± {error:.3f}")
+def _with_half(mean: float, half: float) -> str:
+    return f"{mean:.3f}" + ("" if isnan(half) else f" ± {half:.3f}")
 
 
 def _mean(nll: Floats) -> str:
-    return _with_error(*_mean_and_error(nll))
+    return _with_half(*_mean_and_half(nll))
 
 
 def _coins(train: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

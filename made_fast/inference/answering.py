@@ -10,7 +10,7 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -125,6 +125,12 @@ class Answers(ABC):
     def _chosen(self, shares: Floats, n_draws: int) -> Index:
         """Draw which network or member every draw comes from, (n_draws, n); they have the shares (M, n)."""
         return choose(shares, Streams(self.options.rng.bytes(16), self.rows.names()).uniforms(MEMBER, n_draws).T)
+
+
+class Answering(Protocol):
+    """A model, as far as its answers are concerned."""
+
+    def _answers(self, rows: PackedRows, options: Options) -> Answers: ...
 
 
 class Block(NamedTuple):
@@ -269,8 +275,15 @@ class ModelAnswers(Answers):
 class MixtureAnswers(Answers):
     """Answers of the mixture of M models that weigh ``weights``, (M,), about the same rows."""
 
-    models: Sequence[ModelAnswers]
+    models: Sequence[Answers]
     weights: Floats
+
+    @classmethod
+    def of(cls, rows: PackedRows, options: Options, models: Sequence[Answering], weights: Floats) -> MixtureAnswers:
+        """Return the answers of models about rows; each has its own random numbers, so that errors do not add up."""
+        seeds = options.rng.integers(2**63, size=len(models)).tolist()
+        own = [options._replace(rng=np.random.default_rng(seed)) for seed in seeds]
+        return cls(rows, own[0], [model._answers(rows, one) for model, one in zip(models, own, strict=True)], weights)
 
     def about(self, rows: PackedRows) -> Self:
         return replace(self, rows=rows, models=[model.about(rows) for model in self.models])

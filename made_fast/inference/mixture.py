@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from made_fast.inference import modelfile, tensorfile
 from made_fast.inference.answering import MixtureAnswers, Options, PackedRows, choose
 from made_fast.inference.density import Density
-from made_fast.inference.model import MADEModel, from_content
+from made_fast.inference.latent import from_content
+from made_fast.inference.model import MADEModel
 from made_fast.inference.pattern import Floats
 from made_fast.network.masks import Connectivity
 from made_fast.tables import arguments

@@ -15,9 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from made_fast.inference import modelfile
-from made_fast.inference.answering import ModelAnswers, Options, PackedRows
+from made_fast.inference.answering import Answers, ModelAnswers, Options, PackedRows
 from made_fast.inference.density import Density
-from made_fast.inference.tensorfile import ModelFileError
 from made_fast.network.masks import Connectivity, MaskRule, MaskSet, check_connectivity
 from made_fast.network.network import Network, Parameters
 from made_fast.system import threads
@@ -25,7 +24,7 @@ from made_fast.tables import arguments
 from made_fast.tables.bits import Packing
 from made_fast.tables.table import MatrixLike, Table
 
-__all__ = ["MADEModel", "from_content"]
+__all__ = ["MADEModel"]
 
 KEPT_BYTES = 64 << 20  # of packed networks that a model keeps between calls: 40 of 784-500-784 in float32
 MASKS_AT_ONCE = 32  # most masks whose log-likelihoods are in memory before they are summed
@@ -56,8 +55,8 @@ class MADEModel(Density):
 
     Attributes
     ----------
-    n_features_in, n_masks, n_parameters : int
-        D, K, and the weights and biases: those live under the one mask, or all that several masks share.
+    n_features_in, n_masks, n_points, n_parameters : int
+        D, K, 1 (see ``LatentModel``), and the weights and biases: those live under the one mask, or all that masks share.
     dtype : numpy.dtype
         Of the parameters, float32 or float64.
 
@@ -83,7 +82,7 @@ class MADEModel(Density):
             masks = MaskSet.of([source.connectivity])
         elif masks is None:
             raise TypeError("masks must be a MaskSet when the parameters are Shared, got None. Pass the trained mask set.")
-        self.masks, self.n_masks = masks, len(masks)
+        self.masks, self.n_masks, self.n_points = masks, len(masks), source.n_points
         self.rule = rule
         self.binarize = arguments.threshold(binarize)
         self.hyper = arguments.mapping(hyper, "hyper")
@@ -123,6 +122,21 @@ class MADEModel(Density):
         return found
 
     @property
+    def n_parts(self) -> int:
+        """How many networks are mixed, in equal parts."""
+        return self.n_masks
+
+    def part(self, k: int) -> Network:
+        """Return network k of those that are mixed."""
+        return self.member(k)
+
+    def _only(self, mask: int | None) -> int | None:
+        """Return the number of the only network that is asked, or None: the mixture of all."""
+        if mask is None:
+            return 0 if self.n_parts == 1 else None
+        return arguments.mask_number(mask, self.n_masks)
+
+    @property
     def most_members(self) -> int | None:
         """The most networks that can answer together, K; None for any number, each drawn for the question."""
         return len(self.masks) if self.rule is None or self.rule.resample == "connectivity" else None
@@ -148,10 +162,10 @@ class MADEModel(Density):
 
     def score_samples(self, X: MatrixLike, *, mask: int | None = None, n_threads: int | None = None) -> NDArray[np.float64]:
         """Return ``log p(x)`` of each row, or ``log p_k(x)`` with ``mask=k``. See :meth:`Density.score_samples`."""
-        table, n_threads = self._table(X), arguments.n_threads(n_threads)
-        if mask is None and self.n_masks > 1:
+        table, n_threads, k = self._table(X), arguments.n_threads(n_threads), self._only(mask)
+        if k is None:
             return self._mixture(table, n_threads)
-        network = self.member(0 if mask is None else mask)
+        network = self.part(k)
         return network.score(Packing(table, network.order, self.binarize), n_threads)
 
     def conditional_proba(self, X: MatrixLike, *, mask: int | None = None, n_threads: int | None = None) -> NDArray[Any]:
@@ -168,10 +182,10 @@ class MADEModel(Density):
         n = arguments.how_many(n_samples, "n_samples", max(D, 8))
         X = np.empty((n, D), np.uint8)  # a number that is too large is refused at once
         rng, step = arguments.generator(random_state), self.architecture.chunk_rows
-        if mask is not None or self.n_masks == 1:
-            rows_of = {arguments.mask_number(0 if mask is None else mask, self.n_masks): np.arange(n)}
+        if (only := self._only(mask)) is not None:
+            rows_of = {only: np.arange(n)}
         else:
-            drawn = rng.integers(self.n_masks, size=n)
+            drawn = rng.integers(self.n_parts, size=n)
             rows_of = {int(k): np.flatnonzero(drawn == k) for k in np.unique(drawn)}
         items = [(k, rows[i : i + step]) for k, rows in rows_of.items() for i in range(0, len(rows), step)]
         waiting, lock = iter(items), Lock()
@@ -180,7 +194,7 @@ class MADEModel(Density):
             with lock:  # rows and random numbers are handed out together, in order
                 k, rows = next(waiting)
                 uniforms = rng.random((len(rows), D))
-            member = self.member(k)
+            member = self.part(k)
             X[rows] = member.walk(uniforms).take(member.connectivity.ordering - 1, axis=1, mode="clip")
 
         threads.for_each(work, len(items), arguments.n_threads(n_threads))
@@ -197,8 +211,10 @@ class MADEModel(Density):
         """
         table = self._table(X)
         total = np.full(len(table), -np.inf)
-        for k in range(self.n_masks):
-            total = np.logaddexp(total, self.score_samples(table, mask=k, n_threads=n_threads))
+        n_threads = arguments.n_threads(n_threads)
+        for k in range(self.n_parts):
+            network = self.part(k)
+            total = np.logaddexp(total, network.score(Packing(table, network.order, self.binarize), n_threads))
             yield total - log(k + 1)
 
     def with_input(self, binarize: float | None) -> MADEModel:
@@ -213,7 +229,7 @@ class MADEModel(Density):
         hyper = {**self.hyper, "binarize": self.binarize}
         return modelfile.Content(self.source, self.masks, self.rule, hyper, self.feature_names)
 
-    def _answers(self, rows: PackedRows, options: Options) -> ModelAnswers:
+    def _answers(self, rows: PackedRows, options: Options) -> Answers:
         self._within(options.n_members, "n_members", 1)
         drawn = self.most_members is None
         return ModelAnswers(rows, options, self.architecture, self.dtype, self._network_for, drawn)
@@ -250,33 +266,21 @@ class MADEModel(Density):
         packed_bytes = self.architecture.n_packed * self.dtype.itemsize
         at_once = max(1, min(MASKS_AT_ONCE, KEPT_BYTES // packed_bytes))
 
-        def score(masks: range) -> NDArray[np.float64]:
+        def score(numbers: range) -> NDArray[np.float64]:
             networks: dict[int, Network] = {}
-            log_p = np.empty((len(masks), n))
+            log_p = np.empty((len(numbers), n))
 
             def pack(i: int, _: int) -> None:
-                networks[i] = self.member(masks[i])
+                networks[i] = self.part(numbers[i])
 
             def work(item: int, _: int) -> None:
                 i, j = divmod(item, len(parts))
                 log_p[i, parts[j]] = networks[i].score(Packing(table, networks[i].order, self.binarize)[parts[j]], 1)
 
-            threads.for_each(pack, len(masks), n_threads)
-            threads.for_each(work, len(masks) * len(parts), n_threads)
+            threads.for_each(pack, len(numbers), n_threads)
+            threads.for_each(work, len(numbers) * len(parts), n_threads)
             return np.logaddexp.reduce(log_p, axis=0)  # type: ignore[no-any-return]
 
-        for first in range(0, self.n_masks, at_once):
-            total = np.logaddexp(total, score(range(self.n_masks)[first : first + at_once]))
-        return total - np.log(self.n_masks)  # type: ignore[no-any-return]
-
-
-def from_content(content: modelfile.Content, path: str) -> MADEModel:
-    """Return the model of a file's content; ModelFileError if its threshold is no number. Users call ``made_fast.load``."""
-    hyper = dict(content.hyper)
-    try:
-        binarize = arguments.threshold(hyper.pop("binarize", None))
-    except (TypeError, ValueError) as error:
-        raise ModelFileError(f"{path}: {error} Save the model again.") from error
-    return MADEModel(
-        content.source, content.masks, rule=content.rule, binarize=binarize, hyper=hyper, feature_names=content.feature_names
-    )
+        for first in range(0, self.n_parts, at_once):
+            total = np.logaddexp(total, score(range(self.n_parts)[first : first + at_once]))
+        return total - np.log(self.n_parts)  # type: ignore[no-any-return]

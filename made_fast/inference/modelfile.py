@@ -17,6 +17,9 @@ If several connectivities share the parameters, ``parameters`` are ``shared`` in
 rows, (K, D) and (K, H_l), and there may be two more metadata: ``connectivity_weights`` (``true``: they are among the
 parameters), and ``rule``, a JSON object of ``degrees`` and ``resample``: how further connectivities may be drawn.
 
+A latent mixture of K points has K in a metadata ``points``, and behind theta K tables of biases in ``parameters``; while it is
+trained, E behind those, and ``trained`` is ``true``.
+
 A mixture of M models is of kind ``ensemble``. Tensors and metadata of member m = 0 .. M - 1 are those of its own file, with
 ``member.<m>.`` before their names, and without ``kind``. First come the ``parameters`` of all members (whole cache lines, so
 that each is aligned), then ``weights`` (M,) F64, positive and adding up to 1, then the rest. ``hyper`` and
@@ -36,10 +39,11 @@ from numpy.typing import NDArray
 from made_fast.inference.tensorfile import CHUNK, FOREIGN, MAX_JSON, file_error, json_object
 from made_fast.kernels import layout as panels
 from made_fast.network.architecture import Architecture
+from made_fast.network.latent import Latent, Points
 from made_fast.network.masks import MaskRule, MaskSet
 from made_fast.network.network import Network, Parameters, Shared
 from made_fast.system.durable import StrPath
-from made_fast.tables.choices import DEGREE_RULES, DIRECT_CONNECTIONS, RESAMPLE
+from made_fast.tables.choices import DEGREE_RULES, DIRECT_CONNECTIONS, MOST_POINTS, RESAMPLE
 
 __all__ = ["Content", "EnsembleContent", "decode", "decode_ensemble", "encode", "encode_ensemble", "encode_names"]
 
@@ -80,6 +84,8 @@ def encode(content: Content) -> tuple[dict[str, Tensor], dict[str, str]]:
     metadata = {"kind": "model", "activation": a.activation, "direct": a.direct, "hyper": _json(hyper)}
     if source.connectivity is not None:
         vectors = list(masks[0].vectors)
+        if source.n_points > 1:
+            metadata |= {"points": str(source.n_points), "trained": "false" if source.served() is source else "true"}
     else:
         vectors = [masks.orderings, *masks.degrees]
         metadata["connectivity_weights"] = "true" if a.connectivity_weights else "false"
@@ -111,12 +117,24 @@ def decode(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: Str
         degrees, resample = _one_of(kinds, "degrees", DEGREE_RULES, path), _one_of(kinds, "resample", RESAMPLE, path)
         rule = MaskRule(first, degrees, resample)
     layout = None if is_shared else architecture.layout(first.staircase(direct))
+    n_points, trained = (
+        _points(metadata, is_shared, path),
+        _one_of(metadata, "trained", ("false", "true"), path, "false") == "true",
+    )
     n_parameters = panels.n_parameters(layout) if layout else architecture.n_shared
+    if layout and n_points > 1:
+        n_parameters += (n_points + trained * panels.MAX_FEATURES) * panels.n_biases(layout.layers)
     if len(theta) != n_parameters:
         raise file_error(path, f"there must be {n_parameters} parameters, by ordering and degrees", len(theta))
     if layout and (unclean := [l for l in range(len(layout.layers)) if not _is_clean(theta, layout, l)]):
         raise file_error(path, "dead weights and fill-up units must be 0", f"others in layers {unclean}")
-    source = Shared(architecture, theta) if is_shared else Network(architecture, first, theta, layout=layout)
+    source: Parameters
+    if n_points > 1:
+        source = (Latent if trained else Points)(architecture, first, theta, n_points)
+        if source.fill_up().any():
+            raise file_error(path, "the biases of fill-up units must be 0 at all points", "others")
+    else:
+        source = Shared(architecture, theta) if is_shared else Network(architecture, first, theta, layout=layout)
     return Content(source, masks, rule, hyper, feature_names)
 
 
@@ -237,6 +255,16 @@ def _one_of(values: Mapping[str, str], name: str, options: Sequence[str], path: 
     if value is None or value not in options:
         raise file_error(path, f"the {name.replace('_', ' ')} must be one of {', '.join(options)}", value or "")
     return value
+
+
+def _points(metadata: Mapping[str, str], is_shared: bool, path: StrPath) -> int:
+    """Return the number of points of a latent mixture, 1 if there are none."""
+    text = metadata.get("points", "1")
+    if not (text.isascii() and text.isdigit() and 0 < int(text[:9]) <= MOST_POINTS and len(text) < 9):
+        raise file_error(path, f"points must be a number in 1..{MOST_POINTS}", text)
+    if int(text) > 1 and is_shared:
+        raise file_error(path, "points need parameters of one mask", "those that several masks share")
+    return int(text)
 
 
 def _decode_tensors(tensors: Mapping[str, Tensor], path: StrPath) -> tuple[Tensor, MaskSet, bool]:

@@ -9,7 +9,7 @@ Not here: tables, mixtures, missing inputs (``inference``), steps and optimizers
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple, Self, TypeAlias
 
@@ -69,11 +69,14 @@ class Parameters(ABC):
         Not copied; read-only once it is sealed.
     connectivity : Connectivity or None
         The only one that the parameters serve; None: they serve any.
+    n_points : int
+        The points that biases have values for, see ``latent.py``; 1: biases have one value.
     watched : bool
         Whether they are a model's, whose answers are checked if need be, see :attr:`guarded`.
     """
 
     connectivity: Connectivity | None = None
+    n_points = 1
     watched = False
 
     def __init__(self, architecture: Architecture, vector: NDArray[Any]) -> None:
@@ -95,14 +98,21 @@ class Parameters(ABC):
     def order(self) -> NDArray[np.intp]:
         """The order of the columns in which rows to train on are packed, (D,)."""
 
-    @property
     @abstractmethod
-    def output_biases(self) -> NDArray[Any]:
-        """The biases of the outputs in that same order, (D,): a view of the vector."""
+    def start_at(self, log_odds: NDArray[np.float64]) -> None:
+        """Set the biases of the outputs, (D,) in that same order."""
 
     @abstractmethod
     def network(self, connectivity: Connectivity, room: NDArray[Any] | None = None) -> Network:
         """Return the network under a connectivity; it may be packed in ``room``, of ``architecture.n_packed`` numbers."""
+
+    def networks(self, connectivity: Connectivity) -> Iterator[Network]:
+        """Yield the networks under a connectivity that are mixed in equal parts, :attr:`n_points` of them."""
+        yield self.network(connectivity)
+
+    def served(self) -> Parameters:
+        """Return what a model needs of these parameters."""
+        return self
 
     @abstractmethod
     def training(self, batches: Batches, turn: Turn | None) -> Callable[..., None]:
@@ -163,11 +173,10 @@ class Shared(Parameters):
         """The order of the features: the order of the places changes from step to step."""
         return np.arange(self.architecture.n_inputs)
 
-    @property
-    def output_biases(self) -> NDArray[Any]:
-        """See :attr:`Parameters.output_biases`."""
+    def start_at(self, log_odds: NDArray[np.float64]) -> None:
+        """See :meth:`Parameters.start_at`."""
         start = self.architecture.shared_layout[len(self.architecture.hidden_sizes), panels.SHARED_BIAS]
-        return self.vector[start : start + self.architecture.n_inputs]
+        self.vector[start : start + self.architecture.n_inputs] = log_odds
 
     def network(self, connectivity: Connectivity, room: NDArray[Any] | None = None) -> Network:
         """Pack the parameters for one connectivity."""
@@ -225,11 +234,10 @@ class Network(Parameters):
         """``order[p]`` is the feature at place p + 1; bits, uniforms and results are in this order."""
         return self.staircase.sorts[0]
 
-    @property
-    def output_biases(self) -> NDArray[Any]:
-        """See :attr:`Parameters.output_biases`."""
+    def start_at(self, log_odds: NDArray[np.float64]) -> None:
+        """See :meth:`Parameters.start_at`."""
         start = self.layout.layers[len(self.architecture.hidden_sizes), panels.BIAS]
-        return self.vector[start : start + self.architecture.n_inputs]
+        self.vector[start : start + self.architecture.n_inputs] = log_odds
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.architecture, self.connectivity, self._given)  # the rest follows from these

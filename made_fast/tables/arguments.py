@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from made_fast.kernels import layout
 from made_fast.system import threads
 from made_fast.tables.arrays import CONVERSION_ERRORS, plain
+from made_fast.tables.choices import MOST_POINTS
 
 MOST = 2**31 - 1  # units of a layer, which are int32 in the kernels, and everything else that is counted in memory
 MOST_BYTES = 2**62  # NumPy refuses an array of so many bytes without saying which argument is too large
@@ -101,6 +102,7 @@ def _first(value: Any, n: int, demand: str) -> tuple[list[Any], int | str]:
 positive_int = partial(_int, smallest=1)
 non_negative_int = partial(_int, smallest=0)
 count = partial(_int, smallest=1, largest=MOST)
+points = partial(_int, smallest=1, largest=MOST_POINTS)
 
 
 def how_many(value: Any, name: str, n_bytes: int) -> int:
@@ -156,6 +158,7 @@ def _numbered(value: Any, n: int, name: str, owner: str) -> int:
 
 
 mask_number = partial(_numbered, name="mask", owner="model's masks")
+point_number = partial(_numbered, name="k", owner="model's points")
 member_number = partial(_numbered, name="member", owner="mixture's")
 
 

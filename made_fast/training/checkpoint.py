@@ -98,9 +98,9 @@ class FitState:
             self.best_epoch = number
         elif nll < self.best_nll:
             if self.best_parameters is None:
-                self.best_parameters = aligned_copy(self.trainer.parameters.vector)
+                self.best_parameters = aligned_copy(self.trainer.scored.vector)
             else:
-                copy_into(self.best_parameters, self.trainer.parameters.vector)
+                copy_into(self.best_parameters, self.trainer.scored.vector)
             self.best_epoch = number
             self.best_nll = nll
         if self.epoch < number:
@@ -179,11 +179,15 @@ def encode(path: StrPath, state: FitState, params: recipe.Params) -> tuple[dict[
         text |= {"fresh": _state(turns.fresh), "pool_start": turns.pool_start}
     if turns is not None or trainer.dropout:
         text |= {"noise": _state(trainer.noise), "dropout": trainer.dropout}
-    encoded = json.dumps(text, ensure_ascii=False, allow_nan=False).encode()
-    json_object(encoded, "the text", path)  # a text that could not be read is not written
     vectors = {"state": trainer.state} if trainer.state.size else {}
     if state.best_parameters is not None:
         vectors["best"] = state.best_parameters
+    if trainer.averaging:
+        text["averaging"] = trainer.averaging
+    if trainer.average is not None:
+        vectors["average"] = trainer.average
+    encoded = json.dumps(text, ensure_ascii=False, allow_nan=False).encode()
+    json_object(encoded, "the text", path)  # a text that could not be read is not written
     everything = {"parameters": tensors.pop("parameters"), **vectors, **tensors, "text": np.frombuffer(encoded, np.uint8)}
     return everything, {**metadata, "kind": "checkpoint"}
 
@@ -205,22 +209,27 @@ def read(path: StrPath) -> FitState:
         demand, way_out = "the kind of the file must be 'checkpoint'", "Read models with made_fast.load."
         raise file_error(path, demand, metadata.get("kind", ""), way_out)
     metadata["kind"] = "model"
-    memory, best, raw = (tensors.pop(name, None) for name in ("state", "best", "text"))
+    memory, best, average, raw = (tensors.pop(name, None) for name in ("state", "best", "average", "text"))
     content = modelfile.decode(tensors, metadata, path)
-    if best is not None:  # a model must be able to have these too
-        modelfile.decode({**tensors, "parameters": best}, metadata, path)
+    for vector in (best, average):
+        if vector is not None:  # a model must be able to have these too
+            modelfile.decode({**tensors, "parameters": vector}, metadata, path)
     if raw is None or raw.dtype != np.uint8:
         raise file_error(path, "there must be a text", None, FOREIGN)
     text = json_object(raw.reshape(-1)[: MAX_JSON + 1].tobytes(), "the text", path)  # one more is enough to refuse it
     try:
-        return _decode(content, text, memory, best)
+        return _decode(content, text, memory, best, average)
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         found = f"{type(error).__name__}: {error}"
         raise file_error(path, "the text must be what a checkpoint's writer wrote", found) from error
 
 
 def _decode(
-    content: modelfile.Content, text: dict[str, Any], memory: NDArray[Any] | None, best: NDArray[Any] | None
+    content: modelfile.Content,
+    text: dict[str, Any],
+    memory: NDArray[Any] | None,
+    best: NDArray[Any] | None,
+    average: NDArray[Any] | None,
 ) -> FitState:
     source, masks, rule, *_ = content
     optimizer, constants = OPTIMIZERS[text["optimizer"]], np.array(text["hyper"], np.float64)
@@ -234,7 +243,13 @@ def _decode(
     dropout = arguments.probability(dropout, "dropout")
     noise = _generator(text["noise"]) if turns is not None or dropout else shuffle  # without dropout it is not used
     parameters = source.with_vector(aligned_copy(source.vector))
-    trainer = Trainer(parameters, masks, optimizer, constants, shuffle, turns, dropout, noise)
+    averaging = arguments.probability(text.get("averaging", 0.0), "averaging")
+    trainer = Trainer(parameters, masks, optimizer, constants, shuffle, turns, dropout, noise, averaging)
+    for what, vector in (("best", best), ("average", average)):
+        if vector is not None and (vector.shape != parameters.vector.shape or vector.dtype != parameters.dtype):
+            raise ValueError(f"the {what} parameters must be {parameters.vector.shape} of {parameters.dtype}")
+    if average is not None and averaging:
+        trainer.average = aligned_copy(average)
     trainer.step = _count(text["step"])
     memory = trainer.state[:0] if memory is None else memory
     if memory.size != trainer.state.size or memory.dtype != trainer.state.dtype:
@@ -247,8 +262,6 @@ def _decode(
     state = FitState(trainer, params, names, seed, digests, resumed=True)
     state.epoch, state.best_epoch, state.history = _count(text["epoch"]), _count(text["best_epoch"]), list(about["history"])
     if best is not None:
-        if best.shape != parameters.vector.shape or best.dtype != parameters.dtype:
-            raise ValueError(f"the best parameters must be {parameters.vector.shape} of {parameters.dtype}")
         state.best_nll, state.best_parameters = float(text["best_nll"]), aligned_copy(best)
     return state
 

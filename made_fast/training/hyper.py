@@ -164,6 +164,19 @@ class HyperParameters:
         Option("network", "--bias-init", help="where biases of outputs start: at the log-odds of the training rows, at 0"),
         before="zeros",
     )
+    latent_points: int = _value(
+        1,
+        "With K > 1, the model is a latent mixture ``1/K sum_k p(x | z_k)``: one network, under one mask, whose biases depend "
+        "on the point z_k; training minimises the NLL of the mixture. A step takes about K times as long.",
+        "points",
+        Option(
+            "network",
+            "--latent-points",
+            "K",
+            "mix K networks that differ in their biases; a step takes about K times as long",
+            read="count",
+        ),
+    )
     optimizer_params: Mapping[str, float] | None = _value(
         None,
         "The optimizer's constants other than the learning rate, by name: sgd ``lr_decay`` (c of 1 / (1 + c t)); momentum "
@@ -194,6 +207,13 @@ class HyperParameters:
         0.0, "Probability that a hidden unit is dropped for a row in training; the others are scaled up.", "probability",
         Option("optimizer", "--dropout", "P", "probability that a hidden unit is dropped"),
     )  # fmt: skip
+    averaging: float = _value(
+        0.0,
+        "The model has an exponential moving average of the parameters after each epoch, which keeps this share of itself "
+        "when an epoch is added; validation rows score it too. 0: the parameters themselves.",
+        "probability",
+        Option("optimizer", "--averaging", "P", "share that a moving average over epochs keeps of itself; 0: no average"),
+    )
     validation_fraction: float | None = _value(
         None, "Hold out this share of the rows given to ``fit`` for early stopping, when no ``X_val`` is given.", "fraction",
         optional=True, change=ADJUSTABLE,

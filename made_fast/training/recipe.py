@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from made_fast.kernels import layout as panels
 from made_fast.kernels.optimizers import OPTIMIZERS
 from made_fast.network.architecture import Architecture
+from made_fast.network.latent import Latent
 from made_fast.network.masks import MaskRule, MaskSet, draw_connectivity
 from made_fast.network.network import Parameters, Shared
 from made_fast.tables import arguments
@@ -79,13 +80,31 @@ def start(params: Params, n_features: int, missing: bool) -> tuple[Trainer, int]
     to_outputs = p["bias_init"] == "zeros"
     vector = initial_parameters(architecture, p["weight_init"], p["dtype"], for_weights, to_outputs=to_outputs)
     parameters: Parameters = Shared(architecture, vector)
-    turns = None
-    if n_masks == 1 and not (architecture.connectivity_weights or missing):
+    turns, n_points = None, p["latent_points"]
+    if n_points > 1:
+        _check_latent(p, missing)
+        parameters = Latent.of(parameters.network(base), n_points, for_weights)
+    elif n_masks == 1 and not (architecture.connectivity_weights or missing):
         parameters = parameters.network(base)
     else:
         turns = Turns(architecture, masks, rule if n_masks is None else None, for_fresh)
-    trainer = Trainer(parameters, masks, OPTIMIZERS[p["optimizer"]], constants, for_shuffling, turns, p["dropout"], for_noise)
+    random = for_shuffling, turns, p["dropout"], for_noise
+    trainer = Trainer(parameters, masks, OPTIMIZERS[p["optimizer"]], constants, *random, p["averaging"])
     return trainer, int(for_splitting.integers(2**63))
+
+
+def _check_latent(p: Params, missing: bool) -> None:
+    """Refuse what a latent mixture cannot be trained with."""
+    found = "for rows with missing entries" if missing else ""
+    if p["n_masks"] != 1:
+        found = f"with n_masks={p['n_masks']}"
+    elif p["connectivity_weights"]:
+        found = "with connectivity_weights=True"
+    if found:
+        raise ValueError(
+            f"latent_points must be 1 {found}, got {p['latent_points']}: a latent mixture has one mask, and learns "
+            "from complete rows. Mix masks or points, not both; MADEEnsemble mixes latent mixtures of different orderings."
+        )
 
 
 def initial_parameters(
@@ -124,7 +143,7 @@ def start_biases(trainer: Trainer, bias_init: str, rows: TrainingRows) -> None:
     With the weights that lead to the outputs at 0, the untrained network is the model of independent Bernoulli variables.
     """
     if bias_init == "marginals":
-        trainer.parameters.output_biases[:] = rows.log_odds(trainer.architecture.n_inputs)
+        trainer.parameters.start_at(rows.log_odds(trainer.architecture.n_inputs))
 
 
 def _orthogonal(n_in: int, n_out: int, dtype: np.dtype[Any], rng: np.random.Generator) -> NDArray[Any]:

@@ -55,7 +55,7 @@ class Validation:
         try:
             log_p = self._log_p(trainer, n_threads)
             mean = np.average(log_p, weights=self.weights) if len(self.weights) else np.mean(log_p)
-            nll = float(np.log(max(1, len(self.bits))) - mean)
+            nll = float(np.log(max(1, len(self.bits) * trainer.parameters.n_points)) - mean)
         except FloatingPointError:  # the model's arithmetic overflows
             nll = np.nan
         if not np.isfinite(nll):
@@ -63,12 +63,14 @@ class Validation:
         return nll
 
     def _log_p(self, trainer: Trainer, n_threads: int) -> NDArray[np.float64]:
-        """Return log p of each row, summed over the masks that are mixed."""
+        """Return log p of each row, summed over the networks that are mixed."""
         if self.table is not None:
             return log_p_observed(trainer.model(binarize=self.binarize), self.table, n_threads)[0]
         total: Any = -np.inf
+        scored = trainer.scored
         for k, bits in enumerate(self.bits):
-            total = np.logaddexp(total, trainer.parameters.network(trainer.masks[k]).score(bits, n_threads))
+            for network in scored.networks(trainer.masks[k]):
+                total = np.logaddexp(total, network.score(bits, n_threads))
         return np.asarray(total)
 
 
@@ -173,6 +175,7 @@ class FitRun:
         begin = time.perf_counter()
         try:
             train_nll = trainer.epoch(self.rows, self.options["batch_size"], n_threads)
+            trainer.average_in(number)
             seconds = time.perf_counter() - begin
             validation_nll = None if self.validation is None else self.validation.nll(trainer, n_threads)
         except FloatingPointError as error:

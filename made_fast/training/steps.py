@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from made_fast import kernels
+from made_fast.inference.latent import model_of
 from made_fast.inference.model import MADEModel
 from made_fast.kernels import layout as panels
 from made_fast.kernels.layout import CALL_OFF, SYNC
@@ -63,6 +64,10 @@ class Trainer:
         Probability that a hidden unit is dropped.
     noise : Generator
         Draws which units are dropped.
+    averaging : float
+        What is left of the average when an epoch's parameters are added to it; 0: there is no average.
+    average : (n,) or None
+        The average of the parameters after each epoch so far.
     state : (n_state, n)
         The optimizer's memory.
     step : int
@@ -77,6 +82,8 @@ class Trainer:
     turns: Turns | None
     dropout: float
     noise: np.random.Generator
+    averaging: float = 0.0
+    average: NDArray[Any] | None = None
     state: NDArray[Any] = field(init=False)
     step: int = field(default=0, init=False)
     _steps_per_call: int = field(default=1, init=False, repr=False)
@@ -90,15 +97,34 @@ class Trainer:
         """That of the network."""
         return self.parameters.architecture
 
+    @property
+    def scored(self) -> Parameters:
+        """The parameters that are validated and kept: the average, if there is one."""
+        return self.parameters if self.average is None else self.parameters.with_vector(self.average)
+
+    def average_in(self, epoch: int) -> None:
+        """Add the present parameters to the average, which is that of all epochs while these are few."""
+        if not self.averaging:
+            return
+        vector, dtype = self.parameters.vector, self.parameters.dtype.type
+        if self.average is None:
+            self.average = panels.aligned_copy(vector)
+        kept = min(self.averaging, 1 - 1 / epoch)
+        for start in range(0, len(vector), panels.COPIED_AT_ONCE):  # Ctrl-C is answered in between
+            part = slice(start, start + panels.COPIED_AT_ONCE)
+            self.average[part] = dtype(kept) * self.average[part] + dtype(1 - kept) * vector[part]
+
     def model(self, vector: NDArray[Any] | None = None, **options: Any) -> MADEModel:
-        """Return the model of these parameters, by default the trainer's, which it holds read-only, not as a copy."""
-        parameters = self.parameters if vector is None else self.parameters.with_vector(vector)
-        return MADEModel(parameters, self.masks, rule=None if self.turns is None else self.turns.rule, **options)
+        """Return the model of these parameters, by default those to keep, which it holds read-only, not as a copy."""
+        parameters = self.scored if vector is None else self.parameters.with_vector(vector)
+        return model_of(parameters, self.masks, None if self.turns is None else self.turns.rule, **options)
 
     def detach(self) -> NDArray[Any]:
         """Continue with a copy of the parameters, and return the old ones, which no longer change."""
         old = self.parameters.vector
         self.parameters = self.parameters.with_vector(panels.aligned_copy(old))
+        if self.average is not None:
+            self.average = panels.aligned_copy(self.average)
         return old
 
     def own(self) -> None:
@@ -107,12 +133,15 @@ class Trainer:
             self.state = panels.aligned_copy(self.state.reshape(-1)).reshape(self.state.shape)
         if not self.constants.flags.writeable:
             self.constants = self.constants.copy()
-        if not self.parameters.vector.flags.writeable:
+        average = self.parameters.vector if self.average is None else self.average
+        if not (self.parameters.vector.flags.writeable and average.flags.writeable):
             self.detach()
 
     def go_back(self, vector: NDArray[Any]) -> None:
         """Take these parameters and clear the optimizer's memory."""
         panels.copy_into(self.parameters.vector, vector)
+        if self.average is not None:
+            panels.copy_into(self.average, vector)
         self.state[:] = 0
         self.step = 0
 
@@ -190,10 +219,10 @@ class Trainer:
         """Return how many threads share a step: so few that the work of each outweighs two barriers."""
         if kernels.implementation != "native":
             return 1  # the other implementations have no barrier
-        multiply_adds = 3 * batch_size * self.architecture.n_packed // 2
+        multiply_adds = 3 * batch_size * self.parameters.n_points * self.architecture.n_packed // 2
         return max(1, min(n_threads, batch_size, multiply_adds // 1_000_000))
 
     def _is_slow(self, rows: TrainingRows, batch_size: int) -> bool:
         """Say whether a step may take so long that Ctrl-C should not wait for its end; later calls are measured."""
-        n_rows = batch_size if rows.missing is None else 10 * batch_size  # each may need a network of its own
+        n_rows = self.parameters.n_points * (batch_size if rows.missing is None else 10 * batch_size)  # a network of its own
         return (n_rows + UPDATE_ROWS) * self.architecture.n_packed > SLOW

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -126,7 +129,7 @@ def test_the_plot_is_drawn(tmp_path):
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells the peak of a process's memory")
 def test_memory_of_a_fit():
-    taken, needed = whole.fresh(whole.MEMORY, "32", "16", "50")
+    taken, needed = whole.fresh(whole.MEMORY, str(whole.ROOT), "32", "16", "50")
     assert 0 <= taken < 50e6
     assert needed > 4 * 32 * (16 + 2 * (50 + 16))
 
@@ -143,3 +146,20 @@ def test_without_a_compiler_there_are_no_peaks(monkeypatch, capsys):
 def test_slug():
     assert machine.slug("Intel(R) Xeon(R) Platinum 8481C CPU @ 2.70GHz") == "intel-xeon-platinum-8481c"
     assert machine.slug("AMD EPYC 9R14") == "amd-epyc-9r14"
+
+
+@pytest.mark.parametrize("how", [["-c"], ["-P", "-c"]], ids=["from the root", "without a current folder"])
+def test_an_installed_package_is_taken_before_the_checkout(tmp_path, how):
+    (tmp_path / "made_fast").mkdir()
+    for path in [*(whole.ROOT / "made_fast").iterdir(), whole.ROOT / "kernels"]:  # as it is installed: kernels and all
+        (tmp_path / "made_fast" / path.name).symlink_to(path)
+    code = "import bench; from made_fast import kernels; print(kernels.__file__)"
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, [whole.ROOT] * ("-P" in how) + [tmp_path]))}
+    done = subprocess.run([sys.executable, *how, code], capture_output=True, text=True, check=True, env=env, cwd=whole.ROOT)
+    assert Path(done.stdout.strip()).is_relative_to(tmp_path)
+
+
+def test_a_fresh_process_takes_the_installed_package(monkeypatch):
+    monkeypatch.chdir(whole.ROOT)
+    (places,) = whole.fresh("import sys; print(sum(path in ('', sys.argv[1]) for path in sys.path))", str(whole.ROOT))
+    assert places == 0

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bench import machine
 from bench.paper import __main__ as paper
-from bench.paper import page, published, recipes, runs, tables
+from bench.paper import page, published, recipes, rivals, runs, tables
 from bench.paper.runs import Place
 from made_fast.tables.reading import datasets
 
@@ -35,11 +36,11 @@ def test_a_table_is_made_once_and_kept(folder, capsys):
     assert run(folder, "table4") == 0
     out, err = capsys.readouterr()
     assert out.strip() == str(folder / "results" / "README.md")
-    assert err.count("validation") == 6 + 5 + 5
+    assert err.count("validation") == 6 + 8 + 5
     rows = results(folder)
     assert [row["variant"] for row in rows] == ["one mask", "mask sampling", "our recipe"]
     assert [row["published"] for row in rows] == [83.63, 79.66, 79.66]
-    assert [row["n_runs"] for row in rows] == [6, 5, 5]
+    assert [row["n_runs"] for row in rows] == [6, 8, 5]
     text = (folder / "results" / "README.md").read_text()
     for row in rows:
         assert f"| dna_made | {row['variant']} | {row['nll']:.2f} ± {row['interval']:.2f} |" in text
@@ -57,11 +58,13 @@ def test_rows_that_are_not_made_anew_stay_where_they_are(folder):
     both = json.loads(path.read_text())
     assert [row["data_set"] for row in both["rows"]] == ["adult"] * 3 + ["dna_made"] * 3
     both["rows"][0]["nll"] = both["rows"][3]["nll"] = -1.0
+    both["machine"] = "another CPU"
     path.write_text(json.dumps(both))
     assert run(folder, "table4", "--sets", "adult") == 0
     rows = results(folder)
     assert [row["nll"] for row in rows] == [rows[0]["nll"], *(row["nll"] for row in both["rows"][1:])]
     assert rows[0]["nll"] > 0
+    assert json.loads(path.read_text())["machine"] == f"another CPU and {machine.cpu()}"
     path.write_text(json.dumps({**both, "quick": False}))  # those of whole runs do not mix with these
     assert run(folder, "table4", "--sets", "adult") == 0
     assert [row["data_set"] for row in results(folder)] == ["adult"] * 3
@@ -105,6 +108,15 @@ def test_what_is_best_on_the_validation_rows_is_chosen_factor_by_factor():
     assert choice.params == {"a": 1, "b": 2}
     assert choice.record["key"] == (1, 2)
     assert len(choice.runs) == 5
+
+
+def test_a_run_is_found_that_was_kept_before_biases_had_a_choice():
+    assert (recipes.PAPER["bias_init"], recipes.OURS["bias_init"]) == ("zeros", "marginals")
+    params = recipes.mnist(8000, 2, 1)
+    before = {option: value for option, value in params.items() if option != "bias_init"}
+    assert runs.key_of("binarized_mnist", before, False) == "binarized_mnist-fb8fa2f1613041d0"
+    keys = {how: runs.key_of("binarized_mnist", {**params, "bias_init": how}, False) for how in ("zeros", "marginals")}
+    assert (keys["zeros"], keys["marginals"] == keys["zeros"]) == ("binarized_mnist-fb8fa2f1613041d0", False)
 
 
 @pytest.mark.parametrize("when", [1, 2])
@@ -180,7 +192,7 @@ def test_the_page_says_where_a_run_falls_short(tmp_path):
     assert "| adult | one mask | 13.50 ± 0.10 | 13.12 | no |" in text
     assert "| adult | our recipe | 13.20 ± 0.10 | 13.12 | yes |" in text
     assert text.count("short by") == 1
-    assert "- adult, one mask: short by 0.280 nats; ten or eleven settings" in text
+    assert "- adult, one mask: short by 0.280 nats; at most 14 settings" in text
 
 
 def test_the_readme_says_what_the_results_say():
@@ -203,11 +215,45 @@ def test_the_page_shows_tables_that_have_columns_of_their_own(tmp_path):
     assert "| binarized_mnist | NADE | 88.33 | 1,234 | - |" in lines
 
 
-def test_published_figures_are_those_of_the_issue_of_record():
+def test_published_figures():
     assert published.TABLE_4["adult"] == (13.12, None)
     assert published.MNIST[2, 32] == 86.64
-    assert len(published.DEBD) == 15
-    assert set(published.DEBD) <= set(paper.DEBD)
+    assert len(published.DEBD) == 20
+    assert published.DEBD["jester"] == (52.23, 51.29)
+    assert {name: published.DEBD[name].best for name in ("baudio", "kosarek", "cr52")} == {
+        "baudio": 38.95, "kosarek": 10.52, "cr52": 81.17
+    }  # fmt: skip
+    assert published.BEST["ocr_letters"] == 26.43
+
+
+def test_the_page_compares_means_with_the_best_known(tmp_path):
+    row = dict.fromkeys(tables.Row.__annotations__, 0) | {"data_set": "kosarek", "variant": "one", "params": recipes.PAPER}
+    row |= {"nll": 10.524, "interval": 0.3, "published": None}
+    result = {"machine": "a CPU", "quick": False, "rows": [row, {**row, "nll": 10.526}]}
+    (tmp_path / "debd.json").write_text(json.dumps(result))
+    text = page.write(tmp_path).read_text()
+    assert "| kosarek | one | 10.52 ± 0.30 | - | 10.52 | yes | +0.00 |" in text
+    assert "| kosarek | one | 10.53 ± 0.30 | - | 10.52 | no | +0.01 |" in text
+    assert "At or below the best known: 1 of 2." in text
+    assert "short by" not in text
+
+
+def test_rows_of_table_6_can_be_asked_for_by_themselves(folder, monkeypatch):
+    asked = []
+    monkeypatch.setattr(tables, "_one_run", lambda name, params, variant, value, place: asked.append((variant, value)))
+    options = ["--widths", "8000", "--layers", "2", "--masks", "1"]
+    for arguments in (options, options[:4], ["--widths", "500"]):
+        place, given = Place(folder, folder / "work", 1, quick=True), paper.parse(["table6", *arguments])
+        list(paper.rows(given, place, 1))
+    two = ("2 layers of 8000, one mask", 89.59)
+    assert asked[:3] == [two, two, ("2 layers of 8000, 32 masks", 86.64)]
+    assert len(asked[3:]) == 4
+
+
+def test_columns_of_table_4_can_be_asked_for_by_themselves(folder, capsys):
+    assert run(folder, "table4", "--variants", "mask sampling") == 0
+    assert [row["variant"] for row in results(folder)] == ["mask sampling"]
+    assert capsys.readouterr().err.count("validation") == 8
 
 
 def test_other_models_stand_beside_with_what_their_likelihood_is(folder, capsys):
@@ -220,3 +266,44 @@ def test_other_models_stand_beside_with_what_their_likelihood_is(folder, capsys)
     capsys.readouterr()
     assert run(folder, "baselines") == 0
     assert capsys.readouterr().err == ""
+
+
+def test_rivals_are_compared_row_by_row_and_scored_once(folder, capsys):
+    assert run(folder, "rivals") == 0
+    rows = results(folder, "rivals")
+    assert [row["model"] for row in rows] == ["MADE", *rivals.RIVALS]
+    assert rows[0]["above ours"] is None
+    kept = {path: json.loads(path.read_text()) for path in (folder / "work").glob("rival-*.json")}
+    assert len(kept) == len(rivals.RIVALS)
+    place = Place(folder, folder / "work", 1, quick=True)
+    ours = np.array(rivals.one_recipe("dna_made", place)["log_p"])
+    shown = {row["above ours"] for row in rows[1:]}
+    for scored in kept.values():
+        above = ours - scored["log_p"]
+        assert f"{above.mean():+.2f} ± {1.96 * above.std(ddof=1) / 60**0.5:.2f}" in shown
+    err = capsys.readouterr().err
+    settings = [len(rival.settings) for rival in rivals.RIVALS.values()]
+    assert err.count("validation") == sum(settings) + 1
+    assert run(folder, "rivals") == 0
+    assert "validation" not in capsys.readouterr().err
+    assert results(folder, "rivals") == rows
+    text = (folder / "results" / "README.md").read_text()
+    assert f"| dna_made | NADE | {rows[4]['test NLL']} | {rows[4]['above ours']} |" in text
+
+
+def test_boosted_trees_are_a_distribution_and_know_where_to_stop():
+    X, X_val = (np.random.default_rng(seed).random((300, 6)) < 0.5 for seed in (0, 1))
+    for rows in (X, X_val):
+        rows[:, 3], rows[:, 5] = rows[:, 0] ^ rows[:, 1], True
+    made = rivals.BoostedTrees(20, 0.3, 4).fit(X.astype(np.uint8), X_val.astype(np.uint8))
+    every = ((np.arange(64)[:, None] >> np.arange(6)) & 1).astype(np.uint8)
+    assert np.exp(made.score_samples(every)).sum() == pytest.approx(1, abs=1e-9)
+    assert [n > 0 for _, n in made.trees] == [False, False, False, True, False, False]
+    assert -made.score_samples(X_val.astype(np.uint8)).mean() == pytest.approx(4 * np.log(2), abs=0.1)
+
+
+def test_boosted_trees_are_left_out_where_they_take_too_long(folder, monkeypatch):
+    monkeypatch.setattr(rivals, "BOOSTED_WORK", 160 * 9**2 - 1)
+    monkeypatch.setattr(rivals, "RIVALS", {"boosted trees": rivals.RIVALS["boosted trees"]})
+    assert run(folder, "rivals") == 0
+    assert [row["model"] for row in results(folder, "rivals")] == ["MADE"]

@@ -21,6 +21,8 @@ from made_fast.tables.reading import datasets
 def test_evaluate_prints_the_table_of_the_training(digits, model_file, tmp_path, capsys):
     text = run(f"evaluate {model_file} digits", capsys).out
     assert scores(text) == scores(digits[1])
+    meaning = "\n± is half of the 95 % interval of a mean, 1.96 standard errors over the rows.\n"
+    assert [meaning in printed for printed in (text, digits[1])] == [True, True]
     assert scores(run(f"evaluate {model_file} digits --split test --threads 1", capsys).out) == {"test": scores(text)["test"]}
     np.save(tmp_path / "row.npy", np.zeros((1, 64), np.uint8))
     assert "±" not in run(f"evaluate {model_file} {tmp_path}/row.npy", capsys).out

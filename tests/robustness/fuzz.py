@@ -89,11 +89,13 @@ def make_seeds() -> list[Seed]:
         "several masks": {"hidden_sizes": (7,), "n_masks": 3, "activation": "tanh"},
         "connectivity weights": {"hidden_sizes": (4,), "n_masks": 2, "connectivity_weights": True, "dtype": "float64"},
         "rule": {"hidden_sizes": (3, 4), "n_masks": None, "n_eval_masks": 3, "direct_connections": "output"},
+        "latent": {"hidden_sizes": (3,), "latent_points": 2, "direct_connections": "output"},
     }
     checkpoints: dict[str, dict[str, Any]] = {
         "checkpoint of one mask": {"hidden_sizes": (3,)},
         "checkpoint of several masks": {"hidden_sizes": (3,), "n_masks": 2, "optimizer": "sgd", "clip_norm": 1.0},
         "checkpoint of a rule": {"hidden_sizes": (2, 3), "n_masks": None, "n_eval_masks": 2, "dropout": 0.25},
+        "checkpoint of a latent mixture": {"hidden_sizes": (3,), "latent_points": 2, "averaging": 0.5},
     }
     files: dict[str, bytes] = {}
     models = {}
@@ -111,7 +113,7 @@ def make_seeds() -> list[Seed]:
         named = [MADEModel(models[name].source, feature_names=names) for name in ("one mask", "direct")]
         more: dict[str, Any] = {
             "mixture": MixtureModel([models["one mask"], models["no hidden layer"]], [0.25, 0.75]),
-            "mixture of mixtures": MixtureModel([models["several masks"], models["rule"], models["direct"]]),
+            "mixture of mixtures": MixtureModel([models[name] for name in ("several masks", "rule", "direct", "latent")]),
             "names": named[0],
             "mixture with names": MixtureModel(named),
         }

@@ -41,7 +41,8 @@ STRINGS = (
     "made_fast", "pt", "model", "ensemble", "checkpoint", "relu", "softplus", "tanh", "sigmoid", "softsign", "identity",
     "none", "output", "all", "uniform", "stratified", "both", "order", "connectivity", "F32", "F64", "I32", "I64", "U8",
     "BF16", "__metadata__", "format", "kind", "hyper", "rule", "binarize", "parameters", "ordering", "degrees.0", "degrees.63",
-    "weights", "text", "state", "best", "member.", "member.0.parameters", "member.1.ordering", "member.00.hyper", "member.9.x",
+    "weights", "text", "state", "best", "average", "points", "trained", "member.", "member.0.parameters",
+    "member.1.ordering", "member.00.hyper", "member.9.x",
     "PCG64", "MT19937", "adam", "adagrad", "adadelta", "rmsprop", "momentum", "sgd", "float32", "float64", "natural", "linear",
 )  # fmt: skip
 TOKENS = (

@@ -210,7 +210,7 @@ def test_ctrl_c_between_any_two_lines_leaves_an_epoch_taken_in_once(nlls):
 
     def after_two(when):
         """Return the state after two epochs, the second interrupted before a line; and the number of lines."""
-        trainer = SimpleNamespace(parameters=SimpleNamespace(vector=np.array([1.0])))
+        trainer = SimpleNamespace(scored=SimpleNamespace(vector=np.array([1.0])))
         state, lines = FitState(trainer, {}, None, 0), 0
         state.made = epoch(1)
         state.take_in()
@@ -224,7 +224,7 @@ def test_ctrl_c_between_any_two_lines_leaves_an_epoch_taken_in_once(nlls):
                 raise KeyboardInterrupt
             return trace
 
-        trainer.parameters.vector = np.array([2.0])
+        trainer.scored.vector = np.array([2.0])
         state.made, before = epoch(2), sys.gettrace()
         sys.settrace(trace)
         try:

@@ -26,7 +26,7 @@ Floats = NDArray[np.float64]
 class Baseline(ABC):
     """A density model of binary rows. Every method refuses bad tables and numbers by TypeError or ValueError."""
 
-    log_likelihood: Literal["exact", "estimate", "lower bound"] = "exact"
+    log_likelihood: Literal["exact", "estimate", "lower bound", "estimate of a lower bound", "not a density"] = "exact"
 
     n_features_in_: int
     best_epoch_: int

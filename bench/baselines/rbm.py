@@ -41,7 +41,7 @@ from bench.baselines.rbm_kernels import (
 from made_fast.system import threads
 from made_fast.tables import arguments
 
-__all__ = ["RBM"]
+__all__ = ["RBM", "panels"]
 
 BLOCK = 50
 """Rows that a thread takes at once, with random numbers of their own."""
@@ -131,25 +131,31 @@ class RBM(Learner):
         """Weights and biases."""
         return len(self.theta_)
 
+    @property
+    def _n_visible(self) -> int:
+        """Units on the side of the inputs."""
+        return self.n_features_in_
+
     def _start(self, X: Rows, rng: np.random.Generator) -> None:
         """Start from the marginals of the rows and small weights."""
-        D = X.shape[1]
-        exact = min(D, self.n_hidden) <= self.exact_units
-        self.log_likelihood = "exact" if exact else "estimate"
+        D = self._n_visible
+        self._exact = min(D, self.n_hidden) <= self.exact_units
+        self.log_likelihood = "exact" if self._exact else "estimate"
         self.theta_ = np.zeros(D * self.n_hidden + self.n_hidden + D, self.dtype)
         self.W_, self.b_, self.c_ = self._views(self.theta_)
         self.W_[:] = rng.normal(scale=0.01, size=self.W_.shape)
         ones = X.sum(axis=0)
-        self._base: Floats = np.log((ones + 1) / (len(X) - ones + 1))
+        self._base: Floats = np.zeros(D)
+        self._base[: len(ones)] = np.log((ones + 1) / (len(X) - ones + 1))
         self.c_[:] = self._base
 
     def _views(self, parameters: Real) -> tuple[Real, Real, Real]:
         """Return W (D, H), b (H,) and c (D,) as views of a flat vector."""
-        D, H = self.n_features_in_, self.n_hidden
+        D, H = self._n_visible, self.n_hidden
         return parameters[: D * H].reshape(D, H), parameters[D * H : -D], parameters[-D:]
 
     def _net(self) -> Net:
-        return _panels(self.W_), _panels(self.W_.T), _panels(self.b_[None])[:, 0], _panels(self.c_[None])[:, 0]
+        return panels(self.W_), panels(self.W_.T), panels(self.b_[None])[:, 0], panels(self.c_[None])[:, 0]
 
     def _blocks(self, work: Any, n_rows: int) -> None:
         """Call ``work(block, rows)`` for each block of rows."""
@@ -157,6 +163,11 @@ class RBM(Learner):
 
     def _contrast(self, x: Rows, rng: np.random.Generator, gradient: Real) -> None:
         """Write the CD-k estimate of the gradient of the rows' mean NLL."""
+        p, x_last, p_last = self._chains(x, rng)
+        self._gradient(x, p, x_last, p_last, gradient)
+
+    def _chains(self, x: Rows, rng: np.random.Generator) -> tuple[Real, Rows, Real]:
+        """Begin a Gibbs chain at each row: return p(h = 1 | x) in panels, the row after k steps, and its p(h = 1 | x)."""
         net, x_last, states = self._net(), np.empty_like(x), _random_states(len(x), rng)
         p, p_last = np.empty((2, len(net[0]), len(x), PANEL), self.dtype)
 
@@ -166,7 +177,7 @@ class RBM(Learner):
             p[:, rows], p_last[:, rows] = ends
 
         self._blocks(work, len(x))
-        self._gradient(x, p, x_last, p_last, gradient)
+        return p, x_last, p_last
 
     def _gradient(self, x: Rows, p: Real, x_last: Rows, p_last: Real, gradient: Real) -> None:
         """Write the gradient of the mean of ``log p(x_last) - log p(x)``, given p(h = 1 | ...) of both, in panels."""
@@ -196,7 +207,7 @@ class RBM(Learner):
 
     def _partition(self, n_temperatures: int, rng: np.random.Generator) -> tuple[float, float]:
         """Return log Z and its standard error."""
-        if self.log_likelihood == "exact":
+        if self._exact:
             return self._exact_log_z(), 0.0
         log_w = self._annealed(self.n_chains, _temperatures(n_temperatures), rng)[1]
         log_z_base, top = self.n_hidden * np.log(2) + np.logaddexp(0, self._base).sum(), log_w.max()
@@ -206,7 +217,7 @@ class RBM(Learner):
 
     def _annealed(self, n: int, betas: Floats, rng: np.random.Generator) -> tuple[Rows, Floats]:
         """Take n rows of the base model through Gibbs steps at the temperatures; return them and their log weights."""
-        net, base, shift = self._net(), _panels(self._base.astype(self.dtype)[None])[:, 0], self.c_ - self._base
+        net, base, shift = self._net(), panels(self._base.astype(self.dtype)[None])[:, 0], self.c_ - self._base
         x, log_w = (rng.logistic(size=(n, len(shift))) < self._base).view(np.uint8), np.zeros(n)
         states = _random_states(n, rng)
         self._blocks(lambda i, rows: anneal(x[rows], net, base, shift, betas, states[i], log_w[rows]), n)
@@ -231,7 +242,7 @@ def _temperatures(n: int) -> Floats:
     return np.interp(np.linspace(0, 14_500, n + 1), [0, 500, 4500, 14_500], [0, 0.5, 0.9, 1])
 
 
-def _panels(W: Real) -> Real:
+def panels(W: Real) -> Real:
     """Return a matrix in panels of 64 columns, (panels, rows, 64), filled up with 0."""
     n_panels = -(-W.shape[1] // PANEL)
     whole = np.zeros((len(W), n_panels * PANEL), W.dtype)

@@ -9,8 +9,11 @@ import pytest
 from baselines.rows import every_row, some_rows, two_kinds
 
 from bench.baselines import bernoulli_mixture, rbm
+from bench.baselines.autoencoder import Autoencoder
 from bench.baselines.bernoulli_mixture import BernoulliMixture
 from bench.baselines.darn import DARN
+from bench.baselines.dbm import DBM
+from bench.baselines.dbn import DBN
 from bench.baselines.eonade import EoNADE
 from bench.baselines.fvsbn import FVSBN
 from bench.baselines.nade import NADE
@@ -25,6 +28,9 @@ SMALL = {
     "EoNADE": partial(EoNADE, (5,), n_orderings=2),
     "RBM": partial(RBM, 2, cd_steps=1),
     "DARN": partial(DARN, 5),
+    "DBN": partial(DBN, (3, 2), cd_steps=1),
+    "DBM": partial(DBM, (3, 2), gibbs_steps=1),
+    "autoencoder": partial(Autoencoder, 5),
 }
 EACH = pytest.mark.parametrize("make", SMALL.values(), ids=SMALL.keys())
 
@@ -35,11 +41,13 @@ def test_a_model_can_be_fitted_again_on_other_columns(make):
     rows = some_rows(30, 4)
     again = model.fit(rows, rows).score_samples(every_row(4))
     np.testing.assert_array_equal(again, make(max_epochs=2, random_state=0).fit(rows, rows).score_samples(every_row(4)))
-    assert np.exp(again).sum() == pytest.approx(1, abs=1e-5)
-    assert model.sample(3, random_state=0).shape == (3, 4)
+    if "bound" not in model.log_likelihood and make is not SMALL["autoencoder"]:
+        assert np.exp(again).sum() == pytest.approx(1, abs=1e-5)
+    if make is not SMALL["autoencoder"]:
+        assert model.sample(3, random_state=0).shape == (3, 4)
 
 
-@pytest.mark.parametrize(("name", "n"), [*zip(SMALL, (26, 36, 93, 133, 26, 136), strict=True)])
+@pytest.mark.parametrize(("name", "n"), [*zip(SMALL, (26, 36, 93, 133, 26, 136, 46, 43, 93), strict=True)])
 def test_parameters_are_counted(name, n):
     assert SMALL[name](max_epochs=1).fit(X).n_parameters == n
 
@@ -59,6 +67,13 @@ BINARY = {"cd_steps": 2, "batch_size": 40, "exact_units": 0, "n_temperatures": 3
         (partial(RBM, 5, **BINARY), (two_kinds(90, 70), two_kinds(30, 70, 1)), {"n_steps": 9}),
         (partial(DARN, 10, n_samples=20), MANY, {}),
         (partial(DARN, 20, n_samples=20), MANY, {}),
+        (partial(DBN, (5, 4), n_samples=3, **BINARY), (two_kinds(90, 70), two_kinds(30, 70, 1)), {"n_steps": 9}),
+        (
+            partial(DBM, (5, 4), gibbs_steps=2, n_samples=3, **{key: BINARY[key] for key in BINARY if key != "cd_steps"}),
+            (two_kinds(90, 70), two_kinds(30, 70, 1)),
+            {"n_steps": 9},
+        ),
+        (partial(Autoencoder, 20), MANY, None),
     ],
 )
 def test_threads_change_no_bit(make, rows, how, monkeypatch):
@@ -68,7 +83,8 @@ def test_threads_change_no_bit(make, rows, how, monkeypatch):
     one, *others = (make(n_threads=n).fit(*rows) for n in (1, 2, 3))
     for model in others:
         np.testing.assert_array_equal(model.score_samples(rows[0]), one.score_samples(rows[0]))
-        np.testing.assert_array_equal(model.sample(200, random_state=0, **how), one.sample(200, random_state=0, **how))
+        if how is not None:  # there are samples
+            np.testing.assert_array_equal(model.sample(200, random_state=0, **how), one.sample(200, random_state=0, **how))
         np.testing.assert_array_equal(getattr(model, "theta_", 0), getattr(one, "theta_", 0))
     assert (make(random_state=1).fit(*rows).score_samples(rows[0]) != one.score_samples(rows[0])).any()
 
@@ -123,8 +139,9 @@ def test_bad_tables_are_refused(make):
     np.testing.assert_array_equal(model.score_samples(X), before)  # what was refused changed nothing
     with pytest.raises(ValueError, match=r"X must have shape .* 8 features"):
         model.score_samples(X[:, :3])
-    with pytest.raises(ValueError, match="n_samples"):
-        model.sample(0)
+    if make is not SMALL["autoencoder"]:
+        with pytest.raises(ValueError, match="n_samples"):
+            model.sample(0)
 
 
 @pytest.mark.parametrize(
@@ -150,6 +167,13 @@ def test_bad_tables_are_refused(make):
         (DARN, {"n_samples": 0}, ValueError),
         (DARN, {"autoregressive_prior": 1}, TypeError),
         (DARN, {"patience": 0}, ValueError),
+        (DBN, {"cd_steps": 0}, ValueError),
+        (DBN, {"n_samples": 0}, ValueError),
+        (DBM, {"n_mean_field": 0}, ValueError),
+        (DBM, {"n_samples": 0}, ValueError),
+        (DBM, {"gibbs_steps": 0}, ValueError),
+        (DBM, {"hidden_sizes": 5}, TypeError),
+        (Autoencoder, {"hidden_size": 0}, ValueError),
     ],
 )
 def test_bad_parameters_are_refused(make, params, error):
@@ -176,8 +200,9 @@ def test_verbose_tells_a_line_an_epoch(make, capsys):
     for X_val in (None, X):
         make(max_epochs=3, verbose=1).fit(X, X_val)
         lines = capsys.readouterr().err.splitlines()
-        assert [line.split(":")[0] for line in lines] == ["epoch 1", "epoch 2", "epoch 3"]
+        trainings = 2 if make is SMALL["DBN"] else 1
+        assert [line.split(":")[0] for line in lines] == trainings * ["epoch 1", "epoch 2", "epoch 3"]
         assert all(("validation" in line) == (X_val is not None) for line in lines)
-        assert all(("train" in line) == (make is not SMALL["RBM"]) for line in lines)
+        assert all(("train" in line) == (make not in (SMALL["RBM"], SMALL["DBN"], SMALL["DBM"])) for line in lines)
     make(max_epochs=1).fit(X)
     assert capsys.readouterr().err == ""

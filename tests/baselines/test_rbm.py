@@ -58,7 +58,7 @@ def test_float32_is_near():
 def hidden(model, X):
     """Return p(h = 1 | x) in panels."""
     p = 1 / (1 + np.exp(-(X @ model.W_ + model.b_)))
-    return rbm._panels(p)
+    return rbm.panels(p)
 
 
 def test_the_gradient_is_that_of_the_free_energies():

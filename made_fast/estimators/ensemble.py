@@ -64,13 +64,13 @@ class MADEEnsemble(_KeywordParameters, FittedDensity[MixtureModel]):  # type: ig
         least one. Two at a time on two CPUs take 1/2 to 2/3 of the time of one after the other on both (180 inputs, 30 to 500
         hidden units). No result depends on it.
     preset : {"none", "best"}
-        "best" searches before it trains: it walks over dropout, weight decay, AdaGrad, twice the units, half the batch,
-        averaging, other rates and no direct connections, one after the other, and keeps what brings the validation rows
-        closer. Members of different orderings, trained with what it has chosen, are added as long as they help; points of a
-        latent mixture and masks that vary replace the first of them if one such model is better than they are together, or
-        else join them. It begins with the parameters given here, but with direct connections to the outputs and dropout, and
-        takes a tenth of the rows for validation if it gets none. The same choices and the same ``random_state`` give the same
-        members; how far the search comes is a matter of time, and so of the machine.
+        "best" searches before it trains: it walks over dropout, weight decay, AdaGrad, two and four times the units, half the
+        batch, averaging, other rates, no direct connections, and points of a latent mixture, one after the other, and keeps
+        what brings the validation rows closer. Members of different orderings, trained with what it has chosen, are added as
+        long as they help; masks that vary replace the first of them if one such model is better than they are together, or
+        else join them. It begins with the parameters given here, and takes a tenth of the rows for validation if it gets none.
+        The same choices and the same ``random_state`` give the same members; how far the search comes is a matter of time, and
+        so of the machine.
     time_budget : float
         Seconds that ``fit`` may take with ``preset="best"``: about 40 % for the search, the rest for members. An epoch that
         has begun is ended, so that a large table may take longer.
@@ -93,8 +93,8 @@ class MADEEnsemble(_KeywordParameters, FittedDensity[MixtureModel]):  # type: ig
         there were then), ``validation_nll``, ``best_epoch``, ``epochs``, ``seconds``, ``whole`` (its time was not up) and
         ``better`` (it was kept). ``verbose`` shows it line by line.
     chosen_ : dict
-        With ``preset="best"``: the parameters that the search has changed; the members have them, but for one with points of
-        a latent mixture or masks that vary that may be among them.
+        With ``preset="best"``: the parameters that the search has changed; the members have them, but for one with masks that
+        vary that may be among them.
     weights_ : (M,) ndarray of float64
         Positive, adding up to 1. Read-only.
     model_ : MixtureModel

@@ -17,7 +17,7 @@ from typing import Any
 
 from bench import machine
 from bench.nets import SHARED
-from bench.paper import figures, page, published, recipes, tables
+from bench.paper import debd, figures, page, published, recipes, tables
 from bench.paper.runs import Place, find
 from made_fast.system import threads
 
@@ -42,14 +42,13 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=SHARED, metavar="DIR", help="where NAME.npz (or .amat, ...) are")
     parser.add_argument("--work", type=Path, default=HERE / "kept", metavar="DIR", help="where runs are kept")
     parser.add_argument("--results", type=Path, metavar="DIR", help="where tables are written; with --quick, by default WORK")
-    parser.add_argument(
-        "--jobs", type=int, default=threads.available(), help="sets at a time, each on one thread (table4, debd)"
-    )
+    parser.add_argument("--jobs", type=int, default=threads.available(), help="sets at a time, each on one thread (table4)")
     parser.add_argument("--widths", type=int, nargs="+", default=WIDTHS, help="hidden units of table6")
     layers, masks = (sorted({row[i] for row in published.MNIST}) for i in (0, 1))
     parser.add_argument("--layers", type=int, nargs="+", choices=layers, default=layers, help="hidden layers of table6")
     parser.add_argument("--masks", type=int, nargs="+", choices=masks, default=masks, help="masks of table6")
     parser.add_argument("--variants", nargs="+", choices=recipes.VARIANTS, default=recipes.VARIANTS, help="columns of table4")
+    parser.add_argument("--budget", type=float, default=debd.BUDGET, help="seconds for a set of debd")
     parser.add_argument("--max-epochs", type=int, help="of table6 and figure2")
     parser.add_argument("--quick", action="store_true", help="tiny runs on a few rows: does it work?")
     given = parser.parse_args(arguments)
@@ -74,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def make(given: argparse.Namespace) -> Path:
     """Make a table or a figure; return the path of the page. What there is of a table is written with every row."""
-    wide = given.table not in ("table4", "debd")
+    wide = given.table != "table4"
     jobs = 1 if wide else max(1, given.jobs)
     place = Place(given.data, given.work, max(1, threads.available() // jobs), given.quick)
     given.results.mkdir(parents=True, exist_ok=True)
@@ -115,7 +114,7 @@ def rows(given: argparse.Namespace, place: Place, jobs: int) -> Iterator[Any]:
     if given.table == "table4":
         yield from tables.table_4(names(given, tuple(published.TABLE_4)), given.variants, place, jobs)
     elif given.table == "debd":
-        yield from tables.debd(names(given, tuple(published.DEBD)), place, jobs)
+        yield from debd.rows(names(given, tuple(published.DEBD)), place, given.budget)
     elif given.table == "table6":
         yield from tables.table_6(place, given.widths, given.layers, given.masks, changes)
     elif given.table == "figure2":

@@ -19,7 +19,7 @@ import numpy as np
 
 from bench.paper.runs import Record
 
-__all__ = ["MNIST", "OURS", "PAPER", "VARIANTS", "Choice", "against_rivals", "debd", "mnist", "ours", "table_4"]
+__all__ = ["MNIST", "OURS", "PAPER", "VARIANTS", "Choice", "against_rivals", "mnist", "ours", "table_4"]
 
 Params = dict[str, Any]
 Train = Callable[[Params], Record]
@@ -93,11 +93,6 @@ CONNECTIVITY_WEIGHTS: list[Params] = [{"connectivity_weights": True}]
 
 DROPOUT: list[Params] = [{"dropout": 0.25}, {"dropout": 0.5}]
 
-RATES: list[Params] = [{"learning_rate": 3e-3}, {"learning_rate": 3e-4}]
-
-DEBD_STEPS, DEBD_EPOCHS = 30_000, 300
-"""At most so many mini-batches, and so many epochs, in a run on one of the DEBD sets."""
-
 
 class Choice(NamedTuple):
     """What was chosen on the validation rows, and all the runs that were made to find it."""
@@ -149,23 +144,3 @@ def ours(train: Train, n_rows: int) -> Choice:
 def against_rivals(n_rows: int) -> Params:
     """Return how each of our members beside rivals is trained on a set of so many rows: our recipe, dropout, one mask."""
     return {**OURS, **_budget(n_rows), "dropout": 0.5}
-
-
-def debd(train: Train, n_rows: int) -> dict[str, Choice]:
-    """Make the runs of one set of the DEBD collection, of so many training rows: three dropouts, then more masks, then rates.
-
-    It is our own recipe with a rate that falls to nothing in a given number of epochs; on a small set, one that does not fall
-    while masks are ever fresh.
-    """
-    start = {**OURS, **_budget(n_rows), "n_val_masks": 8}
-    fresh: Params = {"n_masks": None}
-    if n_rows < FRESH:
-        fresh |= {"max_epochs": 1000, "patience": 100, "learning_rate_schedule": "constant"}
-    return {"our recipe": walk(start, [DROPOUT, [{"n_masks": 8}], [fresh], RATES], train)}
-
-
-def _budget(n_rows: int) -> Params:
-    """Return the epochs of a run on a set of the DEBD collection, and a rate that falls to nothing in them."""
-    steps_an_epoch = -(-n_rows // OURS["batch_size"])
-    epochs = min(DEBD_EPOCHS, -(-DEBD_STEPS // steps_an_epoch))
-    return {"max_epochs": epochs, "patience": 30, "learning_rate_schedule": "linear"}

@@ -1,6 +1,6 @@
-"""The tables of runs: Table 4, Table 6 (and Figure 2, its row of 500 units), DEBD. Every one gives rows for ``page.py``.
+"""The tables of runs: Table 4, Table 6 and Figure 2, its row of 500 units. Each gives rows for ``page.py``.
 
-Not here: what is trained (``recipes.py``), how a run is kept (``runs.py``), other models (``others.py``).
+Not here: the DEBD sets (``debd.py``), what is trained (``recipes.py``), how a run is kept (``runs.py``), other models (``others.py``).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from bench.paper import published, recipes
 from bench.paper.recipes import Choice, Params
 from bench.paper.runs import Place, data_set, evaluate, train
 
-__all__ = ["Row", "debd", "figure_2", "say", "table_4", "table_6"]
+__all__ = ["Row", "figure_2", "say", "table_4", "table_6"]
 
 
 class Row(TypedDict):
@@ -72,11 +72,6 @@ def table_4(sets: Sequence[str], variants: Sequence[str], place: Place, jobs: in
     return _side_by_side(partial(_rows_of_table_4, variants=variants), sets, place, jobs)
 
 
-def debd(sets: Sequence[str], place: Place, jobs: int) -> Iterator[Row]:
-    """Yield the rows of the DEBD sets."""
-    return _side_by_side(_rows_of_debd, sets, place, jobs)
-
-
 def _rows_of_table_4(name: str, place: Place, variants: Sequence[str]) -> list[Row]:
     values = published.TABLE_4.get(name)
     shown: dict[str, float | None] = dict.fromkeys(recipes.VARIANTS)
@@ -86,12 +81,6 @@ def _rows_of_table_4(name: str, place: Place, variants: Sequence[str]) -> list[R
     n_rows = data_set(name, place).train.shape[0]
     choices = recipes.table_4(lambda params: train(name, params, place, say), n_rows, variants)
     return [row(choice, variant, shown[variant], place) for variant, choice in choices.items()]
-
-
-def _rows_of_debd(name: str, place: Place) -> list[Row]:
-    n_rows = data_set(name, place).train.shape[0]
-    choices = recipes.debd(lambda params: train(name, params, place, say), n_rows)
-    return [row(choice, variant, published.DEBD[name].made, place) for variant, choice in choices.items()]
 
 
 def _side_by_side(work: Callable[..., list[Row]], sets: Sequence[str], place: Place, jobs: int) -> Iterator[Row]:

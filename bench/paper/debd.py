@@ -1,0 +1,101 @@
+"""The DEBD sets: plain ``MADE()`` and ``MADEEnsemble(preset="best")`` beside the best figures known.
+
+Both are fitted to the training rows and chosen on the validation rows; test rows are scored once, by the model that is kept.
+Not here: the paper's own tables (``tables.py``), what others have published (``published.py``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, TypedDict
+
+import numpy as np
+
+from bench.paper import published
+from bench.paper.runs import QUICK, Place, data_set, keep
+from bench.paper.tables import say
+from made_fast import MADE, MADEEnsemble, load
+
+__all__ = ["BUDGET", "Fitted", "rows"]
+
+BUDGET = 150.0
+"""Seconds that ``preset="best"`` has for a set."""
+
+QUICK_BUDGET = 2.0
+
+
+class Fitted(TypedDict):
+    """What is kept of a fit beside its model: NLL in nats, half of its 95 % interval over the test rows, what it took."""
+
+    validation_nll: float
+    nll: float
+    interval: float
+    seconds: float
+    cpu_seconds: float
+    n_threads: int
+    members: int
+    chosen: dict[str, Any]
+
+
+def rows(sets: Sequence[str], place: Place, budget: float) -> Iterator[dict[str, Any]]:
+    """Yield the row of each set."""
+    budget = QUICK_BUDGET if place.quick else budget
+    for name in sets:
+        plain, best = fitted(name, "plain", None, place), fitted(name, "best", budget, place)
+        known = published.DEBD[name]
+        off = round(best["nll"], 2) - known.best
+        say(f"{name}: plain {plain['nll']:.3f}, preset {best['nll']:.3f} +- {best['interval']:.3f}, best known {known.best}")
+        yield {
+            "set": name,
+            "plain MADE()": f"{plain['nll']:.2f} ± {plain['interval']:.2f}",
+            'preset="best"': f"{best['nll']:.2f} ± {best['interval']:.2f}",
+            "MADE, published": None if known.made is None else f"{known.made:.2f}",
+            "best known": f"{known.best:.2f}",
+            "at or below": "no" if off > 0.001 else "yes",
+            "difference": f"{off:+.2f}",
+            "seconds": f"{plain['seconds']:.0f}, {best['seconds']:.0f}",
+            "CPU s": f"{plain['cpu_seconds']:.0f}, {best['cpu_seconds']:.0f}",
+            "threads": best["n_threads"],
+            "members": best["members"],
+            "chosen": ", ".join(f"{key} {_shown(value)}" for key, value in best["chosen"].items() if value is not None),
+        }
+
+
+def _shown(value: Any) -> str:
+    return " + ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def fitted(name: str, what: str, budget: float | None, place: Place) -> Fitted:
+    """Return what is kept of a fit; fit if nothing is."""
+    asked = json.dumps({"data_set": name, "what": what, "budget": budget, "quick": place.quick}, sort_keys=True)
+    key = f"{name}-{what}-{hashlib.sha256(asked.encode()).hexdigest()[:16]}"
+    kept, path = place.work / f"{key}.json", place.work / f"{key}.safetensors"
+    if kept.exists():
+        found: Fitted = json.loads(kept.read_text())
+        return found
+    place.work.mkdir(parents=True, exist_ok=True)
+    data = data_set(name, place)
+    common: dict[str, Any] = {"random_state": 0, "n_threads": place.n_threads}
+    if place.quick:
+        common |= {"hidden_sizes": (QUICK["hidden"],), "max_epochs": QUICK["max_epochs"]}
+    begin, cpu_begin = time.perf_counter(), time.process_time()
+    model: Any = MADE(**common) if budget is None else MADEEnsemble(preset="best", time_budget=budget, **common, verbose=1)
+    model.fit(data.train, X_val=data.valid)
+    seconds, cpu_seconds = time.perf_counter() - begin, time.process_time() - cpu_begin
+    model.save(path)
+    log_p = load(path).score_samples(data.test, n_threads=place.n_threads)
+    found = Fitted(
+        validation_nll=-model.score(data.valid),
+        nll=-float(log_p.mean()),
+        interval=1.96 * float(log_p.std(ddof=1) / np.sqrt(len(log_p))),
+        seconds=seconds,
+        cpu_seconds=cpu_seconds,
+        n_threads=place.n_threads,
+        members=1 if budget is None else len(model.members_),
+        chosen={} if budget is None else model.chosen_,
+    )
+    keep(kept, found)
+    return found

@@ -21,7 +21,7 @@ from made_fast import MADE, MADEEnsemble, load
 
 __all__ = ["BUDGET", "Fitted", "rows"]
 
-BUDGET = 150.0
+BUDGET = 180.0
 """Seconds that ``preset="best"`` has for a set."""
 
 QUICK_BUDGET = 2.0

@@ -93,6 +93,9 @@ CONNECTIVITY_WEIGHTS: list[Params] = [{"connectivity_weights": True}]
 
 DROPOUT: list[Params] = [{"dropout": 0.25}, {"dropout": 0.5}]
 
+RIVALS_STEPS, RIVALS_EPOCHS = 30_000, 300
+"""At most so many mini-batches, and so many epochs, in a run beside rivals."""
+
 
 class Choice(NamedTuple):
     """What was chosen on the validation rows, and all the runs that were made to find it."""
@@ -144,3 +147,10 @@ def ours(train: Train, n_rows: int) -> Choice:
 def against_rivals(n_rows: int) -> Params:
     """Return how each of our members beside rivals is trained on a set of so many rows: our recipe, dropout, one mask."""
     return {**OURS, **_budget(n_rows), "dropout": 0.5}
+
+
+def _budget(n_rows: int) -> Params:
+    """Return the epochs of a run beside rivals, and a rate that falls to nothing in them."""
+    steps_an_epoch = -(-n_rows // OURS["batch_size"])
+    epochs = min(RIVALS_EPOCHS, -(-RIVALS_STEPS // steps_an_epoch))
+    return {"max_epochs": epochs, "patience": 30, "learning_rate_schedule": "linear"}

@@ -257,7 +257,7 @@ class Search:
         settings, seconds = self._masks(self._left(until) / 3)
         if not settings:
             return
-        tried = self._tried([self.chosen | change for change in settings], seconds)
+        tried = self._tried(settings, seconds)
         best = min((fit for _, fit in tried), key=lambda fit: fit.nll)
         with_it = self._mixed([*self.members, best]) if np.isfinite(best.nll) else np.inf
         before = self._curve[-1]
@@ -275,11 +275,12 @@ class Search:
         if self.params["n_masks"] != 1 or not self.members:
             return [], 0.0
         if len(self.rows.table) > FEW_ROWS:
-            return ([{"n_masks": 8, "latent_points": 1}], seconds) if (seconds := self._fair(left, 1)) else ([], 0.0)
+            several = self.chosen | {"n_masks": 8, "latent_points": 1}
+            return ([several], seconds) if (seconds := self._fair(left, 1)) else ([], 0.0)
         fresh: Setting = {"n_masks": None, "n_eval_masks": 64, "patience": 100, "latent_points": 1}
-        seconds = left / self._rounds(2)
+        seconds = left / self._rounds(3)
         enough = seconds > FRESH_EPOCHS * self._epoch()
-        return ([fresh, {**fresh, "dropout": 0.0, "weight_decay": 0.0}] if enough else []), seconds
+        return ([self.chosen | fresh, fresh, {**fresh, "dropout": 0.0}] if enough else []), seconds
 
     def _epoch(self) -> float:
         """Return the seconds that an epoch of the first member has taken."""

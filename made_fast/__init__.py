@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from made_fast.estimators.estimator import MADE
     from made_fast.estimators.imputer import MADEImputer
     from made_fast.inference.density import ApproximationWarning
+    from made_fast.inference.latent import LatentModel
     from made_fast.inference.mixture import MixtureModel, load
     from made_fast.inference.model import MADEModel
     from made_fast.inference.tensorfile import ModelFileError
@@ -28,6 +29,7 @@ __all__ = [
     "MADE",
     "ApproximationWarning",
     "Connectivity",
+    "LatentModel",
     "MADEEnsemble",
     "MADEImputer",
     "MADEModel",
@@ -43,6 +45,7 @@ _HOMES = {
     "MADE": "estimators.estimator",
     "ApproximationWarning": "inference.density",
     "Connectivity": "network.masks",
+    "LatentModel": "inference.latent",
     "MADEEnsemble": "estimators.ensemble",
     "MADEImputer": "estimators.imputer",
     "MADEModel": "inference.model",

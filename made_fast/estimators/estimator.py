@@ -39,7 +39,7 @@ class MADE(HyperParameters, FittedDensity[MADEModel]):
     Attributes
     ----------
     model_ : MADEModel
-        The fitted model, for inference.
+        The fitted model, for inference; with ``latent_points``, a ``LatentModel``.
     history_ : list of dict
         One per epoch: ``epoch``, ``train_nll``, ``validation_nll``, ``seconds``, ``rows_per_second``.
     best_epoch_ : int

@@ -1,6 +1,6 @@
 """The tables of runs: Table 4, Table 6 and Figure 2, its row of 500 units. Each gives rows for ``page.py``.
 
-Not here: the DEBD sets (``debd.py``), what is trained (``recipes.py``), how a run is kept (``runs.py``), other models
+Not here: the best fit (``best.py``), what is trained (``recipes.py``), how a run is kept (``runs.py``), other models
 (``others.py``).
 """
 

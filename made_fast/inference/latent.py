@@ -109,11 +109,13 @@ class LatentModel(MADEModel):
             out[part, order] = mean / total
         return out
 
+    def member(self, mask: int | Connectivity = 0) -> Network:
+        """Refuse: one network is not the model. ``model.point(k)`` has that at a point."""
+        raise ValueError(f"a latent mixture has a network at each of {self.n_points} points: ask one, model.point(k).")
+
     def to_dense(self, mask: int | Connectivity | None = None) -> dict[str, Any]:
-        """Refuse: one network is not the model. ``model.point(k).to_dense()`` returns that at a point."""
-        raise ValueError(
-            f"a latent mixture is the networks at {self.n_points} points: ask one of them, model.point(k).to_dense()."
-        )
+        """Refuse, as :meth:`member` does."""
+        return self.member().dense()
 
     def with_input(self, binarize: float | None) -> LatentModel:
         """See ``MADEModel.with_input``."""

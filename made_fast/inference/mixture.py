@@ -130,11 +130,7 @@ class MixtureModel(Density):
         return modelfile.encode_ensemble(modelfile.EnsembleContent(contents, self.weights, self.hyper, self.feature_names))
 
     def _answers(self, rows: PackedRows, options: Options) -> MixtureAnswers:
-        # Each member has its own random numbers, so that errors of estimates do not add up.
-        seeds = options.rng.integers(2**63, size=self.n_members).tolist()
-        own = [options._replace(rng=np.random.default_rng(seed)) for seed in seeds]
-        models = [model._answers(rows, one) for model, one in zip(self.members, own, strict=True)]
-        return MixtureAnswers(rows, own[0], models, self.weights)
+        return MixtureAnswers.of(rows, options, self.members, self.weights)
 
     def _member(self, member: Any) -> Member:
         """Return that member, or the only one there is."""

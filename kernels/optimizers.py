@@ -55,5 +55,5 @@ OPTIMIZERS: dict[str, Optimizer] = {
     # s = a s + (1-a) g^2;  w -= lr g / (sqrt(s) + eps)                  Tieleman and Hinton 2012
     "rmsprop": Optimizer(RMSPROP, 1, (1e-3, 0.9, 0.0, 1e-8), ("learning_rate", "rho", "", "eps")),
     # m = a m + (1-a) g;  v = b v + (1-b) g^2;  w -= lr m/(1-a^t) / (sqrt(v/(1-b^t)) + eps)      Kingma and Ba 2015
-    "adam": Optimizer(ADAM, 2, (1e-3, 0.9, 0.999, 1e-8), ("learning_rate", "beta_1", "beta_2", "eps")),
+    "adam": Optimizer(ADAM, 2, (2e-3, 0.9, 0.999, 1e-8), ("learning_rate", "beta_1", "beta_2", "eps")),
 }

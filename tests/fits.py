@@ -7,6 +7,7 @@ import numpy as np
 from made_fast import MADE
 from made_fast.kernels import layout as panels
 
+PLAIN = {"direct_connections": "none", "dropout": 0.0, "averaging": 0.0}  # a network and its steps, nothing beside
 SHARED = {"n_masks": 4, "direct_connections": "output", "connectivity_weights": True}
 FRESH = {"n_masks": None, "n_eval_masks": 5}
 EVERYTHING = {
@@ -17,6 +18,7 @@ ONE_STEP = {
     "optimizer": "sgd", "batch_size": 10_000, "max_epochs": 1, "dtype": "float64", "activation": "tanh", "n_threads": 1,
     "hidden_sizes": (7,), "random_state": 0,
     "bias_init": "zeros",  # then every weight has a gradient in the first step
+    **PLAIN,
 }  # fmt: skip
 KINDS = {
     "fixed": {},
@@ -42,7 +44,7 @@ def kind(name, n, D=6):
 
 def small(**params):
     defaults = {"hidden_sizes": (10, 9), "batch_size": 20, "learning_rate": 0.01, "random_state": 0, "max_epochs": 5}
-    return MADE(**{**defaults, "n_eval_masks": 3, "n_threads": 1, **params})
+    return MADE(**{**PLAIN, **defaults, "n_eval_masks": 3, "n_threads": 1, **params})
 
 
 def initial(params, X, **fit):

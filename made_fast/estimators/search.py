@@ -340,7 +340,7 @@ class Search:
         made, epochs = fit.made, len(fit.made.history_)
         course = {"best_epoch": made.best_epoch_, "epochs": epochs, "seconds": fit.seconds, "whole": fit.is_whole}
         self.records.append({**what, "validation_nll": nll, **course, "better": better})
-        words = [f"{name} {value}" for name, value in (what.get("setting") or what).items()]
+        words = [f"{name} {value}" for name, value in what.get("setting", what).items()] or ["as given"]
         mark = ", better" if better else ""
         self._say(
             f"{', '.join(words)}: validation {nll:.3f} (epoch {made.best_epoch_} of {epochs}, {fit.seconds:.1f} s){mark}"

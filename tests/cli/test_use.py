@@ -141,7 +141,7 @@ def test_info_tells_what_the_file_holds(model_file, capsys):
     assert re.fullmatch(r"\S+model\.safetensors \([\d.]+ kB\)", facts["file"])
     expected = {
         "inputs": "64, 0/1 values", "activation": "relu", "hidden layers": "64", "degrees": "1..63", "masks": "1",
-        "direct connections": "none", "connectivity weights": "no", "dtype": "float32",
+        "direct connections": "inputs to outputs", "connectivity weights": "no", "dtype": "float32",
     }  # fmt: skip
     assert {name: facts[name] for name in expected} == expected
     assert facts["ordering"].startswith(f"permutation {' '.join(map(str, model.masks.orderings[0, :8]))}")

@@ -91,7 +91,7 @@ def test_parameters_of_the_members_are_parameters():
     made = small(optimizer="adagrad")
     params = made.get_params()
     assert params.keys() == MADE().get_params().keys() | {"n_members", "weights", "n_jobs", "preset", "time_budget", "refit"}
-    assert (params["optimizer"], params["hidden_sizes"], params["dropout"], params["n_members"]) == ("adagrad", (12,), 0.0, 3)
+    assert (params["optimizer"], params["hidden_sizes"], params["dropout"], params["n_members"]) == ("adagrad", (12,), 0.25, 3)
     own = {"n_members": None, "weights": "equal", "n_jobs": None, "preset": "none", "time_budget": 300.0, "refit": False}
     assert MADEEnsemble().get_params() == {**MADE().get_params(), **own}
     assert len(MADEEnsemble(hidden_sizes=(3,), max_epochs=1).fit(rows(20)).members_) == 5

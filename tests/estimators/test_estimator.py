@@ -8,7 +8,7 @@ import tracemalloc
 import numpy as np
 import pytest
 import scipy.sparse
-from fits import FRESH, SHARED, parameters, rows, small
+from fits import FRESH, PLAIN, SHARED, parameters, rows, small
 from helpers import all_inputs
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
@@ -272,7 +272,7 @@ def test_training_data_stay_packed(options):
     X = np.zeros((50_000, 784), np.uint8)
     X[:, ::7] = 1
     tracemalloc.start()
-    MADE(hidden_sizes=(20,), max_epochs=1, batch_size=1000, random_state=0, **options).fit(X)
+    MADE(**{**PLAIN, "hidden_sizes": (20,), "max_epochs": 1, "batch_size": 1000, "random_state": 0, **options}).fit(X)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 30e6

@@ -17,14 +17,14 @@ QUICK = {"hidden_sizes": (8,), "batch_size": 20, "learning_rate": 0.01, "patienc
 X, V = rows(200), rows(60, seed=1)
 
 
-POINTS = Search._points
+POINTS = Search._try_points
 
 
 @pytest.fixture(autouse=True)
 def without_costly_settings(monkeypatch):
     """Ever fresh masks take a hundred epochs of patience, and points as many times as long; two tests try them."""
     monkeypatch.setattr(search, "FEW_ROWS", 0)
-    monkeypatch.setattr(Search, "_points", lambda self, left: ([], 0.0))
+    monkeypatch.setattr(Search, "_try_points", lambda self, until: None)
 
 
 def best(n_members=3, **params):
@@ -139,7 +139,7 @@ def test_what_is_trained_so_far_becomes_the_model(monkeypatch):
         raise KeyboardInterrupt
 
     made = best()
-    monkeypatch.setattr(Search, "_try_costly", interrupted)
+    monkeypatch.setattr(Search, "_try_masks", interrupted)
     with pytest.raises(KeyboardInterrupt):
         made.fit(X, X_val=V)
     assert len(made.members_) > 1
@@ -171,7 +171,7 @@ def test_masks_that_vary_must_beat_an_ensemble(monkeypatch):
     monkeypatch.setattr(search, "alternatives", lambda params: [])
     made = best(2).fit(X, X_val=V)
     masks = [record for record in made.search_ if "n_masks" in record.get("setting", {})]
-    assert [record["setting"]["n_masks"] for record in masks] == [None, None]
+    assert [record["setting"]["n_masks"] for record in masks] == [None, None, None]
     members = [record for record in made.search_ if "members" in record]
     rival = min(record["validation_nll"] for record in members[:1])
     assert any(record["better"] for record in masks) == (min(record["validation_nll"] for record in masks) < rival)
@@ -181,38 +181,49 @@ def test_masks_that_vary_must_beat_an_ensemble(monkeypatch):
     assert best(2, n_masks=3).fit(X, X_val=V).members_[0].n_masks == 3
 
 
-@pytest.mark.parametrize(("rivals", "taken"), [(1e9, True), (-1e9, False)])
-def test_points_of_a_latent_mixture_must_beat_an_ensemble(monkeypatch, rivals, taken):
-    """Whatever the two members before them score."""
-    mixed = Search._mixed
-    monkeypatch.setattr(Search, "_points", POINTS)
-    monkeypatch.setattr(Search, "_mixed", lambda self, fits: rivals if len(fits) == 2 else mixed(self, fits))
+@pytest.mark.parametrize("score", [1e9, -1e9])
+def test_points_of_a_latent_mixture_must_beat_one_network(monkeypatch, score):
+    judged = Search._judged
+
+    def of_points(self, setting, seed, made, held):
+        fit = judged(self, setting, seed, made, held)
+        return fit._replace(nll=score) if made.latent_points > 1 else fit
+
+    monkeypatch.setattr(Search, "_try_points", POINTS)
+    monkeypatch.setattr(Search, "_judged", of_points)
     monkeypatch.setattr(search, "alternatives", lambda params: [])
-    monkeypatch.setattr(search, "RIVALS", 2)
     made = best(3, n_jobs=1).fit(X, X_val=V)
     points = [record for record in made.search_ if record.get("setting", {}).get("latent_points", 1) > 1]
-    assert [record["setting"]["latent_points"] for record in points] == [16, 32]
-    assert any(record["better"] for record in points) == taken
-    assert (made.members_[0].latent_points > 1) == taken
+    assert [(record["setting"], record["better"]) for record in points] == [({"latent_points": 16}, score < 0)]
+    assert {member.latent_points for member in made.members_} == {16 if score < 0 else 1}
+    assert made.chosen_ == ({"latent_points": 16} if score < 0 else {})
 
 
-def test_what_has_no_time_for_more_like_it_joins_the_members(monkeypatch):
-    monkeypatch.setattr(Search, "_points", lambda self, left: ([{"latent_points": 4}], 1e-9))
-    monkeypatch.setattr(Search, "_masks", lambda self, left: ([], 0.0))
+def test_points_help_where_rows_are_of_kinds(monkeypatch):
+    """Rows of four patterns with noise: a network without hidden units has no other way to tell them apart."""
+    monkeypatch.setattr(Search, "_try_points", POINTS)
+    monkeypatch.setattr(search, "alternatives", lambda params: [])
+    made = best(1, hidden_sizes=(), direct_connections="none", max_epochs=50).fit(X, X_val=V)
+    assert made.chosen_ == {"latent_points": 16}
+    assert best(1, n_masks=2).fit(X, X_val=V).chosen_ == {}
+
+
+def test_masks_that_have_no_time_for_more_like_them_join_the_members(monkeypatch):
+    monkeypatch.setattr(Search, "_masks", lambda self, left: ([{"n_masks": 2}], 1e-9))
     monkeypatch.setattr(Search, "_mixed", lambda self, fits: -float(len(fits)))
     monkeypatch.setattr(search, "RIVALS", 2)
     monkeypatch.setattr(search, "alternatives", lambda params: [])
     for refit in (False, True):
         made = best(4, n_jobs=1, refit=refit).fit(X, X_val=V)
-        assert [member.latent_points for member in made.members_] == [1, 1, 4, 1]
-        assert "latent_points" not in made.chosen_
+        assert [member.n_masks for member in made.members_] == [1, 1, 2, 1]
+        assert made.chosen_ == {}
         assert len(made.members_[2].history_) == 1
         total = np.logaddexp.reduce([member.score_samples(V) for member in made.members_], axis=0) - np.log(4)
         np.testing.assert_allclose(made.score_samples(V), total, rtol=1e-12)
 
 
 def test_points_of_a_latent_mixture_need_complete_rows(monkeypatch):
-    monkeypatch.setattr(Search, "_points", POINTS)
+    monkeypatch.setattr(Search, "_try_points", POINTS)
     monkeypatch.setattr(search, "alternatives", lambda params: [])
     made = best(2).fit(with_gaps(X))
     assert not any(record.get("setting", {}).get("latent_points", 1) > 1 for record in made.search_)
@@ -232,9 +243,10 @@ def test_verbose_shows_what_was_tried(capfd, monkeypatch):
     made = best(2, verbose=1, refit=True).fit(X, X_val=V)
     lines = capfd.readouterr().err.splitlines()
     assert len(lines) == len(made.search_) + 1
-    assert "direct_connections output, dropout 0.25: validation " in lines[0]
+    assert "as given: validation " in lines[0]
     assert lines[0].endswith(", better")
-    assert "2 of 2 members trained again on all rows" in lines[-1]
+    n = len(made.members_)
+    assert f"{n} of {n} members trained again on all rows" in lines[-1]
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,7 @@ def test_copies_give_the_same_answers_and_pickles_do_not_grow_with_use(name, way
 def arrays_of(fitted: MADE) -> int:
     """Return the bytes of what a fitted estimator cannot do without."""
     trainer, masks = fitted._fit_state.trainer, fitted.model_.masks
-    vectors = [trainer.parameters.vector, trainer.state, masks.orderings, *masks.degrees]
+    vectors = [trainer.parameters.vector, trainer.average, trainer.state, masks.orderings, *masks.degrees]
     return sum(array.nbytes for array in vectors)
 
 
@@ -193,7 +193,7 @@ def test_what_was_one_array_is_one_array(kwargs, way):
 
     def held(of: MADE) -> list[np.ndarray]:
         source = of.model_.source
-        return [of._fit_state.trainer.parameters.vector, source.vector]
+        return [of._fit_state.trainer.scored.vector, source.vector]
 
     assert np.shares_memory(*held(fitted))  # the model's is a read-only view
     if way == "joblib":  # which writes every mention of an array

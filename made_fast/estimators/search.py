@@ -50,6 +50,9 @@ POINTS, FEWEST = 16, 4
 """Points of a latent mixture that are tried, if there is time for so many members with them. On sparse sets one such model
 gains as much as eight members do, in the time of eight, and members of it gain as much again."""
 
+RATE = "optimizer", "learning_rate", "optimizer_params"
+"""What was found for one mask and is no guide for masks that vary."""
+
 RIVALS = 4
 """Members that masks that vary must beat together: each of those takes the time of many."""
 
@@ -261,7 +264,7 @@ class Search:
         best = min((fit for _, fit in tried), key=lambda fit: fit.nll)
         with_it = self._mixed([*self.members, best]) if np.isfinite(best.nll) else np.inf
         before = self._curve[-1]
-        if best.is_whole and best.seconds < self._left(until):  # there is time for others like it
+        if (best.is_whole or best.nll < before) and best.seconds < self._left(until):  # there is time for others like it
             before = -np.inf if self._take(tried, before) else before
         else:
             for setting, fit in tried:
@@ -280,7 +283,8 @@ class Search:
         fresh: Setting = {"n_masks": None, "n_eval_masks": 64, "patience": 100, "latent_points": 1}
         seconds = left / self._rounds(3)
         enough = seconds > FRESH_EPOCHS * self._epoch()
-        return ([self.chosen | fresh, fresh, {**fresh, "dropout": 0.0}] if enough else []), seconds
+        kept = {name: value for name, value in self.chosen.items() if name not in RATE}
+        return ([kept | fresh, fresh, {**fresh, "dropout": 0.5}] if enough else []), seconds
 
     def _epoch(self) -> float:
         """Return the seconds that an epoch of the first member has taken."""

@@ -26,15 +26,20 @@ from made_fast.training.rows import TrainingRows
 from made_fast.training.steps import Trainer
 
 __all__ = [
-    "BATCHES", "DENSITIES", "DNA", "EPOCH", "KEPT", "MNIST", "SCALING_D", "SCALING_H", "SEED", "STEP_SIZES", "TINY", "Layer",
-    "Size", "Truth", "draw_rows", "estimator", "flatten", "mixture_model", "new_trainer", "pack", "parameters_of", "rows",
-    "to_model", "trained_model", "true_epoch", "true_log_p", "true_logits", "true_mixture",
+    "BATCHES", "DENSITIES", "DNA", "EPOCH", "KEPT", "MNIST", "PLAIN", "SCALING_D", "SCALING_H", "SEED", "STEP_SIZES", "TINY",
+    "Layer", "Size", "Truth", "draw_rows", "estimator", "flatten", "mixture_model", "new_trainer", "pack", "parameters_of",
+    "rows", "to_model", "trained_model", "true_epoch", "true_log_p", "true_logits", "true_mixture",
 ]  # fmt: skip
 
 SEED = 0
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 N_MASKS = 32
 """Of a mixture."""
+
+PLAIN: dict[str, Any] = {
+    "direct_connections": "none", "dropout": 0.0, "averaging": 0.0, "learning_rate": 1e-3, "bias_init": "zeros",
+}  # fmt: skip
+"""What makes a network no more than that, trained in steps that are no more than that, from a start that has seen no rows."""
 
 KEPT = 2
 """Of each kind: large nets are not kept for long, and whoever times them goes from one to the next."""
@@ -134,8 +139,7 @@ def draw_rows(size: Size, n: int, n_test: int) -> tuple[NDArray[np.uint8], NDArr
 def estimator(size: Size, n_masks: int | None = 1, **params: Any) -> MADE:
     """Return an unfitted estimator of the size; it trains what ``new_trainer`` returns."""
     fixed = {"batch_size": size.batch, "random_state": SEED, "n_masks": n_masks, "n_eval_masks": 1, "n_threads": 1}
-    fixed["bias_init"] = "zeros"  # as a trainer has them that has seen no rows
-    return MADE(size.hidden_sizes, **{**fixed, **params})
+    return MADE(size.hidden_sizes, **{**PLAIN, **fixed, **params})
 
 
 def new_trainer(size: Size, n_masks: int | None = 1, dtype: str = "float32") -> Trainer:

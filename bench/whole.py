@@ -109,7 +109,7 @@ def memory(batch: int, sizes: list[int]) -> tuple[int, int]:
     MADE((4,), max_epochs=2, n_threads=1).fit(X[:10, :8])  # loads what a fit needs
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     before = _memory("VmRSS")
-    made = MADE(tuple(hidden), batch_size=batch, max_epochs=2, n_threads=1, random_state=nets.SEED).fit(X)
+    made = MADE(tuple(hidden), batch_size=batch, max_epochs=2, n_threads=1, random_state=nets.SEED, **nets.PLAIN).fit(X)
     peak = _memory("VmHWM")
     weights_and_adam = 4 * made.model_.n_parameters  # the weights before the epoch, should it diverge, are one
     layers = D + 2 * (sum(hidden) + D)  # rows; outputs and their gradients

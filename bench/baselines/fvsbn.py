@@ -46,6 +46,7 @@ class FVSBN(Baseline):
     ) -> None:
         self.made = MADE(
             hidden_sizes=(),
+            averaging=0.0,
             ordering=ordering,
             learning_rate=learning_rate,
             batch_size=batch_size,

@@ -108,10 +108,11 @@ def _table(name: str, rows: list[dict[str, Any]]) -> Iterator[str]:
         words = {"set", "model", "within", "at or below", "chosen"}
     else:
         shown, words = rows, {column for column, value in rows[0].items() if isinstance(value, str)}
-    yield f"| {' | '.join(shown[0])} |"
-    yield f"| {' | '.join('---' if column in words else '---:' for column in shown[0])} |"
+    columns = dict.fromkeys(column for cells in shown for column in cells)
+    yield f"| {' | '.join(columns)} |"
+    yield f"| {' | '.join('---' if column in words else '---:' for column in columns)} |"
     for cells in shown:
-        yield f"| {' | '.join(_cell(cells[column]) for column in shown[0])} |"
+        yield f"| {' | '.join(_cell(cells.get(column)) for column in columns)} |"
 
 
 def _of_a_run(name: str, row: dict[str, Any]) -> dict[str, Any]:

@@ -31,6 +31,8 @@ PAPER: Params = {
     "direct_connections": "output",
     "weight_init": "orthogonal",
     "bias_init": "zeros",
+    "dropout": 0.0,
+    "averaging": 0.0,
     "optimizer": "adadelta",
     "learning_rate": 1.0,
     "optimizer_params": {"rho": 0.95, "eps": 1e-5},

@@ -95,8 +95,9 @@ def data_set(name: str, place: Place) -> datasets.Dataset:
 
 def key_of(name: str, params: dict[str, Any], quick: bool) -> str:
     """Return the name that a run is kept by: that of a set, and a hash of what is asked."""
-    # runs that were kept before biases had a choice began at zero, and are found again
-    asked = {option: value for option, value in params.items() if (option, value) != ("bias_init", "zeros")}
+    # runs that were kept before there was such a choice had these, and are found again
+    before = {"bias_init": "zeros", "dropout": 0.0, "averaging": 0.0}
+    asked = {option: value for option, value in params.items() if before.get(option) != value}
     text = json.dumps({"data_set": name, "params": asked, "quick": quick}, sort_keys=True)
     return f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 

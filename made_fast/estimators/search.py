@@ -50,6 +50,9 @@ POINTS, FEWEST = 16, 4
 """Points of a latent mixture that are tried, if there is time for so many members with them. On sparse sets one such model
 gains as much as eight members do, in the time of eight, and members of it gain as much again."""
 
+PRICE = 5e-4
+"""Share of the NLL that a setting must gain for twice the work: about half of what twice the members bring."""
+
 RATE = "optimizer", "learning_rate", "optimizer_params"
 """What was found for one mask and is no guide for masks that vary."""
 
@@ -105,6 +108,11 @@ class Fit(NamedTuple):
     nll: float  # their mean; infinite if there is no epoch
     seconds: float
     is_whole: bool  # it ended by itself, not because its time was up
+
+    @property
+    def work(self) -> float:
+        """Its epochs times parameters times points; not its seconds, so that the same fits lead to the same choice."""
+        return max(1.0, float(len(self.made.history_) * self.made.model_.n_parameters * self.made.latent_points))
 
 
 class Search:
@@ -202,15 +210,21 @@ class Search:
     def _take(self, tried: Sequence[tuple[Setting, Fit]], rival: float | None = None) -> bool:
         """Note what was tried; choose the best setting if it is better than what is chosen, or than the rival's NLL."""
         before = self._best.nll if self._best is not None else np.inf
-        setting, best = min(tried, key=lambda one: one[1].nll)
+        setting, best = min(tried, key=lambda one: self._priced(one[1]))
         goal = before if rival is None else rival
-        better = self._best is None or best.nll < (goal - MARGIN * abs(goal) if np.isfinite(goal) else goal)
+        better = self._best is None or self._priced(best) < (goal - MARGIN * abs(goal) if np.isfinite(goal) else goal)
         for tried_setting, fit in tried:
             self._note({"setting": tried_setting}, fit.nll, fit, better=better and fit is best)
         if better:
             self.chosen, self._best, self._next = setting, best, 1
             self.members, self._curve = ([best], [best.nll]) if np.isfinite(best.nll) else ([], [])
         return better
+
+    def _priced(self, fit: Fit) -> float:
+        """Return the NLL of a fit, with a price for more work than the best fit takes, which costs members."""
+        if self._best is None or not np.isfinite(self._best.nll):
+            return fit.nll
+        return fit.nll + PRICE * abs(self._best.nll) * max(0.0, float(np.log2(fit.work / self._best.work)))
 
     def _grow(self, until: float, most: int) -> None:
         """Train members until there are so many, two in turn bring too little, or time is up."""

@@ -24,6 +24,7 @@ POINTS = Search._try_points
 def without_costly_settings(monkeypatch):
     """Ever fresh masks take a hundred epochs of patience, and points as many times as long; two tests try them."""
     monkeypatch.setattr(search, "FEW_ROWS", 0)
+    monkeypatch.setattr(search, "PRICE", 0.0)
     monkeypatch.setattr(Search, "_try_points", lambda self, until: None)
 
 
@@ -197,6 +198,17 @@ def test_points_of_a_latent_mixture_must_beat_one_network(monkeypatch, score):
     assert [(record["setting"], record["better"]) for record in points] == [({"latent_points": 16}, score < 0)]
     assert {member.latent_points for member in made.members_} == {16 if score < 0 else 1}
     assert made.chosen_ == ({"latent_points": 16} if score < 0 else {})
+
+
+def test_more_work_must_bring_more(monkeypatch):
+    wider = [lambda p: [{"hidden_sizes": (32,)}]]
+    monkeypatch.setattr(search, "alternatives", lambda params: wider)
+    assert best(1, max_epochs=30).fit(X, X_val=V).chosen_ == {"hidden_sizes": (32,)}
+    monkeypatch.setattr(search, "PRICE", 1.0)
+    made = best(1, max_epochs=30).fit(X, X_val=V)
+    assert made.chosen_ == {}
+    one, other = (record["validation_nll"] for record in made.search_[:2])
+    assert other < one
 
 
 def test_points_help_where_rows_are_of_kinds(monkeypatch):

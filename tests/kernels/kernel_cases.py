@@ -196,6 +196,7 @@ class Trained:
     ``arguments(optimizer, options, ...)`` returns those of the kernel but the crew, in order: the parameters come first.
     """
 
+    MANY = 200  # steps that take long enough to be called off amid them
     kernel: str
     parameters: Any
     bias: Any

@@ -22,6 +22,7 @@ class LatentCase(Case):
     """
 
     kernel = "train_latent"
+    MANY = 20
     SMALL = (9, (8, 31), 9, "output")
     LARGE = (100, (31, 70), 31, "all")
     SHAPES = (

@@ -249,7 +249,8 @@ def test_a_rank_that_waits_in_vain_can_be_called_off(module, options, make):
 @every_kernel
 def test_training_that_is_called_off_leaves_every_weight_at_a_step(module, options, n_ranks, make):
     """All ranks have made the same steps; of one more step, some weights have been made, each with its state."""
-    n_steps, c = 200, case(make, make.LARGE, "float32")
+    c = case(make, make.LARGE, "float32")
+    n_steps = c.MANY
     train = getattr(module, c.kernel)
 
     def begin(steps: slice) -> tuple[Any, Any, Any]:

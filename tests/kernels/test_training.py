@@ -277,7 +277,7 @@ def test_training_that_is_called_off_leaves_every_weight_at_a_step(module, optio
             sync[CALL_OFF] = 1
         for rank in crew:
             rank.join()
-        whole = whole or time.perf_counter() - started
+        took = time.perf_counter() - started
         now = np.stack([parameters, *state])
         found = (
             step + (now == after).all()
@@ -285,6 +285,8 @@ def test_training_that_is_called_off_leaves_every_weight_at_a_step(module, optio
             if ((now == before).all(axis=0) | (now == after).all(axis=0)).all()
         )
         reached.append(next(found, None))
+        if reached[-1] == n_steps:  # the first run may have met a busy machine
+            whole = min(whole or took, took)
     assert None not in reached
     assert reached[0] == n_steps
     assert set(reached[1:]) - {0, reached[0]}  # some were called off on the way

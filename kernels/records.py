@@ -101,8 +101,9 @@ class TrainScratch(NamedTuple):
         Like the parameters, or of length 0 where nothing is clipped and, for ``train_shared``, no step has two groups of rows.
     theta, dtheta
         As long as the longest theta of a connectivity, ``dtheta`` of zeros; of length 0 where no parameters are shared.
+        For ``train_latent``, ``jit`` always needs ``gradient`` and ``dtheta``, both like the parameters.
     reals, ints
-        See ``layout.train_workspace`` and ``layout.shared_train_workspace``.
+        See ``layout.train_workspace``, ``layout.shared_train_workspace`` and ``layout.latent_train_workspace``.
     """
 
     gradient: NDArray[Any]

@@ -23,6 +23,7 @@ from made_fast.inference.tensorfile import ModelFileError
 from made_fast.system import signals, threads
 from made_fast.system.console import is_terminal, say
 from made_fast.tables import names
+from made_fast.tables.choices import TIME_BUDGET
 from made_fast.tables.reading.datasets import Dataset, n_missing
 from made_fast.training import checkpoint, recipe
 from made_fast.training.hyper import DEFAULTS, HARMLESS, HYPER
@@ -102,7 +103,7 @@ def ensemble(args: argparse.Namespace) -> int:
     """Fit several models and write their mixture to a file."""
     plan = _plan(args)
     best = args.preset == "best"
-    for flag, given, usual in (("--time-budget", args.time_budget, 300.0), ("--refit", args.refit, False)):
+    for flag, given, usual in (("--time-budget", args.time_budget, TIME_BUDGET), ("--refit", args.refit, False)):
         if given != usual and not best:
             files.note(f"{flag} has no effect: --preset is not best.")
     if args.weights == "em" and plan.dataset.valid is None and not best:
@@ -213,7 +214,7 @@ def _resumed(args: argparse.Namespace, plan: _Plan) -> MADE:
         names.check(plan.names, getattr(made, "feature_names_in_", None), args.data, "Give the data of the first run.")
     seed = {} if args.seed is None else {"random_state": args.seed}
     for name, value in (plan.params | seed).items():
-        if value == DEFAULTS[name] and known[name] == HYPER[name].before is not None:
+        if name in made._fit_state.unsaid and value == DEFAULTS[name]:
             continue  # a version wrote it that had no such option
         was, now = json.dumps(known[name]), json.dumps(value)
         if HYPER[name].change != HARMLESS and was != now:

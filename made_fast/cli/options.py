@@ -209,7 +209,8 @@ def _add_ensemble(commands: Any) -> None:
     search = ensemble.add_argument_group("search")
     _choice(search, "--preset", choices.PRESETS, "best: search for good settings by the validation rows, then add members")
     positive = READERS["positive_float"]
-    _option(search, "--time-budget", "S", "seconds for --preset best, its search and its members", positive, default=300.0)
+    budget = "seconds for --preset best, its search and its members"
+    _option(search, "--time-budget", "S", budget, positive, default=choices.TIME_BUDGET)
     search.add_argument("--refit", action="store_true", help="train them again at last, with the validation rows put back")
     _add_fitting(ensemble, "ensemble.safetensors")
 

@@ -20,7 +20,7 @@ from made_fast.estimators.search import MOST_MEMBERS, Search, Workers
 from made_fast.inference.density import log_p_observed
 from made_fast.inference.mixture import MixtureModel
 from made_fast.tables import arguments
-from made_fast.tables.choices import PRESETS, WEIGHTS
+from made_fast.tables.choices import PRESETS, TIME_BUDGET, WEIGHTS
 from made_fast.tables.table import MatrixLike
 from made_fast.training import recipe
 from made_fast.training.checkpoint import EpochRecord
@@ -124,7 +124,7 @@ class MADEEnsemble(_KeywordParameters, FittedDensity[MixtureModel]):  # type: ig
     weights: str = WEIGHTS[0]
     n_jobs: int | None = None
     preset: str = PRESETS[0]
-    time_budget: float = 300.0
+    time_budget: float = TIME_BUDGET
     refit: bool = False
 
     def fit(

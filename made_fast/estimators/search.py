@@ -21,6 +21,7 @@ from made_fast.estimators.estimator import MADE
 from made_fast.estimators.parallel import fit_all
 from made_fast.inference.density import log_p_observed
 from made_fast.system.console import say
+from made_fast.training import recipe
 from made_fast.training.checkpoint import EpochRecord
 from made_fast.training.rows import Rows
 
@@ -61,9 +62,9 @@ RIVALS = 4
 
 MOST_MEMBERS = 32
 
-FEW_ROWS, FRESH_EPOCHS, POINT_EPOCHS = 10_000, 200, 10
+FEW_ROWS, FRESH_EPOCHS = 10_000, 200
 """Training rows up to which ever fresh masks are tried, which keep a small set from being learnt by heart; and the epochs that
-there must be time for: they need many, and one of K points takes up to K times as long."""
+there must be time for, as they need many."""
 
 
 def alternatives(params: Mapping[str, Any]) -> Iterator[Callable[[Mapping[str, Any]], list[Setting]]]:
@@ -82,7 +83,7 @@ def alternatives(params: Mapping[str, Any]) -> Iterator[Callable[[Mapping[str, A
         yield lambda p: [{"hidden_sizes": tuple(times * int(size) for size in p["hidden_sizes"])} for times in (2, 4)]
     yield lambda p: [{"batch_size": max(1, p["batch_size"] // 2)}]
     yield lambda p: [{"averaging": share} for share in (0.5, 0.8) if share != p["averaging"]]
-    yield lambda p: [{"learning_rate": (p["learning_rate"] or 1e-3) * times} for times in (0.3, 3.0)]
+    yield lambda p: [{"learning_rate": times * recipe.schedule(p, 1)(1)} for times in (0.3, 3.0)]
     yield lambda p: [{"direct_connections": "none" if p["direct_connections"] == "output" else "output"}] if hidden else []
 
 

@@ -21,4 +21,5 @@ WEIGHTS = ("equal", "em")
 WEIGHT_INITS = ("glorot_uniform", "glorot_normal", "orthogonal", "zeros")
 
 N_WALKS = 256  # behind each answer about a row with missing entries that has to be estimated
+TIME_BUDGET = 300.0  # seconds, of ``preset="best"``
 MOST_POINTS = 256  # of a latent mixture

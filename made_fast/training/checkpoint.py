@@ -1,8 +1,8 @@
 """Where a fit stands, in memory and in the file of a checkpoint, which is written durably and read as untrusted data.
 
 A checkpoint is a model file (``modelfile.py``) of kind ``checkpoint`` with more tensors: ``state`` (n_state, n), the memory of
-the optimizer; ``best`` (n,), the best parameters so far, if there were validation rows; and ``text``, UTF-8 JSON as U8:
-counters, generators, hyper-parameters, history.
+the optimizer; ``best`` (n,), the best parameters so far, if there were validation rows; ``average`` (n,), the average over
+epochs, if there is one; and ``text``, UTF-8 JSON as U8: counters, generators, hyper-parameters, history.
 
 Not here: what the hyper-parameters mean (``hyper.py``), when a checkpoint is written (``run.py``).
 """
@@ -64,6 +64,8 @@ class FitState:
         Decides which rows are held out.
     digests : dict
         Of the rows and weights; {}: there are none.
+    unsaid : frozenset of str
+        Hyper-parameters that its file does not name, as a version wrote it that had none such.
     resumed : bool
         It was read from a checkpoint, and the next ``fit`` continues it.
     epoch, best_epoch, best_nll, best_parameters, history
@@ -77,6 +79,7 @@ class FitState:
     names: tuple[str, ...] | None
     split_seed: int
     digests: dict[str, str] = field(default_factory=dict)
+    unsaid: frozenset[str] = frozenset()
     resumed: bool = False
     epoch: int = 0
     best_epoch: int = 0
@@ -258,8 +261,9 @@ def _decode(
     about = text["about"]
     names = None if about["feature_names"] is None else tuple(about["feature_names"])
     seed, digests = int(about["split_seed"]), dict(about.get("digests", {}))
-    params = {name: stated.before for name, stated in HYPER.items() if stated.before is not None} | dict(about["params"])
-    state = FitState(trainer, params, names, seed, digests, resumed=True)
+    params = dict(about["params"])
+    before = {name: stated.before for name, stated in HYPER.items() if stated.before is not None and name not in params}
+    state = FitState(trainer, before | params, names, seed, digests, frozenset(before), resumed=True)
     state.epoch, state.best_epoch, state.history = _count(text["epoch"]), _count(text["best_epoch"]), list(about["history"])
     if best is not None:
         state.best_nll, state.best_parameters = float(text["best_nll"]), aligned_copy(best)

@@ -167,13 +167,13 @@ class HyperParameters:
     latent_points: int = _value(
         1,
         "With K > 1, the model is a latent mixture ``1/K sum_k p(x | z_k)``: one network, under one mask, whose biases depend "
-        "on the point z_k; training minimises the NLL of the mixture. A step takes about K times as long.",
+        "on the point z_k; training minimises the NLL of the mixture. A step takes about K / 2 times as long.",
         "points",
         Option(
             "network",
             "--latent-points",
             "K",
-            "mix K networks that differ in their biases; a step takes about K times as long",
+            "mix K networks that differ in their biases; a step takes about K / 2 times as long",
             read="count",
         ),
     )
@@ -213,6 +213,7 @@ class HyperParameters:
         "when an epoch is added; validation rows score it too. 0: the parameters themselves.",
         "probability",
         Option("optimizer", "--averaging", "P", "share that a moving average over epochs keeps of itself; 0: no average"),
+        before=0.0,
     )
     validation_fraction: float | None = _value(
         None, "Hold out this share of the rows given to ``fit`` for early stopping, when no ``X_val`` is given.", "fraction",

@@ -56,6 +56,9 @@ def checked(params: Params, n_features: int | None = None, called: Mapping[str, 
             optimizer = OPTIMIZERS[arguments.choice(params["optimizer"], "optimizer", HYPER["optimizer"].choices)]
             more = shown, [constant for constant in optimizer.names[1:] if constant]
         found[name] = None if value is None and about.optional else getattr(arguments, about.check)(value, *more)
+    for name, plain_value in (("n_masks", 1), ("connectivity_weights", False)):
+        if found.get("latent_points") not in (None, 1) and found.get(name, plain_value) != plain_value:
+            raise _no_points(found, called, f"with {(called or {}).get(name, name)} = {found[name]}")
     return found
 
 
@@ -82,7 +85,8 @@ def start(params: Params, n_features: int, missing: bool) -> tuple[Trainer, int]
     parameters: Parameters = Shared(architecture, vector)
     turns, n_points = None, p["latent_points"]
     if n_points > 1:
-        _check_latent(p, missing)
+        if missing:
+            raise _no_points(p, None, "for rows with missing entries")
         parameters = Latent.of(parameters.network(base), n_points, for_weights)
     elif n_masks == 1 and not (architecture.connectivity_weights or missing):
         parameters = parameters.network(base)
@@ -93,18 +97,13 @@ def start(params: Params, n_features: int, missing: bool) -> tuple[Trainer, int]
     return trainer, int(for_splitting.integers(2**63))
 
 
-def _check_latent(p: Params, missing: bool) -> None:
-    """Refuse what a latent mixture cannot be trained with."""
-    found = "for rows with missing entries" if missing else ""
-    if p["n_masks"] != 1:
-        found = f"with n_masks={p['n_masks']}"
-    elif p["connectivity_weights"]:
-        found = "with connectivity_weights=True"
-    if found:
-        raise ValueError(
-            f"latent_points must be 1 {found}, got {p['latent_points']}: a latent mixture has one mask, and learns "
-            "from complete rows. Mix masks or points, not both; MADEEnsemble mixes latent mixtures of different orderings."
-        )
+def _no_points(p: Params, called: Mapping[str, str] | None, found: str) -> ValueError:
+    """Return the refusal of a latent mixture, for what was found."""
+    name, points = (called or {}).get("latent_points", "latent_points"), p["latent_points"]
+    return ValueError(
+        f"{name} must be 1 {found}, got {points}: a latent mixture has one mask, and learns from complete rows. Mix masks or "
+        "points, not both; an ensemble mixes latent mixtures of different orderings."
+    )
 
 
 def initial_parameters(

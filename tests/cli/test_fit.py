@@ -17,6 +17,7 @@ from PIL import Image
 
 from made_fast import MADE, load
 from made_fast.cli import images, main, options, report
+from made_fast.inference import tensorfile
 from made_fast.kernels.layout import ACTIVATIONS
 from made_fast.kernels.optimizers import OPTIMIZERS
 from made_fast.tables import choices
@@ -239,10 +240,19 @@ def test_resume_refuses_what_the_checkpoint_does_not_go_with(capsys):
 @pytest.mark.usefixtures("in_tiny")
 def test_resume_without_an_option_that_its_version_did_not_have(capsys):
     """Old checkpoints began with biases at 0; the options that wrote them are all that their resuming takes."""
-    common = "train x.npz --hidden 20 --quiet --seed 5"
-    run(f"{common} --bias-init zeros --max-epochs 4 --out whole.safetensors", capsys)
-    run(f"{common} --bias-init zeros --max-epochs 2 --out half.safetensors --checkpoint c", capsys)
-    run(f"{common} --max-epochs 4 --out resumed.safetensors --checkpoint c --resume", capsys)
+    common, old = "train x.npz --hidden 20 --quiet --seed 5", "--bias-init zeros --averaging 0"
+    run(f"{common} {old} --max-epochs 4 --out whole.safetensors", capsys)
+    run(f"{common} {old} --max-epochs 2 --out half.safetensors --checkpoint c", capsys)
+    resume = f"{common} --max-epochs 4 --out resumed.safetensors --checkpoint c --resume"
+    assert main(resume.split()) == 2  # this version wrote what it was told, and holds the user to it
+    assert '--bias-init = "zeros", but the options say "marginals"' in capsys.readouterr().err
+    tensors, metadata = tensorfile.read("c")
+    text = json.loads(tensors["text"].tobytes())
+    for name in ("bias_init", "averaging", "latent_points"):
+        del text["about"]["params"][name]
+    tensors["text"] = np.frombuffer(json.dumps(text).encode(), np.uint8)
+    tensorfile.write("c", tensors, metadata)
+    run(resume, capsys)
     assert Path("resumed.safetensors").read_bytes() == Path("whole.safetensors").read_bytes()
 
 

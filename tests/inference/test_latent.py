@@ -203,9 +203,9 @@ def test_a_member_of_an_ensemble(tmp_path):
 @pytest.mark.parametrize(
     ("params", "X", "match"),
     [
-        ({"n_masks": 4}, rows(20), "must be 1 with n_masks=4, got 3"),
-        ({"n_masks": None}, rows(20), "must be 1 with n_masks=None"),
-        ({"connectivity_weights": True}, rows(20), "must be 1 with connectivity_weights=True"),
+        ({"n_masks": 4}, rows(20), "must be 1 with n_masks = 4, got 3"),
+        ({"n_masks": None}, rows(20), "must be 1 with n_masks = None"),
+        ({"connectivity_weights": True}, rows(20), "must be 1 with connectivity_weights = True"),
         ({}, rows(20, missing=0.3), "must be 1 for rows with missing entries"),
         ({"latent_points": 257}, rows(20), "latent_points must be an int >= 1 and at most 256, got 257"),
         ({"latent_points": 0}, rows(20), "latent_points must be an int >= 1, got 0"),

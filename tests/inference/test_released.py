@@ -64,7 +64,7 @@ def test_a_released_checkpoint_goes_on(name):
 def test_a_released_checkpoint_began_with_biases_at_0(name):
     """That version knew no other start; what it began goes on, also by ``partial_fit`` on any rows."""
     made = MADE.resume(FOLDER / name)
-    assert made.bias_init == "zeros"
+    assert (made.bias_init, made.averaging) == ("zeros", 0.0)
     before = made.model_.source.vector.copy()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "X does not have valid feature names")  # one began with names

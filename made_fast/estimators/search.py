@@ -2,7 +2,8 @@
 
 The walk goes along one ingredient at a time, in the order of what each has gained on the usual sets, and keeps what is better
 on the validation rows. All of its fits have the random numbers of the first member, so that settings are compared, not draws,
-and the winner is the first member already. Time decides how far the walk comes and how many members there are, nothing else.
+and the winner is the first member already. At last, of all that was tried, those join the members with which they are better.
+Time decides how far the walk comes, what is too slow to have members, and how many members there are, nothing else.
 
 Not here: how members are fitted at the same time (``parallel.py``), the estimator (``ensemble.py``).
 """
@@ -51,8 +52,9 @@ POINTS, FEWEST = 16, 4
 """Points of a latent mixture that are tried, if there is time for so many members with them. On sparse sets one such model
 gains as much as eight members do, in the time of eight, and members of it gain as much again."""
 
-PRICE = 5e-4
-"""Share of the NLL that a setting must gain for twice the work: about half of what twice the members bring."""
+MANY, PRICE = 8, 5e-4
+"""Where there is no time for so many members of a setting, each halving of their number costs it this share of the NLL: about
+half of what twice the members bring."""
 
 RATE = "optimizer", "learning_rate", "optimizer_params"
 """What was found for one mask and is no guide for masks that vary."""
@@ -110,11 +112,6 @@ class Fit(NamedTuple):
     seconds: float
     is_whole: bool  # it ended by itself, not because its time was up
 
-    @property
-    def work(self) -> float:
-        """Its epochs times parameters times points; not its seconds, so that the same fits lead to the same choice."""
-        return max(1.0, float(len(self.made.history_) * self.made.model_.n_parameters * self.made.latent_points))
-
 
 class Search:
     """The walk and the members.
@@ -163,12 +160,13 @@ class Search:
         self.records: list[dict[str, Any]] = []
         self._best: Fit | None = None
         self._next = 0  # the number of the next member
+        self._others: list[Fit] = []  # fits of other settings, that may join the members
         self._curve: list[float] = []  # validation NLL of the mixture of the first members, of more and more of them
 
     def run(self, *, refit: bool) -> None:
         """Search, then train members; ``refit``: then train them again, with the validation rows put back."""
         until = 1 - (1 - SEARCH) * (0.3 if refit else 0.0)  # share of the budget that is over when the last member ends
-        self._walk(SEARCH)
+        self._walk(SEARCH, until)
         self._try_points(until)
         self._grow(until, min(RIVALS, len(self.seeds)))
         self._try_masks(until)
@@ -178,6 +176,7 @@ class Search:
                 "the loss of every setting became infinite. Try a smaller learning_rate, or dtype='float64'."
             )
         self._cut_back()
+        self._join()
         if refit:
             self._put_back()
 
@@ -185,13 +184,13 @@ class Search:
         """Return the seconds that are left until a share of the budget is over."""
         return self.begin + until * self.seconds - time.monotonic()
 
-    def _walk(self, until: float) -> None:
-        first = self._left(until) * FIRST
-        self._take(self._tried([{}], first))
+    def _walk(self, walked: float, until: float) -> None:
+        self._take(self._tried([{}], self._left(walked) * FIRST), np.inf)
+        for_members = (until - walked) * self.seconds / (POINTS / 2 if self._may_have_points() else 1)
         for ingredient in alternatives(self.params):
             settings = [self.chosen | change for change in ingredient(self.params | self.chosen)]
-            if settings and (seconds := self._fair(self._left(until), len(settings))):
-                self._take(self._tried(settings, seconds))
+            if settings and (seconds := self._fair(self._left(walked), len(settings))):
+                self._take(self._tried(settings, seconds), for_members)
 
     def _rounds(self, n: int) -> int:
         """Return how many fits one after the other n fits are."""
@@ -208,24 +207,31 @@ class Search:
         fits = self._fit([(setting, self.seeds[0]) for setting in settings], seconds, self.rows, self.held)
         return list(zip(settings, fits, strict=True))
 
-    def _take(self, tried: Sequence[tuple[Setting, Fit]], rival: float | None = None) -> bool:
-        """Note what was tried; choose the best setting if it is better than what is chosen, or than the rival's NLL."""
-        before = self._best.nll if self._best is not None else np.inf
-        setting, best = min(tried, key=lambda one: self._priced(one[1]))
-        goal = before if rival is None else rival
-        better = self._best is None or self._priced(best) < (goal - MARGIN * abs(goal) if np.isfinite(goal) else goal)
+    def _take(self, tried: Sequence[tuple[Setting, Fit]], for_members: float, rival: float | None = None) -> bool:
+        """Note what was tried; choose the best setting if it is better than what is chosen, or than the rival's NLL.
+
+        ``for_members`` are the seconds that there are for members.
+        """
+        before, price = self._best, self._price
+        setting, best = min(tried, key=lambda one: one[1].nll + price(one[1], for_members))
+        better = before is None
+        if before is not None:
+            goal = before.nll + price(before, for_members) if rival is None else rival
+            better = best.nll + price(best, for_members) < (goal - MARGIN * abs(goal) if np.isfinite(goal) else goal)
         for tried_setting, fit in tried:
             self._note({"setting": tried_setting}, fit.nll, fit, better=better and fit is best)
+        others = [fit for _, fit in tried if not (better and fit is best)]
         if better:
+            others += self.members
             self.chosen, self._best, self._next = setting, best, 1
             self.members, self._curve = ([best], [best.nll]) if np.isfinite(best.nll) else ([], [])
+        self._others += [fit for fit in others if np.isfinite(fit.nll)]
         return better
 
-    def _priced(self, fit: Fit) -> float:
-        """Return the NLL of a fit, with a price for more work than the best fit takes, which costs members."""
-        if self._best is None or not np.isfinite(self._best.nll):
-            return fit.nll
-        return fit.nll + PRICE * abs(self._best.nll) * max(0.0, float(np.log2(fit.work / self._best.work)))
+    def _price(self, fit: Fit, for_members: float) -> float:
+        """Return what it costs in nats that there is no time for many members like this one: nothing, if there is."""
+        needed = fit.seconds * self._rounds(min(MANY, len(self.seeds)))
+        return PRICE * abs(fit.nll) * float(np.log2(needed / for_members)) if 0 < for_members < needed < np.inf else 0.0
 
     def _grow(self, until: float, most: int) -> None:
         """Train members until there are so many, two in turn bring too little, or time is up."""
@@ -256,38 +262,41 @@ class Search:
         curve = np.array(self._curve)
         del self.members[int(np.flatnonzero(curve <= curve.min() + CHANCE * abs(curve.min()))[-1]) + 1 :]
 
+    def _join(self) -> None:
+        """Let fits of other settings join the members, always the one that brings the most, as long as it is enough."""
+        while self._others and len(self.members) < len(self.seeds):
+            nll, i = min((self._mixed([*self.members, fit]), i) for i, fit in enumerate(self._others))
+            if not nll < self._curve[len(self.members) - 1] - ENOUGH * abs(nll):
+                return
+            joined = self._others.pop(i)
+            self.members.append(joined)
+            self._curve[len(self.members) - 1 :] = [nll]
+            self._note({"members": len(self.members)}, nll, joined, better=True)
+
+    def _may_have_points(self) -> bool:
+        p = self.params
+        return p["n_masks"] == p["latent_points"] == 1 and not p["connectivity_weights"] and self.rows.missing is None
+
     def _try_points(self, until: float) -> None:
         """Try points of a latent mixture against one network."""
-        p, best, left = self.params, self._best, self._left(until)
+        best, left = self._best, self._left(until)
         assert best is not None
-        if p["n_masks"] != 1 or p["latent_points"] != 1 or p["connectivity_weights"] or self.rows.missing is not None:
-            return
-        members = min(FEWEST, len(self.seeds))
-        if best.is_whole and best.seconds * POINTS / 2 * self._rounds(members) < left:
-            self._take(self._tried([self.chosen | {"latent_points": POINTS}], left / (1 + self._rounds(members))))
+        members = self._rounds(min(FEWEST, len(self.seeds)))
+        if self._may_have_points() and best.is_whole and best.seconds * POINTS / 2 * members < left:
+            self._take(self._tried([self.chosen | {"latent_points": POINTS}], left / (1 + members)), left)
 
     def _try_masks(self, until: float) -> None:
         """Try masks that vary against the members that there are by now.
 
-        What is better than they are together replaces them, if there is time for more like it; or else it becomes one of them,
-        if they are better with it.
+        What is better than they are together replaces them, if there is time for more like it; or else it may join them later.
         """
         settings, seconds = self._masks(self._left(until) / 3)
         if not settings:
             return
         tried = self._tried(settings, seconds)
-        best = min((fit for _, fit in tried), key=lambda fit: fit.nll)
-        with_it = self._mixed([*self.members, best]) if np.isfinite(best.nll) else np.inf
-        before = self._curve[-1]
-        if (best.is_whole or best.nll < before) and best.seconds < self._left(until):  # there is time for others like it
-            before = -np.inf if self._take(tried, before) else before
-        else:
-            for setting, fit in tried:
-                self._note({"setting": setting}, fit.nll, fit, better=False)
-        if with_it < before and len(self.members) < len(self.seeds):
-            self.members.append(best)
-            self._curve.append(with_it)
-            self._note({"members": len(self.members)}, with_it, best, better=True)
+        best, before = min((fit for _, fit in tried), key=lambda fit: fit.nll), self._curve[-1]
+        more = (best.is_whole or best.nll < before) and best.seconds < self._left(until)  # there is time for others like it
+        self._take(tried, np.inf, before if more else -np.inf)
 
     def _masks(self, left: float) -> tuple[list[Setting], float]:
         if self.params["n_masks"] != 1 or not self.members:

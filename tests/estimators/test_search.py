@@ -24,7 +24,6 @@ POINTS = Search._try_points
 def without_costly_settings(monkeypatch):
     """Ever fresh masks take a hundred epochs of patience, and points as many times as long; two tests try them."""
     monkeypatch.setattr(search, "FEW_ROWS", 0)
-    monkeypatch.setattr(search, "PRICE", 0.0)
     monkeypatch.setattr(Search, "_try_points", lambda self, until: None)
 
 
@@ -81,6 +80,7 @@ def test_the_same_choices_give_the_same_members():
 def test_members_that_bring_little_are_the_last(monkeypatch):
     """And if they make it worse, they are left out; members at the same time that were not asked for do not count."""
     monkeypatch.setattr(search, "alternatives", lambda params: [])
+    monkeypatch.setattr(Search, "_try_masks", lambda self, until: None)
     for enough, most in ((1.0, 3), (-1.0, 6)):
         monkeypatch.setattr(search, "ENOUGH", enough)
         made = best(6, n_jobs=2).fit(X, X_val=V)
@@ -188,7 +188,7 @@ def test_points_of_a_latent_mixture_must_beat_one_network(monkeypatch, score):
 
     def of_points(self, setting, seed, made, held):
         fit = judged(self, setting, seed, made, held)
-        return fit._replace(nll=score) if made.latent_points > 1 else fit
+        return fit._replace(nll=score, log_p=fit.log_p - score) if made.latent_points > 1 else fit
 
     monkeypatch.setattr(Search, "_try_points", POINTS)
     monkeypatch.setattr(Search, "_judged", of_points)
@@ -200,15 +200,20 @@ def test_points_of_a_latent_mixture_must_beat_one_network(monkeypatch, score):
     assert made.chosen_ == ({"latent_points": 16} if score < 0 else {})
 
 
-def test_more_work_must_bring_more(monkeypatch):
+def test_a_setting_without_time_for_members_must_bring_more(monkeypatch):
     wider = [lambda p: [{"hidden_sizes": (32,)}]]
     monkeypatch.setattr(search, "alternatives", lambda params: wider)
-    assert best(1, max_epochs=30).fit(X, X_val=V).chosen_ == {"hidden_sizes": (32,)}
-    monkeypatch.setattr(search, "PRICE", 1.0)
-    made = best(1, max_epochs=30).fit(X, X_val=V)
-    assert made.chosen_ == {}
+    made = best(1, max_epochs=30, time_budget=60.0).fit(X, X_val=V)
+    assert made.chosen_ == {"hidden_sizes": (32,)}
     one, other = (record["validation_nll"] for record in made.search_[:2])
     assert other < one
+    slow = Search._judged
+    monkeypatch.setattr(
+        Search, "_judged", lambda self, setting, *rest: slow(self, setting, *rest)._replace(seconds=1e6 if setting else 1e-3)
+    )
+    monkeypatch.setattr(search, "PRICE", 1.0)
+    assert best(1, max_epochs=30, time_budget=60.0).fit(X, X_val=V).chosen_ == {}
+
 
 
 def test_points_help_where_rows_are_of_kinds(monkeypatch):
@@ -220,18 +225,26 @@ def test_points_help_where_rows_are_of_kinds(monkeypatch):
     assert best(1, n_masks=2).fit(X, X_val=V).chosen_ == {}
 
 
-def test_masks_that_have_no_time_for_more_like_them_join_the_members(monkeypatch):
+def test_fits_of_other_settings_join_the_members_if_they_help(monkeypatch):
+    """Masks that vary, where there is no time for more like them; the record shows it, and ``refit`` keeps their setting."""
     monkeypatch.setattr(Search, "_masks", lambda self, left: ([{"n_masks": 2}], 1e-9))
-    monkeypatch.setattr(Search, "_mixed", lambda self, fits: -float(len(fits)))
-    monkeypatch.setattr(search, "RIVALS", 2)
+    mixed = {1: 3.0, 2: 2.0}
+    monkeypatch.setattr(Search, "_mixed", lambda self, fits: mixed[max(fit.made.n_masks for fit in fits)] - 0.01 * len(fits))
+    monkeypatch.setattr(search, "ENOUGH", 0.4)
     monkeypatch.setattr(search, "alternatives", lambda params: [])
     for refit in (False, True):
         made = best(4, n_jobs=1, refit=refit).fit(X, X_val=V)
-        assert [member.n_masks for member in made.members_] == [1, 1, 2, 1]
+        assert [member.n_masks for member in made.members_] == [1, 1, 1, 2]
         assert made.chosen_ == {}
-        assert len(made.members_[2].history_) == 1
+        assert len(made.members_[3].history_) == 1
+        assert made.search_[-1]["members"] == 4
         total = np.logaddexp.reduce([member.score_samples(V) for member in made.members_], axis=0) - np.log(4)
         np.testing.assert_allclose(made.score_samples(V), total, rtol=1e-12)
+    full = best(3, n_jobs=1).fit(X, X_val=V)
+    assert [member.n_masks for member in full.members_] == [1, 1, 1]
+    monkeypatch.setattr(search, "ENOUGH", 1.0)
+    assert [member.n_masks for member in best(4, n_jobs=1).fit(X, X_val=V).members_] == [1, 1, 1]
+
 
 
 def test_points_of_a_latent_mixture_need_complete_rows(monkeypatch):

@@ -101,7 +101,7 @@ def table_6(
 ) -> Iterator[Row]:
     """Yield the rows of Table 6: binarized MNIST, of each width with so many layers and masks.
 
-    The paper's two layers of 8000 are 70 million weights: a minute an epoch with one mask, two with 32, on two cores.
+    The paper's two layers of 8000 are 70 million weights: an epoch takes one core a minute, or two and a half with 32 masks.
     """
     for width in widths:
         for (n_layers, n_masks), value in published.MNIST.items():

@@ -60,7 +60,7 @@ RATE = "optimizer", "learning_rate", "optimizer_params"
 """What was found for one mask and is no guide for masks that vary."""
 
 RIVALS = 4
-"""Members that masks that vary must beat together: each of those takes the time of many."""
+"""Members that there are when masks that vary are tried, which must beat as many of them as are the same work."""
 
 MOST_MEMBERS = 32
 
@@ -111,6 +111,12 @@ class Fit(NamedTuple):
     nll: float  # their mean; infinite if there is no epoch
     seconds: float
     is_whole: bool  # it ended by itself, not because its time was up
+
+    @property
+    def work(self) -> float:
+        """About what it takes; not its seconds, so that the same fits lead to the same choice."""
+        made = self.made
+        return float(len(made.history_) * made.model_.n_parameters * max(1, made.latent_points / 2))
 
 
 class Search:
@@ -278,23 +284,26 @@ class Search:
         return p["n_masks"] == p["latent_points"] == 1 and not p["connectivity_weights"] and self.rows.missing is None
 
     def _try_points(self, until: float) -> None:
-        """Try points of a latent mixture against one network."""
-        best, left = self._best, self._left(until)
-        assert best is not None
-        members = self._rounds(min(FEWEST, len(self.seeds)))
-        if self._may_have_points() and best.is_whole and best.seconds * POINTS / 2 * members < left:
-            self._take(self._tried([self.chosen | {"latent_points": POINTS}], left / (1 + members)), left)
+        """Try points of a latent mixture against one network, with the best setting so far that is fast enough for them."""
+        assert self._best is not None
+        left, members = self._left(until), self._rounds(min(FEWEST, len(self.seeds)))
+        of_one_point = left / (POINTS / 2)
+        fast = [fit for fit in [self._best, *self._others] if fit.is_whole and fit.seconds * members < of_one_point]
+        if self._may_have_points() and fast:
+            base = min(fast, key=lambda fit: fit.nll + self._price(fit, of_one_point))
+            self._take(self._tried([base.setting | {"latent_points": POINTS}], left / (1 + members)), left)
 
     def _try_masks(self, until: float) -> None:
-        """Try masks that vary against the members that there are by now.
+        """Try masks that vary against as many members, of those that there are by now, as are the same work.
 
-        What is better than they are together replaces them, if there is time for more like it; or else it may join them later.
+        What is better replaces them, if there is time for more like it; what does not win may join them later.
         """
         settings, seconds = self._masks(self._left(until) / 3)
         if not settings:
             return
         tried = self._tried(settings, seconds)
-        best, before = min((fit for _, fit in tried), key=lambda fit: fit.nll), self._curve[-1]
+        best, usual = min((fit for _, fit in tried), key=lambda fit: fit.nll), np.mean([fit.work for fit in self.members])
+        before = self._curve[min(max(1, round(best.work / usual)), len(self._curve)) - 1]
         more = (best.is_whole or best.nll < before) and best.seconds < self._left(until)  # there is time for others like it
         self._take(tried, np.inf, before if more else -np.inf)
 
@@ -302,8 +311,8 @@ class Search:
         if self.params["n_masks"] != 1 or not self.members:
             return [], 0.0
         if len(self.rows.table) > FEW_ROWS:
-            several = self.chosen | {"n_masks": 8, "latent_points": 1}
-            return ([several], seconds) if (seconds := self._fair(left, 1)) else ([], 0.0)
+            several = [self.chosen | {"n_masks": n, "latent_points": 1} for n in (8, 32)]
+            return (several, seconds) if (seconds := self._fair(left, 2)) else ([], 0.0)
         fresh: Setting = {"n_masks": None, "n_eval_masks": 64, "patience": 100, "latent_points": 1}
         seconds = left / self._rounds(3)
         enough = seconds > FRESH_EPOCHS * self._epoch()

@@ -8,7 +8,7 @@ import pytest
 
 from bench import machine
 from bench.paper import __main__ as paper
-from bench.paper import page, published, recipes, rivals, runs, tables
+from bench.paper import best, page, published, recipes, rivals, runs, tables
 from bench.paper.runs import Place
 from made_fast.tables.reading import datasets
 
@@ -240,6 +240,13 @@ def test_the_best_fit_stands_beside_the_best_known(folder, capsys):
     assert run(folder, "best") == 0
     assert "validation" not in capsys.readouterr().err
     assert results(folder, "best") == [row]
+
+
+def test_a_stated_ensemble_stands_in_place_of_the_search(folder, monkeypatch):
+    monkeypatch.setitem(best.STATED, "dna_made", {"n_members": 2, "averaging": 0.8})
+    assert run(folder, "best") == 0
+    (row,) = results(folder, "best")
+    assert (row["members"], row["chosen"]) == (2, "stated: n_members 2, averaging 0.8")
 
 
 def test_rows_of_table_6_can_be_asked_for_by_themselves(folder, monkeypatch):

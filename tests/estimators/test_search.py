@@ -178,7 +178,7 @@ def test_masks_that_vary_must_beat_an_ensemble(monkeypatch):
     assert any(record["better"] for record in masks) == (min(record["validation_nll"] for record in masks) < rival)
     monkeypatch.setattr(search, "FEW_ROWS", 100)
     many = best(2).fit(X, X_val=V)
-    assert [record["setting"]["n_masks"] for record in many.search_ if "n_masks" in record.get("setting", {})] == [8]
+    assert [record["setting"]["n_masks"] for record in many.search_ if "n_masks" in record.get("setting", {})] == [8, 32]
     assert best(2, n_masks=3).fit(X, X_val=V).members_[0].n_masks == 3
 
 
@@ -215,6 +215,22 @@ def test_a_setting_without_time_for_members_must_bring_more(monkeypatch):
     assert best(1, max_epochs=30, time_budget=60.0).fit(X, X_val=V).chosen_ == {}
 
 
+def test_points_are_tried_with_a_setting_that_is_fast_enough_for_them(monkeypatch):
+    """The best setting takes an hour; with points none of it would be done in time."""
+    judged = Search._judged
+
+    def of_wide(self, setting, *rest):
+        fit = judged(self, setting, *rest)
+        return fit._replace(seconds=3600.0, nll=0.1) if "hidden_sizes" in setting else fit
+
+    monkeypatch.setattr(Search, "_try_points", POINTS)
+    monkeypatch.setattr(Search, "_judged", of_wide)
+    monkeypatch.setattr(search, "alternatives", lambda params: [lambda p: [{"hidden_sizes": (32,)}, {"batch_size": 10}]])
+    made = best(1, time_budget=7200.0).fit(X, X_val=V)
+    assert made.chosen_ == {"hidden_sizes": (32,)}
+    (tried,) = [record["setting"] for record in made.search_ if "latent_points" in record.get("setting", {})]
+    assert tried in ({"latent_points": 16}, {"latent_points": 16, "batch_size": 10})
+
 
 def test_points_help_where_rows_are_of_kinds(monkeypatch):
     """Rows of four patterns with noise: a network without hidden units has no other way to tell them apart."""
@@ -244,7 +260,6 @@ def test_fits_of_other_settings_join_the_members_if_they_help(monkeypatch):
     assert [member.n_masks for member in full.members_] == [1, 1, 1]
     monkeypatch.setattr(search, "ENOUGH", 1.0)
     assert [member.n_masks for member in best(4, n_jobs=1).fit(X, X_val=V).members_] == [1, 1, 1]
-
 
 
 def test_points_of_a_latent_mixture_need_complete_rows(monkeypatch):

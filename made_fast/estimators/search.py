@@ -62,6 +62,9 @@ RATE = "optimizer", "learning_rate", "optimizer_params"
 RIVALS = 4
 """Members that there are when masks that vary are tried, which must beat as many of them as are the same work."""
 
+VARIETY = 0.25
+"""Share of the time for members that is kept for those of a rival of what is chosen, points or masks that vary or neither."""
+
 MOST_MEMBERS = 32
 
 FEW_ROWS, FRESH_EPOCHS = 10_000, 200
@@ -167,6 +170,7 @@ class Search:
         self._best: Fit | None = None
         self._next = 0  # the number of the next member
         self._others: list[Fit] = []  # fits of other settings, that may join the members
+        self._rivals: list[Fit] = []  # of one network, points and masks that vary: the best ones of those not chosen
         self._curve: list[float] = []  # validation NLL of the mixture of the first members, of more and more of them
 
     def run(self, *, refit: bool) -> None:
@@ -174,15 +178,17 @@ class Search:
         until = 1 - (1 - SEARCH) * (0.3 if refit else 0.0)  # share of the budget that is over when the last member ends
         self._walk(SEARCH, until)
         self._try_points(until)
-        self._grow(until, min(RIVALS, len(self.seeds)))
-        self._try_masks(until)
-        self._grow(until, len(self.seeds))
+        grown = until - (VARIETY * (until - SEARCH) if self._rivals else 0.0)
+        self._grow(grown, min(RIVALS, len(self.seeds)))
+        self._try_masks(grown)
+        self._grow(grown, len(self.seeds))
         if not self.members:
             raise FloatingPointError(
                 "the loss of every setting became infinite. Try a smaller learning_rate, or dtype='float64'."
             )
         self._cut_back()
         self._join()
+        self._vary(until)
         if refit:
             self._put_back()
 
@@ -279,6 +285,19 @@ class Search:
             self._curve[len(self.members) - 1 :] = [nll]
             self._note({"members": len(self.members)}, nll, joined, better=True)
 
+    def _vary(self, until: float) -> None:
+        """Train more like the rivals, in turn, as long as they join the members: other kinds of models make other mistakes."""
+        rivals = list(self._rivals)
+        while rivals and (seeds := self.seeds[self._next :][: self.workers.at_once(len(self.seeds))]):
+            rival = rivals.pop(0)
+            left, there = self._left(until), len(self.members)
+            if left > 0.7 * rival.seconds:
+                fits = self._fit([(rival.setting, seed) for seed in seeds], left, self.rows, self.held)
+                self._next += len(seeds)
+                self._others += [fit for fit in fits if np.isfinite(fit.nll)]
+                self._join()
+                rivals += [rival] * (len(self.members) > there)
+
     def _may_have_points(self) -> bool:
         p = self.params
         return p["n_masks"] == p["latent_points"] == 1 and not p["connectivity_weights"] and self.rows.missing is None
@@ -291,7 +310,14 @@ class Search:
         fast = [fit for fit in [self._best, *self._others] if fit.is_whole and fit.seconds * members < of_one_point]
         if self._may_have_points() and fast:
             base = min(fast, key=lambda fit: fit.nll + self._price(fit, of_one_point))
-            self._take(self._tried([base.setting | {"latent_points": POINTS}], left / (1 + members)), left)
+            self._compete(self._tried([base.setting | {"latent_points": POINTS}], left / (1 + members)), left)
+
+    def _compete(self, tried: Sequence[tuple[Setting, Fit]], for_members: float, rival: float | None = None) -> None:
+        """Take the best of another kind of model or leave it; remember the best one of the kind that is not chosen."""
+        assert self._best is not None
+        before, best = self._best, min((fit for _, fit in tried), key=lambda fit: fit.nll)
+        loser = before if self._take(tried, for_members, rival) else best
+        self._rivals += [loser] if np.isfinite(loser.nll) else []
 
     def _try_masks(self, until: float) -> None:
         """Try masks that vary against as many members, of those that there are by now, as are the same work.
@@ -305,7 +331,7 @@ class Search:
         best, usual = min((fit for _, fit in tried), key=lambda fit: fit.nll), np.mean([fit.work for fit in self.members])
         before = self._curve[min(max(1, round(best.work / usual)), len(self._curve)) - 1]
         more = (best.is_whole or best.nll < before) and best.seconds < self._left(until)  # there is time for others like it
-        self._take(tried, np.inf, before if more else -np.inf)
+        self._compete(tried, np.inf, before if more else -np.inf)
 
     def _masks(self, left: float) -> tuple[list[Setting], float]:
         if self.params["n_masks"] != 1 or not self.members:

@@ -303,14 +303,15 @@ class Search:
         return p["n_masks"] == p["latent_points"] == 1 and not p["connectivity_weights"] and self.rows.missing is None
 
     def _try_points(self, until: float) -> None:
-        """Try points of a latent mixture against one network, with the best setting so far that is fast enough for them."""
+        """Try points of a latent mixture against one network, with the two best settings so far that are fast enough."""
         assert self._best is not None
         left, members = self._left(until), self._rounds(min(FEWEST, len(self.seeds)))
         of_one_point = left / (POINTS / 2)
         fast = [fit for fit in [self._best, *self._others] if fit.is_whole and fit.seconds * members < of_one_point]
         if self._may_have_points() and fast:
-            base = min(fast, key=lambda fit: fit.nll + self._price(fit, of_one_point))
-            self._compete(self._tried([base.setting | {"latent_points": POINTS}], left / (1 + members)), left)
+            bases = sorted(fast, key=lambda fit: fit.nll + self._price(fit, of_one_point))[:2]
+            settings = [base.setting | {"latent_points": POINTS} for base in bases]
+            self._compete(self._tried(settings, left / (self._rounds(len(settings)) + members)), left)
 
     def _compete(self, tried: Sequence[tuple[Setting, Fit]], for_members: float, rival: float | None = None) -> None:
         """Take the best of another kind of model or leave it; remember the best one of the kind that is not chosen."""

@@ -228,8 +228,8 @@ def test_points_are_tried_with_a_setting_that_is_fast_enough_for_them(monkeypatc
     monkeypatch.setattr(search, "alternatives", lambda params: [lambda p: [{"hidden_sizes": (32,)}, {"batch_size": 10}]])
     made = best(1, time_budget=7200.0).fit(X, X_val=V)
     assert made.chosen_ == {"hidden_sizes": (32,)}
-    (tried,) = [record["setting"] for record in made.search_ if "latent_points" in record.get("setting", {})]
-    assert tried in ({"latent_points": 16}, {"latent_points": 16, "batch_size": 10})
+    tried = [record["setting"] for record in made.search_ if "latent_points" in record.get("setting", {})]
+    assert sorted(tried, key=len) == [{"latent_points": 16}, {"latent_points": 16, "batch_size": 10}]
 
 
 def test_points_help_where_rows_are_of_kinds(monkeypatch):
@@ -319,3 +319,19 @@ def test_rows_are_joined_with_their_weights_and_gaps():
     mixed = Rows.of(sp.csr_array(X), None, None).joined(Rows.of(V, None, None))
     np.testing.assert_array_equal(mixed.table.rows.toarray(), np.concatenate([X, V]))
     assert len(mixed.weights) == 0
+
+
+def test_more_of_a_rival_join_as_long_as_they_help(monkeypatch):
+    """The rival's members are others: of seeds of their own, as many as the user asks for and no more."""
+    masks = [{"n_masks": 2}]
+    monkeypatch.setattr(Search, "_try_masks", lambda self, until: self._compete(self._tried(masks, 60.0), 60.0, -np.inf))
+    monkeypatch.setattr(Search, "_is_enough", lambda self: len(self.members) >= 2)
+    gains = {1: 0.01, 2: 1.0}  # what a member brings, by its masks
+    monkeypatch.setattr(Search, "_mixed", lambda self, fits: 3.9 - sum(gains[fit.made.n_masks] for fit in fits))
+    monkeypatch.setattr(search, "alternatives", lambda params: [])
+    made = best(5, n_jobs=1).fit(X, X_val=V)
+    assert [member.n_masks for member in made.members_] == [1, 1, 2, 2, 2]
+    assert len({member.random_state for member in made.members_}) == 4  # what was tried has the first seed
+    assert made.chosen_ == {}
+    gains[2] = -1.0
+    assert [member.n_masks for member in best(5, n_jobs=1).fit(X, X_val=V).members_] == [1, 1]

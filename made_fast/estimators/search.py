@@ -286,17 +286,21 @@ class Search:
             self._note({"members": len(self.members)}, nll, joined, better=True)
 
     def _vary(self, until: float) -> None:
-        """Train more like the rivals, in turn, as long as they join the members: other kinds of models make other mistakes."""
-        rivals = list(self._rivals)
-        while rivals and (seeds := self.seeds[self._next :][: self.workers.at_once(len(self.seeds))]):
-            rival = rivals.pop(0)
-            left, there = self._left(until), len(self.members)
-            if left > 0.7 * rival.seconds:
+        """Train more like each rival, as long as they join the members: other kinds of models make other mistakes."""
+        for rival in sorted(self._rivals, key=lambda fit: fit.nll):
+            while (left := self._left(until)) > 0.7 * rival.seconds and self._next < len(self.seeds):
+                seeds = self.seeds[self._next : self._next + self.workers.at_once(len(self.seeds) - self._next)]
                 fits = self._fit([(rival.setting, seed) for seed in seeds], left, self.rows, self.held)
-                self._next += len(seeds)
-                self._others += [fit for fit in fits if np.isfinite(fit.nll)]
-                self._join()
-                rivals += [rival] * (len(self.members) > there)
+                if not all(map(self._offered, fits)):  # one at a time, no more would have been trained
+                    break
+
+    def _offered(self, fit: Fit) -> bool:
+        """Return whether the members have gained something from one more fit."""
+        there = len(self.members)
+        self._next += 1
+        self._others += [fit] if np.isfinite(fit.nll) else []
+        self._join()
+        return len(self.members) > there
 
     def _may_have_points(self) -> bool:
         p = self.params

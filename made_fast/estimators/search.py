@@ -342,8 +342,9 @@ class Search:
         if self.params["n_masks"] != 1 or not self.members:
             return [], 0.0
         if len(self.rows.table) > FEW_ROWS:
+            seconds, one_point = left / self._rounds(2), min(fit.seconds for fit in [*self.members, *self._rivals])
             several = [self.chosen | {"n_masks": n, "latent_points": 1} for n in (8, 32)]
-            return (several, seconds) if (seconds := self._fair(left, 2)) else ([], 0.0)
+            return (several if seconds > LONGER * one_point else []), seconds
         fresh: Setting = {"n_masks": None, "n_eval_masks": 64, "patience": 100, "latent_points": 1}
         seconds = left / self._rounds(3)
         enough = seconds > FRESH_EPOCHS * self._epoch()

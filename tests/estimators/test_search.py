@@ -335,3 +335,18 @@ def test_more_of_a_rival_join_as_long_as_they_help(monkeypatch):
     assert made.chosen_ == {}
     gains[2] = -1.0
     assert [member.n_masks for member in best(5, n_jobs=1).fit(X, X_val=V).members_] == [1, 1]
+
+
+def test_points_that_are_slow_leave_time_for_masks_that_vary(monkeypatch):
+    judged = Search._judged
+
+    def of_points(self, setting, *rest):
+        fit = judged(self, setting, *rest)
+        return fit._replace(seconds=1000.0, nll=0.1) if "latent_points" in setting and "n_masks" not in setting else fit
+
+    monkeypatch.setattr(Search, "_try_points", POINTS)
+    monkeypatch.setattr(Search, "_judged", of_points)
+    monkeypatch.setattr(search, "alternatives", lambda params: [])
+    made = best(2, time_budget=3600.0, n_jobs=1).fit(X, X_val=V)
+    assert made.chosen_ == {"latent_points": 16}
+    assert [record["setting"]["n_masks"] for record in made.search_ if "n_masks" in record.get("setting", {})] == [8, 32]

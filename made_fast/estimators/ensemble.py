@@ -67,10 +67,10 @@ class MADEEnsemble(_KeywordParameters, FittedDensity[MixtureModel]):  # type: ig
         "best" searches before it trains: it walks over dropout, weight decay, AdaGrad, two and four times the units, half the
         batch, averaging, other rates, no direct connections, and points of a latent mixture, one after the other, and keeps
         what brings the validation rows closer. Members of different orderings, trained with what it has chosen, are added as
-        long as they help; masks that vary replace the first of them if one such model is better than they are together. At
-        last, whatever it has tried joins them if they are better with it. It begins with the parameters given here, and takes
-        a tenth of the rows for validation if it gets none. The same choices and the same ``random_state`` give the same
-        members; how far the search comes is a matter of time, and so of the machine.
+        long as they help; masks that vary replace them if one such model is better than as many as are the same work. At
+        last, whatever it has tried joins them if they are better with it, and more like it. It begins with the parameters
+        given here, and takes a tenth of the rows for validation if it gets none. The same choices and the same
+        ``random_state`` give the same members; how far the search comes is a matter of time, and so of the machine.
     time_budget : float
         Seconds that ``fit`` may take with ``preset="best"``: about 40 % for the search, the rest for members. An epoch that
         has begun is ended, so that a large table may take longer.

@@ -2,8 +2,9 @@
 
 The walk goes along one ingredient at a time, in the order of what each has gained on the usual sets, and keeps what is better
 on the validation rows. All of its fits have the random numbers of the first member, so that settings are compared, not draws,
-and the winner is the first member already. At last, of all that was tried, those join the members with which they are better.
-Time decides how far the walk comes, what is too slow to have members, and how many members there are, nothing else.
+and the winner is the first member already. Points of a latent mixture and masks that vary, other kinds of models, compete with
+it. At last, of all that was tried, those join the members with which they are better, and more of the kinds that were beaten,
+as long as they do. Time decides how far the walk comes, what is too slow to have members, and how many there are, nothing else.
 
 Not here: how members are fitted at the same time (``parallel.py``), the estimator (``ensemble.py``).
 """

@@ -4,7 +4,7 @@ The walk goes along one ingredient at a time, in the order of what each has gain
 on the validation rows. All of its fits have the random numbers of the first member, so that settings are compared, not draws,
 and the winner is the first member already. Points of a latent mixture and masks that vary, other kinds of models, compete with
 it. At last, of all that was tried, those join the members with which they are better, and more of the kinds that were beaten,
-as long as they do. Time decides how far the walk comes, what is too slow to have members, and how many there are, nothing else.
+as long as they do. Time decides how far the walk comes, what is too slow for members, and how many there are, nothing else.
 
 Not here: how members are fitted at the same time (``parallel.py``), the estimator (``ensemble.py``).
 """
@@ -190,6 +190,8 @@ class Search:
         self._cut_back()
         self._join()
         self._vary(until)
+        self._grow(until, len(self.seeds))  # in the time that the rivals have left
+        self._cut_back()
         if refit:
             self._put_back()
 
@@ -287,8 +289,9 @@ class Search:
             self._note({"members": len(self.members)}, nll, joined, better=True)
 
     def _vary(self, until: float) -> None:
-        """Train more like each rival, as long as they join the members: other kinds of models make other mistakes."""
-        for rival in sorted(self._rivals, key=lambda fit: fit.nll):
+        """Train more like each rival that has joined, as long as they join too: other kinds of models make other mistakes."""
+        joined = [rival for rival in self._rivals if any(rival is fit for fit in self.members)]
+        for rival in sorted(joined, key=lambda fit: fit.nll):
             while (left := self._left(until)) > 0.7 * rival.seconds and self._next < len(self.seeds):
                 seeds = self.seeds[self._next : self._next + self.workers.at_once(len(self.seeds) - self._next)]
                 fits = self._fit([(rival.setting, seed) for seed in seeds], left, self.rows, self.held)

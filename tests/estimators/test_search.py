@@ -225,6 +225,7 @@ def test_points_are_tried_with_a_setting_that_is_fast_enough_for_them(monkeypatc
 
     monkeypatch.setattr(Search, "_try_points", POINTS)
     monkeypatch.setattr(Search, "_judged", of_wide)
+    monkeypatch.setattr(Search, "_try_masks", lambda self, until: None)
     monkeypatch.setattr(search, "alternatives", lambda params: [lambda p: [{"hidden_sizes": (32,)}, {"batch_size": 10}]])
     made = best(1, time_budget=7200.0).fit(X, X_val=V)
     assert made.chosen_ == {"hidden_sizes": (32,)}

@@ -6,6 +6,7 @@ Not here: training of one member (``estimator.py``), of several at the same time
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field, fields, make_dataclass
 from typing import Any
@@ -76,7 +77,8 @@ class MADEEnsemble(_KeywordParameters, FittedDensity[MixtureModel]):  # type: ig
         has begun is ended, so that a large table may take longer.
     refit : bool
         With ``preset="best"``: train the members again at last, for the mean number of their best epochs, on the validation
-        rows too. What they score then is not known.
+        rows too, in half of the time for members; a warning says how many there was no time for. What they score then is not
+        known.
     random_state : None, int, Generator, SeedSequence or RandomState
         Every member's own is drawn from it; an int makes ``fit`` repeat its bits. That of member m does not depend on
         ``n_members`` or ``n_jobs``.
@@ -166,7 +168,8 @@ class MADEEnsemble(_KeywordParameters, FittedDensity[MixtureModel]):  # type: ig
         Warns
         -----
         UserWarning
-            Columns of X have no observed entry: nothing is learned of them.
+            Columns of X have no observed entry: nothing is learned of them. With ``refit``: there was no time to train all
+            members again; the others stay as they were.
         """
         best = arguments.choice(self.preset, "preset", PRESETS) == "best"
         usual = MOST_MEMBERS if best else N_MEMBERS
@@ -201,6 +204,12 @@ class MADEEnsemble(_KeywordParameters, FittedDensity[MixtureModel]):  # type: ig
             finally:
                 if search.members:
                     self._take([fit.made for fit in search.members], held, X, search)
+            if refit and search.refitted < len(search.members):
+                found = f"{search.refitted} of {len(search.members)} members were trained again on the validation rows too"
+                message = (
+                    f"{found}; there was no time for the others, which stay as they were. Raise time_budget = {seconds:g}."
+                )
+                warnings.warn(message, UserWarning, stacklevel=2)
             return self
         params["n_threads"] = max(1, n_threads // workers.at_once(n_members))
         made = [MADE(**params, random_state=seed) for seed in seeds]

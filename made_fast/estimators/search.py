@@ -38,8 +38,9 @@ is smooth, and thrice as many, the default, take twice the time."""
 MAX_EPOCHS = 1000
 """Epochs that every fit may make: early stopping and the budget end it."""
 
-SEARCH, FIRST = 0.4, 0.25
-"""Share of the budget for the walk, and share of that for one of its first fits."""
+SEARCH, FIRST, REFIT = 0.4, 0.25, 0.5
+"""Share of the budget for the walk, share of that for one of its first fits, and share of the rest to train members again:
+they take nearly as long as at first."""
 
 LONGER, PART = 3.0, 1 / 4
 """How many times longer than the best fit so far another setting may take, and which part of the time that is left, if that is
@@ -149,6 +150,8 @@ class Search:
     records : list of dict
         What was tried: ``setting``, ``validation_nll``, ``best_epoch``, ``epochs``, ``seconds``, ``whole``, ``better``; and
         for each lot of members, ``members``, how many there are then, in place of ``setting``.
+    refitted : int
+        Members that were trained again on all rows.
     """
 
     def __init__(
@@ -170,13 +173,14 @@ class Search:
         self.records: list[dict[str, Any]] = []
         self._best: Fit | None = None
         self._next = 0  # the number of the next member
+        self.refitted = 0
         self._others: list[Fit] = []  # fits of other settings, that may join the members
         self._rivals: list[Fit] = []  # of one network, points and masks that vary: the best ones of those not chosen
         self._curve: list[float] = []  # validation NLL of the mixture of the first members, of more and more of them
 
     def run(self, *, refit: bool) -> None:
         """Search, then train members; ``refit``: then train them again, with the validation rows put back."""
-        until = 1 - (1 - SEARCH) * (0.3 if refit else 0.0)  # share of the budget that is over when the last member ends
+        until = 1 - (1 - SEARCH) * (REFIT if refit else 0.0)  # share of the budget that is over when the last member ends
         self._walk(SEARCH, until)
         self._try_points(until)
         grown = until - (VARIETY * (until - SEARCH) if self._rivals else 0.0)
@@ -363,19 +367,18 @@ class Search:
         """Train members on all rows for as many epochs as the best ones of the members; those not done in time stay."""
         best = [[fit.made.best_epoch_ for fit in self.members if fit.setting == one.setting] for one in self.members]
         epochs = [max(1, round(float(np.mean(of_setting)))) for of_setting in best]
-        rows, done = self.rows.joined(self.held), 0
-        while done < len(self.members):
-            n = self.workers.at_once(len(self.members) - done)
-            lot = self.members[done : done + n]
-            needed = max(fit.seconds * epochs[done + i] / len(fit.made.history_) for i, fit in enumerate(lot))
+        rows, at_once = self.rows.joined(self.held), self.workers.at_once(len(self.members))
+        for first in range(0, len(self.members), at_once):
+            lot = self.members[first : first + at_once]
+            needed = max(fit.seconds * epochs[first + i] / len(fit.made.history_) for i, fit in enumerate(lot))
             if self._left() < needed:
-                return
-            settings = [(fit.setting | {"max_epochs": epochs[done + i]}, fit.seed) for i, fit in enumerate(lot)]
-            for i, fit in enumerate(self._fit(settings, max(2 * needed, self._left()), rows, None, done)):
+                continue  # others may be faster
+            settings = [(fit.setting | {"max_epochs": epochs[first + i]}, fit.seed) for i, fit in enumerate(lot)]
+            for i, fit in enumerate(self._fit(settings, max(2 * needed, self._left()), rows, None, first)):
                 if fit.is_whole:
-                    self.members[done + i] = fit
-            done += n
-            self._say(f"{done} of {len(self.members)} members trained again on all rows, {max(epochs)} epochs")
+                    self.members[first + i] = fit
+                    self.refitted += 1
+        self._say(f"{self.refitted} of {len(self.members)} members trained again on all rows")
 
     def _fit(
         self, lot: Sequence[tuple[Setting, int]], seconds: float, rows: Rows, held: Rows | None, first: int | None = None

@@ -126,6 +126,27 @@ def test_refit_trains_on_the_validation_rows_too(monkeypatch, kind):
         assert [record["validation_nll"] for record in member.history_] == [None] * epochs
 
 
+def test_refit_says_how_many_members_it_had_no_time_for(monkeypatch):
+    """A slow member does not keep faster ones from being trained again."""
+    judged, fits = Search._judged, []
+
+    def second_is_slow(self, setting, *rest):
+        fit = judged(self, setting, *rest)
+        fits.append(fit)
+        return fit._replace(seconds=1e6) if len(fits) == 2 else fit
+
+    monkeypatch.setattr(search, "alternatives", lambda params: [])
+    monkeypatch.setattr(Search, "_try_masks", lambda self, until: None)
+    monkeypatch.setattr(Search, "_judged", second_is_slow)
+    monkeypatch.setattr(Search, "_cut_back", lambda self: None)
+    monkeypatch.setattr(search, "ENOUGH", -1.0)
+    params = {"n_jobs": 1, "refit": True, "time_budget": 1e5}
+    with pytest.warns(UserWarning, match="^2 of 3 members were trained again .* Raise time_budget = 1"):
+        made = best(3, **params).fit(X, X_val=V)
+    again = [member.history_[0]["validation_nll"] is None for member in made.members_]
+    assert again == [True, False, True]
+
+
 def test_without_validation_rows_a_tenth_is_held_out():
     made = best(2, weights="em").fit(X)
     assert made.weights_.shape == (len(made.members_),)

@@ -36,11 +36,14 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from made_fast.kernels.records import BINARY
+
 __all__ = [
-    "ACTIVATIONS", "MAX_FEATURES", "MAX_LAYERS", "PANEL", "Layout", "SharedLayout", "aligned_copy", "aligned_empty",
-    "aligned_zeros", "copy_into", "dead_entries", "latent_train_workspace", "make_layout", "make_layouts",
-    "make_shared_layout", "n_biases", "n_chain", "n_panels", "n_parameters", "n_shared", "of_points", "sample_workspace",
-    "score_workspace", "shared_train_workspace", "train_workspace", "width",
+    "ACTIVATIONS", "MAX_FEATURES", "MAX_LAYERS", "ONE_HOT", "PANEL", "THERMOMETER", "Layout", "SharedLayout", "aligned_copy",
+    "aligned_empty", "aligned_zeros", "copy_into",
+    "dead_entries", "latent_train_workspace", "loss_room", "make_layout", "make_layouts",
+    "make_shared_layout", "n_biases", "n_chain", "n_levels", "n_panels", "n_parameters", "n_shared", "of_points",
+    "sample_workspace", "score_workspace", "shared_train_workspace", "train_workspace", "walk_workspace", "width",
 ]  # fmt: skip
 
 PANEL = 64
@@ -76,6 +79,15 @@ SHARED_WEIGHTS, SHARED_BIAS, SHARED_U, ROW, IN_ORDER, OUT_ORDER, SHARED_COLUMNS 
 FIRST, STOP, MASK, PLACES, STEP, STEP_ROWS, GROUP_COLUMNS = range(7)
 """Columns of ``groups``, which ``train_shared`` takes."""
 
+START, CODING, VARIABLE_COLUMNS = range(3)
+"""Columns of ``Layout.variables``."""
+
+ONE_HOT, THERMOMETER = range(2)
+"""Codings of a variable's level by its indicators: the one of that number is 1; or it and all before it."""
+
+LOSS_ROWS = 16
+"""Rows that native kernels take the loss of at a time, where variables are not all binary: a number in each lane."""
+
 ARRIVED, ROUND, CALL_OFF, SYNC = 0, 32, 48, 64
 """Entries of ``Crew.sync``, and how many there are: how many ranks have come to a meeting, how many meetings there were, and
 whether the call is off. Only ``CALL_OFF`` is the caller's: when that is set to 1, all ranks return soon."""
@@ -85,7 +97,8 @@ SharedLayout: TypeAlias = "NDArray[np.int64]"
 length of a row (the stride), and where the order of the layer's inputs and that of its units begin in ``order``.
 
 ``order`` (D + sum of H_l,) int32 belongs to a connectivity: the original numbers of the inputs in order of place, then of the
-units of each hidden layer in order of degree. The outputs have the order of the inputs.
+units of each hidden layer in order of degree. The outputs have the order of the inputs; where there are fewer of them than of
+inputs, because of a context, theirs comes at the end.
 """
 
 
@@ -105,15 +118,21 @@ class Layout(NamedTuple):
         Live count of every sorted unit; the fill-up units of a last panel repeat the count of the last true unit.
     panel_start : (sum of panels,) int64
         Start of each panel in theta.
+    variables : (V + 1, 2) int32, or (0, 2)
+        If variables are not all binary, one row per variable in order of place: its first indicator, and its coding; then a
+        row of the number of indicators. A variable has as many logits as indicators, and they have the same places, but
+        indicators before the first variable (context) have no logits. One of width 1 is binary, one of width 0 has one level,
+        any other has as many levels as indicators. Without rows, every indicator is a binary variable.
     """
 
     layers: NDArray[np.int64]
     n_live: NDArray[np.int32]
     panel_start: NDArray[np.int64]
+    variables: NDArray[np.int32] = BINARY
 
     def of_mask(self, k: int) -> Layout:
         """Return the tables of connectivity k out of those of K."""
-        return Layout(self.layers[k], self.n_live[k], self.panel_start[k])
+        return Layout(self.layers[k], self.n_live[k], self.panel_start[k], self.variables[k])
 
 
 def n_panels(n_units: int) -> int:
@@ -127,19 +146,27 @@ def width(n_units: int) -> int:
 
 
 def make_layout(
-    n_inputs: int, n_live: Sequence[NDArray[np.int32]], activation: str, direct: Sequence[NDArray[np.int32] | None] = ()
+    n_inputs: int,
+    n_live: Sequence[NDArray[np.int32]],
+    activation: str,
+    direct: Sequence[NDArray[np.int32] | None] = (),
+    variables: NDArray[np.int32] = BINARY,
 ) -> Layout:
     """Lay out the network whose layer l has the live counts ``n_live[l]`` (sorted, never decreasing).
 
     ``activation`` is that of every hidden layer; the output layer gives logits (``"identity"``). ``direct[l]``, if not None,
-    are the live counts of layer l's direct connections.
+    are the live counts of layer l's direct connections. For ``variables`` see :class:`Layout`.
     """
     stacked = [None if live is None else live[None] for live in direct]
-    return make_layouts(n_inputs, [live[None] for live in n_live], activation, stacked).of_mask(0)
+    return make_layouts(n_inputs, [live[None] for live in n_live], activation, stacked, variables[None]).of_mask(0)
 
 
 def make_layouts(
-    n_inputs: int, n_live: Sequence[NDArray[np.int32]], activation: str, direct: Sequence[NDArray[np.int32] | None] = ()
+    n_inputs: int,
+    n_live: Sequence[NDArray[np.int32]],
+    activation: str,
+    direct: Sequence[NDArray[np.int32] | None] = (),
+    variables: NDArray[np.int32] | None = None,
 ) -> Layout:
     """Do ``make_layout`` for K connectivities: live counts are (K, n), and so the tables have K first."""
     identity = ACTIVATIONS.index("identity")
@@ -168,7 +195,9 @@ def make_layouts(
         position = layers[:, l, BIAS] + count * PANEL
         units += count * PANEL
         panels += count
-    return Layout(layers, np.concatenate(counts, axis=1), np.concatenate(starts, axis=1))
+    if variables is None:
+        variables = np.broadcast_to(BINARY, (K, *BINARY.shape))
+    return Layout(layers, np.concatenate(counts, axis=1), np.concatenate(starts, axis=1), np.ascontiguousarray(variables))
 
 
 def n_chain(layers: NDArray[np.int64]) -> int:
@@ -184,7 +213,8 @@ def make_shared_layout(layers: NDArray[np.int64], connectivity_weights: bool) ->
     table = np.full((len(layers), SHARED_COLUMNS), -1, dtype=np.int64)
     chain = n_chain(layers)
     order = np.concatenate([[0], np.cumsum(layers[:chain, N_IN])])  # where each layer's inputs begin; its units come next
-    order[chain] = 0
+    if layers[chain - 1, N_OUT] == layers[0, N_IN]:
+        order[chain] = 0
     position = 0
     for l, (row, layer) in enumerate(zip(table, layers, strict=True)):
         n_in, n_out = int(layer[N_IN]), int(layer[N_OUT])
@@ -226,6 +256,12 @@ def of_points(layout: Layout, n_points: int) -> NDArray[np.int64]:
     return points
 
 
+def n_levels(variables: NDArray[np.int32]) -> NDArray[np.int64]:
+    """Return how many levels each variable of a table has, (V,): 1 without an indicator, 2 with one, else as many."""
+    widths = np.diff(variables[:, START].astype(np.int64))
+    return np.where(widths == 1, 2, np.maximum(widths, 1))
+
+
 def dead_entries(theta: NDArray[Any], layout: Layout, l: int) -> Iterator[tuple[NDArray[Any], NDArray[np.bool_]]]:
     """Yield parts of layer l's panels as views of theta, each with a mask of its dead entries; together they are all of them.
 
@@ -257,10 +293,29 @@ def _activations(layers: NDArray[np.int64], n_rows: int) -> int:
 def score_workspace(layout: Layout, n_rows: int) -> tuple[int, int]:
     """Return (reals, int32s) of scratch that ``score`` and ``conditionals`` need to work on ``n_rows`` rows at once.
 
-    Reals: the inputs as numbers, then the output of every layer. Integers: how many ones every row has, and which.
+    Reals: the inputs as numbers, then the output of every layer, then, if variables are not all binary, ``LOSS_ROWS`` rows of
+    logits. Integers: how many ones every row has, and which.
     """
     n_inputs = int(layout.layers[0, N_IN])
-    return n_rows * width(n_inputs) + _activations(layout.layers, n_rows), n_rows * (n_inputs + 1)
+    reals = n_rows * width(n_inputs) + _activations(layout.layers, n_rows) + loss_room(layout)
+    return reals, n_rows * (n_inputs + 1)
+
+
+def loss_room(layout: Layout) -> int:
+    """Return how many numbers a rank needs to take the loss of variables that are not all binary; part of all workspaces."""
+    last = layout.layers[n_chain(layout.layers) - 1]
+    return LOSS_ROWS * width(int(last[N_OUT])) if len(layout.variables) else 0
+
+
+def walk_workspace(layout: Layout, n_rows: int) -> tuple[int, int]:
+    """Return (reals, int32s) of scratch that ``walk`` needs to work on ``n_rows`` rows at once.
+
+    As ``sample``, and then, of each level of a variable, its logit and its share, and three numbers more; in ``jit`` the
+    inputs as numbers.
+    """
+    reals, ints = sample_workspace(layout, n_rows)
+    widest = int(np.diff(layout.variables[:, START]).max(initial=2))
+    return reals + max((2 * widest + 3) * -(-n_rows // 16) * 16, n_rows * width(int(layout.layers[0, N_IN]))), ints
 
 
 def sample_workspace(layout: Layout, n_rows: int) -> tuple[int, int]:
@@ -274,17 +329,18 @@ def sample_workspace(layout: Layout, n_rows: int) -> tuple[int, int]:
     return reals, n_rows * (n_inputs + 1 + len(layout.layers))
 
 
-def train_workspace(layout: Layout, batch_size: int) -> tuple[int, int]:
+def train_workspace(layout: Layout, batch_size: int, n_ranks: int = 1) -> tuple[int, int]:
     """Return (reals, int32s) of scratch that ``train`` needs; shared by all ranks, on an 8-byte boundary.
 
-    Reals: as ``score``, then the gradient of the sums of every layer of the chain, then the output of one more hidden layer.
+    Reals: as ``score``, the rows of logits for every rank, then the gradient of the sums of every layer of the chain, then the
+    output of one more hidden layer.
     Integers: the batch's bits (as uint64), the NLL of every row and panel of outputs (as float64), the ones of every place,
     then as ``score``, then (on an 8-byte boundary) a float64 for every row of ``theta``.
     """
     layers, n_inputs = layout.layers, int(layout.layers[0, N_IN])
     reals, ints = score_workspace(layout, batch_size)
     chain = layers[: n_chain(layers)]
-    reals += _activations(chain, batch_size) + batch_size * width(int(chain[:-1, N_OUT].max(initial=0)))
+    reals += (n_ranks - 1) * loss_room(layout) + _activations(chain, batch_size) + batch_size * width(int(chain[:-1, N_OUT].max(initial=0)))
     ints += 4 * batch_size * n_panels(n_inputs) + n_inputs * (batch_size + 1)
     return reals, ints + ints % 2 + 2 * (n_parameters(layout) // PANEL)
 
@@ -296,9 +352,9 @@ def shared_train_workspace(layouts: Layout, shared_layout: SharedLayout, batch_s
     every row of ``shared``, then for every rank, twice, the place of every input and hidden unit.
     """
     layers = layouts.layers[0]
-    reals, ints = train_workspace(layouts.of_mask(0), batch_size)
+    reals, ints = train_workspace(layouts.of_mask(0), batch_size, n_ranks)
     rows = int(2 * layers[:, N_IN].sum() + len(layers))
-    places = int(layers[: n_chain(layers), N_IN].sum())
+    places = int(layers[: n_chain(layers), N_IN].sum() + layers[n_chain(layers) - 1, N_OUT])
     return reals + n_ranks * (STRIP + 1) * int(shared_layout[:, ROW].max()), ints + 2 * rows + 2 * n_ranks * places
 
 

@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 __all__ = ["Batches", "Crew", "Dropout", "Masks", "Net", "Ones", "Scratch", "Shared", "TrainScratch", "Update"]
 
+BINARY = np.zeros((0, 2), np.int32)
+"""The table of variables of a network all of whose variables are binary."""
+
 
 class Net(NamedTuple):
     """A network under one connectivity: ``theta`` and the tables of :class:`made_fast.kernels.layout.Layout`."""
@@ -21,6 +24,7 @@ class Net(NamedTuple):
     layers: NDArray[np.int64]
     n_live: NDArray[np.int32]
     panel_start: NDArray[np.int64]
+    variables: NDArray[np.int32] = BINARY
 
 
 class Shared(NamedTuple):
@@ -37,6 +41,7 @@ class Masks(NamedTuple):
     layers: NDArray[np.int64]
     n_live: NDArray[np.int32]
     panel_start: NDArray[np.int64]
+    variables: NDArray[np.int32] = BINARY[None]
 
 
 class Batches(NamedTuple):

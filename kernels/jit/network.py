@@ -1,6 +1,7 @@
 """The Numba kernels on one connectivity, and the step of training that those on shared parameters have in common with them.
 
-Not here: shared parameters (``shared.py``), inner loops (``rows.py``).
+Not here: walks along the ordering (``walks.py``), variables of several levels (``levels.py``), shared parameters
+(``shared.py``), inner loops (``rows.py``).
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from made_fast.kernels.jit import rows
+from made_fast.kernels.jit import levels, rows
 from made_fast.kernels.jit.rows import PANEL, Bits, Float64, Int32, Int64, Real, Step, inline, kernel, n_chain, panel
 from made_fast.kernels.layout import ACTIVATION, BIAS, DIRECT, N_IN, N_OUT, N_PANELS, PANELS, UNITS, WEIGHTS
 from made_fast.kernels.optimizers import CLIP, GRADIENT
 from made_fast.kernels.records import Batches, Crew, Dropout, Net, Scratch, TrainScratch, Update
 
-__all__ = ["conditionals", "fit_batch", "forward", "losses", "pack_bits", "room_for_batch", "sample", "score", "train"]
+__all__ = ["conditionals", "fit_batch", "forward", "losses", "output", "pack_bits", "room_for_batch", "score", "train"]
 
 
 @kernel
@@ -50,7 +51,7 @@ def _list_ones(bits: Bits, count: Int32, index: Int32) -> None:
 
 
 @kernel
-def _output(outputs: Real, layers: Int64, l: int, block: int, m: int) -> Real:
+def output(outputs: Real, layers: Int64, l: int, block: int, m: int) -> Real:
     """Return the (panels, m, 64) buffer of layer l, out of those of all layers for ``block`` rows each.
 
     After the last layer the first one comes again: ``layout.train_workspace`` has room for gradients there.
@@ -104,10 +105,10 @@ def forward(net: Net, bits: Bits, dropout: Dropout, sparse: bool, block: int, sc
         rows.times_bits(x, bits, 0.0, 1.0)
     h = x
     for l in range(last + 1):
-        z, row = _output(outputs, layers, l, block, m), layers[l, DIRECT]
+        z, row = output(outputs, layers, l, block, m), layers[l, DIRECT]
         _sums(net, l, h, sparse and l == 0, count, index, z)
         if row > 0:
-            direct = _output(outputs, layers, row, block, m)
+            direct = output(outputs, layers, row, block, m)
             _sums(net, row, x, sparse, count, index, direct)
             rows.add(direct.ravel(), z.ravel())
         for p in range(len(z)):
@@ -142,7 +143,11 @@ def score(net: Net, bits: Bits, n_places: int, sparse: bool, block: int, scratch
     nothing = Dropout(bits[:0], 0.0)
     for i in range(0, len(bits), block):
         some, nll = bits[i : i + block], log_p[i : i + block]
-        losses(forward(net, some, nothing, sparse, block, scratch), some, n_places, nll)
+        logits = forward(net, some, nothing, sparse, block, scratch)
+        if len(net.variables) > 0:
+            levels.losses(net.variables, logits, some, n_places, nll, False)
+        else:
+            losses(logits, some, n_places, nll)
         for r in range(len(nll)):
             nll[r] = -nll[r]
 
@@ -153,76 +158,13 @@ def conditionals(net: Net, bits: Bits, sparse: bool, block: int, scratch: Scratc
     nothing = Dropout(bits[:0], 0.0)
     for i in range(0, len(bits), block):
         logits = forward(net, bits[i : i + block], nothing, sparse, block, scratch)
+        if len(net.variables) > 0:
+            levels.proba(net.variables, logits)
         for p in range(len(logits)):
-            rows.activate(logits[p].ravel(), rows.SIGMOID)
+            if len(net.variables) == 0:
+                rows.activate(logits[p].ravel(), rows.SIGMOID)
             for r in range(logits.shape[1]):
                 rows.copy(logits[p, r], proba[i + r, p * PANEL : (p + 1) * PANEL])
-
-
-# ---------------------------------------------------------------------------------------------------------------------------
-# Sampling: a unit is final once the inputs it sees are drawn. One walk over the places draws an input, then finishes the units
-# that have become final. The sums of a layer's panel are brought up to date, in the order of the full pass, as its units are
-# finished, one after the other: the sample is the one that D full passes would draw, bit for bit.
-# ---------------------------------------------------------------------------------------------------------------------------
-
-
-@inline
-def _reach(net: Net, l: int, j: int, h: Real, z: Real) -> None:
-    """Bring the sums z (m, 64) of unit j's panel up to the live prefix of unit j; h is the layer below."""
-    w, live, bias = panel(net, l, j // PANEL)
-    seen: Any = np.int64(live[j % PANEL - 1]) if j % PANEL > 0 else np.int64(0)
-    end: Any = np.int64(live[j % PANEL])
-    if j % PANEL == 0:
-        for i in range(len(z)):
-            rows.copy(net.theta[bias : bias + PANEL], z[i])
-    while seen < end:
-        n = min(end - seen, PANEL - seen % PANEL)
-        rows.add_product(z, h[seen // PANEL][:, seen % PANEL :], w[seen:], n)
-        seen += n
-
-
-@inline
-def _finish(net: Net, l: int, j: int, block: int, outputs: Real, column: Real) -> None:
-    """Make unit j of layer l of the chain final; put its output for every row, or its conditional, in ``column``."""
-    layers, m, u, last = net.layers, len(column), j % PANEL, n_chain(net.layers) - 1
-    direct, x = layers[l, DIRECT], _output(outputs, layers, last, block, m)  # the logits give way to what is drawn by them
-    z, h = _output(outputs, layers, l, block, m)[j // PANEL], x
-    if l > 0:
-        h = _output(outputs, layers, l - 1, block, m)
-    _reach(net, l, j, h, z)
-    for i in range(m):
-        column[i] = z[i, u]
-    if direct > 0:
-        a = _output(outputs, layers, direct, block, m)[j // PANEL]
-        _reach(net, direct, j, x, a)
-        for i in range(m):
-            column[i] += a[i, u]
-    rows.activate(column, layers[l, ACTIVATION] if l < last else rows.SIGMOID)
-    for i in range(m):
-        z[i, u] = column[i]
-
-
-@kernel
-def sample(net: Net, uniforms: Float64, block: int, scratch: Scratch, x: NDArray[np.uint8]) -> None:
-    """See ``reference.sample``."""
-    layers, last, outputs = net.layers, n_chain(net.layers) - 1, scratch.reals
-    done = scratch.ints[:last]  # of every hidden layer, how many units are final
-    for start in range(0, len(uniforms), block):
-        m = min(block, len(uniforms) - start)
-        column, drawn = outputs[len(outputs) - m :], _output(outputs, layers, last, block, m)
-        done[:] = 0
-        for p in range(layers[0, N_IN]):
-            _finish(net, last, p, block, outputs, column)
-            for i in range(m):
-                x[start + i, p] = drawn[p // PANEL, i, p % PANEL] = uniforms[start + i, p] < column[i]
-            final = p + 1
-            for l in range(last):
-                live, direct = net.n_live[layers[l, UNITS] :], net.n_live[layers[layers[l, DIRECT], UNITS] :]
-                j: Any = np.int64(done[l])
-                while j < layers[l, N_OUT] and live[j] <= final and (layers[l, DIRECT] <= 0 or direct[j] <= p + 1):
-                    _finish(net, l, j, block, outputs, column)
-                    j += 1
-                done[l] = final = j
 
 
 # ---------------------------------------------------------------------------------------------------------------------------
@@ -295,17 +237,24 @@ def fit_batch(
     cut = 2 * bits.shape[1] * size  # integers: the batch, its NLL, then as ``forward``
     nll = scratch.ints[cut : cut + 2 * m].view(np.float64)
     logits = forward(net, bits, kept, part.sparse, size, Scratch(scratch.reals, scratch.ints[2 * cut :]))
-    losses(logits, bits, n_places, nll)
-    dz, found = _output(outputs, layers, len(layers) + last, size, m), 0.0
+    if len(net.variables) > 0:
+        levels.losses(net.variables, logits, bits, n_places, nll, True)
+    else:
+        losses(logits, bits, n_places, nll)
+    dz, found = output(outputs, layers, len(layers) + last, size, m), 0.0
     dz[:] = 0
     for i in range(m):
         weight = part.weights[part.rows[i]] if len(part.weights) > 0 else 1.0
         found += weight * nll[i]
         for p in range(len(dz)):
-            dz[p, i, : max(n_places - p * PANEL, 0)] = weight / n_rows
-    rows.times_bits(dz, bits, 1.0, -1.0)
-    for p in range((n_places + PANEL - 1) // PANEL):
-        rows.derive(dz[p].ravel(), logits[p].ravel(), 1.0, rows.SOFTPLUS)
+            if len(net.variables) > 0:
+                dz[p, i] = logits[p, i] * logits.dtype.type(weight / n_rows)
+            else:
+                dz[p, i, : max(n_places - p * PANEL, 0)] = weight / n_rows
+    if len(net.variables) == 0:
+        rows.times_bits(dz, bits, 1.0, -1.0)
+        for p in range((n_places + PANEL - 1) // PANEL):
+            rows.derive(dz[p].ravel(), logits[p].ravel(), 1.0, rows.SOFTPLUS)
     if part.sparse:
         x[:] = 1
         rows.times_bits(x, bits, 0.0, 1.0)
@@ -314,8 +263,8 @@ def fit_batch(
     for l in range(last, -1, -1):
         h, dh = x, dz
         if l > 0:
-            h, dh = _output(outputs, layers, l - 1, size, m), _output(outputs, layers, len(layers) + l - 1, size, m)
-            block = _output(outputs, layers, l, size, m)  # the output of this layer has served
+            h, dh = output(outputs, layers, l - 1, size, m), output(outputs, layers, len(layers) + l - 1, size, m)
+            block = output(outputs, layers, l, size, m)  # the output of this layer has served
             _backward_input(net, l, dz, block.reshape(len(dz) * m, PANEL)[:PANEL], dh)
             rows.derive(dh.ravel(), h.ravel(), share, layers[l - 1, ACTIVATION])
             if len(kept.keep) > 0:
@@ -335,6 +284,7 @@ def train(
     """See ``reference.train``; for one rank."""
     batch, size, gradient = room_for_batch(batches, scratch), batches.batch_size, scratch.gradient
     clips, now = update.constants[CLIP] > 0, update
+    n_places = len(net.variables) - 1 if len(net.variables) > 0 else net.layers[0, N_IN]
     if clips:
         now = Update(int(GRADIENT), update.step, update.constants, gradient.reshape(1, len(gradient)))
         gradient[:] = 0  # for the biases of direct connections, which have none
@@ -343,7 +293,8 @@ def train(
         for i in range(len(chosen)):
             batch[i] = batches.bits[chosen[i]]
         part = Batches(batch[: len(chosen)], batches.weights, chosen, size, batches.sparse)
-        nll[s] = fit_batch(net, part, net.layers[0, N_IN], len(chosen), Dropout(keep, dropout.rate), now, s, scratch)
+        kept = Dropout(keep, dropout.rate)
+        nll[s] = fit_batch(net, part, n_places, len(chosen), kept, now, s, scratch)
         if clips:
             rows.clip(gradient, update.constants[CLIP])
             step, bias_step = rows.steps(update, s)

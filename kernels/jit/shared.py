@@ -116,13 +116,13 @@ def train_shared(
             for p in range(n_inputs):
                 d = np.int64(order[p])
                 batch[r, p // 64] |= ((bits[d // 64] >> np.uint64(d % 64)) & np.uint64(1)) << np.uint64(p % 64)
-        net = Net(scratch.theta, masks.layers[k], masks.n_live[k], masks.panel_start[k])
+        net = Net(scratch.theta, masks.layers[k], masks.n_live[k], masks.panel_start[k], masks.variables[k])
         pack(shared, order, net)
         part = Batches(batch[: len(chosen)], batches.weights, chosen, batches.batch_size, batches.sparse)
         found = fit_batch(net, part, group[at.PLACES], group[at.STEP_ROWS], kept, whole, s, scratch)
         starts = i == 0 or groups[i - 1, at.STEP] != s
         nll[s] = found if starts else nll[s] + found
-        dnet, both = Net(scratch.dtheta, net.layers, net.n_live, net.panel_start), rows.steps(update, s)
+        dnet, both = Net(scratch.dtheta, net.layers, net.n_live, net.panel_start, net.variables), rows.steps(update, s)
         _unpack_gradient(dnet, shared, order, starts, gradient, both, update.state, scratch.reals)
         if len(gradient) > 0 and (i == len(groups) - 1 or groups[i + 1, at.STEP] != s):
             rows.clip(gradient, update.constants[CLIP])

@@ -70,12 +70,14 @@ cdef void *_at(call_t *call, object a, char kind, int n_dims, bint written=False
 
 
 cdef int _net(call_t *call, net, bint written=False) except -1:
-    theta, layers, n_live, panel_start = net
-    cdef int64_t table[2]
+    theta, layers, n_live, panel_start, variables = net
+    cdef int64_t table[2], rows[2]
     call.net.theta = _at(call, theta, b"r", 1, written)
     call.net.layers = _at(call, layers, b"q", 2, False, table)
     call.net.n_live = _at(call, n_live, b"i", 1)
     call.net.panel_start = _at(call, panel_start, b"q", 1)
+    call.net.variables = _at(call, variables, b"i", 2, False, rows)
+    call.net.n_variables = rows[0] - 1
     call.net.n_layers, call.net.n_rows = made_fast_n_chain(call.net.layers, table[0]), table[0]
     return 0
 
@@ -88,13 +90,15 @@ cdef int _shared(call_t *call, shared, bint written=False) except -1:
 
 
 cdef int _masks(call_t *call, masks) except -1:
-    orders, layers, n_live, panel_start = masks
+    orders, layers, n_live, panel_start, variables = masks
     cdef masks_t *to = &call.masks
-    cdef int64_t order[2], table[3], live[2], start[2]
+    cdef int64_t order[2], table[3], live[2], start[2], rows[3]
     to.orders = _at(call, orders, b"i", 2, False, order)
     to.layers = _at(call, layers, b"q", 3, False, table)
     to.n_live = _at(call, n_live, b"i", 2, False, live)
     to.panel_start = _at(call, panel_start, b"q", 2, False, start)
+    to.variables = _at(call, variables, b"i", 3, False, rows)
+    to.n_variables = rows[1] - 1
     to.n_order, to.n_rows, to.units, to.n_panels = order[1], table[1], live[1], start[1]
     to.n_layers = made_fast_n_chain(to.layers, to.n_rows)
     return 0
@@ -206,6 +210,22 @@ def sample(net, uniforms, int64_t block, scratch, x):
     call.uniforms = _at(&call, uniforms, b"d", 2, False, n)
     call.batches.n_rows, call.block, call.out = n[0], block, _at(&call, x, b"B", 2, True)
     _run(_kernels(&call).sample, &call)
+
+
+def walk(net, context, given, weights, uniforms, int64_t n_places, int64_t block, scratch, levels, log_mass):
+    cdef call_t call = _empty
+    cdef int64_t n[2], words[2]
+    _net(&call, net)
+    _scratch(&call, scratch)
+    call.context = _at(&call, context, b"Q", 2, False, words)
+    call.context_words = words[1]
+    call.given = _at(&call, given, b"i", 2, False, n)
+    call.weights = _at(&call, weights, b"d", 1)
+    call.uniforms = _at(&call, uniforms, b"d", 2)
+    call.batches.n_rows, call.n_places, call.block = n[0], n_places, block
+    call.out = _at(&call, levels, b"i", 2, True)
+    call.log_mass = _at(&call, log_mass, b"d", 1, True)
+    _run(_kernels(&call).walk, &call)
 
 
 def train(net, batches, dropout, update, scratch, nll, crew):

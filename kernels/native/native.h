@@ -15,7 +15,9 @@ enum { ARRIVED = 0, ROUND = 32, CALL_OFF = 48, SYNC = 64 };                     
 enum { IDENTITY, RELU, SOFTPLUS, TANH, SIGMOID, SOFTSIGN };                                      /* ACTIVATIONS */
 enum { GRADIENT, SGD, MOMENTUM, ADAGRAD, ADADELTA, RMSPROP, ADAM };                              /* OPTIMIZERS */
 enum { LR, COEF_A, COEF_B, EPS, DECAY, CLIP };                                                   /* Update.constants */
-enum { PANEL = 64, STRIP = 16, MAX_LAYERS = 64, MAX_FEATURES = 64 };
+enum { START, CODING, VARIABLE_COLUMNS };                                                        /* Layout.variables */
+enum { ONE_HOT, THERMOMETER };                                                                   /* codings */
+enum { PANEL = 64, STRIP = 16, MAX_LAYERS = 64, MAX_FEATURES = 64, LOSS_ROWS = 16 };
 
 typedef struct {
     void *theta;
@@ -24,6 +26,8 @@ typedef struct {
     const int64_t *panel_start; /* per panel */
     int64_t n_layers;           /* of the chain; rows n_layers .. n_rows - 1 are direct connections */
     int64_t n_rows;
+    const int32_t *variables; /* (n_variables + 1, VARIABLE_COLUMNS), or null: all inputs are binary variables */
+    int64_t n_variables;
 } net_t;
 
 typedef struct {
@@ -34,8 +38,8 @@ typedef struct {
 
 typedef struct { /* the tables of all connectivities, one after the other */
     const int64_t *layers, *panel_start;
-    const int32_t *n_live, *orders;
-    int64_t n_layers, n_rows, n_panels, units, n_order; /* per connectivity */
+    const int32_t *n_live, *orders, *variables;
+    int64_t n_layers, n_rows, n_panels, units, n_order, n_variables; /* per connectivity */
 } masks_t;
 
 typedef struct {
@@ -93,6 +97,11 @@ typedef struct { /* the arguments of any kernel; each reads those that its signa
     int64_t n_points, n_features, n_groups, n_places, block;
     const double *uniforms;
     void *out;
+    const uint64_t *context; /* of walk: (n, context_words), or null */
+    int64_t context_words;
+    const int32_t *given;     /* (n, n_variables) */
+    const double *weights;    /* of every level, or null */
+    double *log_mass;
     /* Of the building blocks only: */
     int64_t l;
     const void *x, *dz; /* inputs; gradient of the sums, or, for affine_forward, what direct connections add */
@@ -104,7 +113,7 @@ typedef struct { /* the arguments of any kernel; each reads those that its signa
 typedef void kernel_t(const call_t *);
 
 typedef struct {
-    kernel_t *pack, *score, *conditionals, *sample, *train, *train_shared, *train_latent;
+    kernel_t *pack, *score, *conditionals, *sample, *walk, *train, *train_shared, *train_latent;
     kernel_t *affine_forward, *bernoulli_nll, *affine_backward_input, *affine_backward_weights;
 } kernels_t;
 

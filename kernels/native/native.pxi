@@ -4,15 +4,15 @@ from libc.stdint cimport int64_t, uint8_t
 
 cdef extern from "native.h" nogil:
     ctypedef struct net_t:
-        void *theta, *layers, *n_live, *panel_start
-        int64_t n_layers, n_rows
+        void *theta, *layers, *n_live, *panel_start, *variables
+        int64_t n_layers, n_rows, n_variables
 
     ctypedef struct shared_t:
         void *values, *layout, *order
 
     ctypedef struct masks_t:
-        void *layers, *panel_start, *n_live, *orders
-        int64_t n_layers, n_rows, n_panels, units, n_order
+        void *layers, *panel_start, *n_live, *orders, *variables
+        int64_t n_layers, n_rows, n_panels, units, n_order, n_variables
 
     ctypedef struct batches_t:
         void *bits, *weights, *rows
@@ -51,13 +51,14 @@ cdef extern from "native.h" nogil:
         crew_t crew
         ones_t ones
         int64_t real_bytes, n_points, n_features, n_groups, n_places, block, l, m
-        void *points, *features, *groups, *uniforms, *x, *dz, *out, *nll
+        void *points, *features, *groups, *uniforms, *x, *dz, *out, *nll, *context, *given, *weights, *log_mass
+        int64_t context_words
         double scale
 
     ctypedef void kernel_t(const call_t *)
 
     ctypedef struct kernels_t:
-        kernel_t *pack, *score, *conditionals, *sample, *train, *train_shared, *train_latent
+        kernel_t *pack, *score, *conditionals, *sample, *walk, *train, *train_shared, *train_latent
         kernel_t *affine_forward, *bernoulli_nll, *affine_backward_input, *affine_backward_weights
 
     ctypedef struct level_t:

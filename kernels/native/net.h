@@ -21,7 +21,14 @@ typedef struct {
     int64_t rows;      /* of the buffers */
     REAL *x, *h[2 * MAX_LAYERS];
     ones_t ones; /* of each row */
+    REAL *room;  /* for the loss of variables of several levels: LOSS_ROWS rows of logits for every rank */
 } block_t;
+
+/* How many numbers a rank needs for the loss of variables of several levels. */
+static int64_t loss_room(const net_t *net)
+{
+    return net->variables ? LOSS_ROWS * PADDED(n_units(net, net->n_layers - 1)) : 0;
+}
 
 /* Cut the buffers from the start of reals and ints, as layout.score_workspace says; returns what is left of reals. */
 static REAL *cut_buffers(block_t *b, int64_t rows, REAL *reals, int32_t *ints)
@@ -32,7 +39,8 @@ static REAL *cut_buffers(block_t *b, int64_t rows, REAL *reals, int32_t *ints)
     b->x = reals;
     reals += rows * PADDED(D);
     for (int64_t l = 0; l < b->net->n_rows; reals += rows * PADDED(n_units(b->net, l)), l++) b->h[l] = reals;
-    return reals;
+    b->room = reals;
+    return reals + loss_room(b->net);
 }
 
 /* What the first layer reads, for rows i0 .. i0 + m - 1: the ones of their bits, or the bits as numbers. */
@@ -84,18 +92,23 @@ static void layer_panel(const block_t *b, int64_t l, int64_t p, int64_t i0, int6
     else
         forward_panel(b->net, l, p, b->h[l - 1] + at, direct ? b->h[direct] + at : 0, b->rows, m, b->h[l] + at);
     if (l < last && b->dropout.keep) drop(b, l, p, i0, m, b->h[l]);
-    if (l == last && b->loss.nll) nll_panel(&b->loss, b->h[l], p, b->rows, i0, m);
+    if (l == last && b->loss.nll && !b->net->variables) nll_panel(&b->loss, b->h[l], p, b->rows, i0, m);
 }
 
 /* All layers of m rows, by one thread. Outputs behind the last one that the loss counts are left out. */
 static void forward_all(const block_t *b, int64_t m)
 {
+    const net_t *net = b->net;
+    const int64_t last = net->n_layers - 1, places = b->loss.n_places;
+    const int32_t *table = net->variables;
     read_bits(b, 0, m);
-    for (int64_t l = 0; l < b->net->n_layers; l++) {
-        int64_t panels = b->net->layers[l * LAYER_COLUMNS + N_PANELS];
-        if (l == b->net->n_layers - 1 && b->loss.nll) panels = PADDED(b->loss.n_places) / PANEL;
+    for (int64_t l = 0; l <= last; l++) {
+        int64_t panels = net->layers[l * LAYER_COLUMNS + N_PANELS];
+        if (l == last && b->loss.nll)
+            panels = PADDED(table ? table[places * VARIABLE_COLUMNS] - table[START] : places) / PANEL;
         for (int64_t p = 0; p < panels; p++) layer_panel(b, l, p, 0, m);
     }
+    if (table && b->loss.nll) levels_loss(net, &b->loss, b->h[last], b->rows, 0, m, b->room);
 }
 
 static void score(const call_t *c)
@@ -116,16 +129,17 @@ static void score(const call_t *c)
 static void conditionals(const call_t *c)
 {
     const batches_t *data = &c->batches;
-    const int64_t D = c->net.layers[N_IN];
+    const int64_t D = n_units(&c->net, c->net.n_layers - 1);
     block_t b = {.net = &c->net, .sparse = data->sparse, .loss = {.words = data->words}};
     cut_buffers(&b, c->block, c->scratch.reals, c->scratch.ints);
     for (int64_t i = 0; i < data->n_rows; i += c->block) {
         const int64_t m = data->n_rows - i < c->block ? data->n_rows - i : c->block;
         b.loss.bits = data->bits + i * data->words;
         forward_all(&b, m);
+        if (c->net.variables) levels_proba(&c->net, b.h[c->net.n_layers - 1], c->block, m, b.room);
         for (int64_t p = 0; p < D; p += PANEL) {
             REAL *z = b.h[c->net.n_layers - 1] + p * c->block, *proba = (REAL *)c->out + i * D + p;
-            for (int64_t j = 0; j < m * PANEL; j += LANES) store(z + j, vsigmoid(load(z + j)));
+            for (int64_t j = 0; j < m * PANEL && !c->net.variables; j += LANES) store(z + j, vsigmoid(load(z + j)));
             for (int64_t r = 0; r < m; r++)
                 memcpy(proba + r * D, z + r * PANEL, (D - p < PANEL ? D - p : PANEL) * sizeof(REAL));
         }
@@ -263,6 +277,144 @@ static void sample(const call_t *c)
                 finish(&w, l, final, p + 1);
                 final = w.layers[l].done;
             }
+        }
+    }
+}
+
+/* ---------------------------------------------------------------------------------------------------------------------------
+ * Walks with evidence
+ */
+
+/* One variable of a block of rows on a walk. Columns of logits, and of what its levels are drawn by, are `ld` apart. */
+typedef struct {
+    int64_t n_levels, binary, ld;
+    const REAL *z, *share;    /* share: weight * exp(z - top_weighed) */
+    const REAL *top, *sum;    /* the largest z, and the sum of exp(z - top) */
+    const REAL *top_weighed;  /* the largest z of a level of positive weight */
+    const double *weights;    /* of its levels, or null */
+} place_t;
+
+/* The columns of a place from those of its logits, for m rows. */
+static void weigh(const place_t *place, int64_t m, REAL *share, REAL *top, REAL *sum, REAL *top_weighed)
+{
+    const int64_t ld = place->ld;
+    for (int64_t i = 0; i < m; i += LANES) {
+        vec most = load(place->z + i), total = splat(0), weighed = most;
+        int any = 0;
+        for (int64_t q = 1; q < place->n_levels; q++) most = MAX(most, load(place->z + q * ld + i));
+        for (int64_t q = 0; q < place->n_levels; q++) total += vexp(load(place->z + q * ld + i) - most);
+        for (int64_t q = 0; q < place->n_levels; q++)
+            if (!place->weights || place->weights[q] > 0) {
+                const vec z = load(place->z + q * ld + i);
+                weighed = any ? MAX(weighed, z) : z;
+                any = 1;
+            }
+        for (int64_t q = 0; q < place->n_levels; q++) {
+            const REAL weight = place->weights ? (REAL)place->weights[q] : 1;
+            vec e = splat(0); /* where the weight is 0, z may be larger than `weighed` */
+            if (weight > 0) e = vexp(load(place->z + q * ld + i) - weighed) * splat(weight);
+            store(share + q * ld + i, e);
+        }
+        store(top + i, most);
+        store(sum + i, total);
+        store(top_weighed + i, weighed);
+    }
+}
+
+/* The level of row i at a place, see reference.walk; log_mass grows by that of the place. */
+static int32_t choose_level(const place_t *place, int64_t i, int32_t given, double u, double *log_mass)
+{
+    const REAL *share = place->share + i;
+    const int64_t ld = place->ld, n = place->n_levels;
+    const double all = (double)place->top[i] + log((double)place->sum[i]);
+    if (given >= 0) {
+        *log_mass += (double)place->z[given * ld + i] - all;
+        return given;
+    }
+    double total = 0, up_to = 0;
+    int64_t likeliest = 0;
+    for (int64_t q = 0; q < n; q++) {
+        total += (double)share[q * ld];
+        if (share[q * ld] > share[likeliest * ld]) likeliest = q;
+    }
+    if (place->weights) *log_mass += log(total) + (double)place->top_weighed[i] - all;
+    if (u < 0) return (int32_t)likeliest;
+    if (place->binary) return u * total < (double)share[ld];
+    for (int64_t q = 0; q + 1 < n; q++) {
+        up_to += (double)share[q * ld];
+        if (u * total < up_to) return (int32_t)q;
+    }
+    return (int32_t)n - 1;
+}
+
+/* Add the indicators of a level to the list of ones of row i. */
+static void put_level(ones_t *ones, int64_t i, int64_t start, int64_t width, int coding, int32_t level)
+{
+    int32_t *list = ones->index + i * ones->ld, *n = ones->count + i;
+    if (width < 2) {
+        if (level == 1) list[(*n)++] = (int32_t)start;
+        return;
+    }
+    for (int64_t q = coding == THERMOMETER ? 0 : level; q <= level; q++) list[(*n)++] = (int32_t)(start + q);
+}
+
+/* Finish the hidden units that see nothing but the first `drawn` inputs. */
+static void finish_hidden(walk_t *w, int64_t drawn)
+{
+    int64_t final = drawn;
+    for (int64_t l = 0; l < w->net->n_layers - 1; l++) {
+        finish(w, l, final, drawn);
+        final = w->layers[l].done;
+    }
+}
+
+static void walk(const call_t *c)
+{
+    const net_t *net = &c->net;
+    const int64_t D = net->layers[N_IN], last = net->n_layers - 1, block = c->block, n = c->batches.n_rows;
+    const int64_t V = net->variables ? net->n_variables : D, ld = (block + 15) / 16 * 16;
+    const int64_t context = net->variables ? net->variables[START] : 0;
+    int32_t *count = c->scratch.ints, *index = count + block, *levels = c->out;
+    int64_t widest = 2;
+    for (int64_t v = 0; net->variables && v < V; v++) {
+        const int32_t *row = net->variables + v * VARIABLE_COLUMNS;
+        if (row[VARIABLE_COLUMNS] - row[START] > widest) widest = row[VARIABLE_COLUMNS] - row[START];
+    }
+    walk_t w = {.net = net, .ones = {count, index, D}, .column = c->scratch.reals};
+    for (int64_t start = 0; start < n; start += block) {
+        const int64_t m = w.m = n - start < block ? n - start : block;
+        double *log_mass = c->log_mass + start;
+        REAL *z = w.column + ld;
+        for (int64_t l = 0; l < net->n_rows; z += m * PADDED(n_units(net, l)), l++)
+            w.layers[l] = (layer_walk_t){z, -1, 0, 0, index + block * D + l * m};
+        memset(count, 0, m * sizeof(int32_t));
+        if (context) made_fast_list_ones(c->context + start * c->context_words, c->context_words, m, D, count, index);
+        for (int64_t i = 0; i < m; i++) {
+            while (count[i] && index[i * D + count[i] - 1] >= context) count[i]--; /* the bits may go on with the variables */
+            log_mass[i] = 0;
+        }
+        finish_hidden(&w, context);
+        const double *weights = c->weights;
+        for (int64_t v = 0, first = context; v < c->n_places; v++) {
+            const int32_t *row = net->variables ? net->variables + v * VARIABLE_COLUMNS : 0;
+            const int64_t width = row ? row[VARIABLE_COLUMNS] - first : 1, n_levels = width > 1 ? width : width + 1;
+            REAL *share = z + widest * ld, *top = share + widest * ld;
+            const place_t place = {n_levels, width == 1, ld, z, share, top, top + ld, top + 2 * ld, weights};
+            memset(z, 0, n_levels * ld * sizeof(REAL)); /* of a binary variable, level 0 has the logit 0 */
+            for (int64_t q = 0; q < width; q++) {
+                finish_unit(&w, last, first - context + q, IDENTITY);
+                memcpy(z + (q + (width == 1)) * ld, w.column, m * sizeof(REAL));
+            }
+            weigh(&place, m, share, top, top + ld, top + 2 * ld);
+            for (int64_t i = 0; i < m; i++) {
+                const int64_t at = (start + i) * V + v;
+                const int32_t level = choose_level(&place, i, c->given[at], c->uniforms[at], log_mass + i);
+                levels[at] = level;
+                put_level(&w.ones, i, first, width, row ? row[CODING] : ONE_HOT, level);
+            }
+            if (weights) weights += n_levels;
+            first += width;
+            finish_hidden(&w, first);
         }
     }
 }

@@ -126,10 +126,12 @@ static void connect(const masks_t *masks, int64_t k, view_t *view)
     view->net.layers = masks->layers + k * masks->n_rows * LAYER_COLUMNS;
     view->net.n_live = masks->n_live + k * masks->units;
     view->net.panel_start = masks->panel_start + k * masks->n_panels;
+    view->net.variables = masks->variables ? masks->variables + k * (masks->n_variables + 1) * VARIABLE_COLUMNS : 0;
     view->shared.order = masks->orders + k * masks->n_order;
     int64_t start = 0;
-    for (int64_t l = 0; l < masks->n_layers; l++) {
-        const int64_t n = masks->layers[l * LAYER_COLUMNS + N_IN];
+    for (int64_t l = 0; start < masks->n_order; l++) { /* l = n_layers: the outputs, where they are not the inputs */
+        const int64_t n = l < masks->n_layers ? masks->layers[l * LAYER_COLUMNS + N_IN]
+                                              : masks->layers[(l - 1) * LAYER_COLUMNS + N_OUT];
         for (int64_t p = 0; p < n; p++) view->place[start + view->shared.order[start + p]] = (int32_t)p;
         start += n;
     }
@@ -205,7 +207,8 @@ static void train_shared(const call_t *c)
     const crew_t *crew = &c->crew;
     REAL *const gradient = c->scratch.gradient, *const dbiases = c->scratch.dtheta;
     view_t views[2], *now = views, *next = views + 1;
-    now->net = (net_t){c->scratch.theta, masks->layers, masks->n_live, masks->panel_start, masks->n_layers, masks->n_rows};
+    now->net = (net_t){c->scratch.theta, masks->layers, masks->n_live, masks->panel_start, masks->n_layers, masks->n_rows,
+                       masks->variables, masks->n_variables};
     now->shared = c->shared;
     *next = *now;
 

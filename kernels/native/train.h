@@ -90,6 +90,8 @@ static void cut_batch(batch_t *s, const net_t *net, const call_t *c)
     int32_t *count = (int32_t *)(nll + B * words);
     s->on = (ones_t){count, count + D, B};
     REAL *reals = cut_buffers(&s->block, B, c->scratch.reals, s->on.index + D * B);
+    reals += (c->crew.n_ranks - 1) * loss_room(net);
+    s->block.room += c->crew.rank * loss_room(net);
     for (int64_t l = 0; l <= last; reals += B * PADDED(n_units(net, l)), l++) {
         s->dz[l] = reals;
         if (l < last && n_units(net, l) > widest) widest = n_units(net, l);
@@ -98,7 +100,8 @@ static void cut_batch(batch_t *s, const net_t *net, const call_t *c)
     s->free_reals = reals + B * PADDED(widest);
     int32_t *ints = s->block.ones.index + B * D;
     s->free_doubles = (double *)(ints + (ints - c->scratch.ints) % 2);
-    s->block.loss = (loss_t){.bits = s->bits, .words = words, .n_places = D, .weights = data->weights, .nll = nll,
+    const int64_t n_places = net->variables ? net->n_variables : D;
+    s->block.loss = (loss_t){.bits = s->bits, .words = words, .n_places = n_places, .weights = data->weights, .nll = nll,
                              .panel_step = B, .dz = s->dz[last]};
 }
 
@@ -109,7 +112,7 @@ static double total(const batch_t *s)
     double total = 0;
     for (int64_t i = 0; i < s->m; i++) {
         double sum = 0;
-        for (int64_t p = 0; p < loss->words; p++) sum += loss->nll[p * loss->panel_step + i];
+        for (int64_t p = 0; p < (s->block.net->variables ? 1 : loss->words); p++) sum += loss->nll[p * loss->panel_step + i];
         total += loss->weights ? loss->weights[loss->which[i]] * sum : sum;
     }
     return total;
@@ -185,6 +188,10 @@ static int run_batch(batch_t *s, const call_t *c, int64_t first, int64_t m, cons
                             s->on.ld, s->on.count, s->on.index);
     for (int64_t l = 0; l <= last; l++) {
         forward_share(s, l);
+        if (meet(s->crew)) return 1;
+    }
+    if (net->variables) {
+        levels_loss(net, &s->block.loss, s->block.h[last], s->block.rows, i0, i1 - i0, s->block.room);
         if (meet(s->crew)) return 1;
     }
     for (int64_t l = last; l > 0; l--) {

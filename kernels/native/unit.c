@@ -26,12 +26,13 @@ typedef int64_t INT;
 #include "vector.h"
 #include "affine.h"
 #include "update.h"
+#include "levels.h"
 #include "net.h"
 #include "train.h"
 #include "shared.h"
 #include "latent.h"
 
 const kernels_t JOIN(made_fast_, LEVEL, _f, BITS) = {
-    pack, score, conditionals, sample, train, train_shared, train_latent,
+    pack, score, conditionals, sample, walk, train, train_shared, train_latent,
     affine_forward, bernoulli_nll, affine_backward_input, affine_backward_weights,
 };

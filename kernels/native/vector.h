@@ -177,6 +177,26 @@ static ALWAYS_INLINE vec vlog1p(vec y)
     return FMADD(q * t, s, s + s);
 }
 
+/* log(x) for x >= 1: x = 2^k m, m in [sqrt(1/2), sqrt(2)), log(m) = 2 artanh(s) with s = (m - 1) / (m + 1), odd Taylor series. */
+static ALWAYS_INLINE vec vlog(vec x)
+{
+#if BITS == 32
+    enum { TERMS = 4, MANTISSA = 23 }; /* |s| < 0.1716: the rest is below 2e-9 */
+    const ivec half = (ivec)splat(0.70710678f);
+    const vec high = splat(0.693359375f), low = splat(-2.12194440e-4f);
+#else
+    enum { TERMS = 10, MANTISSA = 52 }; /* below 2e-18 */
+    const ivec half = (ivec)splat(0.70710678118654752440);
+    const vec high = splat(6.93147180369123816490e-01), low = splat(1.90821492927058770002e-10);
+#endif
+    const ivec k = ((ivec)x - half) >> MANTISSA; /* so that m = x / 2^k is at least sqrt(1/2) */
+    const vec m = (vec)((ivec)x - (k << MANTISSA)), n = __builtin_convertvector(k, vec);
+    const vec s = (m - splat(1)) / (m + splat(1)), t = s * s;
+    vec q = splat((REAL)(2.0 / (2 * TERMS + 1)));
+    for (int i = TERMS - 1; i > 0; i--) q = FMADD(q, t, splat((REAL)(2.0 / (2 * i + 1))));
+    return FMADD(n, high, FMADD(n, low, FMADD(q * t, s, s + s))) + (x - x); /* a NaN stays one */
+}
+
 static ALWAYS_INLINE vec vsigmoid(vec a)
 {
     const vec e = vexp(-absolute(a)), r = splat(1) / (splat(1) + e);

@@ -18,7 +18,7 @@ from made_fast.kernels.reference.dense import Bits, Int32, Int64, Real, forward,
 
 __all__ = [
     "affine_backward_input", "affine_backward_weights", "affine_forward", "bernoulli_nll", "conditionals", "pack", "pack_bits",
-    "sample", "score", "train", "train_latent", "train_shared",
+    "sample", "score", "train", "train_latent", "train_shared", "walk",
 ]  # fmt: skip
 
 
@@ -39,19 +39,21 @@ def pack_bits(x: NDArray[np.uint8], order: Int64, place: Int32, out: Bits, seen:
 def score(net: Net, bits: Bits, n_places: int, sparse: bool, block: int, scratch: Scratch, log_p: NDArray[np.float64]) -> None:
     """Log-likelihood of each row in nats: ``log p(x) = sum_d log p(x_d | x_<d)`` (eq. 5), over the first n_places places.
 
-    bits (n, W) IN, in order of place; n_places: D gives log p(x), fewer give the log marginal of the first inputs; sparse:
+    bits (n, W) IN, in order of place; n_places: all variables give log p(x), fewer the log marginal of the first; sparse:
     read the input by its ones rather than as numbers (the same bits come out); block: rows worked on at once; scratch: see
     ``layout.score_workspace(layout, block)``; log_p (n,) float64 OUT.
     """
-    x = unpack_bits(bits, net.layers[0, at.N_IN])
-    a = forward(net, x.astype(net.theta.dtype))[-1].astype(np.float64)
-    log_p[:] = -np.logaddexp(0, np.where(x == 1, -a, a))[:, :n_places].sum(axis=1)
+    x = unpack_bits(bits, net.layers[0, at.N_IN]).astype(net.theta.dtype)
+    log_p[:] = -dense.row_nll(net, forward(net, x)[-1], x, n_places)
 
 
 def conditionals(net: Net, bits: Bits, sparse: bool, block: int, scratch: Scratch, proba: Real) -> None:
-    """Every conditional of each row: ``proba[b, p] = p(x at place p + 1 is 1 | the places before it)``, (n, D) OUT."""
+    """Every conditional of each row: ``proba[b, p] = p(x at place p + 1 is 1 | the places before it)``, (n, D) OUT.
+
+    For a variable with more than two levels, those of its levels: (n, logits).
+    """
     x = unpack_bits(bits, net.layers[0, at.N_IN]).astype(net.theta.dtype)
-    proba[:] = sigmoid(forward(net, x)[-1])
+    proba[:] = dense.probabilities(net, forward(net, x)[-1])
 
 
 def sample(net: Net, uniforms: NDArray[np.float64], block: int, scratch: Scratch, x: NDArray[np.uint8]) -> None:
@@ -66,6 +68,57 @@ def sample(net: Net, uniforms: NDArray[np.float64], block: int, scratch: Scratch
     for p in range(x.shape[1]):
         a = forward(net, x.astype(net.theta.dtype))[-1]
         x[:, p] = uniforms[:, p] < sigmoid(a[:, p])
+
+
+def walk(
+    net: Net,
+    context: Bits,
+    given: Int32,
+    weights: NDArray[np.float64],
+    uniforms: NDArray[np.float64],
+    n_places: int,
+    block: int,
+    scratch: Scratch,
+    levels: Int32,
+    log_mass: NDArray[np.float64],
+) -> None:
+    """Walk along the first n_places places, with evidence: variables that are given, and weights of the levels of others.
+
+    At each place, a variable that is not given gets level c with a probability proportional to ``weight[c] p(c | the levels
+    before it)``: that in which its uniform, times the sum of these, falls, in order of the levels; but of a binary variable,
+    level 1 comes first. A uniform below 0 takes the level for which it is largest, the first of them. The mass of a place is
+    that sum (1 without weights), or, if the variable is given, p(level | those before it); so ``log_mass``, the sum of their
+    logs, makes the walk a sample of weight ``exp(log_mass)``, whose mean over walks is the probability of the evidence.
+
+    Here by full passes. For variables that are all binary, too.
+
+    context (n, W) uint64 IN, the bits before the first variable, or (0, 0); given (n, V) int32 IN, the level of each variable
+    in order of place, -1: not given; weights (sum of levels,) float64 IN, >= 0, in order of place, or (0,): 1 everywhere;
+    uniforms (n, V) float64 IN; block, scratch: see ``layout.walk_workspace(layout, block)``; levels (n, V) int32 OUT, those
+    of later places as they were; log_mass (n,) float64 OUT: -inf where no level is left.
+    """
+    dtype, spans = net.theta.dtype, dense.spans(net)
+    n_context = net.variables[0, at.START] if len(net.variables) else 0
+    x = np.zeros((len(given), net.layers[0, at.N_IN]), dtype)
+    x[:, :n_context] = unpack_bits(context, n_context) if n_context else 0
+    log_mass[:], first = 0, 0
+    for v, span in enumerate(spans[:n_places]):
+        log_p = dense.log_levels(net, forward(net, x)[-1])[v]
+        n_levels, u, each = log_p.shape[1], uniforms[:, v], np.arange(len(x))
+        with np.errstate(divide="ignore"):
+            weighed = log_p + np.log(weights[first : first + n_levels]) if len(weights) else log_p
+        log_total = np.logaddexp.reduce(weighed, axis=1)
+        share = np.exp(weighed - np.where(np.isfinite(log_total), log_total, 0)[:, None])
+        if n_levels == 2 and span.stop - span.start == 1:
+            drawn = (u < share[:, 1]).astype(np.int64)
+        else:
+            drawn = (np.cumsum(share, axis=1)[:, :-1] <= u[:, None]).sum(axis=1)
+        drawn = np.where(u < 0, np.argmax(weighed, axis=1), drawn)
+        level = np.where(given[:, v] >= 0, given[:, v], drawn)
+        log_mass += np.where(given[:, v] >= 0, log_p[each, level], log_total if len(weights) else 0)
+        levels[:, v] = level
+        x[:, n_context + span.start : n_context + span.stop] = dense.coded(net, v, level)
+        first += n_levels
 
 
 def train(
@@ -93,7 +146,7 @@ def train(
         rows, keep = batches.rows[part], dense.kept(net.layers, dropout, part, net.theta.dtype)
         x = unpack_bits(batches.bits[rows], net.layers[0, at.N_IN]).astype(net.theta.dtype)
         outputs = forward(net, x, keep)
-        nll[i], dz = dense.loss(outputs[-1], x, x.shape[1], dense.row_weights(batches, rows), len(rows))
+        nll[i], dz = dense.loss(net, outputs[-1], x, len(dense.spans(net)), dense.row_weights(batches, rows), len(rows))
         gradient = dense.clipped(dense.gradient_of(net, x, outputs, dz, keep), update.constants[CLIP])
         for l in range(len(net.layers)):
             dense.update_layer(net, l, gradient, update._replace(step=update.step + i))
@@ -133,12 +186,12 @@ def train_latent(
         rows, keep = batches.rows[part], dense.kept(net.layers, dropout, part, net.theta.dtype)
         x = unpack_bits(batches.bits[rows], D).astype(net.theta.dtype)
         outputs = [forward(one, x, keep) for one in nets]
-        log_p = np.stack([-dense.row_nll(found[-1], x, D) for found in outputs])
+        log_p = np.stack([-dense.row_nll(net, found[-1], x, D) for found in outputs])
         log_sum, weights = np.logaddexp.reduce(log_p, axis=0), dense.row_weights(batches, rows)
         nll[i] = weights @ (np.log(K) - log_sum)
         gradient = np.zeros_like(net.theta)
         for one, found, share in zip(nets, outputs, np.exp(log_p - log_sum), strict=True):
-            _, dz = dense.loss(found[-1], x, D, share * weights, len(rows))
+            _, dz = dense.loss(net, found[-1], x, D, share * weights, len(rows))
             gradient += dense.gradient_of(one, x, found, dz, keep)
         dbiases, dtables, dE = split(gradient)
         for db, total in zip(dbiases, np.split(dtables.sum(axis=0), np.cumsum([len(b) for b in biases[:-1]])), strict=True):
@@ -225,12 +278,12 @@ def train_shared(
     for row in shared.layout[shared.layout[:, at.SHARED_BIAS] >= 0]:
         biases[row[at.SHARED_BIAS] :][: row[at.ROW]] = True
     for g, (first, stop, k, n_places, step, n_rows) in enumerate(groups):
-        net = Net(scratch.theta, masks.layers[k], masks.n_live[k], masks.panel_start[k])
+        net = Net(scratch.theta, masks.layers[k], masks.n_live[k], masks.panel_start[k], masks.variables[k])
         pack(shared, masks.orders[k], net)
         rows, keep = batches.rows[first:stop], dense.kept(net.layers, dropout, slice(first, stop), dtype)
         x = unpack_bits(batches.bits[rows], D).astype(dtype)[:, masks.orders[k, :D]]
         outputs = forward(net, x, keep)
-        total, dz = dense.loss(outputs[-1], x, n_places, dense.row_weights(batches, rows), n_rows)
+        total, dz = dense.loss(net, outputs[-1], x, n_places, dense.row_weights(batches, rows), n_rows)
         if g == 0 or groups[g - 1, at.STEP] != step:
             nll[step], gradient = 0, np.zeros_like(values)
         nll[step] += total

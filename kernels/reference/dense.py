@@ -6,6 +6,7 @@ be written as a formula. Not here: the kernels, their signatures and docstrings.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,9 @@ from made_fast.kernels.optimizers import ADADELTA, ADAGRAD, ADAM, GRADIENT, MOME
 from made_fast.kernels.records import Batches, Dropout, Net, Ones, Update
 
 __all__ = [
-    "Bits", "Int32", "Int64", "Real", "activate", "clipped", "dense_inputs", "derivative", "forward", "gradient_of", "kept",
-    "loss", "masks", "ones_of", "pack_layer", "read_buffer", "row_nll", "row_weights", "sigmoid", "to_buffer", "unpack_bits",
-    "unpack_layer", "update", "update_layer", "write_buffer",
+    "Bits", "Int32", "Int64", "Real", "activate", "clipped", "coded", "dense_inputs", "derivative", "forward", "gradient_of",
+    "kept", "levels_of", "log_levels", "loss", "masks", "ones_of", "pack_layer", "probabilities", "read_buffer", "row_nll",
+    "row_weights", "sigmoid", "spans", "to_buffer", "unpack_bits", "unpack_layer", "update", "update_layer", "write_buffer",
 ]  # fmt: skip
 
 Real = NDArray[Any]  # float32 or float64, the same in one call
@@ -259,14 +260,78 @@ def row_weights(batches: Batches, rows: Int64) -> NDArray[np.float64]:
     return batches.weights[rows] if len(batches.weights) else np.ones(len(rows))
 
 
-def row_nll(logits: Real, x: Real, n_places: int) -> NDArray[np.float64]:
+def spans(net: Net) -> list[slice]:
+    """Return where the logits of each variable stand, in order of place."""
+    table = net.variables[:, at.START].tolist() or list(range(net.layers[0, at.N_IN] + 1))
+    return [slice(start - table[0], stop - table[0]) for start, stop in pairwise(table)]
+
+
+def levels_of(net: Net, x: Real) -> Int64:
+    """Return the level of each variable of rows of inputs, (n, V): that of its last indicator that is 1, in either coding."""
+    found = np.zeros((len(x), len(spans(net))), np.int64)
+    for v, (span, mine) in enumerate(zip(spans(net), _indicators(net, x), strict=True)):
+        width = span.stop - span.start
+        if width == 1:
+            found[:, v] = mine[:, 0] == 1
+        elif width:
+            found[:, v] = width - 1 - np.argmax(mine[:, ::-1] == 1, axis=1)
+    return found
+
+
+def _indicators(net: Net, x: Real) -> list[Real]:
+    context = net.variables[0, at.START] if len(net.variables) else 0
+    return [x[:, context + span.start : context + span.stop] for span in spans(net)]
+
+
+def coded(net: Net, v: int, levels: Int64) -> NDArray[np.uint8]:
+    """Return the indicators of variable v for some levels, (n, width)."""
+    width = spans(net)[v].stop - spans(net)[v].start
+    if width < 2:
+        return (levels == 1).astype(np.uint8)[:, None][:, :width]
+    each, thermometer = np.arange(width), net.variables[v, at.CODING] == at.THERMOMETER
+    return (each <= levels[:, None] if thermometer else each == levels[:, None]).astype(np.uint8)
+
+
+def log_levels(net: Net, logits: Real) -> list[NDArray[np.float64]]:
+    """Return the log-probabilities of the levels of each variable, (n, levels) float64 each."""
+    found = []
+    for span in spans(net):
+        a = logits[:, span].astype(np.float64)
+        if a.shape[1] == 1:
+            found.append(-np.logaddexp(0, np.concatenate([a, -a], axis=1)))
+        else:
+            found.append(a - np.logaddexp.reduce(a, axis=1, keepdims=True) if a.shape[1] else np.zeros((len(a), 1)))
+    return found
+
+
+def probabilities(net: Net, logits: Real) -> Real:
+    """Return the probability that each indicator of a one-hot coding is 1, (n, logits), of the dtype of the logits."""
+    proba = sigmoid(logits)
+    for span, log_p in zip(spans(net), log_levels(net, logits), strict=True) if len(net.variables) else ():
+        if span.stop - span.start > 1:
+            proba[:, span] = np.exp(log_p)
+    return proba
+
+
+def row_nll(net: Net, logits: Real, x: Real, n_places: int) -> NDArray[np.float64]:
     """Return the NLL of each row over the first n_places places."""
-    a = logits.astype(np.float64)
-    counts = np.arange(x.shape[1]) < n_places
-    return (np.logaddexp(0, np.where(x == 1, -a, a)) * counts).sum(axis=1)  # type: ignore[no-any-return]
+    if not len(net.variables):
+        a = logits.astype(np.float64)
+        return (np.logaddexp(0, np.where(x == 1, -a, a)) * (np.arange(x.shape[1]) < n_places)).sum(axis=1)  # type: ignore[no-any-return]
+    each, total = np.arange(len(x)), np.zeros(len(x))
+    for log_p, level in list(zip(log_levels(net, logits), levels_of(net, x).T, strict=True))[:n_places]:
+        total -= log_p[each, level]
+    return total
 
 
-def loss(logits: Real, x: Real, n_places: int, weights: NDArray[np.float64], n_rows: int) -> tuple[float, Real]:
+def loss(
+    net: Net, logits: Real, x: Real, n_places: int, weights: NDArray[np.float64], n_rows: int
+) -> tuple[float, Real]:
     """Return the weighted sum of the rows' NLL and the gradient of it, divided by n_rows, with respect to the logits."""
-    counts, nll = np.arange(x.shape[1]) < n_places, row_nll(logits, x, n_places)
-    return float(weights @ nll), (weights / n_rows).astype(logits.dtype)[:, None] * (sigmoid(logits) - x) * counts
+    nll, found, target = row_nll(net, logits, x, n_places), spans(net), x
+    if len(net.variables):
+        levels, one_hot = levels_of(net, x), net._replace(variables=net.variables * np.array([1, 0], np.int32))
+        target = np.concatenate([coded(one_hot, v, levels[:, v]) for v in range(len(found))], axis=1)
+    counts = np.arange(logits.shape[1]) < (found[n_places - 1].stop if n_places else 0)
+    gradient = (probabilities(net, logits) - target.astype(logits.dtype)) * counts
+    return float(weights @ nll), (weights / n_rows).astype(logits.dtype)[:, None] * gradient

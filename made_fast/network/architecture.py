@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from made_fast.kernels import layout as panels
-from made_fast.kernels.records import Masks, Scratch
-from made_fast.network.masks import MaskSet, Staircase
+from made_fast.kernels.records import BINARY, Masks, Scratch
+from made_fast.network.masks import Connectivity, MaskSet, Staircase, Variables
 from made_fast.system.once import once
 
 __all__ = ["BLOCK", "Architecture", "order_of", "scratch"]
@@ -51,6 +51,8 @@ class Architecture:
         layer but the first. Without a hidden layer the output layer reads the inputs anyway.
     connectivity_weights : bool
         Whether every layer has U: ``h = g((W * M) x + (U * M) 1 + b)`` (section 4.3).
+    variables : Variables or None
+        What the inputs are indicators of; None: each is a binary variable.
     """
 
     n_inputs: int
@@ -58,27 +60,54 @@ class Architecture:
     activation: str
     direct: str = "none"
     connectivity_weights: bool = False
+    variables: Variables | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), tuple(getattr(self, field.name) for field in fields(self))
 
+    @property
+    def n_variables(self) -> int:
+        """Number of variables, which have places in an ordering."""
+        return self.n_inputs if self.variables is None else len(self.variables.widths)
+
+    @property
+    def n_context(self) -> int:
+        """Number of inputs that are not modelled."""
+        return 0 if self.variables is None else self.variables.n_context
+
+    @property
+    def n_outputs(self) -> int:
+        """Number of logits."""
+        return self.n_inputs - self.n_context
+
+    @property
+    def least_degree(self) -> int:
+        """The smallest degree of a hidden unit."""
+        return 1 if self.variables is None else self.variables.least_degree
+
+    def staircase(self, masks: MaskSet | Connectivity) -> Staircase:
+        """Return the staircase of one connectivity or of K."""
+        return masks.staircase(self.direct, self.variables)
+
     def tables(self, masks: MaskSet) -> Masks:
         """Return the tables of K connectivities, as the kernels take them."""
-        staircase = masks.staircase(self.direct)
-        layouts = panels.make_layouts(self.n_inputs, staircase.n_live, self.activation, staircase.direct)
-        return Masks(order_of(staircase), *layouts)
+        staircase = self.staircase(masks)
+        found = staircase.n_live, self.activation, staircase.direct, staircase.variables
+        return Masks(order_of(staircase), *panels.make_layouts(self.n_inputs, *found))
 
     def layout(self, staircase: Staircase) -> panels.Layout:
         """Return the tables of a staircase of one connectivity."""
-        return panels.make_layout(self.n_inputs, staircase.n_live, self.activation, staircase.direct)
+        found = staircase.n_live, self.activation, staircase.direct, staircase.variables
+        return panels.make_layout(self.n_inputs, *found)
 
     @once
     def _no_layout(self) -> panels.Layout:
         """Return a layout with every weight live, for sizes that do not depend on the connectivity."""
-        full = [np.full(n, below, np.int32) for below, n in pairwise((self.n_inputs, *self.hidden_sizes, self.n_inputs))]
+        full = [np.full(n, below, np.int32) for below, n in pairwise((self.n_inputs, *self.hidden_sizes, self.n_outputs))]
         direct = [self.has_direct(l) for l in range(len(full))]
         extra = [np.full(len(live), self.n_inputs, np.int32) if d else None for live, d in zip(full, direct, strict=True)]
-        return panels.make_layout(self.n_inputs, full, self.activation, extra)
+        table = BINARY if self.variables is None else self.variables.table(np.arange(self.n_variables)[None])[0]
+        return panels.make_layout(self.n_inputs, full, self.activation, extra, table)
 
     def may_overflow(self, parameters: NDArray[Any]) -> bool:
         """Say whether arithmetic on these parameters can leave the range of their type, by a coarse but cheap bound."""
@@ -112,20 +141,26 @@ class Architecture:
 
     @once
     def walk_room(self) -> tuple[int, int]:
-        """Sizes of the scratch of ``Network.walk``, for a block of rows."""
-        return panels.sample_workspace(self._no_layout, BLOCK)
+        """Sizes of the scratch of ``Network.draw`` and ``Network.walk``, for a block of rows."""
+        room = panels.sample_workspace if self.variables is None else panels.walk_workspace
+        return room(self._no_layout, BLOCK)
 
     @once
     def score_room(self) -> tuple[int, int]:
-        """Sizes of the scratch of ``Network.score``, for one row."""
-        return panels.score_workspace(self._no_layout, 1)
+        """Sizes of the scratch of ``Network.score`` for one row, without :attr:`loss_room`."""
+        reals, ints = panels.score_workspace(self._no_layout, 1)
+        return reals - self.loss_room, ints
+
+    @once
+    def loss_room(self) -> int:
+        """How many more numbers the scratch of ``Network.score`` has, whatever the number of rows."""
+        return panels.loss_room(self._no_layout)
 
     def train_room(self, batch_size: int, n_ranks: int, *, shared: bool) -> tuple[int, int]:
         """Return the sizes of the scratch of training steps on parameters of one connectivity or shared ones."""
         if not shared:
-            return panels.train_workspace(self._no_layout, batch_size)
-        layers, n_live, panel_start = self._no_layout
-        layouts = panels.Layout(layers[None], n_live[None], panel_start[None])
+            return panels.train_workspace(self._no_layout, batch_size, n_ranks)
+        layouts = panels.Layout(*(table[None] for table in self._no_layout))
         return panels.shared_train_workspace(layouts, self.shared_layout, batch_size, n_ranks)
 
     @once
@@ -140,8 +175,12 @@ class Architecture:
 
 
 def order_of(staircase: Staircase) -> NDArray[np.int32]:
-    """Return the original numbers of inputs and hidden units, sorted by degree, in one vector for each connectivity."""
-    return np.concatenate(staircase.sorts[:-1], axis=-1).astype(np.int32)
+    """Return the original numbers of inputs and hidden units, sorted by degree, in one vector for each connectivity.
+
+    Those of the outputs, too, if they are fewer than the inputs.
+    """
+    fewer = staircase.sorts[-1].shape[-1] < staircase.sorts[0].shape[-1]
+    return np.concatenate(staircase.sorts if fewer else staircase.sorts[:-1], axis=-1).astype(np.int32)
 
 
 _kept = threading.local()

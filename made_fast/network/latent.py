@@ -54,7 +54,7 @@ class Points(Parameters):
     def __init__(self, architecture: Architecture, connectivity: Connectivity, vector: NDArray[Any], n_points: int) -> None:
         super().__init__(architecture, vector)
         self.connectivity, self.n_points = connectivity, n_points
-        staircase = connectivity.staircase(architecture.direct)
+        staircase = architecture.staircase(connectivity)
         self.layout = architecture.layout(staircase)
         self.base = Network(architecture, connectivity, vector[: panels.n_parameters(self.layout)], staircase, self.layout)
         self.tables = panels.of_points(self.layout, n_points)

@@ -10,15 +10,19 @@ arXiv:1502.03509, sections 3 and 4.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from made_fast.kernels import layout
+from made_fast.kernels.records import BINARY
 from made_fast.tables import arguments
 
-__all__ = ["Connectivity", "MaskRule", "MaskSet", "Staircase", "check_connectivity", "draw_connectivity", "read_only"]
+__all__ = [
+    "Connectivity", "MaskRule", "MaskSet", "Staircase", "Variables", "check_connectivity", "draw_connectivity", "read_only",
+]  # fmt: skip
 
 IntVector = NDArray[np.int32]
 
@@ -46,8 +50,62 @@ def read_only(value: Any) -> Any:
 
 
 @dataclass(frozen=True)
+class Variables(_ReadOnly):
+    """What the variables of a network are, where they are not all binary: the inputs are the indicators of each in turn.
+
+    Attributes
+    ----------
+    widths : tuple of int
+        Indicators of each variable: 1 of a binary one, 0 of one with a single level, else as many as it has levels.
+    codings : tuple of int
+        ``layout.ONE_HOT`` or ``layout.THERMOMETER`` for each.
+    n_context : int
+        Inputs before the first variable, which every unit may see and which are not modelled.
+    """
+
+    widths: tuple[int, ...]
+    codings: tuple[int, ...]
+    n_context: int = 0
+
+    @property
+    def n_inputs(self) -> int:
+        """Number of inputs of the network."""
+        return self.n_context + sum(self.widths)
+
+    @property
+    def least_degree(self) -> int:
+        """The smallest degree of a hidden unit: with a context, a unit that sees no variable is of use."""
+        return 0 if self.n_context else 1
+
+    def up_to(self, order: NDArray[np.intp]) -> IntVector:
+        """Return how many inputs stand before each place, and in all, (K, V + 1), where variables are in ``order`` (K, V)."""
+        widths = np.array(self.widths, np.int32)[order]
+        starts = np.zeros((len(order), order.shape[1] + 1), np.int32)
+        np.cumsum(widths, axis=1, out=starts[:, 1:])
+        return starts + np.int32(self.n_context)
+
+    def inputs(self, order: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Return the inputs in order of place, (K, n_inputs), where variables are in ``order`` (K, V)."""
+        widths, K = np.array(self.widths, np.intp), len(order)
+        starts = np.concatenate([[0], np.cumsum(widths)[:-1]]) + self.n_context
+        several, before = widths[order], np.cumsum(widths[order], axis=1) - widths[order]
+        shift = np.repeat((starts[order] - before).ravel(), several.ravel()).reshape(K, -1)
+        found = np.arange(shift.shape[1]) + shift
+        return np.concatenate([np.broadcast_to(np.arange(self.n_context), (K, self.n_context)), found], axis=1)
+
+    def table(self, order: NDArray[np.intp]) -> IntVector:
+        """Return the table of variables of ``Layout``, (K, V + 1, 2)."""
+        found = np.zeros((len(order), order.shape[1] + 1, layout.VARIABLE_COLUMNS), np.int32)
+        found[:, :, layout.START] = self.up_to(order)
+        found[:, :-1, layout.CODING] = np.array(self.codings, np.int32)[order]
+        return found
+
+
+@dataclass(frozen=True)
 class Connectivity(_ReadOnly):
     """One draw of an ordering and of all hidden degrees; it fixes every mask of the network. Its arrays are read-only.
+
+    With :class:`Variables`, D is their number, and a place is that of a variable.
 
     Attributes
     ----------
@@ -75,9 +133,9 @@ class Connectivity(_ReadOnly):
         """The ordering, then the degrees of every hidden layer."""
         return (self.ordering, *self.degrees)
 
-    def staircase(self, direct: str = "none") -> Staircase:
+    def staircase(self, direct: str = "none", variables: Variables | None = None) -> Staircase:
         """Sort every layer by degree, so that each unit sees a prefix of the layer below."""
-        return MaskSet.of([self]).staircase(direct)[0]
+        return MaskSet.of([self]).staircase(direct, variables)[0]
 
 
 @dataclass(frozen=True)
@@ -107,22 +165,39 @@ class MaskSet(_ReadOnly):
     def __getitem__(self, k: int) -> Connectivity:
         return Connectivity(self.orderings[k], tuple(m[k] for m in self.degrees))
 
-    def staircase(self, direct: str = "none") -> Staircase:
-        """Sort every layer of every connectivity by degree; the vectors of the result have K rows."""
-        D = self.orderings.shape[1]
+    def staircase(self, direct: str = "none", variables: Variables | None = None) -> Staircase:
+        """Sort every layer of every connectivity by degree; the vectors of the result have K rows.
+
+        With ``variables``, a unit of degree m sees all indicators at the first m places, and every logit is an output.
+        """
+        D, order = self.orderings.shape[1], _argsort(self.orderings)
         below = np.broadcast_to(np.arange(1, D + 1, dtype=np.int32), self.orderings.shape)  # degrees, sorted
-        sorts, n_live, direct_live = [_argsort(self.orderings)], [], []
+        sorts, n_live, direct_live = [order if variables is None else variables.inputs(order)], [], []
+        up_to = None if variables is None else variables.up_to(order)
+
+        def inputs(places: IntVector) -> IntVector:
+            """Return how many inputs stand at the first so many places."""
+            return places if up_to is None else np.take_along_axis(up_to, places, axis=1)
+
         for l, m in enumerate(self.degrees):
             sort = _argsort(m)
             above = np.take_along_axis(m, sort, axis=1)
-            n_live.append(_count(below, above, D))
-            direct_live.append(above if direct == "all" and l > 0 else None)  # a unit of degree m sees the first m inputs
+            n_live.append(inputs(above) if l == 0 else _count(below, above, D))
+            direct_live.append(inputs(above) if direct == "all" and l > 0 else None)  # one of degree m sees the first m inputs
             sorts.append(sort)
             below = above
         before = np.broadcast_to(np.arange(D, dtype=np.int32), self.orderings.shape)  # the output at place p + 1 sees p inputs
-        n_live.append(_count(below, before, D))
-        direct_live.append(before if direct != "none" and self.degrees else None)
-        return Staircase((*sorts, sorts[0]), tuple(n_live), tuple(direct_live))
+        if variables is not None:  # one output for every logit
+            widths = np.array(variables.widths, np.intp)[order]
+            before = np.repeat(before.ravel(), widths.ravel()).reshape(len(self), -1)
+        n_live.append(_count(below, before, D) if self.degrees else inputs(before))
+        direct_live.append(inputs(before) if direct != "none" and self.degrees else None)
+        if variables is None:
+            table, sorts = np.broadcast_to(BINARY, (len(self), *BINARY.shape)), [*sorts, order]
+        else:
+            table, outputs = variables.table(order), sorts[0][:, variables.n_context :] - variables.n_context
+            sorts = [*sorts, outputs if variables.n_context else sorts[0]]
+        return Staircase(tuple(sorts), tuple(n_live), tuple(direct_live), table)
 
 
 def _argsort(degrees: IntVector) -> NDArray[np.intp]:
@@ -153,11 +228,14 @@ class Staircase(_ReadOnly):
         Sorted unit j of layer l + 1 sees exactly the first ``n_live[l][j]`` sorted units of layer l. Never decreases.
     direct : tuple of L + 1 int32 vectors or None
         Sorted unit j of layer l + 1 has direct connections from exactly the first ``direct[l][j]`` inputs.
+    variables : (V + 1, 2) or (0, 2) int32
+        See ``layout.Layout``.
     """
 
     sorts: tuple[NDArray[np.intp], ...]
     n_live: tuple[IntVector, ...]
     direct: tuple[IntVector | None, ...]
+    variables: IntVector = field(default_factory=lambda: BINARY)
 
     def __post_init__(self) -> None:
         self.sorts[0].flags.writeable = False  # models hand this one out
@@ -165,7 +243,8 @@ class Staircase(_ReadOnly):
     def __getitem__(self, k: int) -> Staircase:
         """Return the staircase of mask k."""
         direct = tuple(None if live is None else live[k] for live in self.direct)
-        return Staircase(tuple(sort[k] for sort in self.sorts), tuple(live[k] for live in self.n_live), direct)
+        sorts, n_live = tuple(sort[k] for sort in self.sorts), tuple(live[k] for live in self.n_live)
+        return Staircase(sorts, n_live, direct, self.variables[k])
 
 
 @dataclass(frozen=True)
@@ -180,11 +259,14 @@ class MaskRule:
         How degrees are drawn.
     resample : {"both", "order", "connectivity"}
         What varies: ordering and degrees, the ordering only, the degrees only (sections 4.1 and 4.2).
+    least_degree : int
+        See :attr:`Variables.least_degree`.
     """
 
     base: Connectivity
     degrees: str
     resample: str
+    least_degree: int = 1
 
     def draw(self, n: int, rng: np.random.Generator) -> MaskSet:
         """Draw n connectivities, independent of each other."""
@@ -201,7 +283,8 @@ class MaskRule:
         n, base = len(orderings), self.base
         if self.resample == "order":
             return MaskSet(orderings, tuple(np.tile(m, (n, 1)) for m in base.degrees))
-        return MaskSet(orderings, _draw_degrees(n, base.n_inputs, base.hidden_sizes, self.degrees, rng))
+        drawn = _draw_degrees(n, base.n_inputs, base.hidden_sizes, self.degrees, rng, self.least_degree)
+        return MaskSet(orderings, drawn)
 
     def mask_set(self, n: int, rng: np.random.Generator) -> MaskSet:
         """Return the base and n - 1 further draws."""
@@ -218,11 +301,11 @@ def _draw_orderings(n: int, n_inputs: int, rng: np.random.Generator) -> IntVecto
 
 
 def _draw_degrees(
-    n: int, n_inputs: int, hidden_sizes: Sequence[int], how: str, rng: np.random.Generator
+    n: int, n_inputs: int, hidden_sizes: Sequence[int], how: str, rng: np.random.Generator, least: int = 1
 ) -> tuple[IntVector, ...]:
     """Draw the degrees of every hidden layer n times, (n, H_l), ``how`` as in :func:`draw_connectivity`."""
-    largest = max(n_inputs - 1, 1)
-    smallest: Any = np.ones((n, 1), np.int64)
+    largest = max(n_inputs - 1, least)
+    smallest: Any = np.full((n, 1), least, np.int64)
     layers: list[IntVector] = []
     for size in hidden_sizes:
         if how == "uniform":
@@ -244,6 +327,7 @@ def draw_connectivity(
     ordering: str | Sequence[int] | IntVector,
     degrees: str,
     rng: np.random.Generator,
+    least_degree: int = 1,
 ) -> Connectivity:
     """Draw one connectivity: the ordering first, then the degrees layer by layer (sections 4.1 and 4.2).
 
@@ -259,10 +343,12 @@ def draw_connectivity(
         m0 = np.array(ordering, dtype=np.int32)
     else:
         m0 = _draw_orderings(1, n_inputs, rng)[0] if ordering == "random" else np.arange(1, n_inputs + 1, dtype=np.int32)
-    return Connectivity(m0, tuple(m[0] for m in _draw_degrees(1, n_inputs, hidden_sizes, degrees, rng)))
+    return Connectivity(m0, tuple(m[0] for m in _draw_degrees(1, n_inputs, hidden_sizes, degrees, rng, least_degree)))
 
 
-def check_connectivity(value: Connectivity, n_features: int, hidden_sizes: Sequence[int]) -> Connectivity:
+def check_connectivity(
+    value: Connectivity, n_features: int, hidden_sizes: Sequence[int], least_degree: int = 1
+) -> Connectivity:
     """Return ``value`` if it is a connectivity of a network of these sizes."""
     vectors = value.ordering, *(value.degrees if isinstance(value.degrees, tuple) else [None])
     if not all(isinstance(m, np.ndarray) and m.ndim == 1 and m.dtype.kind in "iu" for m in vectors):
@@ -275,14 +361,14 @@ def check_connectivity(value: Connectivity, n_features: int, hidden_sizes: Seque
             f"the connectivity must be of {n_features} inputs and hidden layers of {tuple(hidden_sizes)} units, "
             f"got {found[0]} and {found[1:]}."
         )
-    largest = max(n_features - 1, 1)
+    largest = max(n_features - 1, least_degree)
     if (np.sort(value.ordering) != np.arange(1, n_features + 1)).any():
         raise ValueError(
             f"the connectivity's ordering must hold each place 1..{n_features} once, got {arguments.shown(value.ordering)}."
         )
     for m in value.degrees:
-        if m.min() < 1 or m.max() > largest:
-            raise ValueError(f"the connectivity's degrees must be in 1..{largest}, got {m.min()}..{m.max()}.")
+        if m.min() < least_degree or m.max() > largest:
+            raise ValueError(f"the connectivity's degrees must be in {least_degree}..{largest}, got {m.min()}..{m.max()}.")
     if all(m.dtype == np.int32 for m in vectors):
         return value
     return Connectivity(value.ordering.astype(np.int32), tuple(m.astype(np.int32) for m in value.degrees))

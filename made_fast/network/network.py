@@ -180,7 +180,7 @@ class Shared(Parameters):
 
     def network(self, connectivity: Connectivity, room: NDArray[Any] | None = None) -> Network:
         """Pack the parameters for one connectivity."""
-        staircase = connectivity.staircase(self.architecture.direct)
+        staircase = self.architecture.staircase(connectivity)
         layout = self.architecture.layout(staircase)
         n = panels.n_parameters(layout)
         theta = panels.aligned_empty(n, self.dtype) if room is None else room[:n]
@@ -222,7 +222,7 @@ class Network(Parameters):
     ) -> None:
         super().__init__(architecture, vector)
         self.connectivity = connectivity
-        self.staircase = staircase or connectivity.staircase(architecture.direct)
+        self.staircase = staircase or architecture.staircase(connectivity)
         self.layout = layout or architecture.layout(self.staircase)
 
     @once
@@ -362,7 +362,7 @@ class Network(Parameters):
         """Return how a kernel reads rows, some of n: whether as sparse ones, by how many at once, and its workspace."""
         block, (reals, ints) = min(n, BLOCK), self.architecture.score_room
         sparse = density(bits, self.architecture.n_inputs) < SPARSE_BELOW
-        return sparse, block, scratch(reals * block, ints * block, self.dtype)
+        return sparse, block, scratch(reals * block + self.architecture.loss_room, ints * block, self.dtype)
 
 
 def _check(values: NDArray[Any], good: NDArray[np.bool_], what: str, demand: str) -> None:

@@ -340,7 +340,11 @@ def train_workspace(layout: Layout, batch_size: int, n_ranks: int = 1) -> tuple[
     layers, n_inputs = layout.layers, int(layout.layers[0, N_IN])
     reals, ints = score_workspace(layout, batch_size)
     chain = layers[: n_chain(layers)]
-    reals += (n_ranks - 1) * loss_room(layout) + _activations(chain, batch_size) + batch_size * width(int(chain[:-1, N_OUT].max(initial=0)))
+    reals += (
+        (n_ranks - 1) * loss_room(layout)
+        + _activations(chain, batch_size)
+        + batch_size * width(int(chain[:-1, N_OUT].max(initial=0)))
+    )
     ints += 4 * batch_size * n_panels(n_inputs) + n_inputs * (batch_size + 1)
     return reals, ints + ints % 2 + 2 * (n_parameters(layout) // PANEL)
 

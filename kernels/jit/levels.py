@@ -5,6 +5,8 @@ A variable's logits stand side by side, across panels. Not here: networks (``net
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from made_fast.kernels.jit.rows import PANEL, Bits, Float64, Int32, Real, inline, kernel
@@ -14,7 +16,7 @@ __all__ = ["choose", "losses", "proba", "put"]
 
 
 @inline
-def _level(bits: Bits, start: int, width: int) -> int:
+def _level(bits: Bits, start: Any, width: Any) -> int:
     """Return the number of the last of some bits of a row that is 1, or 0."""
     for q in range(width - 1, 0, -1):
         if (bits[(start + q) // 64] >> np.uint64((start + q) % 64)) & np.uint64(1):
@@ -23,7 +25,7 @@ def _level(bits: Bits, start: int, width: int) -> int:
 
 
 @inline
-def _softmax(logits: Real, i: int, first: int, width: int, chosen: int) -> float:
+def _softmax(logits: Real, i: int, first: Any, width: Any, chosen: int) -> Any:
     """Turn the logits of a variable of row i into probabilities; return -log of that of one of them."""
     real = logits.dtype.type
     most = logits[first // PANEL, i, first % PANEL]
@@ -41,7 +43,7 @@ def _softmax(logits: Real, i: int, first: int, width: int, chosen: int) -> float
 
 
 @inline
-def _sigmoid(z: float) -> float:
+def _sigmoid(z: Any) -> Any:
     return 1.0 / (1.0 + np.exp(-z)) if z >= 0 else np.exp(z) / (1.0 + np.exp(z))
 
 
@@ -86,7 +88,7 @@ def proba(variables: Int32, logits: Real) -> None:
 
 
 @inline
-def put(drawn: Real, i: int, start: int, width: int, coding: int, level: int) -> None:
+def put(drawn: Real, i: int, start: Any, width: Any, coding: Any, level: Any) -> None:
     """Set the indicators of a level."""
     real = drawn.dtype.type
     for q in range(width):

@@ -7,14 +7,13 @@ Not here: walks along the ordering (``walks.py``), variables of several levels (
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from made_fast.kernels.jit import levels, rows
-from made_fast.kernels.jit.rows import PANEL, Bits, Float64, Int32, Int64, Real, Step, inline, kernel, n_chain, panel
-from made_fast.kernels.layout import ACTIVATION, BIAS, DIRECT, N_IN, N_OUT, N_PANELS, PANELS, UNITS, WEIGHTS
+from made_fast.kernels.jit.rows import PANEL, Bits, Float64, Int32, Int64, Real, Step, kernel, n_chain, panel
+from made_fast.kernels.layout import ACTIVATION, BIAS, DIRECT, N_IN, N_PANELS, PANELS, WEIGHTS
 from made_fast.kernels.optimizers import CLIP, GRADIENT
 from made_fast.kernels.records import Batches, Crew, Dropout, Net, Scratch, TrainScratch, Update
 

@@ -58,7 +58,7 @@ def _finish(net: Net, l: int, j: int, block: int, x: Real, outputs: Real, code: 
 
 
 @inline
-def _finish_hidden(net: Net, drawn: int, block: int, x: Real, outputs: Real, done: Int32, column: Real) -> None:
+def _finish_hidden(net: Net, drawn: Any, block: int, x: Real, outputs: Real, done: Int32, column: Real) -> None:
     """Finish the hidden units that see nothing but the first ``drawn`` inputs; ``done``: how many of every layer are."""
     layers, final = net.layers, drawn
     for l in range(len(done)):
@@ -132,6 +132,7 @@ def walk(
                     j = start - n_context + q
                     z[q + (1 if width == 1 else 0)] = logits[j // PANEL, i, j % PANEL]
                 own = weights[first : first + n_levels] if len(weights) > 0 else weights
+                level: Any
                 level, mass = choose(z, own, width == 1, uniforms[first_row + i, v])
                 if given[first_row + i, v] >= 0:
                     level = np.int64(given[first_row + i, v])

@@ -287,7 +287,7 @@ def coded(net: Net, v: int, levels: Int64) -> NDArray[np.uint8]:
     """Return the indicators of variable v for some levels, (n, width)."""
     width = spans(net)[v].stop - spans(net)[v].start
     if width < 2:
-        return (levels == 1).astype(np.uint8)[:, None][:, :width]
+        return np.asarray((levels == 1).astype(np.uint8)[:, None][:, :width])
     each, thermometer = np.arange(width), net.variables[v, at.CODING] == at.THERMOMETER
     return (each <= levels[:, None] if thermometer else each == levels[:, None]).astype(np.uint8)
 
@@ -324,9 +324,7 @@ def row_nll(net: Net, logits: Real, x: Real, n_places: int) -> NDArray[np.float6
     return total
 
 
-def loss(
-    net: Net, logits: Real, x: Real, n_places: int, weights: NDArray[np.float64], n_rows: int
-) -> tuple[float, Real]:
+def loss(net: Net, logits: Real, x: Real, n_places: int, weights: NDArray[np.float64], n_rows: int) -> tuple[float, Real]:
     """Return the weighted sum of the rows' NLL and the gradient of it, divided by n_rows, with respect to the logits."""
     nll, found, target = row_nll(net, logits, x, n_places), spans(net), x
     if len(net.variables):

@@ -160,7 +160,8 @@ class Architecture:
         """Return the sizes of the scratch of training steps on parameters of one connectivity or shared ones."""
         if not shared:
             return panels.train_workspace(self._no_layout, batch_size, n_ranks)
-        layouts = panels.Layout(*(table[None] for table in self._no_layout))
+        layers, n_live, panel_start, variables = self._no_layout
+        layouts = panels.Layout(layers[None], n_live[None], panel_start[None], variables[None])
         return panels.shared_train_workspace(layouts, self.shared_layout, batch_size, n_ranks)
 
     @once

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from variable_cases import in_order, levels_and_inputs, nll_of_levels, places_of, variables_of
 
 from made_fast import kernels
 from made_fast.kernels import layout as panels
@@ -20,12 +21,29 @@ from made_fast.kernels.layout import ACTIVATIONS, BIAS, CALL_OFF, DIRECT, N_OUT,
 from made_fast.kernels.optimizers import GRADIENT, OPTIMIZERS
 from made_fast.kernels.records import Batches, Crew, Dropout, Net, Scratch, TrainScratch, Update
 from made_fast.kernels.reference import dense
-from made_fast.network.masks import draw_connectivity
+from made_fast.network.architecture import Architecture
+from made_fast.network.masks import Variables, draw_connectivity
 
 # Largest error allowed, as a share of 1 + |right value|. None of the nets is large, so none of the sums is.
 TOLERANCE = {
-    "float32": {"value": 2e-6, "gradient": 5e-7, "log_p": 3e-7, "activation": 5e-7, "difference": 6e-7, "trained": 1.5e-6},
-    "float64": {"value": 5e-15, "gradient": 1e-15, "log_p": 3e-15, "activation": 1e-15, "difference": 6e-10, "trained": 3e-14},
+    "float32": {
+        "value": 2e-6,
+        "gradient": 5e-7,
+        "log_p": 3e-7,
+        "walk": 2e-6,
+        "activation": 5e-7,
+        "difference": 6e-7,
+        "trained": 1.5e-6,
+    },
+    "float64": {
+        "value": 5e-15,
+        "gradient": 1e-15,
+        "log_p": 3e-15,
+        "walk": 2e-14,
+        "activation": 1e-15,
+        "difference": 6e-10,
+        "trained": 3e-14,
+    },
 }
 # (lr, a, b, eps, decay, clip), not the defaults: each matters, and rounding of a small gradient matters to none.
 CONSTANTS = {
@@ -50,10 +68,11 @@ OUTPUTS = {
     "train": {"net.theta", "update.state", "nll", "crew.sync"},
     "train_latent": {"net.theta", "update.state", "nll", "crew.sync"},
     "train_shared": {"shared.values", "update.state", "nll", "crew.sync"},
+    "walk": {"levels", "log_mass"},
 }
 LEVELS = kernels.load("native").levels() if importlib.util.find_spec("made_fast.kernels.native._native") else ()
 NATIVE = [f"native-{level}" for level in LEVELS]
-Shape = tuple[int, tuple[int, ...], int, str]  # D, hidden sizes, B, direct connections
+Shape = tuple[int | str, tuple[int, ...], int, str]  # D or ``variables_of``, hidden sizes, B, direct connections
 
 # For the fixture ``module`` of conftest.py.
 everywhere = pytest.mark.parametrize("module", [*NATIVE, "jit", "reference"], indirect=True)
@@ -239,13 +258,16 @@ class Case(Trained):
     )
 
     def __init__(self, shape: Shape, dtype: str, activation: str | None = None, degrees: Any = "stratified") -> None:
-        n_inputs, hidden, n_rows, direct = shape
+        inputs, hidden, n_rows, direct = shape
+        self.variables = variables_of(inputs)
+        n_inputs = inputs if isinstance(inputs, int) else self.variables.n_inputs
         rng = np.random.default_rng([n_inputs, n_rows, *hidden])
         self.dtype = dtype
         activation = activation or ACTIVATIONS[1 + (n_inputs + sum(hidden)) % 5]
-        self.connectivity = draw_connectivity(n_inputs, hidden, "random", degrees, rng)
-        staircase = self.connectivity.staircase(direct)
-        self.layout = panels.make_layout(n_inputs, staircase.n_live, activation, staircase.direct)
+        network = Architecture(n_inputs, hidden, activation, direct, variables=self.variables)
+        self.n_places = network.n_variables
+        self.connectivity = draw_connectivity(self.n_places, hidden, "random", degrees, rng, network.least_degree)
+        self.layout = network.layout(network.staircase(self.connectivity))
         theta, live, bias = (Net(a, *self.layout) for a in np.zeros((3, panels.n_parameters(self.layout))))
         for l, (n_in, n_out, *_) in enumerate(self.layout.layers):
             W, b = rng.normal(size=(n_in, n_out)) * 1.5 / np.sqrt(n_in), rng.normal(size=n_out)
@@ -258,7 +280,10 @@ class Case(Trained):
         self.parameters = self.net.theta
         self.derived = np.zeros(len(self.parameters), bool)
         self.exact: Case = self if dtype == "float64" else Case(shape, "float64", activation, degrees)
-        self.x = (rng.random((n_rows, n_inputs)) < 0.3).astype(np.uint8)
+        self.x = self.levels = (rng.random((n_rows, n_inputs)) < 0.3).astype(np.uint8)
+        if self.variables is not None:
+            self.in_order = in_order(self.variables, self.connectivity.ordering)
+            self.levels, self.x = levels_and_inputs(self.in_order, n_rows, rng)
         self.bits = pack_bits(self.x)
         self.weights = rng.normal(size=n_rows) + 0.5  # of rows; some are negative
         words = sum(n_panels(size) for size in hidden)  # of a row of dropout
@@ -270,14 +295,14 @@ class Case(Trained):
     def score(
         self, module: ModuleType, rows: slice = slice(None), n_places: int | None = None, sparse: bool = True, block: int = 7
     ) -> Any:
-        bits, places = self.bits[rows], self.x.shape[1] if n_places is None else n_places
+        bits, places = self.bits[rows], self.n_places if n_places is None else n_places
         log_p, scratch = room(len(bits), "float64"), self.scratch(*panels.score_workspace(self.layout, block))
         run(module, "score", self.net, bits, places, sparse, block, scratch, log_p)
         return log_p
 
     def conditionals(self, module: ModuleType, x: Any = None, sparse: bool = True, block: int = 7) -> Any:
         bits = self.bits if x is None else pack_bits(x)
-        proba = room((len(bits), self.x.shape[1]), self.dtype)
+        proba = room((len(bits), self.layout.layers[panels.n_chain(self.layout.layers) - 1, N_OUT]), self.dtype)
         scratch = self.scratch(*panels.score_workspace(self.layout, block))
         run(module, "conditionals", self.net, bits, sparse, block, scratch, proba)
         return proba
@@ -319,7 +344,8 @@ class Case(Trained):
         net, (_, weights, rows, *_), keep, *_ = arguments.values()
         x, factors = self.x[rows].astype(float), dense.kept(net.layers, keep, slice(8), np.dtype("f8"))
         logits = dense.forward(net._replace(theta=theta), x, factors)[-1]
-        return dense.loss(logits, x, x.shape[1], weights[rows], 8)[0] / 8
+        widths = np.ones(self.n_places, int) if self.variables is None else self.in_order.widths
+        return float(weights[rows] @ nll_of_levels(logits, self.levels[rows], widths).sum(axis=1)) / 8
 
     def layers(self) -> list[tuple[int, Any, Any, Any]]:
         """Return (l, input, output of its direct connections, output) of every layer in float64, as activation buffers."""
@@ -340,12 +366,13 @@ class Case(Trained):
         return mine
 
 
-def written_out_masks(connectivity: Any, direct: str) -> list[Any]:
+def written_out_masks(connectivity: Any, direct: str, variables: Variables | None = None) -> list[Any]:
     """Return the mask (n_in, n_out) of every layer in original order, direct connections last, straight from the degrees."""
-    m0, degrees = connectivity.ordering, connectivity.degrees
-    found = [mask.T == 1 for mask in dense.masks(m0, degrees)]
+    (inputs, outputs), degrees = places_of(connectivity.ordering, variables), connectivity.degrees
+    below = [inputs, *degrees]
+    found = [m[:, None] <= above for m, above in zip(below, degrees, strict=False)] + [below[-1][:, None] < outputs]
     if direct == "all":
-        found += [m0[:, None] <= m for m in degrees[1:]]
+        found += [inputs[:, None] <= m for m in degrees[1:]]
     if direct != "none" and degrees:
-        found.append(m0[:, None] < m0)
+        found.append(inputs[:, None] < outputs)
     return found

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from kernel_cases import Case, Options, Shape, copied, new_update, room
+from variable_cases import nll_of_levels
 
 from made_fast.kernels import layout as panels
 from made_fast.kernels.layout import BIAS, N_PANELS, PANEL
@@ -88,5 +89,6 @@ class LatentCase(Case):
         x = self.x[rows].astype(float)
         factors = dense.kept(net.layers, arguments["dropout"], slice(8), np.dtype("f8"))
         nets = [net._replace(theta=vector, layers=layers) for layers in self.points]
-        log_p = np.stack([-dense.row_nll(dense.forward(one, x, factors)[-1], x, x.shape[1]) for one in nets])
+        logits = [dense.forward(one, x, factors)[-1] for one in nets]
+        log_p = -np.stack([nll_of_levels(a, x, np.ones(x.shape[1], int)).sum(axis=1) for a in logits])
         return float(self.weights[rows] @ (np.log(K) - np.logaddexp.reduce(log_p, axis=0))) / 8

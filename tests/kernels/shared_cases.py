@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from kernel_cases import Options, Trained, copied, new_update, pack_bits, room, run, written_out_masks
+from variable_cases import levels_and_inputs, nll_of_levels, places_of, variables_of
 
 from made_fast.kernels import layout as panels
 from made_fast.kernels import records
@@ -30,11 +31,12 @@ from made_fast.kernels.layout import (
 )
 from made_fast.kernels.records import Batches, Dropout, Masks, Net, Scratch, TrainScratch
 from made_fast.kernels.reference import dense
+from made_fast.network.architecture import Architecture
 from made_fast.network.masks import MaskRule, draw_connectivity
 
 K = 3
 N_ROWS = 12
-Shape = tuple[int, tuple[int, ...], str, bool]  # D, hidden sizes, direct connections, connectivity weights
+Shape = tuple[int | str, tuple[int, ...], str, bool]  # D or variables, hidden sizes, direct connections, connectivity weights
 
 
 class SharedCase(Trained):
@@ -61,17 +63,20 @@ class SharedCase(Trained):
     )
 
     def __init__(self, shape: Shape, dtype: str, activation: str | None = None, n_masks: int = K) -> None:
-        D, hidden, self.direct, has_u = shape
+        inputs, hidden, self.direct, has_u = shape
+        self.variables = variables_of(inputs)
+        D = inputs if isinstance(inputs, int) else self.variables.n_inputs
         rng = np.random.default_rng([D, *hidden, has_u])
-        base = draw_connectivity(D, hidden, "random", "stratified", rng)
-        self.mask_set = MaskRule(base, "stratified", "both").mask_set(n_masks, rng)
-        staircase = self.mask_set.staircase(self.direct)
         activation = activation or ACTIVATIONS[1 + (D + sum(hidden)) % 5]
-        self.layouts = panels.make_layouts(D, staircase.n_live, activation, staircase.direct)
+        network = Architecture(D, hidden, activation, self.direct, has_u, self.variables)
+        self.n_places, least = network.n_variables, network.least_degree
+        base = draw_connectivity(self.n_places, hidden, "random", "stratified", rng, least)
+        self.mask_set = MaskRule(base, "stratified", "both", least).mask_set(n_masks, rng)
+        self.orders, *layouts = network.tables(self.mask_set)
+        self.layouts = panels.Layout(*layouts)
         self.layers = self.layouts.layers[0]  # but for its offsets, those of every mask
         self.chain = panels.n_chain(self.layers)
         self.table = panels.make_shared_layout(self.layers, has_u)
-        self.orders = np.concatenate(staircase.sorts[:-1], axis=1).astype(np.int32)
         self.dtype = dtype
         self.shared = room(panels.n_shared(self.table, self.layers), dtype, 0)
         for l, (W, b, U) in enumerate(self.dense(self.shared)):
@@ -86,8 +91,10 @@ class SharedCase(Trained):
             self.bias[row[SHARED_BIAS] :][: row[ROW]] = True
         for part in itertools.chain(*self.dense(self.padding)):
             part[:] = False
-        self.x = (rng.random((N_ROWS, D)) < 0.4).astype(np.uint8)
+        self.x = self.levels = (rng.random((N_ROWS, D)) < 0.4).astype(np.uint8)
         self.x[0] = 1  # so that every input is on somewhere
+        if self.variables is not None:
+            self.levels, self.x = levels_and_inputs(self.variables, N_ROWS, rng)
         self.weights = rng.normal(size=N_ROWS) + 0.5  # some are negative
         self.kept = rng.random((64, max(1, self.layers[: self.chain - 1, N_PANELS].sum()) * PANEL)) < 0.6
 
@@ -106,9 +113,10 @@ class SharedCase(Trained):
     def sorted_layers(self, k: int) -> list[tuple[Any, Any]]:
         """Return, for every layer under mask k, its mask in original order and what sorts that."""
         connectivity = self.mask_set[k]
-        sorts = [np.argsort(m, kind="stable") for m in (connectivity.ordering, *connectivity.degrees, connectivity.ordering)]
+        inputs, outputs = places_of(connectivity.ordering, self.variables)
+        sorts = [np.argsort(m, kind="stable") for m in (inputs, *connectivity.degrees, outputs)]
         fed = [*range(self.chain), *(l for l in range(self.chain) if self.layers[l, DIRECT] > 0)]
-        masks = written_out_masks(connectivity, self.direct)
+        masks = written_out_masks(connectivity, self.direct, self.variables)
         return [
             (M, np.ix_(sorts[l if i < self.chain else 0], sorts[l + 1]))
             for i, (M, l) in enumerate(zip(masks, fed, strict=True))
@@ -133,7 +141,7 @@ class SharedCase(Trained):
 
     def plan(self, several: bool, n_steps: int = 4) -> tuple[Any, Any]:
         """Return the rows of the steps, and their groups."""
-        D = len(self.x[0])
+        D = self.n_places
         if n_steps != 4:
             groups = [(4 * i, 4 * i + 4, i % len(self.mask_set), D, i, 4) for i in range(n_steps)]
             return np.arange(4 * n_steps) * 5 % N_ROWS, np.array(groups)
@@ -210,7 +218,8 @@ class SharedCase(Trained):
                     part = np.ascontiguousarray(keep[first:stop, words[l] : words[l + 1]])
                     kept[:, units[0]] = dense.unpack_bits(part, h.shape[1]) / (1 - options.dropout)
                     h *= kept
-            nll = np.logaddexp(0, h) - x * h
+            widths = np.ones(len(x[0]), int) if self.variables is None else self.variables.widths
+            nll = nll_of_levels(h, self.levels[rows[first:stop]], widths)
             counts = self.mask_set.orderings[k] <= n_places
             weights = self.weights[rows[first:stop]] if options.weighted else np.ones(stop - first)
             total += weights @ nll[:, counts].sum(axis=1) / n_rows

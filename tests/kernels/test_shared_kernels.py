@@ -20,6 +20,7 @@ from kernel_cases import (
     room,
     run_crew,
 )
+from level_cases import SharedLevelCase
 from shared_cases import N_ROWS, K, SharedCase
 
 from made_fast.kernels import layout as panels
@@ -38,7 +39,7 @@ def integers(n: int, seed: int) -> Any:
 
 @everywhere
 @both_types
-@pytest.mark.parametrize("shape", SharedCase.SHAPES, ids=str)
+@pytest.mark.parametrize("shape", [*SharedCase.SHAPES, *SharedLevelCase.SHAPES], ids=str)
 def test_pack_gathers_what_is_live_and_sums_connectivity_weights(module, dtype, shape):
     c = case(shape, dtype)
     shared = copied(integers(len(c.shared), 0), dtype)  # fill-up included: it must not come through

@@ -29,6 +29,7 @@ from kernel_cases import (
     run,
 )
 from latent_cases import LatentCase
+from level_cases import LevelCase, SharedLevelCase
 from shared_cases import SharedCase
 
 from made_fast.kernels import reference
@@ -36,8 +37,8 @@ from made_fast.kernels.layout import CALL_OFF, SYNC
 from made_fast.kernels.optimizers import MOMENTUM, OPTIMIZERS
 from made_fast.kernels.records import Crew, Dropout
 
-KINDS = (Case, SharedCase, LatentCase)
-every_kernel = pytest.mark.parametrize("make", KINDS, ids=[make.kernel for make in KINDS])
+KINDS = (Case, SharedCase, LatentCase, LevelCase, SharedLevelCase)
+every_kernel = pytest.mark.parametrize("make", KINDS, ids=[make.__name__ for make in KINDS])
 small_and_large = pytest.mark.parametrize(
     ("make", "shape"), [(make, shape) for make in KINDS for shape in (make.SMALL, make.LARGE)], ids=str
 )

@@ -1,0 +1,304 @@
+"""What the columns of a table are, learned from its rows: kinds, categories, bins.
+
+Booleans and numbers 0 and 1 are binary; text and the categories of a data frame are categorical; other numbers are numeric.
+``columns`` says otherwise where that is not what they mean.
+
+Not here: the levels of numbers (``bins.py``), what columns do (``schema.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from made_fast.tables import arguments, names
+from made_fast.tables.arguments import shown
+from made_fast.tables.columns import bins, frames
+from made_fast.tables.columns.categories import Categories, Category, distinct
+from made_fast.tables.columns.frames import Frame
+from made_fast.tables.columns.numeric import LARGEST, WHOLE, Numeric, real_numbers
+from made_fast.tables.columns.rebuild import NativeColumn
+from made_fast.tables.columns.schema import Column, Columns
+from made_fast.tables.columns.values import Values, called, known
+
+__all__ = ["COLUMN_KINDS", "HANDLE_UNKNOWN", "MISSING", "MOST_CATEGORIES", "learn"]
+
+COLUMN_KINDS = ("binary", "categorical", "numeric", "ordered")
+HANDLE_UNKNOWN = ("error", "rare")
+MISSING = ("marginal", "value")
+MOST_CATEGORIES = 4096  # levels of a column without ``max_categories``
+MOST_FOLDED = 256  # times max_categories, different values of a column: with more it numbers rows, or is prose
+MOST_DECLARED = 65536  # categories of a dtype that are kept although no row has them
+
+
+@dataclass(frozen=True)
+class _Rules:
+    n_bins: int
+    max_categories: int | None
+    unseen: bool
+    missing_value: bool
+    weights: NDArray[np.float64] | None
+    name: str
+
+
+def learn(
+    X: Any,
+    *,
+    columns: Mapping[Any, Any] | None = None,
+    categorical_features: Any = "from_dtype",
+    n_bins: int = bins.N_BINS,
+    max_categories: int | None = None,
+    handle_unknown: str = "error",
+    missing: str = "marginal",
+    sample_weight: Any = None,
+    names: Sequence[str] | None = None,
+    name: str = "X",
+) -> Columns:
+    """Return the columns of a table.
+
+    Parameters
+    ----------
+    X
+        Any table (see :func:`made_fast.tables.columns.frames.read`).
+    columns
+        By name or number: "binary", "categorical", "numeric", "ordered" (categories in ascending order), or a list of all
+        categories in their order. Of the others it is inferred.
+    categorical_features
+        As in scikit-learn: "from_dtype", or the names or numbers of columns of categories, or a mask of them.
+    n_bins
+        Levels of a numeric column, about. A value that more rows than a bin's share have is a level of its own.
+    max_categories
+        Most levels of a categorical column without an order: the rarest categories share one. None: all, up to 4096.
+    handle_unknown
+        What a category that training does not show gets later: "error", or "rare", a level with the rarest ones. With
+        "rare", numbers 0 and 1 are numeric, so that others have a probability, too.
+    missing
+        "marginal": a missing entry is summed out. "value": it is a level of its own in columns that have such in training.
+    sample_weight
+        Weights of the rows, (n,), for bins and for which categories are rare.
+    names
+        Names for the columns of a table that has none.
+    name
+        What error texts call the table.
+    """
+    frame = frames.read(X, name)
+    labels = _labels(frame, names)
+    weights = arguments.sample_weight(sample_weight, frame.shape[0])
+    if weights.size and not ((weights >= 0).all() and weights.sum() > 0):
+        raise ValueError(
+            "sample_weight must be >= 0, and not 0 for all rows. Drop rows instead of giving them a negative weight."
+        )
+    rules = _Rules(
+        arguments.count(n_bins, "n_bins"),
+        None if max_categories is None else arguments.count(max_categories, "max_categories"),
+        arguments.choice(handle_unknown, "handle_unknown", HANDLE_UNKNOWN) == "rare",
+        arguments.choice(missing, "missing", MISSING) == "value",
+        weights if weights.size else None,
+        name,
+    )
+    if rules.max_categories == 1:
+        raise ValueError("max_categories must be None or an int >= 2, got 1. Drop a column that should have one level.")
+    said = _categorical(categorical_features, labels, name) | _said(columns, labels)
+    found: list[Column] = []
+    natives = []
+    for j, label in enumerate(labels):
+        values = frame.column(j)
+        column = _column(values, label, said.get(j), rules)
+        declared = values.categories
+        if declared is not None and (len(declared) > MOST_DECLARED or not declared) and isinstance(column, Categories):
+            declared = column.values + column.folded
+        found.append(column)
+        natives.append(NativeColumn(values.native, declared, values.ordered))
+    dtype = X.dtype if isinstance(X, np.ndarray) and not X.dtype.names and not X.dtype.hasobject else None
+    return Columns(tuple(found), frame.names is not None or names is not None, frame.kind, dtype, tuple(natives))
+
+
+def _labels(frame: Frame, given: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the names of the columns of a frame: its own, or those that are given, or x0, x1, ..."""
+    width = frame.shape[1]
+    named = arguments.feature_names(given, width)
+    if frame.names is not None and named is not None and tuple(frame.names) != named:
+        raise ValueError(f"names are for a table without names, but {frame.name} has names of its own. Leave names out.")
+    labels = named or frame.names
+    names.check_different(labels)
+    return labels or tuple(f"x{j}" for j in range(width))
+
+
+def _number(label: Any, labels: Sequence[str], what: str) -> int:
+    """Return the number of the column that a name or a number in an argument means."""
+    if isinstance(label, str):
+        if label not in labels:
+            raise ValueError(f"{what} must name columns of the table, got {shown(label)}. {known(label, labels)}")
+        return labels.index(label)
+    if not isinstance(label, int | np.integer) or isinstance(label, bool):
+        raise TypeError(f"{what} must have names or numbers of columns, got {shown(label)} of type {type(label).__name__}.")
+    if not 0 <= label < len(labels):
+        raise ValueError(f"{what} must have columns 0..{len(labels) - 1}, got {label}. Columns are counted from 0.")
+    return int(label)
+
+
+def _said(columns: Any, labels: Sequence[str]) -> dict[int, Any]:
+    out = {}
+    for label, kind in arguments.mapping(columns, "columns", " of names or numbers to kinds").items():
+        what = f"columns[{shown(label)}]"
+        if isinstance(kind, str):
+            arguments.choice(kind, what, COLUMN_KINDS)
+        elif not isinstance(kind, Sequence | np.ndarray) or isinstance(kind, bytes) or len(kind) == 0:
+            demand = f"{what} must be one of {', '.join(map(repr, COLUMN_KINDS))} or a list of all categories in their order"
+            raise TypeError(f"{demand}, got {shown(kind)}.")
+        out[_number(label, labels, "columns")] = kind
+    return out
+
+
+def _categorical(given: Any, labels: Sequence[str], name: str) -> dict[int, Any]:
+    """Return the columns that ``categorical_features`` says are categorical."""
+    what = "categorical_features"
+    if given is None or (isinstance(given, str) and given == "from_dtype"):
+        return {}
+    if isinstance(given, str):
+        raise ValueError(f"{what} must be 'from_dtype', or a list of names or numbers, got {shown(given)}. Write [{given!r}].")
+    listed = np.asarray(given, object)
+    if listed.ndim != 1:
+        raise TypeError(f"{what} must be 'from_dtype', or a list of names or numbers, or a mask, got {shown(given)}.")
+    flags = [isinstance(flag, bool | np.bool_) for flag in listed]
+    if flags and all(flags):
+        if len(flags) != len(labels):
+            raise ValueError(f"{what} must have one flag for each of the {len(labels)} columns of {name}, got {len(flags)}.")
+        listed = np.flatnonzero(listed.astype(np.bool_)).astype(object)
+    return {_number(label, labels, what): "categorical" for label in listed}
+
+
+def _column(values: Values, label: str, said: Any, rules: _Rules) -> Column:
+    """Return what a column is."""
+    if values.base == "null" or values.null.all():
+        raise ValueError(
+            f"{rules.name} must have at least one value in every column, got {called(label)} with nothing but missing ones. "
+            "Drop the column."
+        )
+    numbers = values.base in ("int", "float")
+    if numbers and said is None and values.categories is None:
+        present = values.values[~values.null]
+        zero, one = present == 0, present == 1
+        # With a level for what training does not show, two atoms and their tails cost no more, and take any number.
+        said = "binary" if zero.any() and one.any() and (zero | one).all() and not rules.unseen else "numeric"
+    if isinstance(said, str) and said == "numeric":
+        return _numeric(values, label, rules)
+    return _categories(values, label, said, rules)
+
+
+def _rows(values: Values, rules: _Rules) -> tuple[NDArray[Any], NDArray[np.float64] | None, float]:
+    """Return the values that are there and have a weight, their weights (1 on average), and the share of missing ones."""
+    weights = rules.weights
+    if weights is None:
+        return values.values[~values.null], None, float(values.null.mean())
+    there = ~values.null & (weights > 0)
+    if not there.any():  # all that it has are in rows of weight 0
+        there = ~values.null
+        weights = np.ones(len(there))
+    total = float(weights[there].sum())
+    return values.values[there], weights[there] * (there.sum() / total), float(1 - total / weights.sum())
+
+
+def _numeric(values: Values, label: str, rules: _Rules) -> Numeric:
+    if values.base == "bool":
+        raise TypeError(
+            f"columns[{label!r}] must not be 'numeric', got booleans in {called(label)}. Convert it: .astype(int), say."
+        )
+    x = real_numbers(values, rules.name, label)
+    most = WHOLE if values.base == "int" else LARGEST
+    far = np.abs(x) > most
+    if far.any():
+        i = int(np.argmax(far))
+        way_out = (
+            "Numbers that name things are text: .astype(str); quantities may be floats." if most == WHOLE else "Rescale it."
+        )
+        raise ValueError(
+            f"{rules.name} must hold numbers of at most {most:.6g} in {called(label)}, got {values.values[i]} in row {i}. "
+            f"{way_out}"
+        )
+    present, weights, share = _rows(values, rules)
+    missing = rules.missing_value and bool(values.null.any())
+    return bins.numeric(label, values.values.dtype, present.astype(np.float64), weights, rules.n_bins, missing, share)
+
+
+def _categories(values: Values, label: str, said: Any, rules: _Rules) -> Categories:
+    if values.base == "float" and np.isinf(values.values).any():
+        real_numbers(values, rules.name, label)  # refuses it
+    present, weights, share = _rows(values, rules)
+    found, place = distinct(present)
+    counts = dict(zip(found, np.bincount(place, weights, minlength=len(found)).tolist(), strict=True))
+    kind = said if isinstance(said, str) else None if said is None else "ordered"
+    numbers = values.base in ("int", "float")
+    listed: list[Category]
+    if said is not None and kind != said:
+        listed = _listed(said, values, label, set(counts), rules)
+    elif values.base == "bool" or (kind == "binary" and numbers and set(counts) <= {0, 1}):
+        listed = [False, True] if values.base == "bool" else [type(found[0])(value) for value in (0, 1)]
+    elif values.ordered and values.categories:
+        listed = [value for value in values.categories if value in counts]
+    else:
+        listed = sorted(counts)
+    if kind == "binary" and len(listed) > 2:
+        raise ValueError(
+            f"columns[{label!r}] must not be 'binary': {called(label)} has {len(listed)} values, {shown(listed[0])}, "
+            f"{shown(listed[1])} and {shown(listed[2])} among them. Use 'categorical'."
+        )
+    closed = values.base == "bool" or kind == "binary"
+    ordered = kind == "ordered" or (kind is None and values.ordered)
+    kept, folded = _folded(listed, counts, label, rules, None if ordered else rules.max_categories)
+    return Categories(
+        label,
+        np.dtype(object) if values.base == "text" else values.values.dtype,
+        tuple(kept),
+        np.array([counts.get(value, 0.0) for value in kept]),
+        tuple(folded),
+        np.array([counts.get(value, 0.0) for value in folded]) if folded else None,
+        rules.unseen and not closed,
+        ordered,
+        rules.missing_value and bool(values.null.any()),
+        share,
+    )
+
+
+def _listed(said: Any, values: Values, label: str, there: set[Any], rules: _Rules) -> list[Category]:
+    """Return the categories that ``columns`` lists, all that there are among them."""
+    demand = f"columns[{label!r}] must list different values"
+    listed = [value.item() if isinstance(value, np.generic) else value for value in said]
+    text = values.base == "text"
+    for value in listed:
+        if isinstance(value, str) != text or not isinstance(value, str | int | float) or value != value:
+            raise TypeError(
+                f"{demand} of the column's type, got {shown(value)} where it holds {'text' if text else 'numbers'}."
+            )
+    if len(set(listed)) < len(listed):
+        raise ValueError(f"{demand}, got one of them more than once.")
+    absent = there.difference(listed)
+    if absent and not rules.unseen:
+        raise ValueError(
+            f"{demand}, all that {called(label)} has, got none that is {shown(min(absent))}. "
+            "Add it, or set handle_unknown='rare'."
+        )
+    return listed
+
+
+def _folded(
+    listed: list[Category], counts: dict[Category, float], label: str, rules: _Rules, most: int | None
+) -> tuple[list[Category], list[Category]]:
+    """Return the categories that keep a level, in their order, and those that share one."""
+    n = len(listed)
+    limit = MOST_CATEGORIES if most is None else MOST_FOLDED * most
+    if n > limit:
+        way_out = "max_categories=100, say, lets the rarest share a level; d" if most is None else "D"
+        raise ValueError(
+            f"{rules.name} must have at most {limit} different values in a categorical column, got {n} in {called(label)}. "
+            f"{way_out}rop a column that names rows; columns={{{label!r}: 'numeric'}} if it holds quantities."
+        )
+    if most is None or n <= most:
+        return listed, []
+    ranked = sorted(range(n), key=lambda i: (-counts.get(listed[i], 0.0), i))
+    kept = set(ranked[: most - 1])
+    return [v for i, v in enumerate(listed) if i in kept], [v for i, v in enumerate(listed) if i not in kept]

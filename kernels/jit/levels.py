@@ -113,8 +113,8 @@ def choose(z: Real, weights: Float64, binary: bool, u: float) -> tuple[int, floa
     log_mass = 0.0
     if len(weights) > 0:
         log_mass = np.log(all_weighed) + weighed - most - np.log(total) if all_weighed > 0 else -np.inf
-    largest, up_to, level = -1.0, 0.0, n - 1
-    found = False
+    largest, up_to, level, before = -1.0, 0.0, n - 1, 0.0
+    found, last = False, 0
     for q in range(n):
         share = 0.0
         if len(weights) == 0 or weights[q] > 0:
@@ -122,8 +122,13 @@ def choose(z: Real, weights: Float64, binary: bool, u: float) -> tuple[int, floa
         if share > largest:
             largest, likeliest = share, q
         up_to += share
+        if share > 0:
+            last = q
         if not found and u * all_weighed < up_to:
             level, found = q, True
         if binary and q == 1:
-            level = 1 if u * all_weighed < share else 0
+            level, found = 1 if u * all_weighed < share or (share > 0 and not before > 0) else 0, True
+        before = share
+    if not found:
+        level = last  # rounding leads to no level without a share
     return (likeliest if u < 0 else level), log_mass

@@ -339,12 +339,14 @@ static int32_t choose_level(const place_t *place, int64_t i, int32_t given, doub
     }
     if (place->weights) *log_mass += log(total) + (double)place->top_weighed[i] - all;
     if (u < 0) return (int32_t)likeliest;
-    if (place->binary) return u * total < (double)share[ld];
+    if (place->binary) return u * total < (double)share[ld] || (share[ld] > 0 && !(share[0] > 0));
     for (int64_t q = 0; q + 1 < n; q++) {
         up_to += (double)share[q * ld];
         if (u * total < up_to) return (int32_t)q;
     }
-    return (int32_t)n - 1;
+    int64_t last = n - 1; /* rounding may lead here, but to no level without a share */
+    while (last > 0 && !(share[last * ld] > 0)) last--;
+    return (int32_t)last;
 }
 
 /* Add the indicators of a level to the list of ones of row i. */

@@ -110,9 +110,10 @@ def walk(
         log_total = np.logaddexp.reduce(weighed, axis=1)
         share = np.exp(weighed - np.where(np.isfinite(log_total), log_total, 0)[:, None])
         if n_levels == 2 and span.stop - span.start == 1:
-            drawn = (u < share[:, 1]).astype(np.int64)
+            drawn = ((u < share[:, 1]) | ((share[:, 1] > 0) & (share[:, 0] == 0))).astype(np.int64)
         else:
-            drawn = (np.cumsum(share, axis=1)[:, :-1] <= u[:, None]).sum(axis=1)
+            last = np.max(np.arange(n_levels) * (share > 0), axis=1)  # rounding leads to no level without a share
+            drawn = np.minimum((np.cumsum(share, axis=1)[:, :-1] <= u[:, None]).sum(axis=1), last)
         drawn = np.where(u < 0, np.argmax(weighed, axis=1), drawn)
         level = np.where(given[:, v] >= 0, given[:, v], drawn)
         log_mass += np.where(given[:, v] >= 0, log_p[each, level], log_total if len(weights) else 0)

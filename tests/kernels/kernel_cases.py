@@ -30,7 +30,7 @@ TOLERANCE = {
         "value": 2e-6,
         "gradient": 5e-7,
         "log_p": 3e-7,
-        "walk": 2e-6,
+        "walk": 1e-5,
         "activation": 5e-7,
         "difference": 6e-7,
         "trained": 1.5e-6,

@@ -31,7 +31,7 @@ def evidence(c: LevelCase, n: int, rng: np.random.Generator) -> tuple[Any, Any, 
     sizes = n_levels(c.in_order)
     given = np.where(rng.random((n, c.n_places)) < 0.3, rng.integers(0, sizes, (n, c.n_places)), -1)
     uniforms = rng.random((n, c.n_places))
-    uniforms[0], uniforms[1] = 0, SURE
+    uniforms[0], uniforms[-1] = 0, SURE
     uniforms[rng.random(uniforms.shape) < 0.2] = -1
     weights = [rng.random(size) * (rng.random(size) < 0.6) for size in sizes]
     for w in weights:

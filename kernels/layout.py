@@ -40,10 +40,9 @@ from made_fast.kernels.records import BINARY
 
 __all__ = [
     "ACTIVATIONS", "MAX_FEATURES", "MAX_LAYERS", "ONE_HOT", "PANEL", "THERMOMETER", "Layout", "SharedLayout", "aligned_copy",
-    "aligned_empty", "aligned_zeros", "copy_into",
-    "dead_entries", "latent_train_workspace", "loss_room", "make_layout", "make_layouts",
-    "make_shared_layout", "n_biases", "n_chain", "n_levels", "n_panels", "n_parameters", "n_shared", "of_points",
-    "sample_workspace", "score_workspace", "shared_train_workspace", "train_workspace", "walk_workspace", "width",
+    "aligned_empty", "aligned_zeros", "copy_into", "dead_entries", "latent_train_workspace", "loss_room", "make_layout",
+    "make_layouts", "make_shared_layout", "n_biases", "n_chain", "n_levels", "n_panels", "n_parameters", "n_shared",
+    "of_points", "sample_workspace", "score_workspace", "shared_train_workspace", "train_workspace", "walk_workspace", "width",
 ]  # fmt: skip
 
 PANEL = 64
@@ -310,12 +309,12 @@ def loss_room(layout: Layout) -> int:
 def walk_workspace(layout: Layout, n_rows: int) -> tuple[int, int]:
     """Return (reals, int32s) of scratch that ``walk`` needs to work on ``n_rows`` rows at once.
 
-    As ``sample``, and then, of each level of a variable, its logit and its share, and three numbers more; in ``jit`` the
-    inputs as numbers.
+    As ``sample``, then, of each level of a variable, a logit and a share, and three numbers more, for every row; then, for
+    ``jit``, the inputs as numbers.
     """
     reals, ints = sample_workspace(layout, n_rows)
     widest = int(np.diff(layout.variables[:, START]).max(initial=2))
-    return reals + max((2 * widest + 3) * -(-n_rows // 16) * 16, n_rows * width(int(layout.layers[0, N_IN]))), ints
+    return reals + (2 * widest + 3) * -(-n_rows // 16) * 16 + n_rows * width(int(layout.layers[0, N_IN])), ints
 
 
 def sample_workspace(layout: Layout, n_rows: int) -> tuple[int, int]:
@@ -353,7 +352,7 @@ def shared_train_workspace(layouts: Layout, shared_layout: SharedLayout, batch_s
     """Return (reals, int32s) of scratch that ``train_shared`` needs beside theta and its gradient; shared by all ranks.
 
     Reals: as ``train``, then for every rank STRIP + 1 of the longest rows of shared. Integers: as ``train``, but a float64 for
-    every row of ``shared``, then for every rank, twice, the place of every input and hidden unit.
+    every row of ``shared``, then for every rank, twice, the place of every input, hidden unit and output.
     """
     layers = layouts.layers[0]
     reals, ints = train_workspace(layouts.of_mask(0), batch_size, n_ranks)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from made_fast.kernels.jit.rows import PANEL, Bits, Float64, Int32, Real, inline, kernel
+from made_fast.kernels.jit.rows import PANEL, Bits, Float64, Int32, Real, exp, inline, kernel, log1p
 from made_fast.kernels.layout import START, THERMOMETER
 
 __all__ = ["choose", "losses", "proba", "put"]
@@ -34,7 +34,7 @@ def _softmax(logits: Real, i: int, first: Any, width: Any, chosen: int) -> Any:
         most = z if not z <= most else most  # a NaN stays
     own, total = logits[(first + chosen) // PANEL, i, (first + chosen) % PANEL], real(0.0)
     for j in range(first, first + width):
-        e = np.exp(logits[j // PANEL, i, j % PANEL] - most)
+        e = exp(real, logits[j // PANEL, i, j % PANEL] - most)
         logits[j // PANEL, i, j % PANEL] = e
         total += e
     for j in range(first, first + width):
@@ -43,8 +43,10 @@ def _softmax(logits: Real, i: int, first: Any, width: Any, chosen: int) -> Any:
 
 
 @inline
-def _sigmoid(z: Any) -> Any:
-    return 1.0 / (1.0 + np.exp(-z)) if z >= 0 else np.exp(z) / (1.0 + np.exp(z))
+def _sigmoid(real: Any, z: Any) -> Any:
+    """Return 1 / (1 + exp(-z))."""
+    e = exp(real, -abs(z))
+    return (e if z < real(0.0) else real(1.0)) / (real(1.0) + e)
 
 
 @kernel
@@ -59,10 +61,11 @@ def losses(variables: Int32, logits: Real, bits: Bits, n_places: int, nll: Float
             width, first = np.int64(variables[v + 1, START]) - start, start - context
             if width == 1:
                 one = (bits[i, start // 64] >> np.uint64(start % 64)) & np.uint64(1) != 0
-                z = np.float64(logits[first // PANEL, i, first % PANEL])
+                z = logits[first // PANEL, i, first % PANEL]
                 t = -z if one else z
-                found += max(t, 0.0) + np.log1p(np.exp(-abs(t))) + (t - t)
-                logits[first // PANEL, i, first % PANEL] = real(-_sigmoid(t) if one else _sigmoid(t))
+                p = _sigmoid(real, t)
+                found += np.float64((real(0.0) if t < real(0.0) else t) + log1p(real, exp(real, -abs(t))))
+                logits[first // PANEL, i, first % PANEL] = -p if one else p
             elif width > 1:
                 level = _level(bits[i], start, width)
                 found += _softmax(logits, i, first, width, level)
@@ -81,8 +84,8 @@ def proba(variables: Int32, logits: Real) -> None:
             start = np.int64(variables[v, START])
             width, first = np.int64(variables[v + 1, START]) - start, start - context
             if width == 1:
-                z = np.float64(logits[first // PANEL, i, first % PANEL])
-                logits[first // PANEL, i, first % PANEL] = logits.dtype.type(_sigmoid(z))
+                at = first // PANEL, i, first % PANEL
+                logits[at] = _sigmoid(logits.dtype.type, logits[at])
             elif width > 1:
                 _softmax(logits, i, first, width, 0)
 
@@ -97,38 +100,39 @@ def put(drawn: Real, i: int, start: Any, width: Any, coding: Any, level: Any) ->
 
 
 @inline
-def choose(z: Real, weights: Float64, binary: bool, u: float) -> tuple[int, float]:
-    """Return the level that a uniform draws, and the log of the mass of the place; z are the logits of the levels."""
-    most, total, weighed, all_weighed, n = -np.inf, 0.0, -np.inf, 0.0, len(z)
-    likeliest = 0
+def choose(z: Real, share: Real, weights: Float64, given: Any, u: float) -> tuple[Any, float]:
+    """Return the level that is given or that a uniform draws, and the log of the mass of the place.
+
+    z are the logits of the levels, ``share`` is room for as many numbers.
+    """
+    real, some, n, none = z.dtype.type, len(weights) > 0, len(z), np.float64(-np.inf)
+    most, most_weighed, total, weighed = none, none, 0.0, 0.0
     for q in range(n):
-        most = max(most, np.float64(z[q]))
-        if len(weights) == 0 or weights[q] > 0:
-            weighed = max(weighed, np.float64(z[q]))
+        a = np.float64(z[q])
+        most = max(most, a)
+        if not some or weights[q] > 0:
+            most_weighed = max(most_weighed, a)
     for q in range(n):
-        total += np.exp(np.float64(z[q]) - most)
-        if len(weights) == 0 or weights[q] > 0:
-            share = np.exp(np.float64(z[q]) - weighed) * (1.0 if len(weights) == 0 else weights[q])
-            all_weighed += share
+        total += np.float64(exp(real, z[q] - real(most)))
+        share[q] = real(0.0)
+        if not some or weights[q] > 0:
+            share[q] = exp(real, z[q] - real(most_weighed)) * real(weights[q] if some else 1.0)
+        weighed += np.float64(share[q])
+    if given >= 0:
+        return given, np.float64(z[given]) - most - np.log(total)
     log_mass = 0.0
-    if len(weights) > 0:
-        log_mass = np.log(all_weighed) + weighed - most - np.log(total) if all_weighed > 0 else -np.inf
-    largest, up_to, level, before = -1.0, 0.0, n - 1, 0.0
-    found, last = False, 0
-    for q in range(n):
-        share = 0.0
-        if len(weights) == 0 or weights[q] > 0:
-            share = np.exp(np.float64(z[q]) - weighed) * (1.0 if len(weights) == 0 else weights[q])
-        if share > largest:
-            largest, likeliest = share, q
-        up_to += share
-        if share > 0:
-            last = q
-        if not found and u * all_weighed < up_to:
-            level, found = q, True
-        if binary and q == 1:
-            level, found = 1 if u * all_weighed < share or (share > 0 and not before > 0) else 0, True
-        before = share
-    if not found:
-        level = last  # rounding leads to no level without a share
-    return (likeliest if u < 0 else level), log_mass
+    if some:
+        log_mass = np.log(weighed) + most_weighed - most - np.log(total) if weighed > 0 else none
+    level, up_to = 0, 0.0
+    if u < 0:
+        for q in range(1, n):
+            if share[q] > share[level]:
+                level = q
+        return level, log_mass
+    for q in range(n - 1, 0, -1):
+        up_to += np.float64(share[q])
+        if u * weighed < up_to:
+            return q, log_mass
+    while level < n - 1 and not share[level] > 0:  # rounding leads to no level without a share
+        level += 1
+    return level, log_mass

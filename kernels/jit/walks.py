@@ -104,9 +104,13 @@ def walk(
     layers, last, outputs, table = net.layers, n_chain(net.layers) - 1, scratch.reals, net.variables
     done = scratch.ints[:last]  # of every hidden layer, how many units are final
     n_context = np.int64(table[0, START]) if len(table) > 0 else np.int64(0)
+    widest = np.int64(2)
+    for v in range(len(table) - 1):
+        widest = max(widest, np.int64(table[v + 1, START]) - np.int64(table[v, START]))
+    room = 2 * widest + block  # at the end: a logit and a share of each level, one number of each row
     for first_row in range(0, len(given), block):
         m = min(block, len(given) - first_row)
-        column = outputs[len(outputs) - m :]
+        column, spare = outputs[len(outputs) - m :], outputs[len(outputs) - room :]
         x = outputs[: (layers[0, N_IN] + PANEL - 1) // PANEL * m * PANEL].reshape(-1, m, PANEL)
         rest = outputs[(layers[0, N_IN] + PANEL - 1) // PANEL * block * PANEL :]
         x[:] = 0
@@ -126,20 +130,17 @@ def walk(
             for q in range(width):
                 _finish(net, last, start - n_context + q, block, x, rest, rows.IDENTITY, column)
             logits = output(rest, layers, last, block, m)
-            z = np.zeros(n_levels, outputs.dtype)
+            z, share = spare[:n_levels], spare[n_levels : 2 * n_levels]
+            z[0] = 0  # of a binary variable, level 0 has the logit 0
+            own = weights[first : first + n_levels] if len(weights) > 0 else weights
             for i in range(m):
                 for q in range(width):
                     j = start - n_context + q
-                    z[q + (1 if width == 1 else 0)] = logits[j // PANEL, i, j % PANEL]
-                own = weights[first : first + n_levels] if len(weights) > 0 else weights
-                level: Any
-                level, mass = choose(z, own, width == 1, uniforms[first_row + i, v])
-                if given[first_row + i, v] >= 0:
-                    level = np.int64(given[first_row + i, v])
-                    most = np.float64(z.max())
-                    mass = np.float64(z[level]) - most - np.log(np.exp(z.astype(np.float64) - most).sum())
-                log_mass[first_row + i] += mass
-                levels[first_row + i, v] = level
+                    z[q + n_levels - width] = logits[j // PANEL, i, j % PANEL]
+                r = first_row + i
+                level, mass = choose(z, share, own, np.int64(given[r, v]), uniforms[r, v])
+                log_mass[r] += mass
+                levels[r, v] = level
                 put(x, i, start, width, np.int64(table[v, CODING]) if len(table) > 0 else 0, level)
             first += n_levels
             start += width

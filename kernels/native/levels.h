@@ -5,6 +5,12 @@
  * a row depend on no other.
  */
 
+/* Units of layer l. */
+static int64_t n_units(const net_t *net, int64_t l) { return net->layers[l * LAYER_COLUMNS + N_OUT]; }
+
+/* The first indicator of the variable at place v + 1; of the number of variables, the number of indicators. */
+static int64_t start_of(const net_t *net, int64_t v) { return net->variables[v * VARIABLE_COLUMNS + START]; }
+
 /* Turn m <= LANES rows of the first n logits, which stand in panels of `rows` rows, into columns: to[j * LANES + r]. */
 static void to_columns(const REAL *from, int64_t rows, int64_t m, int64_t n, REAL *to)
 {
@@ -62,9 +68,8 @@ static ALWAYS_INLINE vec exponentials(REAL *z, int64_t width, vec *top)
 static void levels_loss(const net_t *net, const loss_t *loss, const REAL *logits, int64_t rows, int64_t i0, int64_t m,
                         REAL *room)
 {
-    const int32_t *table = net->variables;
-    const int64_t n_logits = net->layers[(net->n_layers - 1) * LAYER_COLUMNS + N_OUT], context = table[START];
-    const int64_t counted = table[loss->n_places * VARIABLE_COLUMNS + START] - context;
+    const int64_t n_logits = n_units(net, net->n_layers - 1), context = start_of(net, 0);
+    const int64_t counted = start_of(net, loss->n_places) - context;
     for (int64_t i = i0; i < i0 + m; i += LANES) {
         const int64_t n = i0 + m - i < LANES ? i0 + m - i : LANES;
         vec scale = splat(0);
@@ -75,7 +80,7 @@ static void levels_loss(const net_t *net, const loss_t *loss, const REAL *logits
         }
         to_columns(logits + i * PANEL, rows, n, counted, room);
         for (int64_t v = 0; v < loss->n_places; v++) {
-            const int64_t start = table[v * VARIABLE_COLUMNS], width = table[(v + 1) * VARIABLE_COLUMNS] - start;
+            const int64_t start = start_of(net, v), width = start_of(net, v + 1) - start;
             REAL *z = room + (start - context) * LANES;
             if (width == 0) continue;
             ivec level = {0};
@@ -113,13 +118,12 @@ static void levels_loss(const net_t *net, const loss_t *loss, const REAL *logits
 /* Logits become probabilities, in place: of each level, or of a 1. For rows 0 .. m - 1 of buffers of `rows` rows. */
 static void levels_proba(const net_t *net, REAL *logits, int64_t rows, int64_t m, REAL *room)
 {
-    const int32_t *table = net->variables;
-    const int64_t n_logits = net->layers[(net->n_layers - 1) * LAYER_COLUMNS + N_OUT], context = table[START];
+    const int64_t n_logits = n_units(net, net->n_layers - 1), context = start_of(net, 0);
     for (int64_t i = 0; i < m; i += LANES) {
         const int64_t n = m - i < LANES ? m - i : LANES;
         to_columns(logits + i * PANEL, rows, n, n_logits, room);
         for (int64_t v = 0; v < net->n_variables; v++) {
-            const int64_t start = table[v * VARIABLE_COLUMNS], width = table[(v + 1) * VARIABLE_COLUMNS] - start;
+            const int64_t start = start_of(net, v), width = start_of(net, v + 1) - start;
             REAL *z = room + (start - context) * LANES;
             vec top;
             if (width == 1) store(z, vsigmoid(load(z)));

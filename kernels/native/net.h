@@ -3,9 +3,6 @@
  * Everything here is made of the layers of affine.h and the loss of update.h; what this file adds is the order of things.
  */
 
-/* Units of layer l. */
-static int64_t n_units(const net_t *net, int64_t l) { return net->layers[l * LAYER_COLUMNS + N_OUT]; }
-
 /* Row of the direct connections that add to layer l, or 0. */
 static int64_t direct_of(const net_t *net, int64_t l) { return net->layers[l * LAYER_COLUMNS + DIRECT]; }
 
@@ -100,15 +97,15 @@ static void forward_all(const block_t *b, int64_t m)
 {
     const net_t *net = b->net;
     const int64_t last = net->n_layers - 1, places = b->loss.n_places;
-    const int32_t *table = net->variables;
+    const int levels = net->variables != 0;
     read_bits(b, 0, m);
     for (int64_t l = 0; l <= last; l++) {
         int64_t panels = net->layers[l * LAYER_COLUMNS + N_PANELS];
         if (l == last && b->loss.nll)
-            panels = PADDED(table ? table[places * VARIABLE_COLUMNS] - table[START] : places) / PANEL;
+            panels = PADDED(levels ? start_of(net, places) - start_of(net, 0) : places) / PANEL;
         for (int64_t p = 0; p < panels; p++) layer_panel(b, l, p, 0, m);
     }
-    if (table && b->loss.nll) levels_loss(net, &b->loss, b->h[last], b->rows, 0, m, b->room);
+    if (levels && b->loss.nll) levels_loss(net, &b->loss, b->h[last], b->rows, 0, m, b->room);
 }
 
 static void score(const call_t *c)
@@ -233,6 +230,16 @@ static void finish(walk_t *w, int64_t l, int64_t final, int64_t drawn)
     }
 }
 
+/* Finish the hidden units that see nothing but the first `drawn` inputs. */
+static void finish_hidden(walk_t *w, int64_t drawn)
+{
+    int64_t final = drawn;
+    for (int64_t l = 0; l < w->net->n_layers - 1; l++) {
+        finish(w, l, final, drawn);
+        final = w->layers[l].done;
+    }
+}
+
 /* x at place p is 1 where the row's uniform u is below its conditional: in x, and at the end of the row's list of ones. */
 static void draw(walk_t *w, int64_t p, const double *u, uint8_t *x)
 {
@@ -272,11 +279,7 @@ static void sample(const call_t *c)
                     for (int64_t q = 0; q < AHEAD && p + q < D; q++) ahead[q * m + i] = uniforms[i * D + p + q];
             finish_unit(&w, last, p, SIGMOID);
             draw(&w, p, ahead + p % AHEAD * m, x);
-            int64_t final = p + 1;
-            for (int64_t l = 0; l < last; l++) {
-                finish(&w, l, final, p + 1);
-                final = w.layers[l].done;
-            }
+            finish_hidden(&w, p + 1);
         }
     }
 }
@@ -287,7 +290,7 @@ static void sample(const call_t *c)
 
 /* One variable of a block of rows on a walk. Columns of logits, and of what its levels are drawn by, are `ld` apart. */
 typedef struct {
-    int64_t n_levels, binary, ld;
+    int64_t n_levels, ld;
     const REAL *z, *share;    /* share: weight * exp(z - top_weighed) */
     const REAL *top, *sum;    /* the largest z, and the sum of exp(z - top) */
     const REAL *top_weighed;  /* the largest z of a level of positive weight */
@@ -339,14 +342,13 @@ static int32_t choose_level(const place_t *place, int64_t i, int32_t given, doub
     }
     if (place->weights) *log_mass += log(total) + (double)place->top_weighed[i] - all;
     if (u < 0) return (int32_t)likeliest;
-    if (place->binary) return u * total < (double)share[ld] || (share[ld] > 0 && !(share[0] > 0));
-    for (int64_t q = 0; q + 1 < n; q++) {
+    for (int64_t q = n - 1; q > 0; q--) {
         up_to += (double)share[q * ld];
         if (u * total < up_to) return (int32_t)q;
     }
-    int64_t last = n - 1; /* rounding may lead here, but to no level without a share */
-    while (last > 0 && !(share[last * ld] > 0)) last--;
-    return (int32_t)last;
+    int64_t first = 0; /* rounding may lead here, but to no level without a share */
+    while (first < n - 1 && !(share[first * ld] > 0)) first++;
+    return (int32_t)first;
 }
 
 /* Add the indicators of a level to the list of ones of row i. */
@@ -360,28 +362,16 @@ static void put_level(ones_t *ones, int64_t i, int64_t start, int64_t width, int
     for (int64_t q = coding == THERMOMETER ? 0 : level; q <= level; q++) list[(*n)++] = (int32_t)(start + q);
 }
 
-/* Finish the hidden units that see nothing but the first `drawn` inputs. */
-static void finish_hidden(walk_t *w, int64_t drawn)
-{
-    int64_t final = drawn;
-    for (int64_t l = 0; l < w->net->n_layers - 1; l++) {
-        finish(w, l, final, drawn);
-        final = w->layers[l].done;
-    }
-}
-
 static void walk(const call_t *c)
 {
     const net_t *net = &c->net;
     const int64_t D = net->layers[N_IN], last = net->n_layers - 1, block = c->block, n = c->batches.n_rows;
     const int64_t V = net->variables ? net->n_variables : D, ld = (block + 15) / 16 * 16;
-    const int64_t context = net->variables ? net->variables[START] : 0;
+    const int64_t context = net->variables ? start_of(net, 0) : 0;
     int32_t *count = c->scratch.ints, *index = count + block, *levels = c->out;
     int64_t widest = 2;
-    for (int64_t v = 0; net->variables && v < V; v++) {
-        const int32_t *row = net->variables + v * VARIABLE_COLUMNS;
-        if (row[VARIABLE_COLUMNS] - row[START] > widest) widest = row[VARIABLE_COLUMNS] - row[START];
-    }
+    for (int64_t v = 0; net->variables && v < V; v++)
+        if (start_of(net, v + 1) - start_of(net, v) > widest) widest = start_of(net, v + 1) - start_of(net, v);
     walk_t w = {.net = net, .ones = {count, index, D}, .column = c->scratch.reals};
     for (int64_t start = 0; start < n; start += block) {
         const int64_t m = w.m = n - start < block ? n - start : block;
@@ -398,10 +388,10 @@ static void walk(const call_t *c)
         finish_hidden(&w, context);
         const double *weights = c->weights;
         for (int64_t v = 0, first = context; v < c->n_places; v++) {
-            const int32_t *row = net->variables ? net->variables + v * VARIABLE_COLUMNS : 0;
-            const int64_t width = row ? row[VARIABLE_COLUMNS] - first : 1, n_levels = width > 1 ? width : width + 1;
+            const int64_t width = net->variables ? start_of(net, v + 1) - first : 1, n_levels = width > 1 ? width : width + 1;
+            const int coding = net->variables ? net->variables[v * VARIABLE_COLUMNS + CODING] : ONE_HOT;
             REAL *share = z + widest * ld, *top = share + widest * ld;
-            const place_t place = {n_levels, width == 1, ld, z, share, top, top + ld, top + 2 * ld, weights};
+            const place_t place = {n_levels, ld, z, share, top, top + ld, top + 2 * ld, weights};
             memset(z, 0, n_levels * ld * sizeof(REAL)); /* of a binary variable, level 0 has the logit 0 */
             for (int64_t q = 0; q < width; q++) {
                 finish_unit(&w, last, first - context + q, IDENTITY);
@@ -412,7 +402,7 @@ static void walk(const call_t *c)
                 const int64_t at = (start + i) * V + v;
                 const int32_t level = choose_level(&place, i, c->given[at], c->uniforms[at], log_mass + i);
                 levels[at] = level;
-                put_level(&w.ones, i, first, width, row ? row[CODING] : ONE_HOT, level);
+                put_level(&w.ones, i, first, width, coding, level);
             }
             if (weights) weights += n_levels;
             first += width;

@@ -85,10 +85,10 @@ def walk(
     """Walk along the first n_places places, with evidence: variables that are given, and weights of the levels of others.
 
     At each place, a variable that is not given gets level c with a probability proportional to ``weight[c] p(c | the levels
-    before it)``: that in which its uniform, times the sum of these, falls, in order of the levels; but of a binary variable,
-    level 1 comes first. A uniform below 0 takes the level for which it is largest, the first of them. The mass of a place is
-    that sum (1 without weights), or, if the variable is given, p(level | those before it); so ``log_mass``, the sum of their
-    logs, makes the walk a sample of weight ``exp(log_mass)``, whose mean over walks is the probability of the evidence.
+    before it)``: that in which its uniform, times the sum of these, falls, the last level first, so that a binary variable is
+    drawn as by ``sample``. A uniform below 0 takes the level for which it is largest, the first of them. The mass of a place
+    is that sum (1 without weights), or, if the variable is given, p(level | those before it); so ``log_mass``, the sum of
+    their logs, makes the walk a sample of weight ``exp(log_mass)``, whose mean over walks is the probability of the evidence.
 
     Here by full passes. For variables that are all binary, too.
 
@@ -109,11 +109,8 @@ def walk(
             weighed = log_p + np.log(weights[first : first + n_levels]) if len(weights) else log_p
         log_total = np.logaddexp.reduce(weighed, axis=1)
         share = np.exp(weighed - np.where(np.isfinite(log_total), log_total, 0)[:, None])
-        if n_levels == 2 and span.stop - span.start == 1:
-            drawn = ((u < share[:, 1]) | ((share[:, 1] > 0) & (share[:, 0] == 0))).astype(np.int64)
-        else:
-            last = np.max(np.arange(n_levels) * (share > 0), axis=1)  # rounding leads to no level without a share
-            drawn = np.minimum((np.cumsum(share, axis=1)[:, :-1] <= u[:, None]).sum(axis=1), last)
+        passed = (np.cumsum(share[:, :0:-1], axis=1) <= u[:, None]).sum(axis=1)
+        drawn = np.maximum(n_levels - 1 - passed, np.argmax(share > 0, axis=1))  # rounding leads to no level without a share
         drawn = np.where(u < 0, np.argmax(weighed, axis=1), drawn)
         level = np.where(given[:, v] >= 0, given[:, v], drawn)
         log_mass += np.where(given[:, v] >= 0, log_p[each, level], log_total if len(weights) else 0)

@@ -141,9 +141,13 @@ class Architecture:
 
     @once
     def walk_room(self) -> tuple[int, int]:
-        """Sizes of the scratch of ``Network.draw`` and ``Network.walk``, for a block of rows."""
-        room = panels.sample_workspace if self.variables is None else panels.walk_workspace
-        return room(self._no_layout, BLOCK)
+        """Sizes of the scratch of ``Network.walk``, for a block of rows."""
+        return panels.sample_workspace(self._no_layout, BLOCK)
+
+    @once
+    def evidence_room(self) -> tuple[int, int]:
+        """Sizes of the scratch of ``Network.walk_levels``, for a block of rows."""
+        return panels.walk_workspace(self._no_layout, BLOCK)
 
     @once
     def score_room(self) -> tuple[int, int]:

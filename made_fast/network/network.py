@@ -36,6 +36,8 @@ times crossed between 0.30 and 0.35 in training and scoring, at D = 784 and 180 
 HUGE = 4 << 20
 """Numbers that take more than about 20 ms to pack; Ctrl-C does not wait for that."""
 
+NO_CONTEXT, NO_WEIGHTS = np.zeros((0, 0), np.uint64), np.zeros(0)
+
 PROBES = 16
 """Rows, and as many opposites of them, that a guarded network is tried with."""
 
@@ -100,7 +102,7 @@ class Parameters(ABC):
 
     @abstractmethod
     def start_at(self, log_odds: NDArray[np.float64]) -> None:
-        """Set the biases of the outputs, (D,) in that same order."""
+        """Set the biases of the outputs, one for each, in that same order."""
 
     @abstractmethod
     def network(self, connectivity: Connectivity, room: NDArray[Any] | None = None) -> Network:
@@ -176,7 +178,7 @@ class Shared(Parameters):
     def start_at(self, log_odds: NDArray[np.float64]) -> None:
         """See :meth:`Parameters.start_at`."""
         start = self.architecture.shared_layout[len(self.architecture.hidden_sizes), panels.SHARED_BIAS]
-        self.vector[start : start + self.architecture.n_inputs] = log_odds
+        self.vector[start : start + self.architecture.n_outputs] = log_odds
 
     def network(self, connectivity: Connectivity, room: NDArray[Any] | None = None) -> Network:
         """Pack the parameters for one connectivity."""
@@ -237,7 +239,7 @@ class Network(Parameters):
     def start_at(self, log_odds: NDArray[np.float64]) -> None:
         """See :meth:`Parameters.start_at`."""
         start = self.layout.layers[len(self.architecture.hidden_sizes), panels.BIAS]
-        self.vector[start : start + self.architecture.n_inputs] = log_odds
+        self.vector[start : start + self.architecture.n_outputs] = log_odds
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.architecture, self.connectivity, self._given)  # the rest follows from these
@@ -268,7 +270,7 @@ class Network(Parameters):
         With ``n_places``, log p of the inputs at the first so many places, the others summed out.
         """
         log_p = np.empty(len(rows))
-        places = self.architecture.n_inputs if n_places is None else n_places
+        places = self.architecture.n_variables if n_places is None else n_places
 
         def work(part: slice) -> None:
             bits = rows[part]
@@ -283,10 +285,11 @@ class Network(Parameters):
     def conditionals(self, rows: Rows, n_threads: int, *, by_feature: bool = False) -> NDArray[Any]:
         """Return ``p(x at place p + 1 is 1 | the places before it)``, (n, D) of the dtype of the parameters.
 
-        Columns are in order of place or, ``by_feature``, in that of the features.
+        Columns are in order of place or, ``by_feature``, in that of the features. Of a variable of several levels, they are
+        the probabilities of these.
         """
-        proba = np.empty((len(rows), self.architecture.n_inputs), self.dtype)  # a result that is too large is refused here
-        feature = self.connectivity.ordering - 1
+        proba = np.empty((len(rows), self.architecture.n_outputs), self.dtype)  # a result that is too large is refused here
+        feature = self.connectivity.ordering - 1 if self.architecture.variables is None else self.staircase.sorts[-1].argsort()
 
         def work(part: slice) -> None:
             bits = rows[part]
@@ -313,13 +316,38 @@ class Network(Parameters):
     def walk(self, uniforms: NDArray[np.float64]) -> NDArray[np.uint8]:
         """Draw rows by one walk along the ordering: x at place p + 1 is 1 where ``uniforms[i, p] < p(1 | places before)``.
 
-        A uniform below 0 gives a 1, one above 1 a 0, which is how evidence is put in. On the caller's thread; (n, D) uint8.
+        For variables that are all binary; others: :meth:`walk_levels`. A uniform below 0 gives a 1, one above 1 a 0, which is
+        how evidence is put in. On the caller's thread; (n, D) uint8.
         """
+        assert self.architecture.variables is None
         x = np.empty(uniforms.shape, np.uint8)
         kernels.active.sample(self._net, uniforms, BLOCK, scratch(*self.architecture.walk_room, self.dtype), x)
         if self.guarded:  # a comparison with NaN has left no trace
             self.score(pack_rows(Table(x), np.arange(self.architecture.n_inputs)), 1)
         return x
+
+    def walk_levels(
+        self,
+        given: NDArray[np.int32],
+        uniforms: NDArray[np.float64],
+        weights: NDArray[np.float64] | None = None,
+        n_places: int | None = None,
+        context: Bits | None = None,
+    ) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+        """Walk along the first n_places places (all), with evidence; return levels (n, V) and log masses (n,).
+
+        All are in order of place: ``given`` (n, V) are levels that are known, -1 for others; ``weights`` those of all levels;
+        ``uniforms`` (n, V) draw, or, below 0, take the likeliest. See ``kernels.reference.walk``. On the caller's thread.
+        """
+        given = np.ascontiguousarray(given, np.int32)
+        levels, log_mass = given.copy(), np.empty(len(given))
+        places = self.architecture.n_variables if n_places is None else n_places
+        evidence = NO_CONTEXT if context is None else context, given, NO_WEIGHTS if weights is None else weights
+        room = scratch(*self.architecture.evidence_room, self.dtype)
+        kernels.active.walk(self._net, *evidence, uniforms, places, BLOCK, room, levels, log_mass)
+        if self.guarded:
+            _check(log_mass, ~np.isnan(log_mass), "log masses", "numbers")
+        return levels, log_mass
 
     def dense(self) -> dict[str, Any]:
         """Return the network as plain arrays in the original order; see ``MADEModel.to_dense``."""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from made_fast.tables import arrays, names, sparse
 from made_fast.tables.sparse import SparseRows
 
-__all__ = ["CHUNK", "Matrix", "MatrixLike", "Table", "chunks"]
+__all__ = ["CHUNK", "Matrix", "MatrixLike", "Table", "check_not_empty", "chunks"]
 
 CHUNK = 1 << 18  # entries worked on at once: temporaries of one byte an entry then stay in a level-2 cache
 MOST_COLUMNS = 2**31 - 1  # places and numbers of units are int32 in the kernels
@@ -71,12 +71,8 @@ class Table:
             sparse.check(rows, name)
         if rows.dtype.kind not in "biufO":
             raise _wrong_kind(rows.dtype, name)
-        n_rows, width = rows.shape
-        if n_rows < min_rows or width < 1:
-            few_rows = n_rows < min_rows
-            n, least, ours, theirs = (n_rows, min_rows, "row(s)", "sample") if few_rows else (0, 1, "column", "feature")
-            found = f"Found array with {n} {theirs}(s) (shape={rows.shape}) while a minimum of {least} is required"
-            raise ValueError(f"{name} must have at least {least} {ours}. {found}.")
+        check_not_empty(rows.shape, name, min_rows)
+        width = rows.shape[1]
         if width > MOST_COLUMNS and n_features is None:
             raise ValueError(f"{name} must have at most {MOST_COLUMNS} columns, got shape {rows.shape}. Leave some out.")
         if n_features is not None and width != n_features:
@@ -184,6 +180,16 @@ class Table:
         called = f" {columns[column]!r}" if columns is not None and columns[column] else ""
         at = f"row {self.first_row + row}, column {column}{called} (counted from 0)"
         return ValueError(f"{self.name} must hold {demand}, got {found} at {at}. {way_out}")
+
+
+def check_not_empty(shape: tuple[int, int], name: str, min_rows: int) -> None:
+    """Refuse a table of fewer rows, or without columns; scikit-learn's checks look for the second sentence."""
+    n_rows, width = shape
+    if n_rows < min_rows or width < 1:
+        few_rows = n_rows < min_rows
+        n, least, ours, theirs = (n_rows, min_rows, "row(s)", "sample") if few_rows else (0, 1, "column", "feature")
+        found = f"Found array with {n} {theirs}(s) (shape={shape}) while a minimum of {least} is required"
+        raise ValueError(f"{name} must have at least {least} {ours}. {found}.")
 
 
 def chunks(n_rows: int, n_features: int) -> Iterator[slice]:

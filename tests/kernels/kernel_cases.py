@@ -307,6 +307,17 @@ class Case(Trained):
         run(module, "conditionals", self.net, bits, sparse, block, scratch, proba)
         return proba
 
+    def check_same_bits(self, module: ModuleType, half: int) -> None:
+        """Check that the bits of scores and conditionals depend on no way to work on the rows; ``half``: fewer places."""
+        log_p, proba, marginal = self.score(module), self.conditionals(module), self.score(module, n_places=half)
+        for block in (1, 2, 3, 7, 16, 100):
+            for sparse in (False, True):
+                assert np.array_equal(self.score(module, sparse=sparse, block=block), log_p)
+                assert np.array_equal(self.conditionals(module, sparse=sparse, block=block), proba)
+            assert np.array_equal(self.score(module, n_places=half, sparse=block % 2 == 0, block=block), marginal)
+        for rows in (slice(0), slice(1), slice(3, None), slice(2, 5)):
+            assert np.array_equal(self.score(module, rows), log_p[rows])
+
     def sample(self, module: ModuleType, uniforms: Any, block: int = 7) -> Any:
         x, scratch = room(uniforms.shape, np.uint8, 9), self.scratch(*panels.sample_workspace(self.layout, block))
         run(module, "sample", self.net, uniforms, block, scratch, x)
@@ -328,7 +339,7 @@ class Case(Trained):
         rows = np.arange(8 * n_steps - 3)[8 * start : 8 * stop] * 5 % len(self.bits)
         net = self.net._replace(theta=copied(self.net.theta))
         keep = self.kept[8 * start :][: len(rows) if options.dropout else 0]
-        none, scratch = room(0, self.dtype), self.scratch(*panels.train_workspace(self.layout, 8))
+        none, scratch = room(0, self.dtype), self.scratch(*panels.train_workspace(self.layout, 8, n_ranks))
         return {
             "net": net,
             "batches": Batches(self.bits, self.weights if options.weighted else np.zeros(0), rows, 8, sparse),

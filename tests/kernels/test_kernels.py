@@ -187,14 +187,7 @@ def test_conditionals_depend_on_all_places_before_them_and_on_no_other(module, s
 @shapes
 def test_bits_do_not_depend_on_sparse_block_or_rows(module, dtype, shape):
     c, half = case(shape, dtype), (shape[0] + 1) // 2
-    log_p, proba, marginal = c.score(module), c.conditionals(module), c.score(module, n_places=half)
-    for block in (1, 2, 3, 7, 100):
-        for sparse in (False, True):
-            assert np.array_equal(c.score(module, sparse=sparse, block=block), log_p)
-            assert np.array_equal(c.conditionals(module, sparse=sparse, block=block), proba)
-        assert np.array_equal(c.score(module, n_places=half, sparse=block % 2 == 0, block=block), marginal)
-    for rows in (slice(0), slice(1), slice(3, None), slice(2, 5)):
-        assert np.array_equal(c.score(module, rows), log_p[rows])
+    c.check_same_bits(module, half)
 
 
 @everywhere

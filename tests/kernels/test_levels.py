@@ -15,6 +15,7 @@ from level_cases import LevelCase
 from variable_cases import n_levels, nll_of_levels, places_of
 
 from made_fast.kernels import reference
+from made_fast.kernels.layout import BIAS
 from made_fast.kernels.records import BINARY
 from made_fast.kernels.reference import dense
 
@@ -57,14 +58,7 @@ def test_score_and_conditionals(module, dtype, shape):
 def test_bits_do_not_depend_on_sparse_block_or_rows(module, dtype, shape):
     c = case(shape, dtype)
     half = (c.n_places + 1) // 2
-    log_p, proba, marginal = c.score(module), c.conditionals(module), c.score(module, n_places=half)
-    for block in (1, 2, 3, 16, 100):
-        for sparse in (False, True):
-            assert np.array_equal(c.score(module, sparse=sparse, block=block), log_p)
-            assert np.array_equal(c.conditionals(module, sparse=sparse, block=block), proba)
-        assert np.array_equal(c.score(module, n_places=half, sparse=block % 2 == 0, block=block), marginal)
-    for rows in (slice(0), slice(1), slice(3, None), slice(2, 5)):
-        assert np.array_equal(c.score(module, rows), log_p[rows])
+    c.check_same_bits(module, half)
     given, uniforms, weights = evidence(c, len(c.x), np.random.default_rng(0))
     walked = c.walk(module, given, uniforms, np.concatenate(weights))
     for block in (1, 2, 3, 16, 100):
@@ -133,8 +127,7 @@ def test_walks_draw_from_the_conditionals_of_what_they_have_drawn(module, dtype,
         total = share.sum(axis=1)
         right += np.log(np.where(known, p[each, level], total if weighted else 1))
         assert np.array_equal(level[known], given[known, v])
-        backward = slice(None, None, -1 if c.in_order.widths[v] == 1 else 1)  # level 1 comes first
-        up_to = np.cumsum(share[:, backward], axis=1)[:, backward][each, level]
+        up_to = np.cumsum(share[:, ::-1], axis=1)[:, ::-1][each, level]  # the last level comes first
         own = share[each, level]
         drawn, likeliest = ~known & (u >= 0), ~known & (u < 0)
         assert (u * total < up_to + slack)[drawn].all()
@@ -166,11 +159,11 @@ def test_levels_of_equal_probability(module, dtype):
     c = LevelCase(("0: 4 1 2t", (), 1, "none"), dtype)
     c.net.theta[:] = 0
     for u, drawn in (
-        (0, (0, 1, 0)),
-        (0.25, (1, 1, 0)),
-        (0.5, (2, 0, 1)),
-        (0.74, (2, 0, 1)),
-        (SURE, (3, 0, 1)),
+        (0, (3, 1, 1)),
+        (0.25, (2, 1, 1)),
+        (0.5, (1, 0, 0)),
+        (0.74, (1, 0, 0)),
+        (SURE, (0, 0, 0)),
         (-1, (0, 0, 0)),
     ):
         levels, log_mass = c.walk(module, np.full((1, 3), -1), np.full((1, 3), float(u)))
@@ -207,6 +200,20 @@ def test_certain_levels_are_finite(module, dtype):
     found, expected = (c.train(implementation, "gradient", PLAIN, steps=slice(1)) for implementation in (module, reference))
     for a, b in zip(found, expected, strict=True):
         assert_close(a, b, dtype, "trained")
+
+
+@compiled
+@both_types
+def test_logits_that_are_no_numbers_give_scores_that_are_none(module, dtype):
+    c = LevelCase(("3: 5t 0 70 1 2", (9,), 18, "output"), dtype)
+    bias, first = c.net.theta[c.layout.layers[1, BIAS] :], 0
+    for v, width in enumerate(c.in_order.widths):
+        for j in {first, first + width // 2, first + width - 1} if width else ():
+            before, bias[j] = bias[j], np.nan
+            assert np.isfinite(c.score(module, n_places=v)).all()
+            assert np.isnan(c.score(module)).all()
+            bias[j] = before
+        first += width
 
 
 @everywhere

@@ -206,7 +206,7 @@ def test_other_numbers_of_columns_are_refused():
         columns.encode(np.zeros((2, 3)))
     with pytest.raises(ValueError, match="more than once 'age'"):
         columns.encode(pd.DataFrame([[1, 1, "F", 0.5, 0]], columns=["age", "age", "sex", "r", "b"]))
-    with pytest.raises(ValueError, match=r"There is no column 'Sex'\. Did you mean 'sex'"):
-        columns.number("Sex")
-    with pytest.raises(ValueError, match="There is no column 4"):
-        columns.number(4)
+    with pytest.raises(ValueError, match=r"target must name columns of the table, got 'Sex'\. Did you mean 'sex'"):
+        columns.number("Sex", "target")
+    with pytest.raises(ValueError, match=r"target must have columns 0\.\.3, got 4"):
+        columns.number(4, "target")

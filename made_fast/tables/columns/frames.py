@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from made_fast.tables import arrays, sparse
 from made_fast.tables.arguments import shown
 from made_fast.tables.columns.values import DATES, Values, called, of_array
+from made_fast.tables.table import check_not_empty
 
 __all__ = ["KINDS", "Frame", "read"]
 
@@ -58,12 +59,7 @@ def read(X: Any, name: str = "X", min_rows: int = 1) -> Frame:
     if isinstance(X, Frame):
         return X
     frame = _read(X, name)
-    n, width = frame.shape
-    if n < min_rows or width < 1:
-        few_rows = n < min_rows
-        found, least, ours, theirs = (n, min_rows, "row(s)", "sample") if few_rows else (0, 1, "column", "feature")
-        text = f"Found array with {found} {theirs}(s) (shape={frame.shape}) while a minimum of {least} is required"
-        raise ValueError(f"{name} must have at least {least} {ours}. {text}.")
+    check_not_empty(frame.shape, name, min_rows)
     return frame
 
 

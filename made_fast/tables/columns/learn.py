@@ -23,7 +23,7 @@ from made_fast.tables.columns.frames import Frame
 from made_fast.tables.columns.numeric import LARGEST, WHOLE, Numeric, real_numbers
 from made_fast.tables.columns.rebuild import NativeColumn
 from made_fast.tables.columns.schema import Column, Columns
-from made_fast.tables.columns.values import Values, called, known
+from made_fast.tables.columns.values import Values, called, column_number
 
 __all__ = ["COLUMN_KINDS", "HANDLE_UNKNOWN", "MISSING", "MOST_CATEGORIES", "learn"]
 
@@ -128,19 +128,6 @@ def _labels(frame: Frame, given: Sequence[str] | None) -> tuple[str, ...]:
     return labels or tuple(f"x{j}" for j in range(width))
 
 
-def _number(label: Any, labels: Sequence[str], what: str) -> int:
-    """Return the number of the column that a name or a number in an argument means."""
-    if isinstance(label, str):
-        if label not in labels:
-            raise ValueError(f"{what} must name columns of the table, got {shown(label)}. {known(label, labels)}")
-        return labels.index(label)
-    if not isinstance(label, int | np.integer) or isinstance(label, bool):
-        raise TypeError(f"{what} must have names or numbers of columns, got {shown(label)} of type {type(label).__name__}.")
-    if not 0 <= label < len(labels):
-        raise ValueError(f"{what} must have columns 0..{len(labels) - 1}, got {label}. Columns are counted from 0.")
-    return int(label)
-
-
 def _said(columns: Any, labels: Sequence[str]) -> dict[int, Any]:
     out = {}
     for label, kind in arguments.mapping(columns, "columns", " of names or numbers to kinds").items():
@@ -150,7 +137,7 @@ def _said(columns: Any, labels: Sequence[str]) -> dict[int, Any]:
         elif not isinstance(kind, Sequence | np.ndarray) or isinstance(kind, bytes) or len(kind) == 0:
             demand = f"{what} must be one of {', '.join(map(repr, COLUMN_KINDS))} or a list of all categories in their order"
             raise TypeError(f"{demand}, got {shown(kind)}.")
-        out[_number(label, labels, "columns")] = kind
+        out[column_number(label, labels, "columns")] = kind
     return out
 
 
@@ -169,7 +156,7 @@ def _categorical(given: Any, labels: Sequence[str], name: str) -> dict[int, Any]
         if len(flags) != len(labels):
             raise ValueError(f"{what} must have one flag for each of the {len(labels)} columns of {name}, got {len(flags)}.")
         listed = np.flatnonzero(listed.astype(np.bool_)).astype(object)
-    return {_number(label, labels, what): "categorical" for label in listed}
+    return {column_number(label, labels, what): "categorical" for label in listed}
 
 
 def _column(values: Values, label: str, said: Any, rules: _Rules) -> Column:

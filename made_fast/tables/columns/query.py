@@ -77,10 +77,7 @@ def parse(query: Any, columns: Columns) -> list[Weights | None]:
 
 def _of_pair(label: Any, demand: Any, columns: Columns) -> Condition:
     """Return the condition that an entry of a mapping is."""
-    label = label.item() if isinstance(label, np.generic) else label
-    if not isinstance(label, str | int) or isinstance(label, bool):
-        raise TypeError(f"a query must have names or numbers of columns, got {shown(label)}.")
-    v = columns.number(label)
+    v = columns.number(label, "a query")
     if demand is None:
         return Condition(v, "null", ())
     if isinstance(demand, tuple):
@@ -159,7 +156,7 @@ class _Parser:
         return self._text("a value (in quotes if it is a keyword or has blanks)", "'\"")
 
     def _condition(self) -> Condition:
-        v = self.columns.number(self._text("the name of a column", '"`'))
+        v = self.columns.number(self._text("the name of a column", '"`'), "a query")
         if self._skip("is"):
             negated = self._skip("not")
             self._keyword("null")

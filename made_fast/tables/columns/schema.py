@@ -23,7 +23,7 @@ from made_fast.tables.columns.categories import Categories
 from made_fast.tables.columns.frames import Frame
 from made_fast.tables.columns.numeric import Numeric
 from made_fast.tables.columns.rebuild import NativeColumn, rebuild
-from made_fast.tables.columns.values import Values, known
+from made_fast.tables.columns.values import Values, column_number, known
 
 __all__ = ["Column", "Columns", "Encoded"]
 
@@ -179,15 +179,9 @@ class Columns:
             filled.append(out)
         return self.frame(filled, X.index if frame.kind == "pandas" else None)
 
-    def number(self, label: str | int) -> int:
-        """Return the number of a column; ValueError, which says what is known, for a name that none has."""
-        if isinstance(label, str):
-            if label in self.names:
-                return self.names.index(label)
-            raise ValueError(f"There is no column {shown(label)}. {known(label, self.names)}")
-        if not 0 <= label < len(self.columns):
-            raise ValueError(f"There is no column {label}: they are 0..{len(self.columns) - 1}.")
-        return int(label)
+    def number(self, label: Any, what: str) -> int:
+        """Return the number of a column; TypeError or ValueError, which calls its source ``what``, for what is none."""
+        return column_number(label, self.names, what)
 
     def describe(self) -> list[str]:
         """Return a line on each column: its name, kind and levels, and how much of it was missing."""

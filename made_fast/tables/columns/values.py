@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from made_fast.tables.arguments import shown
 
-__all__ = ["Values", "called", "known", "of_array", "plain_text", "seen"]
+__all__ = ["Values", "called", "column_number", "known", "of_array", "plain_text", "seen"]
 
 DATES = "Turn dates into numbers (days since a date, the month, the hour), or drop the column."
 MIXED = "Make it all numbers or all text: X[column].astype(str), say."
@@ -70,6 +70,19 @@ def known(what: str, among: Sequence[str]) -> str:
     if close:
         return f"Did you mean {shown(close[0])}?"
     return f"There are {', '.join(map(shown, among[:8]))}{' ...' if len(among) > 8 else ''}."
+
+
+def column_number(label: Any, labels: Sequence[str], what: str) -> int:
+    """Return the number of the column that a name or a number in an argument means."""
+    if isinstance(label, str):
+        if label not in labels:
+            raise ValueError(f"{what} must name columns of the table, got {shown(label)}. {known(label, labels)}")
+        return labels.index(label)
+    if not isinstance(label, int | np.integer) or isinstance(label, bool):
+        raise TypeError(f"{what} must have names or numbers of columns, got {shown(label)} of type {type(label).__name__}.")
+    if not 0 <= label < len(labels):
+        raise ValueError(f"{what} must have columns 0..{len(labels) - 1}, got {label}. Columns are counted from 0.")
+    return int(label)
 
 
 def of_array(array: Any, name: str, label: str | int, native: str = "") -> Values:

@@ -32,14 +32,14 @@ def _softmax(logits: Real, i: int, first: Any, width: Any, chosen: int) -> Any:
     for j in range(first, first + width):
         z = logits[j // PANEL, i, j % PANEL]
         most = z if not z <= most else most  # a NaN stays
-    own, total = logits[(first + chosen) // PANEL, i, (first + chosen) % PANEL], real(0.0)
+    own, total = logits[(first + chosen) // PANEL, i, (first + chosen) % PANEL], 0.0
     for j in range(first, first + width):
         e = exp(real, logits[j // PANEL, i, j % PANEL] - most)
         logits[j // PANEL, i, j % PANEL] = e
-        total += e
+        total += np.float64(e)
     for j in range(first, first + width):
-        logits[j // PANEL, i, j % PANEL] /= total
-    return np.log(np.float64(total)) + (np.float64(most) - np.float64(own))
+        logits[j // PANEL, i, j % PANEL] = real(np.float64(logits[j // PANEL, i, j % PANEL]) / total)
+    return np.log(total) + (np.float64(most) - np.float64(own))
 
 
 @inline

@@ -33,7 +33,7 @@ TOLERANCE = {
         "walk": 1e-5,
         "activation": 5e-7,
         "difference": 6e-7,
-        "trained": 1.5e-6,
+        "trained": 2e-6,
     },
     "float64": {
         "value": 5e-15,

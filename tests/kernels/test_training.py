@@ -39,6 +39,8 @@ from made_fast.kernels.records import Crew, Dropout
 
 KINDS = (Case, SharedCase, LatentCase, LevelCase, SharedLevelCase)
 every_kernel = pytest.mark.parametrize("make", KINDS, ids=[make.__name__ for make in KINDS])
+every_update = pytest.mark.parametrize("make", KINDS[:3], ids=[make.__name__ for make in KINDS[:3]])
+"""The kernels that update parameters; what an update does with a gradient does not depend on the kinds of variables."""
 small_and_large = pytest.mark.parametrize(
     ("make", "shape"), [(make, shape) for make in KINDS for shape in (make.SMALL, make.LARGE)], ids=str
 )
@@ -85,7 +87,7 @@ def test_steps_of_every_shape(module, dtype, make, shape):
 @both_types
 @optimizers
 @all_options
-@every_kernel
+@every_update
 def test_steps_of_every_optimizer(module, dtype, optimizer, options, make):
     c = case(make, make.SMALL, dtype)
     found = c.train(module, optimizer, options)
@@ -137,7 +139,7 @@ def differences(make: Any, activation: str, options: Options) -> tuple[float, An
 @everywhere
 @both_types
 @optimizers
-@every_kernel
+@every_update
 def test_decay_is_apart_from_the_gradient_and_spares_biases(module, dtype, optimizer, make):
     """Rows that weigh nothing leave the weights to the decay, dead or live ones."""
     c, (lr, a, _, _, decay, _) = case(make, make.SMALL, dtype), CONSTANTS[optimizer]
@@ -186,7 +188,7 @@ def test_bits_do_not_depend_on_sparse_or_dense(module, dtype, options, make, sha
 @everywhere
 @both_types
 @all_options
-@every_kernel
+@every_update
 def test_bits_do_not_depend_on_where_a_run_is_cut(module, dtype, options, make):
     c = case(make, make.SMALL, dtype)
     whole = c.train(module, "adam", options, sparse=False)
@@ -213,7 +215,7 @@ def test_bits_do_not_depend_on_the_number_of_threads(module, dtype, sparse, opti
 @both_types
 @pytest.mark.parametrize("optimizer", ["momentum", "adadelta", "rmsprop", "adam"])
 @plain_and_full
-@every_kernel
+@every_update
 def test_state_that_decays_ends_at_zero_and_not_among_the_denormals(module, dtype, optimizer, options, make):
     """Of an input that is never on, say. A denormal stays for ever (0.9 times the smallest is the smallest) and is slow."""
     c, tiny = case(make, make.SMALL, dtype), np.finfo(dtype).tiny

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from made_fast.estimators.imputer import MADEImputer
     from made_fast.inference.density import ApproximationWarning
     from made_fast.inference.latent import LatentModel
-    from made_fast.inference.mixture import MixtureModel, load
+    from made_fast.inference.loading import load
+    from made_fast.inference.mixture import MixtureModel
     from made_fast.inference.model import MADEModel
     from made_fast.inference.tensorfile import ModelFileError
     from made_fast.network.masks import Connectivity
@@ -51,7 +52,7 @@ _HOMES = {
     "MADEModel": "inference.model",
     "MixtureModel": "inference.mixture",
     "ModelFileError": "inference.tensorfile",
-    "load": "inference.mixture",
+    "load": "inference.loading",
 }
 
 

@@ -98,7 +98,7 @@ def chosen_splits(args: argparse.Namespace, dataset: Dataset) -> dict[str, Any]:
     return {args.split: found[args.split]}
 
 
-def load_model(path: Path) -> AnyModel:
+def load_model(path: Path) -> Any:
     """Read a model file."""
     import made_fast
     from made_fast.inference.tensorfile import ModelFileError

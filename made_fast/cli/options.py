@@ -225,7 +225,7 @@ def _add_fitting(command: Any, out: str) -> None:
     rows = command.add_argument_group("data")
     _add_reading(rows, "demand 0/1")
     _add_fractions(rows, SHARE, "share of the rows for {}, if DATA has none apart; 0: none")
-    for title in ("network", "masks", "optimizer", "training"):
+    for title in ("columns", "network", "masks", "optimizer", "training"):
         group = command.add_argument_group(title)
         for name, about in HYPER.items():
             if about.option and about.option.group == title:

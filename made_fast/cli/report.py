@@ -24,6 +24,7 @@ __all__ = [
 ]  # fmt: skip
 
 AnyModel: TypeAlias = "MADEModel | MixtureModel"
+"""A model of 0/1 rows; those of tables have commands of their own."""
 Floats: TypeAlias = "NDArray[np.float64]"
 Curves: TypeAlias = dict[str, dict[int, tuple[float, float]]]
 """``Scores.parts`` by split."""

@@ -4,31 +4,37 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Sequence
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from made_fast.inference.density import Density
-from made_fast.inference.pattern import Floats
+from made_fast.inference.tablemodel import TableModel
 from made_fast.tables.arrays import column_names
+from made_fast.tables.columns.encoder import Encoder
 from made_fast.tables.names import check
 from made_fast.tables.table import MatrixLike, Table
 
 __all__ = ["FittedDensity", "check_columns", "fitted_table", "learn_columns"]
 
 Method = TypeVar("Method", bound=Callable[..., Any])
-Model = TypeVar("Model", bound=Density)
 
 
-def learn_columns(estimator: Any, X: MatrixLike, names: Sequence[str] | None = None) -> None:
+def learn_columns(estimator: Any, X: MatrixLike, names: Sequence[str] | None = None, encoder: Encoder | None = None) -> None:
     """Set ``n_features_in_`` and ``feature_names_in_``, as scikit-learn does; ``names`` are those of a table without any.
 
-    Names of polars and Arrow, which some versions of scikit-learn pass over, are read too.
+    Names of polars and Arrow, which some versions of scikit-learn pass over, are read too. An ``encoder`` knows the columns.
     """
+    if encoder is not None:
+        estimator.n_features_in_ = len(encoder.columns)
+        if encoder.columns.named:
+            estimator.feature_names_in_ = np.array(encoder.columns.names, dtype=object)
+        elif hasattr(estimator, "feature_names_in_"):
+            del estimator.feature_names_in_
+        return
     validate_data(estimator, X, reset=True, skip_check_array=True)
     found = column_names(X) or names
     if found is not None:
@@ -59,13 +65,14 @@ def _as_the_model(method: Method) -> Method:
     return method
 
 
-class FittedDensity(DensityMixin, BaseEstimator, Generic[Model]):  # type: ignore[misc]  # scikit-learn has no types
+class FittedDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     """Base of ``MADE`` and ``MADEEnsemble``: the methods of both once they are fitted.
 
-    ``options`` are those of the method of ``model_`` that has the same name.
+    ``options`` are those of the method of ``model_`` that has the same name. Of a table with columns that are not 0/1, these
+    are the methods of a ``TableModel``, which take and return such tables.
     """
 
-    model_: Model
+    model_: Any
     n_features_in_: int
     n_threads: int | None
 
@@ -74,53 +81,74 @@ class FittedDensity(DensityMixin, BaseEstimator, Generic[Model]):  # type: ignor
     passes arrays to its members."""
 
     @_as_the_model
-    def score_samples(self, X: MatrixLike, **options: Any) -> Floats:
-        table = fitted_table(self, X)
+    def score_samples(self, X: MatrixLike, **options: Any) -> Any:
+        table = self._read(X)
         return self.model_.score_samples(table, n_threads=self.n_threads, **options)
 
-    def score(self, X: MatrixLike, y: Any = None) -> float:
-        """Return the mean log-likelihood of the rows of X in nats; of rows with NaN, of their observed entries."""
-        table = fitted_table(self, X)
-        return self.model_.score(table, n_threads=self.n_threads)
+    def score(self, X: MatrixLike, y: Any = None, **options: Any) -> float:
+        """Return the mean log-likelihood of the rows of X in nats; of rows that miss some, of their observed entries.
+
+        With a context that the model was fitted with: ``context=``.
+        """
+        table = self._read(X)
+        return float(self.model_.score(table, n_threads=self.n_threads, **options))
 
     @_as_the_model
-    def conditional_proba(self, X: MatrixLike, **options: Any) -> NDArray[Any]:
-        table = fitted_table(self, X)
+    def explain(self, X: MatrixLike, **options: Any) -> Any:
+        table = self._read(X)
+        return self.model_.explain(table, n_threads=self.n_threads, **options)
+
+    def probability(self, query: str | Mapping[Any, Any], **options: Any) -> Any:
+        """Return the probability that a row of the table satisfies a query. See ``TableModel.probability``."""
+        if not isinstance(model := self._fitted(), TableModel):
+            raise TypeError(
+                "a query must be asked of a model of columns, got a model of 0/1 rows. Fit a data frame, or set "
+                "columns='infer'; log_marginal answers for 0/1 rows with NaN for what may be anything."
+            )
+        return model.probability(query, n_threads=self.n_threads, **options)
+
+    @_as_the_model
+    def conditional_proba(self, X: MatrixLike, **options: Any) -> Any:
+        table = self._read(X)
         return self.model_.conditional_proba(table, n_threads=self.n_threads, **options)
 
     @_as_the_model
-    def sample(self, n_samples: int = 1, random_state: Any = None, **options: Any) -> NDArray[np.uint8]:
+    def sample(self, n_samples: int = 1, random_state: Any = None, **options: Any) -> Any:
         return self._fitted().sample(n_samples, random_state, n_threads=self.n_threads, **options)
 
     @_as_the_model
-    def log_marginal(self, X: MatrixLike, **options: Any) -> Floats | tuple[Floats, Floats]:
-        table = fitted_table(self, X)
+    def log_marginal(self, X: MatrixLike, **options: Any) -> Any:
+        table = self._read(X)
         return self.model_.log_marginal(table, n_threads=self.n_threads, **options)
 
     @_as_the_model
-    def conditional(self, X: MatrixLike, target: Any, **options: Any) -> Floats | tuple[Floats, Floats]:
-        table = fitted_table(self, X)
+    def conditional(self, X: MatrixLike, target: Any, **options: Any) -> Any:
+        table = self._read(X)
         return self.model_.conditional(table, target, n_threads=self.n_threads, **options)
 
     @_as_the_model
-    def sample_conditional(self, X: MatrixLike, n_draws: int = 1, **options: Any) -> NDArray[np.uint8]:
-        table = fitted_table(self, X)
+    def sample_conditional(self, X: MatrixLike, n_draws: int = 1, **options: Any) -> Any:
+        table = self._read(X)
         return self.model_.sample_conditional(table, n_draws, n_threads=self.n_threads, **options)
 
     @_as_the_model
-    def impute(self, X: MatrixLike, method: str = "mode", **options: Any) -> NDArray[Any]:
-        table = fitted_table(self, X)
+    def impute(self, X: MatrixLike, method: str = "mode", **options: Any) -> Any:
+        table = self._read(X)
         return self.model_.impute(table, method, n_threads=self.n_threads, **options)
 
     @_as_the_model
-    def to_dense(self, **options: Any) -> dict[str, Any]:
+    def to_dense(self, **options: Any) -> Any:
         return self._fitted().to_dense(**options)
 
     @_as_the_model
     def save(self, path: str | os.PathLike[str]) -> None:
         self._fitted().save(path)
 
-    def _fitted(self) -> Model:
+    def _read(self, X: MatrixLike) -> Any:
+        """Return what ``model_`` takes: a checked table, or X itself if the model knows the columns."""
+        return X if isinstance(self._fitted(), TableModel) else fitted_table(self, X)
+
+    def _fitted(self) -> Any:
         check_is_fitted(self, "model_")
         return self.model_
 

@@ -15,13 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from made_fast.estimators.base import FittedDensity, learn_columns
+from made_fast.estimators.columns import learned
 from made_fast.estimators.estimator import MADE
 from made_fast.estimators.parallel import at_a_time, fit_all
 from made_fast.estimators.search import MOST_MEMBERS, Search, Workers
 from made_fast.inference.density import log_p_observed
 from made_fast.inference.mixture import MixtureModel
+from made_fast.inference.tablemodel import TableModel
 from made_fast.tables import arguments
 from made_fast.tables.choices import PRESETS, TIME_BUDGET, WEIGHTS
+from made_fast.tables.columns.encoder import Encoder
 from made_fast.tables.table import MatrixLike
 from made_fast.training import recipe
 from made_fast.training.checkpoint import EpochRecord
@@ -45,8 +48,8 @@ _KeywordParameters: Any = make_dataclass(
 
 
 @dataclass(eq=False, repr=False, match_args=False)
-class MADEEnsemble(_KeywordParameters, FittedDensity[MixtureModel]):  # type: ignore[misc]
-    """A mixture of MADEs trained independently, ``p(x) = sum_m w_m p_m(x)``: an exact density model of binary data.
+class MADEEnsemble(_KeywordParameters, FittedDensity):  # type: ignore[misc]
+    """A mixture of MADEs trained independently, ``p(x) = sum_m w_m p_m(x)``: an exact density model of tables.
 
     Members differ in their random numbers: orderings and degrees, initial weights, order of the rows. Members of different
     orderings in equal parts are the recommended recipe, often nats better than one. They are trained by joblib: on threads
@@ -100,7 +103,7 @@ class MADEEnsemble(_KeywordParameters, FittedDensity[MixtureModel]):  # type: ig
     weights_ : (M,) ndarray of float64
         Positive, adding up to 1. Read-only.
     model_ : MixtureModel
-        The fitted mixture, for inference.
+        The fitted mixture, for inference; of columns that are not 0/1, a ``TableModel`` around it.
     n_features_in_ : int
     feature_names_in_ : (D,) ndarray of str
         If X had column names.
@@ -135,6 +138,8 @@ class MADEEnsemble(_KeywordParameters, FittedDensity[MixtureModel]):  # type: ig
         y: Any = None,
         *,
         X_val: MatrixLike | None = None,
+        context: Any = None,
+        context_val: Any = None,
         sample_weight: Any = None,
         sample_weight_val: Any = None,
         callback: Callable[[int, EpochRecord], Any] | None = None,
@@ -143,11 +148,13 @@ class MADEEnsemble(_KeywordParameters, FittedDensity[MixtureModel]):  # type: ig
 
         Parameters
         ----------
-        X : (n, D) of 0/1
+        X : (n, D) of 0/1, or a table
             As for ``MADE.fit``; NaN marks a missing entry.
         y : ignored
         X_val : (n_val, D) of 0/1, optional
             Rows for early stopping of every member, and for EM. NaN marks missing entries: the observed ones then count.
+        context, context_val : tables, optional
+            As for ``MADE.fit``.
         sample_weight, sample_weight_val : optional
             As for ``MADE.fit``; EM counts validation rows by theirs.
         callback : callable, optional
@@ -184,7 +191,14 @@ class MADEEnsemble(_KeywordParameters, FittedDensity[MixtureModel]):  # type: ig
         fraction = VALIDATION if best and self.validation_fraction is None else self.validation_fraction
         if weights == "em" and X_val is None and fraction is None:
             raise ValueError("weights='em' needs validation rows, got none. Pass X_val to fit, or set validation_fraction.")
-        rows = Rows.of(X, sample_weight, self._names)
+        params = {name: getattr(self, name) for name in DEFAULTS if name != "random_state"}
+        encoder = learned(X, context, params, self._names, sample_weight)
+        if encoder is None:
+            rows = Rows.of(X, sample_weight, self._names)
+        else:
+            rows = Rows.of(encoder.encode(X, context, within=True), sample_weight, None)
+            if X_val is not None:
+                X_val = encoder.encode(X_val, context_val, name="X_val", within=True)
         held = rows.validation(X_val, sample_weight_val)
         for_splitting, *for_members = arguments.generator(self.random_state).spawn(n_members + 1)
         rows.check_observed(warn=True)
@@ -193,7 +207,6 @@ class MADEEnsemble(_KeywordParameters, FittedDensity[MixtureModel]):  # type: ig
             train, rest = hold_out(rows.table.shape[0], fraction, seed)
             rows, held = rows.take(train), rows.take(rest)
         check_weights(rows.weights, held and held.weights)
-        params = {name: getattr(self, name) for name in DEFAULTS if name != "random_state"}
         seeds = [int(rng.integers(2**63)) for rng in for_members]
         if best:
             recipe.checked(params, rows.table.shape[1])  # the search would put values of its own in place of wrong ones
@@ -203,7 +216,7 @@ class MADEEnsemble(_KeywordParameters, FittedDensity[MixtureModel]):  # type: ig
                 search.run(refit=refit)
             finally:
                 if search.members:
-                    self._take([fit.made for fit in search.members], held, X, search)
+                    self._take([fit.made for fit in search.members], held, X, encoder, search)
             if refit and search.refitted < len(search.members):
                 found = f"{search.refitted} of {len(search.members)} members were trained again on the validation rows too"
                 message = (
@@ -213,10 +226,17 @@ class MADEEnsemble(_KeywordParameters, FittedDensity[MixtureModel]):  # type: ig
             return self
         params["n_threads"] = max(1, n_threads // workers.at_once(n_members))
         made = [MADE(**params, random_state=seed) for seed in seeds]
-        self._take(fit_all(made, rows, held, callback, n_jobs, own_threads=workers.own_threads), held, X)
+        self._take(fit_all(made, rows, held, callback, n_jobs, own_threads=workers.own_threads), held, X, encoder)
         return self
 
-    def _take(self, members: list[MADE], held: Rows | None, X: MatrixLike, search: Search | None = None) -> None:
+    def _take(
+        self,
+        members: list[MADE],
+        held: Rows | None,
+        X: MatrixLike,
+        encoder: Encoder | None,
+        search: Search | None = None,
+    ) -> None:
         """Make the mixture of the members."""
         models = [made.model_ for made in members]
         found = np.full(len(models), 1 / len(models))
@@ -224,16 +244,19 @@ class MADEEnsemble(_KeywordParameters, FittedDensity[MixtureModel]):  # type: ig
             assert held is not None
             log_p = np.stack([log_p_observed(model, held.table, arguments.n_threads(self.n_threads))[0] for model in models])
             found, _ = em_weights(log_p, held.weights)
-        learn_columns(self, X, self._names)
+        learn_columns(self, X, self._names, encoder)
         for made in members:
             made.set_params(n_threads=self.n_threads)
+            if encoder is not None:
+                made._belong_to(encoder)
         notes: dict[str, Any] = {"n_members": len(models), "weights": self.weights}
         if search is not None:
             self.search_, self.chosen_ = search.records, search.chosen
             notes |= {"preset": self.preset, "chosen": recipe.plain(search.chosen)}
         self.members_ = members
-        self.model_ = MixtureModel(models, found, hyper=notes)
-        self.weights_ = self.model_.weights
+        mixture = MixtureModel(models, found, hyper=notes)
+        self.model_ = mixture if encoder is None else TableModel(mixture, encoder)
+        self.weights_ = mixture.weights
 
 
 def em_weights(

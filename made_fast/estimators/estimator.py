@@ -1,4 +1,7 @@
-"""``MADE``, the scikit-learn estimator: hyper-parameters in, a fitted ``MADEModel`` out. It checks and delegates."""
+"""``MADE``, the scikit-learn estimator: hyper-parameters in, a fitted ``MADEModel`` or ``TableModel`` out.
+
+It checks and delegates.
+"""
 
 from __future__ import annotations
 
@@ -9,28 +12,31 @@ from typing import Any
 import numpy as np
 
 from made_fast.estimators.base import FittedDensity, check_columns, learn_columns
-from made_fast.inference.model import MADEModel
+from made_fast.estimators.columns import learned
 from made_fast.inference.tensorfile import file_error
 from made_fast.network.masks import Connectivity
 from made_fast.tables import arguments
+from made_fast.tables.columns.encoder import Encoder
 from made_fast.tables.table import MatrixLike
 from made_fast.training import checkpoint as checkpoint_file
 from made_fast.training import recipe
 from made_fast.training.checkpoint import EpochRecord, FitState
 from made_fast.training.hyper import HyperParameters, documented
-from made_fast.training.rows import Rows, TrainingRows
+from made_fast.training.rows import Rows, TrainingRows, variables_of
 from made_fast.training.run import FitRun
 
 __all__ = ["MADE"]
 
 
 @documented
-class MADE(HyperParameters, FittedDensity[MADEModel]):
-    """Masked autoencoder for distribution estimation: an exact density model of binary data, trained on CPUs.
+class MADE(HyperParameters, FittedDensity):
+    """Masked autoencoder for distribution estimation: an exact density model of tables, binary or not, trained on CPUs.
 
     ``p(x) = prod_d p(x_d | x_<d)``, where the conditionals are the outputs of a feed-forward net whose weights are masked so
     that output d depends on the inputs before d in an ordering, and on nothing else. With several masks, one set of weights
     is trained under all of them in turn, and the model is the mixture of what it is under each.
+
+    Rows are 0/1, or those of a data frame with columns of any kind: binary, categorical and numeric ones, see ``columns``.
 
     Parameters
     ----------
@@ -39,7 +45,7 @@ class MADE(HyperParameters, FittedDensity[MADEModel]):
     Attributes
     ----------
     model_ : MADEModel
-        The fitted model, for inference; with ``latent_points``, a ``LatentModel``.
+        The fitted model, for inference; with ``latent_points``, a ``LatentModel``; of columns, a ``TableModel``.
     history_ : list of dict
         One per epoch: ``epoch``, ``train_nll``, ``validation_nll``, ``seconds``, ``rows_per_second``.
     best_epoch_ : int
@@ -68,7 +74,6 @@ class MADE(HyperParameters, FittedDensity[MADEModel]):
     _warns = True
     """Whether ``fit`` warns of columns that are never observed; an ensemble warns once, for all its members."""
 
-    model_: MADEModel
     _fit_state: FitState
 
     def fit(
@@ -77,6 +82,8 @@ class MADE(HyperParameters, FittedDensity[MADEModel]):
         y: Any = None,
         *,
         X_val: MatrixLike | None = None,
+        context: Any = None,
+        context_val: Any = None,
         sample_weight: Any = None,
         sample_weight_val: Any = None,
         checkpoint: str | os.PathLike[str] | None = None,
@@ -87,13 +94,16 @@ class MADE(HyperParameters, FittedDensity[MADEModel]):
 
         Parameters
         ----------
-        X : (n, D) of 0/1
+        X : (n, D) of 0/1, or a table
             bool, any int or float dtype, any memory order, memmap, data frame or scipy.sparse. Kept packed, a bit an entry.
             NaN marks a missing entry: the row is then trained under orderings that have its missing inputs last, and only the
-            factors of the others count.
+            factors of the others count. A data frame, or with ``columns`` an array, of other values: see ``columns``.
         y : ignored
         X_val : (n_val, D) of 0/1, optional
             Rows for early stopping: the parameters of the epoch that scores best on them are kept.
+        context, context_val : tables of n and n_val rows, optional
+            Columns of any kind that every conditional may depend on and that are not modelled themselves, ``p(x | context)``:
+            classes, covariates of a forecast. The methods then take the ``context`` that belongs to their rows.
         sample_weight : (n,) of float, optional
             The loss of a mini-batch of B rows is ``1/B sum_b weight[b] nll[b]``: weights are not normalised, and may be
             negative (policy gradients). Rows that ``validation_fraction`` holds out count in the validation score by theirs,
@@ -123,7 +133,11 @@ class MADE(HyperParameters, FittedDensity[MADEModel]):
         """
         run = FitRun(self.get_params(deep=False), checkpoint, checkpoint_every, callback)
         resumed = hasattr(self, "_fit_state") and self._fit_state.resumed
-        state, train = self._look(X, sample_weight, run.params, resumed)
+        state, train = self._look(X, context, sample_weight, run.params, resumed)
+        if state.encoder is not None and X_val is not None:
+            X_val = state.encoder.encode(X_val, context_val, name="X_val", within=True)
+        elif context_val is not None:
+            raise ValueError("context_val must come with X_val and a context, got it alone.")
         held = train.validation(X_val, sample_weight_val)
         train.check_observed(warn=self._warns and not resumed)
         run.take(state, train, held, self.validation_fraction)
@@ -135,11 +149,12 @@ class MADE(HyperParameters, FittedDensity[MADEModel]):
             self._show()
         return self
 
-    def partial_fit(self, X: MatrixLike, y: Any = None, *, sample_weight: Any = None) -> MADE:
+    def partial_fit(self, X: MatrixLike, y: Any = None, *, context: Any = None, sample_weight: Any = None) -> MADE:
         """Make one pass over X in mini-batches; the first call draws the masks and the initial parameters.
 
-        Takes the same X as ``fit``. Rows with missing entries need a model that was started with some, or whose masks vary. It
-        continues from ``model_``; if its parameters are those of an earlier epoch than the last, the optimizer begins anew.
+        Takes the same X as ``fit``; the first call learns what the columns are. Rows with missing entries need a model that
+        was started with some, or whose masks vary. It continues from ``model_``; if its parameters are those of an earlier
+        epoch than the last, the optimizer begins anew.
 
         Raises
         ------
@@ -148,7 +163,7 @@ class MADE(HyperParameters, FittedDensity[MADEModel]):
             change are ``batch_size``, ``learning_rate`` and its schedule, ``max_epochs``, ``n_threads``.
         """
         run = FitRun(self.get_params(deep=False))
-        state, train = self._look(X, sample_weight, run.params, hasattr(self, "_fit_state"))
+        state, train = self._look(X, context, sample_weight, run.params, hasattr(self, "_fit_state"))
         train.check_observed(warn=False)
         packed = train.pack(state.trainer.parameters, self.binarize)
         self._begin(X, state, packed)
@@ -158,7 +173,8 @@ class MADE(HyperParameters, FittedDensity[MADEModel]):
 
     def member_for(self, observed: Any, *, draw: int = 0) -> Connectivity:
         """Return the connectivity that answers when these inputs are observed; see ``MADEModel.member_for``."""
-        return self._fitted().member_for(observed, draw=draw)
+        connectivity: Connectivity = self._fitted().member_for(observed, draw=draw)
+        return connectivity
 
     @property
     def best_epoch_(self) -> int:
@@ -177,8 +193,10 @@ class MADE(HyperParameters, FittedDensity[MADEModel]):
         try:
             made = cls(**state.params)
             state.params = recipe.plain(made.get_params(deep=False))
-            made.n_features_in_ = state.trainer.architecture.n_inputs
-            if state.names is not None:
+            made.n_features_in_ = state.trainer.architecture.n_variables
+            if state.encoder is not None:
+                learn_columns(made, None, encoder=state.encoder)
+            elif state.names is not None:
                 made.feature_names_in_ = np.array(state.names, dtype=object)
             made._fit_state, made.history_ = state, state.history
             made._show()
@@ -186,26 +204,43 @@ class MADE(HyperParameters, FittedDensity[MADEModel]):
             raise file_error(path, "what it says of the estimator must be whole", str(error)) from error
         return made
 
-    def _look(self, X: MatrixLike, sample_weight: Any, params: recipe.Params, continues: bool) -> tuple[FitState, Rows]:
+    def _look(
+        self, X: MatrixLike, context: Any, sample_weight: Any, params: recipe.Params, continues: bool
+    ) -> tuple[FitState, Rows]:
         """Check X and every parameter; return the state, a fresh one unless the fit continues, and X as it was checked."""
         if continues:
             state = self._fit_state
             recipe.check_unchanged(state.params, params)
-            train = Rows.of(X, sample_weight, self._names, state.trainer.architecture.n_inputs)
-            check_columns(self, X)
+            n_features = state.trainer.architecture.n_variables
+            if state.encoder is None:
+                train = Rows.of(X, sample_weight, self._names, n_features)
+                check_columns(self, X)
+            else:
+                train = Rows.of(state.encoder.encode(X, context, within=True), sample_weight, None, n_features)
             return state, train
         arguments.threshold(self.binarize)
-        train = Rows.of(X, sample_weight, self._names)
-        trainer, split_seed = recipe.start(params, train.table.shape[1], train.missing is not None)
-        return FitState(trainer, recipe.plain(params), train.names, split_seed), train
+        encoder = learned(X, context, params, self._names, sample_weight)
+        if encoder is None:
+            train = Rows.of(X, sample_weight, self._names)
+        else:
+            train = Rows.of(encoder.encode(X, context, within=True), sample_weight, None)
+        variables = variables_of(train.table)
+        trainer, split_seed = recipe.start(params, train.table.shape[1], train.missing is not None, variables)
+        return FitState(trainer, recipe.plain(params), train.names, split_seed, encoder=encoder), train
 
     def _begin(self, X: MatrixLike, state: FitState, rows: TrainingRows) -> None:
         """Forget the last fit, unless this one continues it, and begin with these rows; all arguments are checked by now."""
         if state is getattr(self, "_fit_state", None):
             return
         recipe.start_biases(state.trainer, self.bias_init, rows)
-        learn_columns(self, X, self._names)
+        learn_columns(self, X, self._names, state.encoder)
         self._fit_state, self.history_ = state, state.history
+
+    def _belong_to(self, encoder: Encoder) -> None:
+        """Become the model of a table, after a fit to its codes."""
+        self._fit_state.encoder = encoder
+        learn_columns(self, None, encoder=encoder)
+        self._show()
 
     def _show(self) -> None:
         """Make ``model_`` of the best parameters so far. It holds them, not a copy: a fit that continues leaves them alone."""

@@ -171,7 +171,7 @@ class MADEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # typ
 
         Columns that were never observed in ``fit`` do not count.
         """
-        return self.model_.score(self._seen(fitted_table(self, X)), n_threads=self.n_threads)
+        return float(self.model_.score(self._seen(fitted_table(self, X)), n_threads=self.n_threads))
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
         """Return the names of the columns that ``transform`` returns; without names in ``fit`` they are x0, x1, ..."""

@@ -1,7 +1,7 @@
 """One call about rows with missing inputs: spread over patterns, networks and threads, and put together as a mixture.
 
-Rows are packed bits, 0 where missing. Not here: the answers of one network about rows that miss the same inputs
-(``pattern.py``), checks of arguments and warnings (``density.py``).
+Rows are packed bits, 0 where missing, or codes of levels. Not here: the answers of one network about rows that miss the same
+inputs (``pattern.py``, ``levels.py``), checks of arguments and warnings (``density.py``).
 """
 
 from __future__ import annotations
@@ -10,19 +10,20 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from made_fast.inference.pattern import MEMBER, Bits, Floats, Index, Pattern, Streams, pack
+from made_fast.inference.levels import LevelPattern, LevelRows, count_copies, patterns_of
+from made_fast.inference.pattern import MEMBER, Bits, Floats, Index, Pattern, Streams
 from made_fast.kernels.layout import aligned_empty
 from made_fast.network.architecture import Architecture
 from made_fast.network.network import Network
 from made_fast.system import threads
-from made_fast.tables.bits import distinct_rows, unpack_rows
+from made_fast.tables.bits import pack_bits, unpack_rows
 
-__all__ = ["Answers", "MixtureAnswers", "ModelAnswers", "Options", "PackedRows", "choose"]
+__all__ = ["Answers", "MixtureAnswers", "ModelAnswers", "Options", "PackedRows", "Rows", "choose"]
 
 AT_ONCE, PACKED_BYTES = 4, 64 << 20
 """Most networks, each for one pattern, that are packed at once for each of several threads, and most bytes of them together.
@@ -41,6 +42,47 @@ class PackedRows(NamedTuple):
     n_inputs: int
     copies: Index | None = None
 
+    @property
+    def n_rows(self) -> int:
+        """How many rows there are."""
+        return len(self.bits)
+
+    @property
+    def n_means(self) -> int:
+        """How many means a row has, D."""
+        return self.n_inputs
+
+    @property
+    def kept(self) -> Bits:
+        """The rows as an array."""
+        return self.bits
+
+    def keep(self, columns: NDArray[np.uint8]) -> Bits:
+        """Return complete rows (n, D) in the form of ``kept``."""
+        return pack_bits(columns)
+
+    def blank(self, *shape: int) -> NDArray[np.uint8]:
+        """Return an array for so many complete rows."""
+        return np.empty((*shape, self.n_inputs), np.uint8)
+
+    def observed(self, row: int) -> NDArray[np.bool_]:
+        """Return which inputs of a row are observed, (D,)."""
+        observed: NDArray[np.bool_] = self.columns(self.missing[row : row + 1])[0] == 0
+        return observed
+
+    def pattern(self, network: Network, row: int, n_walks: int, whole: bool) -> Pattern:
+        """Return the pattern of a row for a network."""
+        return Pattern(network, self.observed(row), n_walks, whole)
+
+    def placed(self, pattern: Pattern) -> Bits:
+        """Return the rows in the order of the places of a pattern's network."""
+        return pattern.place(self.columns(self.bits))
+
+    def complete(self, columns: NDArray[np.uint8]) -> PackedRows:
+        """Return complete rows (n, D)."""
+        bits = pack_bits(columns)
+        return PackedRows(bits, np.zeros_like(bits), self.n_inputs)
+
     def take(self, rows: Index) -> PackedRows:
         """Return some of the rows."""
         copies = None if self.copies is None else self.copies[rows]
@@ -50,12 +92,7 @@ class PackedRows(NamedTuple):
         """Return the rows with ``copies``."""
         if self.copies is not None:
             return self
-        _, of_row = distinct_rows(np.concatenate([self.bits, self.missing], axis=1))
-        together = np.argsort(of_row, kind="stable")
-        counts = np.bincount(of_row)
-        copies = np.empty(len(of_row), np.intp)
-        copies[together] = np.arange(len(of_row)) - np.repeat(np.cumsum(counts) - counts, counts)
-        return self._replace(copies=copies)
+        return self._replace(copies=count_copies(np.concatenate([self.bits, self.missing], axis=1)))
 
     def names(self) -> Bits:
         """Return the name of each row for random numbers, (n, 2 W + 1): its content, and which copy it is."""
@@ -68,8 +105,7 @@ class PackedRows(NamedTuple):
 
     def patterns(self) -> list[Index]:
         """Return the rows of each pattern of missing inputs."""
-        _, pattern = distinct_rows(self.missing)
-        return np.split(np.argsort(pattern, kind="stable"), np.cumsum(np.bincount(pattern))[:-1])
+        return patterns_of(self.missing)
 
     def filled(self, mean: Floats) -> Floats:
         """Return means (n, D) with the observed entries in their places."""
@@ -81,6 +117,9 @@ class PackedRows(NamedTuple):
         one[np.arange(len(one)), columns // 64] = np.uint64(1) << (columns % 64).astype(np.uint64)
         bits = np.concatenate([self.bits & ~one, self.bits | one])
         return PackedRows(bits, np.tile(self.missing & ~one, (2, 1)), self.n_inputs)
+
+
+Rows: TypeAlias = PackedRows | LevelRows
 
 
 class Options(NamedTuple):
@@ -96,10 +135,10 @@ class Options(NamedTuple):
 class Answers(ABC):
     """Answers about rows with missing inputs, which are computed on demand."""
 
-    rows: PackedRows
+    rows: Rows
     options: Options
 
-    def about(self, rows: PackedRows) -> Self:
+    def about(self, rows: Rows) -> Self:
         """Return the same about other rows."""
         return replace(self, rows=rows)
 
@@ -107,19 +146,22 @@ class Answers(ABC):
     def log_marginal(self) -> tuple[Floats, Floats]:
         """Return log p of the observed inputs of each row, and its standard error, (n,) both."""
 
-    def draws(self, n_draws: int) -> tuple[NDArray[np.uint8], Floats]:
-        """Return draws (n_draws, n, D) and the smallest effective number of walks of each row (inf: exact)."""
+    def draws(self, n_draws: int) -> tuple[NDArray[Any], Floats]:
+        """Return draws (n_draws, n, D), of 0/1 or of levels, and the smallest effective number of walks of each row.
+
+        That is inf where draws are exact.
+        """
         return self.about(self.rows.counted())._draws(n_draws)
 
     @abstractmethod
-    def _draws(self, n_draws: int) -> tuple[NDArray[np.uint8], Floats]: ...
+    def _draws(self, n_draws: int) -> tuple[NDArray[Any], Floats]: ...
 
     @abstractmethod
     def means(self) -> tuple[Floats, Floats]:
-        """Return ``E[x | observed]``, (n, D), and effective numbers as above."""
+        """Return ``E[x | observed]``, (n, D), or the probability of every level, and effective numbers as above."""
 
     @abstractmethod
-    def modes(self) -> tuple[NDArray[np.uint8], Floats]:
+    def modes(self) -> tuple[NDArray[Any], Floats]:
         """Return each row as filled in by the network or member whose proposal is the most probable; effective numbers."""
 
     def _chosen(self, shares: Floats, n_draws: int) -> Index:
@@ -130,16 +172,19 @@ class Answers(ABC):
 class Answering(Protocol):
     """A model, as far as its answers are concerned."""
 
-    def _answers(self, rows: PackedRows, options: Options) -> Answers: ...
+    def _answers(self, rows: Rows, options: Options) -> Answers: ...
 
 
 class Block(NamedTuple):
-    """Rows that miss the same inputs, and one network that is asked about them; ``bits`` are in order of its places."""
+    """Rows that miss the same inputs, and one network that is asked about them; ``placed`` are in order of its places.
 
-    pattern: Pattern
+    Rows of bits come with a ``Pattern``, those of codes with a ``LevelPattern``.
+    """
+
+    pattern: Any
     draw: int
     rows: Index
-    bits: Bits
+    placed: Any
     streams: Streams
 
 
@@ -159,19 +204,21 @@ class ModelAnswers(Answers):
     def log_marginal(self) -> tuple[Floats, Floats]:
         log_p, variance = self._log_marginals()
         total = np.logaddexp.reduce(log_p, axis=0)
-        return total - np.log(self.options.n_members), np.sqrt(sum(np.exp(log_p - total) ** 2 * variance))
+        return total - np.log(self.options.n_members), np.sqrt(sum(np.exp(log_p - _finite(total)) ** 2 * variance))
 
-    def _draws(self, n_draws: int) -> tuple[NDArray[np.uint8], Floats]:
-        n = len(self.rows.bits)
+    def _draws(self, n_draws: int) -> tuple[NDArray[Any], Floats]:
+        n = self.rows.n_rows
         chosen = self._chosen(self._shares(), n_draws) if self.options.n_members > 1 else np.zeros((n_draws, n), np.intp)
-        out = np.empty((n_draws, n, self.rows.n_inputs), np.uint8)
+        out = self.rows.blank(n_draws, n)
         effective = np.full((self.options.n_members, n), np.inf)
 
         def work(b: Block) -> None:
             which, draws = np.nonzero((chosen == b.draw)[:, b.rows].T)
             if len(which):
                 used, which = np.unique(which, return_inverse=True)
-                drawn, effective[b.draw, b.rows[used]] = b.pattern.draw(b.bits[used], which, b.streams.take(used))
+                drawn, effective[b.draw, b.rows[used]] = b.pattern.draw(
+                    b.placed.take(used, axis=0), which, b.streams.take(used)
+                )
                 out[draws, b.rows[used[which]]] = b.pattern.columns(drawn)
 
         self._ask(work, lambda pattern: max(pattern.n_candidates, n_draws))
@@ -179,30 +226,31 @@ class ModelAnswers(Answers):
 
     def means(self) -> tuple[Floats, Floats]:
         shares = self._shares()
-        out, effective = np.zeros((len(self.rows.bits), self.rows.n_inputs)), np.full(len(self.rows.bits), np.inf)
+        n = self.rows.n_rows
+        out, effective = np.zeros((n, self.rows.n_means)), np.full(n, np.inf)
 
         def work(b: Block) -> None:
-            mean, found = b.pattern.mean(b.bits, b.streams)
-            out[b.rows[:, None], b.pattern.network.order] += shares[b.draw, b.rows, None] * mean
+            mean, found = b.pattern.mean(b.placed, b.streams)
+            out[b.rows[:, None], b.pattern.mean_columns] += shares[b.draw, b.rows, None] * mean
             effective[b.rows] = np.minimum(effective[b.rows], found)
 
         for draw in range(self.options.n_members):  # one after the other, so that the order of the sums is fixed
             self._ask(work, lambda p: max(p.n_candidates, p.n_walks if len(p.late) else 1), [draw], whole=True)
         return self.rows.filled(out), effective
 
-    def modes(self) -> tuple[NDArray[np.uint8], Floats]:
-        M, n = self.options.n_members, len(self.rows.bits)
-        found, effective = np.empty((M, *self.rows.bits.shape), np.uint64), np.full((M, n), np.inf)
+    def modes(self) -> tuple[NDArray[Any], Floats]:
+        M, n, kept = self.options.n_members, self.rows.n_rows, self.rows.kept
+        found, effective = np.empty((M, *kept.shape), kept.dtype), np.full((M, n), np.inf)
         log_p = np.full((M, n), -np.inf)
 
         def work(b: Block) -> None:
-            mode, effective[b.draw, b.rows] = b.pattern.mode(b.bits, b.streams)
-            found[b.draw, b.rows] = pack(b.pattern.columns(mode))
+            mode, effective[b.draw, b.rows] = b.pattern.mode(b.placed, b.streams)
+            found[b.draw, b.rows] = self.rows.keep(b.pattern.columns(mode))
 
         def judge(b: Block) -> None:
             for i in range(M):
-                bits = b.pattern.place(self.rows.columns(found[i, b.rows]))
-                log_p[i, b.rows] = np.logaddexp(log_p[i, b.rows], b.pattern.network.score(bits, 1))
+                own = b.pattern.log_p(b.placed, self.rows.columns(found[i, b.rows]))
+                log_p[i, b.rows] = np.logaddexp(log_p[i, b.rows], own)
 
         self._ask(work)
         for draw in range(M) if M > 1 else ():
@@ -211,22 +259,22 @@ class ModelAnswers(Answers):
 
     def _log_marginals(self) -> tuple[Floats, Floats]:
         """Return log p of the observed inputs under each network, and its variance, (M, n) both."""
-        log_p, variance = np.empty((2, self.options.n_members, len(self.rows.bits)))
+        log_p, variance = np.empty((2, self.options.n_members, self.rows.n_rows))
 
         def work(b: Block) -> None:
-            log_p[b.draw, b.rows], variance[b.draw, b.rows] = b.pattern.log_marginal(b.bits, b.streams)
+            log_p[b.draw, b.rows], variance[b.draw, b.rows] = b.pattern.log_marginal(b.placed, b.streams)
 
         self._ask(work)
         return log_p, variance
 
     def _shares(self) -> Floats:
         """Return the probability of each network given the observed inputs, (M, n)."""
-        return _posterior(self._log_marginals()[0]) if self.options.n_members > 1 else np.ones((1, len(self.rows.bits)))
+        return _posterior(self._log_marginals()[0]) if self.options.n_members > 1 else np.ones((1, self.rows.n_rows))
 
     def _ask(
         self,
         work: Callable[[Block], None],
-        passes: Callable[[Pattern], int] = lambda pattern: pattern.n_candidates,
+        passes: Callable[[Any], int] = lambda pattern: pattern.n_candidates,
         draws: Sequence[int] | None = None,
         *,
         whole: bool = False,
@@ -245,12 +293,13 @@ class ModelAnswers(Answers):
 
         def batch(first: int) -> None:
             some = units[first : first + at_once]
-            patterns: dict[int, Pattern] = {}
+            patterns: dict[int, Pattern | LevelPattern] = {}
 
             def look(u: int, _: int) -> None:
                 draw, rows = some[u]
-                observed = self.rows.columns(self.rows.missing[rows[:1]])[0] == 0
-                patterns[u] = Pattern(self.network_for(observed, draw, rooms[u]), observed, self.options.n_walks, whole)
+                row = int(rows[0])
+                network = self.network_for(self.rows.observed(row), draw, rooms[u])
+                patterns[u] = self.rows.pattern(network, row, self.options.n_walks, whole)
 
             threads.for_each(look, len(some), n_threads)
             blocks = []
@@ -261,9 +310,8 @@ class ModelAnswers(Answers):
             def answer(b: int, _: int) -> None:
                 u, rows = blocks[b]
                 draw, part = some[u][0], self.rows.take(rows)
-                bits = patterns[u].place(self.rows.columns(part.bits))
                 streams = Streams(root + draw.to_bytes(4, "little"), part.names())
-                work(Block(patterns[u], draw, rows, bits, streams))
+                work(Block(patterns[u], draw, rows, part.placed(patterns[u]), streams))  # type: ignore[arg-type]  # its own
 
             threads.for_each(answer, len(blocks), n_threads)
 
@@ -279,23 +327,23 @@ class MixtureAnswers(Answers):
     weights: Floats
 
     @classmethod
-    def of(cls, rows: PackedRows, options: Options, models: Sequence[Answering], weights: Floats) -> MixtureAnswers:
+    def of(cls, rows: Rows, options: Options, models: Sequence[Answering], weights: Floats) -> MixtureAnswers:
         """Return the answers of models about rows; each has its own random numbers, so that errors do not add up."""
         seeds = options.rng.integers(2**63, size=len(models)).tolist()
         own = [options._replace(rng=np.random.default_rng(seed)) for seed in seeds]
         return cls(rows, own[0], [model._answers(rows, one) for model, one in zip(models, own, strict=True)], weights)
 
-    def about(self, rows: PackedRows) -> Self:
+    def about(self, rows: Rows) -> Self:
         return replace(self, rows=rows, models=[model.about(rows) for model in self.models])
 
     def log_marginal(self) -> tuple[Floats, Floats]:
         joint, std = self._joint()
         total = np.logaddexp.reduce(joint, axis=0)
-        return total, np.sqrt(sum((np.exp(joint - total) * std) ** 2))
+        return total, np.sqrt(sum((np.exp(joint - _finite(total)) * std) ** 2))
 
-    def _draws(self, n_draws: int) -> tuple[NDArray[np.uint8], Floats]:
+    def _draws(self, n_draws: int) -> tuple[NDArray[Any], Floats]:
         chosen = self._chosen(_posterior(self._joint()[0]), n_draws)
-        out, effective = np.empty((*chosen.shape, self.rows.n_inputs), np.uint8), np.full(chosen.shape[1], np.inf)
+        out, effective = self.rows.blank(*chosen.shape), np.full(chosen.shape[1], np.inf)
         for m, model in enumerate(self.models):
             count = (chosen == m).sum(axis=0)
             rows = np.flatnonzero(count)
@@ -310,19 +358,19 @@ class MixtureAnswers(Answers):
 
     def means(self) -> tuple[Floats, Floats]:
         shares = _posterior(self._joint()[0])
-        mean, effective = np.zeros((len(self.rows.bits), self.rows.n_inputs)), np.full(len(self.rows.bits), np.inf)
+        n = self.rows.n_rows
+        mean, effective = np.zeros((n, self.rows.n_means)), np.full(n, np.inf)
         for model, share in zip(self.models, shares, strict=True):
             part, found = model.means()
             mean += share[:, None] * part
             effective = np.minimum(effective, found)
         return self.rows.filled(mean), effective
 
-    def modes(self) -> tuple[NDArray[np.uint8], Floats]:
+    def modes(self) -> tuple[NDArray[Any], Floats]:
         proposals, effective = zip(*(model.modes() for model in self.models), strict=True)
         log_p = []
         for rows in proposals if len(proposals) > 1 else ():
-            bits = pack(rows)
-            log_p.append(self.about(PackedRows(bits, np.zeros_like(bits), self.rows.n_inputs)).log_marginal()[0])
+            log_p.append(self.about(self.rows.complete(rows)).log_marginal()[0])
         best = np.argmax(log_p, axis=0) if log_p else 0
         return np.stack(proposals)[best, np.arange(len(proposals[0]))], np.min(effective, axis=0)
 
@@ -338,6 +386,11 @@ def choose(shares: Floats, uniforms: Floats) -> Index:
     for up_to in np.cumsum(shares, axis=0)[:-1]:
         chosen += uniforms >= up_to
     return chosen
+
+
+def _finite(log_total: Floats) -> Floats:
+    """Return logarithms of sums with 0 in place of that of 0, which no part of the sum can be divided by."""
+    return np.where(np.isfinite(log_total), log_total, 0)
 
 
 def _posterior(joint: Floats) -> Floats:

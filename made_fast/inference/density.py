@@ -23,15 +23,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from made_fast.inference import tensorfile
-from made_fast.inference.answering import Answers, Options, PackedRows
+from made_fast.inference.answering import Answers, Options, PackedRows, Rows
+from made_fast.inference.levels import LevelRows, Weights
 from made_fast.inference.pattern import ENUMERATED, Floats
 from made_fast.network.masks import Connectivity
 from made_fast.tables import arguments
 from made_fast.tables.bits import pack_missing, pack_rows
 from made_fast.tables.choices import METHODS, N_WALKS
+from made_fast.tables.coded import Coded
 from made_fast.tables.table import MatrixLike, Table
 
-__all__ = ["ENUMERATED", "N_WALKS", "ApproximationWarning", "Density", "log_p_observed"]
+__all__ = ["ENUMERATED", "N_WALKS", "ApproximationWarning", "Density", "log_p_observed", "warn_of_estimates"]
 
 
 class ApproximationWarning(UserWarning):
@@ -126,6 +128,16 @@ class Density(ABC):
         """Return the mean log-likelihood of the rows of X in nats, or of the observed entries of rows that miss some (NaN)."""
         return float(np.mean(log_p_observed(self, X, n_threads)[0]))
 
+    def explain(self, X: MatrixLike, *, n_threads: int | None = None) -> Floats:
+        """Return what each input adds to the negative log-likelihood of its row: the largest ones make it odd.
+
+        Takes and raises what :meth:`score_samples` does. Returns (n, D) in nats, which add up to ``-log p(x)``: under one
+        network ``-log p(x_d | the inputs before d)``, under several the mean over those that the row is likely to be of.
+        """
+        from made_fast.inference.explaining import contributions  # it knows all models
+
+        return contributions(self, self._table(X), arguments.n_threads(n_threads))
+
     def log_marginal(
         self,
         X: MatrixLike,
@@ -157,7 +169,7 @@ class Density(ABC):
         log_p, std = asked.log_marginal()
         if return_std:
             return log_p, std
-        _warn("log_marginal", asked, std=std, unit=" nats")
+        warn_of_estimates("log_marginal", asked, std=std, unit=" nats")
         return log_p
 
     def conditional(
@@ -188,14 +200,15 @@ class Density(ABC):
         (n,) float64, or two of them
         """
         asked = self._asked(X, n_members, n_walks, random_state, n_threads)
-        n = len(asked.rows.bits)
+        rows, n = asked.rows, asked.rows.n_rows
+        assert isinstance(rows, PackedRows)
         columns = arguments.target(target, n, self.n_features_in)
-        log_p, std = asked.about(asked.rows.with_target(columns)).log_marginal()
+        log_p, std = asked.about(rows.with_target(columns)).log_marginal()
         proba: Floats = np.exp(-np.logaddexp(0, log_p[:n] - log_p[n:]))
         std = proba * (1 - proba) * np.hypot(std[:n], std[n:])  # the delta method, on the logit
         if return_std:
             return proba, std
-        _warn("conditional", asked, std=std)
+        warn_of_estimates("conditional", asked, std=std)
         return proba
 
     def sample_conditional(
@@ -221,8 +234,8 @@ class Density(ABC):
             Whole rows; observed entries are as they were.
         """
         asked = self._asked(X, n_members, n_walks, random_state, n_threads)
-        drawn, effective = asked.draws(arguments.how_many(n_draws, "n_draws", 64 * asked.rows.bits.size))
-        _warn("sample_conditional", asked, effective=effective)
+        drawn, effective = asked.draws(arguments.how_many(n_draws, "n_draws", 64 * asked.rows.kept.size))
+        warn_of_estimates("sample_conditional", asked, effective=effective)
         return drawn
 
     def impute(
@@ -262,7 +275,7 @@ class Density(ABC):
             (filled,), effective = asked.draws(1)
         else:
             filled, effective = asked.modes() if how == "mode" else asked.means()
-        _warn("impute", asked, effective=effective)
+        warn_of_estimates("impute", asked, effective=effective)
         return filled
 
     @abstractmethod
@@ -305,17 +318,25 @@ class Density(ABC):
         """Return the tensors and the metadata of the model's file."""
 
     @abstractmethod
-    def _answers(self, rows: PackedRows, options: Options) -> Answers:
+    def _answers(self, rows: Rows, options: Options) -> Answers:
         """Return the answers of the networks of this model, which are computed on demand."""
 
     def _table(self, X: MatrixLike) -> Table:
         return Table.of(X, self.n_features_in, feature_names=self.feature_names)
 
-    def _asked(self, X: MatrixLike, n_members: Any, n_walks: Any, random_state: Any, n_threads: Any) -> Answers:
-        """Check what a caller passes, and pack the rows."""
+    @abstractmethod
+    def _rows(self, n: int, rng: np.random.Generator, n_threads: int, context: NDArray[np.uint64] | None) -> NDArray[Any]:
+        """Return rows drawn from the whole model, of 0/1 or, in contexts (n, W) if there are any, of levels, (n, D)."""
+
+    def _asked(
+        self, X: MatrixLike, n_members: Any, n_walks: Any, random_state: Any, n_threads: Any, weights: Weights = ()
+    ) -> Answers:
+        """Check what a caller passes, and pack the rows; for ``weights`` of levels see ``LevelRows``."""
         counts = arguments.count(n_members, "n_members"), arguments.count(n_walks, "n_walks")
         options = Options(*counts, arguments.n_threads(n_threads), arguments.generator(random_state))
         table, order = self._table(X), np.arange(self.n_features_in)
+        if isinstance(table, Coded):
+            return self._answers(LevelRows.of(table, weights), options)
         bits, missing = pack_rows(table, order, self.binarize, missing=True), pack_missing(table, order)
         rows = PackedRows(bits, np.zeros_like(bits) if missing is None else missing, len(order))
         return self._answers(rows, options)
@@ -338,7 +359,8 @@ def log_p_observed(
     if not gaps.any():
         return model.score_samples(table, n_threads=n_threads), std
     if not gaps.all():
-        pack_rows(table, np.arange(table.shape[1]), model.binarize, missing=True)  # wrong values: rows have their numbers here
+        if not isinstance(table, Coded):
+            pack_rows(table, np.arange(table.shape[1]), model.binarize, missing=True)  # wrong values: rows have numbers here
         log_p[~gaps] = model.score_samples(table.take(np.flatnonzero(~gaps)), n_threads=n_threads)
         table = table.take(np.flatnonzero(gaps))
     found = model.log_marginal(table, return_std=not warn, n_threads=n_threads, **asking)
@@ -346,7 +368,9 @@ def log_p_observed(
     return log_p, std
 
 
-def _warn(method: str, asked: Answers, *, std: Floats | None = None, effective: Floats | None = None, unit: str = "") -> None:
+def warn_of_estimates(
+    method: str, asked: Answers, *, std: Floats | None = None, effective: Floats | None = None, unit: str = ""
+) -> None:
     """Warn of rows whose answers are estimates: they have a standard error, or an effective number of walks."""
     if std is not None:
         estimated = std > 0

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from made_fast.inference import modelfile
-from made_fast.inference.answering import MixtureAnswers, Options, PackedRows
+from made_fast.inference.answering import MixtureAnswers, Options, Rows
 from made_fast.inference.model import MADEModel
 from made_fast.inference.tensorfile import ModelFileError
 from made_fast.network.latent import Points
@@ -121,7 +121,7 @@ class LatentModel(MADEModel):
         """See ``MADEModel.with_input``."""
         return LatentModel(self.source, binarize=binarize, hyper=self.hyper, feature_names=self.feature_names)
 
-    def _answers(self, rows: PackedRows, options: Options) -> MixtureAnswers:
+    def _answers(self, rows: Rows, options: Options) -> MixtureAnswers:
         self._within(options.n_members, "n_members", 1)
         return MixtureAnswers.of(rows, options, self._points, np.full(self.n_points, 1 / self.n_points))
 

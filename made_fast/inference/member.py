@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from made_fast.inference.answering import Options, PackedRows
+from made_fast.inference.answering import Options, Rows
 from made_fast.inference.density import Density
 from made_fast.inference.pattern import Floats
 from made_fast.network.masks import Connectivity
@@ -73,6 +73,9 @@ class DensityMember(Density):
             self._refuse(f"sample must return the {n} rows that it is asked for, got {len(table)}")
         return table.ones().astype(np.uint8)
 
+    def _rows(self, n: int, rng: np.random.Generator, n_threads: int, context: Any) -> NDArray[np.uint8]:
+        return self.sample(n, rng)
+
     def with_input(self, binarize: float | None) -> DensityMember:
         """Return a member that takes other input: see ``binarize``."""
         return DensityMember(self.density, self.n_features_in, binarize, self.feature_names)
@@ -85,7 +88,7 @@ class DensityMember(Density):
         """Refuse it: the density is no network."""
         self._cannot("is no network")
 
-    def _answers(self, rows: PackedRows, options: Options) -> NoReturn:
+    def _answers(self, rows: Rows, options: Options) -> NoReturn:
         self._cannot("knows no marginals, conditionals or completions of rows that miss something")
 
     def _content(self) -> NoReturn:

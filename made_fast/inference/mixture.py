@@ -1,23 +1,21 @@
-"""A mixture of models that were trained apart, ``p(x) = sum_m w_m p_m(x)``; and ``load``, which reads a model or a mixture.
+"""A mixture of models that were trained apart, ``p(x) = sum_m w_m p_m(x)``.
 
 Each member, a ``MADEModel``, may itself be a mixture, in equal parts, over its masks. Not here: training of members and
 weights (``ensemble.py``), the public questions (``density.py``), densities of other libraries as members (``member.py``), the
-file (``tensorfile.py``, ``modelfile.py``).
+file (``modelfile.py``, ``loading.py``).
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from made_fast.inference import modelfile, tensorfile
-from made_fast.inference.answering import MixtureAnswers, Options, PackedRows, choose
+from made_fast.inference import modelfile
+from made_fast.inference.answering import MixtureAnswers, Options, Rows, choose
 from made_fast.inference.density import Density
-from made_fast.inference.latent import from_content
 from made_fast.inference.member import DensityMember
 from made_fast.inference.model import MADEModel
 from made_fast.inference.pattern import Floats
@@ -26,7 +24,7 @@ from made_fast.tables import arguments
 from made_fast.tables.arrays import CONVERSION_ERRORS
 from made_fast.tables.table import MatrixLike
 
-__all__ = ["MixtureModel", "load"]
+__all__ = ["MixtureModel"]
 
 
 Member: TypeAlias = MADEModel | DensityMember
@@ -95,14 +93,20 @@ class MixtureModel(Density):
         self, n_samples: int = 1, random_state: Any = None, *, member: int | None = None, n_threads: int | None = None
     ) -> NDArray[np.uint8]:
         """Draw independent rows, each from a member drawn by weight, or all from ``member``. See :meth:`Density.sample`."""
-        n = arguments.how_many(n_samples, "n_samples", max(self.n_features_in, 8))
-        X, rng = np.empty((n, self.n_features_in), np.uint8), arguments.generator(random_state)
+        n, rng = arguments.how_many(n_samples, "n_samples", max(self.n_features_in, 8)), arguments.generator(random_state)
         if member is not None:
             return self._member(member).sample(n, rng, n_threads=n_threads)
+        return self._rows(n, rng, arguments.n_threads(n_threads))
+
+    def _rows(self, n: int, rng: np.random.Generator, n_threads: int, context: Any = None) -> NDArray[Any]:
+        X: NDArray[Any] | None = None
         chosen = choose(self.weights[:, None], rng.random(n))
         for m in np.unique(chosen):
             rows = np.flatnonzero(chosen == m)
-            X[rows] = self.members[m].sample(len(rows), rng, n_threads=n_threads)
+            drawn = self.members[m]._rows(len(rows), rng, n_threads, None if context is None else context[rows])
+            X = np.empty((n, self.n_features_in), drawn.dtype) if X is None else X
+            X[rows] = drawn
+        assert X is not None
         return X
 
     def to_dense(self, *, member: int | None = None, mask: int | Connectivity | None = None) -> dict[str, Any]:
@@ -129,7 +133,7 @@ class MixtureModel(Density):
         contents = [model._content()._replace(feature_names=None) for model in self.members]
         return modelfile.encode_ensemble(modelfile.EnsembleContent(contents, self.weights, self.hyper, self.feature_names))
 
-    def _answers(self, rows: PackedRows, options: Options) -> MixtureAnswers:
+    def _answers(self, rows: Rows, options: Options) -> MixtureAnswers:
         return MixtureAnswers.of(rows, options, self.members, self.weights)
 
     def _member(self, member: Any) -> Member:
@@ -169,6 +173,9 @@ def _members(given: Sequence[Any]) -> tuple[Member, ...]:
         found = [getattr(model, name) for model in own]
         if found and found.count(found[0]) < len(found):
             raise ValueError(f"members must have the same {name}, got {arguments.shown(found)}.")
+    variables = [model.architecture.variables for model in own if isinstance(model, MADEModel)]
+    if any(one != variables[0] for one in variables):
+        raise ValueError("members must be of the same columns with the same levels, got different ones. Fit a MADEEnsemble.")
     widths = [getattr(member, "n_features_in", getattr(member, "n_features_in_", None)) for member in flat]
     known = [int(width) for width in widths if width is not None]
     if known.count(known[0] if known else 0) < len(known) or not known:
@@ -198,60 +205,3 @@ def _weights(value: Any, n_members: int) -> Floats:
         raise ValueError(f"weights must add up to 1, got {float(weights.sum())!r}. Divide them by their sum.")
     weights.flags.writeable = False
     return weights
-
-
-def load(source: Any, *, mmap: bool = False) -> MADEModel | MixtureModel:
-    """Read a model, or a mixture of models, that ``save`` wrote.
-
-    Parameters
-    ----------
-    source : path, bytes-like or binary file
-        A path (str or ``os.PathLike``); or the content of such a file, as bytes, bytearray or memoryview; or a file open for
-        reading bytes, read from where it stands to its end. It is untrusted: everything in it is checked, nothing executed.
-    mmap : bool
-        Map the parameters of the file at a path instead of reading them: many processes then share one copy. Replace a file
-        that is being served by a rename, as ``save`` does, never in place: ``cp`` and ``rsync --inplace`` over it change the
-        model under way, and a mapped file that is cut short kills the processes that use it (SIGBUS).
-
-    Raises
-    ------
-    OSError
-        The file cannot be opened or read.
-    ModelFileError
-        It is not a whole, consistent model file; a ValueError.
-    """
-    mmap = arguments.boolean(mmap, "mmap")
-    path, content = _content_of(source)
-    if mmap and content is not None:
-        raise ValueError(f"mmap=True needs the path of a file to map, got {path}. Pass its path, or leave mmap out.")
-    tensors, metadata = tensorfile.read(path, mmap=mmap, content=content)
-    if metadata.get("kind") != "ensemble":
-        return from_content(modelfile.decode(tensors, metadata, path), path)
-    found = modelfile.decode_ensemble(tensors, metadata, path)
-    members = [from_content(member._replace(feature_names=found.feature_names), path) for member in found.members]
-    try:
-        return MixtureModel(members, found.weights, hyper=found.hyper)
-    except ValueError as error:
-        raise tensorfile.file_error(path, "it must hold a mixture", str(error), "Save the model again.") from error
-
-
-def _content_of(source: Any) -> tuple[str, bytes | None]:
-    """Return the name of a source in errors, and its content; None if the source is a path."""
-    if isinstance(source, bytes | bytearray | memoryview):
-        name, content = type(source).__name__, bytes(source)
-        if len(content) < 1 << 12 and b"\0" not in content:  # the length of a header has zeros
-            way_out = "Bytes are the content of a file; if they are its path, pass os.fsdecode(path)."
-            raise tensorfile.file_error(name, "it must hold a model file", content, way_out)
-        return name, content
-    if isinstance(source, str | os.PathLike):
-        return arguments.path(source, "source"), None
-    if not callable(getattr(source, "read", None)):
-        demand = "source must be a path (str or os.PathLike), the content of a file (bytes) or a file open for reading bytes"
-        raise TypeError(f"{demand}, got {arguments.shown(source)} of type {type(source).__name__}.")
-    given = getattr(source, "name", None)
-    name = given if isinstance(given, str) else f"an open {type(source).__name__}"
-    content = source.read()
-    if not isinstance(content, bytes | bytearray | memoryview):
-        found = f"one that reads {type(content).__name__} ({name}). Open it in binary mode, open(path, 'rb')"
-        raise TypeError(f"source must be a file open for reading bytes, got {found}.")
-    return name, bytes(content)

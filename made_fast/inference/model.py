@@ -15,16 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from made_fast.inference import modelfile
-from made_fast.inference.answering import Answers, ModelAnswers, Options, PackedRows
+from made_fast.inference.answering import Answers, ModelAnswers, Options, Rows
 from made_fast.inference.density import Density
 from made_fast.network.masks import Connectivity, MaskRule, MaskSet, check_connectivity
 from made_fast.network.network import Network, Parameters
 from made_fast.system import threads
 from made_fast.tables import arguments
 from made_fast.tables.bits import Packing
+from made_fast.tables.coded import Coded
 from made_fast.tables.table import MatrixLike, Table
 
 __all__ = ["MADEModel"]
+
+Bits = NDArray[np.uint64]
 
 KEPT_BYTES = 64 << 20  # of packed networks that a model keeps between calls: 40 of 784-500-784 in float32
 MASKS_AT_ONCE = 32  # most masks whose log-likelihoods are in memory before they are summed
@@ -56,7 +59,8 @@ class MADEModel(Density):
     Attributes
     ----------
     n_features_in, n_masks, n_points, n_parameters : int
-        D, K, 1 (see ``LatentModel``), and the weights and biases: those live under the one mask, or all that masks share.
+        D (of levels: of the variables), K, 1 (see ``LatentModel``), and the weights and biases: those live under the one
+        mask, or all that masks share.
     dtype : numpy.dtype
         Of the parameters, float32 or float64.
 
@@ -77,7 +81,7 @@ class MADEModel(Density):
             raise TypeError(f"source must be a Network or Shared, got {type(source).__name__}. Read models by made_fast.load.")
         self.source = source.sealed()
         self.architecture = source.architecture
-        self.n_features_in, self.dtype, self.n_parameters = source.architecture.n_inputs, source.dtype, source.n_parameters
+        self.n_features_in, self.dtype, self.n_parameters = source.architecture.n_variables, source.dtype, source.n_parameters
         if source.connectivity is not None:
             masks = MaskSet.of([source.connectivity])
         elif masks is None:
@@ -99,7 +103,7 @@ class MADEModel(Density):
 
     def __repr__(self) -> str:
         a = self.architecture
-        sizes = "-".join(str(n) for n in (a.n_inputs, *a.hidden_sizes, a.n_inputs))
+        sizes = "-".join(str(n) for n in (a.n_inputs, *a.hidden_sizes, a.n_outputs))
         extra = "".join([f", direct={a.direct}" * (a.direct != "none"), ", connectivity weights" * a.connectivity_weights])
         masks = f", {self.n_masks} masks" * (self.n_masks > 1)
         return f"MADEModel({sizes}, {a.activation}{extra}{masks}, {self.dtype}, {self.n_parameters} parameters)"
@@ -111,7 +115,8 @@ class MADEModel(Density):
         """
         if isinstance(mask, Connectivity):
             if self.source.connectivity is None:
-                mask = check_connectivity(mask, self.n_features_in, self.architecture.hidden_sizes)
+                a = self.architecture
+                mask = check_connectivity(mask, self.n_features_in, a.hidden_sizes, a.least_degree)
             return self.source.network(mask).sealed()
         k = arguments.mask_number(mask, self.n_masks)
         found = self._kept.get(k)
@@ -178,11 +183,20 @@ class MADEModel(Density):
         self, n_samples: int = 1, random_state: Any = None, *, mask: int | None = None, n_threads: int | None = None
     ) -> NDArray[np.uint8]:
         """Draw independent rows, each under a mask drawn for it, or all under ``mask``. See :meth:`Density.sample`."""
-        D = self.n_features_in
-        n = arguments.how_many(n_samples, "n_samples", max(D, 8))
-        X = np.empty((n, D), np.uint8)  # a number that is too large is refused at once
-        rng, step = arguments.generator(random_state), self.architecture.chunk_rows
-        if (only := self._only(mask)) is not None:
+        n = arguments.how_many(n_samples, "n_samples", max(self.n_features_in, 8))
+        only = self._only(mask)
+        return self._drawn(n, arguments.generator(random_state), arguments.n_threads(n_threads), only)
+
+    def _rows(self, n: int, rng: np.random.Generator, n_threads: int, context: Bits | None = None) -> NDArray[Any]:
+        return self._drawn(n, rng, n_threads, self._only(None), context)
+
+    def _drawn(
+        self, n: int, rng: np.random.Generator, n_threads: int, only: int | None, context: Bits | None = None
+    ) -> NDArray[Any]:
+        """Draw rows from all networks or the ``only`` one, in contexts (n, W) if there are any."""
+        D, step, binary = self.n_features_in, self.architecture.chunk_rows, self.architecture.variables is None
+        X = np.empty((n, D), np.uint8 if binary else np.int32)  # a number that is too large is refused at once
+        if only is not None:
             rows_of = {only: np.arange(n)}
         else:
             drawn = rng.integers(self.n_parts, size=n)
@@ -195,9 +209,14 @@ class MADEModel(Density):
                 k, rows = next(waiting)
                 uniforms = rng.random((len(rows), D))
             member = self.part(k)
-            X[rows] = member.walk(uniforms).take(member.connectivity.ordering - 1, axis=1, mode="clip")
+            if binary:
+                x: NDArray[Any] = member.walk(uniforms)
+            else:
+                given = np.full(uniforms.shape, -1, np.int32)
+                x = member.walk_levels(given, uniforms, context=None if context is None else context[rows])[0]
+            X[rows] = x.take(member.connectivity.ordering - 1, axis=1, mode="clip")
 
-        threads.for_each(work, len(items), arguments.n_threads(n_threads))
+        threads.for_each(work, len(items), n_threads)
         return X
 
     def to_dense(self, mask: int | Connectivity | None = None) -> dict[str, Any]:
@@ -229,7 +248,14 @@ class MADEModel(Density):
         hyper = {**self.hyper, "binarize": self.binarize}
         return modelfile.Content(self.source, self.masks, self.rule, hyper, self.feature_names)
 
-    def _answers(self, rows: PackedRows, options: Options) -> Answers:
+    def _table(self, X: MatrixLike) -> Table:
+        if self.architecture.variables is not None and not isinstance(X, Coded):
+            raise TypeError(
+                f"X must be coded for a model of levels, got {type(X).__name__}. Ask the TableModel, which knows the columns."
+            )
+        return super()._table(X)
+
+    def _answers(self, rows: Rows, options: Options) -> Answers:
         self._within(options.n_members, "n_members", 1)
         drawn = self.most_members is None
         return ModelAnswers(rows, options, self.architecture, self.dtype, self._network_for, drawn)

@@ -17,6 +17,10 @@ If several connectivities share the parameters, ``parameters`` are ``shared`` in
 rows, (K, D) and (K, H_l), and there may be two more metadata: ``connectivity_weights`` (``true``: they are among the
 parameters), and ``rule``, a JSON object of ``degrees`` and ``resample``: how further connectivities may be drawn.
 
+A model of variables of several levels has a metadata ``variables``, a JSON object of ``widths`` and ``codings``, a number for
+each, and ``context``, how many inputs come before them. Its D are the variables, and degrees may be 0 if there is a context.
+The model of a table has one more tensor, the last: ``columns`` U8, the UTF-8 JSON of its columns (``tables/columns``).
+
 A latent mixture of K points has K in a metadata ``points``, and behind theta K tables of biases in ``parameters``; while it is
 trained, E behind those, and ``trained`` is ``true``.
 
@@ -40,12 +44,15 @@ from made_fast.inference.tensorfile import CHUNK, FOREIGN, MAX_JSON, file_error,
 from made_fast.kernels import layout as panels
 from made_fast.network.architecture import Architecture
 from made_fast.network.latent import Latent, Points
-from made_fast.network.masks import MaskRule, MaskSet
+from made_fast.network.masks import MaskRule, MaskSet, Variables
 from made_fast.network.network import Network, Parameters, Shared
 from made_fast.system.durable import StrPath
 from made_fast.tables.choices import DEGREE_RULES, DIRECT_CONNECTIONS, MOST_POINTS, RESAMPLE
 
-__all__ = ["Content", "EnsembleContent", "decode", "decode_ensemble", "encode", "encode_ensemble", "encode_names"]
+__all__ = [
+    "Content", "EnsembleContent", "decode", "decode_ensemble", "encode", "encode_ensemble", "encode_names", "take_columns",
+    "with_columns",
+]  # fmt: skip
 
 Tensor = NDArray[Any]
 PREFIX = "member."
@@ -82,6 +89,9 @@ def encode(content: Content) -> tuple[dict[str, Tensor], dict[str, str]]:
     source, masks, rule, hyper, feature_names = content
     a = source.architecture
     metadata = {"kind": "model", "activation": a.activation, "direct": a.direct, "hyper": _json(hyper)}
+    if a.variables is not None:
+        about = {"widths": a.variables.widths, "codings": a.variables.codings, "context": a.n_context}
+        metadata["variables"] = _json(about)
     if source.connectivity is not None:
         vectors = list(masks[0].vectors)
         if source.n_points > 1:
@@ -103,10 +113,12 @@ def decode(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: Str
     activation = _one_of(metadata, "activation", panels.ACTIVATIONS[1:], path)
     direct = _one_of(metadata, "direct", DIRECT_CONNECTIONS, path, "none")
     connectivity_weights = _one_of(metadata, "connectivity_weights", ("false", "true"), path, "false") == "true"
-    theta, masks, is_shared = _decode_tensors(tensors, path)
+    variables = _variables(metadata, path)
+    theta, masks, is_shared = _decode_tensors(tensors, path, variables)
     first = masks[0]
     _check_names(feature_names, first.n_inputs, path)
-    architecture = Architecture(first.n_inputs, first.hidden_sizes, activation, direct, connectivity_weights)
+    n_inputs = first.n_inputs if variables is None else variables.n_inputs
+    architecture = Architecture(n_inputs, first.hidden_sizes, activation, direct, connectivity_weights, variables)
     if connectivity_weights and not is_shared:
         raise file_error(path, "connectivity weights need parameters that several masks may share", "those of one mask")
     rule = None
@@ -115,8 +127,8 @@ def decode(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: Str
         if kinds.keys() != {"degrees", "resample"} or not all(isinstance(kind, str) for kind in kinds.values()):
             raise file_error(path, "the rule must be of degrees and resample", kinds)
         degrees, resample = _one_of(kinds, "degrees", DEGREE_RULES, path), _one_of(kinds, "resample", RESAMPLE, path)
-        rule = MaskRule(first, degrees, resample)
-    layout = None if is_shared else architecture.layout(first.staircase(direct))
+        rule = MaskRule(first, degrees, resample, architecture.least_degree)
+    layout = None if is_shared else architecture.layout(architecture.staircase(first))
     n_points, trained = (
         _points(metadata, is_shared, path),
         _one_of(metadata, "trained", ("false", "true"), path, "false") == "true",
@@ -136,6 +148,43 @@ def decode(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: Str
     else:
         source = Shared(architecture, theta) if is_shared else Network(architecture, first, theta, layout=layout)
     return Content(source, masks, rule, hyper, feature_names)
+
+
+def _variables(metadata: Mapping[str, str], path: StrPath) -> Variables | None:
+    """Return what the inputs are, None if they are binary."""
+    if "variables" not in metadata:
+        return None
+    found = json_object(metadata["variables"].encode(), "variables", path)
+    widths, codings, context = found.get("widths"), found.get("codings"), found.get("context")
+    demand = "variables must be widths and codings of at least one variable, and the number of inputs of a context"
+    if found.keys() != {"widths", "codings", "context"} or not isinstance(widths, list) or not isinstance(codings, list):
+        raise file_error(path, demand, found)
+    if not all(type(number) is int and 0 <= number < 2**31 for number in (*widths, *codings, context)):
+        raise file_error(path, demand, found)
+    assert isinstance(context, int)
+    if not widths or len(widths) != len(codings) or not set(codings) <= {panels.ONE_HOT, panels.THERMOMETER}:
+        raise file_error(path, demand, found)
+    if not sum(widths) or sum(widths) + context >= 2**31:
+        raise file_error(path, "variables must have at least one indicator, and fewer than 2^31", found)
+    return Variables(tuple(widths), tuple(codings), context)
+
+
+def with_columns(encoded: tuple[dict[str, Tensor], dict[str, str]], columns: dict[str, Any]) -> Any:
+    """Return the (tensors, metadata) of a model with the columns of its table; ValueError if a file cannot hold these."""
+    text = _json(columns).encode()
+    json_object(text, "the columns", "the model to be saved")
+    tensors, metadata = encoded
+    return {**tensors, "columns": np.frombuffer(text, np.uint8)}, metadata
+
+
+def take_columns(tensors: dict[str, Tensor], path: StrPath) -> dict[str, Any] | None:
+    """Take the columns of a table out of the tensors of a file, and return them, None if there are none."""
+    if "columns" not in tensors:
+        return None
+    last, tensor = list(tensors)[-1], tensors.pop("columns")
+    if last != "columns" or tensor.dtype != np.uint8 or tensor.ndim != 1:
+        raise file_error(path, "columns must be the last tensor, a vector of U8", f"{last}, {tensor.dtype} {tensor.shape}")
+    return json_object(tensor[: MAX_JSON + 1].tobytes(), "columns", path)
 
 
 def encode_names(names: Sequence[str] | None) -> dict[str, Tensor]:
@@ -223,8 +272,8 @@ def decode_ensemble(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], 
         decode(part, {**about, "kind": "model"}, f"{os.fspath(path)}: member {m}")
         for m, (part, about) in enumerate(zip(parts, abouts, strict=True))
     ]
-    widths = [member.source.architecture.n_inputs for member in members]
-    if len(set(widths)) > 1:
+    widths = [member.source.architecture.n_variables for member in members]
+    if len({(member.source.architecture.n_inputs, member.source.architecture.variables) for member in members}) > 1:
         raise file_error(path, "all members must have as many inputs as the first", widths)
     if any(member.feature_names is not None for member in members):
         raise file_error(path, "names of inputs must be those of the mixture", "a member with names of its own")
@@ -267,7 +316,7 @@ def _points(metadata: Mapping[str, str], is_shared: bool, path: StrPath) -> int:
     return int(text)
 
 
-def _decode_tensors(tensors: Mapping[str, Tensor], path: StrPath) -> tuple[Tensor, MaskSet, bool]:
+def _decode_tensors(tensors: Mapping[str, Tensor], path: StrPath, variables: Variables | None) -> tuple[Tensor, MaskSet, bool]:
     """Return the parameters, the mask set, and whether its masks share the parameters."""
     names = ["parameters", "ordering", *(f"degrees.{l}" for l in range(len(tensors) - 2))]
     if list(tensors) != names or len(names) - 1 > panels.MAX_LAYERS:
@@ -284,16 +333,22 @@ def _decode_tensors(tensors: Mapping[str, Tensor], path: StrPath) -> tuple[Tenso
         if not 1 <= vector.shape[-1] <= len(theta):
             raise file_error(path, f"{name} must not be empty nor longer than the {len(theta)} parameters", vector.shape)
     _check_units(vectors, len(theta), path)
+    least = 1
+    if variables is not None:
+        if len(variables.widths) != vectors[0].shape[-1] or variables.n_inputs > len(theta):
+            found = f"{len(variables.widths)} variables, {variables.n_inputs} inputs"
+            raise file_error(path, f"there must be {vectors[0].shape[-1]} variables and parameters for their inputs", found)
+        least = variables.least_degree
     ordering, *degrees = (np.atleast_2d(vector) for vector in vectors)
     places = np.arange(1, ordering.shape[1] + 1, dtype=np.int32)
     at_once = max(1, CHUNK // len(places))
     for rows in (ordering[k : k + at_once] for k in range(0, len(ordering), at_once)):
         if (wrong := (np.sort(rows, axis=1) != places).any(axis=1)).any():
             raise file_error(path, f"the ordering must hold each place 1..{len(places)} once", rows[wrong][0, :8].tolist())
-    largest = max(len(places) - 1, 1)
+    largest = max(len(places) - 1, least)
     for name, m in zip(names[2:], degrees, strict=True):
-        if m.min() < 1 or m.max() > largest:
-            raise file_error(path, f"{name} must be in 1..{largest}", f"{m.min()}..{m.max()}")
+        if m.min() < least or m.max() > largest:
+            raise file_error(path, f"{name} must be in {least}..{largest}", f"{m.min()}..{m.max()}")
     return theta, MaskSet(ordering, tuple(degrees)), bool(n_masks)
 
 

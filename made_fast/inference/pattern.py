@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from made_fast.network.network import Network
-from made_fast.tables.bits import pack_rows, unpack_rows
+from made_fast.tables.bits import pack_bits, pack_rows, unpack_rows
 from made_fast.tables.table import Table
 
-__all__ = ["DRAW", "ENUMERATED", "MEMBER", "Pattern", "Streams", "pack"]
+__all__ = ["DRAW", "ENUMERATED", "MEMBER", "Pattern", "Streams"]
 
 ENUMERATED = 12
 """Most inputs that are summed out by enumeration: the scores of 2^12 rows take about as long as a thousand walks."""
@@ -119,12 +119,21 @@ class Pattern:
             codes = np.arange(1 << len(self.early))
             completions = np.zeros((len(codes), D), np.uint8)
             completions[:, self.early] = (codes[:, None] >> np.arange(len(self.early))) & 1
-            self._completions = pack(completions)
+            self._completions = pack_bits(completions)
         self.n_candidates = len(self._completions) if self.exact else n_walks  # rows through the network to weigh one
 
     def place(self, X: NDArray[np.uint8]) -> Bits:
         """Pack rows (n, D) in the order of features."""
         return pack_rows(Table(X), self.network.order)
+
+    @property
+    def mean_columns(self) -> Index:
+        """The feature that each column of a mean is of."""
+        return self.network.order
+
+    def log_p(self, _: Bits, columns: NDArray[np.uint8]) -> Floats:
+        """Return log p of complete rows (n, D) in the order of features."""
+        return self.network.score(self.place(columns), 1)
 
     def columns(self, bits: Bits) -> NDArray[np.uint8]:
         """Undo ``place``."""
@@ -154,7 +163,7 @@ class Pattern:
         ends = np.searchsorted(which, np.arange(len(bits) + 1))
         for i in range(len(bits)) if len(self.early) else ():
             mine = slice(ends[i], ends[i + 1])
-            chosen[mine] = rows[i][_choose(share[i], len(chosen[mine]), streams.of(i, CHOOSE))]
+            chosen[mine] = rows[i][choose_candidates(share[i], len(chosen[mine]), streams.of(i, CHOOSE))]
         return self._drawn(chosen, self.late, DRAW, streams, which), effective
 
     def mean(self, bits: Bits, streams: Streams) -> tuple[Floats, Floats]:
@@ -167,7 +176,7 @@ class Pattern:
             if not len(self.late):
                 continue
             if self.exact:
-                along = along[_choose(weight, self.n_walks, streams.of(i, CHOOSE))]
+                along = along[choose_candidates(weight, self.n_walks, streams.of(i, CHOOSE))]
                 along = self._drawn(along, self.late, DRAW, streams, np.full(self.n_walks, i))
                 weight = np.full(self.n_walks, 1 / self.n_walks)
             for part in self._parts(len(along)):  # the conditionals along a walk vary less than what was drawn from them
@@ -183,7 +192,7 @@ class Pattern:
         elif not self.exact:
             greedy = self._likelier(bits, self.missing)
             rows, log_w, log_p = self._weigh(bits, streams)
-            effective = _effective(log_w)
+            effective = effective_number(log_w)
             log_p = np.concatenate([self._score(greedy)[:, None], log_p], axis=1)
             bits = np.concatenate([greedy[:, None], rows], axis=1)[each, np.argmax(log_p, axis=1)]
         return self._likelier(bits, self.late), effective
@@ -217,7 +226,7 @@ class Pattern:
             return bits[:, None], np.ones((len(bits), 1)), np.full(len(bits), np.inf)
         rows, log_w, _ = self._weigh(bits, streams)
         share = np.exp(log_w - np.logaddexp.reduce(log_w, axis=1)[:, None])
-        return rows, share, np.full(len(bits), np.inf) if self.exact else _effective(log_w)
+        return rows, share, np.full(len(bits), np.inf) if self.exact else effective_number(log_w)
 
     def _likelier(self, bits: Bits, free: Index) -> Bits:
         """Return rows with new bits at the places ``free``, one after the other: the likelier ones."""
@@ -234,7 +243,7 @@ class Pattern:
         for part in self._parts(len(bits)):
             uniforms = np.where(self._unpack(bits[part]), -1.0, 2.0)
             uniforms[:, free] = next(numbers)
-            out[part] = pack(self.network.walk(uniforms))
+            out[part] = pack_bits(self.network.walk(uniforms))
         return out
 
     def _score(self, rows: Bits) -> Floats:
@@ -251,12 +260,7 @@ class Pattern:
         return (slice(i, min(i + step, n)) for i in range(0, n, step))
 
 
-def pack(X: NDArray[np.uint8]) -> Bits:
-    """Pack rows (n, D) without changing the order of the columns."""
-    return pack_rows(Table(X), np.arange(X.shape[1]))
-
-
-def _choose(share: Floats, n: int, rng: np.random.Generator) -> Index:
+def choose_candidates(share: Floats, n: int, rng: np.random.Generator) -> Index:
     """Draw n candidates with these probabilities."""
     up_to = np.cumsum(share)
     return np.asarray(np.searchsorted(up_to[:-1], rng.random(n) * up_to[-1], side="right"), np.intp)
@@ -274,7 +278,7 @@ def _greedy(log_w: Floats, e: int) -> Index:
     return chosen
 
 
-def _effective(log_w: Floats) -> Floats:
+def effective_number(log_w: Floats) -> Floats:
     """Return ``(sum w)^2 / sum w^2`` of each row: the number of walks of equal weight that would be worth as much."""
     w = np.exp(log_w - log_w.max(axis=1, keepdims=True))
     return w.sum(axis=1) ** 2 / (w**2).sum(axis=1)  # type: ignore[no-any-return]

@@ -149,6 +149,23 @@ def mapping(value: Any, name: str, of: str = "") -> dict[Any, Any]:
     return dict(value)
 
 
+def columns(value: Any, name: str = "columns") -> Any:
+    """Return "infer", or a mapping of columns to what they are; None is for a table that says it."""
+    if isinstance(value, str):
+        return choice(value, name, ("infer",))
+    return mapping(value, name, ' of names or numbers to kinds, or "infer"')
+
+
+def anything(value: Any, name: str) -> Any:
+    """Return a value that its reader checks, beside what it is about."""
+    return value
+
+
+def categories(value: Any, name: str = "max_categories") -> int:
+    """Return the most levels of a column, at least 2."""
+    return _int(value, name, 2, " Drop a column that should have one level.", largest=MOST)
+
+
 def _numbered(value: Any, n: int, name: str, owner: str) -> int:
     """Return the number of one of n things, counted from 0."""
     number = _int(value, name, 0)

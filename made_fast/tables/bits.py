@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from made_fast import kernels
 from made_fast.tables.table import Table
 
-__all__ = ["Packing", "density", "distinct_rows", "pack_missing", "pack_rows", "unpack_rows"]
+__all__ = ["Packing", "density", "distinct_rows", "pack_bits", "pack_missing", "pack_rows", "unpack_rows"]
 
 _POPCOUNT = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(axis=1, dtype=np.uint8)
 
@@ -28,12 +28,13 @@ def pack_rows(
     """Return the rows of a table (n, D) as bits, (n, ceil(D / 64)) uint64; wrong values raise ValueError.
 
     Bit p % 64 of word p // 64 of a row is ``table[row, order[p]]``: ``order`` (D,) has the feature at place p + 1. For
-    ``binarize`` and ``missing`` see :meth:`Table.ones`; :func:`pack_missing` returns where NaN is.
+    ``binarize`` and ``missing`` see :meth:`Table.ones`; :func:`pack_missing` returns where NaN is. Of codes, the features are
+    the indicators.
     """
     out = np.empty((table.shape[0], -(-len(order) // 64)), np.uint64)
     for part, piece in table.chunks():
-        rows = piece.rows
-        if binarize is None and isinstance(rows, np.ndarray) and rows.itemsize == 1 and _pack(rows, order, out[part]):
+        rows = piece.one_byte(binarize)
+        if rows is not None and _pack(rows, order, out[part]):
             continue  # checked as they were packed
         one = piece.ones(binarize, missing=missing)
         if not _pack(one, order, out[part]):  # booleans made of other bytes
@@ -41,9 +42,14 @@ def pack_rows(
     return out
 
 
+def pack_bits(X: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    """Return rows (n, D) of 0/1 as bits, in the form of :func:`pack_rows`, columns in their order."""
+    return pack_rows(Table(X), np.arange(X.shape[1]))
+
+
 def pack_missing(table: Table, order: NDArray[np.intp]) -> NDArray[np.uint64] | None:
     """Return where a table is missing (NaN) as bits, in the form of :func:`pack_rows`; None if nothing is."""
-    if table.rows.dtype.kind != "f":
+    if not table.may_miss:
         return None
     # Pages of zeros that are not written to take no memory, and a table that is too large is refused before the search.
     out = np.zeros((len(table), -(-len(order) // 64)), np.uint64)
@@ -94,6 +100,7 @@ def density(bits: NDArray[np.uint64], n_features: int) -> float:
 
 def _pack(rows: NDArray[Any], order: NDArray[np.intp], out: NDArray[np.uint64]) -> bool:
     """Pack rows of one-byte numbers; return whether all were 0 or 1."""
+    assert rows.shape[1] == len(order)  # the kernel reads on behind the rows otherwise
     seen = np.empty(1, np.uint8)
     x, order = np.ascontiguousarray(rows).view(np.uint8), np.ascontiguousarray(order, np.int64)
     kernels.active.pack_bits(x, order, np.empty(len(order), np.int32), out, seen)

@@ -58,7 +58,7 @@ class Table:
         ``n_features`` columns (None: at least 1), at least ``min_rows`` rows and, if its columns have names, these
         ``feature_names``.
         """
-        if type(X) is Table:
+        if isinstance(X, Table):
             return X
         if feature_names is not None:
             names.check(arrays.column_names(X), feature_names, name)
@@ -114,6 +114,16 @@ class Table:
             return [(slice(0, n), self)]
         return ((part, self[part]) for part in chunks(n, D))
 
+    @property
+    def may_miss(self) -> bool:
+        """Whether an entry may be missing; if not, none needs to be looked at."""
+        return self.rows.dtype.kind == "f"
+
+    def one_byte(self, binarize: float | None) -> NDArray[Any] | None:
+        """Return the rows if they are 0/1 as they are, of one byte an entry; their reader checks that they are."""
+        rows = self.rows
+        return rows if binarize is None and isinstance(rows, np.ndarray) and rows.itemsize == 1 else None
+
     def ones(
         self,
         binarize: float | None = None,
@@ -138,7 +148,7 @@ class Table:
 
     def missing(self) -> NDArray[np.bool_] | None:
         """Return where rows are missing (NaN), (n, D) bool, or None where nothing is. Call it on a chunk."""
-        if self.rows.dtype.kind != "f" or not (nan := np.isnan(self._values)).any():
+        if not self.may_miss or not (nan := np.isnan(self._values)).any():
             return None
         return nan if isinstance(self.rows, np.ndarray) else _dense(self.rows, nan, False)
 

@@ -2,7 +2,8 @@
 
 A checkpoint is a model file (``modelfile.py``) of kind ``checkpoint`` with more tensors: ``state`` (n_state, n), the memory of
 the optimizer; ``best`` (n,), the best parameters so far, if there were validation rows; ``average`` (n,), the average over
-epochs, if there is one; and ``text``, UTF-8 JSON as U8: counters, generators, hyper-parameters, history.
+epochs, if there is one; ``text``, UTF-8 JSON as U8: counters, generators, hyper-parameters, history; and ``columns``, as in a
+model file, if the table is not binary.
 
 Not here: what the hyper-parameters mean (``hyper.py``), when a checkpoint is written (``run.py``).
 """
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 
 from made_fast.inference import modelfile, tensorfile
 from made_fast.inference.model import MADEModel
+from made_fast.inference.tablemodel import TableModel
 from made_fast.inference.tensorfile import FOREIGN, MAX_JSON, ModelFileError, file_error, json_object
 from made_fast.kernels.layout import aligned_copy, copy_into
 from made_fast.kernels.optimizers import OPTIMIZERS
@@ -27,6 +29,7 @@ from made_fast.system import durable
 from made_fast.system.durable import StrPath
 from made_fast.tables import arguments
 from made_fast.tables.choices import SCHEDULES
+from made_fast.tables.columns.encoder import Encoder
 from made_fast.training import recipe
 from made_fast.training.hyper import HYPER
 from made_fast.training.steps import Trainer
@@ -60,6 +63,8 @@ class FitState:
         Hyper-parameters as JSON knows them, with which the fit began.
     names : tuple of str or None
         Of the columns.
+    encoder : Encoder or None
+        What makes codes of tables, if they are not binary.
     split_seed : int
         Decides which rows are held out.
     digests : dict
@@ -87,6 +92,7 @@ class FitState:
     best_parameters: NDArray[Any] | None = None
     history: list[EpochRecord] = field(default_factory=list)
     made: EpochRecord | None = None
+    encoder: Encoder | None = None
 
     def take_in(self) -> None:
         """Count the epoch that was made, if there is one, and keep its parameters if they are the best.
@@ -111,8 +117,11 @@ class FitState:
             self.epoch = number
         self.made = None
 
-    def model(self, params: recipe.Params) -> MADEModel:
+    def model(self, params: recipe.Params) -> MADEModel | TableModel:
         """Return the model of the best parameters so far, which it holds read-only, not as a copy."""
+        if self.encoder is not None:
+            levels = self.trainer.model(self.best_parameters, hyper=recipe.notes(params))
+            return TableModel(levels, self.encoder)
         more = {"binarize": params["binarize"], "hyper": recipe.notes(params), "feature_names": self.names}
         return self.trainer.model(self.best_parameters, **more)
 
@@ -192,7 +201,8 @@ def encode(path: StrPath, state: FitState, params: recipe.Params) -> tuple[dict[
     encoded = json.dumps(text, ensure_ascii=False, allow_nan=False).encode()
     json_object(encoded, "the text", path)  # a text that could not be read is not written
     everything = {"parameters": tensors.pop("parameters"), **vectors, **tensors, "text": np.frombuffer(encoded, np.uint8)}
-    return everything, {**metadata, "kind": "checkpoint"}
+    found = everything, {**metadata, "kind": "checkpoint"}
+    return found if state.encoder is None else modelfile.with_columns(found, state.encoder.to_json())
 
 
 def _state(generator: np.random.Generator) -> dict[str, Any]:
@@ -212,6 +222,7 @@ def read(path: StrPath) -> FitState:
         demand, way_out = "the kind of the file must be 'checkpoint'", "Read models with made_fast.load."
         raise file_error(path, demand, metadata.get("kind", ""), way_out)
     metadata["kind"] = "model"
+    columns = modelfile.take_columns(tensors, path)
     memory, best, average, raw = (tensors.pop(name, None) for name in ("state", "best", "average", "text"))
     content = modelfile.decode(tensors, metadata, path)
     for vector in (best, average):
@@ -221,7 +232,11 @@ def read(path: StrPath) -> FitState:
         raise file_error(path, "there must be a text", None, FOREIGN)
     text = json_object(raw.reshape(-1)[: MAX_JSON + 1].tobytes(), "the text", path)  # one more is enough to refuse it
     try:
-        return _decode(content, text, memory, best, average)
+        state = _decode(content, text, memory, best, average)
+        if columns is not None:
+            state.encoder = Encoder.from_json(columns)
+            state.model(state.params)  # the columns must be those of the network
+        return state
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         found = f"{type(error).__name__}: {error}"
         raise file_error(path, "the text must be what a checkpoint's writer wrote", found) from error

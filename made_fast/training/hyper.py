@@ -222,6 +222,48 @@ class HyperParameters:
     binarize: float | None = _value(
         None, "Inputs above it count as 1, the others as 0. None demands 0/1 input.", "threshold", noted=False
     )
+    columns: str | Mapping[str | int, Any] | None = _value(
+        None,
+        "What the columns of a table are that is not all 0/1. None infers it of a data frame (pandas, polars, Arrow, a dict "
+        'of columns), and takes an array for 0/1; "infer" does so of an array, too; a mapping says it of some columns, by '
+        'name or number: "binary", "categorical", "numeric", "ordered" (categories in ascending order), or a list of all '
+        "categories in their order.",
+        "columns",
+        noted=False,
+        optional=True,
+    )
+    categorical_features: Any = _value(
+        "from_dtype",
+        'Columns of categories, as in scikit-learn: their names, numbers, or a mask; "from_dtype": text, and what a data '
+        "frame says to be categories.",
+        "anything",
+        noted=False,
+    )
+    n_bins: int = _value(
+        32,
+        "Levels of a numeric column, about. A value that more rows than a bin's share have is a level of its own.",
+        "count",
+        Option("columns", "--bins", "N", "levels of a numeric column, about"),
+        noted=False,
+    )
+    max_categories: int | None = _value(
+        None, "Most levels of a categorical column: its rarest categories share one. None: as many as there are, up to 4096.",
+        "categories", Option("columns", "--max-categories", "N", unset="all, up to 4096", read="count"), optional=True,
+        noted=False,
+    )  # fmt: skip
+    handle_unknown: str = _one_of(
+        choices.HANDLE_UNKNOWN,
+        'What a category gets later that training does not show: an error, or with "rare" a level with the rarest ones.',
+        Option("columns", "--unknown", help="what becomes of a category that training does not show"),
+        noted=False,
+    )
+    missing: str = _one_of(
+        choices.MISSING,
+        'What a missing entry is, in columns that are not 0/1: with "marginal" any value, and summed out; with "value" a '
+        "level of its own in columns that have such in training.",
+        Option("columns", "--missing", help="what a missing entry is: any value, or one of its own"),
+        noted=False,
+    )
 
 
 HYPER: dict[str, About] = {stated.name: stated.metadata["about"] for stated in fields(HyperParameters)}

@@ -16,7 +16,7 @@ from made_fast.kernels import layout as panels
 from made_fast.kernels.optimizers import OPTIMIZERS
 from made_fast.network.architecture import Architecture
 from made_fast.network.latent import Latent
-from made_fast.network.masks import MaskRule, MaskSet, draw_connectivity
+from made_fast.network.masks import MaskRule, MaskSet, Variables, draw_connectivity
 from made_fast.network.network import Parameters, Shared
 from made_fast.tables import arguments
 from made_fast.tables.table import chunks
@@ -67,18 +67,22 @@ def adjustable(params: Params) -> dict[str, Any]:
     return checked({name: value for name, value in params.items() if HYPER[name].change != FIXED})
 
 
-def start(params: Params, n_features: int, missing: bool) -> tuple[Trainer, int]:
+def start(params: Params, n_features: int, missing: bool, variables: Variables | None = None) -> tuple[Trainer, int]:
     """Check all parameters; return a trainer for rows of so many features, and a seed for splitting them.
 
-    ``missing``: rows have missing entries, which takes orderings that vary, and so shared parameters.
+    ``missing``: rows have missing entries, which takes orderings that vary, and so shared parameters. ``variables``: what the
+    features are, if they are not binary.
     """
     p, constants = checked(params, n_features), _constants(params)
     hidden_sizes, degrees, n_masks = p["hidden_sizes"], p["degrees"], p["n_masks"]
-    architecture = Architecture(n_features, hidden_sizes, p["activation"], p["direct_connections"], p["connectivity_weights"])
+    n_inputs = n_features if variables is None else variables.n_inputs
+    kinds = p["activation"], p["direct_connections"], p["connectivity_weights"]
+    architecture = Architecture(n_inputs, hidden_sizes, *kinds, variables)
+    least = architecture.least_degree
     # Each kind of draw has a stream of its own: what one uses up does not change the others.
     for_masks, for_weights, for_shuffling, for_fresh, for_noise, for_splitting = p["random_state"].spawn(6)
-    base = draw_connectivity(n_features, hidden_sizes, p["ordering"], degrees, for_masks)
-    rule = MaskRule(base, degrees, p["resample"])
+    base = draw_connectivity(n_features, hidden_sizes, p["ordering"], degrees, for_masks, least)
+    rule = MaskRule(base, degrees, p["resample"], least)
     masks = MaskSet.of([base]) if n_masks == 1 else rule.mask_set(n_masks or p["n_eval_masks"], for_masks)
     to_outputs = p["bias_init"] == "zeros"
     vector = initial_parameters(architecture, p["weight_init"], p["dtype"], for_weights, to_outputs=to_outputs)
@@ -87,6 +91,8 @@ def start(params: Params, n_features: int, missing: bool) -> tuple[Trainer, int]
     if n_points > 1:
         if missing:
             raise _no_points(p, None, "for rows with missing entries")
+        if variables is not None:
+            raise _no_points(p, None, "for columns that are not binary")
         parameters = Latent.of(parameters.network(base), n_points, for_weights)
     elif n_masks == 1 and not (architecture.connectivity_weights or missing):
         parameters = parameters.network(base)
@@ -101,8 +107,8 @@ def _no_points(p: Params, called: Mapping[str, str] | None, found: str) -> Value
     """Return the refusal of a latent mixture, for what was found."""
     name, points = (called or {}).get("latent_points", "latent_points"), p["latent_points"]
     return ValueError(
-        f"{name} must be 1 {found}, got {points}: a latent mixture has one mask, and learns from complete rows. Mix masks or "
-        "points, not both; an ensemble mixes latent mixtures of different orderings."
+        f"{name} must be 1 {found}, got {points}: a latent mixture has one mask, and learns from complete binary rows. Mix "
+        "masks or points, not both; an ensemble mixes latent mixtures of different orderings."
     )
 
 
@@ -141,8 +147,14 @@ def start_biases(trainer: Trainer, bias_init: str, rows: TrainingRows) -> None:
 
     With the weights that lead to the outputs at 0, the untrained network is the model of independent Bernoulli variables.
     """
-    if bias_init == "marginals":
-        trainer.parameters.start_at(rows.log_odds(trainer.architecture.n_inputs))
+    if bias_init != "marginals":
+        return
+    parameters, variables = trainer.parameters, trainer.architecture.variables
+    if variables is None:
+        parameters.start_at(rows.log_odds(trainer.architecture.n_inputs))
+    else:
+        outputs = parameters.order[variables.n_context :] - variables.n_context
+        parameters.start_at(rows.log_levels(variables, parameters.order)[outputs])
 
 
 def _orthogonal(n_in: int, n_out: int, dtype: np.dtype[Any], rng: np.random.Generator) -> NDArray[Any]:

@@ -15,15 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from made_fast.inference.modelfile import encode_names
+from made_fast.kernels.layout import THERMOMETER
+from made_fast.network.masks import Variables
 from made_fast.network.network import Parameters
 from made_fast.system.once import once
 from made_fast.tables import arguments
 from made_fast.tables.arrays import column_names
 from made_fast.tables.bits import distinct_rows, pack_missing, pack_rows, unpack_rows
+from made_fast.tables.coded import Coded
 from made_fast.tables.names import check_different
 from made_fast.tables.table import MatrixLike, Table, chunks
 
-__all__ = ["Rows", "TrainingRows", "check_same", "check_weights", "digests", "hold_out", "not_observed"]
+__all__ = ["Rows", "TrainingRows", "check_same", "check_weights", "digests", "hold_out", "not_observed", "variables_of"]
 
 
 @dataclass(frozen=True)
@@ -37,11 +40,14 @@ class TrainingRows:
         Where an entry is missing; its bit in ``bits`` is 0.
     weights : (n,) float64, or (0,)
         Weight of each row in the loss; none is 1 for all.
+    within : (n,) float64 or None
+        The log-density of each row within its levels, in nats; None: 0, as of binary rows.
     """
 
     bits: NDArray[np.uint64]
     missing: NDArray[np.uint64] | None
     weights: NDArray[np.float64]
+    within: NDArray[np.float64] | None = None
 
     @once
     def patterns(self) -> tuple[NDArray[np.uint64], NDArray[np.intp]]:
@@ -55,10 +61,9 @@ class TrainingRows:
         Rows count by their weights, those of a negative one not at all, and only where they are observed. c is 1, or the
         largest weight if that is smaller: weights may add up to 1.
         """
-        weights = np.maximum(self.weights, 0) if len(self.weights) else np.ones(1)
-        if not (largest := float(weights.max())):
+        weights, c = self._counting()
+        if not c:
             return np.zeros(n_columns)
-        weights = np.broadcast_to(weights / largest, len(self.bits))  # so that no sum overflows
         ones, zeros = np.zeros(n_columns), np.zeros(n_columns)
         for part in chunks(len(self.bits), n_columns):
             x = unpack_rows(self.bits[part], n_columns)
@@ -66,12 +71,57 @@ class TrainingRows:
             zeros += _sum(
                 weights[part], 1 - x if self.missing is None else 1 - (x | unpack_rows(self.missing[part], n_columns))
             )
-        c = min(1.0, 1 / largest)
         return np.log((ones + c) / (zeros + c))
+
+    def log_levels(self, variables: Variables, order: NDArray[np.intp]) -> NDArray[np.float64]:
+        """Return logits of the shares of all levels, in the order of the features, (n_outputs,); of two levels the log-odds.
+
+        ``order`` has the feature of each column of ``bits``. Rows count, and c, as for :meth:`log_odds`.
+        """
+        weights, c = self._counting()
+        V, n_inputs = len(variables.widths), len(order)
+        out = np.zeros(n_inputs - variables.n_context)
+        if not c:
+            return out
+        ones, observed = np.zeros(n_inputs), np.zeros(V)
+        for part in chunks(len(self.bits), n_inputs):
+            ones += _sum(weights[part], unpack_rows(self.bits[part], n_inputs))
+            observed += (
+                weights[part].sum() if self.missing is None else _sum(weights[part], 1 - unpack_rows(self.missing[part], V))
+            )
+        by_feature = np.empty(n_inputs)
+        by_feature[order] = ones
+        start = variables.n_context
+        for width, coding, n in zip(variables.widths, variables.codings, observed, strict=True):
+            own = slice(start, start + width)
+            counts = by_feature[own]
+            if width == 1:
+                found = np.log((counts + c) / np.maximum(n - counts + c, c))
+            else:  # of a thermometer, those with at least this level
+                several = counts - np.append(counts[1:], 0) if coding == THERMOMETER else counts
+                found = np.log((np.maximum(several, 0) + c) / (n + c * max(width, 1)))
+            out[start - variables.n_context : start - variables.n_context + width] = found
+            start += width
+        return out
+
+    def _counting(self) -> tuple[NDArray[np.float64], float]:
+        """Return what each row counts, (n,), and c; 0 if none does."""
+        weights = np.maximum(self.weights, 0) if len(self.weights) else np.ones(1)
+        if not (largest := float(weights.max())):
+            return weights, 0.0
+        return np.broadcast_to(weights / largest, len(self.bits)), min(1.0, 1 / largest)  # so that no sum overflows
 
     def take(self, rows: NDArray[np.intp]) -> TrainingRows:
         """Return some of the rows."""
-        return TrainingRows(self.bits[rows], *_taken(self, rows))
+        within = None if self.within is None else self.within[rows]
+        return TrainingRows(self.bits[rows], *_taken(self, rows), within)
+
+    @once
+    def nll_within(self) -> float:
+        """Add up what the rows' places within their levels are of their mean loss, in nats."""
+        if self.within is None:
+            return 0.0
+        return -float(np.mean(self.within * self.weights if len(self.weights) else self.within))
 
 
 class Rows(NamedTuple):
@@ -140,7 +190,8 @@ class Rows(NamedTuple):
                 "Begin with rows that miss something, or set n_masks=None."
             )
         bits = pack_rows(self.table, parameters.order, binarize, missing=self.missing is not None)
-        return TrainingRows(bits, self.missing, self.weights)  # with missing entries, columns stay in their order
+        within = self.table.within if isinstance(self.table, Coded) else None
+        return TrainingRows(bits, self.missing, self.weights, within)  # with missing entries, columns stay in their order
 
     def check_observed(self, *, warn: bool) -> None:
         """Refuse rows to train on of which nothing is observed; ``warn`` of columns that are never observed."""
@@ -157,6 +208,14 @@ class Rows(NamedTuple):
                 UserWarning,
                 stacklevel=3,
             )
+
+
+def variables_of(table: Table) -> Variables | None:
+    """Return what the features of a table are, None if they are binary."""
+    if not isinstance(table, Coded):
+        return None
+    coding, first = table.coding, table.coding.n_context
+    return Variables(coding.widths[first:], coding.codings[first:], coding.n_context_inputs)
 
 
 def _sum(weights: NDArray[np.float64], x: NDArray[np.uint8]) -> NDArray[np.float64]:

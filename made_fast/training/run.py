@@ -38,7 +38,7 @@ class Validation:
     """
 
     def __init__(self, held: Rows, packed: TrainingRows, trainer: Trainer, binarize: float | None, n_val_masks: int) -> None:
-        self.weights = held.weights
+        self.weights, self.within = held.weights, packed.within
         self.binarize = binarize
         self.table = None if held.missing is None else held.table
         self.bits: list[NDArray[np.uint64]] = []
@@ -54,6 +54,8 @@ class Validation:
         """
         try:
             log_p = self._log_p(trainer, n_threads)
+            if self.within is not None:
+                log_p = log_p + self.within
             mean = np.average(log_p, weights=self.weights) if len(self.weights) else np.mean(log_p)
             nll = float(np.log(max(1, len(self.bits) * trainer.parameters.n_points)) - mean)
         except FloatingPointError:  # the model's arithmetic overflows
@@ -174,7 +176,7 @@ class FitRun:
         trainer.constants[LR] = self.schedule(number)
         begin = time.perf_counter()
         try:
-            train_nll = trainer.epoch(self.rows, self.options["batch_size"], n_threads)
+            train_nll = trainer.epoch(self.rows, self.options["batch_size"], n_threads) + self.rows.nll_within
             trainer.average_in(number)
             seconds = time.perf_counter() - begin
             validation_nll = None if self.validation is None else self.validation.nll(trainer, n_threads)

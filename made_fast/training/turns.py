@@ -85,7 +85,7 @@ class Turns:
             return part, Turn(self.architecture.tables(masks), groups)
         if self._tables is None:
             self._tables = self.architecture.tables(masks)
-        return part, Turn(self._tables, _groups(len(part), batch_size, step, len(masks), self.architecture.n_inputs))
+        return part, Turn(self._tables, _groups(len(part), batch_size, step, len(masks), self.architecture.n_variables))
 
     def _masks(self, step: int) -> MaskSet:
         """Return the masks of the steps around ``step``, drawn anew where a pool begins."""
@@ -99,12 +99,12 @@ class Turns:
         return self._pool
 
 
-def _groups(n_rows: int, batch_size: int, step: int, n_masks: int, n_inputs: int) -> NDArray[np.int64]:
+def _groups(n_rows: int, batch_size: int, step: int, n_masks: int, n_places: int) -> NDArray[np.int64]:
     """Return the table of groups of ``train_shared``: one a step, the masks in turn."""
     first = np.arange(0, n_rows, batch_size)
     stop = np.minimum(first + batch_size, n_rows)
     steps = np.arange(len(first))
-    columns = first, stop, (step + steps) % n_masks, np.full(len(first), n_inputs), steps, stop - first
+    columns = first, stop, (step + steps) % n_masks, np.full(len(first), n_places), steps, stop - first
     return np.stack(columns, axis=1).astype(np.int64)
 
 

@@ -51,7 +51,16 @@ def test_checked_values_and_what_a_file_notes():
     assert found["n_threads"] >= 1
     with pytest.raises(ValueError, match=r"--hidden\[1\] must be an int >= 1, got 0"):
         recipe.checked({"hidden_sizes": (3, 0)}, called={"hidden_sizes": "--hidden"})
-    assert DEFAULTS.keys() - recipe.notes(DEFAULTS).keys() == {"random_state", "verbose", "n_threads", "binarize", "ordering"}
+    of_columns = {
+        "columns",
+        "categorical_features",
+        "n_bins",
+        "max_categories",
+        "handle_unknown",
+        "missing",
+    }  # in the file apart
+    others = {"random_state", "verbose", "n_threads", "binarize", "ordering"}
+    assert DEFAULTS.keys() - recipe.notes(DEFAULTS).keys() == others | of_columns
     assert {name for name, about in HYPER.items() if about.change != FIXED} == {
         "batch_size", "learning_rate", "learning_rate_schedule", "max_epochs", "n_threads", "n_val_masks", "patience",
         "validation_fraction", "verbose",

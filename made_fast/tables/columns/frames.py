@@ -178,7 +178,9 @@ def _pandas_column(column: Any, name: str, label: str | int) -> Values:
         return of_array(np.asarray(column), name, label, str(subtype))
     exact = getattr(kind, "numpy_dtype", None)  # of a nullable or an Arrow-backed dtype
     if isinstance(exact, np.dtype) and exact.kind in "biuf" and kind.kind == exact.kind and not isinstance(kind, np.dtype):
-        return Values(column.to_numpy(exact, na_value=0) if null.any() else column.to_numpy(exact), null, native)
+        return Values(
+            column.to_numpy(exact, na_value=exact.type(0).item()) if null.any() else column.to_numpy(exact), null, native
+        )
     values = column.to_numpy()
     if values.dtype.kind in "Mm" or native.startswith("period"):
         raise TypeError(f"{name} must hold numbers, text or booleans, got {native} in {called(label)}. {DATES}")

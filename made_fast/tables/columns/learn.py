@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from made_fast.tables import arguments, names
 from made_fast.tables.arguments import shown
+from made_fast.tables.choices import COLUMN_KINDS, HANDLE_UNKNOWN, MISSING
 from made_fast.tables.columns import bins, frames
 from made_fast.tables.columns.categories import Categories, Category, distinct
 from made_fast.tables.columns.frames import Frame
@@ -25,11 +26,8 @@ from made_fast.tables.columns.rebuild import NativeColumn
 from made_fast.tables.columns.schema import Column, Columns
 from made_fast.tables.columns.values import Values, called, column_number
 
-__all__ = ["COLUMN_KINDS", "HANDLE_UNKNOWN", "MISSING", "MOST_CATEGORIES", "learn"]
+__all__ = ["MOST_CATEGORIES", "learn"]
 
-COLUMN_KINDS = ("binary", "categorical", "numeric", "ordered")
-HANDLE_UNKNOWN = ("error", "rare")
-MISSING = ("marginal", "value")
 MOST_CATEGORIES = 4096  # levels of a column without ``max_categories``
 MOST_FOLDED = 256  # times max_categories, different values of a column: with more it numbers rows, or is prose
 MOST_DECLARED = 65536  # categories of a dtype that are kept although no row has them

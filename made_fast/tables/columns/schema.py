@@ -31,7 +31,10 @@ Column: TypeAlias = Categories | Numeric
 
 
 class Encoded(NamedTuple):
-    """A table as codes (n, V), the smallest int that holds all levels, and the log-density within the levels, in nats."""
+    """A table as codes (n, V), the smallest int that holds all levels, and the log-density within them.
+
+    That is (n, V), or (n,) of whole rows, in nats.
+    """
 
     codes: NDArray[np.signedinteger[Any]]
     log_density: NDArray[np.float64] | None
@@ -98,43 +101,61 @@ class Columns:
     def __len__(self) -> int:
         return len(self.columns)
 
-    def encode(self, X: Any, *, name: str = "X", density: bool | str = False, min_rows: int = 1) -> Encoded:
-        """Return the codes of a table's entries, and the log-density of each within its level.
+    def encode(
+        self,
+        X: Any,
+        *,
+        name: str = "X",
+        density: bool | str = False,
+        per_column: bool = True,
+        skip: int | None = None,
+        min_rows: int = 1,
+    ) -> Encoded:
+        """Return the codes of a table's entries, and the log-density of each within its level, or that of each row.
 
         ``X`` is any table (see :func:`made_fast.tables.columns.frames.read`). Its columns are matched by name if both sides
         have names, otherwise by place. Raises TypeError or ValueError, which names the column, for what does not fit.
+
+        Column ``skip`` may be anything, or not be there: it is missing in every row.
 
         ``density="relative"`` is no density, but free of units: 0 in what is as wide as a typical bin of its column, or
         narrower, and below 0 in what is wider. A value is then not likely because it is often repeated: for anomalies.
         """
         frame = frames.read(X, name, min_rows)
         n, V = frame.shape[0], len(self.columns)
-        codes = np.empty((n, V), self.code_dtype)
-        log_density = np.empty((n, V)) if density else None
-        for v, values in self._matched(frame):
+        codes = np.full((n, V), -1, self.code_dtype)
+        log_density = np.zeros((n, V) if per_column else n) if density else None
+        for v, values in self._matched(frame, skip):
             levels, within = self.columns[v].encode(values, name, density)
             codes[:, v] = levels
-            if log_density is not None:
+            if log_density is None or within is None:
+                continue
+            if per_column:
                 log_density[:, v] = within
+            else:
+                log_density += within
         return Encoded(codes, log_density)
 
-    def _matched(self, frame: Frame) -> Iterator[tuple[int, Values]]:
-        places = list(range(len(self.columns)))
+    def _matched(self, frame: Frame, skip: int | None = None) -> Iterator[tuple[int, Values]]:
+        """Yield the columns of a table, by their numbers here, but for one to skip."""
+        asked = [v for v in range(len(self.columns)) if v != skip]
         if self.named and frame.names is not None:
-            self._check_names(frame.names, frame.name)
+            self._check_names(frame.names, frame.name, None if skip is None else self.names[skip])
             at = {label: j for j, label in enumerate(frame.names)}
-            places = [at[label] for label in self.names]
-        elif frame.shape[1] != len(self.columns):
+            return ((v, frame.column(at[self.names[v]])) for v in asked)
+        if skip is not None and frame.shape[1] == len(asked):
+            return ((v, frame.column(j)) for j, v in enumerate(asked))
+        if frame.shape[1] != len(self.columns):
             raise ValueError(
                 f"{frame.name} must have {len(self.columns)} columns, got shape {frame.shape}: {frame.name} has "
                 f"{frame.shape[1]} features, but MADE is expecting {len(self.columns)} features as input. "
                 "Pass the columns of training."
             )
-        return ((v, frame.column(j)) for v, j in enumerate(places))
+        return ((v, frame.column(v)) for v in asked)
 
-    def _check_names(self, found: Sequence[str], name: str) -> None:
+    def _check_names(self, found: Sequence[str], name: str, but: str | None = None) -> None:
         ours, theirs = set(self.names), set(found)
-        missing, unknown = [c for c in self.names if c not in theirs], [c for c in found if c not in ours]
+        missing, unknown = [c for c in self.names if c not in theirs and c != but], [c for c in found if c not in ours]
         twice = [c for j, c in enumerate(found) if c in found[:j]]
         listed = (("lacks", missing), ("has beside them", unknown), ("has more than once", twice))
         words = [

@@ -1,0 +1,82 @@
+"""Which tables have columns of several kinds, and what these are: the door of an estimator for what is not all 0/1.
+
+A data frame of 0, 1 and missing values is binary, whatever else it is; any other one has columns. An array has columns if the
+caller says so. Not here: what columns are (``tables/columns``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from made_fast.tables.columns import frames
+from made_fast.tables.columns.encoder import Encoder
+from made_fast.tables.columns.learn import learn
+from made_fast.tables.sparse import is_sparse
+from made_fast.tables.table import Table
+from made_fast.training.recipe import Params
+
+__all__ = ["learned"]
+
+SAYS = ("columns", "categorical_features")
+"""The parameters that say what columns are; with one of them, a table has columns whatever is in it."""
+
+
+def learned(
+    X: Any, context: Any, params: Params, names: tuple[str, ...] | None = None, sample_weight: Any = None
+) -> Encoder | None:
+    """Return what the columns of a table and of its context are, or None if X is to be read as 0/1.
+
+    Raises TypeError or ValueError, which names the column, for a column that cannot be modelled, and for parameters that
+    contradict each other.
+    """
+    if isinstance(X, Table):  # a member of an ensemble gets what its fit has read
+        return None
+    said = params["columns"] is not None or not _is_from_dtype(params["categorical_features"]) or context is not None
+    if params["binarize"] is not None:
+        if said:
+            raise ValueError(
+                "binarize must be None for a table with columns or a context, got "
+                f"{params['binarize']!r}. Leave it out: numbers are modelled as they are."
+            )
+        return None
+    if not said and not _has_columns(X):
+        return None
+    options = {name: params[name] for name in ("n_bins", "max_categories", "handle_unknown", "missing")}
+    weights = None if sample_weight is None else np.maximum(np.asarray(sample_weight, np.float64), 0)
+    about = None if isinstance(params["columns"], str) else params["columns"]
+    own = None if frames.read(X).names is not None else names
+    columns = learn(
+        X, columns=about, categorical_features=params["categorical_features"], sample_weight=weights, names=own, **options
+    )
+    if int(columns.n_levels.max()) == 1:
+        raise ValueError("X must have a column with more than one value, got only constant ones. There is nothing to learn.")
+    given = None if context is None else learn(context, sample_weight=weights, name="context", **options)
+    return Encoder(columns, given)
+
+
+def _is_from_dtype(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and value == "from_dtype")
+
+
+def _has_columns(X: Any) -> bool:
+    """Return whether a table is a data frame, or a mapping of columns, of more than 0, 1 and missing values."""
+    if isinstance(X, np.ndarray):
+        return X.dtype.names is not None
+    if is_sparse(X) or isinstance(X, list | tuple):
+        return False
+    is_frame = isinstance(X, Mapping) or hasattr(X, "__narwhals_dataframe__") or hasattr(X, "__arrow_c_stream__")
+    if not is_frame and type(X).__module__.partition(".")[0] not in ("pandas", "polars", "pyarrow"):
+        return False
+    if len(getattr(X, "shape", (0, 0))) != 2 and not isinstance(X, Mapping):  # a series, which the usual door refuses
+        return False
+    for _, values in frames.read(X).items():
+        if values.base == "text" or values.categories is not None:
+            return True
+        if values.base in ("int", "float"):
+            x = values.values
+            if not ((x == 0) | (x == 1) | values.null).all():
+                return True
+    return isinstance(X, Mapping)

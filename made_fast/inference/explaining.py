@@ -1,0 +1,67 @@
+"""What each variable of a row adds to its negative log-likelihood, in nats: which entry makes the row odd.
+
+Under one network these are the factors of the chain rule, ``-log p(x_v | those before it)``. A mixture counts those of each of
+its networks by the probability that the row is of it, and what is left, how much the row tells about the network, is spread
+evenly: so they add up to the negative log-likelihood of the row under the whole model.
+
+Not here: columns and units (``tablemodel.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from made_fast.inference.density import Density
+from made_fast.inference.mixture import MixtureModel
+from made_fast.inference.model import MADEModel
+from made_fast.network.network import Network
+from made_fast.tables.bits import pack_rows
+from made_fast.tables.coded import Coded
+from made_fast.tables.table import Table
+
+__all__ = ["contributions"]
+
+
+def contributions(density: Density, table: Table, n_threads: int) -> NDArray[np.float64]:
+    """Return what each variable of complete rows adds to ``-log p(x)``, (n, V) in nats."""
+    n, V = table.shape
+    total, mean = np.full(n, -np.inf), np.zeros((n, V))
+    for log_weight, network in _networks(density):
+        parts = _factors(network, table, n_threads, density.binarize)
+        log_joint = log_weight - parts.sum(axis=1)
+        larger = np.logaddexp(total, log_joint)
+        kept, added = np.exp(total - larger)[:, None], np.exp(log_joint - larger)[:, None]
+        mean, total = kept * mean + added * parts, larger
+    rest = -total - mean.sum(axis=1)  # the divergence of the networks' shares given the row from their weights
+    out: NDArray[np.float64] = mean + rest[:, None] / V
+    return out
+
+
+def _networks(density: Density) -> Iterator[tuple[float, Network]]:
+    """Yield the networks that a density mixes, with the logarithm of the weight of each."""
+    if isinstance(density, MixtureModel):
+        for model, weight in zip(density.members, density.weights, strict=True):
+            for log_weight, network in _networks(model):
+                yield log_weight + float(np.log(weight)), network
+    elif isinstance(density, MADEModel):
+        for k in range(density.n_parts):
+            yield -float(np.log(density.n_parts)), density.part(k)
+    else:
+        raise TypeError(f"contributions must be asked of a MADE model, got a {type(density).__name__}.")
+
+
+def _factors(network: Network, table: Table, n_threads: int, binarize: float | None) -> NDArray[np.float64]:
+    """Return ``-log p(x_v | those before it)`` of each variable under one network, (n, V)."""
+    out = np.empty(table.shape)
+    for part, rows in table.chunks():
+        proba = network.conditionals(pack_rows(rows, network.order, binarize), n_threads, by_feature=True)
+        if isinstance(rows, Coded):
+            first = rows.coding.first_levels[:-1]
+            out[part] = -np.take_along_axis(rows.coding.log_levels(proba), first + rows.codes, axis=1)
+        else:
+            p = np.where(rows.ones(binarize), proba, 1 - proba).astype(np.float64)
+            out[part] = -np.log(np.maximum(p, np.finfo(np.float64).tiny))
+    return out

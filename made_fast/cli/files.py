@@ -23,9 +23,11 @@ if TYPE_CHECKING:
 
     from made_fast.cli.report import AnyModel
     from made_fast.tables.reading.datasets import Dataset
+    from made_fast.tables.reading.rawtable import RawTable
 
 __all__ = [
-    "check_outputs", "check_shape", "chosen_splits", "is_same", "kind", "load_data", "load_model", "note", "refusing",
+    "check_outputs", "check_shape", "chosen_splits", "is_same", "is_table", "kind", "load_data", "load_model", "load_table",
+    "note", "refusing",
     "remembered_shape", "write", "write_lines", "write_png", "writing",
 ]  # fmt: skip
 
@@ -88,7 +90,32 @@ def load_data(args: argparse.Namespace, n_features: int | None = None, index_bas
         return datasets.split(dataset, valid=valid, test=test)
 
 
-def chosen_splits(args: argparse.Namespace, dataset: Dataset) -> dict[str, Any]:
+def is_table(args: argparse.Namespace) -> bool:
+    """Say whether DATA of a command that fits is a table of any columns, and no rows of 0/1."""
+    from made_fast.tables.reading import rawtable
+
+    if args.kind != "auto" or args.threshold is not None:
+        if args.kind == "table" and args.threshold is not None:
+            raise UsageError(
+                "--threshold makes 0/1 of numbers, which a table keeps as they are. Leave out it or --kind table."
+            )
+        return bool(args.kind == "table")
+    return rawtable.holds_a_table(args.data, args.header, args.drop or ())
+
+
+def load_table(args: argparse.Namespace) -> RawTable:
+    """Load DATA as a table, and take the splits that it lacks out of its training rows, the same ones every time."""
+    from made_fast.tables.reading import rawtable
+
+    if args.threshold is not None:
+        raise UsageError("--threshold is for models of 0/1 rows; this one is of a table, whose numbers count as they are.")
+    with refusing(OSError, ValueError, TypeError):
+        table = rawtable.load(args.data, header=args.header, drop=args.drop or ())
+        valid, test = (getattr(args, f"{name}_fraction", None) or None for name in ("valid", "test"))
+        return rawtable.split(table, valid=valid, test=test)
+
+
+def chosen_splits(args: argparse.Namespace, dataset: Dataset | RawTable) -> dict[str, Any]:
     """Return the splits that --split asks for: that one, or all."""
     found = dataset.splits
     if args.split is None:

@@ -14,17 +14,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from made_fast.cli import files, report
+from made_fast.cli import files, images, report, tables
 from made_fast.cli.files import refusing
 from made_fast.cli.options import TILES, UsageError
 from made_fast.inference import modelfile
 from made_fast.inference.density import ApproximationWarning
+from made_fast.inference.tablemodel import TableModel
 from made_fast.inference.tensorfile import ModelFileError
 from made_fast.system import signals, threads
 from made_fast.system.console import is_terminal, say
 from made_fast.tables import names
 from made_fast.tables.choices import TIME_BUDGET
+from made_fast.tables.reading import rawtable
 from made_fast.tables.reading.datasets import Dataset, n_missing
+from made_fast.tables.reading.rawtable import RawTable
 from made_fast.training import checkpoint, recipe
 from made_fast.training.hyper import DEFAULTS, HARMLESS, HYPER
 
@@ -36,11 +39,14 @@ __all__ = ["ensemble", "train"]
 FLAGS = {name: about.option.flag for name, about in HYPER.items() if about.option}
 """The options that set parameters of MADE."""
 
+OF_TABLES = tuple(name for name, about in HYPER.items() if about.option and about.option.group == "columns")
+"""The parameters about columns that are not 0/1."""
+
 
 class _Plan(NamedTuple):
     """The data and the parameters of a fit."""
 
-    dataset: Dataset
+    dataset: Dataset | RawTable
     shape: tuple[int, int] | None  # of a row as a picture
     params: dict[str, Any]  # of MADE, but for random_state
     seed: int
@@ -94,7 +100,7 @@ def train(args: argparse.Namespace) -> int:
     course += [f"on from epoch {done}"] if done else []
     course.append(f"{seconds:.1f} s")
     if records:
-        n_rows = plan.dataset.train.shape[0] * len(records)
+        n_rows = _n_rows(plan.dataset.train) * len(records)
         course.append(f"{n_rows / sum(record['seconds'] for record in records):,.0f} rows/s")
     return _report(args, plan, made, course)
 
@@ -159,16 +165,28 @@ def _plan(args: argparse.Namespace) -> _Plan:
     params["optimizer_params"] = dict(args.optimizer_params or ()) or None
     with refusing(ValueError):
         recipe.checked(params, called=FLAGS)
-    dataset = files.load_data(args)
-    shape = args.shape or dataset.shape
-    if args.shape is not None or args.samples is not None:
-        files.check_shape(shape, dataset.train.shape[1])
+    dataset: Dataset | RawTable
+    shape = None
+    if files.is_table(args):
+        dataset = files.load_table(args)
+        if args.shape is not None:
+            raise UsageError("--shape is for pictures of 0/1 rows; --samples draws the columns of a table.")
+        if args.samples is not None and not images.has_matplotlib():
+            raise UsageError("--samples of a table needs matplotlib, which is not installed: pip install 'made_fast[plot]'.")
+    else:
+        dataset = files.load_data(args)
+        shape = args.shape or dataset.shape
+        if args.shape is not None or args.samples is not None:
+            files.check_shape(shape, dataset.train.shape[1])
     params |= {"n_threads": args.threads or threads.available(), "verbose": 0 if args.quiet else 1}
     seed = secrets.randbits(32) if args.seed is None else args.seed
-    notes = {"data": dataset.name, "shape": shape}
-    if dataset.index_base is not None:
-        notes["index_base"] = dataset.index_base
-    columns = dataset.feature_names
+    notes: dict[str, Any] = {"data": dataset.name}
+    columns = None
+    if isinstance(dataset, Dataset):
+        notes["shape"] = shape
+        if dataset.index_base is not None:
+            notes["index_base"] = dataset.index_base
+        columns = dataset.feature_names
     with refusing(UnicodeError):
         json.dumps(notes, ensure_ascii=False).encode()  # now, not when a model is to be lost
     try:
@@ -184,17 +202,20 @@ def _plan(args: argparse.Namespace) -> _Plan:
 
 def _without_effect(args: argparse.Namespace, plan: _Plan) -> Iterator[tuple[str, str]]:
     """Yield the options that are given but have no effect, and why."""
-    one_mask = args.n_masks == 1 and not any(map(n_missing, plan.dataset.splits.values()))
+    is_table = isinstance(plan.dataset, RawTable)
+    gaps: Any = rawtable.n_missing if is_table else n_missing
+    one_mask = args.n_masks == 1 and not any(map(gaps, plan.dataset.splits.values()))
     idle = {
         "there are no validation rows": ("patience", "n_val_masks") if plan.dataset.valid is None else (),
         "there is one mask": ("resample", "n_val_masks") if one_mask else (),
         "--masks is not unlimited": () if args.n_masks is None else ("n_eval_masks",),
+        "DATA is of 0/1 rows": () if is_table else OF_TABLES,
         "there is no hidden layer": () if plan.params["hidden_sizes"] else ("activation", "degrees", "dropout"),
     }
     told = set()
     for why, idle_names in idle.items():
         for name in idle_names:
-            if name not in told and plan.params[name] != DEFAULTS[name]:
+            if name not in told and plan.params[name] != _default(name):
                 told.add(name)
                 yield FLAGS[name], why
     if getattr(args, "checkpoint_every", 1) != 1 and args.checkpoint is None:
@@ -207,7 +228,8 @@ def _resumed(args: argparse.Namespace, plan: _Plan) -> MADE:
 
     with refusing(OSError, ModelFileError):
         made = MADE.resume(args.checkpoint)
-    known, D = made.get_params(), plan.dataset.train.shape[1]
+    known, rows = made.get_params(), plan.dataset.train
+    D = len(rows) if isinstance(rows, dict) else rows.shape[1]
     if made.n_features_in_ != D:
         raise UsageError(f"{args.checkpoint} is a checkpoint for {made.n_features_in_} inputs, but {args.data} has {D}.")
     with refusing(ValueError):
@@ -226,6 +248,16 @@ def _resumed(args: argparse.Namespace, plan: _Plan) -> MADE:
     return made
 
 
+def _default(name: str) -> Any:
+    """Return the default of the option that sets a parameter."""
+    option = HYPER[name].option
+    return DEFAULTS[name] if option is None or option.default is None else option.default
+
+
+def _n_rows(rows: Any) -> int:
+    return len(next(iter(rows.values()))) if isinstance(rows, dict) else int(rows.shape[0])
+
+
 @contextmanager
 def _quietly() -> Iterator[None]:
     """Ignore warnings about estimates, which the report shows, and about names, which ``_resumed`` has compared."""
@@ -235,8 +267,10 @@ def _quietly() -> Iterator[None]:
         yield
 
 
-def _noted(model: report.AnyModel, args: argparse.Namespace, plan: _Plan, **notes: Any) -> report.AnyModel:
+def _noted(model: Any, args: argparse.Namespace, plan: _Plan, **notes: Any) -> Any:
     """Return the model with the threshold of the data and notes, which the estimator does not know."""
+    if isinstance(model, TableModel):
+        return TableModel(_noted(model.density, args, plan, **notes), model.encoder)
     model = model.with_input(args.threshold)
     for single in report.single_models(model):
         single.hyper["ordering"] = args.ordering
@@ -244,7 +278,7 @@ def _noted(model: report.AnyModel, args: argparse.Namespace, plan: _Plan, **note
     return model
 
 
-def _save(model: report.AnyModel, path: Path) -> None:
+def _save(model: Any, path: Path) -> None:
     """Save the model; if the disk is full by now, in a folder for temporary files, with an error that names it."""
     try:
         model.save(path)
@@ -263,7 +297,7 @@ def _save_unfinished(made: MADE, plan: _Plan, save: Callable[[], None], args: ar
     go_on = " To go on, add --resume." if args.checkpoint and args.checkpoint.exists() else ""
     if not getattr(made, "best_epoch_", 0):
         return "Nothing was saved: no epoch was finished."
-    if not np.isfinite(made.model_.source.vector).all():
+    if not np.isfinite(getattr(made.model_, "density", made.model_).source.vector).all():
         return "Nothing was saved: without validation rows no earlier parameters were kept."
     with signals.held(drop=True):
         save()
@@ -273,6 +307,8 @@ def _save_unfinished(made: MADE, plan: _Plan, save: Callable[[], None], args: ar
 
 def _report(args: argparse.Namespace, plan: _Plan, made: Any, course: list[str], *, parts: bool = False) -> int:
     """Print data, model, training and scores, and draw samples if asked to. The model is saved by now."""
+    if isinstance(plan.dataset, RawTable):
+        return _report_of_table(args, plan.dataset, made, course)
     course += [f"{made.n_threads} thread{'s' if made.n_threads != 1 else ''}", f"seed {made.random_state}"]
     try:
         not_drawn = None
@@ -290,6 +326,23 @@ def _report(args: argparse.Namespace, plan: _Plan, made: Any, course: list[str],
             raise not_drawn
         if args.samples is not None:
             print(f"samples     {report.describe_file(args.samples)}")
+    except KeyboardInterrupt as stop:
+        return _interrupted_report(args, stop)
+    return 0
+
+
+def _report_of_table(args: argparse.Namespace, table: RawTable, made: Any, course: list[str]) -> int:
+    """Print what :func:`_report` does, of a table."""
+    course += [f"{made.n_threads} thread{'s' if made.n_threads != 1 else ''}", f"seed {made.random_state}"]
+    try:
+        print(f"data        {tables.describe_data(table)}")
+        print(f"model       {tables.describe_model(made.model_)}, {args.ordering} ordering")
+        print(f"training    {', '.join(course)}\n", flush=True)
+        tables.print_report(table, table.splits, made.model_, report.Asking(made.n_threads))
+        print(f"\nmodel file  {report.describe_file(args.out)}")
+        if args.samples is not None:
+            tables.picture(args, made.model_, table.train)
+            print(f"picture     {report.describe_file(args.samples)}")
     except KeyboardInterrupt as stop:
         return _interrupted_report(args, stop)
     return 0

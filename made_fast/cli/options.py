@@ -147,7 +147,7 @@ def parser() -> argparse.ArgumentParser:
         prog="made-fast",
         usage="made-fast COMMAND ...",
         description="MADE, the masked autoencoder for distribution estimation:\n"
-        "an exact, fast density model of binary data, trained and used on the CPU.",
+        "an exact, fast density model of binary data, and of tables of any columns, trained and used on the CPU.",
         epilog="""\
 examples:
   made-fast train digits --out model.safetensors --samples samples.png
@@ -156,13 +156,15 @@ examples:
   made-fast sample model.safetensors -n 5
   made-fast impute model.safetensors digits --hide 32:64 --samples imputed.png
   made-fast ensemble digits --members 5 --out ensemble.safetensors
+  made-fast train adult.csv --masks unlimited --out adult.safetensors
+  made-fast query adult.safetensors "age > 40 and sex = 'Male'"
   made-fast info model.safetensors
 
 'made-fast COMMAND --help' shows the options of a command.""",
     )
     top.add_argument("--version", action="version", version=f"made-fast {__version__}", help="show the version and leave")
     commands = top.add_subparsers(dest="command", required=True, title="commands", metavar="COMMAND")
-    for add in (_add_train, _add_ensemble, _add_evaluate, _add_score, _add_sample, _add_impute):
+    for add in (_add_train, _add_ensemble, _add_evaluate, _add_score, _add_sample, _add_impute, _add_query):
         add(commands)
     shown = "Show what a model file holds: the network and how it was trained."
     example = "example:\n  made-fast info model.safetensors"
@@ -223,6 +225,8 @@ def _add_fitting(command: Any, out: str) -> None:
     _option(output, "--shape", "ROWSxCOLS", "shape of a row as a picture", shape, unset="a square")
     output.add_argument("--quiet", action="store_true", help="show no progress")
     rows = command.add_argument_group("data")
+    kinds = "what DATA holds, rows of 0/1 or a table of any columns; auto: a table, if a column's values are mostly others"
+    _choice(rows, "--kind", choices.DATA_KINDS, kinds)
     _add_reading(rows, "demand 0/1")
     _add_fractions(rows, SHARE, "share of the rows for {}, if DATA has none apart; 0: none")
     for title in ("columns", "network", "masks", "optimizer", "training"):
@@ -240,7 +244,7 @@ def _add_parameter(group: Any, name: str) -> None:
     sentence = about.meaning.partition(". ")[0].rstrip(".")
     text = option.help or sentence[0].lower() + sentence[1:]
     if about.choices:
-        _choice(group, option.flag, about.choices, text, dest=name)
+        _choice(group, option.flag, about.choices, text, default=option.default, dest=name)
     elif about.check == "boolean":
         group.add_argument(option.flag, action="store_true", help=text, dest=name)
     else:
@@ -263,6 +267,7 @@ def _add_evaluate(commands: Any) -> None:
         "  made-fast evaluate masks32.safetensors digits --plot masks.png",
     )
     _add_split(evaluate)
+    _option(evaluate, "--samples", "FILE.png", "draw the columns of a table, rows against draws (needs matplotlib)", PNG)
     _option(evaluate, "--plot", "FILE.png", "draw the NLL against the number of masks (needs matplotlib)", PNG)
     _add_reading(evaluate)
     _add_fractions(evaluate, None, "as in train, to find its {} rows again")
@@ -285,6 +290,8 @@ def _add_score(commands: Any) -> None:
     _option(score, "--out", "FILE", out, file_to_write(".csv", ".npy", dash=True), default=STDOUT)
     std = "add a column 'std': standard errors of what has to be estimated, 0 for what is exact"
     score.add_argument("--std", action="store_true", help=std)
+    parts = "add a column for each column of DATA: what it adds to -log p; the largest makes the row odd"
+    score.add_argument("--explain", action="store_true", help=parts)
     _add_split(score)
     _add_reading(score)
     _add_answering(score)
@@ -339,6 +346,22 @@ def _add_impute(commands: Any) -> None:
     _add_answering(answers)
 
 
+def _add_query(commands: Any) -> None:
+    query = _command(
+        commands,
+        "query MODEL QUERY [options]",
+        "print the probability that a row of a table satisfies a query",
+        "Print the probability of the rows that satisfy QUERY under MODEL, which is of a table. Conditions are joined\n"
+        "by and: x = 1, x != 1, x < 1 (<=, >, >=), x in (1, 2), x between 1 and 2, x is null; text with blanks, and\n"
+        "names with blanks, stand in quotes.",
+        "example:\n  made-fast query adult.safetensors \"age > 40 and sex = 'Male'\"",
+    )
+    query.add_argument("query", metavar="QUERY", help="conditions, in quotes for the shell")
+    answers = query.add_argument_group("answers")
+    _option(answers, "--seed", "N", "of estimates", whole, default=0)
+    _add_answering(answers)
+
+
 def _command(commands: Any, usage: str, title: str, description: str, epilog: str) -> Any:
     """Add a command that takes the files named in its usage."""
     name, _, rest = usage.partition(" ")
@@ -364,9 +387,9 @@ def _option(
     group.add_argument(*flag.split(), metavar=metavar, type=read, default=default, help=shown.replace("%", "%%"), **more)
 
 
-def _choice(group: Any, flag: str, names: tuple[str, ...], text: str, **more: Any) -> None:
-    """Add an option that takes one of some names; the first is the default."""
-    _option(group, flag, "NAME", f"{text}: {', '.join(names)}", default=names[0], choices=names, **more)
+def _choice(group: Any, flag: str, names: tuple[str, ...], text: str, *, default: str | None = None, **more: Any) -> None:
+    """Add an option that takes one of some names; the first is the default if there is no other."""
+    _option(group, flag, "NAME", f"{text}: {', '.join(names)}", default=default or names[0], choices=names, **more)
 
 
 def _add_answering(group: Any) -> None:

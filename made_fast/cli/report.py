@@ -19,8 +19,8 @@ from made_fast.tables.reading.datasets import Dataset, n_missing
 from made_fast.tables.table import Table
 
 __all__ = [
-    "AnyModel", "Asking", "Scores", "describe_data", "describe_file", "describe_model", "independent_nll", "majority",
-    "model_facts", "print_report", "score", "single_models",
+    "HALF", "AnyModel", "Asking", "Scores", "describe_data", "describe_file", "describe_model", "independent_nll", "majority",
+    "mean_of", "model_facts", "print_report", "print_table", "score", "single_models",
 ]  # fmt: skip
 
 AnyModel: TypeAlias = "MADEModel | MixtureModel"
@@ -78,7 +78,7 @@ def describe_model(model: AnyModel) -> str:
         kind = f"each {each[0]}" if len(each) == 1 else f"the first {each[0]}"
         return f"ensemble of {model.n_members}, {model.n_parameters:,} parameters; {kind}"
     a = model.architecture
-    words = ["-".join(map(str, (a.n_inputs, *a.hidden_sizes, a.n_inputs))) + (f" {a.activation}" if a.hidden_sizes else "")]
+    words = ["-".join(map(str, (a.n_inputs, *a.hidden_sizes, a.n_outputs))) + (f" {a.activation}" if a.hidden_sizes else "")]
     if a.direct != "none":
         words.append(f"direct connections ({a.direct})")
     if a.connectivity_weights:
@@ -123,8 +123,8 @@ def model_facts(model: AnyModel) -> dict[str, str]:
 
 def _network_facts(model: MADEModel) -> dict[str, str]:
     a, orderings = model.architecture, model.masks.orderings
-    natural = bool((orderings == np.arange(1, a.n_inputs + 1)).all())
-    first = " ".join(map(str, orderings[0, :8])) + (" ..." if a.n_inputs > 8 else "")
+    natural = bool((orderings == np.arange(1, a.n_variables + 1)).all())
+    first = " ".join(map(str, orderings[0, :8])) + (" ..." if a.n_variables > 8 else "")
     of_first = " (of mask 0)" if (orderings != orderings[0]).any() else ""
     masks, shared = str(model.n_masks), "live weights and biases"
     if model.source.connectivity is None:
@@ -192,8 +192,8 @@ def _print_scores(dataset: Dataset, chosen: dict[str, Any], scores: dict[str, Sc
     for name, X in chosen.items():
         nll, _, n_entries, _ = scores[name]
         bits = nll.sum() / (n_entries * log(2))
-        rows.append((name, str(len(nll)), _mean(nll), f"{bits:.4f}", _mean(independent_nll(dataset.train, X))))
-    _print_table(rows)
+        rows.append((name, str(len(nll)), mean_of(nll), f"{bits:.4f}", mean_of(independent_nll(dataset.train, X))))
+    print_table(rows)
     estimates = [
         f"{np.count_nonzero(std)} rows of {name} (the mean is off by about {np.sqrt((std**2).sum()) / len(std):.3f})"
         for name, (_, std, *_) in scores.items()
@@ -212,10 +212,10 @@ def _print_parts(model: AnyModel, curves: Curves) -> None:
         lead = [f"member {m}", f"{model.weights[m]:.4f}"] if isinstance(model, MixtureModel) else [str(m)]
         rows.append(lead + [_with_half(*parts[m]) for parts in curves.values()])
     print()
-    _print_table(rows)
+    print_table(rows)
 
 
-def _print_table(rows: Sequence[Sequence[str]]) -> None:
+def print_table(rows: Sequence[Sequence[str]]) -> None:
     """Print cells in columns; the first one to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for first, *others in rows:
@@ -232,7 +232,8 @@ def _with_half(mean: float, half: float) -> str:
     return f"{mean:.3f}" + ("" if isnan(half) else f" ± {half:.3f}")
 
 
-def _mean(nll: Floats) -> str:
+def mean_of(nll: Floats) -> str:
+    """Return the mean of NLLs, ± half of its 95 % interval."""
     return _with_half(*_mean_and_half(nll))
 
 

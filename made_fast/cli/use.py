@@ -1,4 +1,7 @@
-"""The commands that use a model file: evaluate, score, sample, impute, info. Not here: files (``files.py``), texts."""
+"""The commands that use a model file: evaluate, score, sample, impute, query, info.
+
+Not here: models of tables (``tables.py``), files (``files.py``), texts.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +14,19 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from made_fast.cli import files, images, report
+from made_fast.cli import files, images, report, tables
 from made_fast.cli.files import refusing
 from made_fast.cli.options import STDOUT, UsageError
 from made_fast.cli.report import AnyModel
 from made_fast.inference.density import ApproximationWarning
+from made_fast.inference.tablemodel import TableModel
 from made_fast.system.console import say
 from made_fast.tables import arguments, names
 from made_fast.tables.reading import datasets
 from made_fast.tables.reading.datasets import Dataset
 from made_fast.tables.sparse import is_sparse
 
-__all__ = ["evaluate", "impute", "info", "sample", "score"]
+__all__ = ["evaluate", "impute", "info", "query", "sample", "score"]
 
 PICTURED = 20
 """Most rows in the picture that ``impute --samples`` draws, side by side."""
@@ -37,6 +41,10 @@ CSV_ENTRIES = 1 << 20
 def evaluate(args: argparse.Namespace) -> int:
     """Score data under a model."""
     model = files.load_model(args.model)
+    if isinstance(model, TableModel):
+        return tables.evaluate(args, model)
+    if args.samples is not None:
+        raise UsageError("--samples draws the columns of a table, but the model is of 0/1 rows: see made-fast sample.")
     if args.plot is not None:
         if getattr(model, "n_masks", 1) == 1:
             raise UsageError(f"--plot draws the NLL against the number of masks, but {args.model} is no model of several.")
@@ -62,16 +70,23 @@ def evaluate(args: argparse.Namespace) -> int:
 def score(args: argparse.Namespace) -> int:
     """Print or write the log-likelihood of every row."""
     model = files.load_model(args.model)
+    if isinstance(model, TableModel):
+        return tables.score(args, model)
     ask = _asking(model, args)
     dataset, model = _load_data_for(model, args)
     found = [report.score(model, X, ask) for X in files.chosen_splits(args, dataset).values()]
     log_p, std = -np.concatenate([each.nll for each in found]), np.concatenate([each.std for each in found])
     columns = {"log_p": log_p, "std": std} if args.std else {"log_p": log_p}
+    if args.explain:
+        with refusing(ValueError):
+            parts = [model.explain(X, n_threads=args.threads) for X in files.chosen_splits(args, dataset).values()]
+        labels = dataset.feature_names or [f"x{d}" for d in range(model.n_features_in)]
+        columns |= dict(zip(labels, np.concatenate(parts).T, strict=True))
     if std.any() and not args.std:
         files.note(f"{np.count_nonzero(std)} of {len(std)} rows are estimates; --std tells their standard errors.")
     table = np.column_stack(list(columns.values()))
     if files.kind(args.out) == ".npy":
-        files.write(args.out, lambda stream: np.save(stream, table if args.std else log_p))
+        files.write(args.out, lambda stream: np.save(stream, table if len(columns) > 1 else log_p))
     else:
         files.write_lines(args.out, _lines(list(columns), table))
     return 0
@@ -83,6 +98,8 @@ def sample(args: argparse.Namespace) -> int:
     if args.shape is not None and suffix != ".png":
         raise UsageError("--shape is for pictures: give --out FILE.png with it.")
     model = files.load_model(args.model)
+    if isinstance(model, TableModel):
+        return tables.sample(args, model)
     shape = args.shape or files.remembered_shape(model)
     if suffix == ".png":
         files.check_shape(shape, model.n_features_in)
@@ -100,11 +117,13 @@ def sample(args: argparse.Namespace) -> int:
 
 def impute(args: argparse.Namespace) -> int:
     """Fill in missing entries."""
+    model = files.load_model(args.model)
+    if isinstance(model, TableModel):
+        return tables.impute(args, model)
     if args.out is None and args.samples is None and args.hide is None:
         raise UsageError("nothing to write: give --out FILE, --samples FILE.png or --hide A:B. See made-fast impute --help.")
     if args.shape is not None and args.samples is None:
         raise UsageError("--shape is for pictures: give --samples FILE.png with it.")
-    model = files.load_model(args.model)
     _asking(model, args)
     tell = say if args.out == STDOUT else print
     D = model.n_features_in
@@ -148,10 +167,20 @@ def impute(args: argparse.Namespace) -> int:
 
 def info(args: argparse.Namespace) -> int:
     """Print what a model file holds."""
-    facts = {"file": report.describe_file(args.model)} | report.model_facts(files.load_model(args.model))
+    model = files.load_model(args.model)
+    about = tables.info(model) if isinstance(model, TableModel) else report.model_facts(model)
+    facts = {"file": report.describe_file(args.model)} | about
     for name, fact in facts.items():
         print(f"{name:26}{fact}".rstrip())
     return 0
+
+
+def query(args: argparse.Namespace) -> int:
+    """Print the probability of a query."""
+    model = files.load_model(args.model)
+    if not isinstance(model, TableModel):
+        raise UsageError(f"{args.model} is a model of 0/1 rows; a query is for one of a table, by made-fast train TABLE.csv.")
+    return tables.query(args, model)
 
 
 def _load_data_for(model: AnyModel, args: argparse.Namespace) -> tuple[Dataset, AnyModel]:

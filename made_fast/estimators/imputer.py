@@ -10,12 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin, clone
 from sklearn.impute import MissingIndicator
+from sklearn.utils.validation import check_is_fitted
 
 from made_fast.estimators.base import FittedDensity, fitted_table, learn_columns
+from made_fast.estimators.columns import learned
 from made_fast.estimators.ensemble import MADEEnsemble
 from made_fast.estimators.estimator import MADE
 from made_fast.inference.density import N_WALKS
 from made_fast.inference.modelfile import encode_names
+from made_fast.inference.tablemodel import TableModel
 from made_fast.tables import arguments, arrays
 from made_fast.tables.bits import pack_rows, unpack_rows
 from made_fast.tables.choices import METHODS
@@ -28,10 +31,15 @@ __all__ = ["MADEImputer"]
 
 @dataclass(eq=False, repr=False, match_args=False)
 class MADEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
-    """Fill in missing binary entries (NaN) by a MADE, given all that is observed of their row.
+    """Fill in missing entries (NaN, None, NA) by a MADE, given all that is observed of their row.
 
-    A column without any observed entry in ``fit`` is named by a warning, and the estimator is fitted on the others. In
-    ``transform`` its missing entries become 0; its observed ones stay, and do not count for other entries.
+    Rows are 0/1, or those of a table with columns of any kind, as the estimator's ``fit`` has it: a data frame is taken for
+    what its columns are, an array with ``MADE(columns="infer", n_masks=None)``. Such tables come back as tables like that of
+    ``fit``, with its columns in its order; ``set_output`` changes their kind.
+
+    A column of 0/1 rows without any observed entry in ``fit`` is named by a warning, and the estimator is fitted on the
+    others. In ``transform`` its missing entries become 0; its observed ones stay, and do not count for other entries. In a
+    table with columns of any kind it is an error: nobody knows what it would hold.
 
     Parameters
     ----------
@@ -40,20 +48,21 @@ class MADEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # typ
         trained under fresh orderings, it conditions on any observed subset exactly. ``validation_fraction``, say, makes
         it stop in time.
     method : {"mode", "mean", "sample"}
-        The likelier value, one entry after the other; the expected value; or a draw. See ``MADEModel.impute``.
+        The likelier value, one entry after the other; the expected value (of columns without one, the likeliest value of
+        each); or a draw. See ``MADEModel.impute`` and ``TableModel.impute``.
     n_members, n_walks, random_state, n_threads
         As for ``MADEModel.impute``.
     keep_empty_features : bool
         False leaves columns that were never observed in ``fit`` out of what ``transform`` returns.
     add_indicator : bool
         Append a column for every one that has missing entries in ``fit``: 1 where its entry is missing, see
-        ``sklearn.impute.MissingIndicator``.
+        ``sklearn.impute.MissingIndicator``. Of 0/1 rows only.
 
     Attributes
     ----------
     estimator_ : MADE or MADEEnsemble
         As fitted, on the columns that were observed at all.
-    model_ : MADEModel or MixtureModel
+    model_ : MADEModel, MixtureModel or TableModel
         Its model.
     empty_features_ : (e,) ndarray of intp
         Columns that were never observed.
@@ -86,10 +95,10 @@ class MADEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # typ
     add_indicator: bool = False
 
     def fit(self, X: MatrixLike, y: Any = None, *, sample_weight: Any = None, X_val: MatrixLike | None = None) -> MADEImputer:
-        """Fit the estimator on X, (n, D) of 0, 1 and NaN, which marks a missing entry.
+        """Fit the estimator on X, (n, D) of 0, 1 and NaN, which marks a missing entry, or a table with columns of any kind.
 
         ``sample_weight`` and ``X_val`` are those of the estimator's ``fit``, y is ignored. Wrong parameters or data raise
-        TypeError or ValueError; columns without an observed entry come with a UserWarning.
+        TypeError or ValueError; columns of 0/1 rows without an observed entry come with a UserWarning.
         """
         arguments.choice(self.method, "method", METHODS)
         arguments.positive_int(self.n_members, "n_members")
@@ -103,13 +112,15 @@ class MADEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # typ
             made = clone(self.estimator)
         else:
             raise TypeError(f"estimator must be None, a MADE or a MADEEnsemble, got {type(self.estimator).__name__}.")
+        options: dict[str, Any] = {} if sample_weight is None else {"sample_weight": sample_weight}
+        if X_val is not None:
+            options["X_val"] = X_val
+        if learned(X, None, made.get_params(deep=False), sample_weight=sample_weight) is not None:
+            return self._fit_columns(made, X, options)
         table, names = Table.of(X), arrays.column_names(X)
         check_different(names)
         encode_names(names)
         D, seen, empty = table.shape[1], table, table.never_observed()
-        options: dict[str, Any] = {} if sample_weight is None else {"sample_weight": sample_weight}
-        if X_val is not None:
-            options["X_val"] = X_val
         if 0 < len(empty) < D:  # the estimator refuses a table of which nothing is observed
             what = "fills them with 0 (keep_empty_features=False leaves them out)" if keep else "leaves them out"
             warnings.warn(f"{not_observed(empty, names)}: transform {what}.", UserWarning, stacklevel=2)
@@ -129,12 +140,30 @@ class MADEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # typ
         self.indicator_ = MissingIndicator(error_on_new=False, sparse=False).fit(_marked(table)) if add_indicator else None
         return self
 
-    def transform(self, X: MatrixLike) -> NDArray[Any]:
-        """Return the rows of X, (n, D) of 0, 1 and NaN, with their missing entries filled in.
+    def _fit_columns(self, made: MADE | MADEEnsemble, X: Any, options: dict[str, Any]) -> MADEImputer:
+        """Fit the estimator on a table with columns of any kind; its model answers for the rest."""
+        if made.missing == "value":
+            raise ValueError(
+                "estimator must have missing='marginal', got missing='value': where a missing entry is a value of its own, "
+                "there is nothing to fill in."
+            )
+        if self.add_indicator:
+            raise ValueError(
+                "add_indicator must be False for a table whose columns are not all 0/1, got True. A "
+                "sklearn.impute.MissingIndicator beside the imputer, in a FeatureUnion, has these columns."
+            )
+        made.fit(X, **options)
+        learn_columns(self, X, encoder=made.model_.encoder)
+        self.estimator_, self.model_, self.empty_features_ = made, made.model_, np.empty(0, np.intp)
+        self.indicator_ = None
+        return self
+
+    def transform(self, X: MatrixLike) -> Any:
+        """Return the rows of X, (n, D) of 0, 1 and NaN or a table like that of ``fit``, with their missing entries filled in.
 
         Returns
         -------
-        (n, D) of the dtype of X
+        A table like that of ``fit``, if its columns are not all 0/1. Otherwise (n, D) of the dtype of X
             Less the columns that ``keep_empty_features`` leaves out, then those that ``add_indicator`` appends. Observed
             entries are as they were (with a threshold ``binarize``: the 0 or 1 they count as). A pandas frame has the dtype
             that holds all its columns, where a nullable one counts as what it is of (Int8 as int8, boolean as bool); objects
@@ -146,15 +175,12 @@ class MADEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # typ
             The estimator's orderings do not fit the observed entries of some rows, and these are estimates. Not with the
             default estimator.
         """
+        check_is_fitted(self, "model_")
+        asking = {name: getattr(self, name) for name in ("n_members", "n_walks", "random_state", "n_threads")}
+        if isinstance(self.model_, TableModel):
+            return self.model_.impute(X, self.method, **asking)
         table = fitted_table(self, X)
-        filled: NDArray[Any] = self.model_.impute(
-            self._seen(table),
-            self.method,
-            n_members=self.n_members,
-            n_walks=self.n_walks,
-            random_state=self.random_state,
-            n_threads=self.n_threads,
-        )
+        filled: NDArray[Any] = self.model_.impute(self._seen(table), self.method, **asking)
         filled = filled.astype(_dtype(X, table, self.method), copy=False)
         if len(self.empty_features_) and self.keep_empty_features:
             every = np.arange(self.n_features_in_)
@@ -171,7 +197,9 @@ class MADEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # typ
 
         Columns that were never observed in ``fit`` do not count.
         """
-        return float(self.model_.score(self._seen(fitted_table(self, X)), n_threads=self.n_threads))
+        check_is_fitted(self, "model_")
+        table = X if isinstance(self.model_, TableModel) else self._seen(fitted_table(self, X))
+        return float(self.model_.score(table, n_threads=self.n_threads))
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
         """Return the names of the columns that ``transform`` returns; without names in ``fit`` they are x0, x1, ..."""

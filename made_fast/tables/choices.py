@@ -7,6 +7,7 @@ order; a test compares. Not here: checks (``arguments.py``), hyper-parameters (`
 ACTIVATIONS = ("relu", "softplus", "tanh", "sigmoid", "softsign")
 OPTIMIZERS = ("adam", "adadelta", "adagrad", "rmsprop", "momentum", "sgd")
 BIAS_INITS = ("marginals", "zeros")
+DATA_KINDS = ("auto", "binary", "table")
 DEGREE_RULES = ("stratified", "uniform")
 DIRECT_CONNECTIONS = ("output", "none", "all")
 DTYPES = ("float32", "float64")

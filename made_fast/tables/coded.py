@@ -83,7 +83,7 @@ class Coding:
                 out[:, at : at + width] = np.arange(width) <= code[:, None]
             elif width:
                 rows = np.flatnonzero(code >= 0)
-                out[rows, at + code[rows]] = 1
+                out[rows, at + code[rows].astype(np.intp)] = 1  # a sum of small ints would wrap around
         return out
 
     def log_levels(self, proba: NDArray[Any]) -> NDArray[np.float64]:

@@ -32,6 +32,7 @@ class Option(NamedTuple):
     help: str = ""  # by default the first sentence of the meaning
     unset: str = ""  # what it means to leave the option out, where the parameter then is None and not its default
     read: str = ""  # the name in cli/options.py of the reader of its text; by default that of the check
+    default: Any = None  # of the command line, where that is not the parameter's
 
 
 class About(NamedTuple):
@@ -254,7 +255,7 @@ class HyperParameters:
     handle_unknown: str = _one_of(
         choices.HANDLE_UNKNOWN,
         'What a category gets later that training does not show: an error, or with "rare" a level with the rarest ones.',
-        Option("columns", "--unknown", help="what becomes of a category that training does not show"),
+        Option("columns", "--unknown", help="what becomes of a category that training does not show", default="rare"),
         noted=False,
     )
     missing: str = _one_of(

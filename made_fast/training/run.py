@@ -42,7 +42,10 @@ class Validation:
         self.binarize = binarize
         self.table = None if held.missing is None else held.table
         self.bits: list[NDArray[np.uint64]] = []
-        own, orders = trainer.parameters.order, np.argsort(trainer.masks.orderings[:n_val_masks], axis=1)
+        own, variables = trainer.parameters.order, trainer.architecture.variables
+        orders = np.argsort(trainer.masks.orderings[:n_val_masks], axis=1)
+        if variables is not None:
+            orders = variables.inputs(orders)
         for order in orders if held.missing is None else ():
             same = np.array_equal(order, own)
             self.bits.append(packed.bits if same else pack_rows(held.table, order, binarize))
@@ -67,7 +70,7 @@ class Validation:
     def _log_p(self, trainer: Trainer, n_threads: int) -> NDArray[np.float64]:
         """Return log p of each row, summed over the networks that are mixed."""
         if self.table is not None:
-            return log_p_observed(trainer.model(binarize=self.binarize), self.table, n_threads)[0]
+            return log_p_observed(trainer.model(binarize=self.binarize), self.table, n_threads, warn=False)[0]
         total: Any = -np.inf
         scored = trainer.scored
         for k, bits in enumerate(self.bits):

@@ -107,8 +107,11 @@ def test_names_and_defaults_are_those_of_the_package():
     args = vars(options.parser().parse_args(["train", "digits"]))
     assert OPTIMIZERS["adam"].constants[0] == MADE().learning_rate
     assert {name: args[name] for name in HYPER if name in args} == {
-        name: None if about.option.unset else getattr(MADE(), name) for name, about in HYPER.items() if about.option
+        name: None if about.option.unset else about.option.default or getattr(MADE(), name)
+        for name, about in HYPER.items()
+        if about.option
     }
+    assert [name for name, about in HYPER.items() if about.option and about.option.default] == ["handle_unknown"]
 
 
 @pytest.mark.parametrize("command", ["train", "ensemble --members 2"])

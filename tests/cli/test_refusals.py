@@ -82,7 +82,7 @@ def wrong_files(model_file, tmp_path, monkeypatch):
         ("train folder", "folder must be"),
         ("train two.npy", "Set a threshold (--threshold 0.5, say)"),
         ("train nan.npy", "nan.npy must have an entry that is not missing"),
-        ("train gaps.csv", "gaps.csv must hold only 0 and 1, got 3.0 at row 1, column 1"),
+        ("train gaps.csv --kind binary", "gaps.csv must hold only 0 and 1, got 3.0 at row 1, column 1"),
         ("train words.npy", "must hold numbers"),
         ("train ragged.csv", "ragged.csv cannot be read"),
         ("train digits --out x.bin", "cannot write x.bin: the name must end in .safetensors"),

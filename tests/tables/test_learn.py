@@ -69,8 +69,9 @@ def test_the_rarest_categories_share_a_level_with_what_is_unseen():
     assert density(columns, np.array(["z"], object))[0].tolist() == [5]
     assert columns.decode(np.array([[5]]), np.zeros((1, 1)))[0].tolist() == [None]
     columns, _ = column_of(np.array([0, 1] * 9), handle_unknown="rare")
-    assert density(columns, np.array([7]))[0].tolist() == [1]
     assert columns.widths.tolist() == [1]
+    with pytest.raises(ValueError, match=r"got 7 in row 0.* columns=\{'x': 'numeric'\} at fit takes any number"):
+        columns.encode({"x": [7]})
 
 
 def test_means_of_levels():

@@ -131,9 +131,7 @@ class Categories:
 
     def _unknown(self, value: Any, name: str, row: int) -> ValueError:
         if not self.text and self.kind == "binary" and set(self.values) <= {0, 1}:
-            way_out = (
-                f"columns={{{self.name!r}: 'numeric'}} at fit takes any number, handle_unknown='rare' does so in all columns"
-            )
+            way_out = f"columns={{{self.name!r}: 'numeric'}} at fit takes any number"
         else:
             way_out = "handle_unknown='rare' at fit gives unseen ones a level of their own"
         return ValueError(

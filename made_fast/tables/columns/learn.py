@@ -30,6 +30,7 @@ __all__ = ["MOST_CATEGORIES", "learn"]
 
 MOST_CATEGORIES = 4096  # levels of a column without ``max_categories``
 MOST_FOLDED = 256  # times max_categories, different values of a column: with more it numbers rows, or is prose
+FEWEST_ROWS = 50  # of which all different texts name them, and are no categories
 MOST_DECLARED = 65536  # categories of a dtype that are kept although no row has them
 
 
@@ -72,8 +73,8 @@ def learn(
     max_categories
         Most levels of a categorical column without an order: the rarest categories share one. None: all, up to 4096.
     handle_unknown
-        What a category that training does not show gets later: "error", or "rare", a level with the rarest ones. With
-        "rare", numbers 0 and 1 are numeric, so that others have a probability, too.
+        What a category that training does not show gets later: "error", or "rare", a level with the rarest ones. A binary
+        column has no third value.
     missing
         "marginal": a missing entry is summed out. "value": it is a level of its own in columns that have such in training.
     sample_weight
@@ -168,8 +169,7 @@ def _column(values: Values, label: str, said: Any, rules: _Rules) -> Column:
     if numbers and said is None and values.categories is None:
         present = values.values[~values.null]
         zero, one = present == 0, present == 1
-        # With a level for what training does not show, two atoms and their tails cost no more, and take any number.
-        said = "binary" if zero.any() and one.any() and (zero | one).all() and not rules.unseen else "numeric"
+        said = "binary" if zero.any() and one.any() and (zero | one).all() else "numeric"
     if isinstance(said, str) and said == "numeric":
         return _numeric(values, label, rules)
     return _categories(values, label, said, rules)
@@ -215,6 +215,12 @@ def _categories(values: Values, label: str, said: Any, rules: _Rules) -> Categor
         real_numbers(values, rules.name, label)  # refuses it
     present, weights, share = _rows(values, rules)
     found, place = distinct(present)
+    names_rows = len(found) == len(present) and FEWEST_ROWS <= len(found) <= MOST_CATEGORIES and rules.max_categories is None
+    if names_rows and said is None and values.base == "text" and values.categories is None:
+        raise ValueError(
+            f"{rules.name} must hold categories that come again, got {called(label)} with {len(found)} different texts in as "
+            f"many rows. Drop a column that names rows; columns={{{label!r}: 'categorical'}} keeps it."
+        )
     counts = dict(zip(found, np.bincount(place, weights, minlength=len(found)).tolist(), strict=True))
     kind = said if isinstance(said, str) else None if said is None else "ordered"
     numbers = values.base in ("int", "float")
@@ -239,9 +245,9 @@ def _categories(values: Values, label: str, said: Any, rules: _Rules) -> Categor
         label,
         np.dtype(object) if values.base == "text" else values.values.dtype,
         tuple(kept),
-        np.array([counts.get(value, 0.0) for value in kept]),
+        np.array([counts.get(value, 0.0) for value in kept], np.float64),
         tuple(folded),
-        np.array([counts.get(value, 0.0) for value in folded]) if folded else None,
+        np.array([counts.get(value, 0.0) for value in folded], np.float64) if folded else None,
         rules.unseen and not closed,
         ordered,
         rules.missing_value and bool(values.null.any()),

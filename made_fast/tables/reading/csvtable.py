@@ -29,7 +29,7 @@ from made_fast.tables.choices import HEADER
 from made_fast.tables.reading.columns import shown
 from made_fast.tables.reading.text import GAPS, QUOTED_LINES
 
-__all__ = ["read_table", "write_table"]
+__all__ = ["GAPS", "first_cells", "read_table", "write_table"]
 
 SEPARATORS = (";", ",", "\t", "|")  # the first of them that cuts the first records alike is meant
 TEXT_GAPS = frozenset(("", "?", "NA", "N/A", "n/a", "NaN", "nan", "null", "NULL", "None", "<NA>"))  # in a column of text
@@ -92,6 +92,20 @@ def read_table(path: str | PathLike[str], *, header: str = "auto") -> dict[str, 
         raise ValueError(f"{path} must be a whole gzip file, got one that is cut off or broken ({error}).") from error
     except _FlawError as error:
         raise ValueError(f"{path} must be a table, rows of cells: {error}.") from error
+
+
+def first_cells(path: str | PathLike[str], *, header: str = "auto") -> dict[str, list[str]]:
+    """Return the cells of the first records by column; raises ValueError for what is no table."""
+    file = Path(path)
+    try:
+        layout = _layout(file, header)
+        records = islice(_records(file, layout.separator, layout.quote), PEEK)
+        rows = [record.cells for record in records][0 if layout.names is None else 1 :]
+    except (UnicodeDecodeError, EOFError, gzip.BadGzipFile, zlib.error, _FlawError) as error:
+        raise ValueError(f"{path} must be a table, rows of cells: {error}.") from error
+    names = layout.names or [""] * layout.width
+    columns = zip(*(row for row in rows if len(row) == layout.width), strict=True)
+    return {name or f"x{j}": list(cells) for j, (name, cells) in enumerate(zip(names, columns, strict=True))}
 
 
 def _open(path: Path) -> TextIO:

@@ -353,7 +353,7 @@ def test_options_of_data(tmp_path, run):
     (tmp_path / "p.csv").write_text(
         "7,5,3,9\n" + "".join(f"x{i},{row}" for i, row in enumerate(rows(X).splitlines(keepends=True)))
     )
-    code, _, err = run("train", "p.csv", *QUICK)
+    code, _, err = run("train", "p.csv", "--kind", "binary", *QUICK)
     assert code == 2
     assert "--drop 0" in err
     code, out, _ = run("train", "p.csv", "--drop", "7", "--header", "yes", *QUICK)

@@ -1,0 +1,267 @@
+"""The commands on models of tables of any columns: evaluate, score, sample, impute, query, info, and the report of a fit.
+
+Not here: models of 0/1 rows (``use.py``), options, files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from made_fast.cli import files, images, report
+from made_fast.cli.files import refusing
+from made_fast.cli.options import STDOUT, UsageError
+from made_fast.inference.density import ApproximationWarning
+from made_fast.inference.tablemodel import TableModel
+from made_fast.system.console import say
+from made_fast.tables import arguments
+from made_fast.tables.columns import frames
+from made_fast.tables.reading import rawtable
+from made_fast.tables.reading.csvtable import write_table
+from made_fast.tables.reading.rawtable import RawTable, Rows
+
+__all__ = [
+    "describe_data",
+    "describe_model",
+    "evaluate",
+    "impute",
+    "info",
+    "picture",
+    "print_report",
+    "query",
+    "sample",
+    "score",
+]
+
+ROWS_AT_ONCE = 1 << 16
+"""Rows that are drawn and written at a time."""
+
+PICTURED = 20_000
+"""Most rows behind a picture."""
+
+
+def evaluate(args: argparse.Namespace, model: TableModel) -> int:
+    """Score the splits of a table."""
+    if args.plot is not None:
+        raise UsageError(
+            "--plot is for models of 0/1 rows and several masks; --samples FILE.png draws the columns of a table."
+        )
+    table = files.load_table(args)
+    chosen = files.chosen_splits(args, table)
+    print(f"data        {describe_data(table)}")
+    print(f"model       {describe_model(model)}\n", flush=True)
+    print_report(table, chosen, model, _asking(args))
+    if args.samples is not None:
+        picture(args, model, table.train)
+        print(f"\npicture     {report.describe_file(args.samples)}")
+    return 0
+
+
+def score(args: argparse.Namespace, model: TableModel) -> int:
+    """Print or write log p of every row and, with --explain, what each column adds to -log p."""
+    table, found = files.load_table(args), []
+    for rows in files.chosen_splits(args, table).values():
+        log_p, std = _scores(model, rows, _asking(args))
+        columns = {"log_p": log_p} | ({"std": std} if args.std else {})
+        if args.explain:
+            with _noting(), refusing(ValueError, TypeError):
+                parts = model.explain(rows, n_walks=args.walks, n_threads=args.threads)
+            columns |= dict(zip(model.columns.names, parts.T, strict=True))
+        elif std.any() and not args.std:
+            files.note(f"{np.count_nonzero(std)} of {len(std)} rows are estimates; --std tells their standard errors.")
+        found.append(columns)
+    all_columns = {name: np.concatenate([each[name] for each in found]) for name in found[0]}
+    if files.kind(args.out) == ".npy":
+        values = np.column_stack(list(all_columns.values()))
+        files.write(args.out, lambda stream: np.save(stream, values if values.shape[1] > 1 else values[:, 0]))
+    else:
+        _write_columns(args.out, all_columns)
+    return 0
+
+
+def sample(args: argparse.Namespace, model: TableModel) -> int:
+    """Draw rows as a table."""
+    suffix = files.kind(args.out)
+    if suffix != ".csv" or args.shape is not None:
+        raise UsageError(f"rows of a table are written as .csv, got --out {args.out}. Give --out FILE.csv, or leave it out.")
+    rng, names = arguments.generator(args.seed), model.columns.names
+
+    def lines() -> Iterator[str]:
+        for begin in range(0, args.n_samples, ROWS_AT_ONCE):
+            n = min(ROWS_AT_ONCE, args.n_samples - begin)
+            text = io.StringIO()
+            write_table(text, _arrays(model.sample(n, rng, n_threads=args.threads)), names)
+            yield text.getvalue() if not begin else text.getvalue().partition("\n")[2]
+
+    files.write_lines(args.out, lines())
+    return 0
+
+
+def impute(args: argparse.Namespace, model: TableModel) -> int:
+    """Fill in what is missing of a table."""
+    if args.hide is not None or args.samples is not None or args.shape is not None:
+        raise UsageError(
+            "--hide, --samples and --shape are for 0/1 rows; the rows of a table are filled in by --out FILE.csv."
+        )
+    if args.out is None or files.kind(args.out) != ".csv":
+        raise UsageError("rows of a table are written as .csv: give --out FILE.csv, or --out - for standard output.")
+    table = files.load_table(args)
+    chosen = files.chosen_splits(args, table)
+    if len(chosen) > 1:
+        raise UsageError(f"{args.out} holds one table, not {', '.join(chosen)}. Choose one by --split.")
+    (rows,) = chosen.values()
+    rows = {name: values[: args.rows] for name, values in rows.items()}
+    if args.out != STDOUT and files.is_same(args.out, args.data):
+        n, given = len(next(iter(table.train.values()))), len(next(iter(rows.values())))
+        if args.drop or given < n:
+            raise UsageError(f"{args.out} is DATA, and would lose what is left out of it. Choose another --out.")
+    tell = say if args.out == STDOUT else print
+    n_gaps = rawtable.n_missing(rows)
+    options = {"n_members": args.members, "n_walks": args.walks, "random_state": args.seed, "n_threads": args.threads}
+    with _noting(), refusing(ValueError, TypeError):
+        filled = model.impute(rows, args.method, **options)
+    arrays = _arrays(filled)
+    _write_columns(args.out, dict(zip(model.columns.names, arrays, strict=True)))
+    tell(f"data        {describe_data(table)}")
+    tell(f"model       {describe_model(model)}")
+    n = len(arrays[0])
+    tell(f"imputed     {n_gaps:,} entries in {n:,} row{'s' if n != 1 else ''}, by {args.method}")
+    if args.out != STDOUT:
+        tell(f"output      {report.describe_file(args.out)}")
+    return 0
+
+
+def query(args: argparse.Namespace, model: TableModel) -> int:
+    """Print the probability that a row satisfies a query."""
+    options = {"n_members": args.members, "n_walks": args.walks, "random_state": args.seed, "n_threads": args.threads}
+    with refusing(ValueError, TypeError):
+        p, std = model.probability(args.query, return_std=True, **options)
+    print(f"{p:.6g}" + (f" ± {std:.2g} (standard error, {args.walks} walks)" if std > 0 else ""))
+    return 0
+
+
+def info(model: TableModel) -> dict[str, str]:
+    """Return facts about a model: its columns, and those about its density."""
+    facts = {"columns": f"{len(model.columns)}"}
+    for line in model.columns.describe():
+        name, _, rest = line.partition(": ")
+        facts[f"  {name[:40]}"] = rest
+    if model.encoder.context is not None:
+        facts["context"] = f"{len(model.encoder.context)}"
+        for line in model.encoder.context.describe():
+            name, _, rest = line.partition(": ")
+            facts[f"  {name[:40]} "] = rest
+    rest_of = report.model_facts(model.density)  # type: ignore[arg-type]  # a file holds no other densities
+    return facts | {name: fact for name, fact in rest_of.items() if name != "inputs"}
+
+
+def describe_data(table: RawTable) -> str:
+    """Return one line: name, columns, rows of each split, missing entries."""
+    found = table.splits
+    sizes = {name: len(next(iter(rows.values()))) for name, rows in found.items()}
+    n_gaps, n = sum(map(rawtable.n_missing, found.values())), sum(sizes.values()) * len(table.train)
+    missing = f"; {n_gaps:,} entries ({n_gaps / n:.1%}) are missing" if n_gaps else ""
+    return f"{table.name}: {len(table.train)} columns; {', '.join(f'{n} {name}' for name, n in sizes.items())} rows{missing}"
+
+
+def describe_model(model: TableModel) -> str:
+    """Return one line: kinds of columns, then the network or the networks."""
+    kinds = [column.kind for column in model.columns.columns]
+    listed = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
+    return f"{listed}; {report.describe_model(model.density)}"  # type: ignore[arg-type]  # a file holds no other densities
+
+
+def print_report(table: RawTable, chosen: dict[str, Rows], model: TableModel, ask: report.Asking) -> None:
+    """Print the mean NLL of each split, beside that of independent columns."""
+    missing = any(map(rawtable.n_missing, chosen.values()))
+    if missing:
+        print(f"Of rows with missing entries, what is there is scored (log_marginal, n_members={ask.n_members}).\n")
+    rows, estimated = [("NLL in nats", "rows", "MADE", "independent columns")], []
+    alone = _Independent(model, table.train)
+    for name, part in chosen.items():
+        log_p, std = _scores(model, part, ask)
+        rows.append((name, str(len(log_p)), report.mean_of(-log_p), report.mean_of(alone.nll(part))))
+        if std.any():
+            estimated.append(f"{np.count_nonzero(std)} rows of {name}")
+    report.print_table(rows)
+    if estimated:
+        print(f"\nBy {ask.n_walks} walks each, and so not exact: {', '.join(estimated)}.")
+        print("A model trained with --masks unlimited answers exactly.")
+    print("\nNLL is in nats, numbers in the units of their columns.", end=" ")
+    print(f"± is half of the 95 % interval of a mean, {report.HALF} standard errors.")
+
+
+def picture(args: argparse.Namespace, model: TableModel, rows: Rows) -> None:
+    """Draw every column of a table, the model's draws against its rows, and how pairs of columns depend."""
+    n = len(next(iter(rows.values())))
+    some = np.sort(np.random.default_rng(0).permutation(n)[:PICTURED])
+    codes = model.columns.encode({name: values[some] for name, values in rows.items()}).codes
+    drawn = model.columns.encode(model.sample(min(PICTURED, 10 * len(some)), 0, n_threads=args.threads)).codes
+    files.write(args.samples, lambda stream: images.save_columns(stream, model.columns, codes, drawn))
+
+
+class _Independent:
+    """The baseline: the shares of the levels of each column in training rows, (count + 1) / (n + levels)."""
+
+    def __init__(self, model: TableModel, train: Rows) -> None:
+        self.model = model
+        codes = model.columns.encode(train).codes
+        self.log_shares = []
+        for v, n_levels in enumerate(model.columns.n_levels):
+            counts = np.bincount(codes[codes[:, v] >= 0, v], minlength=n_levels) + 1.0
+            self.log_shares.append(np.log(counts / counts.sum()))
+
+    def nll(self, rows: Rows) -> NDArray[np.float64]:
+        """Return the NLL of what is there of rows, (n,) in nats."""
+        found = self.model.columns.encode(rows, density=True, per_column=False)
+        assert found.log_density is not None
+        nll = -found.log_density
+        for v, log_share in enumerate(self.log_shares):
+            nll -= np.append(log_share, 0)[found.codes[:, v]]  # of -1, the last: what is missing counts nothing
+        return nll
+
+
+def _scores(model: TableModel, rows: Rows, ask: report.Asking) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    options = {"n_members": ask.n_members, "n_walks": ask.n_walks, "random_state": 0}
+    with refusing(ValueError, TypeError):
+        return model.log_observed(rows, n_threads=ask.n_threads, warn=False, **options)
+
+
+def _asking(args: argparse.Namespace) -> report.Asking:
+    with refusing(ValueError):
+        members, walks = arguments.count(args.members, "--members"), arguments.count(args.walks, "--walks")
+    return report.Asking(args.threads, members, walks)
+
+
+@contextmanager
+def _noting() -> Iterator[None]:
+    """Turn warnings of estimates into a note each."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ApproximationWarning)
+        yield
+    for warning in caught:
+        finding = getattr(warning.message, "finding", None)
+        way_out = ". More walks (--walks) come closer; a model trained with --masks unlimited needs none."
+        files.note(warning.message if finding is None else finding + way_out)
+
+
+def _arrays(table: Any) -> list[NDArray[Any]]:
+    """Return the columns of a table that the model made."""
+    return [values.masked() for _, values in frames.read(table).items()]
+
+
+def _write_columns(path: Any, columns: dict[str, NDArray[Any]]) -> None:
+    if path == STDOUT:
+        text = io.StringIO()
+        write_table(text, list(columns.values()), list(columns))
+        files.write_lines(path, [text.getvalue()])
+        return
+    with files.writing(path):
+        write_table(path, list(columns.values()), list(columns))

@@ -1,0 +1,165 @@
+"""Raw tables for the command line: a file's columns of numbers and text, and which files hold such.
+
+Not here: text (``csvtable.py``), files of 0/1 rows (``datasets.py``), what the columns mean (``tables/columns``).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from made_fast.tables import arguments
+from made_fast.tables.arguments import shown
+from made_fast.tables.choices import SPLITS
+from made_fast.tables.columns import frames
+from made_fast.tables.columns.values import column_number
+from made_fast.tables.reading import csvtable
+
+__all__ = ["RawTable", "Rows", "holds_a_table", "load", "n_missing", "split"]
+
+TEXT = (".csv", ".data", ".tsv", ".txt")
+PARQUET = ".parquet"
+BINARY = frozenset(("0", "1", "0.0", "1.0", "true", "false"))
+
+Rows: TypeAlias = "dict[str, NDArray[Any]]"
+"""Columns (n,) by name."""
+
+
+@dataclass(frozen=True)
+class RawTable:
+    """A table as columns by name, in up to three splits."""
+
+    name: str
+    train: Rows
+    valid: Rows | None = None
+    test: Rows | None = None
+
+    @property
+    def splits(self) -> dict[str, Rows]:
+        """The splits that there are, by name."""
+        return {name: rows for name in SPLITS if (rows := getattr(self, name)) is not None}
+
+
+def holds_a_table(source: str, header: str = "auto", drop: Sequence[str] = ()) -> bool:
+    """Return whether a file is a table with a column that is not 0/1, by the first records; False for what is none.
+
+    A column counts if more than half of its values are neither 0 nor 1: a stray one among them is a mistake in a file of 0/1.
+    """
+    path = Path(source)
+    suffix = _suffix(path)
+    if source in ("-", "digits") or not path.is_file() or suffix not in (*TEXT, PARQUET):
+        return False
+    try:
+        if suffix == PARQUET:
+            columns = {name: list(map(str, values[:100])) for name, values in _parquet(path, 100).items()}
+        else:
+            columns = csvtable.first_cells(path, header=header)
+    except (ValueError, OSError):
+        return False  # the reader of 0/1 rows says what is wrong
+    dropped = {name for name in columns if name in drop or str(list(columns).index(name)) in drop}
+    for name, cells in columns.items():
+        there = [cell.lower() for cell in cells if cell.lower() not in csvtable.GAPS]
+        if name not in dropped and 2 * sum(cell not in BINARY for cell in there) > len(there):
+            return True
+    return False
+
+
+def load(source: str, *, header: str = "auto", drop: Sequence[str] = ()) -> RawTable:
+    """Read a table: a text file, also with .gz, a .parquet, or "-" for text on standard input.
+
+    ``drop`` are names or numbers of columns to leave out. Raises OSError, or ValueError, one line, for what is no table.
+    """
+    if source == "-":
+        with tempfile.NamedTemporaryFile(suffix=".csv") as copy:
+            shutil.copyfileobj(sys.stdin.buffer, copy)
+            copy.flush()
+            try:
+                rows = _without_index(csvtable.read_table(copy.name, header=header))
+            except ValueError as error:
+                raise ValueError(str(error).replace(copy.name, "standard input")) from error
+        return RawTable("stdin", _without(rows, drop, "standard input"))
+    path = Path(source)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file.")
+    suffix = _suffix(path)
+    if not path.is_file() or suffix not in (*TEXT, PARQUET):
+        demand = f"must be a file of rows whose name ends in one of {', '.join((*TEXT, PARQUET))}; text also with .gz"
+        raise ValueError(f"{path} {demand}. Convert or rename it.")
+    rows = _parquet(path) if suffix == PARQUET else _without_index(csvtable.read_table(path, header=header))
+    name = os.fsencode(path.name.split(".")[0]).decode("utf-8", "backslashreplace")
+    return RawTable(name, _without(rows, drop, str(path)))
+
+
+def n_missing(rows: Rows) -> int:
+    """Return the number of missing entries of columns."""
+    return sum(int(values.null.sum()) for _, values in frames.read(rows).items())
+
+
+def split(table: RawTable, *, valid: float | None, test: float | None, seed: int = 0) -> RawTable:
+    """Take rows for validation and test out of those for training, a fraction each, the same ones every time."""
+    n = len(next(iter(table.train.values())))
+    shares = {"valid": valid, "test": test}
+    counts = [0 if f is None else max(1, round(arguments.fraction(f, name) * n)) for name, f in shares.items()]
+    if not any(counts):
+        return table
+    if sum(counts) >= n:
+        found = f"{n} rows to share with {counts[0]} for validation and {counts[1]} for test"
+        raise ValueError(f"{table.name} must keep at least 1 training row, got {found}. Lower the fractions.")
+    parts = np.split(np.random.default_rng(seed).permutation(n), np.cumsum(counts))
+    taken: dict[str, Any] = {
+        name: {label: column[np.sort(part)] for label, column in table.train.items()}
+        for name, part in zip(("valid", "test", "train"), parts, strict=True)
+        if len(part)
+    }
+    return replace(table, **taken)
+
+
+def _suffix(path: Path) -> str:
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    compressed = suffixes[-1:] == [".gz"]
+    return suffixes[-2 if compressed else -1] if len(suffixes) > compressed else ""
+
+
+def _without_index(rows: Rows) -> Rows:
+    """Return columns without a first one that has no name, where others have, and counts the rows."""
+    (first, counts), *others = rows.items()
+    unnamed = first == "x0" and others and others[0][0] != "x1" and counts.dtype.kind == "i"
+    if unnamed and any(np.array_equal(counts, np.arange(start, start + len(counts))) for start in (0, 1)):
+        return dict(others)
+    return rows
+
+
+def _without(rows: Rows, drop: Sequence[str], label: str) -> Rows:
+    names = list(rows)
+    gone = set()
+    for column in drop:
+        gone.add(names[column_number(int(column) if column.isdigit() and column not in names else column, names, "--drop")])
+    kept = {name: values for name, values in rows.items() if name not in gone}
+    if not kept:
+        raise ValueError(f"{label} must keep a column, got {shown(', '.join(drop))} to leave out, which are all.")
+    return kept
+
+
+def _parquet(path: Path, most: int | None = None) -> Rows:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise ValueError(f"{path} takes pyarrow, which is not installed. Run: pip install pyarrow") from error
+    try:
+        with path.open("rb") as stream, parquet.ParquetFile(stream, pre_buffer=False) as file:
+            table = file.read() if most is None else next(file.iter_batches(most), None)
+    except pyarrow.ArrowException as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    if table is None:
+        raise ValueError(f"{path} must hold rows, got none.")
+    return {str(name): values.masked() for name, values in frames.read(table, str(path)).items()}

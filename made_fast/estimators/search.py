@@ -23,6 +23,7 @@ from made_fast.estimators.estimator import MADE
 from made_fast.estimators.parallel import fit_all
 from made_fast.inference.density import log_p_observed
 from made_fast.system.console import say
+from made_fast.tables.coded import Coded
 from made_fast.training import recipe
 from made_fast.training.checkpoint import EpochRecord
 from made_fast.training.rows import Rows
@@ -312,7 +313,8 @@ class Search:
 
     def _may_have_points(self) -> bool:
         p = self.params
-        return p["n_masks"] == p["latent_points"] == 1 and not p["connectivity_weights"] and self.rows.missing is None
+        plain = self.rows.missing is None and not isinstance(self.rows.table, Coded)
+        return p["n_masks"] == p["latent_points"] == 1 and not p["connectivity_weights"] and plain
 
     def _try_points(self, until: float) -> None:
         """Try points of a latent mixture against one network, with the two best settings so far that are fast enough."""

@@ -8,6 +8,7 @@ import importlib
 import os
 import pkgutil
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -66,12 +67,12 @@ def test_python_in_the_readme_runs(tmp_path, monkeypatch):
 
 def test_commands_in_the_readme_parse():
     commands = re.findall(
-        r"made-fast ((?:train|evaluate|score|sample|impute|ensemble|info) [^#&`\n]*)", (ROOT / "README.md").read_text()
+        r"made-fast ((?:train|evaluate|score|sample|impute|query|ensemble|info) [^#&`\n]*)", (ROOT / "README.md").read_text()
     )
     assert len(commands) >= 5
     for command in commands:
         if "--help" not in command:
-            options.parser().parse_args(command.split())
+            options.parser().parse_args(shlex.split(command))
 
 
 @pytest.mark.parametrize("name", MODULES)

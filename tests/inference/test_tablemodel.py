@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import python
 from scipy.stats import chisquare
 from table_cases import COUNTS, KINDS, NAMES, VALUES, all_rows, context_frame, frame, model_of
 
@@ -354,3 +355,23 @@ def test_quantiles_are_of_the_values():
     assert (middle <= upper).all()
     up_to = np.cumsum(found.proba, axis=1)
     assert (middle == found.values[(up_to < 0.5).sum(axis=1)]).all()
+
+
+def test_a_server_needs_numpy_and_the_kernels_alone(tmp_path):
+    model_of(context=True).save(tmp_path / "model.safetensors")
+    program = f"""
+import sys
+import made_fast
+model = made_fast.load({str(tmp_path / "model.safetensors")!r})
+rows = {{"colour": ["red", None], "flag": [True, False], "size": [3, 1], "constant": ["same"] * 2, "letter": ["a", "b"]}}
+given = {{"class": ["x"], "level": [2]}}
+model.log_marginal(rows, context=given)
+model.impute(rows, context=given)
+model.conditional(rows, "size", context=given)
+model.probability("size > 1 and letter in (a, b)", context=given)
+model.explain(rows, context=given)
+assert isinstance(model.sample(2, 0, context=given), dict) or "pandas" in sys.modules
+heavy = {{"sklearn", "scipy", "joblib", "numba", "narwhals", "polars", "pyarrow"}} & set(sys.modules)
+print(sorted(heavy))
+"""
+    assert python("-W", "error", "-c", program, seconds=60) == "[]"

@@ -25,6 +25,7 @@ from made_fast.inference.density import log_p_observed
 from made_fast.inference.tablemodel import TableModel
 from made_fast.tables import arguments
 from made_fast.tables.arguments import shown
+from made_fast.tables.coded import Coded
 from made_fast.tables.columns import frames
 from made_fast.tables.columns.numeric import Numeric
 from made_fast.tables.columns.schema import Columns
@@ -34,6 +35,7 @@ from made_fast.tables.table import MatrixLike
 __all__ = ["DENSITY", "MADEOutlierDetector"]
 
 Floats = NDArray[np.float64]
+Codes = NDArray[np.signedinteger[Any]]
 
 DENSITY: dict[str, Any] = {
     "hidden_sizes": (256,),
@@ -142,8 +144,8 @@ class MADEOutlierDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
         else:
             raise TypeError(f"density must be None, a MADE or a MADEEnsemble, got {shown(self.density)}.")
         assert isinstance(made, MADE | MADEEnsemble)
-        if made.columns is None and made.binarize is None and (numbers := _numbers(X)):
-            made.set_params(columns=numbers)
+        if made.columns is None and made.binarize is None and isinstance(made.categorical_features, str | None):
+            made.set_params(columns=_kinds(X))
         made.fit(X)
         model, kernels = made.model_, None
         if width is not None and isinstance(model, TableModel):
@@ -199,10 +201,10 @@ class MADEOutlierDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
             return np.asarray(model.explain(fitted_table(self.density_, X), n_threads=n_threads))
         if self._kernels is None:
             return model.explain(X, relative=True, n_threads=n_threads)
-        within = model.columns.encode(X, density=True).log_density
+        codes, within = model.columns.encode(X, density=True)
         assert within is not None
         added: Floats = model.explain(X, n_threads=n_threads) + within  # the levels alone
-        for v, beside in _beside(model.columns, self._kernels, X):
+        for v, beside in _beside(model, self._kernels, X, codes):
             added[:, v] -= beside
         return added
 
@@ -260,7 +262,7 @@ class _Kernels:
             out[start : start + AT_ONCE] = np.logaddexp.reduce(self.log_weights - far - 2 * np.log1p(np.exp(-far)), axis=1)
         return out[place.reshape(-1)] + self.add
 
-    def beside(self, values: Values, codes: NDArray[np.signedinteger[Any]]) -> Floats:
+    def beside(self, values: Values, codes: Codes) -> Floats:
         """Return the log-density of numbers less the log-share of their level, (n,); 0 for missing ones."""
         out = np.zeros(len(codes))
         there = np.flatnonzero(~values.null)
@@ -277,8 +279,8 @@ def _contamination(value: Any) -> float | None:
     return share
 
 
-def _numbers(X: Any) -> dict[str | int, str]:
-    """Return the columns of numbers of a table, as numeric ones, unless all of it is 0, 1 and missing.
+def _kinds(X: Any) -> dict[str | int, str] | str | None:
+    """Return what the columns of a table are: numbers are numeric. None for a table of 0, 1 and missing entries.
 
     0 and 1 among other columns are numbers, too: then a 2 that comes later is odd, and no error.
     """
@@ -290,7 +292,7 @@ def _numbers(X: Any) -> dict[str | int, str]:
             numbers[label] = "numeric"
         x = values.values
         binary = binary and (values.base in ("bool", "null") or (number and bool(((x == 0) | (x == 1) | values.null).all())))
-    return {} if binary else numbers
+    return None if binary else numbers or "infer"
 
 
 def _numeric(columns: Columns, X: Any) -> Iterator[tuple[int, Numeric, Values]]:
@@ -302,9 +304,9 @@ def _numeric(columns: Columns, X: Any) -> Iterator[tuple[int, Numeric, Values]]:
             yield v, column, frame.column(at.get(column.name, v))
 
 
-def _beside(columns: Columns, kernels: dict[int, _Kernels], X: Any) -> Iterator[tuple[int, Floats]]:
-    codes = columns.encode(X).codes
-    for v, _, values in _numeric(columns, X):
+def _beside(model: TableModel, kernels: dict[int, _Kernels], X: Any, codes: Codes) -> Iterator[tuple[int, Floats]]:
+    """Yield each numeric column, and how dense its numbers are in it beside their level, (n,)."""
+    for v, _, values in _numeric(model.columns, X):
         yield v, kernels[v].beside(values, codes[:, v])
 
 
@@ -313,13 +315,10 @@ def _scores(made: Any, kernels: dict[int, _Kernels] | None, X: Any, n_threads: i
     model, threads = made.model_, arguments.n_threads(n_threads)
     if not isinstance(model, TableModel):
         return log_p_observed(model, fitted_table(made, X), threads)[0]
-    if kernels is None:
-        found = model.columns.encode(X, density="relative", per_column=False)
-        assert found.log_density is not None
-        out = found.log_density
-    else:
-        out = np.zeros(frames.read(X).shape[0])
-        for _, beside in _beside(model.columns, kernels, X):
-            out += beside
-    log_p, _ = log_p_observed(model.density, model.encoder.encode(X), threads)
-    return out + log_p
+    codes, within = model.columns.encode(X, density="relative" if kernels is None else False, per_column=False)
+    log_p, _ = log_p_observed(model.density, Coded(codes, model.encoder.coding), threads)
+    if within is not None:
+        return log_p + within
+    for _, beside in _beside(model, kernels or {}, X, codes):
+        log_p += beside
+    return log_p

@@ -355,13 +355,14 @@ class Network(Parameters):
 
         sorts, L = self.staircase.sorts, len(self.connectivity.degrees)
 
-        def original(row: int, below: NDArray[np.intp], above: NDArray[np.intp]) -> tuple[NDArray[Any], NDArray[Any]]:
+        def original(row: int, below: NDArray[np.intp], above: NDArray[np.intp]) -> tuple[NDArray[Any], ...]:
             W_sorted, mask, b_sorted = dense.unpack_layer(self._net, row)
-            W, b = np.empty(W_sorted.T.shape, W_sorted.dtype), np.empty_like(b_sorted)
+            W, M, b = np.empty(W_sorted.T.shape, W_sorted.dtype), np.empty(mask.T.shape, np.uint8), np.empty_like(b_sorted)
             for part in chunks(len(above), len(below)):  # Ctrl-C is answered in between
                 W[np.ix_(above[part], below)] = np.where(mask[:, part], W_sorted[:, part], 0).T
+                M[np.ix_(above[part], below)] = mask[:, part].T
             b[above] = b_sorted
-            return W, b
+            return W, b, M
 
         chain = [original(l, sorts[l], sorts[l + 1]) for l in range(L + 1)]
         rows = self.layout.layers[: L + 1, panels.DIRECT]
@@ -369,9 +370,9 @@ class Network(Parameters):
         return {
             "ordering": self.connectivity.ordering.copy(),
             "degrees": [m.copy() for m in self.connectivity.degrees],
-            "masks": dense.masks(self.connectivity.ordering, self.connectivity.degrees),
-            "weights": [W for W, _ in chain],
-            "biases": [b for _, b in chain],
+            "masks": [M for *_, M in chain],
+            "weights": [W for W, *_ in chain],
+            "biases": [b for _, b, _ in chain],
             "direct": direct,
         }
 

@@ -220,6 +220,15 @@ def test_tables_of_other_libraries():
         np.testing.assert_allclose(found.score_samples(other), -found.decision_scores_, rtol=1e-6)
 
 
+def test_arrays_of_text_and_columns_that_the_density_names():
+    frame = people()
+    text = frame[["country", "language"]].to_numpy(dtype=object)
+    assert detector().fit(text).explain(text).shape == text.shape
+    codes = np.c_[pairs(), np.random.default_rng(0).integers(0, 3, 600)]
+    found = MADEOutlierDetector(made(columns="infer", categorical_features=[3])).fit(codes)
+    assert [column.kind for column in found.density_.model_.columns.columns] == ["numeric"] * 3 + ["categorical"]
+
+
 def test_an_ensemble_and_the_default_density():
     X = pairs(300)
     both = MADEEnsemble(2, hidden_sizes=(16,), max_epochs=3, n_bins=4, random_state=0)

@@ -370,7 +370,6 @@ model.impute(rows, context=given)
 model.conditional(rows, "size", context=given)
 model.probability("size > 1 and letter in (a, b)", context=given)
 model.explain(rows, context=given)
-assert isinstance(model.sample(2, 0, context=given), dict) or "pandas" in sys.modules
 heavy = {{"sklearn", "scipy", "joblib", "numba", "narwhals", "polars", "pyarrow"}} & set(sys.modules)
 print(sorted(heavy))
 """

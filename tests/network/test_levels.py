@@ -13,7 +13,7 @@ from made_fast.kernels.layout import ONE_HOT, THERMOMETER
 from made_fast.network.architecture import Architecture
 from made_fast.network.masks import MaskRule, Variables, draw_connectivity
 from made_fast.network.network import Network, Shared
-from made_fast.tables.bits import pack_rows
+from made_fast.tables.bits import pack_rows, unpack_rows
 from made_fast.tables.table import Table
 
 VARIABLES = Variables((3, 1, 4, 0, 2), (ONE_HOT, ONE_HOT, THERMOMETER, ONE_HOT, ONE_HOT), 2)
@@ -103,3 +103,24 @@ def test_biases_start_where_they_belong():
             np.testing.assert_allclose(found[first : first + width], own / own.sum(), rtol=1e-12)
         np.testing.assert_allclose(found[3], 1 / (1 + np.exp(-logits[3])), rtol=1e-12)
     assert a.n_outputs == len(logits)
+
+
+@pytest.mark.parametrize("direct", ["none", "output", "all"])
+def test_plain_arrays_give_the_same_logits(direct, all_levels):
+    _, network = network_of(direct)
+    bits = rows_of(network, all_levels, np.tile([1, 0], (len(all_levels), 1)))
+    x = np.empty((len(bits), VARIABLES.n_inputs))
+    x[:, network.order] = unpack_rows(bits, VARIABLES.n_inputs)
+    net, h = network.dense(), x
+    for W, M in zip(net["weights"], net["masks"], strict=True):
+        assert (W[M == 0] == 0).all()
+    for W, b, A in zip(net["weights"][:-1], net["biases"][:-1], net["direct"][:-1], strict=True):
+        h = np.maximum(h @ W.T + b + (0 if A is None else x @ A.T), 0)
+    A = net["direct"][-1]
+    logits = h @ net["weights"][-1].T + net["biases"][-1] + (0 if A is None else x @ A.T)
+    found, first = network.conditionals(bits, 1, by_feature=True), 0
+    for width in VARIABLES.widths:
+        z = logits[:, first : first + width]
+        own = 1 / (1 + np.exp(-z)) if width == 1 else np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
+        np.testing.assert_allclose(found[:, first : first + width], own, rtol=1e-10)
+        first += width

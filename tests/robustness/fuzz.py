@@ -32,13 +32,14 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 import made_fast
+from made_fast.tables.coded import Coded
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # where its neighbours are, also for a script
 from robustness.common import Child, Report, command_line, limited_memory, new_folder, parameters_of, shared_counts
@@ -120,9 +121,42 @@ def make_seeds() -> list[Seed]:
         for name, model in more.items():
             model.save(path)
             files[name] = path.read_bytes()
+        for name, raw in _tables(path):
+            files[name] = raw
+            if name.startswith("checkpoint"):
+                checkpoints[name] = {}
     for name in checkpoints:
         files[name] = _timeless(files[name])
     return [Seed(name, raw, name in checkpoints) for name, raw in files.items()]
+
+
+def _tables(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Yield files of tables whose columns are not 0/1: of each kind of column, with gaps, a context, several members."""
+    from made_fast import MADE, MADEEnsemble
+
+    rng = np.random.default_rng(1)
+    n = 40
+    table = {
+        "t": rng.choice(np.array(["a", "b", "ccc"], object), n),
+        "x": np.where(rng.random(n) < 0.2, np.nan, rng.normal(size=n)),
+        "k": rng.integers(0, 9, n),
+        "b": rng.random(n) < 0.5,
+    }
+    params: dict[str, Any] = {"hidden_sizes": (3,), "max_epochs": 2, "batch_size": 8, "random_state": 0, "n_threads": 1}
+    params |= {"n_bins": 3, "handle_unknown": "rare", "max_categories": 3, "missing": "value"}
+    context = {"c": table["k"] % 3, "d": table["t"]}
+    fits: dict[str, tuple[Any, dict[str, Any]]] = {
+        "table": (MADE(**params), {}),
+        "table with gaps and fresh masks": (MADE(**{**params, "missing": "marginal"}, n_masks=None, n_eval_masks=2), {}),
+        "table with a context": (MADE(**params, columns={"k": "ordered"}), {"context": context}),
+        "mixture of tables": (MADEEnsemble(2, **params), {}),
+    }
+    for name, (made, more) in fits.items():
+        made.fit(table, **more).save(path)
+        yield name, path.read_bytes()
+    path.unlink()
+    MADE(**params).fit(table, X_val=table, checkpoint=path)
+    yield "checkpoint of a table", path.read_bytes()
 
 
 def _timeless(raw: bytes) -> bytes:
@@ -160,6 +194,7 @@ OUTCOMES = ("refused", "works", "works, but huge parameters overflow")
 
 
 FEW_INPUTS = 5
+MOST_ROWS = 1 << 10  # of a table that are all scored
 ALL_ROWS = (np.arange(2**FEW_INPUTS)[:, None] >> np.arange(FEW_INPUTS) & 1).astype(np.uint8)
 
 
@@ -201,6 +236,8 @@ def use(loaded: Any, *, resumed: bool) -> str:
     Of few inputs all rows are scored: their probabilities add up to 1, or a degree or a dead weight is wrong.
     """
     model = loaded.model_ if resumed else loaded
+    if hasattr(model, "encoder"):
+        return use_table(loaded, model, resumed=resumed)
     D = model.n_features_in
     X = ALL_ROWS[: 2**D, :D] if D <= FEW_INPUTS else np.repeat(np.array([[0], [1]], np.uint8), D, axis=1)
     try:
@@ -224,7 +261,43 @@ def use(loaded: Any, *, resumed: bool) -> str:
     return OUTCOMES[1] if good else OUTCOMES[2]
 
 
+def use_table(loaded: Any, model: Any, *, resumed: bool) -> str:
+    """Draw rows of a table and score them; continue a resumed fit; return the outcome.
+
+    Where there are few levels, all combinations of them are scored: their probabilities add up to 1.
+    """
+    columns = model.encoder.context
+    context = (
+        None
+        if columns is None
+        else columns.frame(columns.decode(np.zeros((1, len(columns)), int), np.full((1, len(columns)), 0.5)))
+    )
+    n_levels = model.columns.n_levels
+    try:
+        drawn = model.sample(4, 0, context=context, n_threads=1)
+        log_p, _ = model.log_observed(drawn, context=context, n_threads=1, warn=False, n_walks=8)
+        model.impute(drawn, context=context, n_walks=8, n_threads=1)
+        total = 1.0
+        if np.prod(n_levels.astype(float)) <= MOST_ROWS:
+            every = np.stack([axis.ravel() for axis in np.meshgrid(*map(np.arange, n_levels), indexing="ij")], axis=1)
+            given = model.encoder.given(context, len(every))
+            rows = Coded(np.concatenate([given, every], axis=1), model.encoder.coding)
+            total = float(np.exp(model.density.score_samples(rows, n_threads=1)).sum())
+    except FloatingPointError:  # it is told, and only of weights that are to blame
+        assert _largest_parameter(model) > LARGEST_PARAMETER
+        return OUTCOMES[2]
+    assert not np.isnan(log_p).any()
+    assert (log_p < np.inf).all()
+    good = abs(total - 1) < 1e-4
+    assert good or _largest_parameter(model) > LARGEST_PARAMETER, total
+    if resumed:
+        with contextlib.suppress(TypeError, ValueError, FloatingPointError):
+            loaded.set_params(n_threads=1).partial_fit(drawn, context=context)
+    return OUTCOMES[1] if good else OUTCOMES[2]
+
+
 def _members(model: Any) -> Any:
+    model = getattr(model, "density", model)
     return getattr(model, "members", [model])
 
 

@@ -234,9 +234,10 @@ def change_text(rng: random.Random, text: bytes) -> bytes:
 
 def mutate_documents(rng: random.Random, tensors: Tensors, metadata: dict[str, Any]) -> None:
     """Change metadata, or the JSON that one of them or the text of a checkpoint holds."""
-    if "text" in tensors and rng.random() < 0.75:
-        tensors["text"] = np.frombuffer(mutate_json(rng, json.loads(tensors["text"].tobytes())), np.uint8)
-        return
+    for name in ("columns", "text"):
+        if name in tensors and rng.random() < 0.6:
+            tensors[name] = np.frombuffer(mutate_json(rng, json.loads(tensors[name].tobytes())), np.uint8)
+            return
     own = ("format", "format_version", "data_sha256", "header_sha256")
     names = [name for name in metadata if name not in own]
     documents = [name for name in names if metadata[name].startswith("{")]

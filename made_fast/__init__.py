@@ -1,8 +1,8 @@
-"""MADE, the masked autoencoder for distribution estimation: an exact, fast density model of binary data on CPUs.
+"""MADE, the masked autoencoder for distribution estimation: an exact, fast density model of tables on CPUs.
 
     from made_fast import MADE, load
 
-    made = MADE(hidden_sizes=(500,)).fit(X)     # X: rows of 0/1
+    made = MADE(hidden_sizes=(500,)).fit(X)     # X: rows of 0/1, or a data frame with columns of any kind
     made.score_samples(X)                       # log p(x) of each row, in nats
     made.save("model.safetensors")
     load("model.safetensors").sample(10)        # in a server: NumPy and the compiled kernels are all it needs
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from made_fast.inference.loading import load
     from made_fast.inference.mixture import MixtureModel
     from made_fast.inference.model import MADEModel
+    from made_fast.inference.tablemodel import TableModel
     from made_fast.inference.tensorfile import ModelFileError
     from made_fast.network.masks import Connectivity
 
@@ -36,6 +37,7 @@ __all__ = [
     "MADEModel",
     "MixtureModel",
     "ModelFileError",
+    "TableModel",
     "__version__",
     "load",
 ]
@@ -52,6 +54,7 @@ _HOMES = {
     "MADEModel": "inference.model",
     "MixtureModel": "inference.mixture",
     "ModelFileError": "inference.tensorfile",
+    "TableModel": "inference.tablemodel",
     "load": "inference.loading",
 }
 

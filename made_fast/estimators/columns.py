@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from made_fast.tables import arguments
 from made_fast.tables.columns import frames
 from made_fast.tables.columns.encoder import Encoder
 from made_fast.tables.columns.learn import learn
@@ -45,9 +46,12 @@ def learned(
     if not said and not _has_columns(X):
         return None
     options = {name: params[name] for name in ("n_bins", "max_categories", "handle_unknown", "missing")}
-    weights = None if sample_weight is None else np.maximum(np.asarray(sample_weight, np.float64), 0)
+    frame = frames.read(X)
+    weights = None
+    if sample_weight is not None:  # a negative one is for the loss
+        weights = np.maximum(arguments.sample_weight(sample_weight, frame.shape[0]), 0)
     about = None if isinstance(params["columns"], str) else params["columns"]
-    own = None if frames.read(X).names is not None else names
+    own = None if frame.names is not None else names
     columns = learn(
         X, columns=about, categorical_features=params["categorical_features"], sample_weight=weights, names=own, **options
     )

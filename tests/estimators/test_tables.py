@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -271,3 +274,20 @@ def test_indicators_of_many_small_codes_do_not_wrap_around():
     assert np.flatnonzero(found[0]).tolist() == [99, *range(100, 190), 269]
     assert np.flatnonzero(found[1]).tolist() == [0, *range(100, 104)]
     assert Coded(codes, coding).missing().tolist() == [[False] * 3, [False, False, True]]
+
+
+def test_a_fitted_table_is_pickled_and_copied():
+    made = fitted(n_masks=None, n_eval_masks=2)
+    for again in (pickle.loads(pickle.dumps(made)), copy.deepcopy(made), pickle.loads(pickle.dumps(made.model_))):
+        assert np.array_equal(again.score_samples(rows(9)), made.score_samples(rows(9)))
+        assert again.probability("kind = low") == made.probability("kind = low")
+
+
+def test_weights_of_rows_count_for_columns_too():
+    frame = rows()
+    weights = (frame.kind != "odd").to_numpy(float)
+    made = MADE(**QUICK, max_categories=2).fit(frame, sample_weight=weights)
+    assert made.model_.columns.columns[0].folded_counts.sum() < frame.shape[0] / 2
+    for bad in (["x"] * 400, np.ones(3)):
+        with pytest.raises((TypeError, ValueError), match="sample_weight"):
+            MADE(**QUICK).fit(frame, sample_weight=bad)

@@ -175,8 +175,11 @@ def _column(values: Values, label: str, said: Any, rules: _Rules) -> Column:
     return _categories(values, label, said, rules)
 
 
-def _rows(values: Values, rules: _Rules) -> tuple[NDArray[Any], NDArray[np.float64] | None, float]:
-    """Return the values that are there and have a weight, their weights (1 on average), and the share of missing ones."""
+def _rows(values: Values, rules: _Rules, *, every: bool = False) -> tuple[NDArray[Any], NDArray[np.float64] | None, float]:
+    """Return values that are there, their weights (1 on average), and the share of missing ones.
+
+    Those without a weight are left out, unless ``every`` one is asked for: a category without one is a category all the same.
+    """
     weights = rules.weights
     if weights is None:
         return values.values[~values.null], None, float(values.null.mean())
@@ -184,8 +187,9 @@ def _rows(values: Values, rules: _Rules) -> tuple[NDArray[Any], NDArray[np.float
     if not there.any():  # all that it has are in rows of weight 0
         there = ~values.null
         weights = np.ones(len(there))
-    total = float(weights[there].sum())
-    return values.values[there], weights[there] * (there.sum() / total), float(1 - total / weights.sum())
+    total, n = float(weights[there].sum()), there.sum()
+    there = ~values.null if every else there
+    return values.values[there], weights[there] * (n / total), float(1 - total / weights.sum())
 
 
 def _numeric(values: Values, label: str, rules: _Rules) -> Numeric:
@@ -213,7 +217,7 @@ def _numeric(values: Values, label: str, rules: _Rules) -> Numeric:
 def _categories(values: Values, label: str, said: Any, rules: _Rules) -> Categories:
     if values.base == "float" and np.isinf(values.values).any():
         real_numbers(values, rules.name, label)  # refuses it
-    present, weights, share = _rows(values, rules)
+    present, weights, share = _rows(values, rules, every=True)
     found, place = distinct(present)
     names_rows = len(found) == len(present) and FEWEST_ROWS <= len(found) <= MOST_CATEGORIES and rules.max_categories is None
     if names_rows and said is None and values.base == "text" and values.categories is None:

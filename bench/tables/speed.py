@@ -49,7 +49,7 @@ def torch_twin(made: Any, indicators: Any, n_threads: int) -> tuple[Callable[[],
     codes = torch.tensor(_codes(made, indicators).astype(np.int64))
 
     def nll(x: Any, codes: Any) -> Any:
-        h = functional.relu(F.linear(x, W1 * masks[0], b1))
+        h = functional.relu(functional.linear(x, W1 * masks[0], b1))
         z = functional.linear(h, W2 * masks[1], b2)
         if A is not None:
             z = z + functional.linear(x, A * direct)

@@ -251,7 +251,7 @@ def _categories(values: Values, label: str, said: Any, rules: _Rules) -> Categor
         tuple(kept),
         np.array([counts.get(value, 0.0) for value in kept], np.float64),
         tuple(folded),
-        np.array([counts.get(value, 0.0) for value in folded], np.float64) if folded else None,
+        np.array([counts.get(value) or 1.0 for value in folded], np.float64) if folded else None,
         rules.unseen and not closed,
         ordered,
         rules.missing_value and bool(values.null.any()),

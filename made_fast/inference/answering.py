@@ -10,116 +10,24 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol, Self, TypeAlias
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from made_fast.inference.levels import LevelPattern, LevelRows, count_copies, patterns_of
-from made_fast.inference.pattern import MEMBER, Bits, Floats, Index, Pattern, Streams
+from made_fast.inference.levels import LevelPattern
+from made_fast.inference.pattern import MEMBER, Floats, Index, Pattern, Streams
+from made_fast.inference.rows import Rows
 from made_fast.kernels.layout import aligned_empty
 from made_fast.network.architecture import Architecture
 from made_fast.network.network import Network
 from made_fast.system import threads
-from made_fast.tables.bits import pack_bits, unpack_rows
 
-__all__ = ["Answers", "MixtureAnswers", "ModelAnswers", "Options", "PackedRows", "Rows", "choose"]
+__all__ = ["Answers", "MixtureAnswers", "ModelAnswers", "Options", "choose"]
 
 AT_ONCE, PACKED_BYTES = 4, 64 << 20
 """Most networks, each for one pattern, that are packed at once for each of several threads, and most bytes of them together.
 One thread alone packs one at a time: the network is still in its cache when the rows are read."""
-
-
-class PackedRows(NamedTuple):
-    """Rows in the order of features: where they are 1 and where they are missing, (n, W) both, and D.
-
-    ``copies`` (n,) numbers the rows that are equal, from 0. Equal rows have random numbers of their own with it, and the same
-    numbers without it.
-    """
-
-    bits: Bits
-    missing: Bits
-    n_inputs: int
-    copies: Index | None = None
-
-    @property
-    def n_rows(self) -> int:
-        """How many rows there are."""
-        return len(self.bits)
-
-    @property
-    def n_means(self) -> int:
-        """How many means a row has, D."""
-        return self.n_inputs
-
-    @property
-    def kept(self) -> Bits:
-        """The rows as an array."""
-        return self.bits
-
-    def keep(self, columns: NDArray[np.uint8]) -> Bits:
-        """Return complete rows (n, D) in the form of ``kept``."""
-        return pack_bits(columns)
-
-    def blank(self, *shape: int) -> NDArray[np.uint8]:
-        """Return an array for so many complete rows."""
-        return np.empty((*shape, self.n_inputs), np.uint8)
-
-    def observed(self, row: int) -> NDArray[np.bool_]:
-        """Return which inputs of a row are observed, (D,)."""
-        observed: NDArray[np.bool_] = self.columns(self.missing[row : row + 1])[0] == 0
-        return observed
-
-    def pattern(self, network: Network, row: int, n_walks: int, whole: bool) -> Pattern:
-        """Return the pattern of a row for a network."""
-        return Pattern(network, self.observed(row), n_walks, whole)
-
-    def placed(self, pattern: Pattern) -> Bits:
-        """Return the rows in the order of the places of a pattern's network."""
-        return pattern.place(self.columns(self.bits))
-
-    def complete(self, columns: NDArray[np.uint8]) -> PackedRows:
-        """Return complete rows (n, D)."""
-        bits = pack_bits(columns)
-        return PackedRows(bits, np.zeros_like(bits), self.n_inputs)
-
-    def take(self, rows: Index) -> PackedRows:
-        """Return some of the rows."""
-        copies = None if self.copies is None else self.copies[rows]
-        return PackedRows(self.bits[rows], self.missing[rows], self.n_inputs, copies)
-
-    def counted(self) -> PackedRows:
-        """Return the rows with ``copies``."""
-        if self.copies is not None:
-            return self
-        return self._replace(copies=count_copies(np.concatenate([self.bits, self.missing], axis=1)))
-
-    def names(self) -> Bits:
-        """Return the name of each row for random numbers, (n, 2 W + 1): its content, and which copy it is."""
-        copies = np.zeros(len(self.bits), np.intp) if self.copies is None else self.copies
-        return np.concatenate([self.bits, self.missing, copies[:, None].astype(np.uint64)], axis=1).astype("<u8", copy=False)
-
-    def columns(self, bits: Bits) -> NDArray[np.uint8]:
-        """Return packed rows as (n, D)."""
-        return unpack_rows(bits, self.n_inputs)
-
-    def patterns(self) -> list[Index]:
-        """Return the rows of each pattern of missing inputs."""
-        return patterns_of(self.missing)
-
-    def filled(self, mean: Floats) -> Floats:
-        """Return means (n, D) with the observed entries in their places."""
-        return np.where(self.columns(self.missing), np.clip(mean, 0, 1), self.columns(self.bits))
-
-    def with_target(self, columns: Index) -> PackedRows:
-        """Return the rows with 0 in these columns (n,), then the rows with 1 there, where they then are observed."""
-        one = np.zeros_like(self.bits)
-        one[np.arange(len(one)), columns // 64] = np.uint64(1) << (columns % 64).astype(np.uint64)
-        bits = np.concatenate([self.bits & ~one, self.bits | one])
-        return PackedRows(bits, np.tile(self.missing & ~one, (2, 1)), self.n_inputs)
-
-
-Rows: TypeAlias = PackedRows | LevelRows
 
 
 class Options(NamedTuple):

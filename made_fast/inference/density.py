@@ -23,9 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from made_fast.inference import tensorfile
-from made_fast.inference.answering import Answers, Options, PackedRows, Rows
-from made_fast.inference.levels import LevelRows, Weights
+from made_fast.inference.answering import Answers, Options
+from made_fast.inference.levels import Weights
 from made_fast.inference.pattern import ENUMERATED, Floats
+from made_fast.inference.rows import LevelRows, PackedRows, Rows
 from made_fast.network.masks import Connectivity
 from made_fast.tables import arguments
 from made_fast.tables.bits import pack_missing, pack_rows

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from made_fast.inference import modelfile
-from made_fast.inference.answering import MixtureAnswers, Options, Rows
+from made_fast.inference.answering import MixtureAnswers, Options
 from made_fast.inference.model import MADEModel
+from made_fast.inference.rows import Rows
 from made_fast.inference.tensorfile import ModelFileError
 from made_fast.network.latent import Points
 from made_fast.network.masks import Connectivity, MaskRule, MaskSet

@@ -28,10 +28,10 @@ from made_fast.inference.pattern import (
     effective_number,
 )
 from made_fast.network.network import Network
-from made_fast.tables.bits import distinct_rows, pack_bits, pack_rows
+from made_fast.tables.bits import pack_rows
 from made_fast.tables.coded import Coded, Coding
 
-__all__ = ["LevelPattern", "LevelRows", "Placed", "Weights"]
+__all__ = ["LevelPattern", "Levels", "Placed", "Weights", "are_there"]
 
 COMBINATIONS = 1 << ENUMERATED
 """Most combinations of levels that are summed out by enumeration."""
@@ -40,118 +40,6 @@ Levels: TypeAlias = "NDArray[np.int32]"
 
 Weights: TypeAlias = "tuple[Floats | None, ...]"
 """The weight of each level of each variable, >= 0, or None where all have weight 1."""
-
-
-class LevelRows(NamedTuple):
-    """Rows in the order of the variables: codes (n, V), -1 where missing, and those of their context (n, C).
-
-    ``weights`` are those of all rows, () for none; a weighted variable is -1 in ``codes``. For ``copies`` see ``PackedRows``.
-    """
-
-    codes: Levels
-    context: Levels
-    coding: Coding
-    weights: Weights = ()
-    copies: Index | None = None
-
-    @classmethod
-    def of(cls, table: Coded, weights: Weights = ()) -> LevelRows:
-        """Return the rows of a table, under weights of levels: those of a level that is given must be 1."""
-        codes = table.codes.astype(np.int32)
-        return cls(codes, table.context.astype(np.int32), table.coding, weights)
-
-    @property
-    def n_rows(self) -> int:
-        """How many rows there are."""
-        return len(self.codes)
-
-    @property
-    def n_means(self) -> int:
-        """How many levels there are of all variables."""
-        return int(self.coding.first_levels[-1])
-
-    @property
-    def kept(self) -> Levels:
-        """The rows as an array."""
-        return self.codes
-
-    def keep(self, columns: Levels) -> Levels:
-        """Return complete rows (n, V) in the form of ``kept``."""
-        return columns
-
-    def columns(self, kept: Levels) -> Levels:
-        """Undo ``keep``."""
-        return kept
-
-    def blank(self, *shape: int) -> Levels:
-        """Return an array for so many complete rows."""
-        return np.empty((*shape, self.codes.shape[1]), np.int32)
-
-    def take(self, rows: Index) -> LevelRows:
-        """Return some of the rows."""
-        copies = None if self.copies is None else self.copies[rows]
-        return self._replace(codes=self.codes[rows], context=self.context[rows], copies=copies)
-
-    def counted(self) -> LevelRows:
-        """Return the rows with ``copies``."""
-        if self.copies is not None:
-            return self
-        return self._replace(copies=count_copies(self._words()))
-
-    def names(self) -> Bits:
-        """Return the name of each row for random numbers: its content, and which copy it is."""
-        copies = np.zeros(self.n_rows, np.uint64) if self.copies is None else self.copies.astype(np.uint64)
-        return np.concatenate([self._words(), copies[:, None]], axis=1).astype("<u8", copy=False)
-
-    def _words(self) -> Bits:
-        content = np.concatenate([self.codes, self.context], axis=1)
-        return (content.astype(np.int64) + 1).astype(np.uint64)
-
-    def patterns(self) -> list[Index]:
-        """Return the rows of each pattern of missing variables."""
-        return patterns_of(pack_bits((self.codes < 0).view(np.uint8)))
-
-    def observed(self, row: int) -> NDArray[np.bool_]:
-        """Return of which variables something is known in a row, (V,)."""
-        observed: NDArray[np.bool_] = (self.codes[row] >= 0) | self.weighted
-        return observed
-
-    @property
-    def weighted(self) -> NDArray[np.bool_]:
-        """Which variables have weights of their levels, (V,)."""
-        if not self.weights:
-            return np.zeros(self.codes.shape[1], np.bool_)
-        return np.array([weights is not None for weights in self.weights], np.bool_)
-
-    def pattern(self, network: Network, row: int, n_walks: int, whole: bool) -> LevelPattern:
-        """Return the pattern of a row for a network."""
-        return LevelPattern(network, self, row, n_walks, whole)
-
-    def placed(self, pattern: LevelPattern) -> Placed:
-        """Return the rows in the order of the places of a pattern's network."""
-        coding = self.coding
-        bits = pack_bits(coding.indicators(self.context, 0, coding.n_context)) if coding.n_context else None
-        return Placed(np.ascontiguousarray(self.codes[:, pattern.order]), self.context, bits)
-
-    def filled(self, mean: Floats) -> Floats:
-        """Return probabilities of levels (n, levels), those of observed variables 0 and 1."""
-        first = self.coding.first_levels
-        for v, n in enumerate(self.coding.levels_of):
-            known = np.flatnonzero(self.codes[:, v] >= 0)
-            mean[known, first[v] : first[v] + n] = 0
-            mean[known, first[v] + self.codes[known, v]] = 1
-        return mean
-
-    def complete(self, codes: Levels) -> LevelRows:
-        """Return complete rows of the same contexts."""
-        return LevelRows(codes, self.context, self.coding)
-
-    def with_levels(self, v: int) -> LevelRows:
-        """Return the rows with each level of variable v in turn: all rows with the first, then with the next."""
-        n, n_levels = self.n_rows, int(self.coding.levels_of[v])
-        codes = np.tile(self.codes, (n_levels, 1))
-        codes[:, v] = np.repeat(np.arange(n_levels, dtype=np.int32), n)
-        return LevelRows(codes, np.tile(self.context, (n_levels, 1)), self.coding)
 
 
 class Placed(NamedTuple):
@@ -167,19 +55,24 @@ class Placed(NamedTuple):
 
 
 class LevelPattern:
-    """One pattern of rows in the ordering of one network; see ``Pattern``, whose methods it has."""
+    """One pattern of rows, which variables are ``given`` (V,), in the ordering of one network; see ``Pattern``.
 
-    def __init__(self, network: Network, rows: LevelRows, row: int, n_walks: int, whole: bool) -> None:
-        self.network, self.n_walks, self._coding = network, n_walks, rows.coding
+    ``weights`` are those of the levels of others. It has the methods of ``Pattern``.
+    """
+
+    def __init__(
+        self, network: Network, coding: Coding, given: NDArray[np.bool_], weights: Weights, n_walks: int, whole: bool
+    ) -> None:
+        self.network, self.n_walks, self._coding = network, n_walks, coding
         self.order: Index = np.argsort(network.connectivity.ordering)
         V = len(self.order)
-        given, weighted = (rows.codes[row] >= 0)[self.order], rows.weighted[self.order]
-        n_levels = rows.coding.levels_of[self.order]
+        given, weighted = given[self.order], are_there(weights, V)[self.order]
+        n_levels = coding.levels_of[self.order]
         options = [np.arange(n) for n in n_levels]
         self._weights = None
         if weighted.any():
             self._weights = np.concatenate(
-                [np.ones(n) if (w := rows.weights[v]) is None else w for v, n in zip(self.order, n_levels, strict=True)]
+                [np.ones(n) if (w := weights[v]) is None else w for v, n in zip(self.order, n_levels, strict=True)]
             )
         starts = np.append(0, np.cumsum(n_levels))
         for p in np.flatnonzero(weighted):
@@ -383,20 +276,11 @@ class LevelPattern:
         return (slice(i, min(i + step, n)) for i in range(0, n, step))
 
 
-def count_copies(words: Bits) -> Index:
-    """Return which of the rows that are equal each row is, from 0, (n,)."""
-    _, of_row = distinct_rows(words)
-    together = np.argsort(of_row, kind="stable")
-    counts = np.bincount(of_row)
-    copies = np.empty(len(of_row), np.intp)
-    copies[together] = np.arange(len(of_row)) - np.repeat(np.cumsum(counts) - counts, counts)
-    return copies
-
-
-def patterns_of(missing: Bits) -> list[Index]:
-    """Return the rows of each pattern of missing entries, which are packed, (n, W)."""
-    _, pattern = distinct_rows(missing)
-    return np.split(np.argsort(pattern, kind="stable"), np.cumsum(np.bincount(pattern))[:-1])
+def are_there(weights: Weights, n_variables: int) -> NDArray[np.bool_]:
+    """Return which variables have weights of their levels, (V,)."""
+    if not weights:
+        return np.zeros(n_variables, np.bool_)
+    return np.array([of_levels is not None for of_levels in weights], np.bool_)
 
 
 def _product(options: Iterator[NDArray[Any]]) -> int:

@@ -10,9 +10,10 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from made_fast.inference.answering import Options, Rows
+from made_fast.inference.answering import Options
 from made_fast.inference.density import Density
 from made_fast.inference.pattern import Floats
+from made_fast.inference.rows import Rows
 from made_fast.network.masks import Connectivity
 from made_fast.tables import arguments
 from made_fast.tables.table import MatrixLike, Table

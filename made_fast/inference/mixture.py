@@ -14,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from made_fast.inference import modelfile
-from made_fast.inference.answering import MixtureAnswers, Options, Rows, choose
+from made_fast.inference.answering import MixtureAnswers, Options, choose
 from made_fast.inference.density import Density
 from made_fast.inference.member import DensityMember
 from made_fast.inference.model import MADEModel
 from made_fast.inference.pattern import Floats
+from made_fast.inference.rows import Rows
 from made_fast.network.masks import Connectivity
 from made_fast.tables import arguments
 from made_fast.tables.arrays import CONVERSION_ERRORS

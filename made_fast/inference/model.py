@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from made_fast.inference import modelfile
-from made_fast.inference.answering import Answers, ModelAnswers, Options, Rows
+from made_fast.inference.answering import Answers, ModelAnswers, Options
 from made_fast.inference.density import Density
+from made_fast.inference.rows import Rows
 from made_fast.network.masks import Connectivity, MaskRule, MaskSet, check_connectivity
 from made_fast.network.network import Network, Parameters
 from made_fast.system import threads

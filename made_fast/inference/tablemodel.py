@@ -18,8 +18,8 @@ from made_fast.inference import modelfile, tensorfile
 from made_fast.inference.answering import Answers
 from made_fast.inference.density import Density, warn_of_estimates
 from made_fast.inference.explaining import contributions
-from made_fast.inference.levels import LevelRows
 from made_fast.inference.pattern import Floats
+from made_fast.inference.rows import LevelRows
 from made_fast.tables import arguments
 from made_fast.tables.bits import pack_bits
 from made_fast.tables.choices import METHODS, N_WALKS

@@ -11,9 +11,9 @@ from helpers import random_model
 
 from made_fast import MADEModel, MixtureModel
 from made_fast.inference import answering, pattern
-from made_fast.inference.answering import PackedRows
 from made_fast.inference.density import ApproximationWarning
 from made_fast.inference.pattern import DRAW, MEMBER, Streams
+from made_fast.inference.rows import PackedRows
 
 D = 30
 SEED = 5

@@ -361,6 +361,7 @@ def test_a_server_needs_numpy_and_the_kernels_alone(tmp_path):
     model_of(context=True).save(tmp_path / "model.safetensors")
     program = f"""
 import sys
+sys.modules["pandas"] = None  # the library of the table of training is not there
 import made_fast
 model = made_fast.load({str(tmp_path / "model.safetensors")!r})
 rows = {{"colour": ["red", None], "flag": [True, False], "size": [3, 1], "constant": ["same"] * 2, "letter": ["a", "b"]}}
@@ -370,6 +371,7 @@ model.impute(rows, context=given)
 model.conditional(rows, "size", context=given)
 model.probability("size > 1 and letter in (a, b)", context=given)
 model.explain(rows, context=given)
+assert isinstance(model.sample(2, 0, context=given), dict)
 heavy = {{"sklearn", "scipy", "joblib", "numba", "narwhals", "polars", "pyarrow"}} & set(sys.modules)
 print(sorted(heavy))
 """

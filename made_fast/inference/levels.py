@@ -246,7 +246,9 @@ class LevelPattern:
         out, log_mass = np.empty_like(levels), np.empty(len(levels))
         numbers: Iterator[Any] | None = None
         if streams is not None and owner is not None and len(free):
-            numbers = streams.along(purpose, owner, len(free), self._parts(len(levels)))
+            numbers = (streams.spread if purpose == PROPOSE else streams.along)(
+                purpose, owner, len(free), self._parts(len(levels))
+            )
         for part in self._parts(len(levels)):
             uniforms = np.full(levels[part].shape, 0.5)
             if numbers is not None:

@@ -93,6 +93,24 @@ class Streams(NamedTuple):
                 stream.random(out=out[start:stop])
             yield out
 
+    def spread(
+        self, purpose: bytes, owner: NDArray[np.intp], width: int, parts: Iterable[slice]
+    ) -> Iterator[NDArray[np.float64]]:
+        """Yield numbers as :meth:`along`, for C entries of every row; in each column, one in every C-th part of 0..1.
+
+        A Latin hypercube: the mean over the entries of a row keeps its expectation and has a smaller variance, for what depends
+        on few of the columns (McKay, Beckman, Conover 1979; Owen, "Monte Carlo theory, methods and examples", section 10.3).
+        """
+        firsts = np.flatnonzero(np.diff(owner, prepend=-1))
+        C = len(owner) // len(firsts)
+        out = np.empty((len(firsts), C, width))
+        each = np.broadcast_to(np.arange(C)[:, None], (C, width))
+        for numbers, first in zip(out, firsts.tolist(), strict=True):
+            stream = self.of(int(owner[first]), purpose)
+            numbers[:] = (stream.permuted(each, axis=0) + stream.random((C, width))) / C
+        found = out.reshape(-1, width)
+        return (found[part] for part in parts)
+
 
 class Pattern:
     """One pattern of observed inputs, (D,) bool in order of features, in the ordering of one network.

@@ -98,8 +98,8 @@ class Streams(NamedTuple):
     ) -> Iterator[NDArray[np.float64]]:
         """Yield numbers as :meth:`along`, for C entries of every row; in each column, one in every C-th part of 0..1.
 
-        A Latin hypercube: the mean over the entries of a row keeps its expectation and has a smaller variance, for what depends
-        on few of the columns (McKay, Beckman, Conover 1979; Owen, "Monte Carlo theory, methods and examples", section 10.3).
+        A Latin hypercube: the mean over the entries of a row keeps its expectation and has a smaller variance, for what
+        depends on few columns (McKay, Beckman, Conover 1979; Owen, "Monte Carlo theory, methods and examples", section 10.3).
         """
         firsts = np.flatnonzero(np.diff(owner, prepend=-1))
         C = len(owner) // len(firsts)

@@ -7,7 +7,7 @@
     made.save("model.safetensors")
     load("model.safetensors").sample(10)        # in a server: NumPy and the compiled kernels are all it needs
 
-Names are loaded on first use: scikit-learn comes with ``MADE``, ``MADEEnsemble`` and ``MADEImputer``, not with ``load``.
+Names are loaded on first use: scikit-learn comes with the estimators, not with ``load``.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from made_fast.estimators.ensemble import MADEEnsemble
     from made_fast.estimators.estimator import MADE
     from made_fast.estimators.imputer import MADEImputer
+    from made_fast.estimators.outliers import MADEOutlierDetector
     from made_fast.inference.density import ApproximationWarning
     from made_fast.inference.latent import LatentModel
     from made_fast.inference.loading import load
@@ -35,6 +36,7 @@ __all__ = [
     "MADEEnsemble",
     "MADEImputer",
     "MADEModel",
+    "MADEOutlierDetector",
     "MixtureModel",
     "ModelFileError",
     "TableModel",
@@ -52,6 +54,7 @@ _HOMES = {
     "MADEEnsemble": "estimators.ensemble",
     "MADEImputer": "estimators.imputer",
     "MADEModel": "inference.model",
+    "MADEOutlierDetector": "estimators.outliers",
     "MixtureModel": "inference.mixture",
     "ModelFileError": "inference.tensorfile",
     "TableModel": "inference.tablemodel",

@@ -91,15 +91,15 @@ def _sdv(kind: str, train: pd.DataFrame, n: int) -> tuple[pd.DataFrame, float, f
     from sdv import single_table
     from sdv.metadata import Metadata
 
-    metadata = Metadata.detect_from_dataframe(train)
-    for column in metadata.get_column_names() if hasattr(metadata, "get_column_names") else []:
-        if train[column].dtype == object:
-            metadata.update_column(column, sdtype="categorical")
+    kinds = {name: "numerical" if train[name].dtype.kind in "iuf" else "categorical" for name in train.columns}
+    columns = {name: {"sdtype": kind} for name, kind in kinds.items()}
+    metadata = Metadata.load_from_dict({"tables": {"table": {"columns": columns}}})
     synthesizer = getattr(single_table, kind)(metadata)
     begin = time.perf_counter()
-    synthesizer.fit(train)
+    synthesizer.fit({"table": train})
     fitted = time.perf_counter()
-    return synthesizer.sample(n), fitted - begin, time.perf_counter() - fitted
+    drawn = synthesizer.sample(n)
+    return drawn["table"] if isinstance(drawn, dict) else drawn, fitted - begin, time.perf_counter() - fitted
 
 
 def _argn(train: pd.DataFrame, n: int, n_threads: int) -> tuple[pd.DataFrame, float, float]:

@@ -63,8 +63,6 @@ REFUSED_OTHERWISE = {
     "check_dtype_object": WORDS,
     "check_fit2d_1sample": WORDS,
     "check_fit2d_predict1d": WORDS,
-    "check_estimator_sparse_array": "SciPy's dictionaries of keys are read as mappings of names to columns",
-    "check_estimator_sparse_matrix": "SciPy's dictionaries of keys are read as mappings of names to columns",
 }
 BRIEF = {"max_epochs": 2, "hidden_sizes": (8,)}
 

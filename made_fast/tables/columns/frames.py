@@ -66,7 +66,7 @@ def read(X: Any, name: str = "X", min_rows: int = 1) -> Frame:
 def _read(X: Any, name: str) -> Frame:
     if isinstance(X, np.ndarray):
         return _of_array(X, name)
-    if isinstance(X, Mapping):
+    if isinstance(X, Mapping) and not sparse.is_sparse(X):  # SciPy's dictionaries of keys are mappings
         return _of_mapping(X, name)
     if isinstance(X, getattr(sys.modules.get("pandas"), "DataFrame", ())):
         return _of_pandas(X, name)

@@ -8,7 +8,8 @@ does not count. A number is a column of numbers with more than two values; all o
 are of each hidden value by itself: two hidden ones of a row do not help each other.
 
 Each method beside ours is compared with ours on the same entries; the noise of a difference is its standard deviation over
-samples, with replacement, of the rows. Seconds are those of the clock, on one thread. Results are kept in WORK: the same command, given again, does what is left.
+samples, with replacement, of the rows. Seconds are those of the clock, on one thread. Results are kept in WORK: the same
+command, given again, does what is left.
 
 Not here: how fast the filling in is in service (``bench/serving.py``), 0/1 tables with holes.
 """
@@ -133,7 +134,7 @@ OURS: dict[str, Any] = {
     "n_threads": 1,
     "random_state": 0,
 }
-"""One setting for all tables. It was chosen on the holes "entries 0.3" of seed 0, by what was hidden: other seeds are fairer."""
+"""One setting for all tables. It was chosen by what was hidden in "entries 0.3" of seed 0, so that other seeds are fairer."""
 
 WALKS = 50
 """Walks that the means are means over."""

@@ -32,7 +32,7 @@ TILES = 100
 """Samples in the picture that ``train --samples`` draws."""
 
 DATA = """\
-DATA is 'digits' (1797 images of 8 x 8 that come with scikit-learn), '-' or a file of 0/1 rows:
+DATA is 'digits' (1797 images of 8 x 8 that come with scikit-learn), '-', a file of 0/1 rows, or a table:
   .npz                     arrays train, valid (or val), test, or one array; packed bits if n_features
                            is there; or what scipy.sparse.save_npz writes
   .npy                     one array
@@ -42,7 +42,9 @@ DATA is 'digits' (1797 images of 8 x 8 that come with scikit-learn), '-' or a fi
   .libsvm .svm .svmlight   'label index:1 index:1 ...'; labels are dropped
 Text may be compressed (.csv.gz); '-' is standard input, read as a .csv is. Cells are numbers, True or
 False; a missing entry is NaN, or in text an empty cell, NA, N/A, NaN, null, none, <NA> or ?, in any
-case. A first column without a name that counts the rows is left out."""
+case. A first column without a name that counts the rows is left out.
+A table is a .csv, .data, .tsv, .txt or .parquet whose columns hold text and any numbers; commands that fit tell
+it by its values (see --kind), the others by their model."""
 
 CONSTANTS = fill(HYPER["optimizer_params"].meaning.replace("``", "").replace("The", "--optimizer-param: the", 1), 105)
 
@@ -178,8 +180,8 @@ def _add_train(commands: Any) -> None:
         "train DATA [options]",
         "fit a model to data and write it to a file",
         "Fit a model, write it to a file, and print its negative log-likelihood (NLL) on every split\n"
-        "beside that of independent Bernoulli variables. Ctrl-C, SIGTERM and a closed terminal stop it early and\n"
-        "keep the best parameters.",
+        "beside that of independent columns. Ctrl-C, SIGTERM and a closed terminal stop it early and keep the best\n"
+        "parameters.",
         f"{CONSTANTS}\n\nexamples:\n"
         "  made-fast train digits --samples samples.png --seed 0\n"
         "  made-fast train mnist.npz --hidden 500 500 --activation softplus --out deep.safetensors\n"
@@ -221,7 +223,7 @@ def _add_fitting(command: Any, out: str) -> None:
     """Add the options about data, network and training."""
     output = command.add_argument_group("output")
     _option(output, "--out", "FILE", "model file, replaced if it exists", file_to_write(".safetensors"), default=Path(out))
-    _option(output, "--samples", "FILE.png", f"draw a picture of {TILES} samples, too", PNG)
+    _option(output, "--samples", "FILE.png", f"draw a picture of {TILES} samples, or of the columns of a table, too", PNG)
     _option(output, "--shape", "ROWSxCOLS", "shape of a row as a picture", shape, unset="a square")
     output.add_argument("--quiet", action="store_true", help="show no progress")
     rows = command.add_argument_group("data")

@@ -43,8 +43,8 @@ DATA is 'digits' (1797 images of 8 x 8 that come with scikit-learn), '-', a file
 Text may be compressed (.csv.gz); '-' is standard input, read as a .csv is. Cells are numbers, True or
 False; a missing entry is NaN, or in text an empty cell, NA, N/A, NaN, null, none, <NA> or ?, in any
 case. A first column without a name that counts the rows is left out.
-A table is a .csv, .data, .tsv, .txt or .parquet whose columns hold text and any numbers; commands that fit tell
-it by its values (see --kind), the others by their model."""
+A table is a .csv, .data, .tsv, .txt or .parquet whose columns hold text and any numbers; commands that
+fit tell it by its values (see --kind), the others by their model."""
 
 CONSTANTS = fill(HYPER["optimizer_params"].meaning.replace("``", "").replace("The", "--optimizer-param: the", 1), 105)
 

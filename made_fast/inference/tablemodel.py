@@ -18,7 +18,7 @@ from made_fast.inference import modelfile, tensorfile
 from made_fast.inference.answering import Answers
 from made_fast.inference.density import Density, warn_of_estimates
 from made_fast.inference.explaining import contributions
-from made_fast.inference.pattern import Floats
+from made_fast.inference.pattern import Floats, Streams
 from made_fast.inference.rows import LevelRows
 from made_fast.tables import arguments
 from made_fast.tables.bits import pack_bits
@@ -30,6 +30,9 @@ from made_fast.tables.columns.schema import Columns
 from made_fast.tables.columns.values import called
 
 __all__ = ["Conditional", "TableModel"]
+
+WITHIN = b"within"
+"""Purpose of a stream: where in its level a number lies."""
 
 EACH_AT_ONCE = 1 << 16
 """Rows times levels of a target that are asked at once."""
@@ -66,7 +69,9 @@ class Conditional:
         """Return the mean of a column of numbers, (n,), among values that are not missing. Raises TypeError for text."""
         means = self._columns.level_means(self._v)
         there = np.isfinite(means)
-        return self.proba[:, there] @ means[there] / self.proba[:, there].sum(axis=1)  # type: ignore[no-any-return]
+        proba = np.ascontiguousarray(self.proba[:, there])  # no BLAS: the bits of a row would depend on the others
+        out: Floats = (proba * means[there]).sum(axis=1) / proba.sum(axis=1)
+        return out
 
     def quantile(self, q: float) -> NDArray[Any]:
         """Return the q-quantile of a column whose levels are in order, (n,), among values that are not missing.
@@ -265,11 +270,12 @@ class TableModel:
     ) -> list[Any]:
         """Draw what is missing of each row, given what is there; return n_draws tables. See ``Density.sample_conditional``."""
         codes, _ = self._coded(X, context, False)
-        rng = arguments.generator(random_state)
-        asked = self.density._asked(codes, n_members, n_walks, rng, n_threads)
-        drawn, effective = asked.draws(arguments.how_many(n_draws, "n_draws", 64 * codes.rows.size))
+        asked = self.density._asked(codes, n_members, n_walks, random_state, n_threads)
+        n = arguments.how_many(n_draws, "n_draws", 64 * codes.rows.size)
+        drawn, effective = asked.draws(n)
         warn_of_estimates("sample_conditional", asked, effective=effective)
-        return [self.columns.completed(X, self.columns.decode(each, rng.random(each.shape))) for each in drawn]
+        places = _places(asked, n)
+        return [self.columns.completed(X, self.columns.decode(*each)) for each in zip(drawn, places, strict=True)]
 
     def impute(
         self,
@@ -293,11 +299,10 @@ class TableModel:
         """
         how = arguments.choice(method, "method", METHODS)
         codes, _ = self._coded(X, context, False)
-        rng = arguments.generator(random_state)
-        asked = self.density._asked(codes, n_members, n_walks, rng, n_threads)
+        asked = self.density._asked(codes, n_members, n_walks, random_state, n_threads)
         if how == "sample":
             (filled,), effective = asked.draws(1)
-            arrays = self.columns.decode(filled, rng.random(filled.shape))
+            arrays = self.columns.decode(filled, _places(asked, 1)[0])
         elif how == "mode":
             filled, effective = asked.modes()
             arrays = [self.columns.level_values(v)[filled[:, v]] for v in range(self.n_features_in)]
@@ -427,6 +432,15 @@ class TableModel:
         codes = np.concatenate([given, np.full((n_rows, len(self.columns)), -1, given.dtype)], axis=1)
         table = Coded(codes, self.encoder.coding)
         return self.density._asked(table, n_members, n_walks, random_state, n_threads, weights)
+
+
+def _places(asked: Answers, n_draws: int) -> Floats:
+    """Return where in their levels the numbers of draws lie, (n_draws, n, V); those of a row depend on no other row."""
+    rows = asked.rows.counted()
+    assert isinstance(rows, LevelRows)
+    n, V = rows.codes.shape
+    uniforms = Streams(asked.options.rng.bytes(16), rows.names()).uniforms(WITHIN, n_draws * V)
+    return uniforms.reshape(n, n_draws, V).transpose(1, 0, 2)
 
 
 def _variables(density: Any) -> Any:

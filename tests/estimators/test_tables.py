@@ -291,3 +291,17 @@ def test_weights_of_rows_count_for_columns_too():
     for bad in (["x"] * 400, np.ones(3)):
         with pytest.raises((TypeError, ValueError), match="sample_weight"):
             MADE(**QUICK).fit(frame, sample_weight=bad)
+
+
+def test_draws_of_a_row_depend_on_no_other_row():
+    frame = rows(60).assign(u=np.random.default_rng(7).random(60))  # equal rows have draws of their own
+    frame.loc[::2, ["x", "count"]] = np.nan
+    made = MADE(**QUICK, n_masks=None, n_eval_masks=2).fit(frame)
+    forth, back = made.impute(frame, "sample"), made.impute(frame[::-1], "sample")
+    assert forth.equals(back[::-1])
+    alone = made.impute(frame.iloc[[4]], "sample")
+    assert alone.x[4] == forth.x[4]
+    first, second = (made.sample_conditional(frame, n, random_state=1)[0] for n in (1, 3))
+    assert first.equals(second)
+    found = made.conditional(frame, "x").mean()
+    assert np.array_equal(made.conditional(frame.iloc[7:9], "x").mean(), found[7:9])

@@ -120,8 +120,8 @@ def _argn(train: pd.DataFrame, n: int, n_threads: int) -> tuple[pd.DataFrame, fl
 
 
 METHODS: dict[str, Fit] = {
-    "made_fast": _made(max_epochs=60, patience=8),
-    "made_fast, 5 members": _made(n_members=5, max_epochs=60, patience=8),
+    "made_fast": _made(max_epochs=60, patience=8, learning_rate=5e-4),
+    "made_fast, 5 members": _made(n_members=5, max_epochs=60, patience=8, learning_rate=5e-4),
     "SDV Gaussian copula": _copula,
     "SDV CTGAN": _ctgan,
     "TabularARGN (mostlyai-engine)": _argn,

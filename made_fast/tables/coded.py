@@ -138,8 +138,9 @@ class Coded(Table):
         return Coded(np.concatenate([self.rows, more.rows]), self.coding, self.name, within=within)
 
     def chunks(self) -> Iterable[tuple[slice, Coded]]:
-        """See :meth:`Table.chunks`; an entry is an indicator."""
-        return ((part, self[part]) for part in chunks(len(self), max(self.coding.starts[-1], len(self.coding.n_levels))))
+        """See :meth:`Table.chunks`; of indicators, which are made column by column, some megabytes at once."""
+        width = max(self.coding.starts[-1] // 16, len(self.coding.n_levels))
+        return ((part, self[part]) for part in chunks(len(self), width))
 
     @property
     def codes(self) -> Codes:

@@ -240,11 +240,13 @@ class HyperParameters:
         "anything",
         noted=False,
     )
-    n_bins: int = _value(
-        32,
-        "Levels of a numeric column, about. A value that more rows than a bin's share have is a level of its own.",
+    n_bins: int | None = _value(
+        None,
+        "Levels of a numeric column, about; None: the square root of the number of rows, 8 to 128. A value that more rows "
+        "than a bin's share have is a level of its own.",
         "count",
-        Option("columns", "--bins", "N", "levels of a numeric column, about"),
+        Option("columns", "--bins", "N", "levels of a numeric column, about", unset="the square root of the rows, 8 to 128"),
+        optional=True,
         noted=False,
     )
     max_categories: int | None = _value(

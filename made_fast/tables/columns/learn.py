@@ -49,7 +49,7 @@ def learn(
     *,
     columns: Mapping[Any, Any] | None = None,
     categorical_features: Any = "from_dtype",
-    n_bins: int = bins.N_BINS,
+    n_bins: int | None = None,
     max_categories: int | None = None,
     handle_unknown: str = "error",
     missing: str = "marginal",
@@ -69,7 +69,8 @@ def learn(
     categorical_features
         As in scikit-learn: "from_dtype", or the names or numbers of columns of categories, or a mask of them.
     n_bins
-        Levels of a numeric column, about. A value that more rows than a bin's share have is a level of its own.
+        Levels of a numeric column, about; None: the square root of the number of rows, 8 to 128. A value that more rows than
+        a bin's share have is a level of its own.
     max_categories
         Most levels of a categorical column without an order: the rarest categories share one. None: all, up to 4096.
     handle_unknown
@@ -92,7 +93,7 @@ def learn(
             "sample_weight must be >= 0, and not 0 for all rows. Drop rows instead of giving them a negative weight."
         )
     rules = _Rules(
-        arguments.count(n_bins, "n_bins"),
+        bins.usual(frame.shape[0]) if n_bins is None else arguments.count(n_bins, "n_bins"),
         None if max_categories is None else arguments.count(max_categories, "max_categories"),
         arguments.choice(handle_unknown, "handle_unknown", HANDLE_UNKNOWN) == "rare",
         arguments.choice(missing, "missing", MISSING) == "value",

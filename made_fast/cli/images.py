@@ -164,7 +164,8 @@ def _draw_column(axis: Any, columns: Columns, v: int, data: NDArray[Any], drawn:
     axis.set_title(_short(columns.names[v], 28), fontsize=8, parse_math=False)
     values = columns.level_values(v)
     every = max(1, ceil(len(levels) / 8))
-    shown = [_short(_label(values[level]), 9) for level in levels[::every]]
+    gap = int(columns.missing_levels[v])
+    shown = [_short("missing" if level == gap else _label(values[level]), 9) for level in levels[::every]]
     axis.set_xticks(at[::every], shown, rotation=45, ha="right", fontsize=6, parse_math=False)
     axis.tick_params(axis="y", labelsize=6)
     axis.spines[["top", "right"]].set_visible(False)
@@ -172,7 +173,7 @@ def _draw_column(axis: Any, columns: Columns, v: int, data: NDArray[Any], drawn:
 
 def _label(value: Any) -> str:
     if value is None or value != value:
-        return "none"
+        return "unseen"
     return f"{value:.4g}" if isinstance(value, float | np.floating) else str(value)
 
 

@@ -21,9 +21,6 @@ from made_fast.training.recipe import Params
 
 __all__ = ["learned"]
 
-SAYS = ("columns", "categorical_features")
-"""The parameters that say what columns are; with one of them, a table has columns whatever is in it."""
-
 
 def learned(
     X: Any, context: Any, params: Params, names: tuple[str, ...] | None = None, sample_weight: Any = None
@@ -43,7 +40,7 @@ def learned(
                 f"{params['binarize']!r}. Leave it out: numbers are modelled as they are."
             )
         return None
-    if not said and not _has_columns(X):
+    if not said and not _has_columns(X, as_levels=params["missing"] == "value"):
         return None
     options = {name: params[name] for name in ("n_bins", "max_categories", "handle_unknown", "missing")}
     frame = frames.read(X)
@@ -65,8 +62,11 @@ def _is_from_dtype(value: Any) -> bool:
     return value is None or (isinstance(value, str) and value == "from_dtype")
 
 
-def _has_columns(X: Any) -> bool:
-    """Return whether a table is a data frame, or a mapping of columns, of more than 0, 1 and missing values."""
+def _has_columns(X: Any, *, as_levels: bool) -> bool:
+    """Return whether a table is a data frame, or a mapping of columns, of more than 0, 1 and missing values.
+
+    It is, too, if its missing values are to be levels, ``as_levels``: bits have none.
+    """
     if isinstance(X, np.ndarray):
         return X.dtype.names is not None
     if is_sparse(X) or isinstance(X, list | tuple):
@@ -77,6 +77,8 @@ def _has_columns(X: Any) -> bool:
     if len(getattr(X, "shape", (0, 0))) != 2 and not isinstance(X, Mapping):  # a series, which the usual door refuses
         return False
     for _, values in frames.read(X).items():
+        if as_levels and values.null.any():
+            return True
         if values.base == "text" or values.categories is not None:
             return True
         if values.base in ("int", "float"):

@@ -219,24 +219,23 @@ class TableModel:
             out[complete] = contributions(self.density, codes.take(complete), threads)
         rest = np.flatnonzero(gone.any(axis=1))
         if len(rest):
-            asked = self.density._asked(codes.take(rest), 1, n_walks, random_state, n_threads)
-            out[rest] = self._by_marginals(asked)
+            seed = int(arguments.generator(random_state).integers(2**62))
+            out[rest] = self._by_marginals(codes.take(rest), n_walks, seed, threads)
         return out - within
 
-    def _by_marginals(self, asked: Answers) -> Floats:
+    def _by_marginals(self, table: Coded, n_walks: int, seed: int, n_threads: int) -> Floats:
         """Return what each column adds to ``-log p(observed)``, (n, V): the chain rule over the observed ones."""
-        rows = asked.rows
-        assert isinstance(rows, LevelRows)
-        seen, before = np.full_like(rows.codes, -1), np.zeros(rows.n_rows)
-        out = np.zeros(rows.codes.shape)
+        first, out, before = table.coding.n_context, np.zeros(table.shape), np.zeros(len(table))
+        seen = table.rows.copy()
+        seen[:, first:] = -1
         for v in _first_order(self.density):
-            seen[:, v] = rows.codes[:, v]
-            there = np.flatnonzero(seen[:, v] >= 0)
-            if not len(there):
-                continue
-            log_p, _ = asked.about(rows.take(there)._replace(codes=seen[there])).log_marginal()
-            out[there, v] = before[there] - log_p
-            before[there] = log_p
+            seen[:, first + v] = table.codes[:, v]
+            there = np.flatnonzero(table.codes[:, v] >= 0)
+            if len(there):  # a seed for each column: the estimates of a row depend on no other row
+                rows = Coded(seen[there], table.coding)
+                log_p, _ = self.density._asked(rows, 1, n_walks, seed + int(v), n_threads).log_marginal()
+                out[there, v] = before[there] - log_p
+                before[there] = log_p
         return out
 
     def sample(
@@ -340,12 +339,11 @@ class TableModel:
         n_levels = int(table.coding.levels_of[v])
         proba, deviation = np.empty((len(table), n_levels)), np.zeros((len(table), n_levels))
         at_once = max(1, EACH_AT_ONCE // n_levels)
-        rng = arguments.generator(random_state)
-        asked = self.density._asked(table, n_members, n_walks, rng, n_threads)
-        assert isinstance(asked.rows, LevelRows)
+        seed = int(arguments.generator(random_state).integers(2**63))  # one for all parts: a row does not depend on its part
         for start in range(0, len(table), at_once):
-            some = asked.rows.take(np.arange(start, min(start + at_once, len(table))))
-            log_p, std = (each.reshape(n_levels, -1).T for each in asked.about(some.with_levels(v)).log_marginal())
+            asked = self.density._asked(table[start : start + at_once], n_members, n_walks, seed, n_threads)
+            assert isinstance(asked.rows, LevelRows)
+            log_p, std = (each.reshape(n_levels, -1).T for each in asked.about(asked.rows.with_levels(v)).log_marginal())
             part = slice(start, start + len(log_p))
             proba[part] = np.exp(log_p - np.logaddexp.reduce(log_p, axis=1)[:, None])
             deviation[part] = proba[part] * std

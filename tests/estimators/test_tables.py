@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,8 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
 import made_fast
-from made_fast import MADE, MADEEnsemble
+from made_fast import MADE, ApproximationWarning, MADEEnsemble
+from made_fast.inference import levels, tablemodel
 from made_fast.inference.tablemodel import TableModel
 from made_fast.tables.coded import Coded, Coding
 
@@ -305,3 +307,27 @@ def test_draws_of_a_row_depend_on_no_other_row():
     assert first.equals(second)
     found = made.conditional(frame, "x").mean()
     assert np.array_equal(made.conditional(frame.iloc[7:9], "x").mean(), found[7:9])
+
+
+def test_missing_values_of_a_binary_frame_are_a_level_if_asked_for():
+    frame = pd.DataFrame(np.random.default_rng(0).integers(0, 2, (200, 3)), columns=list("abc")).astype(float)
+    frame.loc[::4, "a"] = np.nan
+    assert not isinstance(MADE(**QUICK).fit(frame).model_, TableModel)
+    made = MADE(**QUICK, missing="value").fit(frame)
+    assert made.probability("a is null") == pytest.approx(0.25, abs=0.05)
+    assert np.isfinite(made.score_samples(frame)).all()
+
+
+def test_estimates_of_a_row_depend_on_no_other_row(monkeypatch):
+    frame = rows(60).astype({"kind": object})
+    frame.loc[::3, "x"] = np.nan
+    frame.loc[1::4, "kind"] = None
+    made = MADE(**QUICK).fit(frame)
+    monkeypatch.setattr(levels, "COMBINATIONS", 0)
+    monkeypatch.setattr(tablemodel, "EACH_AT_ONCE", 16)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ApproximationWarning)
+        parts, proba = made.explain(frame), made.conditional(frame, "count").proba
+        for i in (3, 9, 33):
+            assert np.array_equal(made.explain(frame.iloc[[i]])[0], parts[i])
+            assert np.array_equal(made.conditional(frame.iloc[[i]], "count").proba[0], proba[i])

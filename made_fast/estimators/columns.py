@@ -79,7 +79,7 @@ def _has_columns(X: Any, *, as_levels: bool) -> bool:
     for _, values in frames.read(X).items():
         if as_levels and values.null.any():
             return True
-        if values.base == "text" or values.categories is not None:
+        if values.base == "text":
             return True
         if values.base in ("int", "float"):
             x = values.values

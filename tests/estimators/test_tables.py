@@ -79,6 +79,7 @@ def test_frames_of_0_and_1_stay_binary_to_the_bit():
         pl.DataFrame(X, schema=list("abcdef")),
         pa.table({name: X[:, d] for d, name in enumerate("abcdef")}),
         pd.DataFrame(X).astype("Int8").rename(columns=str),
+        pd.DataFrame(X).astype("category").rename(columns=str),
     ):
         made = MADE(**QUICK).fit(frame)
         assert not isinstance(made.model_, TableModel)

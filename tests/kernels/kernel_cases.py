@@ -32,7 +32,7 @@ TOLERANCE = {
         "log_p": 3e-7,
         "walk": 1e-5,
         "activation": 5e-7,
-        "difference": 6e-7,
+        "difference": 1e-6,  # of the reference in float32, whose products are of the BLAS of the CPU
         "trained": 2e-6,
     },
     "float64": {

@@ -269,14 +269,14 @@ def test_training_that_is_called_off_leaves_every_weight_at_a_step(module, optio
         known.append(np.stack([parameters, *state]))
     reached: list[int | None] = []
     whole = 0.0
-    for i in range(60):  # the first one runs to its end, and tells how long that takes
+    for i in range(300):  # the first one runs to its end, and tells how long that takes
         (args, parameters, state), sync = begin(slice(n_steps)), np.zeros(SYNC, np.int32)
         crew = [threading.Thread(target=train, args=(*args, Crew(rank, n_ranks, sync))) for rank in range(n_ranks)]
         started = time.perf_counter()
         for rank in crew:
             rank.start()
         if i:
-            time.sleep(whole * i / 60)
+            time.sleep(whole * (i % 60) / 60)
             sync[CALL_OFF] = 1
         for rank in crew:
             rank.join()
@@ -290,6 +290,8 @@ def test_training_that_is_called_off_leaves_every_weight_at_a_step(module, optio
         reached.append(next(found, None))
         if reached[-1] == n_steps:  # the first run may have met a busy machine
             whole = min(whole or took, took)
+        if i >= 59 and set(reached[1:]) - {0, reached[0]}:  # more of them where a busy machine lets none be amid its steps
+            break
     assert None not in reached
     assert reached[0] == n_steps
     assert set(reached[1:]) - {0, reached[0]}  # some were called off on the way

@@ -31,7 +31,7 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from made_fast import MADE, MADEEnsemble, MADEImputer, MixtureModel
+from made_fast import MADE, MADEEnsemble, MADEImputer, MixtureModel, TableModel
 from made_fast.tables import table as checked
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # where its neighbours are, also for a script
@@ -129,7 +129,13 @@ def _answering_doors() -> Iterator[Door]:
                 yield Door(f"{name}.{operation}", call, _bits_of(model), fitted.n_features_in, missing, threshold)
 
 
+class ReadAsColumnsError(Exception):
+    """A data frame of other values than 0 and 1 was fitted as a table of columns, which is another promise."""
+
+
 def state_of(made: Any) -> list[Any]:
+    if isinstance(made.model_, TableModel):
+        raise ReadAsColumnsError
     members = [*map(fit_state, getattr(made, "members_", [made]))]
     return [*members, getattr(made, "weights_", [])]
 
@@ -256,6 +262,10 @@ def knock(door: Door, table: Table, chunk: int) -> bool:
         except MemoryError as error:
             assert np.shape(table.given)[0] >= 2**50, "no more than was to be expected"
             refusal = error
+        except ReadAsColumnsError:
+            assert rows_ is None, "rows of 0/1 are no columns"
+            assert isinstance(table.given, pd.DataFrame), "only a data frame has columns of its own accord"
+            return False
     assert fingerprint(table.given) == before, "what was handed in has changed"
     if rows_ is None:
         assert refusal is not None, "taken"

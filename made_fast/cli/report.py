@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from math import isnan, log, nan
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -11,7 +13,8 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from made_fast.inference.density import log_p_observed
+from made_fast.cli.files import note
+from made_fast.inference.density import ApproximationWarning, log_p_observed
 from made_fast.inference.mixture import MixtureModel
 from made_fast.inference.model import MADEModel
 from made_fast.tables.choices import N_WALKS
@@ -20,7 +23,7 @@ from made_fast.tables.table import Table
 
 __all__ = [
     "HALF", "AnyModel", "Asking", "Scores", "describe_data", "describe_file", "describe_model", "independent_nll", "majority",
-    "mean_of", "model_facts", "print_report", "print_table", "score", "single_models",
+    "mean_of", "model_facts", "noting", "print_report", "print_table", "score", "single_models",
 ]  # fmt: skip
 
 AnyModel: TypeAlias = "MADEModel | MixtureModel"
@@ -51,6 +54,18 @@ class Scores(NamedTuple):
     std: Floats  # its standard error, 0 where it is exact, (n,)
     n_entries: int  # number of entries that were scored
     parts: dict[int, tuple[float, float]]  # mean NLL, half of its 95 % interval, by member or number of masks; may be empty
+
+
+@contextmanager
+def noting() -> Iterator[None]:
+    """Turn warnings of estimates into a note each."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ApproximationWarning)
+        yield
+    for warning in caught:
+        finding = getattr(warning.message, "finding", None)
+        way_out = ". More walks (--walks) come closer; a model trained with --masks unlimited needs none."
+        note(warning.message if finding is None else finding + way_out)
 
 
 def describe_data(dataset: Dataset, shape: tuple[int, int] | None, threshold: float | None) -> str:

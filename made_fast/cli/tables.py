@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import argparse
 import io
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -18,7 +16,6 @@ from numpy.typing import NDArray
 from made_fast.cli import files, images, report
 from made_fast.cli.files import refusing
 from made_fast.cli.options import STDOUT, UsageError
-from made_fast.inference.density import ApproximationWarning
 from made_fast.inference.tablemodel import TableModel
 from made_fast.system.console import say
 from made_fast.tables import arguments
@@ -71,7 +68,7 @@ def score(args: argparse.Namespace, model: TableModel) -> int:
         log_p, std = _scores(model, rows, _asking(args))
         columns = {"log_p": log_p} | ({"std": std} if args.std else {})
         if args.explain:
-            with _noting(), refusing(ValueError, TypeError):
+            with report.noting(), refusing(ValueError, TypeError):
                 parts = model.explain(rows, n_walks=args.walks, n_threads=args.threads)
             columns |= dict(zip(model.columns.names, parts.T, strict=True))
         elif std.any() and not args.std:
@@ -100,7 +97,8 @@ def sample(args: argparse.Namespace, model: TableModel) -> int:
             write_table(text, _arrays(model.sample(n, rng, n_threads=args.threads)), names)
             yield text.getvalue() if not begin else text.getvalue().partition("\n")[2]
 
-    files.write_lines(args.out, lines())
+    with refusing(ValueError):  # a context, which the command line does not take
+        files.write_lines(args.out, lines())
     return 0
 
 
@@ -125,7 +123,7 @@ def impute(args: argparse.Namespace, model: TableModel) -> int:
     tell = say if args.out == STDOUT else print
     n_gaps = rawtable.n_missing(rows)
     options = {"n_members": args.members, "n_walks": args.walks, "random_state": args.seed, "n_threads": args.threads}
-    with _noting(), refusing(ValueError, TypeError):
+    with report.noting(), refusing(ValueError, TypeError):
         filled = model.impute(rows, args.method, **options)
     arrays = _arrays(filled)
     _write_columns(args.out, dict(zip(model.columns.names, arrays, strict=True)))
@@ -173,9 +171,7 @@ def describe_data(table: RawTable) -> str:
 
 def describe_model(model: TableModel) -> str:
     """Return one line: kinds of columns, then the network or the networks."""
-    kinds = [column.kind for column in model.columns.columns]
-    listed = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
-    return f"{listed}; {report.describe_model(model.density)}"  # type: ignore[arg-type]  # a file holds no other densities
+    return f"{model.columns.kinds}; {report.describe_model(model.density)}"  # type: ignore[arg-type]  # a file holds no other densities
 
 
 def print_report(table: RawTable, chosen: dict[str, Rows], model: TableModel, ask: report.Asking) -> None:
@@ -184,7 +180,8 @@ def print_report(table: RawTable, chosen: dict[str, Rows], model: TableModel, as
     if missing:
         print(f"Of rows with missing entries, what is there is scored (log_marginal, n_members={ask.n_members}).\n")
     rows, estimated = [("NLL in nats", "rows", "MADE", "independent columns")], []
-    alone = _Independent(model, table.train)
+    with refusing(ValueError, TypeError):
+        alone = _Independent(model, table.train)
     for name, part in chosen.items():
         log_p, std = _scores(model, part, ask)
         rows.append((name, str(len(log_p)), report.mean_of(-log_p), report.mean_of(alone.nll(part))))
@@ -238,18 +235,6 @@ def _asking(args: argparse.Namespace) -> report.Asking:
     with refusing(ValueError):
         members, walks = arguments.count(args.members, "--members"), arguments.count(args.walks, "--walks")
     return report.Asking(args.threads, members, walks)
-
-
-@contextmanager
-def _noting() -> Iterator[None]:
-    """Turn warnings of estimates into a note each."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", ApproximationWarning)
-        yield
-    for warning in caught:
-        finding = getattr(warning.message, "finding", None)
-        way_out = ". More walks (--walks) come closer; a model trained with --masks unlimited needs none."
-        files.note(warning.message if finding is None else finding + way_out)
 
 
 def _arrays(table: Any) -> list[NDArray[Any]]:

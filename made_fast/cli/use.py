@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
@@ -18,7 +17,6 @@ from made_fast.cli import files, images, report, tables
 from made_fast.cli.files import refusing
 from made_fast.cli.options import STDOUT, UsageError
 from made_fast.cli.report import AnyModel
-from made_fast.inference.density import ApproximationWarning
 from made_fast.inference.tablemodel import TableModel
 from made_fast.system.console import say
 from made_fast.tables import arguments, names
@@ -222,16 +220,10 @@ def _check_nothing_is_lost(args: argparse.Namespace, dataset: Dataset, given: di
 
 def _fill(model: AnyModel, X: Any, args: argparse.Namespace) -> NDArray[Any]:
     """Return X with its missing entries filled in; a line on standard error tells of estimates."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", ApproximationWarning)
-        filled = model.impute(
+    with report.noting():
+        return model.impute(
             X, args.method, n_members=args.members, n_walks=args.walks, random_state=args.seed, n_threads=args.threads
         )
-    for warning in caught:
-        finding = getattr(warning.message, "finding", None)
-        way_out = ". More walks (--walks) come closer; a model trained with --masks unlimited needs none."
-        files.note(warning.message if finding is None else finding + way_out)
-    return filled
 
 
 def _lines(names: list[str], table: NDArray[Any]) -> Iterator[str]:

@@ -197,8 +197,10 @@ class MADEEnsemble(_KeywordParameters, FittedDensity):  # type: ignore[misc]
             rows = Rows.of(X, sample_weight, self._names)
         else:
             rows = Rows.of(encoder.encode(X, context, within=True), sample_weight, None)
-            if X_val is not None:
-                X_val = encoder.encode(X_val, context_val, name="X_val", within=True)
+        if encoder is not None and X_val is not None:
+            X_val = encoder.encode(X_val, context_val, name="X_val", within=True)
+        elif context_val is not None:
+            raise ValueError("context_val must come with X_val and a context, got it alone.")
         held = rows.validation(X_val, sample_weight_val)
         for_splitting, *for_members = arguments.generator(self.random_state).spawn(n_members + 1)
         rows.check_observed(warn=True)

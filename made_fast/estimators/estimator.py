@@ -213,6 +213,8 @@ class MADE(HyperParameters, FittedDensity):
             recipe.check_unchanged(state.params, params)
             n_features = state.trainer.architecture.n_variables
             if state.encoder is None:
+                if context is not None:
+                    raise ValueError("context must be left out: training began without one. Begin anew with a new MADE.")
                 train = Rows.of(X, sample_weight, self._names, n_features)
                 check_columns(self, X)
             else:

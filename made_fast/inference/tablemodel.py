@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from made_fast.inference import modelfile, tensorfile
 from made_fast.inference.answering import Answers
-from made_fast.inference.density import Density, warn_of_estimates
+from made_fast.inference.density import Density, log_p_observed, warn_of_estimates
 from made_fast.inference.explaining import contributions
 from made_fast.inference.pattern import Floats, Streams
 from made_fast.inference.rows import LevelRows
@@ -143,9 +143,7 @@ class TableModel:
         return int(self.density.n_parameters)  # type: ignore[attr-defined]  # all but members of other libraries have it
 
     def __repr__(self) -> str:
-        kinds = [column.kind for column in self.columns.columns]
-        listed = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
-        return f"TableModel({listed}: {self.density!r})"
+        return f"TableModel({self.columns.kinds}: {self.density!r})"
 
     def score_samples(self, X: Any, *, context: Any = None, relative: bool = False, n_threads: int | None = None) -> Floats:
         """Return ``log p(x)`` of each row, (n,) in nats of the original units. Exact.
@@ -169,8 +167,6 @@ class TableModel:
 
         Complete rows are scored under the whole model, the others by :meth:`log_marginal`, which takes ``asking``.
         """
-        from made_fast.inference.density import log_p_observed
-
         codes, within = self._coded(X, context)
         log_p, std = log_p_observed(self.density, codes, n_threads, warn=warn, **asking)
         return log_p + within.sum(axis=1), std
@@ -251,8 +247,8 @@ class TableModel:
         With a context of several rows, ``n_samples`` are drawn for each: all for the first, then for the next.
         """
         n, rng = arguments.how_many(n_samples, "n_samples", max(8, self.n_features_in)), arguments.generator(random_state)
-        given = self._given(context, n)
-        bits = pack_bits(self._context_indicators(given)) if given.shape[1] else None
+        given, coding = np.repeat(self.encoder.given(context), n, axis=0), self.encoder.coding
+        bits = pack_bits(coding.indicators(given, 0, coding.n_context)) if coding.n_context else None
         codes = self.density._rows(len(given), rng, arguments.n_threads(n_threads), bits)
         return self.columns.frame(self.columns.decode(codes, rng.random(codes.shape)))
 
@@ -314,9 +310,7 @@ class TableModel:
     def _mean(self, v: int, proba: Floats) -> NDArray[Any]:
         """Return the means of a column of numbers, or its likeliest values, by the probabilities of all levels."""
         first = self.encoder.coding.first_levels
-        own = Conditional(
-            self.columns.names[v], self.columns.level_values(v), proba[:, first[v] : first[v + 1]], self.columns, v
-        )
+        own = self._conditional(v, proba[:, first[v] : first[v + 1]])
         return own.mean() if self.columns.columns[v].kind == "numeric" else own.mode()
 
     def conditional(
@@ -348,6 +342,9 @@ class TableModel:
             proba[part] = np.exp(log_p - np.logaddexp.reduce(log_p, axis=1)[:, None])
             deviation[part] = proba[part] * std
         warn_of_estimates("conditional", asked, std=deviation.max(axis=1))
+        return self._conditional(v, proba)
+
+    def _conditional(self, v: int, proba: Floats) -> Conditional:
         return Conditional(self.columns.names[v], self.columns.level_values(v), proba, self.columns, v)
 
     def probability(
@@ -408,26 +405,13 @@ class TableModel:
             )
         return codes, within
 
-    def _given(self, context: Any, n: int) -> NDArray[Any]:
-        """Return the codes of the context of drawn rows: n for each of its rows."""
-        if self.encoder.context is None or context is None:
-            return self.encoder.given(context, n)
-        n_rows = len(self.encoder.context.encode(context, name="context").codes)
-        return np.repeat(self.encoder.given(context, n_rows), n, axis=0)
-
-    def _context_indicators(self, codes: NDArray[Any]) -> NDArray[np.uint8]:
-        return self.encoder.coding.indicators(codes, 0, self.encoder.coding.n_context)
-
     def _where(
         self, query: Any, context: Any, n_members: int, n_walks: int, random_state: Any, n_threads: int | None
     ) -> Answers:
         """Return the answers about one row of which no more is known than a query, or one for each row of a context."""
         weights = tuple(queries.parse(query, self.columns))
-        n_rows = 1
-        if self.encoder.context is not None and context is not None:
-            n_rows = len(self.encoder.context.encode(context, name="context").codes)
-        given = self.encoder.given(context, n_rows)
-        codes = np.concatenate([given, np.full((n_rows, len(self.columns)), -1, given.dtype)], axis=1)
+        given = self.encoder.given(context)
+        codes = np.concatenate([given, np.full((len(given), len(self.columns)), -1, given.dtype)], axis=1)
         table = Coded(codes, self.encoder.coding)
         return self.density._asked(table, n_members, n_walks, random_state, n_threads, weights)
 

@@ -174,6 +174,7 @@ def test_an_ensemble_and_a_resumed_fit_of_a_table(run, folder):
         ("query m.safetensors", "kind = huge", "must have known values for column 'kind', got 'huge'"),
         ("query m.safetensors", "kind >", "must have a value"),
         ("score m.safetensors things.csv --drop count", None, "lacks 'count'"),
+        ("impute m.safetensors things.csv --drop count --out f.csv", None, "lacks 'count'"),
         ("score m.safetensors things.csv --threshold 1", None, "--threshold is for models of 0/1 rows"),
         ("impute m.safetensors things.csv --out f.npy", None, "give --out FILE.csv"),
         ("impute m.safetensors things.csv --out f.csv --hide 0:1", None, "are for 0/1 rows"),
@@ -204,3 +205,14 @@ def test_a_query_of_binary_rows_is_refused(run, folder):
     assert code == 0
     found = pd.read_csv(io.StringIO(out))
     np.testing.assert_allclose(found.iloc[:, 1:].sum(axis=1), -found["log_p"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("command", ["evaluate", "score", "sample"])
+def test_a_model_with_a_context_is_refused_in_a_line(command, run, folder):
+    frame = table(80)
+    made_fast.MADE(max_epochs=1, hidden_sizes=(5,)).fit(frame[["count"]], context=frame[["sold"]]).save("given.safetensors")
+    frame[["count"]].to_csv("counts.csv", index=False)
+    code, _, err = run(f"{command} given.safetensors" + " counts.csv" * (command != "sample"))
+    assert code == 2
+    assert "context must come with X" in err
+    assert err.count("\n") == 1

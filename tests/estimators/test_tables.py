@@ -332,3 +332,14 @@ def test_estimates_of_a_row_depend_on_no_other_row(monkeypatch):
         for i in (3, 9, 33):
             assert np.array_equal(made.explain(frame.iloc[[i]])[0], parts[i])
             assert np.array_equal(made.conditional(frame.iloc[[i]], "count").proba[0], proba[i])
+
+
+def test_no_context_is_lost_without_a_word():
+    frame, bits = rows(60), np.random.default_rng(0).integers(0, 2, (60, 3))
+    made = MADE(**{**QUICK, "max_epochs": 1}).fit(bits)
+    with pytest.raises(ValueError, match="context must be left out"):
+        made.partial_fit(bits, context=frame[["kind"]])
+    for fresh in (MADE(**QUICK), MADEEnsemble(2, **QUICK)):
+        for X in (bits, frame):
+            with pytest.raises(ValueError, match="context_val must come with X_val"):
+                fresh.fit(X, context_val=frame[["kind"]])

@@ -54,13 +54,13 @@ class Encoder:
         codes = np.concatenate([self.given(context, len(found.codes), name), found.codes], axis=1)
         return Coded(codes, self.coding, name, within=found.log_density)
 
-    def given(self, context: Any, n_rows: int, name: str = "X") -> NDArray[np.signedinteger[Any]]:
-        """Return the codes of a context of so many rows, (n, C); one row is that of all."""
+    def given(self, context: Any, n_rows: int | None = None, name: str = "X") -> NDArray[np.signedinteger[Any]]:
+        """Return the codes of a context of so many rows, (n, C); one row is that of all. None: as many as it has, or one."""
         called_so = "context" if name == "X" else f"context of {name}"
         if self.context is None:
             if context is not None:
                 raise ValueError(f"{called_so} must be left out: the model was fitted without one.")
-            return np.zeros((n_rows, 0), np.int8)
+            return np.zeros((1 if n_rows is None else n_rows, 0), np.int8)
         if context is None:
             raise ValueError(
                 f"{called_so} must come with {name}: the model was fitted with one, of {', '.join(self.context.names[:8])}. "
@@ -73,7 +73,7 @@ class Encoder:
                 f"{called_so} must hold no missing values, got one in row {row} of {called(self.context.names[v])}: what is "
                 "given is known. Fill it in, or fit with missing='value'."
             )
-        if len(codes) == n_rows:
+        if n_rows is None or len(codes) == n_rows:
             return codes
         if len(codes) != 1:
             raise ValueError(f"{called_so} must have one row for each of the {n_rows} rows, or one for all, got {len(codes)}.")

@@ -204,6 +204,12 @@ class Columns:
         """Return the number of a column; TypeError or ValueError, which calls its source ``what``, for what is none."""
         return column_number(label, self.names, what)
 
+    @property
+    def kinds(self) -> str:
+        """How many columns are of each kind, in words."""
+        found = [column.kind for column in self.columns]
+        return ", ".join(f"{found.count(kind)} {kind}" for kind in dict.fromkeys(found))
+
     def describe(self) -> list[str]:
         """Return a line on each column: its name, kind and levels, and how much of it was missing."""
         lines = []

@@ -19,7 +19,7 @@ from made_fast.tables.sparse import is_sparse
 from made_fast.tables.table import Table
 from made_fast.training.recipe import Params
 
-__all__ = ["learned"]
+__all__ = ["has_columns", "learned"]
 
 
 def learned(
@@ -30,17 +30,7 @@ def learned(
     Raises TypeError or ValueError, which names the column, for a column that cannot be modelled, and for parameters that
     contradict each other.
     """
-    if isinstance(X, Table):  # a member of an ensemble gets what its fit has read
-        return None
-    said = params["columns"] is not None or not _is_from_dtype(params["categorical_features"]) or context is not None
-    if params["binarize"] is not None:
-        if said:
-            raise ValueError(
-                "binarize must be None for a table with columns or a context, got "
-                f"{params['binarize']!r}. Leave it out: numbers are modelled as they are."
-            )
-        return None
-    if not said and not _has_columns(X, as_levels=params["missing"] == "value"):
+    if not has_columns(X, context, params):
         return None
     options = {name: params[name] for name in ("n_bins", "max_categories", "handle_unknown", "missing")}
     frame = frames.read(X)
@@ -58,11 +48,26 @@ def learned(
     return Encoder(columns, given)
 
 
+def has_columns(X: Any, context: Any, params: Params) -> bool:
+    """Return whether a table is to be read as columns, and not as 0/1; see :func:`learned` for what it raises."""
+    if isinstance(X, Table):  # a member of an ensemble gets what its fit has read
+        return False
+    said = params["columns"] is not None or not _is_from_dtype(params["categorical_features"]) or context is not None
+    if params["binarize"] is not None:
+        if said:
+            raise ValueError(
+                "binarize must be None for a table with columns or a context, got "
+                f"{params['binarize']!r}. Leave it out: numbers are modelled as they are."
+            )
+        return False
+    return said or _is_frame_of_columns(X, as_levels=params["missing"] == "value")
+
+
 def _is_from_dtype(value: Any) -> bool:
     return value is None or (isinstance(value, str) and value == "from_dtype")
 
 
-def _has_columns(X: Any, *, as_levels: bool) -> bool:
+def _is_frame_of_columns(X: Any, *, as_levels: bool) -> bool:
     """Return whether a table is a data frame, or a mapping of columns, of more than 0, 1 and missing values.
 
     It is, too, if its missing values are to be levels, ``as_levels``: bits have none.

@@ -13,7 +13,7 @@ from sklearn.impute import MissingIndicator
 from sklearn.utils.validation import check_is_fitted
 
 from made_fast.estimators.base import FittedDensity, fitted_table, learn_columns
-from made_fast.estimators.columns import learned
+from made_fast.estimators.columns import has_columns
 from made_fast.estimators.ensemble import MADEEnsemble
 from made_fast.estimators.estimator import MADE
 from made_fast.inference.density import N_WALKS
@@ -115,7 +115,7 @@ class MADEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # typ
         options: dict[str, Any] = {} if sample_weight is None else {"sample_weight": sample_weight}
         if X_val is not None:
             options["X_val"] = X_val
-        if learned(X, None, made.get_params(deep=False), sample_weight=sample_weight) is not None:
+        if has_columns(X, None, made.get_params(deep=False)):
             return self._fit_columns(made, X, options)
         table, names = Table.of(X), arrays.column_names(X)
         check_different(names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -19,9 +20,9 @@ from made_fast.tables.columns.encoder import Encoder
 from made_fast.tables.columns.learn import learn
 
 N = 400
-KINDS = ("one mask", "masks", "fresh", "members")
-COUNTS = (3, 2, 4, 1, 5)
-VALUES = (["blue", "green", "red"], [False, True], [1, 2, 3, 7], ["same"], ["a", "b", "c", "d", "e"])
+KINDS = ("one mask", "masks", "fresh", "members", "digits", "digits, fresh", "digits, members")
+COUNTS = (3, 2, 4, 1, 6)
+VALUES = (["blue", "green", "red"], [False, True], [1, 2, 3, 7], ["same"], ["a", "b", "c", "d", "e", "f"])
 NAMES = ("colour", "flag", "size", "constant", "letter")
 
 
@@ -42,16 +43,13 @@ def context_frame(n: int = N, seed: int = 1) -> pd.DataFrame:
 def levels_model(encoder: Encoder, kind: str = "one mask", seed: int = 0, dtype: str = "float64", scale: float = 2.0) -> Any:
     """Return a model of levels with random parameters."""
     rng, coding = np.random.default_rng(seed), encoder.coding
-    first = coding.n_context
-    variables = Variables(coding.widths[first:], coding.codings[first:], coding.n_context_inputs)
+    variables = Variables.of(coding)
     V, hidden, direct = coding.n_variables, (9, 8), ("output", "none", "all")[seed % 3]
     if kind == "members":
         members = [levels_model(encoder, one, seed + m, dtype) for m, one in enumerate(("one mask", "fresh"))]
         return MixtureModel(members, [0.25, 0.75])
     a = Architecture(variables.n_inputs, hidden, "relu", direct, False, variables)
-    rule = MaskRule(
-        draw_connectivity(V, hidden, "random", "stratified", rng, a.least_degree), "stratified", "both", a.least_degree
-    )
+    rule = MaskRule(draw_connectivity(V, hidden, "random", "stratified", rng, a.variables), "stratified", "both", a.variables)
     shared = Shared(a, random_parameters(a, dtype, rng, scale))
     if kind == "one mask":
         return MADEModel(shared.network(rule.base))
@@ -61,10 +59,15 @@ def levels_model(encoder: Encoder, kind: str = "one mask", seed: int = 0, dtype:
 def model_of(
     kind: str = "one mask", *, context: bool = False, seed: int = 0, dtype: str = "float64", **options: Any
 ) -> TableModel:
-    """Return a model of ``frame()`` with random parameters."""
+    """Return a model of ``frame()`` with random parameters; with "digits", two columns have two digits."""
     given = learn(context_frame()) if context else None
     options = {"columns": {"size": "ordered"}} | options
-    encoder = Encoder(learn(frame(), **options), given)
+    columns, (digits, _, other) = learn(frame(), **options), kind.partition(", ")
+    if digits == "digits":
+        kind = other or "one mask"
+        bases = {"size": 2, "letter": 3}
+        columns = replace(columns, columns=tuple(replace(c, base=bases.get(c.name, 1)) for c in columns.columns))
+    encoder = Encoder(columns, given)
     return TableModel(levels_model(encoder, kind, seed, dtype), encoder)
 
 

@@ -87,12 +87,20 @@ def sample(net: Net, uniforms: Float64, block: int, scratch: Scratch, x: NDArray
             _finish_hidden(net, p + 1, block, drawn, outputs, done, column)
 
 
+@inline
+def _n_levels(table: Int32, v: Any) -> Any:
+    """Return the number of levels of the variable at place v + 1."""
+    width = np.int64(table[v + 1, START]) - np.int64(table[v, START]) if len(table) > 0 else np.int64(1)
+    return width + 1 if width < 2 else width
+
+
 @kernel
 def walk(
     net: Net,
     context: Bits,
     given: Int32,
     weights: Float64,
+    partners: Int32,
     uniforms: Float64,
     n_places: int,
     block: int,
@@ -132,16 +140,19 @@ def walk(
             logits = output(rest, layers, last, block, m)
             z, share = spare[:n_levels], spare[n_levels : 2 * n_levels]
             z[0] = 0  # of a binary variable, level 0 has the logit 0
+            partner = np.int64(partners[v]) if len(partners) > 0 else np.int64(-1)
             own = weights[first : first + n_levels] if len(weights) > 0 else weights
             for i in range(m):
                 for q in range(width):
                     j = start - n_context + q
                     z[q + n_levels - width] = logits[j // PANEL, i, j % PANEL]
                 r = first_row + i
+                if partner >= 0:
+                    own = weights[first + levels[r, partner] * n_levels :][:n_levels]
                 level, mass = choose(z, share, own, np.int64(given[r, v]), uniforms[r, v])
                 log_mass[r] += mass
                 levels[r, v] = level
                 put(x, i, start, width, np.int64(table[v, CODING]) if len(table) > 0 else 0, level)
-            first += n_levels
+            first += n_levels * _n_levels(table, partner) if partner >= 0 else n_levels
             start += width
             _finish_hidden(net, start, block, x, rest, done, column)

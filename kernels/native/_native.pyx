@@ -212,7 +212,7 @@ def sample(net, uniforms, int64_t block, scratch, x):
     _run(_kernels(&call).sample, &call)
 
 
-def walk(net, context, given, weights, uniforms, int64_t n_places, int64_t block, scratch, levels, log_mass):
+def walk(net, context, given, weights, partners, uniforms, int64_t n_places, int64_t block, scratch, levels, log_mass):
     cdef call_t call = _empty
     cdef int64_t n[2], words[2]
     _net(&call, net)
@@ -221,6 +221,7 @@ def walk(net, context, given, weights, uniforms, int64_t n_places, int64_t block
     call.context_words = words[1]
     call.given = _at(&call, given, b"i", 2, False, n)
     call.weights = _at(&call, weights, b"d", 1)
+    call.partners = _at(&call, partners, b"i", 1)
     call.uniforms = _at(&call, uniforms, b"d", 2)
     call.batches.n_rows, call.n_places, call.block = n[0], n_places, block
     call.out = _at(&call, levels, b"i", 2, True)

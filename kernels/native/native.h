@@ -101,6 +101,7 @@ typedef struct { /* the arguments of any kernel; each reads those that its signa
     int64_t context_words;
     const int32_t *given;     /* (n, n_variables) */
     const double *weights;    /* of every level, or null */
+    const int32_t *partners;  /* (n_variables,), or null */
     double *log_mass;
     /* Of the building blocks only: */
     int64_t l;

@@ -51,7 +51,7 @@ cdef extern from "native.h" nogil:
         crew_t crew
         ones_t ones
         int64_t real_bytes, n_points, n_features, n_groups, n_places, block, l, m
-        void *points, *features, *groups, *uniforms, *x, *dz, *out, *nll, *context, *given, *weights, *log_mass
+        void *points, *features, *groups, *uniforms, *x, *dz, *out, *nll, *context, *given, *weights, *partners, *log_mass
         int64_t context_words
         double scale
 

@@ -297,6 +297,13 @@ typedef struct {
     const double *weights;    /* of its levels, or null */
 } place_t;
 
+/* The number of levels of the variable at place v + 1. */
+static int64_t n_levels_of(const net_t *net, int64_t v)
+{
+    const int64_t width = net->variables ? start_of(net, v + 1) - start_of(net, v) : 1;
+    return width > 1 ? width : width + 1;
+}
+
 /* The columns of a place from those of its logits, for m rows. */
 static void weigh(const place_t *place, int64_t m, REAL *share, REAL *top, REAL *sum, REAL *top_weighed)
 {
@@ -322,6 +329,21 @@ static void weigh(const place_t *place, int64_t m, REAL *share, REAL *top, REAL 
         store(sum + i, total);
         store(top_weighed + i, weighed);
     }
+}
+
+/* The same for the weights of row i alone. */
+static void weigh_row(const place_t *place, int64_t i, REAL *share, REAL *top_weighed)
+{
+    const REAL *z = place->z + i;
+    const int64_t ld = place->ld;
+    double weighed = -INFINITY;
+    for (int64_t q = 0; q < place->n_levels; q++)
+        if (place->weights[q] > 0 && !((double)z[q * ld] <= weighed)) weighed = (double)z[q * ld]; /* a NaN stays */
+    for (int64_t q = 0; q < place->n_levels; q++) {
+        const double weight = place->weights[q];
+        share[q * ld + i] = weight > 0 ? (REAL)(weight * exp((double)z[q * ld] - weighed)) : 0;
+    }
+    top_weighed[i] = weighed > -INFINITY ? (REAL)weighed : z[0];
 }
 
 /* The level of row i at a place, see reference.walk; log_mass grows by that of the place. */
@@ -388,10 +410,11 @@ static void walk(const call_t *c)
         finish_hidden(&w, context);
         const double *weights = c->weights;
         for (int64_t v = 0, first = context; v < c->n_places; v++) {
-            const int64_t width = net->variables ? start_of(net, v + 1) - first : 1, n_levels = width > 1 ? width : width + 1;
+            const int64_t width = net->variables ? start_of(net, v + 1) - first : 1, n_levels = n_levels_of(net, v);
+            const int64_t partner = c->partners ? c->partners[v] : -1;
             const int coding = net->variables ? net->variables[v * VARIABLE_COLUMNS + CODING] : ONE_HOT;
             REAL *share = z + widest * ld, *top = share + widest * ld;
-            const place_t place = {n_levels, ld, z, share, top, top + ld, top + 2 * ld, weights};
+            place_t place = {n_levels, ld, z, share, top, top + ld, top + 2 * ld, partner < 0 ? weights : 0};
             memset(z, 0, n_levels * ld * sizeof(REAL)); /* of a binary variable, level 0 has the logit 0 */
             for (int64_t q = 0; q < width; q++) {
                 finish_unit(&w, last, first - context + q, IDENTITY);
@@ -400,11 +423,15 @@ static void walk(const call_t *c)
             weigh(&place, m, share, top, top + ld, top + 2 * ld);
             for (int64_t i = 0; i < m; i++) {
                 const int64_t at = (start + i) * V + v;
+                if (partner >= 0) {
+                    place.weights = weights + levels[(start + i) * V + partner] * n_levels;
+                    weigh_row(&place, i, share, top + 2 * ld);
+                }
                 const int32_t level = choose_level(&place, i, c->given[at], c->uniforms[at], log_mass + i);
                 levels[at] = level;
                 put_level(&w.ones, i, first, width, coding, level);
             }
-            if (weights) weights += n_levels;
+            if (weights) weights += n_levels * (partner < 0 ? 1 : n_levels_of(net, partner));
             first += width;
             finish_hidden(&w, first);
         }

@@ -75,6 +75,7 @@ def walk(
     context: Bits,
     given: Int32,
     weights: NDArray[np.float64],
+    partners: Int32,
     uniforms: NDArray[np.float64],
     n_places: int,
     block: int,
@@ -94,6 +95,8 @@ def walk(
 
     context (n, W) uint64 IN, the bits before the first variable, or (0, 0); given (n, V) int32 IN, the level of each variable
     in order of place, -1: not given; weights (sum of levels,) float64 IN, >= 0, in order of place, or (0,): 1 everywhere;
+    partners (V,) int32 IN, or (0,): where not -1, an earlier place; there are then weights of the later variable's levels for
+    each level of that one in turn, and those of its level count;
     uniforms (n, V) float64 IN; block, scratch: see ``layout.walk_workspace(layout, block)``; levels (n, V) int32 OUT, those
     of later places as they were; log_mass (n,) float64 OUT: -inf where no level is left.
     """
@@ -102,11 +105,17 @@ def walk(
     x = np.zeros((len(given), net.layers[0, at.N_IN]), dtype)
     x[:, :n_context] = unpack_bits(context, n_context) if n_context else 0
     log_mass[:], first = 0, 0
+    sizes = [width if (width := span.stop - span.start) > 1 else width + 1 for span in spans]
     for v, span in enumerate(spans[:n_places]):
         log_p = dense.log_levels(net, forward(net, x)[-1])[v]
         n_levels, u, each = log_p.shape[1], uniforms[:, v], np.arange(len(x))
+        own, n_weights = None, n_levels
+        if len(weights):
+            several = len(partners) and partners[v] >= 0
+            n_weights = n_levels * (sizes[partners[v]] if several else 1)
+            own = weights[first : first + n_weights].reshape(-1, n_levels)[levels[:, partners[v]] if several else 0]
         with np.errstate(divide="ignore"):
-            weighed = log_p + np.log(weights[first : first + n_levels]) if len(weights) else log_p
+            weighed = log_p if own is None else log_p + np.log(own)
         log_total = np.logaddexp.reduce(weighed, axis=1)
         share = np.exp(weighed - np.where(np.isfinite(log_total), log_total, 0)[:, None])
         passed = (np.cumsum(share[:, :0:-1], axis=1) <= u[:, None]).sum(axis=1)
@@ -116,7 +125,7 @@ def walk(
         log_mass += np.where(given[:, v] >= 0, log_p[each, level], log_total if len(weights) else 0)
         levels[:, v] = level
         x[:, n_context + span.start : n_context + span.stop] = dense.coded(net, v, level)
-        first += n_levels
+        first += n_weights
 
 
 def train(

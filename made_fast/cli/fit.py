@@ -52,6 +52,19 @@ class _Plan(NamedTuple):
     seed: int
     names: tuple[str, ...] | None  # of the columns
     notes: dict[str, Any]  # further notes of the model's file
+    context: tuple[str, ...] = ()  # columns of a table that are given
+
+    def rows(self) -> dict[str, Any]:
+        """Return the arguments of fit that are rows."""
+        train, valid = self.dataset.train, self.dataset.valid
+        if not self.context:
+            return {"X": train, "X_val": valid}
+        assert isinstance(train, dict)
+        X, context = rawtable.parted(train, self.context, self.dataset.name)
+        given = {"X": X, "context": context}
+        if isinstance(valid, dict):
+            given["X_val"], given["context_val"] = rawtable.parted(valid, self.context, self.dataset.name)
+        return given
 
 
 def train(args: argparse.Namespace) -> int:
@@ -80,8 +93,7 @@ def train(args: argparse.Namespace) -> int:
     begin = time.perf_counter()
     try:
         with _quietly(), refusing(ValueError):
-            rows, every = plan.dataset, args.checkpoint_every
-            made.fit(rows.train, X_val=rows.valid, checkpoint=args.checkpoint, checkpoint_every=every)
+            made.fit(**plan.rows(), checkpoint=args.checkpoint, checkpoint_every=args.checkpoint_every)
         seconds = time.perf_counter() - begin
         with signals.held():
             save()
@@ -130,7 +142,7 @@ def ensemble(args: argparse.Namespace) -> int:
     begin = time.perf_counter()
     try:
         with _quietly(), refusing(ValueError):
-            made.fit(plan.dataset.train, X_val=plan.dataset.valid)
+            made.fit(**plan.rows())
     except FloatingPointError as error:
         raise UsageError(f"{error} Nothing was saved.") from error
     except KeyboardInterrupt as stop:
@@ -173,7 +185,12 @@ def _plan(args: argparse.Namespace) -> _Plan:
             raise UsageError("--shape is for pictures of 0/1 rows; --samples draws the columns of a table.")
         if args.samples is not None and not images.has_matplotlib():
             raise UsageError("--samples of a table needs matplotlib, which is not installed: pip install 'made_fast[plot]'.")
+        if args.context:
+            with refusing(TypeError, ValueError):  # now, not after the options have been noted
+                rawtable.parted(dataset.train, args.context, args.data)
     else:
+        if args.context:
+            raise UsageError("--context is for a table of any columns; --kind table reads 0/1 rows as one.")
         dataset = files.load_data(args)
         shape = args.shape or dataset.shape
         if args.shape is not None or args.samples is not None:
@@ -194,7 +211,7 @@ def _plan(args: argparse.Namespace) -> _Plan:
     except ValueError as error:
         files.note(f"the model does without names of columns: {error}")
         columns = None
-    plan = _Plan(dataset, shape, params, seed, columns, notes)
+    plan = _Plan(dataset, shape, params, seed, columns, notes, tuple(args.context or ()))
     for flag, why in _without_effect(args, plan):
         files.note(f"{flag} has no effect: {why}.")
     return plan
@@ -229,7 +246,7 @@ def _resumed(args: argparse.Namespace, plan: _Plan) -> MADE:
     with refusing(OSError, ModelFileError):
         made = MADE.resume(args.checkpoint)
     known, rows = made.get_params(), plan.dataset.train
-    D = len(rows) if isinstance(rows, dict) else rows.shape[1]
+    D = len(rows) - len(plan.context) if isinstance(rows, dict) else rows.shape[1]
     if made.n_features_in_ != D:
         raise UsageError(f"{args.checkpoint} is a checkpoint for {made.n_features_in_} inputs, but {args.data} has {D}.")
     with refusing(ValueError):

@@ -233,6 +233,9 @@ def _add_fitting(command: Any, out: str) -> None:
     _add_fractions(rows, SHARE, "share of the rows for {}, if DATA has none apart; 0: none")
     for title in ("columns", "network", "masks", "optimizer", "training"):
         group = command.add_argument_group(title)
+        if title == "columns":
+            text = "a column that is given and not modelled: p(other columns | it); by name or number; may be repeated"
+            _option(group, "--context", "COLUMN", text, action="append")
         for name, about in HYPER.items():
             if about.option and about.option.group == title:
                 _add_parameter(group, name)
@@ -313,6 +316,7 @@ def _add_sample(commands: Any) -> None:
     out = "write a .npy, .csv or .png (a grid of pictures); '-': standard output"
     _option(sample, "--out", "FILE", out, file_to_write(".npy", ".csv", ".png", dash=True), default=STDOUT)
     _option(sample, "--shape", "ROWSxCOLS", "shape of a row in a .png", shape, unset="that of the training data")
+    _add_contexts(sample, "draw N rows for each row of FILE")
     _add_threads(sample, "gives the same rows every time")
 
 
@@ -360,6 +364,7 @@ def _add_query(commands: Any) -> None:
     )
     query.add_argument("query", metavar="QUERY", help="conditions, in quotes for the shell")
     answers = query.add_argument_group("answers")
+    _add_contexts(answers, "print a line for each row of FILE")
     _option(answers, "--seed", "N", "of estimates", whole, default=0)
     _add_answering(answers)
 
@@ -409,6 +414,10 @@ def _add_reading(group: Any, threshold: str = "that of the model") -> None:
     _choice(group, "--header", choices.HEADER, "whether the first line of text names the columns")
     base = "LIBSVM: number of the first column, 0 or 1"
     _option(group, "--index-base", "N", base, int, choices=(0, 1), unset="as the model's data or DATA tell")
+
+
+def _add_contexts(group: Any, text: str) -> None:
+    _option(group, "--context", "FILE", f"{text}, a table of the context of a model that was fitted with --context", Path)
 
 
 def _add_split(group: Any) -> None:

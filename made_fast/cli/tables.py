@@ -20,6 +20,7 @@ from made_fast.inference.tablemodel import TableModel
 from made_fast.system.console import say
 from made_fast.tables import arguments
 from made_fast.tables.columns import frames
+from made_fast.tables.columns.values import column_number
 from made_fast.tables.reading import rawtable
 from made_fast.tables.reading.csvtable import write_table
 from made_fast.tables.reading.rawtable import RawTable, Rows
@@ -69,7 +70,8 @@ def score(args: argparse.Namespace, model: TableModel) -> int:
         columns = {"log_p": log_p} | ({"std": std} if args.std else {})
         if args.explain:
             with report.noting(), refusing(ValueError, TypeError):
-                parts = model.explain(rows, n_walks=args.walks, n_threads=args.threads)
+                X, context = _parted(model, rows)
+                parts = model.explain(X, context=context, n_walks=args.walks, n_threads=args.threads)
             columns |= dict(zip(model.columns.names, parts.T, strict=True))
         elif std.any() and not args.std:
             files.note(f"{np.count_nonzero(std)} of {len(std)} rows are estimates; --std tells their standard errors.")
@@ -88,16 +90,22 @@ def sample(args: argparse.Namespace, model: TableModel) -> int:
     suffix = files.kind(args.out)
     if suffix != ".csv" or args.shape is not None:
         raise UsageError(f"rows of a table are written as .csv, got --out {args.out}. Give --out FILE.csv, or leave it out.")
-    rng, names = arguments.generator(args.seed), model.columns.names
+    rng, contexts = arguments.generator(args.seed), _contexts(args, model)
+    n_contexts = 1 if contexts is None else len(next(iter(contexts.values())))
+    each = max(1, ROWS_AT_ONCE // args.n_samples)  # contexts at a time
 
     def lines() -> Iterator[str]:
-        for begin in range(0, args.n_samples, ROWS_AT_ONCE):
-            n = min(ROWS_AT_ONCE, args.n_samples - begin)
-            text = io.StringIO()
-            write_table(text, _arrays(model.sample(n, rng, n_threads=args.threads)), names)
-            yield text.getvalue() if not begin else text.getvalue().partition("\n")[2]
+        for first in range(0, n_contexts, each):
+            some = None if contexts is None else {name: values[first : first + each] for name, values in contexts.items()}
+            for begin in range(0, args.n_samples, ROWS_AT_ONCE):
+                n, text = min(ROWS_AT_ONCE, args.n_samples - begin), io.StringIO()
+                drawn = _columns(model, model.sample(n, rng, context=some, n_threads=args.threads))
+                if some is not None:
+                    drawn |= {name: np.repeat(values, n) for name, values in some.items()}
+                write_table(text, list(drawn.values()), list(drawn))
+                yield text.getvalue() if not (first or begin) else text.getvalue().partition("\n")[2]
 
-    with refusing(ValueError):  # a context, which the command line does not take
+    with refusing(ValueError, TypeError):
         files.write_lines(args.out, lines())
     return 0
 
@@ -121,15 +129,16 @@ def impute(args: argparse.Namespace, model: TableModel) -> int:
         if args.drop or given < n:
             raise UsageError(f"{args.out} is DATA, and would lose what is left out of it. Choose another --out.")
     tell = say if args.out == STDOUT else print
-    n_gaps = rawtable.n_missing(rows)
+    X, context = _parted(model, rows)
+    n_gaps = rawtable.n_missing(X)
     options = {"n_members": args.members, "n_walks": args.walks, "random_state": args.seed, "n_threads": args.threads}
     with report.noting(), refusing(ValueError, TypeError):
-        filled = model.impute(rows, args.method, **options)
-    arrays = _arrays(filled)
-    _write_columns(args.out, dict(zip(model.columns.names, arrays, strict=True)))
+        filled = model.impute(X, args.method, context=context, **options)
+    filled_columns = _columns(model, filled)
+    _write_columns(args.out, filled_columns | (context or {}))
     tell(f"data        {describe_data(table)}")
     tell(f"model       {describe_model(model)}")
-    n = len(arrays[0])
+    n = len(next(iter(filled_columns.values())))
     tell(f"imputed     {n_gaps:,} entries in {n:,} row{'s' if n != 1 else ''}, by {args.method}")
     if args.out != STDOUT:
         tell(f"output      {report.describe_file(args.out)}")
@@ -139,9 +148,11 @@ def impute(args: argparse.Namespace, model: TableModel) -> int:
 def query(args: argparse.Namespace, model: TableModel) -> int:
     """Print the probability that a row satisfies a query."""
     options = {"n_members": args.members, "n_walks": args.walks, "random_state": args.seed, "n_threads": args.threads}
+    contexts = _contexts(args, model)
     with refusing(ValueError, TypeError):
-        p, std = model.probability(args.query, return_std=True, **options)
-    print(f"{p:.6g}" + (f" ± {std:.2g} (standard error, {args.walks} walks)" if std > 0 else ""))
+        found = model.probability(args.query, context=contexts, return_std=True, **options)
+    for p, std in zip(*map(np.atleast_1d, found), strict=True):
+        print(f"{p:.6g}" + (f" ± {std:.2g} (standard error, {args.walks} walks)" if std > 0 else ""))
     return 0
 
 
@@ -199,8 +210,10 @@ def picture(args: argparse.Namespace, model: TableModel, rows: Rows) -> None:
     """Draw every column of a table, the model's draws against its rows, and how pairs of columns depend."""
     n = len(next(iter(rows.values())))
     some = np.sort(np.random.default_rng(0).permutation(n)[:PICTURED])
-    codes = model.columns.encode({name: values[some] for name, values in rows.items()}).codes
-    drawn = model.columns.encode(model.sample(min(PICTURED, 10 * len(some)), 0, n_threads=args.threads)).codes
+    X, context = _parted(model, {name: values[some] for name, values in rows.items()})
+    each = min(PICTURED, 10 * len(some)) if context is None else max(1, min(10, PICTURED // len(some)))
+    codes = model.columns.encode(X).codes
+    drawn = model.columns.encode(model.sample(each, 0, context=context, n_threads=args.threads)).codes
     files.write(args.samples, lambda stream: images.save_columns(stream, model.columns, codes, drawn))
 
 
@@ -209,7 +222,7 @@ class _Independent:
 
     def __init__(self, model: TableModel, train: Rows) -> None:
         self.model = model
-        codes = model.columns.encode(train).codes
+        codes = model.columns.encode(_parted(model, train)[0]).codes
         self.log_shares = []
         for v, n_levels in enumerate(model.columns.n_levels):
             counts = np.bincount(codes[codes[:, v] >= 0, v], minlength=n_levels) + 1.0
@@ -217,7 +230,7 @@ class _Independent:
 
     def nll(self, rows: Rows) -> NDArray[np.float64]:
         """Return the NLL of what is there of rows, (n,) in nats."""
-        found = self.model.columns.encode(rows, density=True, per_column=False)
+        found = self.model.columns.encode(_parted(self.model, rows)[0], density=True, per_column=False)
         assert found.log_density is not None
         nll = -found.log_density
         for v, log_share in enumerate(self.log_shares):
@@ -228,7 +241,8 @@ class _Independent:
 def _scores(model: TableModel, rows: Rows, ask: report.Asking) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     options = {"n_members": ask.n_members, "n_walks": ask.n_walks, "random_state": 0}
     with refusing(ValueError, TypeError):
-        return model.log_observed(rows, n_threads=ask.n_threads, warn=False, **options)
+        X, context = _parted(model, rows)
+        return model.log_observed(X, context=context, n_threads=ask.n_threads, warn=False, **options)
 
 
 def _asking(args: argparse.Namespace) -> report.Asking:
@@ -237,9 +251,34 @@ def _asking(args: argparse.Namespace) -> report.Asking:
     return report.Asking(args.threads, members, walks)
 
 
-def _arrays(table: Any) -> list[NDArray[Any]]:
-    """Return the columns of a table that the model made."""
-    return [values.masked() for _, values in frames.read(table).items()]
+def _columns(model: TableModel, table: Any) -> Rows:
+    """Return the columns of a table that the model made, by name."""
+    arrays = [values.masked() for _, values in frames.read(table).items()]
+    return dict(zip(model.columns.names, arrays, strict=True))
+
+
+def _parted(model: TableModel, rows: Rows) -> tuple[Rows, Rows | None]:
+    """Return the columns that a model is of, and those of its context, if it has one."""
+    context = model.encoder.context
+    with refusing(ValueError, TypeError):
+        return rawtable.parted(rows, () if context is None else context.names, "DATA", "the context of the model")
+
+
+def _contexts(args: argparse.Namespace, model: TableModel) -> Rows | None:
+    """Return the rows of --context FILE, those columns of it that are the context of the model."""
+    context = model.encoder.context
+    if args.context is None:
+        if context is not None:
+            raise UsageError(
+                f"--context must be given: the model was fitted with a context, of {', '.join(context.names[:8])}. Give "
+                "--context FILE, a table with these columns."
+            )
+        return None
+    if context is None:
+        raise UsageError("--context must be left out: the model was fitted without one.")
+    with refusing(OSError, ValueError, TypeError):
+        rows = rawtable.load(str(args.context)).train
+        return {name: rows[list(rows)[column_number(name, list(rows), "the context of the model")]] for name in context.names}
 
 
 def _write_columns(path: Any, columns: dict[str, NDArray[Any]]) -> None:

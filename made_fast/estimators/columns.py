@@ -44,7 +44,7 @@ def learned(
     )
     if int(columns.n_levels.max()) == 1:
         raise ValueError("X must have a column with more than one value, got only constant ones. There is nothing to learn.")
-    given = None if context is None else learn(context, sample_weight=weights, name="context", **options)
+    given = None if context is None else learn(context, sample_weight=weights, name="context", digits=False, **options)
     return Encoder(columns, given)
 
 

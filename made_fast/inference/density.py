@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 
 from made_fast.inference import tensorfile
 from made_fast.inference.answering import Answers, Options
-from made_fast.inference.levels import Weights
 from made_fast.inference.pattern import ENUMERATED, Floats
 from made_fast.inference.rows import LevelRows, PackedRows, Rows
 from made_fast.network.masks import Connectivity
@@ -32,6 +31,7 @@ from made_fast.tables import arguments
 from made_fast.tables.bits import pack_missing, pack_rows
 from made_fast.tables.choices import METHODS, N_WALKS
 from made_fast.tables.coded import Coded
+from made_fast.tables.digits import Weights
 from made_fast.tables.table import MatrixLike, Table
 
 __all__ = ["ENUMERATED", "N_WALKS", "ApproximationWarning", "Density", "log_p_observed", "warn_of_estimates"]

@@ -30,16 +30,14 @@ from made_fast.inference.pattern import (
 from made_fast.network.network import Network
 from made_fast.tables.bits import pack_rows
 from made_fast.tables.coded import Coded, Coding
+from made_fast.tables.digits import Weights
 
-__all__ = ["LevelPattern", "Levels", "Placed", "Weights", "are_there"]
+__all__ = ["LevelPattern", "Levels", "Placed", "are_there"]
 
 COMBINATIONS = 1 << ENUMERATED
 """Most combinations of levels that are summed out by enumeration."""
 
 Levels: TypeAlias = "NDArray[np.int32]"
-
-Weights: TypeAlias = "tuple[Floats | None, ...]"
-"""The weight of each level of each variable, >= 0, or None where all have weight 1."""
 
 
 class Placed(NamedTuple):
@@ -69,15 +67,15 @@ class LevelPattern:
         given, weighted = given[self.order], are_there(weights, V)[self.order]
         n_levels = coding.levels_of[self.order]
         options = [np.arange(n) for n in n_levels]
-        self._weights = None
-        if weighted.any():
-            self._weights = np.concatenate(
-                [np.ones(n) if (w := weights[v]) is None else w for v, n in zip(self.order, n_levels, strict=True)]
-            )
-        starts = np.append(0, np.cumsum(n_levels))
+        self._weights, self._partners, own = None, np.full(V, -1, np.int32), [np.ones(n) for n in n_levels]
         for p in np.flatnonzero(weighted):
-            assert self._weights is not None
-            options[p] = np.flatnonzero(self._weights[starts[p] : starts[p] + n_levels[p]] > 0)
+            own[p] = weights[self.order[p]]
+            options[p] = np.flatnonzero((own[p] > 0).reshape(-1, n_levels[p]).any(axis=0))
+            if own[p].ndim == 2:  # a low digit: its high one stands before it
+                self._partners[p] = p - 1
+        if weighted.any():
+            self._weights = np.concatenate([w.ravel() for w in own])
+        starts = np.append(0, np.cumsum(n_levels))
         known = np.flatnonzero(given | weighted)
         # The number of places up to the last one with evidence. The missing variables among them must be summed out.
         self.reach = int(known[-1]) + 1 if len(known) else 0
@@ -98,11 +96,13 @@ class LevelPattern:
                 self._completions = np.stack([axis.ravel() for axis in grid], axis=1).astype(np.int32)
             self._log_weights = np.zeros(len(self._completions))
             for i, p in enumerate(self.early):
-                if self._weights is not None and weighted[p]:
-                    self._log_weights += np.log(self._weights[starts[p] + self._completions[:, i]])
-        self.n_candidates = len(self._completions) if self.exact else n_walks
-        self._starts, self._n_levels = starts, n_levels
+                level = self._completions[:, i]
+                at = level if self._partners[p] < 0 else (self._completions[:, i - 1], level)
+                with np.errstate(divide="ignore"):  # of two digits, not all pairs have weight
+                    self._log_weights += np.log(own[p][at])
         self.impossible = any(not len(levels) for levels in options)
+        self.n_candidates = 1 if self.impossible else len(self._completions) if self.exact else n_walks
+        self._starts, self._n_levels = starts, n_levels
 
     @property
     def mean_columns(self) -> Index:
@@ -254,7 +254,9 @@ class LevelPattern:
             if numbers is not None:
                 uniforms[:, free] = next(numbers)
             bits = None if placed.bits is None else placed.bits[part]
-            out[part], log_mass[part] = self.network.walk_levels(levels[part], uniforms, self._weights, n_places, bits)
+            out[part], log_mass[part] = self.network.walk_levels(
+                levels[part], uniforms, self._weights, n_places, bits, self._partners
+            )
         return out, log_mass
 
     def _score(self, levels: Levels, placed: Placed, n_places: int) -> Floats:

@@ -91,6 +91,8 @@ def encode(content: Content) -> tuple[dict[str, Tensor], dict[str, str]]:
     metadata = {"kind": "model", "activation": a.activation, "direct": a.direct, "hyper": _json(hyper)}
     if a.variables is not None:
         about = {"widths": a.variables.widths, "codings": a.variables.codings, "context": a.n_context}
+        if a.variables.n_digits:
+            about["digits"] = a.variables.n_digits
         metadata["variables"] = _json(about)
     if source.connectivity is not None:
         vectors = list(masks[0].vectors)
@@ -127,7 +129,7 @@ def decode(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: Str
         if kinds.keys() != {"degrees", "resample"} or not all(isinstance(kind, str) for kind in kinds.values()):
             raise file_error(path, "the rule must be of degrees and resample", kinds)
         degrees, resample = _one_of(kinds, "degrees", DEGREE_RULES, path), _one_of(kinds, "resample", RESAMPLE, path)
-        rule = MaskRule(first, degrees, resample, architecture.least_degree)
+        rule = MaskRule(first, degrees, resample, variables)
     layout = None if is_shared else architecture.layout(architecture.staircase(first))
     n_points, trained = (
         _points(metadata, is_shared, path),
@@ -155,9 +157,13 @@ def _variables(metadata: Mapping[str, str], path: StrPath) -> Variables | None:
     if "variables" not in metadata:
         return None
     found = json_object(metadata["variables"].encode(), "variables", path)
-    widths, codings, context = found.get("widths"), found.get("codings"), found.get("context")
+    widths, codings, context, digits = (found.get(key) for key in ("widths", "codings", "context", "digits"))
     demand = "variables must be widths and codings of at least one variable, and the number of inputs of a context"
-    if found.keys() != {"widths", "codings", "context"} or not isinstance(widths, list) or not isinstance(codings, list):
+    if (
+        found.keys() - {"digits"} != {"widths", "codings", "context"}
+        or not isinstance(widths, list)
+        or not isinstance(codings, list)
+    ):
         raise file_error(path, demand, found)
     if not all(type(number) is int and 0 <= number < 2**31 for number in (*widths, *codings, context)):
         raise file_error(path, demand, found)
@@ -166,7 +172,11 @@ def _variables(metadata: Mapping[str, str], path: StrPath) -> Variables | None:
         raise file_error(path, demand, found)
     if not sum(widths) or sum(widths) + context >= 2**31:
         raise file_error(path, "variables must have at least one indicator, and fewer than 2^31", found)
-    return Variables(tuple(widths), tuple(codings), context)
+    if "digits" in found:
+        whole = isinstance(digits, list) and all(type(number) is int and 0 < number < 2**31 for number in digits)
+        if not whole or sum(digits) != len(widths):  # type: ignore[arg-type]  # it is a list of ints
+            raise file_error(path, "digits must be numbers of variables, of all together", found)
+    return Variables(tuple(widths), tuple(codings), context, tuple(digits or ()))
 
 
 def with_columns(encoded: tuple[dict[str, Tensor], dict[str, str]], columns: dict[str, Any]) -> Any:

@@ -12,11 +12,12 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from made_fast.inference.levels import LevelPattern, Levels, Placed, Weights, are_there
+from made_fast.inference.levels import LevelPattern, Levels, Placed, are_there
 from made_fast.inference.pattern import Bits, Floats, Index, Pattern
 from made_fast.network.network import Network
 from made_fast.tables.bits import distinct_rows, pack_bits, unpack_rows
 from made_fast.tables.coded import Coded, Coding
+from made_fast.tables.digits import Weights
 
 __all__ = ["LevelRows", "PackedRows", "Rows"]
 
@@ -207,12 +208,19 @@ class LevelRows(NamedTuple):
         """Return complete rows of the same contexts."""
         return LevelRows(codes, self.context, self.coding)
 
-    def with_levels(self, v: int) -> LevelRows:
-        """Return the rows with each level of variable v in turn: all rows with the first, then with the next."""
-        n, n_levels = self.n_rows, int(self.coding.levels_of[v])
-        codes = np.tile(self.codes, (n_levels, 1))
-        codes[:, v] = np.repeat(np.arange(n_levels, dtype=np.int32), n)
-        return LevelRows(codes, np.tile(self.context, (n_levels, 1)), self.coding)
+    def with_levels(self, variables: slice) -> LevelRows:
+        """Return the rows with each level of some variables in turn: all rows with the first, then with the next.
+
+        The levels of several variables are those of the first, and for each of them those of the next.
+        """
+        levels = (
+            np.indices(tuple(self.coding.levels_of[variables].tolist()), np.int32)
+            .reshape(variables.stop - variables.start, -1)
+            .T
+        )
+        codes = np.tile(self.codes, (len(levels), 1))
+        codes[:, variables] = np.repeat(levels, self.n_rows, axis=0)
+        return LevelRows(codes, np.tile(self.context, (len(levels), 1)), self.coding)
 
 
 Rows: TypeAlias = PackedRows | LevelRows

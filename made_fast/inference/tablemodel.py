@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,17 +15,18 @@ from numpy.typing import NDArray
 
 from made_fast.inference import modelfile, tensorfile
 from made_fast.inference.answering import Answers
+from made_fast.inference.conditional import Conditional, of_digits
 from made_fast.inference.density import Density, log_p_observed, warn_of_estimates
 from made_fast.inference.explaining import contributions
 from made_fast.inference.pattern import Floats, Streams
 from made_fast.inference.rows import LevelRows
+from made_fast.network.masks import Variables
 from made_fast.tables import arguments
 from made_fast.tables.bits import pack_bits
 from made_fast.tables.choices import METHODS, N_WALKS
 from made_fast.tables.coded import Coded
 from made_fast.tables.columns import query as queries
 from made_fast.tables.columns.encoder import Encoder
-from made_fast.tables.columns.schema import Columns
 from made_fast.tables.columns.values import called
 
 __all__ = ["Conditional", "TableModel"]
@@ -36,60 +36,6 @@ WITHIN = b"within"
 
 EACH_AT_ONCE = 1 << 16
 """Rows times levels of a target that are asked at once."""
-
-
-@dataclass(frozen=True)
-class Conditional:
-    """The distribution of one column of each row, given what else is known of the row.
-
-    Attributes
-    ----------
-    name : str
-        Of the column.
-    values : (L,) ndarray
-        What its levels stand for: a category (None, or NaN, is a missing one), or the median of a bin.
-    proba : (n, L) float64
-        The probability of each level.
-    """
-
-    name: str
-    values: NDArray[Any]
-    proba: Floats
-    _columns: Columns
-    _v: int
-
-    def __repr__(self) -> str:
-        return f"Conditional({self.name!r}, {self.proba.shape[1]} levels, {len(self.proba)} rows)"
-
-    def mode(self) -> NDArray[Any]:
-        """Return the value of the likeliest level, (n,)."""
-        return self.values[np.argmax(self.proba, axis=1)]  # type: ignore[no-any-return]
-
-    def mean(self) -> Floats:
-        """Return the mean of a column of numbers, (n,), among values that are not missing. Raises TypeError for text."""
-        means = self._columns.level_means(self._v)
-        there = np.isfinite(means)
-        proba = np.ascontiguousarray(self.proba[:, there])  # no BLAS: the bits of a row would depend on the others
-        out: Floats = (proba * means[there]).sum(axis=1) / proba.sum(axis=1)
-        return out
-
-    def quantile(self, q: float) -> NDArray[Any]:
-        """Return the q-quantile of a column whose levels are in order, (n,), among values that are not missing.
-
-        Raises TypeError for a column without an order, ValueError for a q outside of 0..1.
-        """
-        n = int(self._columns.n_ordered[self._v])
-        if not n:
-            raise TypeError(f"quantiles must be of a column whose values have an order, got {called(self.name)}.")
-        if not 0 <= (q := float(q)) <= 1:
-            raise ValueError(f"q must be in 0..1, got {q}.")
-        up_to = np.cumsum(self.proba[:, :n], axis=1)
-        at = q * up_to[:, -1]
-        level = np.minimum((up_to < at[:, None]).sum(axis=1), n - 1)
-        rows = np.arange(len(level))
-        own = self.proba[rows, level]
-        inside = np.where(own > 0, (at - (up_to[rows, level] - own)) / np.where(own > 0, own, 1), 0.5)
-        return self._columns.columns[self._v].decode(level, np.clip(inside, 0, 1 - 1e-12))
 
 
 class TableModel:
@@ -125,9 +71,8 @@ class TableModel:
 
     def __init__(self, density: Density, encoder: Encoder) -> None:
         self.density, self.encoder, self.columns = density, encoder, encoder.columns
-        variables, coding = _variables(density), encoder.coding
-        ours = (coding.widths[coding.n_context :], coding.codings[coding.n_context :], coding.n_context_inputs)
-        if variables is None or (tuple(variables.widths), tuple(variables.codings), variables.n_context) != ours:
+        self._digits = encoder.digits
+        if _variables(density) != Variables.of(encoder.coding):
             raise ValueError("the columns must have the levels that the density is over, got others")
         self.n_features_in = len(encoder.columns)
         self.feature_names = encoder.columns.names if encoder.columns.named else None
@@ -208,11 +153,11 @@ class TableModel:
         A missing entry adds nothing; what the others of such a row add is told by marginals, one column after the other.
         """
         codes, within = self._coded(X, context, "relative" if arguments.boolean(relative, "relative") else True)
-        gone, threads = codes.codes < 0, arguments.n_threads(n_threads)
-        out = np.empty(codes.shape)
+        gone, threads = self._missing(codes), arguments.n_threads(n_threads)
+        out = np.empty(gone.shape)
         complete = np.flatnonzero(~gone.any(axis=1))
         if len(complete):
-            out[complete] = contributions(self.density, codes.take(complete), threads)
+            out[complete] = self._digits.total(contributions(self.density, codes.take(complete), threads))
         rest = np.flatnonzero(gone.any(axis=1))
         if len(rest):
             seed = int(arguments.generator(random_state).integers(2**62))
@@ -221,15 +166,15 @@ class TableModel:
 
     def _by_marginals(self, table: Coded, n_walks: int, seed: int, n_threads: int) -> Floats:
         """Return what each column adds to ``-log p(observed)``, (n, V): the chain rule over the observed ones."""
-        first, out, before = table.coding.n_context, np.zeros(table.shape), np.zeros(len(table))
-        seen = table.rows.copy()
+        first, gone, before = table.coding.n_context, self._missing(table), np.zeros(len(table))
+        seen, out = table.rows.copy(), np.zeros(gone.shape)
         seen[:, first:] = -1
-        for v in _first_order(self.density):
-            seen[:, first + v] = table.codes[:, v]
-            there = np.flatnonzero(table.codes[:, v] >= 0)
+        for v in dict.fromkeys(self._digits.column_of[_first_order(self.density)].tolist()):
+            seen[:, first:][:, self._digits.of(v)] = table.codes[:, self._digits.of(v)]
+            there = np.flatnonzero(~gone[:, v])
             if len(there):  # a seed for each column: the estimates of a row depend on no other row
                 rows = Coded(seen[there], table.coding)
-                log_p, _ = self.density._asked(rows, 1, n_walks, seed + int(v), n_threads).log_marginal()
+                log_p, _ = self.density._asked(rows, 1, n_walks, seed + v, n_threads).log_marginal()
                 out[there, v] = before[there] - log_p
                 before[there] = log_p
         return out
@@ -249,7 +194,7 @@ class TableModel:
         n, rng = arguments.how_many(n_samples, "n_samples", max(8, self.n_features_in)), arguments.generator(random_state)
         given, coding = np.repeat(self.encoder.given(context), n, axis=0), self.encoder.coding
         bits = pack_bits(coding.indicators(given, 0, coding.n_context)) if coding.n_context else None
-        codes = self.density._rows(len(given), rng, arguments.n_threads(n_threads), bits)
+        codes = self._digits.join(self.density._rows(len(given), rng, arguments.n_threads(n_threads), bits))
         return self.columns.frame(self.columns.decode(codes, rng.random(codes.shape)))
 
     def sample_conditional(
@@ -269,8 +214,10 @@ class TableModel:
         n = arguments.how_many(n_draws, "n_draws", 64 * codes.rows.size)
         drawn, effective = asked.draws(n)
         warn_of_estimates("sample_conditional", asked, effective=effective)
-        places = _places(asked, n)
-        return [self.columns.completed(X, self.columns.decode(*each)) for each in zip(drawn, places, strict=True)]
+        return [
+            self.columns.completed(X, self.columns.decode(self._digits.join(each), places))
+            for each, places in zip(drawn, self._places(asked, n), strict=True)
+        ]
 
     def impute(
         self,
@@ -297,21 +244,38 @@ class TableModel:
         asked = self.density._asked(codes, n_members, n_walks, random_state, n_threads)
         if how == "sample":
             (filled,), effective = asked.draws(1)
-            arrays = self.columns.decode(filled, _places(asked, 1)[0])
+            arrays = self.columns.decode(self._digits.join(filled), self._places(asked, 1)[0])
         elif how == "mode":
             filled, effective = asked.modes()
-            arrays = [self.columns.level_values(v)[filled[:, v]] for v in range(self.n_features_in)]
+            arrays = [self.columns.level_values(v)[code] for v, code in enumerate(self._digits.join(filled).T)]
         else:
-            proba, effective = asked.means()
-            arrays = [self._mean(v, proba) for v in range(self.n_features_in)]
+            proba, effective = self._proba(asked)
+            arrays = [self._mean(v, own) for v, own in enumerate(proba)]
         warn_of_estimates("impute", asked, effective=effective)
         return self.columns.completed(X, arrays)
 
     def _mean(self, v: int, proba: Floats) -> NDArray[Any]:
-        """Return the means of a column of numbers, or its likeliest values, by the probabilities of all levels."""
-        first = self.encoder.coding.first_levels
-        own = self._conditional(v, proba[:, first[v] : first[v + 1]])
-        return own.mean() if self.columns.columns[v].kind == "numeric" else own.mode()
+        """Return the means of a column of numbers, or its likeliest values, by the probabilities of its levels."""
+        found = self._conditional(v, proba)
+        return found.mean() if self.columns.columns[v].kind == "numeric" else found.mode()
+
+    def _proba(self, asked: Answers) -> tuple[list[Floats], Floats]:
+        """Return the probability of each level of each column, (n, C) each, and effective numbers of walks.
+
+        Those of a column of two digits are estimates, which may be below 0.
+        """
+        first, digits = self.encoder.coding.first_levels, self._digits
+        proba, effective = asked.means()
+        if not digits.single:
+            drawn, of_draws = asked.draws(asked.options.n_walks)
+            drawn, effective = digits.join(drawn), np.minimum(effective, of_draws)
+        out = []
+        for v, column in enumerate(self.columns.columns):
+            own = proba[:, first[digits.starts[v]] : first[digits.starts[v] + 1]]
+            if digits.bases[v] > 1:
+                own = of_digits(own, drawn[..., v], digits.bases[v], column)
+            out.append(own)
+        return out, effective
 
     def conditional(
         self,
@@ -330,14 +294,16 @@ class TableModel:
         """
         v = self.columns.number(target, "target")
         table, _ = self._coded(X, context, False, skip=v)
-        n_levels = int(table.coding.levels_of[v])
+        n_levels = int(self.columns.n_levels[v])
         proba, deviation = np.empty((len(table), n_levels)), np.zeros((len(table), n_levels))
         at_once = max(1, EACH_AT_ONCE // n_levels)
         seed = int(arguments.generator(random_state).integers(2**63))  # one for all parts: a row does not depend on its part
         for start in range(0, len(table), at_once):
             asked = self.density._asked(table[start : start + at_once], n_members, n_walks, seed, n_threads)
             assert isinstance(asked.rows, LevelRows)
-            log_p, std = (each.reshape(n_levels, -1).T for each in asked.about(asked.rows.with_levels(v)).log_marginal())
+            log_p, std = (
+                each.reshape(n_levels, -1).T for each in asked.about(asked.rows.with_levels(self._digits.of(v))).log_marginal()
+            )
             part = slice(start, start + len(log_p))
             proba[part] = np.exp(log_p - np.logaddexp.reduce(log_p, axis=1)[:, None])
             deviation[part] = proba[part] * std
@@ -382,6 +348,7 @@ class TableModel:
 
     def member_for(self, observed: Any, *, draw: int = 0) -> Any:
         """Return the connectivity that answers when these columns are known. See ``MADEModel.member_for``."""
+        observed = arguments.observed(observed, self.n_features_in)[self._digits.column_of]
         return self.density.member_for(observed, draw=draw)  # type: ignore[attr-defined]  # a mixture has none, and says so
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -391,13 +358,13 @@ class TableModel:
     def _coded(self, X: Any, context: Any, density: bool | str = True, skip: int | None = None) -> tuple[Coded, Floats]:
         """Return a table as codes, and the log-density of each entry within its level, (n, V) or, without, (0, V)."""
         found = self.columns.encode(X, density=density, skip=skip)
-        codes = np.concatenate([self.encoder.given(context, len(found.codes)), found.codes], axis=1)
+        codes = np.concatenate([self.encoder.given(context, len(found.codes)), self._digits.split(found.codes)], axis=1)
         within = np.zeros((0, len(self.columns))) if found.log_density is None else found.log_density
         return Coded(codes, self.encoder.coding), within
 
     def _complete(self, X: Any, context: Any, relative: bool) -> tuple[Coded, Floats]:
         codes, within = self._coded(X, context, "relative" if relative else True)
-        if (gone := codes.codes < 0).any():
+        if (gone := self._missing(codes)).any():
             row, v = (int(at[0]) for at in np.nonzero(gone))
             raise ValueError(
                 f"X must hold no missing values here, got NaN or the like in row {row} of {called(self.columns.names[v])}. "
@@ -409,20 +376,22 @@ class TableModel:
         self, query: Any, context: Any, n_members: int, n_walks: int, random_state: Any, n_threads: int | None
     ) -> Answers:
         """Return the answers about one row of which no more is known than a query, or one for each row of a context."""
-        weights = tuple(queries.parse(query, self.columns))
+        weights = self._digits.weights(queries.parse(query, self.columns))
         given = self.encoder.given(context)
-        codes = np.concatenate([given, np.full((len(given), len(self.columns)), -1, given.dtype)], axis=1)
+        codes = np.concatenate([given, np.full((len(given), len(weights)), -1, given.dtype)], axis=1)
         table = Coded(codes, self.encoder.coding)
         return self.density._asked(table, n_members, n_walks, random_state, n_threads, weights)
 
+    def _missing(self, codes: Coded) -> NDArray[np.bool_]:
+        """Return where entries of columns are missing, (n, V)."""
+        gone: NDArray[np.bool_] = codes.codes[:, self._digits.starts[:-1]] < 0
+        return gone
 
-def _places(asked: Answers, n_draws: int) -> Floats:
-    """Return where in their levels the numbers of draws lie, (n_draws, n, V); those of a row depend on no other row."""
-    rows = asked.rows.counted()
-    assert isinstance(rows, LevelRows)
-    n, V = rows.codes.shape
-    uniforms = Streams(asked.options.rng.bytes(16), rows.names()).uniforms(WITHIN, n_draws * V)
-    return uniforms.reshape(n, n_draws, V).transpose(1, 0, 2)
+    def _places(self, asked: Answers, n_draws: int) -> Floats:
+        """Return where in their levels the numbers of draws lie, (n_draws, n, V); those of a row depend on no other row."""
+        rows, V = asked.rows.counted(), self.n_features_in
+        uniforms = Streams(asked.options.rng.bytes(16), rows.names()).uniforms(WITHIN, n_draws * V)
+        return uniforms.reshape(rows.n_rows, n_draws, V).transpose(1, 0, 2)
 
 
 def _variables(density: Any) -> Any:

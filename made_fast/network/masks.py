@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from made_fast.kernels import layout
 from made_fast.kernels.records import BINARY
 from made_fast.tables import arguments
+from made_fast.tables.coded import Coding
 
 __all__ = [
     "Connectivity", "MaskRule", "MaskSet", "Staircase", "Variables", "check_connectivity", "draw_connectivity", "read_only",
@@ -61,11 +62,21 @@ class Variables(_ReadOnly):
         ``layout.ONE_HOT`` or ``layout.THERMOMETER`` for each.
     n_context : int
         Inputs before the first variable, which every unit may see and which are not modelled.
+    n_digits : tuple of int
+        How many variables, one after the other, are the digits of one value: they stand side by side in every ordering, the
+        first one first. (): each variable stands alone.
     """
 
     widths: tuple[int, ...]
     codings: tuple[int, ...]
     n_context: int = 0
+    n_digits: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, coding: Coding) -> Variables:
+        """Return the variables that codes are of."""
+        first = coding.n_context
+        return cls(coding.widths[first:], coding.codings[first:], coding.n_context_inputs, coding.n_digits)
 
     @property
     def n_inputs(self) -> int:
@@ -76,6 +87,19 @@ class Variables(_ReadOnly):
     def least_degree(self) -> int:
         """The smallest degree of a hidden unit: with a context, a unit that sees no variable is of use."""
         return 0 if self.n_context else 1
+
+    @property
+    def n_columns(self) -> int:
+        """The number of values that the variables are the digits of."""
+        return len(self.n_digits) or len(self.widths)
+
+    def together(self, orderings: IntVector) -> IntVector:
+        """Return orderings (K, V), or of the values, (K, n_columns), with digits side by side, where the first one is."""
+        if not self.n_digits:
+            return orderings
+        first = np.cumsum((0, *self.n_digits[:-1])) if orderings.shape[1] > self.n_columns else np.arange(self.n_columns)
+        places = np.repeat(orderings[:, first], self.n_digits, axis=1)
+        return np.argsort(_argsort(places), axis=1).astype(np.int32) + np.int32(1)
 
     def up_to(self, order: NDArray[np.intp]) -> IntVector:
         """Return how many inputs stand before each place, and in all, (K, V + 1), where variables are in ``order`` (K, V)."""
@@ -259,14 +283,14 @@ class MaskRule:
         How degrees are drawn.
     resample : {"both", "order", "connectivity"}
         What varies: ordering and degrees, the ordering only, the degrees only (sections 4.1 and 4.2).
-    least_degree : int
-        See :attr:`Variables.least_degree`.
+    variables : Variables or None
+        What has places in an ordering; None: inputs that are binary variables.
     """
 
     base: Connectivity
     degrees: str
     resample: str
-    least_degree: int = 1
+    variables: Variables | None = None
 
     def draw(self, n: int, rng: np.random.Generator) -> MaskSet:
         """Draw n connectivities, independent of each other."""
@@ -276,14 +300,16 @@ class MaskRule:
         """Draw the orderings of n connectivities, (n, D)."""
         if self.resample == "connectivity":
             return np.tile(self.base.ordering, (n, 1))
-        return _draw_orderings(n, self.base.n_inputs, rng)
+        return _draw_orderings(n, self.base.n_inputs, rng, self.variables)
 
     def with_orderings(self, orderings: IntVector, rng: np.random.Generator) -> MaskSet:
-        """Draw the degrees of connectivities whose orderings (n, D) are given."""
+        """Draw the degrees of connectivities whose orderings (n, D) are given, but for digits, which come together."""
         n, base = len(orderings), self.base
+        if self.variables is not None:
+            orderings = self.variables.together(orderings)
         if self.resample == "order":
             return MaskSet(orderings, tuple(np.tile(m, (n, 1)) for m in base.degrees))
-        drawn = _draw_degrees(n, base.n_inputs, base.hidden_sizes, self.degrees, rng, self.least_degree)
+        drawn = _draw_degrees(n, base.n_inputs, base.hidden_sizes, self.degrees, rng, _least_degree(self.variables))
         return MaskSet(orderings, drawn)
 
     def mask_set(self, n: int, rng: np.random.Generator) -> MaskSet:
@@ -295,9 +321,13 @@ class MaskRule:
         )
 
 
-def _draw_orderings(n: int, n_inputs: int, rng: np.random.Generator) -> IntVector:
-    places = np.arange(1, n_inputs + 1, dtype=np.int32)
-    return rng.permuted(np.tile(places, (n, 1)), axis=1)
+def _least_degree(variables: Variables | None) -> int:
+    return 1 if variables is None else variables.least_degree
+
+
+def _draw_orderings(n: int, n_inputs: int, rng: np.random.Generator, variables: Variables | None) -> IntVector:
+    drawn = rng.permuted(np.tile(np.arange(1, n_inputs + 1, dtype=np.int32), (n, 1)), axis=1)
+    return drawn if variables is None else variables.together(drawn)
 
 
 def _draw_degrees(
@@ -327,12 +357,12 @@ def draw_connectivity(
     ordering: str | Sequence[int] | IntVector,
     degrees: str,
     rng: np.random.Generator,
-    least_degree: int = 1,
+    variables: Variables | None = None,
 ) -> Connectivity:
     """Draw one connectivity: the ordering first, then the degrees layer by layer (sections 4.1 and 4.2).
 
     ``ordering``: ``"natural"`` keeps the order of the columns, ``"random"`` draws a uniform permutation, a sequence is the
-    places themselves, which :func:`made_fast.tables.arguments.ordering` has checked.
+    places of the columns themselves, which :func:`made_fast.tables.arguments.ordering` has checked.
 
     ``degrees``: each is in {smallest degree of the layer below, ..., D - 1}. ``"uniform"`` is the paper's rule: independent
     uniform draws. Some outputs may be left with no input. ``"stratified"`` cuts the range into H equal strata, draws one
@@ -341,9 +371,15 @@ def draw_connectivity(
     """
     if not isinstance(ordering, str):
         m0 = np.array(ordering, dtype=np.int32)
+        m0 = m0 if variables is None else variables.together(m0[None])[0]
     else:
-        m0 = _draw_orderings(1, n_inputs, rng)[0] if ordering == "random" else np.arange(1, n_inputs + 1, dtype=np.int32)
-    return Connectivity(m0, tuple(m[0] for m in _draw_degrees(1, n_inputs, hidden_sizes, degrees, rng, least_degree)))
+        m0 = (
+            _draw_orderings(1, n_inputs, rng, variables)[0]
+            if ordering == "random"
+            else np.arange(1, n_inputs + 1, dtype=np.int32)
+        )
+    least = _least_degree(variables)
+    return Connectivity(m0, tuple(m[0] for m in _draw_degrees(1, n_inputs, hidden_sizes, degrees, rng, least)))
 
 
 def check_connectivity(

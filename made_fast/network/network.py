@@ -36,7 +36,7 @@ times crossed between 0.30 and 0.35 in training and scoring, at D = 784 and 180 
 HUGE = 4 << 20
 """Numbers that take more than about 20 ms to pack; Ctrl-C does not wait for that."""
 
-NO_CONTEXT, NO_WEIGHTS = np.zeros((0, 0), np.uint64), np.zeros(0)
+NO_CONTEXT, NO_WEIGHTS, NO_PARTNERS = np.zeros((0, 0), np.uint64), np.zeros(0), np.zeros(0, np.int32)
 
 PROBES = 16
 """Rows, and as many opposites of them, that a guarded network is tried with."""
@@ -333,10 +333,12 @@ class Network(Parameters):
         weights: NDArray[np.float64] | None = None,
         n_places: int | None = None,
         context: Bits | None = None,
+        partners: NDArray[np.int32] = NO_PARTNERS,
     ) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
         """Walk along the first n_places places (all), with evidence; return levels (n, V) and log masses (n,).
 
-        All are in order of place: ``given`` (n, V) are levels that are known, -1 for others; ``weights`` those of all levels;
+        All are in order of place: ``given`` (n, V) are levels that are known, -1 for others; ``weights`` those of all levels,
+        for each level of an earlier place where ``partners`` says so;
         ``uniforms`` (n, V) draw, or, below 0, take the likeliest. See ``kernels.reference.walk``. On the caller's thread.
         """
         given = np.ascontiguousarray(given, np.int32)
@@ -344,7 +346,7 @@ class Network(Parameters):
         places = self.architecture.n_variables if n_places is None else n_places
         evidence = NO_CONTEXT if context is None else context, given, NO_WEIGHTS if weights is None else weights
         room = scratch(*self.architecture.evidence_room, self.dtype)
-        kernels.active.walk(self._net, *evidence, uniforms, places, BLOCK, room, levels, log_mass)
+        kernels.active.walk(self._net, *evidence, partners, uniforms, places, BLOCK, room, levels, log_mass)
         if self.guarded:
             _check(log_mass, ~np.isnan(log_mass), "log masses", "numbers")
         return levels, log_mass

@@ -34,11 +34,14 @@ class Coding:
         ``layout.ONE_HOT`` or ``layout.THERMOMETER`` for each column; it matters from three levels on.
     n_context : int
         How many columns are of the context.
+    n_digits : tuple of int
+        How many variables, one after the other, are the digits of one column (``digits.py``); (): each is a column.
     """
 
     n_levels: tuple[int, ...]
     codings: tuple[int, ...]
     n_context: int = 0
+    n_digits: tuple[int, ...] = ()
 
     @cached_property
     def widths(self) -> tuple[int, ...]:

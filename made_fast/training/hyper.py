@@ -242,16 +242,16 @@ class HyperParameters:
     )
     n_bins: int | None = _value(
         None,
-        "Levels of a numeric column, about; None: the square root of the number of rows, 8 to 128. A value that more rows "
-        "than a bin's share have is a level of its own.",
+        "Levels of a numeric column, about; None: the square root of the number of rows, or a hundredth of it if that is "
+        "more, 8 to 512. A value that more rows than a bin's share have is a level of its own.",
         "count",
-        Option("columns", "--bins", "N", "levels of a numeric column, about", unset="the square root of the rows, 8 to 128"),
+        Option("columns", "--bins", "N", "levels of a numeric column, about", unset="by the number of rows, 8 to 512"),
         optional=True,
         noted=False,
     )
     max_categories: int | None = _value(
-        None, "Most levels of a categorical column: its rarest categories share one. None: as many as there are, up to 4096.",
-        "categories", Option("columns", "--max-categories", "N", unset="all, up to 4096", read="count"), optional=True,
+        None, "Most levels of a categorical column: its rarest categories share one. None: as many as there are.",
+        "categories", Option("columns", "--max-categories", "N", unset="all", read="count"), optional=True,
         noted=False,
     )  # fmt: skip
     handle_unknown: str = _one_of(

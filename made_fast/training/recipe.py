@@ -73,16 +73,15 @@ def start(params: Params, n_features: int, missing: bool, variables: Variables |
     ``missing``: rows have missing entries, which takes orderings that vary, and so shared parameters. ``variables``: what the
     features are, if they are not binary.
     """
-    p, constants = checked(params, n_features), _constants(params)
+    p, constants = checked(params, n_features if variables is None else variables.n_columns), _constants(params)
     hidden_sizes, degrees, n_masks = p["hidden_sizes"], p["degrees"], p["n_masks"]
     n_inputs = n_features if variables is None else variables.n_inputs
     kinds = p["activation"], p["direct_connections"], p["connectivity_weights"]
     architecture = Architecture(n_inputs, hidden_sizes, *kinds, variables)
-    least = architecture.least_degree
     # Each kind of draw has a stream of its own: what one uses up does not change the others.
     for_masks, for_weights, for_shuffling, for_fresh, for_noise, for_splitting = p["random_state"].spawn(6)
-    base = draw_connectivity(n_features, hidden_sizes, p["ordering"], degrees, for_masks, least)
-    rule = MaskRule(base, degrees, p["resample"], least)
+    base = draw_connectivity(n_features, hidden_sizes, p["ordering"], degrees, for_masks, variables)
+    rule = MaskRule(base, degrees, p["resample"], variables)
     masks = MaskSet.of([base]) if n_masks == 1 else rule.mask_set(n_masks or p["n_eval_masks"], for_masks)
     to_outputs = p["bias_init"] == "zeros"
     vector = initial_parameters(architecture, p["weight_init"], p["dtype"], for_weights, to_outputs=to_outputs)

@@ -214,8 +214,7 @@ def variables_of(table: Table) -> Variables | None:
     """Return what the features of a table are, None if they are binary."""
     if not isinstance(table, Coded):
         return None
-    coding, first = table.coding, table.coding.n_context
-    return Variables(coding.widths[first:], coding.codings[first:], coding.n_context_inputs)
+    return Variables.of(table.coding)
 
 
 def _sum(weights: NDArray[np.float64], x: NDArray[np.uint8]) -> NDArray[np.float64]:

@@ -207,12 +207,78 @@ def test_a_query_of_binary_rows_is_refused(run, folder):
     np.testing.assert_allclose(found.iloc[:, 1:].sum(axis=1), -found["log_p"], rtol=1e-5)
 
 
-@pytest.mark.parametrize("command", ["evaluate", "score", "sample"])
-def test_a_model_with_a_context_is_refused_in_a_line(command, run, folder):
-    frame = table(80)
-    made_fast.MADE(max_epochs=1, hidden_sizes=(5,)).fit(frame[["count"]], context=frame[["sold"]]).save("given.safetensors")
-    frame[["count"]].to_csv("counts.csv", index=False)
-    code, _, err = run(f"{command} given.safetensors" + " counts.csv" * (command != "sample"))
+@pytest.fixture(scope="module")
+def given(folder):
+    """Return the path of a model of the table given two of its columns."""
+    path = folder / "given.safetensors"
+    context = ["--context", "sold", "--context", "kind"]
+    assert main(["train", str(folder / "things.csv"), "--out", str(path), *context, *QUICK, "--max-epochs", "20"]) == 0
+    return path
+
+
+def test_a_context_is_given_and_not_modelled(run, given):
+    model, frame = made_fast.load(given), table()
+    assert model.encoder.context.names == ("sold", "kind")
+    assert set(model.columns.names) == set(frame) - {"sold", "kind"}
+    code, out, _ = run("score given.safetensors things.csv --explain")
+    assert code == 0
+    found = pd.read_csv(io.StringIO(out))
+    own = frame.drop(columns=["sold", "kind"])
+    right, _ = model.log_observed(own, context=frame[["sold", "kind"]].astype(str))
+    np.testing.assert_allclose(found.log_p, right, rtol=1e-6)
+    assert "sold" not in found
+    code, out, _ = run("evaluate given.safetensors things.csv --split train")
+    assert code == 0
+    assert "independent columns" in out
+    code, out, _ = run("info given.safetensors")
+    assert "sold" in out
+    code, out, _ = run("impute given.safetensors things.csv --out given.csv")
+    assert code == 0
+    filled = pd.read_csv("given.csv")
+    assert set(filled) == set(frame)
+    assert not filled[list(own)].isna().any().any()
+    assert (filled.kind == frame.kind).all()
+
+
+def test_rows_are_drawn_and_asked_for_each_row_of_a_context(run, given, folder):
+    contexts = table().loc[[0, 1, 2], ["kind", "sold"]].assign(more=1.5)
+    contexts.to_csv(folder / "contexts.csv", index=False)
+    code, out, _ = run("sample given.safetensors -n 2 --context contexts.csv --seed 0")
+    assert code == 0
+    drawn = pd.read_csv(io.StringIO(out))
+    assert len(drawn) == 6
+    assert drawn.kind.tolist() == np.repeat(contexts.kind.to_numpy(), 2).tolist()
+    assert set(drawn) == set(table())
+    again = run("sample given.safetensors -n 2 --context contexts.csv --seed 0")
+    assert again[1] == out
+    code, out, _ = run("query given.safetensors --context contexts.csv", "count > 3")
+    assert code == 0
+    right = made_fast.load(given).probability("count > 3", context=contexts[["sold", "kind"]].astype(str))
+    np.testing.assert_allclose([float(line.split()[0]) for line in out.splitlines()], right, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("command", "error"),
+    [
+        ("sample given.safetensors", "--context must be given: the model was fitted with a context, of sold, kind"),
+        ("query given.safetensors count>3", "--context must be given"),
+        ("sample m.safetensors --context things.csv", "--context must be left out: the model was fitted without one"),
+        ("sample given.safetensors --context nothing.csv", "no such file"),
+        (
+            "sample given.safetensors --context counts.csv",
+            "the context of the model must name columns of the table, got 'sold'",
+        ),
+        ("score given.safetensors counts.csv", "the context of the model must name columns of the table, got 'sold'"),
+        ("evaluate given.safetensors counts.csv", "the context of the model must name columns of the table, got 'sold'"),
+        ("impute given.safetensors counts.csv --out x.csv", "the context of the model must name columns"),
+        ("train things.csv --context nobody", "--context must name columns of the table, got 'nobody'"),
+        ("train counts.csv --context count", "must have a column beside those of the context"),
+        ("train digits --context 3", "--context is for a table of any columns"),
+    ],
+)
+def test_a_wrong_context_is_one_line(command, error, run, given, folder):
+    table()[["count"]].to_csv(folder / "counts.csv", index=False)
+    code, _, err = run(command)
     assert code == 2
-    assert "context must come with X" in err
+    assert error in err
     assert err.count("\n") == 1

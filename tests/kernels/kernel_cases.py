@@ -266,7 +266,7 @@ class Case(Trained):
         activation = activation or ACTIVATIONS[1 + (n_inputs + sum(hidden)) % 5]
         network = Architecture(n_inputs, hidden, activation, direct, variables=self.variables)
         self.n_places = network.n_variables
-        self.connectivity = draw_connectivity(self.n_places, hidden, "random", degrees, rng, network.least_degree)
+        self.connectivity = draw_connectivity(self.n_places, hidden, "random", degrees, rng, network.variables)
         self.layout = network.layout(network.staircase(self.connectivity))
         theta, live, bias = (Net(a, *self.layout) for a in np.zeros((3, panels.n_parameters(self.layout))))
         for l, (n_in, n_out, *_) in enumerate(self.layout.layers):

@@ -38,6 +38,7 @@ class LevelCase(Case):
         uniforms: Any,
         weights: Any = (),
         n_places: int | None = None,
+        partners: Any = (),
         block: int = 7,
     ) -> tuple[Any, Any]:
         """Return (levels, log_mass) of walks with the contexts of the case's rows."""
@@ -46,8 +47,8 @@ class LevelCase(Case):
         levels, log_mass = room(given.shape, np.int32, -7), room(len(given), "float64")
         scratch = self.scratch(*panels.walk_workspace(self.layout, block))
         places = self.n_places if n_places is None else n_places
-        args = copied(given, np.int32), np.array(weights, float), uniforms, places, block, scratch
-        run(module, "walk", self.net, context, *args, levels, log_mass)
+        args = copied(given, np.int32), np.array(weights, float), np.array(partners, np.int32), uniforms, places
+        run(module, "walk", self.net, context, *args, block, scratch, levels, log_mass)
         return levels, log_mass
 
     def inputs(self, levels: Any) -> Any:

@@ -69,9 +69,9 @@ class SharedCase(Trained):
         rng = np.random.default_rng([D, *hidden, has_u])
         activation = activation or ACTIVATIONS[1 + (D + sum(hidden)) % 5]
         network = Architecture(D, hidden, activation, self.direct, has_u, self.variables)
-        self.n_places, least = network.n_variables, network.least_degree
-        base = draw_connectivity(self.n_places, hidden, "random", "stratified", rng, least)
-        self.mask_set = MaskRule(base, "stratified", "both", least).mask_set(n_masks, rng)
+        self.n_places = network.n_variables
+        base = draw_connectivity(self.n_places, hidden, "random", "stratified", rng, network.variables)
+        self.mask_set = MaskRule(base, "stratified", "both", network.variables).mask_set(n_masks, rng)
         self.orders, *layouts = network.tables(self.mask_set)
         self.layouts = panels.Layout(*layouts)
         self.layers = self.layouts.layers[0]  # but for its offsets, those of every mask

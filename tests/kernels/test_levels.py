@@ -40,6 +40,23 @@ def evidence(c: LevelCase, n: int, rng: np.random.Generator) -> tuple[Any, Any, 
     return given, uniforms, weights
 
 
+def paired(c: LevelCase, weights: Any, rng: np.random.Generator) -> tuple[Any, Any]:
+    """Return (partners, weights): some variables have weights for each level of an earlier one, of one level all 0."""
+    sizes, weights = n_levels(c.in_order), list(weights)
+    partners = np.full(c.n_places, -1)
+    for v in range(1, c.n_places, 2):
+        u = partners[v] = rng.integers(v)
+        weights[v] = np.tile(weights[v], (sizes[u], 1)) * rng.random((sizes[u], 1))
+        if sizes[u] > 1:
+            weights[v][-1] = np.roll(weights[v][-1], 1)
+    return partners, weights
+
+
+def flat(weights: Any) -> Any:
+    """Return weights as a walk takes them."""
+    return np.concatenate([np.ravel(w) for w in weights])
+
+
 @everywhere
 @both_types
 @shapes
@@ -60,10 +77,13 @@ def test_bits_do_not_depend_on_sparse_block_or_rows(module, dtype, shape):
     half = (c.n_places + 1) // 2
     c.check_same_bits(module, half)
     given, uniforms, weights = evidence(c, len(c.x), np.random.default_rng(0))
-    walked = c.walk(module, given, uniforms, np.concatenate(weights))
-    for block in (1, 2, 3, 16, 100):
-        for found, right in zip(c.walk(module, given, uniforms, np.concatenate(weights), block=block), walked, strict=True):
-            assert np.array_equal(found, right)
+    alone = np.full(c.n_places, -1), weights
+    for partners, each in (alone, paired(c, weights, np.random.default_rng(1))):
+        walked = c.walk(module, given, uniforms, flat(each), partners=partners)
+        for block in (1, 2, 3, 16, 100):
+            again = c.walk(module, given, uniforms, flat(each), partners=partners, block=block)
+            for found, right in zip(again, walked, strict=True):
+                assert np.array_equal(found, right)
 
 
 @everywhere
@@ -97,12 +117,14 @@ def test_mean_mass_of_walks_is_the_probability_of_the_evidence(module, shape):
     c, rng = LevelCase(shape, "float64"), np.random.default_rng(1)
     levels, free = c.enumerate(), np.full((4000, c.n_places), -1)
     p, (_, _, weights) = np.exp(c.score(module)), evidence(c, 2, rng)
-    each = p * np.prod([w[levels[:, v]] for v, w in enumerate(weights)], axis=0)
+    partners, weights = paired(c, weights, rng)
+    own = [w[levels[:, v]] if partners[v] < 0 else w[levels[:, partners[v]], levels[:, v]] for v, w in enumerate(weights)]
+    each = p * np.prod(own, axis=0)
 
     def check(shares: Any, right: float) -> None:
         assert abs(shares.mean() - right) < 5 * shares.std() / np.sqrt(len(shares)) + 1e-12
 
-    walked, log_mass = c.walk(module, free, rng.random(free.shape), np.concatenate(weights))
+    walked, log_mass = c.walk(module, free, rng.random(free.shape), flat(weights), partners=partners)
     check(np.exp(log_mass), each.sum())
     for v, size in enumerate(n_levels(c.in_order)):
         for level in range(size):
@@ -115,25 +137,31 @@ def test_mean_mass_of_walks_is_the_probability_of_the_evidence(module, shape):
 @everywhere
 @both_types
 @shapes
-@pytest.mark.parametrize("weighted", [False, True], ids=["", "weighted"])
+@pytest.mark.parametrize("weighted", ["", "weighted", "paired"])
 def test_walks_draw_from_the_conditionals_of_what_they_have_drawn(module, dtype, shape, weighted):
     c, n = case(shape, dtype), 50
     given, uniforms, weights = evidence(c, n, np.random.default_rng(2))
-    levels, log_mass = c.walk(module, given, uniforms, np.concatenate(weights) if weighted else ())
+    partners = np.full(c.n_places, -1)
+    if weighted == "paired":
+        partners, weights = paired(c, weights, np.random.default_rng(3))
+    levels, log_mass = c.walk(module, given, uniforms, flat(weights) if weighted else (), partners=partners)
     each, right, slack = np.arange(n), np.zeros(n), {"float32": 1e-5, "float64": 1e-13}[dtype]
     for v, p in enumerate(c.probabilities(module, c.inputs(levels))):  # the first levels fix conditional v: one pass shows all
         level, u, known = levels[:, v], uniforms[:, v], given[:, v] >= 0
-        share = p * weights[v] if weighted else p
+        own = weights[v] if partners[v] < 0 else weights[v][levels[:, partners[v]]]
+        share = p * own if weighted else p
         total = share.sum(axis=1)
-        right += np.log(np.where(known, p[each, level], total if weighted else 1))
+        with np.errstate(divide="ignore"):
+            right += np.log(np.where(known, p[each, level], total if weighted else 1))
         assert np.array_equal(level[known], given[known, v])
         up_to = np.cumsum(share[:, ::-1], axis=1)[:, ::-1][each, level]  # the last level comes first
         own = share[each, level]
         drawn, likeliest = ~known & (u >= 0), ~known & (u < 0)
+        drawn &= total > 0
         assert (u * total < up_to + slack)[drawn].all()
         assert (u * total >= up_to - own - slack)[drawn].all()
         assert (own >= share.max(axis=1) - slack)[likeliest].all()
-        assert (weights[v][level] > 0)[~known].all() or not weighted
+        assert (share[each, level] > 0)[~known & (total > 0)].all() or not weighted
     assert_close(log_mass, right, dtype, "walk")
 
 

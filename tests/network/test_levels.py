@@ -24,7 +24,7 @@ def network_of(direct: str = "output", seed: int = 0, dtype: str = "float64") ->
     rng = np.random.default_rng(seed)
     a = Architecture(VARIABLES.n_inputs, (9, 8), "relu", direct, False, VARIABLES)
     shared = Shared(a, random_parameters(a, dtype, rng))
-    return shared, shared.network(draw_connectivity(5, (9, 8), "random", "stratified", rng, a.least_degree))
+    return shared, shared.network(draw_connectivity(5, (9, 8), "random", "stratified", rng, a.variables))
 
 
 def rows_of(network: Network, levels: Any, context: Any) -> Any:
@@ -93,7 +93,10 @@ def test_biases_start_where_they_belong():
     shared.start_at(logits)
     a = shared.architecture
     for connectivity in MaskRule(
-        draw_connectivity(5, (9, 8), "random", "uniform", np.random.default_rng(1), 0), "uniform", "both", 0
+        draw_connectivity(5, (9, 8), "random", "uniform", np.random.default_rng(1), a.variables),
+        "uniform",
+        "both",
+        a.variables,
     ).draw(3, np.random.default_rng(2)):
         network = shared.network(connectivity)
         bits = rows_of(network, np.zeros((1, 5), np.int32), np.zeros((1, 2)))

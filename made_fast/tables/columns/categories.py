@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeAlias
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +38,8 @@ class Categories:
     ordered: bool = False
     missing: bool = False
     missing_share: float = 0.0  # of the rows of training
+    base: int = 1  # levels of the low digit, see ``tables/digits.py``; 1: the column is one variable
+    spare: int = 0  # further levels for what training did not show, which fill up the last high digit
 
     @property
     def kind(self) -> str:
@@ -46,7 +49,7 @@ class Categories:
     @property
     def n_levels(self) -> int:
         """The number of levels, the rare one and that of missing values included."""
-        return len(self.values) + self.rare + self.missing
+        return len(self.values) + self.rare + self.spare + self.missing
 
     @property
     def n_ordered(self) -> int:
@@ -87,8 +90,14 @@ class Categories:
 
     def share(self, value: Category) -> float:
         """Return the share of a value in its level, 1 for one that has a level of its own."""
+        return 1.0 if self._level(value) != len(self.values) else self.shares.get(value, self.unseen_share)
+
+    def _level(self, value: Category) -> int:
+        """Return the level of a value, -2 if it has none; unseen ones are spread over theirs."""
         level = self.levels.get(value)
-        return 1.0 if level is not None and level < len(self.values) else self.shares.get(value, self.unseen_share)
+        if level is None:
+            level = len(self.values) + crc32(str(value).encode(errors="replace")) % (1 + self.spare) if self.unseen else -2
+        return level
 
     def encode(self, column: Values, name: str, density: bool | str) -> tuple[NDArray[np.intp], NDArray[np.float64] | None]:
         """Return the level of each value, -1 for missing, and the logarithm of its share of the level."""
@@ -100,8 +109,7 @@ class Categories:
         self._check_base(column, name)
         found, place = distinct(column.values[~null] if null.any() else column.values)
         found = self._as_in_training(found, column.values.dtype)
-        unknown = len(self.values) if self.unseen else -2
-        known_levels = np.array([self.levels.get(value, unknown) for value in found], np.intp)
+        known_levels = np.array([self._level(value) for value in found], np.intp)
         levels[~null] = known_levels[place]
         if (known_levels == -2).any():
             i = int(np.argmax(levels == -2))
@@ -185,7 +193,7 @@ class Categories:
         """Return the share of each level that ``values`` have, or (``others``) all that are not missing but these."""
         out = np.zeros(self.n_levels)
         for value in set(values):
-            if (level := self.levels.get(value, len(self.values) if self.unseen else None)) is not None:
+            if (level := self._level(value)) >= 0:
                 out[level] += self.share(value)
         if others:
             out = 1 - out
@@ -208,7 +216,10 @@ class Categories:
         if self.folded:
             parts.append(f"{len(self.folded)} rare ones in one level")
         if self.unseen:
-            parts.append("unseen ones are rare" if self.folded else "a level for unseen ones")
+            levels = f"{1 + self.spare} levels" if self.spare else "a level"
+            parts.append("unseen ones are rare" if self.folded and not self.spare else f"{levels} for unseen ones")
+        if self.base > 1:
+            parts.append("two digits")
         return "; ".join(parts)
 
 

@@ -17,6 +17,7 @@ from made_fast.kernels.layout import ONE_HOT, THERMOMETER
 from made_fast.tables.coded import Coded, Coding
 from made_fast.tables.columns.schema import Columns
 from made_fast.tables.columns.values import called
+from made_fast.tables.digits import Digits
 
 __all__ = ["Encoder"]
 
@@ -39,11 +40,19 @@ class Encoder:
     @cached_property
     def coding(self) -> Coding:
         """How codes become indicators: levels in order are cumulated, so that near ones look alike to the network."""
-        parts = [self.columns] if self.context is None else [self.context, self.columns]
-        n_levels = [n for part in parts for n in part.n_levels.tolist()]
-        ordered = [flag for part in parts for flag in part.ordered.tolist()]
+        digits = self.digits
+        n_levels, ordered = digits.n_levels, self.columns.ordered[digits.column_of].tolist()
+        n_digits = () if digits.single else digits.n_digits
+        if self.context is not None:
+            n_levels = (*self.context.n_levels.tolist(), *n_levels)
+            ordered = [*self.context.ordered.tolist(), *ordered]
         codings = tuple(THERMOMETER if flag else ONE_HOT for flag in ordered)
-        return Coding(tuple(n_levels), codings, 0 if self.context is None else len(self.context))
+        return Coding(n_levels, codings, 0 if self.context is None else len(self.context), n_digits)
+
+    @cached_property
+    def digits(self) -> Digits:
+        """The variables that the columns of the table take; a column of a context is always one."""
+        return Digits(self.columns.n_levels.tolist(), [column.base for column in self.columns.columns])
 
     def encode(self, X: Any, context: Any = None, *, name: str = "X", within: bool = False, min_rows: int = 1) -> Coded:
         """Return a table as codes; with ``within``, it has the log-density of each row within its levels.
@@ -51,7 +60,7 @@ class Encoder:
         Raises TypeError or ValueError, which names the column, for what does not fit.
         """
         found = self.columns.encode(X, name=name, density=within, per_column=False, min_rows=min_rows)
-        codes = np.concatenate([self.given(context, len(found.codes), name), found.codes], axis=1)
+        codes = np.concatenate([self.given(context, len(found.codes), name), self.digits.split(found.codes)], axis=1)
         return Coded(codes, self.coding, name, within=found.log_density)
 
     def given(self, context: Any, n_rows: int | None = None, name: str = "X") -> NDArray[np.signedinteger[Any]]:

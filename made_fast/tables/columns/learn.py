@@ -9,7 +9,7 @@ Not here: the levels of numbers (``bins.py``), what columns do (``schema.py``).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from made_fast.tables.choices import COLUMN_KINDS, HANDLE_UNKNOWN, MISSING
 from made_fast.tables.columns import bins, frames
 from made_fast.tables.columns.categories import Categories, Category, distinct
 from made_fast.tables.columns.frames import Frame
+from made_fast.tables.columns.likeness import orders
 from made_fast.tables.columns.numeric import LARGEST, WHOLE, Numeric, real_numbers
 from made_fast.tables.columns.rebuild import NativeColumn
 from made_fast.tables.columns.schema import Column, Columns
@@ -28,7 +29,9 @@ from made_fast.tables.columns.values import Values, called, column_number
 
 __all__ = ["MOST_CATEGORIES", "learn"]
 
-MOST_CATEGORIES = 4096  # levels of a column without ``max_categories``
+MOST_CATEGORIES = 1 << 16  # levels of a column without ``max_categories``
+ROWS_FOR_LIKENESS = 1 << 18
+MOST_IN_ONE = 1024  # levels of a column that is one variable
 MOST_FOLDED = 256  # times max_categories, different values of a column: with more it numbers rows, or is prose
 FEWEST_ROWS = 50  # of which all different texts name them, and are no categories
 MOST_DECLARED = 65536  # categories of a dtype that are kept although no row has them
@@ -42,6 +45,7 @@ class _Rules:
     missing_value: bool
     weights: NDArray[np.float64] | None
     name: str
+    digits: bool
 
 
 def learn(
@@ -56,6 +60,7 @@ def learn(
     sample_weight: Any = None,
     names: Sequence[str] | None = None,
     name: str = "X",
+    digits: bool = True,
 ) -> Columns:
     """Return the columns of a table.
 
@@ -69,10 +74,10 @@ def learn(
     categorical_features
         As in scikit-learn: "from_dtype", or the names or numbers of columns of categories, or a mask of them.
     n_bins
-        Levels of a numeric column, about; None: the square root of the number of rows, 8 to 128. A value that more rows than
-        a bin's share have is a level of its own.
+        Levels of a numeric column, about; None: the square root of the number of rows, or a hundredth of it if that is more,
+        8 to 512. A value that more rows than a bin's share have is a level of its own.
     max_categories
-        Most levels of a categorical column without an order: the rarest categories share one. None: all, up to 4096.
+        Most levels of a categorical column without an order: the rarest categories share one. None: all, up to 65,536.
     handle_unknown
         What a category that training does not show gets later: "error", or "rare", a level with the rarest ones. A binary
         column has no third value.
@@ -84,6 +89,8 @@ def learn(
         Names for the columns of a table that has none.
     name
         What error texts call the table.
+    digits
+        Whether a column of many levels may be two variables (``tables/digits.py``).
     """
     frame = frames.read(X, name)
     labels = _labels(frame, names)
@@ -99,6 +106,7 @@ def learn(
         arguments.choice(missing, "missing", MISSING) == "value",
         weights if weights.size else None,
         name,
+        digits,
     )
     if rules.max_categories == 1:
         raise ValueError("max_categories must be None or an int >= 2, got 1. Drop a column that should have one level.")
@@ -113,8 +121,31 @@ def learn(
             declared = column.values + column.folded
         found.append(column)
         natives.append(NativeColumn(values.native, declared, values.ordered))
+    if any(map(_has_free_digits, found)):
+        found = _arranged(found, frame)
     dtype = X.dtype if isinstance(X, np.ndarray) and not X.dtype.names and not X.dtype.hasobject else None
     return Columns(tuple(found), frame.names is not None or names is not None, frame.kind, dtype, tuple(natives))
+
+
+def _has_free_digits(column: Column) -> bool:
+    return isinstance(column, Categories) and column.base > 1 and not column.ordered
+
+
+def _arranged(columns: list[Column], frame: Frame) -> list[Column]:
+    """Return columns of which those of two digits without an order have their categories by likeness."""
+    step = -(-frame.shape[0] // ROWS_FOR_LIKENESS)
+    codes = [column.encode(frame.column(j), frame.name, False)[0][::step] for j, column in enumerate(columns)]
+    free = {
+        v: (len(column.values), column.base)
+        for v, column in enumerate(columns)
+        if isinstance(column, Categories) and _has_free_digits(column)
+    }
+    found = list(columns)
+    for v, order in orders(codes, [column.n_levels for column in columns], free).items():
+        column = columns[v]
+        assert isinstance(column, Categories)
+        found[v] = replace(column, values=tuple([column.values[level] for level in order]), counts=column.counts[order])
+    return found
 
 
 def _labels(frame: Frame, given: Sequence[str] | None) -> tuple[str, ...]:
@@ -212,7 +243,8 @@ def _numeric(values: Values, label: str, rules: _Rules) -> Numeric:
         )
     present, weights, share = _rows(values, rules)
     missing = rules.missing_value and bool(values.null.any())
-    return bins.numeric(label, values.values.dtype, present.astype(np.float64), weights, rules.n_bins, missing, share)
+    x = present.astype(np.float64)
+    return bins.numeric(label, values.values.dtype, x, weights, rules.n_bins, missing, share, rules.digits)
 
 
 def _categories(values: Values, label: str, said: Any, rules: _Rules) -> Categories:
@@ -246,7 +278,7 @@ def _categories(values: Values, label: str, said: Any, rules: _Rules) -> Categor
     closed = values.base == "bool" or kind == "binary"
     ordered = kind == "ordered" or (kind is None and values.ordered)
     kept, folded = _folded(listed, counts, label, rules, None if ordered else rules.max_categories)
-    return Categories(
+    column = Categories(
         label,
         np.dtype(object) if values.base == "text" else values.values.dtype,
         tuple(kept),
@@ -258,6 +290,15 @@ def _categories(values: Values, label: str, said: Any, rules: _Rules) -> Categor
         rules.missing_value and bool(values.null.any()),
         share,
     )
+    return _in_two_digits(column) if rules.digits and column.n_levels > MOST_IN_ONE else column
+
+
+def _in_two_digits(column: Categories) -> Categories:
+    """Return a column whose levels have two digits, with levels for unseen values, as many as fill up the last high digit."""
+    column = replace(column, unseen=True)
+    n, root = column.n_levels, column.n_levels**0.5
+    base = min(range(round(0.7 * root), round(1.4 * root) + 1), key=lambda base: (-n % base, abs(base - root)))
+    return replace(column, base=base, spare=-n % base)
 
 
 def _listed(said: Any, values: Values, label: str, there: set[Any], rules: _Rules) -> list[Category]:

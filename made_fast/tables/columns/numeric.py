@@ -72,6 +72,7 @@ class Numeric:
     scales: tuple[float, float]  # of the tails, below and above
     missing: bool = False
     missing_share: float = 0.0  # of the rows of training
+    base: int = 1  # levels of the low digit, see ``tables/digits.py``; 1: the column is one variable
 
     kind: ClassVar[str] = "numeric"
     ordered: ClassVar[bool] = True

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from math import isfinite
 from typing import Any
 
@@ -53,6 +54,7 @@ def _written(column: Column) -> dict[str, Any]:
         "dtype": column.dtype.name,
         "missing": column.missing,
         "missing_share": column.missing_share,
+        "base": column.base,
     }
     if isinstance(column, Categories):
         return shared | {
@@ -62,6 +64,7 @@ def _written(column: Column) -> dict[str, Any]:
             "folded_counts": [] if column.folded_counts is None else column.folded_counts.tolist(),
             "unseen": column.unseen,
             "ordered": column.ordered,
+            "spare": column.spare,
         }
     arrays = {key: getattr(column, key).tolist() for key in ("low", "high", "counts", "medians", "means")}
     return (
@@ -117,6 +120,20 @@ class _Fields:
         if not _is_number(value) or not least <= value <= most:
             raise self.wrong(key, f"a number from {least:g} to {most:g}", value)
         return float(value)
+
+    def count(self, key: str, least: int, most: int) -> int:
+        """Return a count, the least one if there is none."""
+        value: Any = self.values.get(key, least)
+        if type(value) is not int or not least <= value <= most:
+            raise self.wrong(key, f"a whole number from {least} to {most}", value)
+        return value
+
+    def base(self, n_levels: int) -> int:
+        """Return the base of a column of so many levels."""
+        base = self.count("base", 1, max(n_levels // 2, 1))
+        if n_levels % base:
+            raise self.wrong("base", f"a divisor of the number of levels, {n_levels}", base)
+        return base
 
     def numbers(self, key: str, n: int | None, least: float, most: float) -> NDArray[np.float64]:
         listed = self.get(key, list)
@@ -174,7 +191,7 @@ def _categories(fields: _Fields) -> Categories:
     folded_counts = fields.numbers("folded_counts", len(folded), 0, MOST_ROWS)
     if folded and not folded_counts.sum():
         raise fields.wrong("folded_counts", "more than 0 together", 0)
-    return Categories(
+    found = Categories(
         fields.get("name", str),
         dtype,
         values,
@@ -185,7 +202,9 @@ def _categories(fields: _Fields) -> Categories:
         fields.get("ordered", bool),
         fields.get("missing", bool),
         fields.number("missing_share", 0, 1),
+        spare=fields.count("spare", 0, MOST_LEVELS if fields.get("unseen", bool) else 0),
     )
+    return replace(found, base=fields.base(found.n_levels))
 
 
 def _numeric(fields: _Fields) -> Numeric:
@@ -229,6 +248,7 @@ def _numeric(fields: _Fields) -> Numeric:
         medians,
         means,
         (below, above),
-        fields.get("missing", bool),
+        missing := fields.get("missing", bool),
         fields.number("missing_share", 0, 1),
+        fields.base(n + missing),
     )

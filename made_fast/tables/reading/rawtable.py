@@ -24,7 +24,7 @@ from made_fast.tables.columns import frames
 from made_fast.tables.columns.values import column_number
 from made_fast.tables.reading import csvtable
 
-__all__ = ["RawTable", "Rows", "holds_a_table", "load", "n_missing", "split"]
+__all__ = ["RawTable", "Rows", "holds_a_table", "load", "n_missing", "parted", "split"]
 
 TEXT = (".csv", ".data", ".tsv", ".txt")
 PARQUET = ".parquet"
@@ -104,6 +104,25 @@ def n_missing(rows: Rows) -> int:
     return sum(int(values.null.sum()) for _, values in frames.read(rows).items())
 
 
+def parted(rows: Rows, context: Sequence[str], label: str, what: str = "--context") -> tuple[Rows, Rows | None]:
+    """Return the columns that are modelled, and those of a context, by name or number; None if it has no columns.
+
+    Raises ValueError, which calls the source of the names ``what``, for columns that ``label`` lacks, and if none is left.
+    """
+    names = list(rows)
+    wanted = [names[column_number(_label(column, names), names, what)] for column in context]
+    rest = {name: values for name, values in rows.items() if name not in wanted}
+    if not rest:
+        raise ValueError(
+            f"{label} must have a column beside those of the context, got {shown(', '.join(context))}, all of its."
+        )
+    return rest, {name: rows[name] for name in wanted} or None
+
+
+def _label(column: str, names: Sequence[str]) -> str | int:
+    return int(column) if column.isdigit() and column not in names else column
+
+
 def split(table: RawTable, *, valid: float | None, test: float | None, seed: int = 0) -> RawTable:
     """Take rows for validation and test out of those for training, a fraction each, the same ones every time."""
     n = len(next(iter(table.train.values())))
@@ -142,7 +161,7 @@ def _without(rows: Rows, drop: Sequence[str], label: str) -> Rows:
     names = list(rows)
     gone = set()
     for column in drop:
-        gone.add(names[column_number(int(column) if column.isdigit() and column not in names else column, names, "--drop")])
+        gone.add(names[column_number(_label(column, names), names, "--drop")])
     kept = {name: values for name, values in rows.items() if name not in gone}
     if not kept:
         raise ValueError(f"{label} must keep a column, got {shown(', '.join(drop))} to leave out, which are all.")

@@ -355,6 +355,8 @@ def _decode_tensors(tensors: Mapping[str, Tensor], path: StrPath, variables: Var
     for rows in (ordering[k : k + at_once] for k in range(0, len(ordering), at_once)):
         if (wrong := (np.sort(rows, axis=1) != places).any(axis=1)).any():
             raise file_error(path, f"the ordering must hold each place 1..{len(places)} once", rows[wrong][0, :8].tolist())
+        if variables is not None and (wrong := (variables.together(rows) != rows).any(axis=1)).any():
+            raise file_error(path, "digits must stand side by side in every ordering", rows[wrong][0, :8].tolist())
     largest = max(len(places) - 1, least)
     for name, m in zip(names[2:], degrees, strict=True):
         if m.min() < least or m.max() > largest:

@@ -187,3 +187,31 @@ def test_missing_rows_train_and_ensembles_mix():
     made = MADEEnsemble(2, **{**QUICK, "max_epochs": 3}).fit(table)
     assert np.isfinite(made.model_.log_marginal(table, return_std=True)[0]).all()
     assert made.model_.explain(rows(9, 5)).shape == (9, 3)
+
+
+@pytest.mark.parametrize("digits", [[2, 2], [1, 2, 2], [2, 2, 0, 1], [2, 2, 1.0], "x", [5], None])
+def test_a_file_with_other_digits_is_refused(made, digits, tmp_path):
+    import json
+
+    from made_fast.inference import tensorfile
+
+    made.model_.save(path := tmp_path / "m.safetensors")
+    tensors, metadata = tensorfile.read(path)
+    variables = json.loads(metadata["variables"])
+    assert variables["digits"] == [2, 2, 1]
+    tensorfile.write(path, tensors, metadata | {"variables": json.dumps(variables | {"digits": digits})})
+    with pytest.raises(made_fast.ModelFileError):
+        made_fast.load(path)
+
+
+def test_a_file_with_digits_apart_is_refused(made, tmp_path):
+    from made_fast.inference import tensorfile
+
+    made.model_.save(path := tmp_path / "m.safetensors")
+    tensors, metadata = tensorfile.read(path)
+    name = next(name for name in tensors if name.startswith("ordering"))
+    apart = tensors[name].copy()
+    apart[..., [1, 4]] = apart[..., [4, 1]]
+    tensorfile.write(path, tensors | {name: apart}, metadata)
+    with pytest.raises(made_fast.ModelFileError, match="digits must stand side by side"):
+        made_fast.load(path)

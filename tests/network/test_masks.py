@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import chisquare
 
 from made_fast.kernels.reference import dense
-from made_fast.network.masks import Connectivity, MaskRule, MaskSet, draw_connectivity
+from made_fast.network.masks import Connectivity, MaskRule, MaskSet, Variables, draw_connectivity
 from made_fast.tables.choices import DEGREE_RULES, DIRECT_CONNECTIONS, RESAMPLE
 
 SHAPES = [
@@ -89,6 +89,26 @@ def test_orderings():
     assert draw_connectivity(3, (), [3, 1, 2], "uniform", rng).ordering.tolist() == [3, 1, 2]
     drawn = [draw_connectivity(3, (), "random", "uniform", rng).ordering for _ in range(3000)]
     assert chisquare(np.unique(drawn, axis=0, return_counts=True)[1]).pvalue > 1e-4
+
+
+def test_digits_stand_side_by_side():
+    variables = Variables((3, 2, 4, 1, 1, 5), (0,) * 6, 0, (1, 2, 1, 2))
+    rng = np.random.default_rng(1)
+    assert variables.together(np.array([[2, 4, 1, 3]], np.int32)).tolist() == [[2, 5, 6, 1, 3, 4]]
+    assert draw_connectivity(6, (), [2, 4, 1, 3], "uniform", rng, variables).ordering.tolist() == [2, 5, 6, 1, 3, 4]
+    assert draw_connectivity(6, (), "natural", "uniform", rng, variables).ordering.tolist() == [1, 2, 3, 4, 5, 6]
+    base = draw_connectivity(6, (7,), "random", "uniform", rng, variables)
+    rule = MaskRule(base, "uniform", "both", variables)
+    orderings = rule.draw(4000, rng).orderings
+    assert (np.sort(orderings, axis=1) == np.arange(1, 7)).all()
+    assert (orderings[:, 2] == orderings[:, 1] + 1).all()
+    assert (orderings[:, 5] == orderings[:, 4] + 1).all()
+    assert np.array_equal(variables.together(orderings), orderings)
+    of_columns = orderings[:, [0, 1, 3, 4]].argsort(axis=1)
+    assert chisquare(np.unique(of_columns, axis=0, return_counts=True)[1]).pvalue > 1e-4
+    assert len(np.unique(of_columns, axis=0)) == 24
+    apart = rule.with_orderings(np.array([[1, 2, 3, 4, 5, 6], [2, 1, 4, 6, 3, 5]], np.int32), rng).orderings
+    assert np.array_equal(apart, variables.together(apart))
 
 
 @pytest.mark.parametrize(("n_inputs", "hidden_sizes"), SHAPES)

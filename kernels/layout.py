@@ -87,9 +87,10 @@ ONE_HOT, THERMOMETER = range(2)
 LOSS_ROWS = 16
 """Rows that native kernels take the loss of at a time, where variables are not all binary: a number in each lane."""
 
-ARRIVED, ROUND, CALL_OFF, SYNC = 0, 32, 48, 64
-"""Entries of ``Crew.sync``, and how many there are: how many ranks have come to a meeting, how many meetings there were, and
-whether the call is off. Only ``CALL_OFF`` is the caller's: when that is set to 1, all ranks return soon."""
+ARRIVED, ASLEEP, ROUND, CALL_OFF, SYNC = 0, 1, 32, 48, 64
+"""Entries of ``Crew.sync``, and how many there are: how many ranks have come to a meeting, and how many of these have gone to
+sleep, how many meetings there were, and whether the call is off. Only ``CALL_OFF`` is the caller's: when that is set to 1, all
+ranks return soon."""
 
 SharedLayout: TypeAlias = "NDArray[np.int64]"
 """(layers, 6) int64, one row per row of ``Layout.layers``: start of W in ``shared``, of b, of U (-1: the layer has none),

@@ -11,7 +11,7 @@
 enum { N_IN, N_OUT, N_PANELS, WEIGHTS, BIAS, UNITS, PANELS, ACTIVATION, DIRECT, LAYER_COLUMNS }; /* Layout.layers */
 enum { SHARED_WEIGHTS, SHARED_BIAS, SHARED_U, ROW, IN_ORDER, OUT_ORDER, SHARED_COLUMNS };        /* SharedLayout */
 enum { FIRST, STOP, MASK, PLACES, STEP, STEP_ROWS, GROUP_COLUMNS };                              /* groups */
-enum { ARRIVED = 0, ROUND = 32, CALL_OFF = 48, SYNC = 64 };                                      /* Crew.sync */
+enum { ARRIVED = 0, ASLEEP = 1, ROUND = 32, CALL_OFF = 48, SYNC = 64 };                          /* Crew.sync */
 enum { IDENTITY, RELU, SOFTPLUS, TANH, SIGMOID, SOFTSIGN };                                      /* ACTIVATIONS */
 enum { GRADIENT, SGD, MOMENTUM, ADAGRAD, ADADELTA, RMSPROP, ADAM };                              /* OPTIMIZERS */
 enum { LR, COEF_A, COEF_B, EPS, DECAY, CLIP };                                                   /* Update.constants */

@@ -13,10 +13,36 @@ static ALWAYS_INLINE int called_off(const crew_t *crew)
     return __atomic_load_n(crew->sync + CALL_OFF, __ATOMIC_RELAXED);
 }
 
+enum { SPINS = 2000 }; /* some 20 to 100 us, more than ranks of an idle machine wait for each other */
+
+/* Sleep until the number at `word` is no longer `now`, for some milliseconds at the most: nobody wakes those whom a call is
+ * off for. A rank that only yielded would stay runnable, and get a CPU that others want once in a slice of theirs: a step of a
+ * tenth of a millisecond took twenty beside two busy processes on two CPUs. One that sleeps is back when it is woken. */
+static void sleep_on(int32_t *word, int32_t now)
+{
+#if defined(__linux__)
+    const struct timespec most = {0, 5000000};
+    syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, now, &most, NULL, 0);
+#else
+    (void)word, (void)now;
+    sched_yield();
+#endif
+}
+
+static void wake(int32_t *word)
+{
+#if defined(__linux__)
+    syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT32_MAX, NULL, NULL, 0);
+#else
+    (void)word;
+#endif
+}
+
 /* Wait for all ranks. Returns 0 to all of them when they have come and done all of the phase; 1 to all if it is called off. */
 static int meet(const crew_t *crew)
 {
-    int32_t *arrived = crew->sync + ARRIVED, *round = crew->sync + ROUND; /* on cache lines of their own, as CALL_OFF is */
+    int32_t *arrived = crew->sync + ARRIVED, *asleep = crew->sync + ASLEEP;
+    int32_t *round = crew->sync + ROUND; /* on a cache line of its own, as ARRIVED and CALL_OFF are */
     if (crew->n_ranks == 1) return called_off(crew);
     const int32_t now = __atomic_load_n(round, __ATOMIC_ACQUIRE); /* meetings so far; once meeting r is off, -1 - r */
     int32_t seen = now;
@@ -25,7 +51,8 @@ static int meet(const crew_t *crew)
         __atomic_store_n(arrived, 0, __ATOMIC_RELAXED);
         /* A rank that has left something undone saw the flag before it came; so the last one to come sees it too. */
         const int32_t then = called_off(crew) ? -1 - now : now + 1;
-        __atomic_compare_exchange_n(round, &seen, then, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
+        __atomic_compare_exchange_n(round, &seen, then, 0, __ATOMIC_SEQ_CST, __ATOMIC_ACQUIRE);
+        if (__atomic_load_n(asleep, __ATOMIC_SEQ_CST)) wake(round);
     }
     for (int spins = 0; __atomic_load_n(round, __ATOMIC_ACQUIRE) == now; spins++) {
         if (called_off(crew))
@@ -33,7 +60,10 @@ static int meet(const crew_t *crew)
 #if defined(__x86_64__)
         _mm_pause();
 #endif
-        if (spins > 300) sched_yield();
+        if (spins < SPINS) continue;
+        __atomic_add_fetch(asleep, 1, __ATOMIC_SEQ_CST); /* who ends the meeting after this sees it, and who did so before is seen */
+        sleep_on(round, now);
+        __atomic_sub_fetch(asleep, 1, __ATOMIC_SEQ_CST);
     }
     return __atomic_load_n(round, __ATOMIC_ACQUIRE) == -1 - now;
 }

@@ -4,6 +4,12 @@
 
 #include <math.h>
 #include <sched.h>
+#include <time.h>
+#if defined(__linux__)
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #include <string.h>
 #if defined(__x86_64__)
 #include <immintrin.h>

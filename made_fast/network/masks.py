@@ -186,6 +186,10 @@ class MaskSet(_ReadOnly):
     def __len__(self) -> int:
         return len(self.orderings)
 
+    def first(self, n: int) -> MaskSet:
+        """Return the first n connectivities."""
+        return self if n >= len(self) else MaskSet(self.orderings[:n], tuple(m[:n] for m in self.degrees))
+
     def __getitem__(self, k: int) -> Connectivity:
         return Connectivity(self.orderings[k], tuple(m[k] for m in self.degrees))
 

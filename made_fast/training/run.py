@@ -39,7 +39,7 @@ class Validation:
 
     def __init__(self, held: Rows, packed: TrainingRows, trainer: Trainer, binarize: float | None, n_val_masks: int) -> None:
         self.weights, self.within = held.weights, packed.within
-        self.binarize = binarize
+        self.binarize, self.n_masks = binarize, n_val_masks
         self.table = None if held.missing is None else held.table
         self.bits: list[NDArray[np.uint64]] = []
         own, variables = trainer.parameters.order, trainer.architecture.variables
@@ -70,7 +70,8 @@ class Validation:
     def _log_p(self, trainer: Trainer, n_threads: int) -> NDArray[np.float64]:
         """Return log p of each row, summed over the networks that are mixed."""
         if self.table is not None:
-            return log_p_observed(trainer.model(binarize=self.binarize), self.table, n_threads, warn=False)[0]
+            model = trainer.model(n_masks=self.n_masks, binarize=self.binarize)
+            return log_p_observed(model, self.table, n_threads, warn=False)[0]
         total: Any = -np.inf
         scored = trainer.scored
         for k, bits in enumerate(self.bits):

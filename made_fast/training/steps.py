@@ -114,10 +114,18 @@ class Trainer:
             part = slice(start, start + panels.COPIED_AT_ONCE)
             self.average[part] = dtype(kept) * self.average[part] + dtype(1 - kept) * vector[part]
 
-    def model(self, vector: NDArray[Any] | None = None, **options: Any) -> MADEModel:
-        """Return the model of these parameters, by default those to keep, which it holds read-only, not as a copy."""
+    def model(self, vector: NDArray[Any] | None = None, n_masks: int | None = None, **options: Any) -> MADEModel:
+        """Return the model of these parameters, by default those to keep, which it holds read-only, not as a copy.
+
+        ``n_masks``: only of the first so many masks.
+        """
         parameters = self.scored if vector is None else self.parameters.with_vector(vector)
-        return model_of(parameters, self.masks, None if self.turns is None else self.turns.rule, **options)
+        return model_of(
+            parameters,
+            self.masks.first(n_masks or len(self.masks)),
+            None if self.turns is None else self.turns.rule,
+            **options,
+        )
 
     def detach(self) -> NDArray[Any]:
         """Continue with a copy of the parameters, and return the old ones, which no longer change."""

@@ -36,6 +36,16 @@ def test_early_stopping_looks_at_the_first_masks_only():
     assert best == pytest.approx(-np.mean(np.logaddexp(*log_p) - np.log(2)), rel=1e-12)
 
 
+def test_complete_rows_beside_rows_with_gaps_are_scored_under_the_first_masks_only():
+    X_val = rows(60, seed=1).astype(float)
+    X_val[:30, 0] = np.nan
+    made = small(n_masks=None, n_eval_masks=6, n_val_masks=2, max_epochs=3).fit(rows(100), X_val=X_val)
+    log_p = [made.score_samples(X_val[30:], mask=k) for k in range(2)]
+    both = np.append(made.model_.log_marginal(X_val[:30]), np.logaddexp(*log_p) - np.log(2))
+    best = made.history_[made.best_epoch_ - 1]["validation_nll"]
+    assert best == pytest.approx(-both.mean(), rel=1e-12)
+
+
 def test_validation_rows_may_miss_entries():
     X, X_val = rows(200), rows(100, seed=1).astype(float)
     X_val[np.random.default_rng(0).random(X_val.shape) < 0.2] = np.nan

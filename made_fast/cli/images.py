@@ -103,6 +103,9 @@ def save_curves(file: File, curves: Mapping[str, Mapping[int, tuple[float, float
     figure.savefig(file, format="png")
 
 
+MOST_GROUPS = 48
+"""Most groups of levels of a column that are told apart."""
+
 MOST_BARS = 24
 """Most levels that a column shows; of more categories, the most frequent ones."""
 
@@ -116,6 +119,7 @@ def save_columns(file: File, columns: Columns, data: NDArray[Any], drawn: NDArra
     """Draw, as PNG, the share of every level of each column in rows and in draws of the model, and below how pairs depend.
 
     ``data`` and ``drawn`` are codes (n, V). The dependence of two columns is the mutual information of their levels in nats.
+    Of columns with more than ``MOST_GROUPS`` levels, neighbouring ones are put together: noise would hide what there is.
     """
     from matplotlib.figure import Figure  # no pyplot: no window, no global state
 
@@ -133,7 +137,8 @@ def save_columns(file: File, columns: Columns, data: NDArray[Any], drawn: NDArra
             axis.axis("off")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     top.legend(handles, labels, loc="outside upper right", ncols=2, frameon=False, fontsize=8)
-    measured = [_dependence(codes[:, :V], columns.n_levels[:V]) for codes in (data, drawn)]
+    steps = -(-columns.n_levels[:V] // MOST_GROUPS)
+    measured = [_dependence(codes[:, :V] // steps, -(-columns.n_levels[:V] // steps)) for codes in (data, drawn)]
     most = max(float(found.max()) for found in measured) or 1.0
     left, middle, right = bottom.subplots(1, 3, width_ratios=[1, 1, 1])
     for axis, found, title in ((left, measured[0], "rows"), (middle, measured[1], "draws")):
@@ -153,7 +158,11 @@ def save_columns(file: File, columns: Columns, data: NDArray[Any], drawn: NDArra
 
 
 def _draw_column(axis: Any, columns: Columns, v: int, data: NDArray[Any], drawn: NDArray[Any]) -> None:
-    n_levels = int(columns.n_levels[v])
+    n_levels, values = int(columns.n_levels[v]), columns.level_values(v)
+    step = -(-n_levels // MOST_GROUPS) if columns.ordered[v] else 1
+    if step > 1:
+        middle = np.minimum(np.arange(0, n_levels, step) + step // 2, n_levels - 1)
+        data, drawn, values, n_levels = data // step, drawn // step, values[middle], len(middle)
     shares = [np.bincount(codes[codes >= 0], minlength=n_levels) / max(1, (codes >= 0).sum()) for codes in (data, drawn)]
     levels = np.arange(n_levels)
     if n_levels > MOST_BARS and not columns.ordered[v]:
@@ -162,9 +171,8 @@ def _draw_column(axis: Any, columns: Columns, v: int, data: NDArray[Any], drawn:
     axis.bar(at, shares[0][levels], width=0.9, color=DATA_COLOUR, label="rows")
     axis.plot(at, shares[1][levels], ".", markersize=5, color=MODEL_COLOUR, label="draws of the model")
     axis.set_title(_short(columns.names[v], 28), fontsize=8, parse_math=False)
-    values = columns.level_values(v)
     every = max(1, ceil(len(levels) / 8))
-    gap = int(columns.missing_levels[v])
+    gap = int(columns.missing_levels[v]) if step == 1 else -1
     shown = [_short("missing" if level == gap else _label(values[level]), 9) for level in levels[::every]]
     axis.set_xticks(at[::every], shown, rotation=45, ha="right", fontsize=6, parse_math=False)
     axis.tick_params(axis="y", labelsize=6)

@@ -24,6 +24,9 @@ from made_fast.tables.table import Table
 
 __all__ = ["contributions"]
 
+PRECISE = 10.0
+"""Nats up to which -log of a probability, a float32 that may be 1 less a tiny one, is right to a thousandth."""
+
 
 def contributions(density: Density, table: Table, n_threads: int) -> NDArray[np.float64]:
     """Return what each variable of complete rows adds to ``-log p(x)``, (n, V) in nats."""
@@ -58,10 +61,22 @@ def _factors(network: Network, table: Table, n_threads: int, binarize: float | N
     out = np.empty(table.shape)
     for part, rows in table.chunks():
         proba = network.conditionals(pack_rows(rows, network.order, binarize), n_threads, by_feature=True)
-        if isinstance(rows, Coded):
-            first = rows.coding.first_levels[:-1]
-            out[part] = -np.take_along_axis(rows.coding.log_levels(proba), first + rows.codes, axis=1)
-        else:
-            p = np.where(rows.ones(binarize), proba, 1 - proba).astype(np.float64)
-            out[part] = -np.log(np.maximum(p, np.finfo(np.float64).tiny))
+        with np.errstate(divide="ignore"):
+            if isinstance(rows, Coded):
+                first = rows.coding.first_levels[:-1]
+                own = -np.take_along_axis(rows.coding.log_levels(proba), first + rows.codes, axis=1)
+            else:
+                own = -np.log(np.where(rows.ones(binarize), proba, 1 - proba).astype(np.float64))
+        if len(odd := np.flatnonzero((own > PRECISE).any(axis=1))):
+            own[odd] = _by_scores(network, rows.take(odd), binarize)
+        out[part] = own
+    return out
+
+
+def _by_scores(network: Network, rows: Table, binarize: float | None) -> NDArray[np.float64]:
+    """Return what :func:`_factors` does, of rows of which a conditional is too small for its type, place by place."""
+    bits, V = pack_rows(rows, network.order, binarize), rows.shape[1]
+    up_to = np.stack([network.score(bits, 1, n_places) for n_places in range(V + 1)], axis=1)
+    out = np.empty(rows.shape)
+    out[:, np.argsort(network.connectivity.ordering)] = -np.diff(up_to, axis=1)
     return out

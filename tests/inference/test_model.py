@@ -8,6 +8,7 @@ from helpers import all_inputs, assert_drawn_from, dense_log_p, python, random_m
 
 from made_fast import MADEModel, MixtureModel
 from made_fast.inference import model as inference_model
+from made_fast.inference.explaining import contributions
 from made_fast.kernels import layout as panels
 from made_fast.network.architecture import Architecture
 from made_fast.network.network import Network, Shared
@@ -205,3 +206,11 @@ def test_a_server_needs_numpy_and_the_extension_alone(tmp_path, n_masks):
     model.save(tmp_path / "model.safetensors")
     out = python("-W", "error", "-c", SERVER, tmp_path / "model.safetensors", seconds=60)
     assert out.split()[0] == repr(float(model.score_samples(model.sample(5, 0)).sum()))
+
+
+def test_contributions_of_hardly_possible_rows_add_up():
+    X, model = rows(40, 9), random_model(9, (7,), dtype="float32", scale=60)
+    log_p = model.score_samples(X)
+    assert log_p.min() < -200
+    found = contributions(model, model._table(X), 1)
+    np.testing.assert_allclose(found.sum(axis=1), -log_p, rtol=1e-4, atol=1e-3)

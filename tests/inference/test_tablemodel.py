@@ -186,6 +186,20 @@ def test_conditional_draws_have_the_frequencies_of_what_is_missing(kind, enumera
     assert statistic < 60 + often.sum()
 
 
+@pytest.mark.parametrize("kind", ["one mask", "masks", "digits"])
+def test_contributions_of_hardly_possible_rows_add_up(kind):
+    model = model_of(kind, dtype="float32")
+    source = model.density.source
+    density = type(model.density)(source.with_vector(source.vector * 30), *([model.density.masks] if kind == "masks" else []))
+    model, rows = type(model)(density, model.encoder), all_rows()
+    log_p = model.score_samples(rows)
+    assert log_p.min() < -200  # a conditional below what float32 holds
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = model.explain(rows)
+    np.testing.assert_allclose(found.sum(axis=1), -log_p, rtol=1e-4, atol=1e-3)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_means_are_marginals(kind):
     model, rows = model_of(kind), frame(6, 7)

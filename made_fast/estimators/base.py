@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -79,6 +80,13 @@ class FittedDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # sciki
     _names: tuple[str, ...] | None = None
     """Names of the columns of X, where X has none: the command line reads arrays and names apart, and an ensemble
     passes arrays to its members."""
+
+    @classmethod
+    @cache
+    def _get_param_names(cls) -> list[str]:
+        """Return the names of the parameters; scikit-learn inspects the signature anew each time, which takes long."""
+        found: list[str] = super()._get_param_names()
+        return found
 
     @_as_the_model
     def score_samples(self, X: MatrixLike, **options: Any) -> Any:

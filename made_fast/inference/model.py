@@ -18,6 +18,7 @@ from made_fast.inference import modelfile
 from made_fast.inference.answering import Answers, ModelAnswers, Options
 from made_fast.inference.density import Density
 from made_fast.inference.rows import Rows
+from made_fast.network.architecture import BLOCK
 from made_fast.network.masks import Connectivity, MaskRule, MaskSet, check_connectivity
 from made_fast.network.network import Network, Parameters
 from made_fast.system import threads
@@ -119,7 +120,7 @@ class MADEModel(Density):
                 a = self.architecture
                 mask = check_connectivity(mask, self.n_features_in, a.hidden_sizes, a.least_degree)
             return self.source.network(mask).sealed()
-        k = arguments.mask_number(mask, self.n_masks)
+        k = mask if type(mask) is int and mask in self._kept else arguments.mask_number(mask, self.n_masks)
         found = self._kept.get(k)
         if found is None:
             found = self.source.network(self.masks[k]).sealed()
@@ -168,7 +169,9 @@ class MADEModel(Density):
 
     def score_samples(self, X: MatrixLike, *, mask: int | None = None, n_threads: int | None = None) -> NDArray[np.float64]:
         """Return ``log p(x)`` of each row, or ``log p_k(x)`` with ``mask=k``. See :meth:`Density.score_samples`."""
-        table, n_threads, k = self._table(X), arguments.n_threads(n_threads), self._only(mask)
+        table, k = self._table(X), self._only(mask)
+        few = n_threads is None and len(table) <= BLOCK  # for the caller's thread: how many there are is slow to find out
+        n_threads = 1 if few else arguments.n_threads(n_threads)
         if k is None:
             return self._mixture(table, n_threads)
         network = self.part(k)

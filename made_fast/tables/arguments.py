@@ -49,6 +49,8 @@ def _is_int(value: Any) -> bool:
 
 def _int(value: Any, name: str, smallest: int, way_out: str = "", *, largest: int | None = None) -> int:
     """Return ``value`` as an int in these bounds."""
+    if type(value) is int and smallest <= value and (largest is None or value <= largest):
+        return value
     demand = f"{name} must be an int >= {smallest}"
     if not _is_int(value):
         raise _wrong_type(demand, value, way_out)

@@ -19,6 +19,9 @@ from made_fast.tables.table import Table
 
 __all__ = ["Packing", "density", "distinct_rows", "pack_bits", "pack_missing", "pack_rows", "unpack_rows"]
 
+FEW_WORDS = 256
+"""Words whose ones Python counts sooner than NumPy does."""
+
 _POPCOUNT = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(axis=1, dtype=np.uint8)
 
 
@@ -94,14 +97,20 @@ def distinct_rows(bits: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray
 
 def density(bits: NDArray[np.uint64], n_features: int) -> float:
     """Return the fraction of ones among the entries of ``bits``, a packed matrix of ``n_features`` columns."""
-    count = np.bitwise_count(bits) if hasattr(np, "bitwise_count") else _POPCOUNT[bits.view(np.uint8)]  # NumPy 2, NumPy 1
-    return int(count.sum(dtype=np.int64)) / (len(bits) * n_features)
+    if bits.size <= FEW_WORDS:
+        n_ones = int.from_bytes(bits.tobytes(), "little").bit_count()
+    else:
+        count = np.bitwise_count(bits) if hasattr(np, "bitwise_count") else _POPCOUNT[bits.view(np.uint8)]  # NumPy 2, NumPy 1
+        n_ones = int(count.sum(dtype=np.int64))
+    return n_ones / (len(bits) * n_features)
 
 
 def _pack(rows: NDArray[Any], order: NDArray[np.intp], out: NDArray[np.uint64]) -> bool:
     """Pack rows of one-byte numbers; return whether all were 0 or 1."""
     assert rows.shape[1] == len(order)  # the kernel reads on behind the rows otherwise
     seen = np.empty(1, np.uint8)
-    x, order = np.ascontiguousarray(rows).view(np.uint8), np.ascontiguousarray(order, np.int64)
+    x = (rows if rows.flags.c_contiguous else np.ascontiguousarray(rows)).view(np.uint8)
+    if order.dtype != np.int64 or not order.flags.c_contiguous:
+        order = np.ascontiguousarray(order, np.int64)
     kernels.active.pack_bits(x, order, np.empty(len(order), np.int32), out, seen)
     return int(seen[0]) <= 1

@@ -214,6 +214,8 @@ def notes(params: Params) -> dict[str, Any]:
 
 def plain(value: Any) -> Any:
     """Return a hyper-parameter as JSON can hold it; of a function its qualified name, which is the same in every process."""
+    if value is None or type(value) in (bool, int, float, str):
+        return value
     if isinstance(value, type):  # np.float32, say
         return np.dtype(value).name
     if hasattr(value, "tolist"):

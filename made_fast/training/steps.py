@@ -40,6 +40,12 @@ MOST_STEPS = 10_000
 SLOW = 300_000_000
 """Rows times weights of a step that takes more than about 10 ms on one thread."""
 
+AVERAGED_AT_ONCE = 1 << 15
+"""Parameters that are averaged at once: what is on the way stays in the cache."""
+
+CHECKED = 16
+"""Most rows that are scored to see whether the last update of an epoch has led to infinite losses."""
+
 UPDATE_ROWS = 50
 """An update, which reads and writes a weight and its state once, takes the time of so many rows."""
 
@@ -110,9 +116,11 @@ class Trainer:
         if self.average is None:
             self.average = panels.aligned_copy(vector)
         kept = min(self.averaging, 1 - 1 / epoch)
-        for start in range(0, len(vector), panels.COPIED_AT_ONCE):  # Ctrl-C is answered in between
-            part = slice(start, start + panels.COPIED_AT_ONCE)
-            self.average[part] = dtype(kept) * self.average[part] + dtype(1 - kept) * vector[part]
+        room = np.empty(min(AVERAGED_AT_ONCE, len(vector)), vector.dtype)
+        for start in range(0, len(vector), AVERAGED_AT_ONCE):  # Ctrl-C is answered in between
+            mean, present = (whole[start : start + AVERAGED_AT_ONCE] for whole in (self.average, vector))
+            mean *= dtype(kept)
+            mean += np.multiply(present, dtype(1 - kept), out=room[: len(present)])
 
     def model(self, vector: NDArray[Any] | None = None, n_masks: int | None = None, **options: Any) -> MADEModel:
         """Return the model of these parameters, by default those to keep, which it holds read-only, not as a copy.
@@ -218,7 +226,7 @@ class Trainer:
     def _check_last_update(self, rows: TrainingRows, batch_size: int) -> None:
         """Check the loss of some rows under the last parameters, under which no step of this epoch computed one."""
         vector = self.parameters.vector
-        log_p = self.parameters.network(self.masks[0]).score(rows.bits[:batch_size], 1)
+        log_p = self.parameters.network(self.masks[0]).score(rows.bits[: min(batch_size, CHECKED)], 1)
         for what, value in (("the loss", -log_p.min()), ("a parameter", vector.max()), ("a parameter", vector.min())):
             if not np.isfinite(value):
                 raise FloatingPointError(f"{what} became {value} with the update of step {self.step}")

@@ -66,41 +66,43 @@ class LevelPattern:
         V = len(self.order)
         given, weighted = given[self.order], are_there(weights, V)[self.order]
         n_levels = coding.levels_of[self.order]
-        options = [np.arange(n) for n in n_levels]
-        self._weights, self._partners, own = None, np.full(V, -1, np.int32), [np.ones(n) for n in n_levels]
-        for p in np.flatnonzero(weighted):
-            own[p] = weights[self.order[p]]
+        options: dict[int, Index] = {}  # levels of positive weight, where not all have that
+        counts: list[int] = n_levels.tolist()  # of levels that are possible
+        self._weights, self._partners = None, np.full(V, -1, np.int32)
+        if weighted.any():
+            own = [np.ones(n) if (w := weights[v]) is None else w for v, n in zip(self.order, n_levels, strict=True)]
+            self._weights = np.concatenate([w.ravel() for w in own])
+        for p in np.flatnonzero(weighted).tolist():
             options[p] = np.flatnonzero((own[p] > 0).reshape(-1, n_levels[p]).any(axis=0))
+            counts[p] = len(options[p])
             if own[p].ndim == 2:  # a low digit: its high one stands before it
                 self._partners[p] = p - 1
-        if weighted.any():
-            self._weights = np.concatenate([w.ravel() for w in own])
         starts = np.append(0, np.cumsum(n_levels))
         known = np.flatnonzero(given | weighted)
         # The number of places up to the last one with evidence. The missing variables among them must be summed out.
         self.reach = int(known[-1]) + 1 if len(known) else 0
         free = ~given
-        if whole and _product(options[p] for p in np.flatnonzero(free)) <= COMBINATIONS:
+        if whole and _product(counts[p] for p in np.flatnonzero(free)) <= COMBINATIONS:
             self.reach = V
         self.early: Index = np.flatnonzero(free[: self.reach])
         self._last: Index = self.early[:0]  # the last place with evidence, if that is weights: a walk sums them
         if len(self.early) and self.early[-1] == self.reach - 1 and weighted[self.reach - 1]:
             self.early, self._last = self.early[:-1], self.early[-1:]
         self.late: Index = np.arange(self.reach, V)
-        self.exact = _product(options[p] for p in self.early) <= COMBINATIONS  # by enumeration
-        self._options = [options[p] for p in self.early]
+        self.exact = _product(counts[p] for p in self.early) <= COMBINATIONS  # by enumeration
         if self.exact:
+            self._options = [options[p] if p in options else np.arange(counts[p]) for p in self.early.tolist()]
             self._completions: Levels = np.zeros((1, 0), np.int32)
             if len(self.early):
                 grid = np.meshgrid(*self._options, indexing="ij")
                 self._completions = np.stack([axis.ravel() for axis in grid], axis=1).astype(np.int32)
             self._log_weights = np.zeros(len(self._completions))
-            for i, p in enumerate(self.early):
+            for i, p in enumerate(self.early if self._weights is not None else ()):
                 level = self._completions[:, i]
                 at = level if self._partners[p] < 0 else (self._completions[:, i - 1], level)
                 with np.errstate(divide="ignore"):  # of two digits, not all pairs have weight
                     self._log_weights += np.log(own[p][at])
-        self.impossible = any(not len(levels) for levels in options)
+        self.impossible = not all(counts)
         self.n_candidates = 1 if self.impossible else len(self._completions) if self.exact else n_walks
         self._starts, self._n_levels = starts, n_levels
 
@@ -287,11 +289,11 @@ def are_there(weights: Weights, n_variables: int) -> NDArray[np.bool_]:
     return np.array([of_levels is not None for of_levels in weights], np.bool_)
 
 
-def _product(options: Iterator[NDArray[Any]]) -> int:
+def _product(counts: Iterator[int]) -> int:
     """Return how many combinations there are, 0 counted as 1; beyond what is enumerated, any larger number."""
     out = 1
-    for levels in options:
-        out *= max(len(levels), 1)
+    for count in counts:
+        out *= max(count, 1)
         if out > COMBINATIONS:
             break
     return out

@@ -6,7 +6,8 @@ Not here: the arithmetic of a network (``network.py``), the public questions (``
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from math import log
 from threading import Lock
 from typing import Any
@@ -18,7 +19,7 @@ from made_fast.inference import modelfile
 from made_fast.inference.answering import Answers, ModelAnswers, Options
 from made_fast.inference.density import Density
 from made_fast.inference.rows import Rows
-from made_fast.network.architecture import BLOCK
+from made_fast.network.architecture import BLOCK, Prepared
 from made_fast.network.masks import Connectivity, MaskRule, MaskSet, check_connectivity
 from made_fast.network.network import Network, Parameters
 from made_fast.system import threads
@@ -262,11 +263,20 @@ class MADEModel(Density):
     def _answers(self, rows: Rows, options: Options) -> Answers:
         self._within(options.n_members, "n_members", 1)
         drawn = self.most_members is None
-        return ModelAnswers(rows, options, self.architecture, self.dtype, self._network_for, drawn)
+        return ModelAnswers(rows, options, self.architecture, self.dtype, self._networks_for, drawn)
 
-    def _network_for(self, observed: NDArray[np.bool_], draw: int, room: NDArray[Any] | None) -> Network:
-        found = self._answering(observed, draw)
-        return self.source.network(found, room).sealed() if isinstance(found, Connectivity) else self.member(found)
+    def _networks_for(self, asked: Sequence[tuple[NDArray[np.bool_], int]]) -> list[Callable[[NDArray[Any] | None], Network]]:
+        found = [self._answering(observed, draw) for observed, draw in asked]
+        drawn = [each for each in found if isinstance(each, Connectivity)]
+        if drawn:
+            return [partial(self._packed, each) for each in self.architecture.prepared(drawn)]
+        return [partial(self._of_mask, k) for k in found]
+
+    def _packed(self, prepared: Prepared, room: NDArray[Any] | None) -> Network:
+        return self.source.network(prepared, room).sealed()
+
+    def _of_mask(self, k: Any, _: NDArray[Any] | None) -> Network:
+        return self.member(k)
 
     def _answering(self, observed: NDArray[np.bool_], draw: int) -> int | Connectivity:
         """Return the connectivity drawn for a pattern, or the number of a mask of the set."""

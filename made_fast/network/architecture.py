@@ -6,9 +6,10 @@ Not here: masks (``masks.py``), parameters and arithmetic on them (``network.py`
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from made_fast.kernels.records import BINARY, Masks, Scratch
 from made_fast.network.masks import Connectivity, MaskSet, Staircase, Variables
 from made_fast.system.once import once
 
-__all__ = ["BLOCK", "Architecture", "order_of", "scratch"]
+__all__ = ["BLOCK", "Architecture", "Prepared", "order_of", "scratch"]
 
 BLOCK = 96
 """Rows that a kernel takes through all layers at once: sixteen register tiles, so the activations stay in the L2 cache."""
@@ -34,6 +35,14 @@ BOUNDED = ("tanh", "sigmoid", "softsign")
 
 ROUNDING = 16
 """Inexact sums may exceed the bound by this factor."""
+
+
+class Prepared(NamedTuple):
+    """A connectivity with its tables."""
+
+    connectivity: Connectivity
+    staircase: Staircase
+    layout: panels.Layout
 
 
 @dataclass(frozen=True)
@@ -99,6 +108,13 @@ class Architecture:
         """Return the tables of a staircase of one connectivity."""
         found = staircase.n_live, self.activation, staircase.direct, staircase.variables
         return panels.make_layout(self.n_inputs, *found)
+
+    def prepared(self, connectivities: Sequence[Connectivity]) -> list[Prepared]:
+        """Return connectivities with their tables, which are made for all of them at once."""
+        staircase = self.staircase(MaskSet.of(connectivities))
+        found = staircase.n_live, self.activation, staircase.direct, staircase.variables
+        layouts = panels.make_layouts(self.n_inputs, *found)
+        return [Prepared(each, staircase[k], layouts.of_mask(k)) for k, each in enumerate(connectivities)]
 
     @once
     def _no_layout(self) -> panels.Layout:

@@ -19,7 +19,7 @@ from made_fast import kernels
 from made_fast.kernels import layout as panels
 from made_fast.kernels.layout import BIAS, MAX_FEATURES, N_OUT
 from made_fast.kernels.records import Batches, Net, TrainScratch
-from made_fast.network.architecture import Architecture, scratch
+from made_fast.network.architecture import Architecture, Prepared, scratch
 from made_fast.network.masks import Connectivity
 from made_fast.network.network import Network, Parameters, Turn
 from made_fast.system.once import once
@@ -102,7 +102,7 @@ class Points(Parameters):
         same.base = self.base.with_vector(vector[: len(self.base.vector)])
         return same
 
-    def network(self, connectivity: Connectivity, room: NDArray[Any] | None = None) -> Network:
+    def network(self, connectivity: Connectivity | Prepared, room: NDArray[Any] | None = None) -> Network:
         """Return the network at the first point; ValueError if it is asked for under another connectivity."""
         self.base.network(connectivity)
         return self.at(0)

@@ -20,7 +20,7 @@ from made_fast import kernels
 from made_fast.kernels import layout as panels
 from made_fast.kernels import records
 from made_fast.kernels.records import Batches, Masks, Net, Scratch, TrainScratch
-from made_fast.network.architecture import BLOCK, Architecture, order_of, scratch
+from made_fast.network.architecture import BLOCK, Architecture, Prepared, order_of, scratch
 from made_fast.network.masks import Connectivity, Staircase, read_only
 from made_fast.system import threads
 from made_fast.system.once import once
@@ -105,7 +105,7 @@ class Parameters(ABC):
         """Set the biases of the outputs, one for each, in that same order."""
 
     @abstractmethod
-    def network(self, connectivity: Connectivity, room: NDArray[Any] | None = None) -> Network:
+    def network(self, connectivity: Connectivity | Prepared, room: NDArray[Any] | None = None) -> Network:
         """Return the network under a connectivity; it may be packed in ``room``, of ``architecture.n_packed`` numbers."""
 
     def networks(self, connectivity: Connectivity) -> Iterator[Network]:
@@ -180,10 +180,11 @@ class Shared(Parameters):
         start = self.architecture.shared_layout[len(self.architecture.hidden_sizes), panels.SHARED_BIAS]
         self.vector[start : start + self.architecture.n_outputs] = log_odds
 
-    def network(self, connectivity: Connectivity, room: NDArray[Any] | None = None) -> Network:
+    def network(self, connectivity: Connectivity | Prepared, room: NDArray[Any] | None = None) -> Network:
         """Pack the parameters for one connectivity."""
-        staircase = self.architecture.staircase(connectivity)
-        layout = self.architecture.layout(staircase)
+        if isinstance(connectivity, Connectivity):
+            (connectivity,) = self.architecture.prepared([connectivity])
+        connectivity, staircase, layout = connectivity
         n = panels.n_parameters(layout)
         theta = panels.aligned_empty(n, self.dtype) if room is None else room[:n]
 
@@ -250,8 +251,10 @@ class Network(Parameters):
         direct = sum(int(live.sum()) for live in self.staircase.direct if live is not None)
         return direct + sum(int(live.sum()) + len(live) for live in self.staircase.n_live)
 
-    def network(self, connectivity: Connectivity, room: NDArray[Any] | None = None) -> Network:
+    def network(self, connectivity: Connectivity | Prepared, room: NDArray[Any] | None = None) -> Network:
         """Return itself; ValueError if it is of another connectivity."""
+        if isinstance(connectivity, Prepared):
+            connectivity = connectivity.connectivity
         asked, own = connectivity.vectors, self.connectivity.vectors
         if len(asked) != len(own) or not all(map(np.array_equal, asked, own)):
             raise ValueError(

@@ -80,7 +80,7 @@ def learn(
         Most levels of a categorical column without an order: the rarest categories share one. None: all, up to 65,536.
     handle_unknown
         What a category that training does not show gets later: "error", or "rare", a level with the rarest ones. A binary
-        column has no third value.
+        column has no third value; one of more than 1,024 categories always has room for others.
     missing
         "marginal": a missing entry is summed out. "value": it is a level of its own in columns that have such in training.
     sample_weight

@@ -286,7 +286,7 @@ class Numeric:
         levels = (
             f"{len(self.low) - n_atoms} bins and {n_atoms} single values" if n_atoms < len(self.low) else f"{n_atoms} values"
         )
-        return f"{what}, {levels} from {ends[0]:.6g} to {ends[1]:.6g}"
+        return f"{what}, {levels} from {ends[0]:.6g} to {ends[1]:.6g}" + ("; two digits" if self.base > 1 else "")
 
 
 def real_numbers(column: Values, name: str, label: str | int) -> Floats:

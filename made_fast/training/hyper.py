@@ -243,9 +243,10 @@ class HyperParameters:
     n_bins: int | None = _value(
         None,
         "Levels of a numeric column, about; None: the square root of the number of rows, or a hundredth of it if that is "
-        "more, 8 to 512. A value that more rows than a bin's share have is a level of its own.",
+        "more, 8 to 512, and fewer where there are more than 80 columns. A value that more rows than a bin's share have is a "
+        "level of its own.",
         "count",
-        Option("columns", "--bins", "N", "levels of a numeric column, about", unset="by the number of rows, 8 to 512"),
+        Option("columns", "--bins", "N", "levels of a numeric column, about", unset="by the size of the table, 8 to 512"),
         optional=True,
         noted=False,
     )

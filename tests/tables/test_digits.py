@@ -168,3 +168,12 @@ def test_an_order_that_says_as_much_is_kept(monkeypatch):
     said = [f"v{i:03}" for i in rng.permutation(400)]
     listed = learn.learn({"name": names, "x": x}, columns={"name": said}).columns[0]
     assert list(listed.values) == said  # an order that was given stays
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "n_columns", "n_bins"),
+    [(10, 3, 8), (900, 3, 30), (10_000, 10, 100), (60_000, 10, 512), (10**6, 80, 512), (10**6, 200, 64), (10**6, 400, 10),
+     (10**6, 5000, 8), (100, 5000, 8), (4000, 240, 17)],
+)  # fmt: skip
+def test_how_many_bins_there_are_depends_on_the_size_of_the_table(n_rows, n_columns, n_bins):
+    assert bins.usual(n_rows, n_columns) == n_bins

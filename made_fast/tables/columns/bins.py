@@ -18,6 +18,7 @@ from made_fast.tables.columns.numeric import WHOLE, Numeric
 __all__ = ["FEWEST_ROWS", "decimals", "numeric", "usual"]
 
 FEWEST_BINS, MOST_BINS = 8, 512  # of a column, where the caller does not say how many
+MOST_INPUTS = 4096  # of a network that the number of bins is chosen for
 ROWS_FOR_DIGITS = 5000  # of a table: with fewer, a column of two digits is learned worse than one of one
 FEWEST_ROWS = 5  # of a bin: fewer say little about how wide it should be
 MOST_DECIMALS = 6  # that a column may be said to be rounded to
@@ -27,13 +28,16 @@ FEW_VALUES = 8  # that may be multiples of some number by chance
 Floats = NDArray[np.float64]
 
 
-def usual(n_rows: int) -> int:
+def usual(n_rows: int, n_columns: int) -> int:
     """Return how many levels a numeric column has, about, if the caller does not say: the square root of the rows.
 
     That was the best or close to it on four tables of 800 to 4,000 rows, among 16, 32, 64 and 256, by the NLL of test rows.
-    A hundredth of the rows, if that is more: two digits are worth finer levels.
+    A hundredth of the rows, if that is more: two digits are worth finer levels. Fewer where the columns are so many that all
+    their indicators would be more than ``MOST_INPUTS``: what direct connections cost grows with the square of these.
     """
-    return int(np.clip(round(max(n_rows**0.5, n_rows / 100)), FEWEST_BINS, MOST_BINS))
+    own = MOST_INPUTS // n_columns
+    most = min(MOST_BINS, HIGH_DIGITS * (own - HIGH_DIGITS)) if own > HIGH_DIGITS + 1 else own
+    return int(np.clip(round(max(n_rows**0.5, n_rows / 100)), FEWEST_BINS, max(FEWEST_BINS, most)))
 
 
 def numeric(

@@ -75,7 +75,8 @@ def learn(
         As in scikit-learn: "from_dtype", or the names or numbers of columns of categories, or a mask of them.
     n_bins
         Levels of a numeric column, about; None: the square root of the number of rows, or a hundredth of it if that is more,
-        8 to 512. A value that more rows than a bin's share have is a level of its own.
+        8 to 512, and fewer where there are more than 80 columns. A value that more rows than a bin's share have is a level of
+        its own.
     max_categories
         Most levels of a categorical column without an order: the rarest categories share one. None: all, up to 65,536.
     handle_unknown
@@ -100,7 +101,7 @@ def learn(
             "sample_weight must be >= 0, and not 0 for all rows. Drop rows instead of giving them a negative weight."
         )
     rules = _Rules(
-        bins.usual(frame.shape[0]) if n_bins is None else arguments.count(n_bins, "n_bins"),
+        bins.usual(*frame.shape) if n_bins is None else arguments.count(n_bins, "n_bins"),
         None if max_categories is None else arguments.count(max_categories, "max_categories"),
         arguments.choice(handle_unknown, "handle_unknown", HANDLE_UNKNOWN) == "rare",
         arguments.choice(missing, "missing", MISSING) == "value",

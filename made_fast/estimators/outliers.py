@@ -316,7 +316,8 @@ def _scores(made: Any, kernels: dict[int, _Kernels] | None, X: Any, n_threads: i
     if not isinstance(model, TableModel):
         return log_p_observed(model, fitted_table(made, X), threads)[0]
     codes, within = model.columns.encode(X, density="relative" if kernels is None else False, per_column=False)
-    log_p, _ = log_p_observed(model.density, Coded(codes, model.encoder.coding), threads)
+    table = Coded(model.encoder.digits.split(codes), model.encoder.coding)
+    log_p, _ = log_p_observed(model.density, table, threads)
     if within is not None:
         return log_p + within
     for _, beside in _beside(model, kernels or {}, X, codes):

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 import made_fast
-from made_fast import MADE, MADEEnsemble
+from made_fast import MADE, MADEEnsemble, MADEImputer, MADEOutlierDetector
 from made_fast.inference import levels
 from made_fast.tables.columns import bins, learn
 
@@ -215,3 +215,22 @@ def test_a_file_with_digits_apart_is_refused(made, tmp_path):
     tensorfile.write(path, tensors | {name: apart}, metadata)
     with pytest.raises(made_fast.ModelFileError, match="digits must stand side by side"):
         made_fast.load(path)
+
+
+@pytest.mark.parametrize("bandwidth", [None, 1.0])
+def test_odd_rows_are_found(bandwidth):
+    table = rows()
+    table.loc[7, "x"] = 40.0
+    found = MADEOutlierDetector(MADE(**QUICK, n_bins=16), contamination=0.01, bandwidth=bandwidth).fit(table)
+    assert found.density_.model_.encoder.digits.bases[0] > 1
+    assert found.decision_scores_[7] >= np.sort(found.decision_scores_)[-5]
+    assert found.explain(table).shape == (600, 3)
+    assert np.argmax(found.explain(table)[7]) in (0, 1)  # the number, or the name that says where it should be
+
+
+def test_an_imputer_in_a_pipeline_fills_columns_of_two_digits():
+    table = rows().astype({"name": object})
+    table.loc[::4, "name"] = None
+    table.loc[1::4, "x"] = np.nan
+    filled = MADEImputer(MADE(**QUICK, n_bins=16, n_masks=None, n_eval_masks=4), n_walks=20).fit_transform(table)
+    assert not pd.DataFrame(filled).isna().any().any()

@@ -13,7 +13,7 @@ static ALWAYS_INLINE int called_off(const crew_t *crew)
     return __atomic_load_n(crew->sync + CALL_OFF, __ATOMIC_RELAXED);
 }
 
-enum { SPINS = 2000 }; /* some 20 to 100 us, more than ranks of an idle machine wait for each other */
+enum { SPINS = 10000 }; /* some 0.1 to 0.5 ms, more than ranks of an idle machine wait for each other */
 
 /* Sleep until the number at `word` is no longer `now`, for some milliseconds at the most: nobody wakes those whom a call is
  * off for. A rank that only yielded would stay runnable, and get a CPU that others want once in a slice of theirs: a step of a

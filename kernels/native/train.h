@@ -13,6 +13,7 @@ static ALWAYS_INLINE int called_off(const crew_t *crew)
     return __atomic_load_n(crew->sync + CALL_OFF, __ATOMIC_RELAXED);
 }
 
+enum { WAIT_PRIVATE = 128, WAKE_PRIVATE = 129 }; /* of linux/futex.h, a header of the kernel that not every system has */
 enum { SPINS = 10000 }; /* some 0.1 to 0.5 ms, more than ranks of an idle machine wait for each other */
 
 /* Sleep until the number at `word` is no longer `now`, for some milliseconds at the most: nobody wakes those whom a call is
@@ -20,9 +21,9 @@ enum { SPINS = 10000 }; /* some 0.1 to 0.5 ms, more than ranks of an idle machin
  * tenth of a millisecond took twenty beside two busy processes on two CPUs. One that sleeps is back when it is woken. */
 static void sleep_on(int32_t *word, int32_t now)
 {
-#if defined(__linux__)
+#ifdef SYS_futex
     const struct timespec most = {0, 5000000};
-    syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, now, &most, NULL, 0);
+    syscall(SYS_futex, word, WAIT_PRIVATE, now, &most, NULL, 0);
 #else
     (void)word, (void)now;
     sched_yield();
@@ -31,8 +32,8 @@ static void sleep_on(int32_t *word, int32_t now)
 
 static void wake(int32_t *word)
 {
-#if defined(__linux__)
-    syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT32_MAX, NULL, NULL, 0);
+#ifdef SYS_futex
+    syscall(SYS_futex, word, WAKE_PRIVATE, INT32_MAX, NULL, NULL, 0);
 #else
     (void)word;
 #endif

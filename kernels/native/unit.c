@@ -5,8 +5,7 @@
 #include <math.h>
 #include <sched.h>
 #include <time.h>
-#if defined(__linux__)
-#include <linux/futex.h>
+#if defined(__linux__) && defined(__LP64__)
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif

@@ -144,7 +144,9 @@ def check_outputs(args: argparse.Namespace) -> None:
     if getattr(args, "out", None) == STDOUT and sys.stdout is None:
         raise UsageError("cannot write the output: standard output is closed. Give --out FILE.")
     outputs = {f"--{name}": path for name in OUTPUTS if (path := getattr(args, name, None)) not in (None, STDOUT)}
-    inputs = {name: path for name in ("model", "data") if (path := getattr(args, name, None)) not in (None, *NO_FILES)}
+    inputs = {
+        name: path for name in ("model", "data", "contexts") if (path := getattr(args, name, None)) not in (None, *NO_FILES)
+    }
     for (option, path), (other, second) in combinations(outputs.items(), 2):
         if is_same(path, second):
             raise UsageError(f"{option} and {other} must be two files, got {path} for both.")

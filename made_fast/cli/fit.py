@@ -60,10 +60,10 @@ class _Plan(NamedTuple):
         if not self.context:
             return {"X": train, "X_val": valid}
         assert isinstance(train, dict)
-        X, context = rawtable.parted(train, self.context, self.dataset.name)
+        X, context = rawtable.parted(train, self.context, self.dataset.name, "--context")
         given = {"X": X, "context": context}
         if isinstance(valid, dict):
-            given["X_val"], given["context_val"] = rawtable.parted(valid, self.context, self.dataset.name)
+            given["X_val"], given["context_val"] = rawtable.parted(valid, self.context, self.dataset.name, "--context")
         return given
 
 
@@ -185,9 +185,6 @@ def _plan(args: argparse.Namespace) -> _Plan:
             raise UsageError("--shape is for pictures of 0/1 rows; --samples draws the columns of a table.")
         if args.samples is not None and not images.has_matplotlib():
             raise UsageError("--samples of a table needs matplotlib, which is not installed: pip install 'made_fast[plot]'.")
-        if args.context:
-            with refusing(TypeError, ValueError):  # now, not after the options have been noted
-                rawtable.parted(dataset.train, args.context, args.data)
     else:
         if args.context:
             raise UsageError("--context is for a table of any columns; --kind table reads 0/1 rows as one.")
@@ -199,7 +196,12 @@ def _plan(args: argparse.Namespace) -> _Plan:
     seed = secrets.randbits(32) if args.seed is None else args.seed
     notes: dict[str, Any] = {"data": dataset.name}
     columns = None
-    if isinstance(dataset, Dataset):
+    context: tuple[str, ...] = ()
+    if isinstance(dataset, RawTable):
+        with refusing(TypeError, ValueError):  # now, not after the options have been noted
+            context = rawtable.named(args.context or (), dataset.train, "--context")
+            rawtable.parted(dataset.train, context, args.data, "--context")
+    else:
         notes["shape"] = shape
         if dataset.index_base is not None:
             notes["index_base"] = dataset.index_base
@@ -211,7 +213,7 @@ def _plan(args: argparse.Namespace) -> _Plan:
     except ValueError as error:
         files.note(f"the model does without names of columns: {error}")
         columns = None
-    plan = _Plan(dataset, shape, params, seed, columns, notes, tuple(args.context or ()))
+    plan = _Plan(dataset, shape, params, seed, columns, notes, context)
     for flag, why in _without_effect(args, plan):
         files.note(f"{flag} has no effect: {why}.")
     return plan

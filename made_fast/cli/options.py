@@ -417,7 +417,14 @@ def _add_reading(group: Any, threshold: str = "that of the model") -> None:
 
 
 def _add_contexts(group: Any, text: str) -> None:
-    _option(group, "--context", "FILE", f"{text}, a table of the context of a model that was fitted with --context", Path)
+    _option(
+        group,
+        "--context",
+        "FILE",
+        f"{text}, a table of the context of a model that was fitted with --context",
+        Path,
+        dest="contexts",
+    )
 
 
 def _add_split(group: Any) -> None:

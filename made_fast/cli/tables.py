@@ -20,7 +20,6 @@ from made_fast.inference.tablemodel import TableModel
 from made_fast.system.console import say
 from made_fast.tables import arguments
 from made_fast.tables.columns import frames
-from made_fast.tables.columns.values import column_number
 from made_fast.tables.reading import rawtable
 from made_fast.tables.reading.csvtable import write_table
 from made_fast.tables.reading.rawtable import RawTable, Rows
@@ -267,7 +266,7 @@ def _parted(model: TableModel, rows: Rows) -> tuple[Rows, Rows | None]:
 def _contexts(args: argparse.Namespace, model: TableModel) -> Rows | None:
     """Return the rows of --context FILE, those columns of it that are the context of the model."""
     context = model.encoder.context
-    if args.context is None:
+    if args.contexts is None:
         if context is not None:
             raise UsageError(
                 f"--context must be given: the model was fitted with a context, of {', '.join(context.names[:8])}. Give "
@@ -277,8 +276,7 @@ def _contexts(args: argparse.Namespace, model: TableModel) -> Rows | None:
     if context is None:
         raise UsageError("--context must be left out: the model was fitted without one.")
     with refusing(OSError, ValueError, TypeError):
-        rows = rawtable.load(str(args.context)).train
-        return {name: rows[list(rows)[column_number(name, list(rows), "the context of the model")]] for name in context.names}
+        return rawtable.chosen(rawtable.load(str(args.contexts)).train, context.names, "the context of the model")
 
 
 def _write_columns(path: Any, columns: dict[str, NDArray[Any]]) -> None:

@@ -98,6 +98,8 @@ def sample(args: argparse.Namespace) -> int:
     model = files.load_model(args.model)
     if isinstance(model, TableModel):
         return tables.sample(args, model)
+    if args.contexts is not None:
+        raise UsageError(f"--context is for models of tables that were fitted with one; {args.model} is of 0/1 rows.")
     shape = args.shape or files.remembered_shape(model)
     if suffix == ".png":
         files.check_shape(shape, model.n_features_in)

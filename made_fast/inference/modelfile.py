@@ -44,7 +44,7 @@ from made_fast.inference.tensorfile import CHUNK, FOREIGN, MAX_JSON, file_error,
 from made_fast.kernels import layout as panels
 from made_fast.network.architecture import Architecture
 from made_fast.network.latent import Latent, Points
-from made_fast.network.masks import MaskRule, MaskSet, Variables
+from made_fast.network.masks import MaskRule, MaskSet, Variables, least_degree
 from made_fast.network.network import Network, Parameters, Shared
 from made_fast.system.durable import StrPath
 from made_fast.tables.choices import DEGREE_RULES, DIRECT_CONNECTIONS, MOST_POINTS, RESAMPLE
@@ -343,12 +343,9 @@ def _decode_tensors(tensors: Mapping[str, Tensor], path: StrPath, variables: Var
         if not 1 <= vector.shape[-1] <= len(theta):
             raise file_error(path, f"{name} must not be empty nor longer than the {len(theta)} parameters", vector.shape)
     _check_units(vectors, len(theta), path)
-    least = 1
-    if variables is not None:
-        if len(variables.widths) != vectors[0].shape[-1] or variables.n_inputs > len(theta):
-            found = f"{len(variables.widths)} variables, {variables.n_inputs} inputs"
-            raise file_error(path, f"there must be {vectors[0].shape[-1]} variables and parameters for their inputs", found)
-        least = variables.least_degree
+    if variables is not None and (len(variables.widths) != vectors[0].shape[-1] or variables.n_inputs > len(theta)):
+        found = f"{len(variables.widths)} variables, {variables.n_inputs} inputs"
+        raise file_error(path, f"there must be {vectors[0].shape[-1]} variables and parameters for their inputs", found)
     ordering, *degrees = (np.atleast_2d(vector) for vector in vectors)
     places = np.arange(1, ordering.shape[1] + 1, dtype=np.int32)
     at_once = max(1, CHUNK // len(places))
@@ -357,6 +354,7 @@ def _decode_tensors(tensors: Mapping[str, Tensor], path: StrPath, variables: Var
             raise file_error(path, f"the ordering must hold each place 1..{len(places)} once", rows[wrong][0, :8].tolist())
         if variables is not None and (wrong := (variables.together(rows) != rows).any(axis=1)).any():
             raise file_error(path, "digits must stand side by side in every ordering", rows[wrong][0, :8].tolist())
+    least = least_degree(variables)
     largest = max(len(places) - 1, least)
     for name, m in zip(names[2:], degrees, strict=True):
         if m.min() < least or m.max() > largest:

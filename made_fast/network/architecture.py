@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from made_fast.kernels import layout as panels
 from made_fast.kernels.records import BINARY, Masks, Scratch
-from made_fast.network.masks import Connectivity, MaskSet, Staircase, Variables
+from made_fast.network.masks import Connectivity, MaskSet, Staircase, Variables, least_degree
 from made_fast.system.once import once
 
 __all__ = ["BLOCK", "Architecture", "Prepared", "order_of", "scratch"]
@@ -92,7 +92,7 @@ class Architecture:
     @property
     def least_degree(self) -> int:
         """The smallest degree of a hidden unit."""
-        return 1 if self.variables is None else self.variables.least_degree
+        return least_degree(self.variables)
 
     def staircase(self, masks: MaskSet | Connectivity) -> Staircase:
         """Return the staircase of one connectivity or of K."""

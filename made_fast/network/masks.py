@@ -313,7 +313,7 @@ class MaskRule:
             orderings = self.variables.together(orderings)
         if self.resample == "order":
             return MaskSet(orderings, tuple(np.tile(m, (n, 1)) for m in base.degrees))
-        drawn = _draw_degrees(n, base.n_inputs, base.hidden_sizes, self.degrees, rng, _least_degree(self.variables))
+        drawn = _draw_degrees(n, base.n_inputs, base.hidden_sizes, self.degrees, rng, least_degree(self.variables))
         return MaskSet(orderings, drawn)
 
     def mask_set(self, n: int, rng: np.random.Generator) -> MaskSet:
@@ -325,7 +325,8 @@ class MaskRule:
         )
 
 
-def _least_degree(variables: Variables | None) -> int:
+def least_degree(variables: Variables | None) -> int:
+    """Return the smallest degree of a hidden unit."""
     return 1 if variables is None else variables.least_degree
 
 
@@ -382,7 +383,7 @@ def draw_connectivity(
             if ordering == "random"
             else np.arange(1, n_inputs + 1, dtype=np.int32)
         )
-    least = _least_degree(variables)
+    least = least_degree(variables)
     return Connectivity(m0, tuple(m[0] for m in _draw_degrees(1, n_inputs, hidden_sizes, degrees, rng, least)))
 
 

@@ -116,11 +116,13 @@ class Trainer:
         if self.average is None:
             self.average = panels.aligned_copy(vector)
         kept = min(self.averaging, 1 - 1 / epoch)
-        room = np.empty(min(AVERAGED_AT_ONCE, len(vector)), vector.dtype)
-        for start in range(0, len(vector), AVERAGED_AT_ONCE):  # Ctrl-C is answered in between
+        room = np.empty((2, min(AVERAGED_AT_ONCE, len(vector))), vector.dtype)
+        for start in range(0, len(vector), AVERAGED_AT_ONCE):  # Ctrl-C is answered in between, and leaves no part half done
             mean, present = (whole[start : start + AVERAGED_AT_ONCE] for whole in (self.average, vector))
-            mean *= dtype(kept)
-            mean += np.multiply(present, dtype(1 - kept), out=room[: len(present)])
+            old, new = room[:, : len(present)]
+            np.multiply(mean, dtype(kept), out=old)
+            np.multiply(present, dtype(1 - kept), out=new)
+            np.add(old, new, out=mean)
 
     def model(self, vector: NDArray[Any] | None = None, n_masks: int | None = None, **options: Any) -> MADEModel:
         """Return the model of these parameters, by default those to keep, which it holds read-only, not as a copy.
@@ -128,12 +130,8 @@ class Trainer:
         ``n_masks``: only of the first so many masks.
         """
         parameters = self.scored if vector is None else self.parameters.with_vector(vector)
-        return model_of(
-            parameters,
-            self.masks.first(n_masks or len(self.masks)),
-            None if self.turns is None else self.turns.rule,
-            **options,
-        )
+        masks = self.masks if n_masks is None else self.masks.first(n_masks)
+        return model_of(parameters, masks, None if self.turns is None else self.turns.rule, **options)
 
     def detach(self) -> NDArray[Any]:
         """Continue with a copy of the parameters, and return the old ones, which no longer change."""

@@ -274,11 +274,41 @@ def test_rows_are_drawn_and_asked_for_each_row_of_a_context(run, given, folder):
         ("train things.csv --context nobody", "--context must name columns of the table, got 'nobody'"),
         ("train counts.csv --context count", "must have a column beside those of the context"),
         ("train digits --context 3", "--context is for a table of any columns"),
+        ("sample given.safetensors --context contexts.csv --out contexts.csv", "--out must not be the CONTEXTS file"),
+        ("sample bits.safetensors --context counts.csv", "bits.safetensors is of 0/1 rows"),
     ],
 )
 def test_a_wrong_context_is_one_line(command, error, run, given, folder):
     table()[["count"]].to_csv(folder / "counts.csv", index=False)
+    table()[["kind", "sold"]].to_csv(folder / "contexts.csv", index=False)
+    bits = np.random.default_rng(0).integers(0, 2, (60, 4))
+    made_fast.MADE(max_epochs=1, hidden_sizes=(5,)).fit(bits).model_.save(folder / "bits.safetensors")
     code, _, err = run(command)
     assert code == 2
+    assert len(table()) == len(pd.read_csv(folder / "contexts.csv"))
     assert error in err
     assert err.count("\n") == 1
+
+
+def test_a_context_may_be_named_twice_by_number_and_by_an_ensemble(run, folder):
+    command = "ensemble things.csv --context kind --context 0 --members 2 --out e.safetensors"
+    code, _, err = run(command, *QUICK)
+    assert code == 0, err
+    assert made_fast.load(folder / "e.safetensors").encoder.context.names == ("kind",)
+    assert run("evaluate e.safetensors things.csv")[0] == 0
+    first = run("train things.csv --context 0 --checkpoint c.ckpt --out c.safetensors", *QUICK)
+    assert first[0] == 0, first[2]
+    again = run("train things.csv --context kind --context 0 --checkpoint c.ckpt --resume --out c.safetensors", *QUICK)
+    assert again[0] == 0, again[2]
+
+
+def test_a_number_is_a_column_for_who_trains_alone(run, folder):
+    """A model's context called "1" is that name, and never the second column of other data."""
+    frame = table()[["kind", "count"]].rename(columns={"kind": "1"})
+    frame.to_csv(folder / "numbered.csv", index=False)
+    assert run("train numbered.csv --context 1 --header yes --out numbered.safetensors", *QUICK)[0] == 0
+    assert made_fast.load(folder / "numbered.safetensors").encoder.context.names == ("1",)
+    frame.rename(columns={"1": "other"}).to_csv(folder / "other.csv", index=False)
+    code, _, err = run("score numbered.safetensors other.csv")
+    assert code == 2
+    assert "got '1'" in err

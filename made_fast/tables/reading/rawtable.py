@@ -24,7 +24,7 @@ from made_fast.tables.columns import frames
 from made_fast.tables.columns.values import column_number
 from made_fast.tables.reading import csvtable
 
-__all__ = ["RawTable", "Rows", "holds_a_table", "load", "n_missing", "parted", "split"]
+__all__ = ["RawTable", "Rows", "chosen", "holds_a_table", "load", "n_missing", "named", "parted", "split"]
 
 TEXT = (".csv", ".data", ".tsv", ".txt")
 PARQUET = ".parquet"
@@ -104,23 +104,31 @@ def n_missing(rows: Rows) -> int:
     return sum(int(values.null.sum()) for _, values in frames.read(rows).items())
 
 
-def parted(rows: Rows, context: Sequence[str], label: str, what: str = "--context") -> tuple[Rows, Rows | None]:
-    """Return the columns that are modelled, and those of a context, by name or number; None if it has no columns.
+def chosen(rows: Rows, columns: Sequence[str], what: str) -> Rows:
+    """Return some columns, by their names; ValueError, which calls the source of these ``what``, for one that is not there."""
+    names = list(rows)
+    return {name: rows[name] for name in (names[column_number(column, names, what)] for column in columns)}
+
+
+def parted(rows: Rows, context: Sequence[str], label: str, what: str) -> tuple[Rows, Rows | None]:
+    """Return the columns that are modelled, and those of a context, by their names; None if it has no columns.
 
     Raises ValueError, which calls the source of the names ``what``, for columns that ``label`` lacks, and if none is left.
     """
-    names = list(rows)
-    wanted = [names[column_number(_label(column, names), names, what)] for column in context]
-    rest = {name: values for name, values in rows.items() if name not in wanted}
+    given = chosen(rows, context, what)
+    rest = {name: values for name, values in rows.items() if name not in given}
     if not rest:
         raise ValueError(
             f"{label} must have a column beside those of the context, got {shown(', '.join(context))}, all of its."
         )
-    return rest, {name: rows[name] for name in wanted} or None
+    return rest, given or None
 
 
-def _label(column: str, names: Sequence[str]) -> str | int:
-    return int(column) if column.isdigit() and column not in names else column
+def named(columns: Sequence[str], rows: Rows, what: str) -> tuple[str, ...]:
+    """Return the names of the columns that a user calls by name or, if none has that name, by number, each once."""
+    names = list(rows)
+    labels = (int(column) if column.isdigit() and column not in names else column for column in columns)
+    return tuple(dict.fromkeys(names[column_number(label, names, what)] for label in labels))
 
 
 def split(table: RawTable, *, valid: float | None, test: float | None, seed: int = 0) -> RawTable:
@@ -158,10 +166,7 @@ def _without_index(rows: Rows) -> Rows:
 
 
 def _without(rows: Rows, drop: Sequence[str], label: str) -> Rows:
-    names = list(rows)
-    gone = set()
-    for column in drop:
-        gone.add(names[column_number(_label(column, names), names, "--drop")])
+    gone = named(drop, rows, "--drop")
     kept = {name: values for name, values in rows.items() if name not in gone}
     if not kept:
         raise ValueError(f"{label} must keep a column, got {shown(', '.join(drop))} to leave out, which are all.")

@@ -27,10 +27,12 @@ if TYPE_CHECKING:
     from made_fast.inference.tablemodel import TableModel
     from made_fast.inference.tensorfile import ModelFileError
     from made_fast.network.masks import Connectivity
+    from made_fast.tables.reading.chunks import Chunks
 
 __all__ = [
     "MADE",
     "ApproximationWarning",
+    "Chunks",
     "Connectivity",
     "LatentModel",
     "MADEEnsemble",
@@ -49,6 +51,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "MADE": "estimators.estimator",
     "ApproximationWarning": "inference.density",
+    "Chunks": "tables.reading.chunks",
     "Connectivity": "network.masks",
     "LatentModel": "inference.latent",
     "MADEEnsemble": "estimators.ensemble",

@@ -17,6 +17,7 @@ from made_fast.inference.tablemodel import TableModel
 from made_fast.tables.arrays import column_names
 from made_fast.tables.columns.encoder import Encoder
 from made_fast.tables.names import check
+from made_fast.tables.reading.chunks import Chunks
 from made_fast.tables.table import MatrixLike, Table
 
 __all__ = ["FittedDensity", "check_columns", "fitted_table", "learn_columns"]
@@ -36,8 +37,11 @@ def learn_columns(estimator: Any, X: MatrixLike, names: Sequence[str] | None = N
         elif hasattr(estimator, "feature_names_in_"):
             del estimator.feature_names_in_
         return
-    validate_data(estimator, X, reset=True, skip_check_array=True)
-    found = column_names(X) or names
+    if isinstance(X, Chunks):
+        estimator.n_features_in_, found = X.width, X.names or names
+    else:
+        validate_data(estimator, X, reset=True, skip_check_array=True)
+        found = column_names(X) or names
     if found is not None:
         estimator.feature_names_in_ = np.array(found, dtype=object)
 
@@ -154,7 +158,7 @@ class FittedDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # sciki
 
     def _read(self, X: MatrixLike) -> Any:
         """Return what ``model_`` takes: a checked table, or X itself if the model knows the columns."""
-        return X if isinstance(self._fitted(), TableModel) else fitted_table(self, X)
+        return X if isinstance(self._fitted(), TableModel) or isinstance(X, Chunks) else fitted_table(self, X)
 
     def _fitted(self) -> Any:
         check_is_fitted(self, "model_")

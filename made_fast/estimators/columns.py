@@ -15,11 +15,13 @@ from made_fast.tables import arguments
 from made_fast.tables.columns import frames
 from made_fast.tables.columns.encoder import Encoder
 from made_fast.tables.columns.learn import learn
+from made_fast.tables.packed import Packed
+from made_fast.tables.reading.chunks import Chunks
 from made_fast.tables.sparse import is_sparse
 from made_fast.tables.table import Table
 from made_fast.training.recipe import Params
 
-__all__ = ["has_columns", "learned"]
+__all__ = ["has_columns", "in_chunks", "learned"]
 
 
 def learned(
@@ -30,8 +32,27 @@ def learned(
     Raises TypeError or ValueError, which names the column, for a column that cannot be modelled, and for parameters that
     contradict each other.
     """
-    if not has_columns(X, context, params):
-        return None
+    return _learned(X, context, params, names, sample_weight) if has_columns(X, context, params) else None
+
+
+def in_chunks(
+    X: Chunks, context: Any, params: Params, names: tuple[str, ...] | None = None, sample_weight: Any = None
+) -> tuple[Encoder | None, Packed]:
+    """Return what the columns of a table in chunks are, see :func:`learned`, and its rows, packed."""
+    if context is not None:
+        raise ValueError("context must be left out for X in chunks, got one. Fit the table in memory, or without a context.")
+    said = has_columns(X, None, params)
+    found = None
+    if not said:
+        found = X.binary(params["binarize"], has_columns=lambda chunk: has_columns(chunk, None, params))
+    if found is not None:
+        return None, found
+    X.check_again()
+    encoder = _learned(X.frame(), None, params, names, sample_weight)
+    return encoder, X.coded(encoder)
+
+
+def _learned(X: Any, context: Any, params: Params, names: tuple[str, ...] | None, sample_weight: Any) -> Encoder:
     options = {name: params[name] for name in ("n_bins", "max_categories", "handle_unknown", "missing")}
     frame = frames.read(X)
     weights = None
@@ -40,7 +61,7 @@ def learned(
     about = None if isinstance(params["columns"], str) else params["columns"]
     own = None if frame.names is not None else names
     columns = learn(
-        X, columns=about, categorical_features=params["categorical_features"], sample_weight=weights, names=own, **options
+        frame, columns=about, categorical_features=params["categorical_features"], sample_weight=weights, names=own, **options
     )
     if int(columns.n_levels.max()) == 1:
         raise ValueError("X must have a column with more than one value, got only constant ones. There is nothing to learn.")

@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 
 from made_fast.estimators.base import FittedDensity, check_columns, learn_columns
-from made_fast.estimators.columns import learned
+from made_fast.estimators.columns import in_chunks, learned
 from made_fast.inference.tensorfile import file_error
 from made_fast.network.masks import Connectivity
 from made_fast.tables import arguments
 from made_fast.tables.columns.encoder import Encoder
-from made_fast.tables.table import MatrixLike
+from made_fast.tables.reading.chunks import Chunks
+from made_fast.tables.table import MatrixLike, Table
 from made_fast.training import checkpoint as checkpoint_file
 from made_fast.training import recipe
 from made_fast.training.checkpoint import EpochRecord, FitState
@@ -97,7 +98,8 @@ class MADE(HyperParameters, FittedDensity):
         X : (n, D) of 0/1, or a table
             bool, any int or float dtype, any memory order, memmap, data frame or scipy.sparse. Kept packed, a bit an entry.
             NaN marks a missing entry: the row is then trained under orderings that have its missing inputs last, and only the
-            factors of the others count. A data frame, or with ``columns`` an array, of other values: see ``columns``.
+            factors of the others count. A data frame, or with ``columns`` an array, of other values: see ``columns``. A table
+            larger than memory comes as ``made_fast.Chunks``, without a context.
         y : ignored
         X_val : (n_val, D) of 0/1, optional
             Rows for early stopping: the parameters of the epoch that scores best on them are kept.
@@ -134,7 +136,12 @@ class MADE(HyperParameters, FittedDensity):
         run = FitRun(self.get_params(deep=False), checkpoint, checkpoint_every, callback)
         resumed = hasattr(self, "_fit_state") and self._fit_state.resumed
         state, train = self._look(X, context, sample_weight, run.params, resumed)
-        if state.encoder is not None and X_val is not None:
+        if isinstance(X_val, Chunks):
+            if context_val is not None:
+                raise ValueError("context_val must be left out for X_val in chunks, got one.")
+            X_val = self._packed(X_val, state, train.table.shape[1], "X_val")
+            X_val = X_val.take(np.arange(len(X_val))) if state.encoder is not None else X_val
+        elif state.encoder is not None and X_val is not None:
             X_val = state.encoder.encode(X_val, context_val, name="X_val", within=True)
         elif context_val is not None:
             raise ValueError("context_val must come with X_val and a context, got it alone.")
@@ -212,7 +219,11 @@ class MADE(HyperParameters, FittedDensity):
             state = self._fit_state
             recipe.check_unchanged(state.params, params)
             n_features = state.trainer.architecture.n_variables
-            if state.encoder is None:
+            if isinstance(X, Chunks):
+                if context is not None:
+                    raise ValueError("context must be left out for X in chunks, got one.")
+                train = Rows.of(self._packed(X, state, n_features, "X"), sample_weight, state.names)
+            elif state.encoder is None:
                 if context is not None:
                     raise ValueError("context must be left out: training began without one. Begin anew with a new MADE.")
                 train = Rows.of(X, sample_weight, self._names, n_features)
@@ -221,14 +232,24 @@ class MADE(HyperParameters, FittedDensity):
                 train = Rows.of(state.encoder.encode(X, context, within=True), sample_weight, None, n_features)
             return state, train
         arguments.threshold(self.binarize)
-        encoder = learned(X, context, params, self._names, sample_weight)
-        if encoder is None:
+        if isinstance(X, Chunks):
+            encoder, packed = in_chunks(X, context, params, self._names, sample_weight)
+            train = Rows.of(packed, sample_weight, None if encoder is not None else X.names or self._names)
+        elif (encoder := learned(X, context, params, self._names, sample_weight)) is None:
             train = Rows.of(X, sample_weight, self._names)
         else:
             train = Rows.of(encoder.encode(X, context, within=True), sample_weight, None)
         variables = variables_of(train.table)
         trainer, split_seed = recipe.start(params, train.table.shape[1], train.missing is not None, variables)
         return FitState(trainer, recipe.plain(params), train.names, split_seed, encoder=encoder), train
+
+    def _packed(self, X: Chunks, state: FitState, n_features: int, name: str) -> Table:
+        """Return chunks as rows of the kind that the fit began with."""
+        if state.encoder is not None:
+            return X.coded(state.encoder, name=name)
+        found = X.binary(self.binarize, n_features, name=name, feature_names=state.names)
+        assert found is not None  # nobody has asked whether it has columns
+        return found
 
     def _begin(self, X: MatrixLike, state: FitState, rows: TrainingRows) -> None:
         """Forget the last fit, unless this one continues it, and begin with these rows; all arguments are checked by now."""

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from made_fast import kernels
-from made_fast.tables.table import Table
+from made_fast.tables.table import Table, chunks
 
 __all__ = ["Packing", "density", "distinct_rows", "pack_bits", "pack_missing", "pack_rows", "unpack_rows"]
 
@@ -100,9 +100,13 @@ def density(bits: NDArray[np.uint64], n_features: int) -> float:
     if bits.size <= FEW_WORDS:
         n_ones = int.from_bytes(bits.tobytes(), "little").bit_count()
     else:
-        count = np.bitwise_count(bits) if hasattr(np, "bitwise_count") else _POPCOUNT[bits.view(np.uint8)]  # NumPy 2, NumPy 1
-        n_ones = int(count.sum(dtype=np.int64))
+        n_ones = sum(_count_ones(bits[part]) for part in chunks(*bits.shape))
     return n_ones / (len(bits) * n_features)
+
+
+def _count_ones(bits: NDArray[np.uint64]) -> int:
+    count = np.bitwise_count(bits) if hasattr(np, "bitwise_count") else _POPCOUNT[bits.view(np.uint8)]  # NumPy 2, NumPy 1
+    return int(count.sum(dtype=np.int64))
 
 
 def _pack(rows: NDArray[Any], order: NDArray[np.intp], out: NDArray[np.uint64]) -> bool:

@@ -89,6 +89,24 @@ class Coding:
                 out[rows, at + code[rows].astype(np.intp)] = 1  # a sum of small ints would wrap around
         return out
 
+    def codes(self, indicators: NDArray[Any], missing: NDArray[np.bool_] | None) -> Codes:
+        """Return the codes of rows of the indicators of all columns, (n, inputs): undo :meth:`indicators`.
+
+        ``missing`` (n, V) is where variables have no level, None where all have one.
+        """
+        ones = indicators.view(np.uint8)
+        most = max(self.n_levels)
+        out = np.empty((len(ones), len(self.n_levels)), np.int8 if most <= 2**7 else np.int16 if most <= 2**15 else np.int32)
+        for j, coding in enumerate(self.codings):
+            own = ones[:, self.starts[j] : self.starts[j + 1]]
+            if own.shape[1] > 1:
+                out[:, j] = own.sum(axis=1, dtype=np.int32) - 1 if coding == THERMOMETER else own.argmax(axis=1)
+            else:
+                out[:, j] = own[:, 0] if own.shape[1] else 0
+        if missing is not None:
+            out[:, self.n_context :][missing] = -1
+        return out
+
     def log_levels(self, proba: NDArray[Any]) -> NDArray[np.float64]:
         """Return the log-probability of every level, (n, sum of levels), from the outputs of a network by feature, (n, O)."""
         out = np.zeros((len(proba), int(self.first_levels[-1])))

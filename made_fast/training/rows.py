@@ -24,6 +24,7 @@ from made_fast.tables.arrays import column_names
 from made_fast.tables.bits import distinct_rows, pack_missing, pack_rows, unpack_rows
 from made_fast.tables.coded import Coded
 from made_fast.tables.names import check_different
+from made_fast.tables.packed import Packed
 from made_fast.tables.table import MatrixLike, Table, chunks
 
 __all__ = ["Rows", "TrainingRows", "check_same", "check_weights", "digests", "hold_out", "not_observed", "variables_of"]
@@ -166,7 +167,8 @@ class Rows(NamedTuple):
     @classmethod
     def _weighted(cls, table: Table, weights: Any, name: str, names: tuple[str, ...] | None) -> Rows:
         weights = arguments.sample_weight(weights, table.shape[0], name)
-        return cls(table, pack_missing(table, np.arange(table.shape[1])), weights, names)
+        missing = table.gaps if isinstance(table, Packed) else pack_missing(table, np.arange(table.shape[1]))
+        return cls(table, missing, weights, names)
 
     def take(self, rows: NDArray[np.intp]) -> Rows:
         """Return some of the rows."""
@@ -189,8 +191,11 @@ class Rows(NamedTuple):
                 "X must be complete here, got NaN: training began on complete rows, under one mask of a fixed ordering. "
                 "Begin with rows that miss something, or set n_masks=None."
             )
-        bits = pack_rows(self.table, parameters.order, binarize, missing=self.missing is not None)
-        within = self.table.within if isinstance(self.table, Coded) else None
+        if isinstance(self.table, Packed):
+            bits = self.table.arranged(parameters.order)
+        else:
+            bits = pack_rows(self.table, parameters.order, binarize, missing=self.missing is not None)
+        within = self.table.within if isinstance(self.table, Coded | Packed) else None
         return TrainingRows(bits, self.missing, self.weights, within)  # with missing entries, columns stay in their order
 
     def check_observed(self, *, warn: bool) -> None:
@@ -212,9 +217,8 @@ class Rows(NamedTuple):
 
 def variables_of(table: Table) -> Variables | None:
     """Return what the features of a table are, None if they are binary."""
-    if not isinstance(table, Coded):
-        return None
-    return Variables.of(table.coding)
+    coding = table.coding if isinstance(table, Coded | Packed) else None
+    return None if coding is None else Variables.of(coding)
 
 
 def _sum(weights: NDArray[np.float64], x: NDArray[np.uint8]) -> NDArray[np.float64]:

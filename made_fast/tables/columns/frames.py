@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,7 @@ class Frame:
     names: tuple[str, ...] | None
     shape: tuple[int, int]
     read: Callable[[int, str | int], Values]
+    dtype: np.dtype[Any] | None = None  # of an array of plain numbers
 
     def column(self, j: int) -> Values:
         """Return column j; raises TypeError, which names it, for what is neither numbers, text nor booleans."""
@@ -65,7 +66,8 @@ def read(X: Any, name: str = "X", min_rows: int = 1) -> Frame:
 
 def _read(X: Any, name: str) -> Frame:
     if isinstance(X, np.ndarray):
-        return _of_array(X, name)
+        frame = _of_array(X, name)
+        return frame if X.dtype.names or X.dtype.hasobject else replace(frame, dtype=X.dtype)
     if isinstance(X, Mapping) and not sparse.is_sparse(X):  # SciPy's dictionaries of keys are mappings
         return _of_mapping(X, name)
     if isinstance(X, getattr(sys.modules.get("pandas"), "DataFrame", ())):

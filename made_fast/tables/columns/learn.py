@@ -124,8 +124,7 @@ def learn(
         natives.append(NativeColumn(values.native, declared, values.ordered))
     if any(map(_has_free_digits, found)):
         found = _arranged(found, frame)
-    dtype = X.dtype if isinstance(X, np.ndarray) and not X.dtype.names and not X.dtype.hasobject else None
-    return Columns(tuple(found), frame.names is not None or names is not None, frame.kind, dtype, tuple(natives))
+    return Columns(tuple(found), frame.names is not None or names is not None, frame.kind, frame.dtype, tuple(natives))
 
 
 def _has_free_digits(column: Column) -> bool:
@@ -135,7 +134,7 @@ def _has_free_digits(column: Column) -> bool:
 def _arranged(columns: list[Column], frame: Frame) -> list[Column]:
     """Return columns of which those of two digits without an order have their categories by likeness."""
     step = -(-frame.shape[0] // ROWS_FOR_LIKENESS)
-    codes = [column.encode(frame.column(j), frame.name, False)[0][::step] for j, column in enumerate(columns)]
+    codes = [column.encode(frame.column(j), frame.name, False)[0][::step].copy() for j, column in enumerate(columns)]
     free = {
         v: (len(column.values), column.base)
         for v, column in enumerate(columns)

@@ -162,8 +162,12 @@ class Chunks:
     @property
     def width(self) -> int:
         """The number of columns, once a chunk has been read."""
-        assert self._layout is not None
-        return self._layout.width
+        return self._known.width
+
+    @property
+    def _known(self) -> _Layout:
+        assert self._layout is not None  # a chunk has been read
+        return self._layout
 
     def tables(self, name: str = "X", columns: Sequence[str] | None = None) -> Iterator[tuple[str, Any, Frame | None]]:
         """Make a pass: yield what error texts call each chunk, the chunk, and its frame if it may have columns of any kind.
@@ -268,11 +272,11 @@ class Chunks:
         )
 
     def frame(self, name: str = "X") -> Frame:
-        """Return the whole table as a frame, whose columns are read when they are asked for, from the first one to the last."""
+        """Return the whole table as a frame, whose columns are read when they are asked for, the first one first."""
         columns = _Columns(self, name)
         columns.read(0)
-        assert self._layout is not None and self._n_rows is not None
-        kind, own, width, dtype = self._layout
+        kind, own, width, dtype = self._known
+        assert self._n_rows is not None
         return Frame(kind, name, own, (self._n_rows, width), lambda j, label: columns.column(j), dtype)
 
     def check_again(self, name: str = "X") -> None:

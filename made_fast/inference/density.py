@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from made_fast.inference import tensorfile
 from made_fast.inference.answering import Answers, Options
+from made_fast.inference.chunked import Turn, by_chunk
 from made_fast.inference.pattern import ENUMERATED, Floats
 from made_fast.inference.rows import LevelRows, PackedRows, Rows
 from made_fast.network.masks import Connectivity
@@ -82,7 +83,7 @@ class Density(ABC):
         Parameters
         ----------
         X : (n, D) of 0/1
-            Dense of any dtype and layout, a data frame, or scipy.sparse.
+            Dense of any dtype and layout, a data frame, scipy.sparse, or ``made_fast.Chunks`` of such.
         mask : int, optional
             A ``MADEModel`` only: of one mask alone, ``log p_k(x)``.
         member : int, optional
@@ -93,7 +94,7 @@ class Density(ABC):
         Returns
         -------
         (n,) float64
-            In nats.
+            In nats. Of ``Chunks``, an iterator over those of each chunk.
 
         Raises
         ------
@@ -239,6 +240,7 @@ class Density(ABC):
         warn_of_estimates("sample_conditional", asked, effective=effective)
         return drawn
 
+    @by_chunk
     def impute(
         self,
         X: MatrixLike,
@@ -267,7 +269,7 @@ class Density(ABC):
         Returns
         -------
         (n, D) uint8, or float64 for "mean"
-            Observed entries are as they were.
+            Observed entries are as they were. Of ``Chunks``, an iterator over those of each chunk.
         """
         how = arguments.choice(method, "method", METHODS)
         asked = self._asked(X, n_members, n_walks, random_state, n_threads)
@@ -334,13 +336,16 @@ class Density(ABC):
     ) -> Answers:
         """Check what a caller passes, and pack the rows; for ``weights`` of levels see ``LevelRows``."""
         counts = arguments.count(n_members, "n_members"), arguments.count(n_walks, "n_walks")
-        options = Options(*counts, arguments.n_threads(n_threads), arguments.generator(random_state))
+        turn = random_state if isinstance(random_state, Turn) else Turn(arguments.generator(random_state), None)
+        options = Options(*counts, arguments.n_threads(n_threads), turn.rng)
         table, order = self._table(X), np.arange(self.n_features_in)
+        rows: Rows
         if isinstance(table, Coded):
-            return self._answers(LevelRows.of(table, weights), options)
-        bits, missing = pack_rows(table, order, self.binarize, missing=True), pack_missing(table, order)
-        rows = PackedRows(bits, np.zeros_like(bits) if missing is None else missing, len(order))
-        return self._answers(rows, options)
+            rows = LevelRows.of(table, weights)
+        else:
+            bits, missing = pack_rows(table, order, self.binarize, missing=True), pack_missing(table, order)
+            rows = PackedRows(bits, np.zeros_like(bits) if missing is None else missing, len(order))
+        return self._answers(rows if turn.copies is None else rows.counted_by(turn.copies), options)
 
 
 def log_p_observed(

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from made_fast.inference import modelfile
 from made_fast.inference.answering import MixtureAnswers, Options, choose
+from made_fast.inference.chunked import by_chunk
 from made_fast.inference.density import Density
 from made_fast.inference.member import DensityMember
 from made_fast.inference.model import MADEModel
@@ -76,6 +77,7 @@ class MixtureModel(Density):
         some = kinds[0] if len(kinds) == 1 else f"{kinds[0]} and others"
         return f"MixtureModel({self.n_members} members, weights {weights}, {self.n_parameters} parameters: {some})"
 
+    @by_chunk
     def score_samples(self, X: MatrixLike, *, member: int | None = None, n_threads: int | None = None) -> Floats:
         """Return ``log p(x)`` of each row, or ``log p_m(x)`` with ``member=m``. See :meth:`Density.score_samples`."""
         table, n_threads = self._table(X), arguments.n_threads(n_threads)

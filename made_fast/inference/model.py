@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from made_fast.inference import modelfile
 from made_fast.inference.answering import Answers, ModelAnswers, Options
+from made_fast.inference.chunked import by_chunk
 from made_fast.inference.density import Density
 from made_fast.inference.rows import Rows
 from made_fast.network.architecture import BLOCK, Prepared
@@ -168,6 +169,7 @@ class MADEModel(Density):
         found = self._answering(mask, self._within(arguments.non_negative_int(draw, "draw"), "draw", 0))
         return found if isinstance(found, Connectivity) else self.masks[found]
 
+    @by_chunk
     def score_samples(self, X: MatrixLike, *, mask: int | None = None, n_threads: int | None = None) -> NDArray[np.float64]:
         """Return ``log p(x)`` of each row, or ``log p_k(x)`` with ``mask=k``. See :meth:`Density.score_samples`."""
         table, k = self._table(X), self._only(mask)

@@ -12,6 +12,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from made_fast.inference.chunked import Copies
 from made_fast.inference.levels import LevelPattern, Levels, Placed, are_there
 from made_fast.inference.pattern import Bits, Floats, Index, Pattern
 from made_fast.network.network import Network
@@ -26,13 +27,14 @@ class PackedRows(NamedTuple):
     """Rows in the order of features: where they are 1 and where they are missing, (n, W) both, and D.
 
     ``copies`` (n,) numbers the rows that are equal, from 0. Equal rows have random numbers of their own with it, and the same
-    numbers without it.
+    numbers without it. ``known_copies`` are what ``copies`` will be where more rows are counted than these.
     """
 
     bits: Bits
     missing: Bits
     n_inputs: int
     copies: Index | None = None
+    known_copies: Index | None = None
 
     @property
     def n_rows(self) -> int:
@@ -84,7 +86,14 @@ class PackedRows(NamedTuple):
         """Return the rows with ``copies``."""
         if self.copies is not None:
             return self
-        return self._replace(copies=count_copies(np.concatenate([self.bits, self.missing], axis=1)))
+        return self._replace(copies=count_copies(self._words()) if self.known_copies is None else self.known_copies)
+
+    def counted_by(self, copies: Copies) -> PackedRows:
+        """Return the rows with ``known_copies``."""
+        return self._replace(known_copies=copies.count(self._words(), self.missing.any(axis=1)))
+
+    def _words(self) -> Bits:
+        return np.concatenate([self.bits, self.missing], axis=1)
 
     def names(self) -> Bits:
         """Return the name of each row for random numbers, (n, 2 W + 1): its content, and which copy it is."""
@@ -114,7 +123,7 @@ class PackedRows(NamedTuple):
 class LevelRows(NamedTuple):
     """Rows in the order of the variables: codes (n, V), -1 where missing, and those of their context (n, C).
 
-    ``weights`` are those of all rows, () for none; a weighted variable is -1 in ``codes``. For ``copies`` see ``PackedRows``.
+    ``weights`` are those of all rows, () for none; a weighted variable is -1 in ``codes``. For ``copies`` and ``known_copies`` see ``PackedRows``.
     """
 
     codes: Levels
@@ -122,6 +131,7 @@ class LevelRows(NamedTuple):
     coding: Coding
     weights: Weights = ()
     copies: Index | None = None
+    known_copies: Index | None = None
 
     @classmethod
     def of(cls, table: Coded, weights: Weights = ()) -> LevelRows:
@@ -165,7 +175,11 @@ class LevelRows(NamedTuple):
         """Return the rows with ``copies``."""
         if self.copies is not None:
             return self
-        return self._replace(copies=count_copies(self._words()))
+        return self._replace(copies=count_copies(self._words()) if self.known_copies is None else self.known_copies)
+
+    def counted_by(self, copies: Copies) -> LevelRows:
+        """Return the rows with ``known_copies``."""
+        return self._replace(known_copies=copies.count(self._words(), (self.codes < 0).any(axis=1)))
 
     def names(self) -> Bits:
         """Return the name of each row for random numbers: its content, and which copy it is."""

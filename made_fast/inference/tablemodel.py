@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from made_fast.inference import modelfile, tensorfile
 from made_fast.inference.answering import Answers
+from made_fast.inference.chunked import by_chunk
 from made_fast.inference.conditional import Conditional, of_digits
 from made_fast.inference.density import Density, log_p_observed, warn_of_estimates
 from made_fast.inference.explaining import contributions
@@ -90,6 +91,7 @@ class TableModel:
     def __repr__(self) -> str:
         return f"TableModel({self.columns.kinds}: {self.density!r})"
 
+    @by_chunk
     def score_samples(self, X: Any, *, context: Any = None, relative: bool = False, n_threads: int | None = None) -> Floats:
         """Return ``log p(x)`` of each row, (n,) in nats of the original units. Exact.
 
@@ -219,6 +221,7 @@ class TableModel:
             for each, places in zip(drawn, self._places(asked, n), strict=True)
         ]
 
+    @by_chunk
     def impute(
         self,
         X: Any,

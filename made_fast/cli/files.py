@@ -110,7 +110,8 @@ def load_table(args: argparse.Namespace) -> RawTable:
     if args.threshold is not None:
         raise UsageError("--threshold is for models of 0/1 rows; this one is of a table, whose numbers count as they are.")
     with refusing(OSError, ValueError, TypeError):
-        table = rawtable.load(args.data, header=args.header, drop=args.drop or ())
+        large = args.command != "ensemble" and not getattr(args, "context", None)  # these take rows in memory
+        table = rawtable.load(args.data, header=args.header, drop=args.drop or (), large=large)
         valid, test = (getattr(args, f"{name}_fraction", None) or None for name in ("valid", "test"))
         return rawtable.split(table, valid=valid, test=test)
 

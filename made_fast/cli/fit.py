@@ -199,8 +199,10 @@ def _plan(args: argparse.Namespace) -> _Plan:
     context: tuple[str, ...] = ()
     if isinstance(dataset, RawTable):
         with refusing(TypeError, ValueError):  # now, not after the options have been noted
-            context = rawtable.named(args.context or (), dataset.train, "--context")
-            rawtable.parted(dataset.train, context, args.data, "--context")
+            if args.context:
+                assert isinstance(dataset.train, dict)  # read as a whole
+                context = rawtable.named(args.context, dataset.train, "--context")
+                rawtable.parted(dataset.train, context, args.data, "--context")
     else:
         notes["shape"] = shape
         if dataset.index_base is not None:
@@ -223,7 +225,8 @@ def _without_effect(args: argparse.Namespace, plan: _Plan) -> Iterator[tuple[str
     """Yield the options that are given but have no effect, and why."""
     is_table = isinstance(plan.dataset, RawTable)
     gaps: Any = rawtable.n_missing if is_table else n_missing
-    one_mask = args.n_masks == 1 and not any(map(gaps, plan.dataset.splits.values()))
+    in_memory = not isinstance(plan.dataset.train, rawtable.FileRows)  # a note is not worth a pass over a large file
+    one_mask = args.n_masks == 1 and in_memory and not any(map(gaps, plan.dataset.splits.values()))
     idle = {
         "there are no validation rows": ("patience", "n_val_masks") if plan.dataset.valid is None else (),
         "there is one mask": ("resample", "n_val_masks") if one_mask else (),
@@ -248,7 +251,7 @@ def _resumed(args: argparse.Namespace, plan: _Plan) -> MADE:
     with refusing(OSError, ModelFileError):
         made = MADE.resume(args.checkpoint)
     known, rows = made.get_params(), plan.dataset.train
-    D = len(rows) - len(plan.context) if isinstance(rows, dict) else rows.shape[1]
+    D = len(rawtable.labels(rows)) - len(plan.context) if isinstance(plan.dataset, RawTable) else rows.shape[1]
     if made.n_features_in_ != D:
         raise UsageError(f"{args.checkpoint} is a checkpoint for {made.n_features_in_} inputs, but {args.data} has {D}.")
     with refusing(ValueError):
@@ -274,7 +277,7 @@ def _default(name: str) -> Any:
 
 
 def _n_rows(rows: Any) -> int:
-    return len(next(iter(rows.values()))) if isinstance(rows, dict) else int(rows.shape[0])
+    return rawtable.length(rows) if isinstance(rows, dict | rawtable.FileRows) else int(rows.shape[0])
 
 
 @contextmanager

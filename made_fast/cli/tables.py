@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import argparse
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -16,13 +17,14 @@ from numpy.typing import NDArray
 from made_fast.cli import files, images, report
 from made_fast.cli.files import refusing
 from made_fast.cli.options import STDOUT, UsageError
+from made_fast.inference.chunked import Copies, Turn
 from made_fast.inference.tablemodel import TableModel
 from made_fast.system.console import say
 from made_fast.tables import arguments
 from made_fast.tables.columns import frames
 from made_fast.tables.reading import rawtable
 from made_fast.tables.reading.csvtable import write_table
-from made_fast.tables.reading.rawtable import RawTable, Rows
+from made_fast.tables.reading.rawtable import AnyRows, RawTable, Rows
 
 __all__ = [
     "describe_data",
@@ -63,24 +65,31 @@ def evaluate(args: argparse.Namespace, model: TableModel) -> int:
 
 def score(args: argparse.Namespace, model: TableModel) -> int:
     """Print or write log p of every row and, with --explain, what each column adds to -log p."""
-    table, found = files.load_table(args), []
-    for rows in files.chosen_splits(args, table).values():
-        log_p, std = _scores(model, rows, _asking(args))
-        columns = {"log_p": log_p} | ({"std": std} if args.std else {})
-        if args.explain:
-            with report.noting(), refusing(ValueError, TypeError):
-                X, context = _parted(model, rows)
-                parts = model.explain(X, context=context, n_walks=args.walks, n_threads=args.threads)
-            columns |= dict(zip(model.columns.names, parts.T, strict=True))
-        elif std.any() and not args.std:
-            files.note(f"{np.count_nonzero(std)} of {len(std)} rows are estimates; --std tells their standard errors.")
-        found.append(columns)
-    all_columns = {name: np.concatenate([each[name] for each in found]) for name in found[0]}
+    chosen = files.chosen_splits(args, files.load_table(args))
+    estimated = [0, 0]
+
+    def scored() -> Iterator[Rows]:
+        for rows in chosen.values():
+            for part in _parts(rows):
+                log_p, std = _scores(model, part, _asking(args))
+                columns = {"log_p": log_p} | ({"std": std} if args.std else {})
+                if args.explain:
+                    with report.noting(), refusing(ValueError, TypeError):
+                        X, context = _parted(model, part)
+                        each = model.explain(X, context=context, n_walks=args.walks, n_threads=args.threads)
+                    columns |= dict(zip(model.columns.names, each.T, strict=True))
+                elif not args.std:
+                    estimated[0] += np.count_nonzero(std)
+                estimated[1] += len(std)
+                yield columns
+
     if files.kind(args.out) == ".npy":
-        values = np.column_stack(list(all_columns.values()))
+        values = np.concatenate([np.column_stack(list(columns.values())) for columns in scored()])
         files.write(args.out, lambda stream: np.save(stream, values if values.shape[1] > 1 else values[:, 0]))
     else:
-        _write_columns(args.out, all_columns)
+        _write_parts(args.out, scored())
+    if estimated[0]:
+        files.note(f"{estimated[0]} of {estimated[1]} rows are estimates; --std tells their standard errors.")
     return 0
 
 
@@ -122,23 +131,32 @@ def impute(args: argparse.Namespace, model: TableModel) -> int:
     if len(chosen) > 1:
         raise UsageError(f"{args.out} holds one table, not {', '.join(chosen)}. Choose one by --split.")
     (rows,) = chosen.values()
-    rows = {name: values[: args.rows] for name, values in rows.items()}
-    if args.out != STDOUT and files.is_same(args.out, args.data):
-        n, given = len(next(iter(table.train.values()))), len(next(iter(rows.values())))
-        if args.drop or given < n:
-            raise UsageError(f"{args.out} is DATA, and would lose what is left out of it. Choose another --out.")
+    n_rows = rawtable.length(rows) if args.rows is None else min(args.rows, rawtable.length(rows))
+    if args.out != STDOUT and files.is_same(args.out, args.data) and (args.drop or n_rows < rawtable.length(table.train)):
+        raise UsageError(f"{args.out} is DATA, and would lose what is left out of it. Choose another --out.")
     tell = say if args.out == STDOUT else print
-    X, context = _parted(model, rows)
-    n_gaps = rawtable.n_missing(X)
-    options = {"n_members": args.members, "n_walks": args.walks, "random_state": args.seed, "n_threads": args.threads}
-    with report.noting(), refusing(ValueError, TypeError):
-        filled = model.impute(X, args.method, context=context, **options)
-    filled_columns = _columns(model, filled)
-    _write_columns(args.out, filled_columns | (context or {}))
+    options = {"n_members": args.members, "n_walks": args.walks, "n_threads": args.threads}
+    rng, copies = arguments.generator(args.seed), Copies()
+    done = [0, 0]
+
+    def filled() -> Iterator[Rows]:
+        for part in _parts(rows):
+            some = {name: values[: n_rows - done[0]] for name, values in part.items()}
+            X, context = _parted(model, some)
+            with report.noting(), refusing(ValueError, TypeError):
+                whole = model.impute(X, args.method, context=context, random_state=Turn(deepcopy(rng), copies), **options)
+            given = {} if context is None else {name: values.masked() for name, values in frames.read(context).items()}
+            columns = _columns(model, whole) | {str(name): values for name, values in given.items()}
+            done[0] += rawtable.length(columns)
+            done[1] += rawtable.n_missing(X)
+            yield columns
+            if done[0] == n_rows:
+                return
+
+    _write_parts(args.out, filled())
     tell(f"data        {describe_data(table)}")
     tell(f"model       {describe_model(model)}")
-    n = len(next(iter(filled_columns.values())))
-    tell(f"imputed     {n_gaps:,} entries in {n:,} row{'s' if n != 1 else ''}, by {args.method}")
+    tell(f"imputed     {done[1]:,} entries in {done[0]:,} row{'s' if done[0] != 1 else ''}, by {args.method}")
     if args.out != STDOUT:
         tell(f"output      {report.describe_file(args.out)}")
     return 0
@@ -173,10 +191,10 @@ def info(model: TableModel) -> dict[str, str]:
 def describe_data(table: RawTable) -> str:
     """Return one line: name, columns, rows of each split, missing entries."""
     found = table.splits
-    sizes = {name: len(next(iter(rows.values()))) for name, rows in found.items()}
-    n_gaps, n = sum(map(rawtable.n_missing, found.values())), sum(sizes.values()) * len(table.train)
+    sizes, width = {name: rawtable.length(rows) for name, rows in found.items()}, len(rawtable.labels(table.train))
+    n_gaps, n = sum(map(rawtable.n_missing, found.values())), sum(sizes.values()) * width
     missing = f"; {n_gaps:,} entries ({n_gaps / n:.1%}) are missing" if n_gaps else ""
-    return f"{table.name}: {len(table.train)} columns; {', '.join(f'{n} {name}' for name, n in sizes.items())} rows{missing}"
+    return f"{table.name}: {width} columns; {', '.join(f'{n} {name}' for name, n in sizes.items())} rows{missing}"
 
 
 def describe_model(model: TableModel) -> str:
@@ -184,7 +202,7 @@ def describe_model(model: TableModel) -> str:
     return f"{model.columns.kinds}; {report.describe_model(model.density)}"  # type: ignore[arg-type]  # a file holds no other densities
 
 
-def print_report(table: RawTable, chosen: dict[str, Rows], model: TableModel, ask: report.Asking) -> None:
+def print_report(table: RawTable, chosen: dict[str, AnyRows], model: TableModel, ask: report.Asking) -> None:
     """Print the mean NLL of each split, beside that of independent columns."""
     missing = any(map(rawtable.n_missing, chosen.values()))
     if missing:
@@ -193,8 +211,9 @@ def print_report(table: RawTable, chosen: dict[str, Rows], model: TableModel, as
     with refusing(ValueError, TypeError):
         alone = _Independent(model, table.train)
     for name, part in chosen.items():
-        log_p, std = _scores(model, part, ask)
-        rows.append((name, str(len(log_p)), report.mean_of(-log_p), report.mean_of(alone.nll(part))))
+        found = [(*_scores(model, some, ask), alone.nll(some)) for some in _parts(part)]
+        log_p, std, nll_alone = (np.concatenate(each) for each in zip(*found, strict=True))
+        rows.append((name, str(len(log_p)), report.mean_of(-log_p), report.mean_of(nll_alone)))
         if std.any():
             estimated.append(f"{np.count_nonzero(std)} rows of {name}")
     report.print_table(rows)
@@ -205,11 +224,10 @@ def print_report(table: RawTable, chosen: dict[str, Rows], model: TableModel, as
     print(f"± is half of the 95 % interval of a mean, {report.HALF} standard errors.")
 
 
-def picture(args: argparse.Namespace, model: TableModel, rows: Rows) -> None:
+def picture(args: argparse.Namespace, model: TableModel, rows: AnyRows) -> None:
     """Draw every column of a table, the model's draws against its rows, and how pairs of columns depend."""
-    n = len(next(iter(rows.values())))
-    some = np.sort(np.random.default_rng(0).permutation(n)[:PICTURED])
-    X, context = _parted(model, {name: values[some] for name, values in rows.items()})
+    some = np.sort(np.random.default_rng(0).permutation(rawtable.length(rows))[:PICTURED])
+    X, context = _parted(model, rawtable.taken(rows, some))
     each = min(PICTURED, 10 * len(some)) if context is None else max(1, min(10, PICTURED // len(some)))
     codes = model.columns.encode(X).codes
     drawn = model.columns.encode(model.sample(each, 0, context=context, n_threads=args.threads)).codes
@@ -219,13 +237,14 @@ def picture(args: argparse.Namespace, model: TableModel, rows: Rows) -> None:
 class _Independent:
     """The baseline: the shares of the levels of each column in training rows, (count + 1) / (n + levels)."""
 
-    def __init__(self, model: TableModel, train: Rows) -> None:
+    def __init__(self, model: TableModel, train: AnyRows) -> None:
         self.model = model
-        codes = model.columns.encode(_parted(model, train)[0]).codes
-        self.log_shares = []
-        for v, n_levels in enumerate(model.columns.n_levels):
-            counts = np.bincount(codes[codes[:, v] >= 0, v], minlength=n_levels) + 1.0
-            self.log_shares.append(np.log(counts / counts.sum()))
+        counts = [np.ones(n_levels) for n_levels in model.columns.n_levels]
+        for part in _parts(train):
+            codes = model.columns.encode(_parted(model, part)[0]).codes
+            for v, count in enumerate(counts):
+                count += np.bincount(codes[codes[:, v] >= 0, v], minlength=len(count))
+        self.log_shares = [np.log(count / count.sum()) for count in counts]
 
     def nll(self, rows: Rows) -> NDArray[np.float64]:
         """Return the NLL of what is there of rows, (n,) in nats."""
@@ -279,11 +298,25 @@ def _contexts(args: argparse.Namespace, model: TableModel) -> Rows | None:
         return rawtable.chosen(rawtable.load(str(args.contexts)).train, context.names, "the context of the model")
 
 
-def _write_columns(path: Any, columns: dict[str, NDArray[Any]]) -> None:
-    if path == STDOUT:
-        text = io.StringIO()
-        write_table(text, list(columns.values()), list(columns))
-        files.write_lines(path, [text.getvalue()])
-        return
-    with files.writing(path):
-        write_table(path, list(columns.values()), list(columns))
+def _parts(rows: AnyRows) -> Iterator[Rows]:
+    """Yield rows part by part; what is wrong with a file comes to light while it is read."""
+    with refusing(OSError, ValueError, TypeError):
+        yield from rawtable.parts(rows)
+
+
+def _write_parts(path: Any, parts: Iterable[Rows]) -> None:
+    """Write columns by name as text, part by part, below a line of their names."""
+
+    def lines() -> Iterator[str]:
+        header = 0
+        for columns in parts:
+            for start in range(0, rawtable.length(columns), ROWS_AT_ONCE):
+                text = io.StringIO()
+                write_table(text, [values[start : start + ROWS_AT_ONCE] for values in columns.values()], list(columns))
+                yield text.getvalue()[header:]
+                if not header:
+                    text = io.StringIO()
+                    write_table(text, [values[:0] for values in columns.values()], list(columns))
+                    header = len(text.getvalue())
+
+    files.write_lines(path, lines())

@@ -123,7 +123,8 @@ class PackedRows(NamedTuple):
 class LevelRows(NamedTuple):
     """Rows in the order of the variables: codes (n, V), -1 where missing, and those of their context (n, C).
 
-    ``weights`` are those of all rows, () for none; a weighted variable is -1 in ``codes``. For ``copies`` and ``known_copies`` see ``PackedRows``.
+    ``weights`` are those of all rows, () for none; a weighted variable is -1 in ``codes``. For ``copies`` and ``known_copies``
+    see ``PackedRows``.
     """
 
     codes: Levels

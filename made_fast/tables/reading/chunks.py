@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,7 +27,7 @@ from made_fast.tables.packed import Packed
 from made_fast.tables.sparse import is_sparse
 from made_fast.tables.table import Table
 
-__all__ = ["Chunks"]
+__all__ = ["Chunks", "open_parquet"]
 
 CELLS = 1 << 20
 """Entries of a file that are read at once."""
@@ -132,11 +132,7 @@ class Chunks:
         return lambda columns: source, not is_iterator, False
 
     def _of_file(self, path: Path, columns: Sequence[str] | None) -> Iterator[Any]:
-        try:
-            from pyarrow import parquet
-        except ImportError as error:
-            raise ValueError(f"{path} takes pyarrow, which is not installed. Run: pip install pyarrow") from error
-        with path.open("rb") as stream, parquet.ParquetFile(stream, pre_buffer=False, buffer_size=1 << 20) as file:
+        with open_parquet(path) as file:
             yield from self._of_parquet(file, columns)
 
     def _of_parquet(self, file: Any, columns: Sequence[str] | None) -> Iterator[Any]:
@@ -286,6 +282,21 @@ class Chunks:
                 f"{name} must be chunks that can be read more than once, for what its columns are is learned before they are "
                 f"packed, got an iterator. {AGAIN}"
             )
+
+
+@contextmanager
+def open_parquet(path: Path) -> Iterator[Any]:
+    """Open a .parquet file, whose pages are then read one after the other; OSError, or ValueError for what is none."""
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise ValueError(f"{path} takes pyarrow, which is not installed. Run: pip install pyarrow") from error
+    try:
+        with path.open("rb") as stream, parquet.ParquetFile(stream, pre_buffer=False, buffer_size=1 << 20) as file:
+            yield file
+    except pyarrow.ArrowException as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
 
 
 @dataclass

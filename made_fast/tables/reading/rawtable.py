@@ -9,8 +9,9 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -21,17 +22,80 @@ from made_fast.tables import arguments
 from made_fast.tables.arguments import shown
 from made_fast.tables.choices import SPLITS
 from made_fast.tables.columns import frames
-from made_fast.tables.columns.values import column_number
+from made_fast.tables.columns.values import Values, column_number
 from made_fast.tables.reading import csvtable
+from made_fast.tables.reading.chunks import Chunks, open_parquet
 
-__all__ = ["RawTable", "Rows", "chosen", "holds_a_table", "load", "n_missing", "named", "parted", "split"]
+__all__ = [
+    "AnyRows",
+    "FileRows",
+    "RawTable",
+    "Rows",
+    "chosen",
+    "holds_a_table",
+    "labels",
+    "length",
+    "load",
+    "n_missing",
+    "named",
+    "parted",
+    "parts",
+    "split",
+    "taken",
+]
 
 TEXT = (".csv", ".data", ".tsv", ".txt")
 PARQUET = ".parquet"
+IN_MEMORY = 1 << 24
+"""Entries of a .parquet file that is read as a whole; of a larger one, rows are read when they are worked on."""
+
 BINARY = frozenset(("0", "1", "0.0", "1.0", "true", "false"))
 
 Rows: TypeAlias = "dict[str, NDArray[Any]]"
 """Columns (n,) by name."""
+
+
+class FileRows(Chunks):
+    """Rows of a .parquet file that stay there, and come in parts: columns by name, as of a table in memory.
+
+    ``rows`` are the numbers of some, in ascending order; None: all.
+    """
+
+    def __init__(self, path: Path, labels: Sequence[str], n_rows: int, rows: NDArray[np.intp] | None = None) -> None:
+        super().__init__(path)
+        self.path, self.labels, self._in_file, self._some = path, tuple(labels), n_rows, rows
+
+    def __len__(self) -> int:
+        return self._in_file if self._some is None else len(self._some)
+
+    def take(self, rows: NDArray[np.intp]) -> FileRows:
+        """Return some of the rows, by their numbers in ascending order."""
+        return FileRows(self.path, self.labels, self._in_file, rows if self._some is None else self._some[rows])
+
+    def _of_file(self, path: Path, columns: Sequence[str] | None) -> Iterator[Rows]:
+        first = 0
+        for table in super()._of_file(path, list(self.labels if columns is None else columns)):
+            part, stop = table, first + len(table)
+            if self._some is not None:
+                begin, end = np.searchsorted(self._some, (first, stop))
+                part = table.take(self._some[begin:end] - first)
+            if len(part):
+                read = frames.read(part, str(path)).items()
+                yield {
+                    str(name): values.masked()
+                    if values.base in ("text", "null")
+                    else np.ma.array(values.values, mask=values.null)
+                    for name, values in read
+                }
+            first = stop
+
+    @cached_property
+    def n_missing(self) -> int:
+        """The number of missing entries."""
+        return sum(n_missing(part) for part in parts(self))
+
+
+AnyRows: TypeAlias = "Rows | FileRows"
 
 
 @dataclass(frozen=True)
@@ -39,12 +103,12 @@ class RawTable:
     """A table as columns by name, in up to three splits."""
 
     name: str
-    train: Rows
-    valid: Rows | None = None
-    test: Rows | None = None
+    train: AnyRows
+    valid: AnyRows | None = None
+    test: AnyRows | None = None
 
     @property
-    def splits(self) -> dict[str, Rows]:
+    def splits(self) -> dict[str, AnyRows]:
         """The splits that there are, by name."""
         return {name: rows for name in SPLITS if (rows := getattr(self, name)) is not None}
 
@@ -73,10 +137,11 @@ def holds_a_table(source: str, header: str = "auto", drop: Sequence[str] = ()) -
     return False
 
 
-def load(source: str, *, header: str = "auto", drop: Sequence[str] = ()) -> RawTable:
+def load(source: str, *, header: str = "auto", drop: Sequence[str] = (), large: bool = False) -> RawTable:
     """Read a table: a text file, also with .gz, a .parquet, or "-" for text on standard input.
 
-    ``drop`` are names or numbers of columns to leave out. Raises OSError, or ValueError, one line, for what is no table.
+    With ``large``, the rows of a .parquet of more than ``IN_MEMORY`` entries stay in the file. ``drop`` are names or numbers
+    of columns to leave out. Raises OSError, or ValueError, one line, for what is no table.
     """
     if source == "-":
         with tempfile.NamedTemporaryFile(suffix=".csv") as copy:
@@ -94,13 +159,55 @@ def load(source: str, *, header: str = "auto", drop: Sequence[str] = ()) -> RawT
     if not path.is_file() or suffix not in (*TEXT, PARQUET):
         demand = f"must be a file of rows whose name ends in one of {', '.join((*TEXT, PARQUET))}; text also with .gz"
         raise ValueError(f"{path} {demand}. Convert or rename it.")
-    rows = _parquet(path) if suffix == PARQUET else _without_index(csvtable.read_table(path, header=header))
+    rows: AnyRows
+    if suffix == PARQUET and large and (there := _stays(path, drop)) is not None:
+        rows = there
+    else:
+        found = _parquet(path) if suffix == PARQUET else _without_index(csvtable.read_table(path, header=header))
+        rows = _without(found, drop, str(path))
     name = os.fsencode(path.name.split(".")[0]).decode("utf-8", "backslashreplace")
-    return RawTable(name, _without(rows, drop, str(path)))
+    return RawTable(name, rows)
 
 
-def n_missing(rows: Rows) -> int:
+def _stays(path: Path, drop: Sequence[str]) -> FileRows | None:
+    """Return the rows of a file that is too large for memory, None for another one."""
+    with open_parquet(path) as file:
+        n_rows, names = file.metadata.num_rows, file.schema_arrow.names
+    if n_rows * len(names) <= IN_MEMORY or len(set(names)) < len(names):
+        return None
+    return FileRows(path, list(_without(dict.fromkeys(names, np.empty(0)), drop, str(path))), n_rows)
+
+
+def labels(rows: AnyRows) -> tuple[str, ...]:
+    """Return the names of columns."""
+    return rows.labels if isinstance(rows, FileRows) else tuple(rows)
+
+
+def length(rows: AnyRows) -> int:
+    """Return the number of rows."""
+    return len(rows) if isinstance(rows, FileRows) else len(next(iter(rows.values())))
+
+
+def parts(rows: AnyRows) -> Iterator[Rows]:
+    """Yield rows part by part: those in memory as they are."""
+    if isinstance(rows, FileRows):
+        yield from (part for _, part, _ in rows.tables(str(rows.path)))
+    else:
+        yield rows
+
+
+def taken(rows: AnyRows, numbers: NDArray[np.intp]) -> Rows:
+    """Return some rows, by their numbers in ascending order, in memory."""
+    if not isinstance(rows, FileRows):
+        return {label: column[numbers] for label, column in rows.items()}
+    found = list(parts(rows.take(numbers)))
+    return {label: np.ma.concatenate([part[label] for part in found]) for label in rows.labels}
+
+
+def n_missing(rows: AnyRows) -> int:
     """Return the number of missing entries of columns."""
+    if isinstance(rows, FileRows):
+        return rows.n_missing
     return sum(int(values.null.sum()) for _, values in frames.read(rows).items())
 
 
@@ -133,7 +240,7 @@ def named(columns: Sequence[str], rows: Rows, what: str) -> tuple[str, ...]:
 
 def split(table: RawTable, *, valid: float | None, test: float | None, seed: int = 0) -> RawTable:
     """Take rows for validation and test out of those for training, a fraction each, the same ones every time."""
-    n = len(next(iter(table.train.values())))
+    n = length(table.train)
     shares = {"valid": valid, "test": test}
     counts = [0 if f is None else max(1, round(arguments.fraction(f, name) * n)) for name, f in shares.items()]
     if not any(counts):
@@ -141,13 +248,18 @@ def split(table: RawTable, *, valid: float | None, test: float | None, seed: int
     if sum(counts) >= n:
         found = f"{n} rows to share with {counts[0]} for validation and {counts[1]} for test"
         raise ValueError(f"{table.name} must keep at least 1 training row, got {found}. Lower the fractions.")
-    parts = np.split(np.random.default_rng(seed).permutation(n), np.cumsum(counts))
-    taken: dict[str, Any] = {
-        name: {label: column[np.sort(part)] for label, column in table.train.items()}
-        for name, part in zip(("valid", "test", "train"), parts, strict=True)
-        if len(part)
-    }
-    return replace(table, **taken)
+    permuted = np.split(np.random.default_rng(seed).permutation(n), np.cumsum(counts))
+    chosen: dict[str, Any] = {}
+    for name, part in zip(("valid", "test", "train"), permuted, strict=True):
+        if len(part):
+            own = np.sort(part)
+            chosen[name] = table.train.take(own) if isinstance(table.train, FileRows) else taken(table.train, own)
+    return replace(table, **chosen)
+
+
+def _of_one_dtype(values: Values) -> NDArray[Any]:
+    """Return the values of a column in an array whose dtype does not depend on whether some are missing."""
+    return values.masked() if values.base in ("text", "null") else np.ma.array(values.values, mask=values.null)
 
 
 def _suffix(path: Path) -> str:
@@ -174,16 +286,8 @@ def _without(rows: Rows, drop: Sequence[str], label: str) -> Rows:
 
 
 def _parquet(path: Path, most: int | None = None) -> Rows:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise ValueError(f"{path} takes pyarrow, which is not installed. Run: pip install pyarrow") from error
-    try:
-        with path.open("rb") as stream, parquet.ParquetFile(stream, pre_buffer=False) as file:
-            table = file.read() if most is None else next(file.iter_batches(most), None)
-    except pyarrow.ArrowException as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
+    with open_parquet(path) as file:
+        table = file.read() if most is None else next(file.iter_batches(most), None)
     if table is None:
         raise ValueError(f"{path} must hold rows, got none.")
     return {str(name): values.masked() for name, values in frames.read(table, str(path)).items()}

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -62,8 +63,8 @@ def write_mixed(path: Path, n_rows: int) -> None:
     writer.close()
 
 
-def fit(case: str, how: str, n_rows: int, path: str, hidden: int) -> dict[str, Any]:
-    """Fit one epoch in this process and return what it took."""
+def fit(case: str, how: str, n_rows: int, path: str, hidden: int, seconds: int) -> dict[str, Any]:
+    """Fit one epoch, or for some seconds, in this process and return what it took."""
     from made_fast import MADE, Chunks
 
     made = MADE(hidden_sizes=(hidden,), max_epochs=1, n_threads=1, random_state=0, batch_size=200, direct_connections="none")
@@ -77,12 +78,18 @@ def fit(case: str, how: str, n_rows: int, path: str, hidden: int) -> dict[str, A
     def begun(table: Any, state: Any, rows: Any) -> None:
         packed.extend((sum(each.nbytes for each in (rows.bits, rows.missing, rows.within) if each is not None), time.time()))
         packed.append(memory("VmHWM"))
+        signal.alarm(seconds)
         kept(table, state, rows)
 
     made._begin = begun  # type: ignore[method-assign]  # the rows are not to be had otherwise
     start = time.time()
-    made.fit(X)
-    (record,) = made.history_
+    if seconds:  # a part of the epoch
+        signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        made.fit(X)
+        rate = made.history_[0]["rows_per_second"]
+    except KeyboardInterrupt:
+        rate = made._fit_state.trainer.step * made.batch_size / (time.time() - packed[1])
     return {
         "packed": packed[0],
         "base": begin,
@@ -90,9 +97,8 @@ def fit(case: str, how: str, n_rows: int, path: str, hidden: int) -> dict[str, A
         "peak": memory("VmHWM") - begin,
         "parameters": made.model_.n_parameters,
         "reading": packed[1] - start,
-        "rows_per_second": record["rows_per_second"],
+        "rows_per_second": rate,
         "digest": hashlib.sha256(made._fit_state.trainer.parameters.vector.tobytes()).hexdigest()[:16],
-        "train_nll": record["train_nll"],
     }
 
 
@@ -113,13 +119,14 @@ def main() -> None:
     parser.add_argument("case", choices=("binary", "mixed"))
     parser.add_argument("--rows", type=int, default=2_000_000)
     parser.add_argument("--hidden", type=int, default=100)
+    parser.add_argument("--seconds", type=int, default=0, help="train for so long; by default for one epoch")
     parser.add_argument("--folder", type=Path, help="for the Parquet file; by default a temporary one")
     parser.add_argument("--both", action="store_true", help="fit the table in memory, too")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
         how, _, path = args.one.partition(":")
-        print(json.dumps(fit(args.case, how, args.rows, path, args.hidden)))
+        print(json.dumps(fit(args.case, how, args.rows, path, args.hidden, args.seconds)))
         return
     print(machine.cpu())
     with tempfile.TemporaryDirectory() as temporary:
@@ -129,7 +136,7 @@ def main() -> None:
         found = {}
         for how in ("chunks", "memory") if args.both else ("chunks",):
             command = [sys.executable, "-m", "bench.beyond_memory", args.case, "--rows", str(args.rows)]
-            command += ["--hidden", str(args.hidden), "--one", f"{how}:{path}"]
+            command += ["--hidden", str(args.hidden), "--seconds", str(args.seconds), "--one", f"{how}:{path}"]
             found[how] = json.loads(
                 subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
             )

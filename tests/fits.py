@@ -58,7 +58,7 @@ def trainer_of(made):
 
 def parameters(made):
     """Return the parameters of the model, which are those of the best epoch."""
-    return made.model_.source.vector
+    return getattr(made.model_, "density", made.model_).source.vector
 
 
 def told(made):

@@ -251,7 +251,7 @@ def _resumed(args: argparse.Namespace, plan: _Plan) -> MADE:
     with refusing(OSError, ModelFileError):
         made = MADE.resume(args.checkpoint)
     known, rows = made.get_params(), plan.dataset.train
-    D = len(rawtable.labels(rows)) - len(plan.context) if isinstance(plan.dataset, RawTable) else rows.shape[1]
+    D = len(rawtable.labels(rows)) - len(plan.context) if isinstance(rows, dict | rawtable.FileRows) else rows.shape[1]
     if made.n_features_in_ != D:
         raise UsageError(f"{args.checkpoint} is a checkpoint for {made.n_features_in_} inputs, but {args.data} has {D}.")
     with refusing(ValueError):

@@ -79,7 +79,7 @@ def score(args: argparse.Namespace, model: TableModel) -> int:
                         each = model.explain(X, context=context, n_walks=args.walks, n_threads=args.threads)
                     columns |= dict(zip(model.columns.names, each.T, strict=True))
                 elif not args.std:
-                    estimated[0] += np.count_nonzero(std)
+                    estimated[0] += int(np.count_nonzero(std))
                 estimated[1] += len(std)
                 yield columns
 
@@ -295,7 +295,8 @@ def _contexts(args: argparse.Namespace, model: TableModel) -> Rows | None:
     if context is None:
         raise UsageError("--context must be left out: the model was fitted without one.")
     with refusing(OSError, ValueError, TypeError):
-        return rawtable.chosen(rawtable.load(str(args.contexts)).train, context.names, "the context of the model")
+        (rows,) = rawtable.parts(rawtable.load(str(args.contexts)).train)  # it is in memory
+        return rawtable.chosen(rows, context.names, "the context of the model")
 
 
 def _parts(rows: AnyRows) -> Iterator[Rows]:

@@ -11,7 +11,7 @@ from copy import deepcopy
 from functools import partial, wraps
 from hashlib import blake2b
 from inspect import signature
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,10 +35,10 @@ class Copies:
     def __init__(self) -> None:
         self._seen: dict[bytes, int] = {}
 
-    def count(self, words: NDArray[np.uint64], missing: NDArray[np.bool_]) -> NDArray[np.intp]:
-        """Return which of the rows that are equal each row is, from 0, (n,); of those that miss nothing, 0."""
+    def count(self, words: NDArray[np.uint64], missing: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Return which of the rows that are equal each row is, from 0, (n,); 0 of all but the rows ``missing`` something."""
         copies = np.zeros(len(words), np.intp)
-        for row in np.flatnonzero(missing):
+        for row in missing:
             name = blake2b(words[row].tobytes(), digest_size=8).digest()
             copies[row] = self._seen.get(name, 0)
             self._seen[name] = int(copies[row]) + 1
@@ -57,8 +57,8 @@ def by_chunk(method: Method) -> Method:
     random_state = signature(method).parameters.get("random_state")
 
     @wraps(method)
-    def asked(self: Any, X: Any, *args: Any, **options: Any) -> Any:
-        if not isinstance(X, getattr(sys.modules.get("made_fast.tables.reading.chunks"), "Chunks", ())):  # who has one has it
+    def asked(self: Any, X: object, *args: Any, **options: Any) -> Any:
+        if not _is_chunks(X):
             return method(self, X, *args, **options)
         if options.get("context") is not None:
             raise ValueError("context must be left out for X in chunks, got one. Pass each chunk with its own context.")
@@ -68,6 +68,11 @@ def by_chunk(method: Method) -> Method:
         return _in_turn(partial(method, self), X, args, options, rng)
 
     return cast(Method, asked)
+
+
+def _is_chunks(X: object) -> TypeGuard[Chunks]:
+    """Return whether X comes in chunks; who passes such has imported them."""
+    return isinstance(X, getattr(sys.modules.get("made_fast.tables.reading.chunks"), "Chunks", ()))
 
 
 def _in_turn(

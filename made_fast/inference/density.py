@@ -278,7 +278,7 @@ class Density(ABC):
             (filled,), effective = asked.draws(1)
         else:
             filled, effective = asked.modes() if how == "mode" else asked.means()
-        warn_of_estimates("impute", asked, effective=effective)
+        warn_of_estimates("impute", asked, effective=effective, within=1)
         return filled
 
     @abstractmethod
@@ -375,9 +375,18 @@ def log_p_observed(
 
 
 def warn_of_estimates(
-    method: str, asked: Answers, *, std: Floats | None = None, effective: Floats | None = None, unit: str = ""
+    method: str,
+    asked: Answers,
+    *,
+    std: Floats | None = None,
+    effective: Floats | None = None,
+    unit: str = "",
+    within: int = 0,
 ) -> None:
-    """Warn of rows whose answers are estimates: they have a standard error, or an effective number of walks."""
+    """Warn of rows whose answers are estimates: they have a standard error, or an effective number of walks.
+
+    ``within``: how many functions stand around the method.
+    """
     if std is not None:
         estimated = std > 0
         how_good = f"the largest standard error is {std.max():.2g}{unit} (return_std=True returns them all)"
@@ -393,4 +402,4 @@ def warn_of_estimates(
         way_out = "More walks (n_walks) come closer; a model trained with n_masks=None needs none."
         warning = ApproximationWarning(f"{finding}. {way_out}")
         warning.finding = finding
-        warnings.warn(warning, stacklevel=3)
+        warnings.warn(warning, stacklevel=3 + within)

@@ -90,7 +90,7 @@ class PackedRows(NamedTuple):
 
     def counted_by(self, copies: Copies) -> PackedRows:
         """Return the rows with ``known_copies``."""
-        return self._replace(known_copies=copies.count(self._words(), self.missing.any(axis=1)))
+        return self._replace(known_copies=copies.count(self._words(), np.flatnonzero(self.missing.any(axis=1))))
 
     def _words(self) -> Bits:
         return np.concatenate([self.bits, self.missing], axis=1)
@@ -180,7 +180,7 @@ class LevelRows(NamedTuple):
 
     def counted_by(self, copies: Copies) -> LevelRows:
         """Return the rows with ``known_copies``."""
-        return self._replace(known_copies=copies.count(self._words(), (self.codes < 0).any(axis=1)))
+        return self._replace(known_copies=copies.count(self._words(), np.flatnonzero((self.codes < 0).any(axis=1))))
 
     def names(self) -> Bits:
         """Return the name of each row for random numbers: its content, and which copy it is."""

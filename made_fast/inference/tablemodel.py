@@ -254,7 +254,7 @@ class TableModel:
         else:
             proba, effective = self._proba(asked)
             arrays = [self._mean(v, own) for v, own in enumerate(proba)]
-        warn_of_estimates("impute", asked, effective=effective)
+        warn_of_estimates("impute", asked, effective=effective, within=1)
         return self.columns.completed(X, arrays)
 
     def _mean(self, v: int, proba: Floats) -> NDArray[Any]:

@@ -19,7 +19,7 @@ from made_fast.tables.table import Table, chunks
 
 __all__ = ["Packed"]
 
-BLOCK = 1 << 25
+BLOCK = 1 << 26
 """Bytes of a block of rows whose number is not known yet. The system gets a block of so many back as soon as it is freed."""
 
 
@@ -47,7 +47,7 @@ class Packed(Table):
         self.shape = len(bits), len(order) if coding is None else coding.n_variables
 
     @classmethod
-    def of(cls, tables: Iterable[Table], binarize: float | None = None, name: str = "X") -> Packed:
+    def of_tables(cls, tables: Iterable[Table], binarize: float | None = None, name: str = "X") -> Packed:
         """Pack tables of the same columns, at least one, as they come; for ``binarize`` see :meth:`Table.ones`.
 
         It never takes more memory than the packed rows, a block of them, and the table that is packed.
@@ -83,11 +83,11 @@ class Packed(Table):
 
     def _some(self, rows: Any, first_row: int) -> Packed:
         gaps, within = (None if each is None else each[rows] for each in (self.gaps, self.within))
-        return Packed(self.bits[rows], self.order, gaps, self.coding, within, self.name, first_row)  # type: ignore[arg-type]
+        return Packed(self.bits[rows], self.order, gaps, self.coding, within, self.name, first_row)
 
     def joined(self, more: Table) -> Table:
         """See :meth:`Table.joined`."""
-        return Packed.of([self, more] if self.coding is None else [self.coded(), more], name=self.name)
+        return Packed.of_tables([self, more] if self.coding is None else [self.coded(), more], name=self.name)
 
     def coded(self) -> Coded:
         """Return the rows as codes."""

@@ -182,7 +182,7 @@ class Chunks:
                 f"{name} must be chunks, one after the other, got {type(passed).__name__} from its source. {AGAIN}"
             )
         number, n = -1, 0
-        chunks = iter(passed)
+        chunks: Any = iter(passed)
         with closing(chunks) if hasattr(chunks, "close") else nullcontext():
             for number, chunk in enumerate(chunks):
                 label = f"chunk {number} of {name}"
@@ -253,13 +253,13 @@ class Chunks:
                 yield table
 
         try:
-            return Packed.of(rows(), binarize, name)
+            return Packed.of_tables(rows(), binarize, name)
         except _ColumnsFoundError:
             return None
 
     def coded(self, encoder: Encoder, *, name: str = "X") -> Packed:
         """Make a pass and return all rows packed as the indicators of their codes."""
-        return Packed.of(
+        return Packed.of_tables(
             (
                 encoder.encode(chunk if frame is None else frame, name=label, within=True)
                 for label, chunk, frame in self.tables(name)
@@ -383,4 +383,5 @@ class _Parts:
 
 
 def _dtype(values: Values) -> str:
-    return values.native if values.native == str(values.values.dtype) else f"{values.native} ({values.base})"
+    plain = values.base != "text" and values.native == str(values.values.dtype)
+    return values.native if plain else f"{values.native} ({values.base})"

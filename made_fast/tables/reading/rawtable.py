@@ -148,10 +148,10 @@ def load(source: str, *, header: str = "auto", drop: Sequence[str] = (), large: 
             shutil.copyfileobj(sys.stdin.buffer, copy)
             copy.flush()
             try:
-                rows = _without_index(csvtable.read_table(copy.name, header=header))
+                found = _without_index(csvtable.read_table(copy.name, header=header))
             except ValueError as error:
                 raise ValueError(str(error).replace(copy.name, "standard input")) from error
-        return RawTable("stdin", _without(rows, drop, "standard input"))
+        return RawTable("stdin", _without(found, drop, "standard input"))
     path = Path(source)
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file.")
@@ -201,7 +201,8 @@ def taken(rows: AnyRows, numbers: NDArray[np.intp]) -> Rows:
     if not isinstance(rows, FileRows):
         return {label: column[numbers] for label, column in rows.items()}
     found = list(parts(rows.take(numbers)))
-    return {label: np.ma.concatenate([part[label] for part in found]) for label in rows.labels}
+    join: Any = np.ma.concatenate
+    return {label: join([part[label] for part in found]) for label in rows.labels}
 
 
 def n_missing(rows: AnyRows) -> int:

@@ -71,6 +71,7 @@ def load_data(args: argparse.Namespace, n_features: int | None = None, index_bas
             drop=args.drop or (),
             header=args.header,
             index_base=remembered if args.index_base is None else args.index_base,
+            large=args.command in ("train", "evaluate", "score"),
         )
         for remark in dataset.notes:
             note(remark)

@@ -11,7 +11,7 @@ from cli_cases import run
 
 from made_fast import load
 from made_fast.cli import main
-from made_fast.tables.reading import chunks, rawtable
+from made_fast.tables.reading import chunks, formats, rawtable
 
 N = 500
 RNG = np.random.default_rng(0)
@@ -34,7 +34,7 @@ def large(monkeypatch):
     """Return a function that makes every .parquet one that is too large for memory."""
 
     def begin():
-        monkeypatch.setattr(rawtable, "IN_MEMORY", 0)
+        monkeypatch.setattr(formats, "IN_MEMORY", 0)
         monkeypatch.setattr(chunks, "CELLS", 300)
 
     return begin
@@ -69,6 +69,24 @@ def test_a_large_file_gives_what_a_table_in_memory_gives(tmp_path, frame, monkey
     one, other = (load(tmp_path / folder / "m.safetensors") for folder in "ab")
     assert (one.density.source.vector == other.density.source.vector).all()
     assert one.columns.describe() == other.columns.describe()
+
+
+@pytest.mark.parametrize("gaps", [False, True], ids=["whole", "gaps"])
+def test_rows_of_0_and_1_are_packed_as_they_are_read(gaps, tmp_path, monkeypatch, capsys, large):
+    monkeypatch.chdir(tmp_path)
+    rows = pd.DataFrame(RNG.random((N, 9)) < 0.3, columns=list("abcdefghi")).astype(float)
+    rows.mask(RNG.random(rows.shape) < 0.05 * gaps).to_parquet("d.parquet", row_group_size=90)
+    found = []
+    for _ in range(2):
+        told = [run(f"{TRAIN} --masks {1 + gaps}", capsys), run("evaluate m.safetensors d.parquet --split train", capsys)]
+        told += [run("score m.safetensors d.parquet", capsys)]
+        found.append((re.sub(r"[\d.,]+ (s|rows/s)\b", "", str(told)), (tmp_path / "m.safetensors").read_bytes()))
+        large()
+    assert found[0] == found[1]
+    rows.assign(d=np.arange(N)).to_parquet("e.parquet")
+    for option in ("", "--threshold 0.5"):
+        assert main(f"train e.parquet --kind binary {option} --out n.safetensors".split()) != 0
+        assert "e.parquet cannot be read" in capsys.readouterr().err
 
 
 def test_columns_are_dropped_and_contexts_are_read_as_a_whole(tmp_path, frame, monkeypatch, capsys, large):

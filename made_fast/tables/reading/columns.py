@@ -31,6 +31,7 @@ class Options:
     missing: bool = False  # entries may be missing: NaN in arrays; for text see ``text.GAPS``
     drop: tuple[str, ...] = ()  # columns to leave out, by name, or by number, from 0, where none has that name
     header: str = "auto"  # the first line of text holds names: "yes", "no", or "auto": if no value or numbers that count on
+    large: bool = False  # rows of a .parquet of more than ``formats.IN_MEMORY`` entries come packed, without a threshold
     index_base: int | None = None  # number of LIBSVM's first column; None: 0 if that occurs, 1 if that is the only way
 
 

@@ -21,6 +21,7 @@ import numpy as np
 
 from made_fast.tables import arguments
 from made_fast.tables.choices import HEADER, SPLITS
+from made_fast.tables.packed import Packed
 from made_fast.tables.reading.columns import Columns, Found, Options
 from made_fast.tables.reading.formats import READERS, STDIN
 from made_fast.tables.table import Matrix, Table
@@ -39,7 +40,10 @@ _UNREADABLE = (
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Up to three matrices of 0/1 of one width: (n, D) arrays, memmaps or CSR; float32 with NaN where entries are missing."""
+    """Up to three matrices of 0/1 of one width: (n, D) arrays, memmaps or CSR; float32 with NaN where entries are missing.
+
+    Those of a large .parquet file may be ``Packed``.
+    """
 
     name: str
     train: Matrix
@@ -65,6 +69,7 @@ def load(
     drop: str | Sequence[str | int] = (),
     header: str = "auto",
     index_base: int | None = None,
+    large: bool = False,
 ) -> Dataset:
     """Load a data set; every value in it has been checked to be 0 or 1. For the options see :class:`Options`.
 
@@ -76,7 +81,7 @@ def load(
         demand = f"header must be one of {', '.join(HEADER)}, and index_base 0, 1 or None"
         raise ValueError(f"{demand}, got {header!r} and {index_base!r}.")
     columns = (drop,) if isinstance(drop, str) else tuple(map(str, drop))
-    options = Options(threshold, n_features, missing, columns, header, index_base)
+    options = Options(threshold, n_features, missing, columns, header, large, index_base)
     if source == "digits":
         return _digits(options)
     path, label, name, thing, reader = Path(), "standard input", "stdin", "It", STDIN
@@ -96,7 +101,8 @@ def load(
     try:
         found = reader.read(path, options)
         if found.columns is not None:
-            found.columns.refuse_index(found.splits["train"], threshold)
+            if not isinstance(found.splits["train"], Packed):  # whose entries are all 0/1
+                found.columns.refuse_index(found.splits["train"], threshold)
             found.notes += found.columns.same_names()
     except _UNREADABLE as error:
         if isinstance(error, TimeoutError) and error.errno is None:  # a host's limit, raised by its signal handler
@@ -136,7 +142,8 @@ def split(dataset: Dataset, *, valid: float | None = 0.1, test: float | None = 0
     drawn: dict[str, Any] = {}
     for name, part in zip(("valid", "test", "train"), parts, strict=True):
         if len(part):
-            drawn[name] = dataset.train[np.sort(part)]
+            rows: Any = dataset.train
+            drawn[name] = rows.take(np.sort(part)) if isinstance(rows, Packed) else rows[np.sort(part)]
     return replace(dataset, **drawn)
 
 
@@ -178,8 +185,10 @@ def _checked(found: Found, label: str, name: str, options: Options) -> Dataset:
     return Dataset(name, **splits, shape=shape, feature_names=names, notes=notes, index_base=found.index_base)
 
 
-def _binary(table: Table, options: Options, columns: Sequence[str] | None) -> Matrix:
+def _binary(table: Table, options: Options, columns: Sequence[str] | None) -> Any:
     """Return the rows after a check of every value, or a new matrix where there is a threshold or a gap."""
+    if isinstance(table, Packed):  # checked as they were packed
+        return table
     threshold, missing = options.threshold, options.missing
     gaps = missing and any(rows.missing() is not None for _, rows in table.chunks())
     out: Any = np.empty(table.shape, np.float32 if gaps else np.uint8) if gaps or threshold is not None else None

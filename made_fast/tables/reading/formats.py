@@ -9,7 +9,7 @@ from __future__ import annotations
 import gzip
 import io
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -18,13 +18,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from made_fast.tables.packed import Packed
 from made_fast.tables.reading import text
 from made_fast.tables.reading.columns import Columns, Found, Options, narrow
 from made_fast.tables.table import Table
 
-__all__ = ["READERS", "STDIN", "Reader"]
+__all__ = ["IN_MEMORY", "READERS", "STDIN", "Reader"]
 
 SPLITS = {"train": ("train", "training"), "valid": ("valid", "val", "validation", "dev"), "test": ("test", "testing")}
+IN_MEMORY = 1 << 24
+"""Entries of a .parquet file that is read as a whole; of a larger one, rows may be packed, or read when they are worked on."""
+
 BATCH = 1 << 20  # cells of a .parquet that are turned into numbers at a time
 
 
@@ -181,11 +185,27 @@ def _parquet_table(file: Any, options: Options) -> Found:
     if other:
         found = f"{columns.describe(other[0])} holds {schema.types[other[0]]}"
         raise ValueError(f"{found}, no numbers. {columns.option(*other)} leaves out what is none")
-    blocks: list[NDArray[Any]] = [np.empty((0, len(columns.kept)), np.uint8)]
-    for batch in file.iter_batches(max(1, BATCH // len(schema.names)), use_threads=False):
-        numbers = [batch.column(j).cast(pyarrow.float64(), safe=False).to_numpy(zero_copy_only=False) for j in columns.kept]
-        blocks.append(narrow(np.stack(numbers, axis=1)))
-    return Found({"train": np.concatenate(blocks)}, columns, notes)
+
+    def blocks() -> Iterator[NDArray[Any]]:
+        yield np.empty((0, len(columns.kept)), np.uint8)
+        for batch in file.iter_batches(max(1, BATCH // len(schema.names)), use_threads=False):
+            numbers = [
+                batch.column(j).cast(pyarrow.float64(), safe=False).to_numpy(zero_copy_only=False) for j in columns.kept
+            ]
+            yield narrow(np.stack(numbers, axis=1))
+
+    def tables() -> Iterator[Table]:
+        first = 0
+        for rows in blocks():
+            table = Table(rows, "its table", first)
+            table.ones(missing=True, columns=columns.kept_names(), setting="--threshold ")  # an error in the user's words
+            yield table
+            first += len(rows)
+
+    large = file.metadata.num_rows * len(columns.kept) > IN_MEMORY and options.large and options.missing
+    if large and options.threshold is None:
+        return Found({"train": Packed.of_tables(tables())}, columns, notes)
+    return Found({"train": np.concatenate(list(blocks()))}, columns, notes)
 
 
 def _index_names(schema: Any) -> list[str]:

@@ -23,7 +23,7 @@ from made_fast.tables.arguments import shown
 from made_fast.tables.choices import SPLITS
 from made_fast.tables.columns import frames
 from made_fast.tables.columns.values import Values, column_number
-from made_fast.tables.reading import csvtable
+from made_fast.tables.reading import csvtable, formats
 from made_fast.tables.reading.chunks import Chunks, open_parquet
 
 __all__ = [
@@ -46,9 +46,6 @@ __all__ = [
 
 TEXT = (".csv", ".data", ".tsv", ".txt")
 PARQUET = ".parquet"
-IN_MEMORY = 1 << 24
-"""Entries of a .parquet file that is read as a whole; of a larger one, rows are read when they are worked on."""
-
 BINARY = frozenset(("0", "1", "0.0", "1.0", "true", "false"))
 
 Rows: TypeAlias = "dict[str, NDArray[Any]]"
@@ -140,7 +137,7 @@ def holds_a_table(source: str, header: str = "auto", drop: Sequence[str] = ()) -
 def load(source: str, *, header: str = "auto", drop: Sequence[str] = (), large: bool = False) -> RawTable:
     """Read a table: a text file, also with .gz, a .parquet, or "-" for text on standard input.
 
-    With ``large``, the rows of a .parquet of more than ``IN_MEMORY`` entries stay in the file. ``drop`` are names or numbers
+    With ``large``, the rows of a .parquet of more than ``formats.IN_MEMORY`` entries stay in the file. ``drop`` are names or numbers
     of columns to leave out. Raises OSError, or ValueError, one line, for what is no table.
     """
     if source == "-":
@@ -173,7 +170,7 @@ def _stays(path: Path, drop: Sequence[str]) -> FileRows | None:
     """Return the rows of a file that is too large for memory, None for another one."""
     with open_parquet(path) as file:
         n_rows, names = file.metadata.num_rows, file.schema_arrow.names
-    if n_rows * len(names) <= IN_MEMORY or len(set(names)) < len(names):
+    if n_rows * len(names) <= formats.IN_MEMORY or len(set(names)) < len(names):
         return None
     return FileRows(path, list(_without(dict.fromkeys(names, np.empty(0)), drop, str(path))), n_rows)
 

@@ -11,7 +11,8 @@ from cli_cases import run
 
 from made_fast import load
 from made_fast.cli import main
-from made_fast.tables.reading import chunks, formats, rawtable
+from made_fast.tables.packed import Packed
+from made_fast.tables.reading import chunks, datasets, formats, rawtable
 
 N = 500
 RNG = np.random.default_rng(0)
@@ -83,6 +84,7 @@ def test_rows_of_0_and_1_are_packed_as_they_are_read(gaps, tmp_path, monkeypatch
         found.append((re.sub(r"[\d.,]+ (s|rows/s)\b", "", str(told)), (tmp_path / "m.safetensors").read_bytes()))
         large()
     assert found[0] == found[1]
+    assert isinstance(datasets.load("d.parquet", missing=True, large=True).train, Packed)
     rows.assign(d=np.arange(N)).to_parquet("e.parquet")
     for option in ("", "--threshold 0.5"):
         assert main(f"train e.parquet --kind binary {option} --out n.safetensors".split()) != 0

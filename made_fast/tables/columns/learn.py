@@ -214,7 +214,8 @@ def _rows(values: Values, rules: _Rules, *, every: bool = False) -> tuple[NDArra
     """
     weights = rules.weights
     if weights is None:
-        return values.values[~values.null], None, float(values.null.mean())
+        present = values.values[~values.null] if values.null.any() else values.values
+        return present, None, float(values.null.mean())
     there = ~values.null & (weights > 0)
     if not there.any():  # all that it has are in rows of weight 0
         there = ~values.null
@@ -231,7 +232,7 @@ def _numeric(values: Values, label: str, rules: _Rules) -> Numeric:
         )
     x = real_numbers(values, rules.name, label)
     most = WHOLE if values.base == "int" else LARGEST
-    far = np.abs(x) > most
+    far = (x > most) | (x < -most)
     if far.any():
         i = int(np.argmax(far))
         way_out = (
@@ -241,10 +242,11 @@ def _numeric(values: Values, label: str, rules: _Rules) -> Numeric:
             f"{rules.name} must hold numbers of at most {most:.6g} in {called(label)}, got {values.values[i]} in row {i}. "
             f"{way_out}"
         )
+    del x, far  # a column of very many rows takes as much memory as it must
     present, weights, share = _rows(values, rules)
     missing = rules.missing_value and bool(values.null.any())
-    x = present.astype(np.float64)
-    return bins.numeric(label, values.values.dtype, x, weights, rules.n_bins, missing, share, rules.digits)
+    present = present.astype(np.float64, copy=False)
+    return bins.numeric(label, values.values.dtype, present, weights, rules.n_bins, missing, share, rules.digits)
 
 
 def _categories(values: Values, label: str, said: Any, rules: _Rules) -> Categories:

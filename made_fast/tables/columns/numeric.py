@@ -290,14 +290,17 @@ class Numeric:
 
 
 def real_numbers(column: Values, name: str, label: str | int) -> Floats:
-    """Return numbers as float64, 0 where one is missing; TypeError or ValueError, which names the column, for others."""
+    """Return numbers as float64, 0 where one is missing; TypeError or ValueError, which names the column, for others.
+
+    They are to be read only: they may be the column's own.
+    """
     if column.base == "text":
         i = int(np.argmin(column.null))
         raise TypeError(
             f"{name} must hold numbers in {called(label)}, got text, {shown(column.values[i])} in row {i}. "
             "Convert it: X[column].astype(float), say."
         )
-    x = column.values.astype(np.float64)
+    x = column.values.astype(np.float64, copy=bool(column.null.any()))
     if column.null.any():
         x[column.null] = 0
     if not (finite := np.isfinite(x)).all():

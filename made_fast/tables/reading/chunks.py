@@ -32,7 +32,7 @@ __all__ = ["Chunks", "open_parquet"]
 CELLS = 1 << 20
 """Entries of a file that are read at once."""
 
-LEARNED_AT_ONCE = 1 << 28
+LEARNED_AT_ONCE = 1 << 27
 """Bytes of columns that are learned in one pass over all chunks; one column at least."""
 
 OF_A_TEXT = 64

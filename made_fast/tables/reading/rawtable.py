@@ -137,8 +137,8 @@ def holds_a_table(source: str, header: str = "auto", drop: Sequence[str] = ()) -
 def load(source: str, *, header: str = "auto", drop: Sequence[str] = (), large: bool = False) -> RawTable:
     """Read a table: a text file, also with .gz, a .parquet, or "-" for text on standard input.
 
-    With ``large``, the rows of a .parquet of more than ``formats.IN_MEMORY`` entries stay in the file. ``drop`` are names or numbers
-    of columns to leave out. Raises OSError, or ValueError, one line, for what is no table.
+    With ``large``, the rows of a .parquet of more than ``formats.IN_MEMORY`` entries stay in the file. ``drop`` are names or
+    numbers of columns to leave out. Raises OSError, or ValueError, one line, for what is no table.
     """
     if source == "-":
         with tempfile.NamedTemporaryFile(suffix=".csv") as copy:

@@ -78,8 +78,9 @@ def fit(case: str, how: str, n_rows: int, path: str, hidden: int, seconds: int) 
     def begun(table: Any, state: Any, rows: Any) -> None:
         packed.extend((sum(each.nbytes for each in (rows.bits, rows.missing, rows.within) if each is not None), time.time()))
         packed.append(memory("VmHWM"))
-        signal.alarm(seconds)
         kept(table, state, rows)
+        packed.append(time.time())
+        signal.alarm(seconds)
 
     made._begin = begun  # type: ignore[method-assign]  # the rows are not to be had otherwise
     start = time.time()
@@ -89,7 +90,7 @@ def fit(case: str, how: str, n_rows: int, path: str, hidden: int, seconds: int) 
         made.fit(X)
         rate = made.history_[0]["rows_per_second"]
     except KeyboardInterrupt:
-        rate = made._fit_state.trainer.step * made.batch_size / (time.time() - packed[1])
+        rate = made._fit_state.trainer.step * made.batch_size / (time.time() - packed[3])
     return {
         "packed": packed[0],
         "base": begin,

@@ -291,8 +291,8 @@ def _add_score(commands: Any) -> None:
         "  made-fast score model.safetensors new.csv --out log_p.csv\n"
         "  zcat baskets.csv.gz | made-fast score model.safetensors - --std",
     )
-    out = "write a .csv or .npy; '-': standard output"
-    _option(score, "--out", "FILE", out, file_to_write(".csv", ".npy", dash=True), default=STDOUT)
+    out = "write a .csv or .npy, or of a table a .parquet; '-': standard output"
+    _option(score, "--out", "FILE", out, file_to_write(".csv", ".npy", ".parquet", dash=True), default=STDOUT)
     std = "add a column 'std': standard errors of what has to be estimated, 0 for what is exact"
     score.add_argument("--std", action="store_true", help=std)
     parts = "add a column for each column of DATA: what it adds to -log p; the largest makes the row odd"
@@ -335,10 +335,11 @@ def _add_impute(commands: Any) -> None:
     )
     output = impute.add_argument_group("output")
     out = (
-        "write a .npz, .npy, .csv or .txt of the filled rows, with the header of DATA; may be DATA itself; "
+        "write a .npz, .npy, .csv or .txt of the filled rows, with the header of DATA, of a table a .csv or .parquet; may be "
+        "DATA itself; "
         "'-': standard output, and the report goes to standard error"
     )
-    _option(output, "--out", "FILE", out, file_to_write(".npz", ".npy", ".csv", ".txt", dash=True))
+    _option(output, "--out", "FILE", out, file_to_write(".npz", ".npy", ".csv", ".txt", ".parquet", dash=True))
     _option(output, "--samples", "FILE.png", "draw 20 rows, from all over the last split, as given, hidden and filled", PNG)
     _option(output, "--shape", "ROWSxCOLS", "shape of a row in it", shape, unset="that of the training data")
     rows = impute.add_argument_group("data")

@@ -8,8 +8,9 @@ from __future__ import annotations
 import argparse
 import io
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from copy import deepcopy
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,9 @@ from made_fast.inference.tablemodel import TableModel
 from made_fast.system.console import say
 from made_fast.tables import arguments
 from made_fast.tables.columns import frames
+from made_fast.tables.columns.values import Values
 from made_fast.tables.reading import rawtable
+from made_fast.tables.reading.chunks import require_pyarrow
 from made_fast.tables.reading.csvtable import write_table
 from made_fast.tables.reading.rawtable import AnyRows, RawTable, Rows
 
@@ -124,8 +127,10 @@ def impute(args: argparse.Namespace, model: TableModel) -> int:
         raise UsageError(
             "--hide, --samples and --shape are for 0/1 rows; the rows of a table are filled in by --out FILE.csv."
         )
-    if args.out is None or files.kind(args.out) != ".csv":
-        raise UsageError("rows of a table are written as .csv: give --out FILE.csv, or --out - for standard output.")
+    if args.out is None or files.kind(args.out) not in (".csv", ".parquet"):
+        raise UsageError(
+            "rows of a table are written as .csv or .parquet: give --out FILE.csv, or --out - for standard output."
+        )
     table = files.load_table(args)
     chosen = files.chosen_splits(args, table)
     if len(chosen) > 1:
@@ -306,7 +311,12 @@ def _parts(rows: AnyRows) -> Iterator[Rows]:
 
 
 def _write_parts(path: Any, parts: Iterable[Rows]) -> None:
-    """Write columns by name as text, part by part, below a line of their names."""
+    """Write columns by name, part by part: as .parquet, or as text below a line of their names."""
+    if files.kind(path) == ".parquet":
+        with refusing(ValueError):
+            require_pyarrow(path)
+        files.write(path, lambda stream: _fill_parquet(stream, parts))
+        return
 
     def lines() -> Iterator[str]:
         header = 0
@@ -321,3 +331,19 @@ def _write_parts(path: Any, parts: Iterable[Rows]) -> None:
                     header = len(text.getvalue())
 
     files.write_lines(path, lines())
+
+
+def _fill_parquet(stream: BinaryIO, parts: Iterable[Rows]) -> None:
+    """Write columns by name, part by part, in the types of the first part."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    def column(values: Values) -> Any:
+        return pa.array(values.values, pa.string() if values.base in ("text", "null") else None, mask=values.null)
+
+    with ExitStack() as stack:  # it is closed before the file, whatever happens
+        writer = None
+        for part in parts:
+            table = pa.table({str(name): column(values) for name, values in frames.read(part).items()})
+            writer = writer or stack.enter_context(parquet.ParquetWriter(stream, table.schema))
+            writer.write_table(table.cast(writer.schema))

@@ -70,6 +70,7 @@ def score(args: argparse.Namespace) -> int:
     model = files.load_model(args.model)
     if isinstance(model, TableModel):
         return tables.score(args, model)
+    _check_no_parquet(args)
     ask = _asking(model, args)
     dataset, model = _load_data_for(model, args)
     found = [report.score(model, X, ask) for X in files.chosen_splits(args, dataset).values()]
@@ -124,6 +125,7 @@ def impute(args: argparse.Namespace) -> int:
         raise UsageError("nothing to write: give --out FILE, --samples FILE.png or --hide A:B. See made-fast impute --help.")
     if args.shape is not None and args.samples is None:
         raise UsageError("--shape is for pictures: give --samples FILE.png with it.")
+    _check_no_parquet(args)
     _asking(model, args)
     tell = say if args.out == STDOUT else print
     D = model.n_features_in
@@ -181,6 +183,11 @@ def query(args: argparse.Namespace) -> int:
     if not isinstance(model, TableModel):
         raise UsageError(f"{args.model} is a model of 0/1 rows; a query is for one of a table, by made-fast train TABLE.csv.")
     return tables.query(args, model)
+
+
+def _check_no_parquet(args: argparse.Namespace) -> None:
+    if args.out is not None and files.kind(args.out) == ".parquet":
+        raise UsageError("--out FILE.parquet is for models of tables; of 0/1 rows, give --out FILE.csv or FILE.npy.")
 
 
 def _load_data_for(model: AnyModel, args: argparse.Namespace) -> tuple[Dataset, AnyModel]:

@@ -254,8 +254,9 @@ def _array(X: Any, name: str) -> NDArray[Any]:
 
 def _wrong_ndim(rows: NDArray[Any], n_features: int | None, name: str) -> Exception:
     demand = f"{name} must have shape (rows, {'features' if n_features is None else n_features})"
-    if rows.ndim == 0 and rows.dtype == object:
-        return TypeError(f"{demand}, got {type(rows.item()).__name__}. Pass an array, a data frame or a scipy.sparse matrix.")
+    if rows.ndim == 0 and rows.dtype.kind in "OUS":
+        way_out = "Pass an array, a data frame or a scipy.sparse matrix, or made_fast.Chunks of such"
+        return TypeError(f"{demand}, got {type(rows.item()).__name__}. {way_out}.")
     found, kind = str(rows.shape), f"{rows.ndim}D"
     way_out = f"np.reshape({name}, (len({name}), -1)) gives one row for each item"
     if rows.ndim == 0:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from cli_cases import run
+from helpers import random_model
 
 from made_fast import load
 from made_fast.cli import main
@@ -53,11 +54,15 @@ def commands(folder, frame, monkeypatch, capsys):
         "score m.safetensors d.parquet --out s.npy",
         "impute m.safetensors d.parquet --out i.csv",
         "impute m.safetensors d.parquet --method sample --rows 333 --out -",
+        "score m.safetensors d.parquet --std --out s.parquet",
+        "impute m.safetensors d.parquet --out i.parquet",
         "evaluate m.safetensors d.parquet",
     ):
-        yield command, [re.sub(r"[\d.,]+ (s|rows/s)\b", "", text) for text in run(command, capsys)]
+        yield command, [re.sub(r"[\d.,]+ (s|rows/s|kB)\b", "", text) for text in run(command, capsys)]
     for name in ("p.png", "s.csv", "s.npy", "i.csv"):
         yield name, (folder / name).read_bytes()
+    yield from ((f"{name}.parquet", pd.read_parquet(f"{name}.parquet").to_csv()) for name in "si")
+    pd.testing.assert_frame_equal(pd.read_parquet("i.parquet"), pd.read_csv("i.csv"), check_dtype=False)
 
 
 def test_a_large_file_gives_what_a_table_in_memory_gives(tmp_path, frame, monkeypatch, capsys, large):
@@ -114,6 +119,9 @@ def test_columns_are_dropped_and_contexts_are_read_as_a_whole(tmp_path, frame, m
     [
         ("score m.safetensors d.parquet --split test", "has no test rows, only train"),
         ("score m.safetensors d.parquet --drop nope", "--drop"),
+        ("score b.safetensors d.parquet --out s.parquet", "is for models of tables; of 0/1 rows, give --out FILE.csv"),
+        ("impute b.safetensors d.parquet --out s.parquet", "is for models of tables; of 0/1 rows, give --out FILE.csv"),
+        ("score m.safetensors e.parquet --out s.parquet", "chunk 1 of e.parquet|must hold"),
         ("score m.safetensors e.parquet --out s.csv", "chunk 1 of e.parquet|must hold"),
     ],
 )
@@ -121,9 +129,10 @@ def test_wrong_files_are_refused_and_leave_nothing(command, match, tmp_path, fra
     monkeypatch.chdir(tmp_path)
     frame.to_parquet("d.parquet")
     run(TRAIN, capsys)
+    random_model(4, (2,)).save("b.safetensors")
     strange = frame.assign(a=np.where(np.arange(N) == 400, np.inf, frame["a"]))
     strange.to_parquet("e.parquet")
     large()
     assert main(command.split()) != 0
     assert re.search(match, capsys.readouterr().err)
-    assert not (tmp_path / "s.csv").exists()
+    assert not list(tmp_path.glob("s.*"))

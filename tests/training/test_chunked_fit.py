@@ -156,7 +156,9 @@ def test_what_goes_wrong_midway_leaves_the_model_as_it_was():
         (lambda: MADE().fit(cut(FRAME), sample_weight=np.ones(7)), r"sample_weight must have shape \(420,\)"),
         (lambda: MADE(**SMALL).fit(X).partial_fit(cut(X[:, :5])), "chunk 0 of X must have shape"),
         (lambda: MADE(**SMALL).fit(FRAME).partial_fit(cut(FRAME.assign(grade="top"))), "chunk 0 of X must hold"),
-        (lambda: MADEEnsemble(2, **SMALL).fit(cut(X)), "X must have shape"),
+        (lambda: MADEEnsemble(2, **SMALL).fit(cut(X)), "chunks are for MADE.fit, .* a table in memory"),
+        (lambda: MADE().fit(X for _ in range(2)), r"X must have shape .*, got generator.* or made_fast.Chunks"),
+        (lambda: MADE().fit("x.parquet"), r"X must have shape .*, got str.* or made_fast.Chunks"),
     ],
 )
 def test_what_chunks_cannot_do_is_refused(call, match):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -27,7 +27,7 @@ from made_fast.tables.packed import Packed
 from made_fast.tables.sparse import is_sparse
 from made_fast.tables.table import Table
 
-__all__ = ["Chunks", "open_parquet"]
+__all__ = ["Chunks", "open_parquet", "require_pyarrow"]
 
 CELLS = 1 << 20
 """Entries of a file that are read at once."""
@@ -99,10 +99,16 @@ class Chunks:
         self._n_rows: int | None = None
         self._spent = False
         self._open, self.again, self._projects = self._source(source)
-        self._called = shown(source)
+        self._called = shown(source) if isinstance(source, str | os.PathLike) else type(source).__name__
 
     def __repr__(self) -> str:
         return f"Chunks({self._called})"
+
+    def __array__(self, *_: Any, **__: Any) -> NoReturn:
+        raise TypeError(
+            "chunks are for MADE.fit, MADE.partial_fit, score_samples and impute; all else is asked of a table in memory, "
+            "each chunk, say"
+        )
 
     def _source(self, source: Any) -> tuple[Callable[[Sequence[str] | None], Iterable[Any]], bool, bool]:
         """Return what begins a pass, whether it can more than once, and whether it reads only the columns it is asked for."""
@@ -284,14 +290,21 @@ class Chunks:
             )
 
 
+def require_pyarrow(path: Path) -> None:
+    """Raise ValueError if a .parquet file can be neither read nor written."""
+    try:
+        import pyarrow.parquet  # noqa: F401
+    except ImportError as error:
+        raise ValueError(f"{path} takes pyarrow, which is not installed. Run: pip install pyarrow") from error
+
+
 @contextmanager
 def open_parquet(path: Path) -> Iterator[Any]:
     """Open a .parquet file, whose pages are then read one after the other; OSError, or ValueError for what is none."""
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise ValueError(f"{path} takes pyarrow, which is not installed. Run: pip install pyarrow") from error
+    require_pyarrow(path)
+    import pyarrow
+    from pyarrow import parquet
+
     try:
         with path.open("rb") as stream, parquet.ParquetFile(stream, pre_buffer=False, buffer_size=1 << 20) as file:
             yield file

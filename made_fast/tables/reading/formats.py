@@ -26,7 +26,7 @@ from made_fast.tables.table import Table
 __all__ = ["IN_MEMORY", "READERS", "STDIN", "Reader"]
 
 SPLITS = {"train": ("train", "training"), "valid": ("valid", "val", "validation", "dev"), "test": ("test", "testing")}
-IN_MEMORY = 1 << 24
+IN_MEMORY = 1 << 22
 """Entries of a .parquet file that is read as a whole; of a larger one, rows may be packed, or read when they are worked on."""
 
 BATCH = 1 << 20  # cells of a .parquet that are turned into numbers at a time

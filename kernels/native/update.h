@@ -251,10 +251,14 @@ static void panel_bias(const net_t *net, int64_t l, int64_t p, const source_t *s
     const step_t plain = without_decay(step);
     const REAL *dz = source->dz + p * source->rows * PANEL;
     REAL sum[PANEL] __attribute__((aligned(64)));
-    for (int u = 0; u < PANEL; u += LANES) {
-        vec acc = splat(0);
-        for (int64_t i = 0; i < source->m; i++) acc += load(dz + i * PANEL + u);
-        store(sum + u, acc);
+    enum { AT_ONCE = 4 }; /* so that one addition need not wait for another */
+    for (int u = 0; u < PANEL; u += AT_ONCE * LANES) {
+        vec acc[AT_ONCE] = {{0}};
+        for (int64_t i = 0; i < source->m; i++)
+#pragma GCC unroll 4
+            for (int v = 0; v < AT_ONCE; v++) acc[v] += load(dz + i * PANEL + u + v * LANES);
+#pragma GCC unroll 4
+        for (int v = 0; v < AT_ONCE; v++) store(sum + u + v * LANES, acc[v]);
     }
     update(&plain, net->theta, net->layers[l * LAYER_COLUMNS + BIAS] + p * PANEL, sum, PANEL);
 }

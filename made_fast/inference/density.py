@@ -17,7 +17,7 @@ from __future__ import annotations
 import os
 import warnings
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,9 @@ from made_fast.tables.choices import METHODS, N_WALKS
 from made_fast.tables.coded import Coded
 from made_fast.tables.digits import Weights
 from made_fast.tables.table import MatrixLike, Table
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 __all__ = ["ENUMERATED", "N_WALKS", "ApproximationWarning", "Density", "log_p_observed", "warn_of_estimates"]
 
@@ -313,6 +316,54 @@ class Density(ABC):
         ``made_fast.load`` reads it. Raises OSError where it cannot be written.
         """
         tensorfile.write(arguments.path(path), *self._encoded())
+
+    def to_onnx(self, path: str | os.PathLike[str] | None = None, *, conditionals: bool = True) -> ModelProto:
+        """Return the model as an ONNX graph (opset 17, ai.onnx.ml 3), and write it to ``path``, durably, if there is one.
+
+        It needs ``onnx``: ``pip install 'made_fast[onnx]'``. Inputs and outputs, the names of columns and what they mean are in
+        the file's metadata, in JSON.
+
+        Parameters
+        ----------
+        path : path, optional
+        conditionals : bool
+            With the output ``conditionals``; without it the graph is faster, the more so the more networks there are.
+
+        Returns
+        -------
+        onnx.ModelProto
+            Input ``X``, (N, D) of the model's dtype: rows of 0/1, or, with a threshold ``binarize``, any finite numbers. A row
+            with another value or with NaN has NaN in all outputs: a graph knows no marginals.
+
+            Output ``log_p``, (N,) float64: :meth:`score_samples`, in nats. Of a float64 model equal to 1e-10 or so; of a
+            float32 one to about 1e-6 of ``max(1, |log p|)``, as sums over units have another order; those over inputs are in
+            float64.
+
+            Output ``conditionals``, of the model's dtype: :meth:`conditional_proba` where there is one ordering, (N, D); else
+            (N, P, D), that of each mask of each member in turn.
+
+        Raises
+        ------
+        ImportError
+            There is no onnx; the text says what to install.
+        ValueError
+            The dense weights have more than the 2 GB that an ONNX file holds.
+        TypeError
+            A member of the mixture is no MADE model.
+        OSError
+            The file cannot be written.
+
+        Examples
+        --------
+        Score rows by ONNX Runtime::
+
+            model.to_onnx("model.onnx")
+            session = onnxruntime.InferenceSession("model.onnx")
+            (log_p,) = session.run(["log_p"], {"X": X.astype(np.float32)})
+        """
+        from made_fast.inference import export  # no server needs it
+
+        return export.to_onnx(self, path, conditionals)
 
     @abstractmethod
     def _encoded(self) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,9 @@ from made_fast.tables.coded import Coded
 from made_fast.tables.columns import query as queries
 from made_fast.tables.columns.encoder import Encoder
 from made_fast.tables.columns.values import called
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 __all__ = ["Conditional", "TableModel"]
 
@@ -354,6 +357,25 @@ class TableModel:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model to one file, durably. ``made_fast.load`` reads it. Raises OSError where it cannot be written."""
         tensorfile.write(arguments.path(path), *modelfile.with_columns(self.density._encoded(), self.encoder.to_json()))
+
+    def to_onnx(self, path: str | os.PathLike[str] | None = None, *, conditionals: bool = True) -> ModelProto:
+        """Return the model as an ONNX graph that takes raw columns; see ``Density.to_onnx`` for what is not said here.
+
+        The graph has an input for each column and each column of the context, (N, 1), by the name of the column (with ``_``
+        behind it where that is taken): strings for text, bool, int64, and for numbers of other kinds those of training,
+        float16, float32 or float64; ints and booleans of which training rows missed some are float64.
+
+        ``log_p`` (N,) float64 is :meth:`score_samples`. ``conditionals``, (N, L) or, under P orderings, (N, P, L), are the
+        probabilities of the levels of every column in turn, given the columns before it in the ordering: bins of numbers,
+        categories, the high digits and then, given the actual one, the low digits of columns that have two.
+
+        NaN, or ``""`` where no category is that, is a missing entry. Where these have a level of their own
+        (``missing="value"``), it is scored; else the row has NaN in all outputs: a graph knows no marginals. So has a row with
+        what the model refuses (unknown categories, infinite numbers), or with an unseen value where several levels are for such.
+        """
+        from made_fast.inference import export  # no server needs it
+
+        return export.to_onnx(self, path, conditionals)
 
     def _coded(self, X: Any, context: Any, density: bool | str = True, skip: int | None = None) -> tuple[Coded, Floats]:
         """Return a table as codes, and the log-density of each entry within its level, (n, V) or, without, (0, V)."""

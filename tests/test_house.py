@@ -67,7 +67,8 @@ def test_python_in_the_readme_runs(tmp_path, monkeypatch):
 
 def test_commands_in_the_readme_parse():
     commands = re.findall(
-        r"made-fast ((?:train|evaluate|score|sample|impute|query|ensemble|info) [^#&`\n]*)", (ROOT / "README.md").read_text()
+        r"made-fast ((?:train|evaluate|score|sample|impute|query|ensemble|export|info) [^#&`\n]*)",
+        (ROOT / "README.md").read_text(),
     )
     assert len(commands) >= 5
     for command in commands:

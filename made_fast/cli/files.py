@@ -31,7 +31,7 @@ __all__ = [
     "remembered_shape", "write", "write_lines", "write_png", "writing",
 ]  # fmt: skip
 
-OUTPUTS = ("checkpoint", "out", "samples", "plot")
+OUTPUTS = ("checkpoint", "out", "samples", "plot", "onnx")
 """The options that name a file to write, in all commands."""
 
 NO_FILES = ("digits", "-")

@@ -160,13 +160,14 @@ examples:
   made-fast ensemble digits --members 5 --out ensemble.safetensors
   made-fast train adult.csv --masks unlimited --out adult.safetensors
   made-fast query adult.safetensors "age > 40 and sex = 'Male'"
+  made-fast export model.safetensors --onnx model.onnx
   made-fast info model.safetensors
 
 'made-fast COMMAND --help' shows the options of a command.""",
     )
     top.add_argument("--version", action="version", version=f"made-fast {__version__}", help="show the version and leave")
     commands = top.add_subparsers(dest="command", required=True, title="commands", metavar="COMMAND")
-    for add in (_add_train, _add_ensemble, _add_evaluate, _add_score, _add_sample, _add_impute, _add_query):
+    for add in (_add_train, _add_ensemble, _add_evaluate, _add_score, _add_sample, _add_impute, _add_query, _add_export):
         add(commands)
     shown = "Show what a model file holds: the network and how it was trained."
     example = "example:\n  made-fast info model.safetensors"
@@ -367,6 +368,23 @@ def _add_query(commands: Any) -> None:
     _add_contexts(answers, "print a line for each row of FILE")
     _option(answers, "--seed", "N", "of estimates", whole, default=0)
     _add_answering(answers)
+
+
+def _add_export(commands: Any) -> None:
+    export = _command(
+        commands,
+        "export MODEL --onnx FILE [options]",
+        "write a model in a form that others score",
+        "Write MODEL as an ONNX graph, which ONNX Runtime and others score without this package. Of 0/1 rows it takes\n"
+        "one input, X; of a table one for each column, raw, (rows, 1). The output log_p has the log-likelihood of each\n"
+        "row in nats, NaN where an entry is missing; conditionals has the probability of every entry given those before\n"
+        "it. The file's metadata says what each input and output is.",
+        "example:\n  made-fast export model.safetensors --onnx model.onnx",
+    )
+    onnx = "file to write, replaced if it exists (needs onnx)"
+    _option(export, "--onnx", "FILE", onnx, file_to_write(".onnx"), required=True)
+    scores = "leave out the conditionals: the graph is faster, the more so the more masks or members there are"
+    export.add_argument("--scores-only", action="store_true", help=scores)
 
 
 def _command(commands: Any, usage: str, title: str, description: str, epilog: str) -> Any:

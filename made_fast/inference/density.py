@@ -318,48 +318,37 @@ class Density(ABC):
         tensorfile.write(arguments.path(path), *self._encoded())
 
     def to_onnx(self, path: str | os.PathLike[str] | None = None, *, conditionals: bool = True) -> ModelProto:
-        """Return the model as an ONNX graph (opset 17, ai.onnx.ml 3), and write it to ``path``, durably, if there is one.
+        """Return the model as an ONNX graph (opset 17), and write it to ``path``, durably, if there is one.
 
-        It needs ``onnx``: ``pip install 'made_fast[onnx]'``. Inputs and outputs, the names of columns and what they mean are in
-        the file's metadata, in JSON.
+        It needs onnx (``pip install 'made_fast[onnx]'``). Metadata of the file, in JSON, say what inputs and outputs are.
 
         Parameters
         ----------
         path : path, optional
         conditionals : bool
-            With the output ``conditionals``; without it the graph is faster, the more so the more networks there are.
+            With the output ``conditionals``; the graph is faster without it, the more so the more networks there are.
 
         Returns
         -------
         onnx.ModelProto
-            Input ``X``, (N, D) of the model's dtype: rows of 0/1, or, with a threshold ``binarize``, any finite numbers. A row
-            with another value or with NaN has NaN in all outputs: a graph knows no marginals.
-
-            Output ``log_p``, (N,) float64: :meth:`score_samples`, in nats. Of a float64 model equal to 1e-10 or so; of a
-            float32 one to about 1e-6 of ``max(1, |log p|)``, as sums over units have another order; those over inputs are in
-            float64.
-
-            Output ``conditionals``, of the model's dtype: :meth:`conditional_proba` where there is one ordering, (N, D); else
-            (N, P, D), that of each mask of each member in turn.
+            Input ``X``, (N, D) of the model's dtype: rows of 0/1 or, with a threshold ``binarize``, any finite numbers. A row
+            with another value, or NaN, has NaN in all outputs: a graph knows no marginals. ``log_p``, (N,) float64, is
+            :meth:`score_samples`, and ``conditionals``, of the model's dtype, :meth:`conditional_proba`: (N, D) where there is
+            one ordering, else (N, P, D), of each mask of each member in turn. ``log_p`` agrees to ``1e-5 max(1, |log p|)`` in
+            float32, as sums over units have another order, and to 1e-10 of that in float64.
 
         Raises
         ------
-        ImportError
-            There is no onnx; the text says what to install.
-        ValueError
-            The dense weights have more than the 2 GB that an ONNX file holds.
-        TypeError
-            A member of the mixture is no MADE model.
-        OSError
-            The file cannot be written.
+        ImportError, ValueError, TypeError, OSError
+            There is no onnx; the dense weights have more than the 2 GB that an ONNX file holds; a member of the mixture is no
+            MADE model; the file cannot be written.
 
         Examples
         --------
         Score rows by ONNX Runtime::
 
             model.to_onnx("model.onnx")
-            session = onnxruntime.InferenceSession("model.onnx")
-            (log_p,) = session.run(["log_p"], {"X": X.astype(np.float32)})
+            (log_p,) = onnxruntime.InferenceSession("model.onnx").run(["log_p"], {"X": X.astype(np.float32)})
         """
         from made_fast.inference import export  # no server needs it
 

@@ -146,17 +146,16 @@ def _known(column: Categories) -> tuple[list[Any], NDArray[np.int64], Floats]:
 
 
 def _texts(g: Graph, column: Categories, name: str, start: int) -> str:
-    values = sorted(column.levels)
+    values = sorted(map(str, column.levels))
     keys = values if "" in column.levels else [*values, ""]
     numbers = np.arange(len(values)).tolist() + [len(values) + 1] * (len(keys) - len(values))
-    found: str = g(
+    return g(
         "LabelEncoder",
         name,
         keys_strings=[unicode(key).encode() for key in keys],
         values_int64s=[start + number for number in numbers],
         default_int64=int(start + len(values)),
     )
-    return found
 
 
 def _numbers(g: Graph, group: Sequence[tuple[Any, str, np.dtype[Any]]]) -> Encoding:
@@ -173,8 +172,7 @@ def _numbers(g: Graph, group: Sequence[tuple[Any, str, np.dtype[Any]]]) -> Encod
     at = g("Add", level, starts)
 
     def look_up(parts: Sequence[Floats]) -> str:
-        found: str = g("Gather", np.concatenate(parts), at)
-        return found
+        return g("Gather", np.concatenate(parts), at)
 
     density = look_up([column.cells.log_core for column in columns])
     ends = ([column.low for column in columns], [column.high for column in columns])
@@ -210,5 +208,4 @@ def search(g: Graph, x: str, sorted_values: Sequence[NDArray[Any]]) -> str:
 
     block = below(blocks[:, -1].reshape(V, n_blocks)[:, :-1])
     within = below(g("Gather", blocks, g("Add", block, n_blocks * np.arange(V))))
-    found: str = g("Add", g("Mul", block, np.array(width)), within)
-    return found
+    return g("Add", g("Mul", block, np.array(width)), within)

@@ -77,28 +77,24 @@ class Graph:
         self._nodes.append(self._onnx.helper.make_node("Identity", [value], [name], f"{name}_out"))
         self._outputs.append(self._onnx.helper.make_tensor_value_info(name, self._kind(dtype), shape, meaning))
 
-    def __call__(self, kind: str, *values: Value, outputs: int = 0, **attributes: Any) -> Any:
-        """Add a node of a standard operator; return the name of its output, or a list of as many as are asked for."""
-        domain = ML if kind == "LabelEncoder" else ""
-        names = [self._name(kind) for _ in range(outputs or 1)]
+    def __call__(self, kind: str, *values: Value, **attributes: Any) -> str:
+        """Add a node of a standard operator; return the name of its output."""
+        domain, name = ML if kind == "LabelEncoder" else "", self._name(kind)
         inputs = [value if isinstance(value, str) else self._constant(value) for value in values]
-        self._nodes.append(self._onnx.helper.make_node(kind, inputs, names, names[0], domain=domain, **attributes))
-        return names if outputs else names[0]
+        self._nodes.append(self._onnx.helper.make_node(kind, inputs, [name], name, domain=domain, **attributes))
+        return name
 
     def cast(self, value: Value, dtype: DTypeLike) -> str:
         """Return a value in another dtype."""
-        found: str = self("Cast", value, to=self._kind(dtype))
-        return found
+        return self("Cast", value, to=self._kind(dtype))
 
     def total(self, value: Value, axis: int, *, keep: bool = True) -> str:
         """Return sums along an axis."""
-        found: str = self("ReduceSum", value, np.array([axis]), keepdims=int(keep))
-        return found
+        return self("ReduceSum", value, np.array([axis]), keepdims=int(keep))
 
     def join(self, values: Sequence[str], axis: int = 1) -> str:
         """Return values side by side."""
-        found: str = values[0] if len(values) == 1 else self("Concat", *values, axis=axis)
-        return found
+        return values[0] if len(values) == 1 else self("Concat", *values, axis=axis)
 
     def model(self, meaning: str, facts: Mapping[str, Any]) -> ModelProto:
         """Return the model; ``facts`` become metadata, in JSON. Raises ValueError for text that no file can hold."""

@@ -359,19 +359,17 @@ class TableModel:
         tensorfile.write(arguments.path(path), *modelfile.with_columns(self.density._encoded(), self.encoder.to_json()))
 
     def to_onnx(self, path: str | os.PathLike[str] | None = None, *, conditionals: bool = True) -> ModelProto:
-        """Return the model as an ONNX graph that takes raw columns; see ``Density.to_onnx`` for what is not said here.
+        """Return the model as an ONNX graph of raw columns; see ``Density.to_onnx`` for what is not said here.
 
-        The graph has an input for each column and each column of the context, (N, 1), by the name of the column (with ``_``
-        behind it where that is taken): strings for text, bool, int64, and for numbers of other kinds those of training,
-        float16, float32 or float64; ints and booleans of which training rows missed some are float64.
+        Inputs, (N, 1) each, are the columns and those of the context, by name (and ``_`` where that is taken): strings;
+        bool; int64; float16, float32, float64 as in training. Ints and booleans with gaps in training are float64.
+        ``log_p``, (N,) float64, is :meth:`score_samples`; ``conditionals``, (N, L) or (N, P, L), are the probabilities of the
+        levels of every column in turn, given the columns before it in the ordering: categories, bins of numbers; the high
+        digits and then, given the actual one, the low digits of a column that has two.
 
-        ``log_p`` (N,) float64 is :meth:`score_samples`. ``conditionals``, (N, L) or, under P orderings, (N, P, L), are the
-        probabilities of the levels of every column in turn, given the columns before it in the ordering: bins of numbers,
-        categories, the high digits and then, given the actual one, the low digits of columns that have two.
-
-        NaN, or ``""`` where no category is that, is a missing entry. Where these have a level of their own
-        (``missing="value"``), it is scored; else the row has NaN in all outputs: a graph knows no marginals. So has a row with
-        what the model refuses (unknown categories, infinite numbers), or with an unseen value where several levels are for such.
+        NaN, or ``""`` where that is no category, is missing. If missing entries have a level (``missing="value"``), it is
+        scored; else the row has NaN in all outputs. So has one with what the model refuses (unknown categories, infinite
+        numbers), and one with an unseen value if several levels are for such.
         """
         from made_fast.inference import export  # no server needs it
 

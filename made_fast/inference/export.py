@@ -103,18 +103,15 @@ def _check_size(parts: Sequence[_Part]) -> None:
         n = sum(len(part.networks) for part in parts)
         found, most = n_bytes / 2**30, MOST_BYTES / 2**30
         raise ValueError(
-            f"the dense weights of a model to export must have at most {most:.3g} GB, as an ONNX file has, got {found:.3g} GB of "
+            f"the dense weights to export must have at most {most:.3g} GB, as an ONNX file has, got {found:.3g} GB of "
             f"{n} network(s). Export fewer: each member of a mixture by itself, or MADEModel(model.source, "
             "model.masks.first(8))."
         )
 
 
-def _logits(g: Graph, model: MADEModel, k: int, rows: Rows) -> str | None:
-    """Return the logits (N, O) of network k of a model, in the order of its outputs; None if there is none."""
-    a = model.architecture
-    if not a.n_outputs:
-        return None
-    net, x = model.part(k).dense(), rows.x(model.dtype)
+def _logits(g: Graph, model: MADEModel, k: int, rows: Rows) -> str:
+    """Return the logits (N, O) of network k of a model, in the order of its outputs."""
+    a, net, x = model.architecture, model.part(k).dense(), rows.x(model.dtype)
     h, last = x, len(a.hidden_sizes)
     for l, (W, b, A) in enumerate(zip(net["weights"], net["biases"], net["direct"], strict=True)):
         z = g("Gemm", h, W.T, b)
@@ -135,7 +132,7 @@ def _activation(g: Graph, name: str, z: str, dtype: Dtype) -> str:
     return g({"relu": "Relu", "tanh": "Tanh", "sigmoid": "Sigmoid"}[name], z)
 
 
-def _add_conditionals(g: Graph, rows: Rows, parts: Sequence[_Part], logits: Sequence[list[str | None]], dtype: Dtype) -> None:
+def _add_conditionals(g: Graph, rows: Rows, parts: Sequence[_Part], logits: Sequence[list[str]], dtype: Dtype) -> None:
     """Add the output of the conditionals: of the only part (N, L), or of each of P parts (N, P, L)."""
     L = len(rows.variable_of)
     found = []
@@ -151,7 +148,7 @@ def _add_conditionals(g: Graph, rows: Rows, parts: Sequence[_Part], logits: Sequ
     g.output(g("Where", fine, g.join(found), np.array(np.nan, dtype)), CONDITIONALS, dtype, shape, meaning)
 
 
-def _of_points(g: Graph, rows: Rows, part: _Part, logits: Sequence[str | None]) -> str:
+def _of_points(g: Graph, rows: Rows, part: _Part, logits: Sequence[str]) -> str:
     """Return the conditionals of a latent mixture, whose points are as likely as what stands before makes them."""
     dtype, ordering, axes = part.model.dtype, part.model.masks.orderings[0] - 1, np.array([1])
     log_p = g.join([g("Unsqueeze", rows.log_inputs(a, dtype), axes) for a in logits])  # (N, K, V)

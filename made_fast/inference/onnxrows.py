@@ -51,16 +51,16 @@ class Rows(ABC):
         """Return the inputs of a network."""
         return self._once("x", dtype, lambda: self.g.cast(self._bits, dtype))
 
-    def log_p(self, logits: str | None, dtype: Dtype) -> str:
+    def log_p(self, logits: str, dtype: Dtype) -> str:
         """Return log p of the rows or of their levels under a network, (N, 1) float64."""
         return self.g.total(self.log_inputs(logits, dtype), 1)
 
     @abstractmethod
-    def log_inputs(self, logits: str | None, dtype: Dtype) -> str:
+    def log_inputs(self, logits: str, dtype: Dtype) -> str:
         """Return log p of each input or variable given those before it, (N, V) float64."""
 
     @abstractmethod
-    def proba(self, logits: str | None, dtype: Dtype) -> str:
+    def proba(self, logits: str, dtype: Dtype) -> str:
         """Return the conditionals, (N, L) of the dtype of the model."""
 
     @abstractmethod
@@ -102,14 +102,12 @@ class BinaryRows(Rows):
         names = density.feature_names
         self._about = {"X": meaning, "feature_names": None if names is None else list(names)}
 
-    def log_inputs(self, logits: str | None, dtype: Dtype) -> str:
+    def log_inputs(self, logits: str, dtype: Dtype) -> str:
         """See ``Rows``."""
-        assert logits is not None
         return self._log_sigmoid(logits, self._bits, dtype)
 
-    def proba(self, logits: str | None, dtype: Dtype) -> str:
+    def proba(self, logits: str, dtype: Dtype) -> str:
         """See ``Rows``."""
-        assert logits is not None
         return self.g("Sigmoid", logits)
 
     def facts(self) -> dict[str, Any]:
@@ -148,7 +146,7 @@ class TableRows(Rows):
         self._n_levels = coding.levels_of
         self.variable_of = np.repeat(np.arange(coding.n_variables), self._n_levels)
 
-    def log_inputs(self, logits: str | None, dtype: Dtype) -> str:
+    def log_inputs(self, logits: str, dtype: Dtype) -> str:
         """See ``Rows``."""
         g, found = self.g, []
         for width, members in self._of_width.items():
@@ -161,7 +159,7 @@ class TableRows(Rows):
                 found.append(g.cast(g("Mul", self._level(members), np.array(0)), DOUBLE))
         return self._in_order(found, np.concatenate(list(self._of_width.values())))
 
-    def proba(self, logits: str | None, dtype: Dtype) -> str:
+    def proba(self, logits: str, dtype: Dtype) -> str:
         """See ``Rows``."""
         g, found, at = self.g, [], []
         first = np.append(0, np.cumsum(self._n_levels))
@@ -202,14 +200,13 @@ class TableRows(Rows):
         """Return which of the variables of two levels have the second one."""
         return self._once("one", DOUBLE, lambda: self.g("Equal", self._level(self._of_width[1]), np.array(1)))
 
-    def _own(self, logits: str | None, width: int) -> str:
+    def _own(self, logits: str, width: int) -> str:
         """Return the logits of the variables of a width, (N, n) for 1, else (N, n, width)."""
-        assert logits is not None
         starts = self._outputs[self._of_width[width]]
         which = starts if width == 1 else starts[:, None] + np.arange(width)
         return self._once(f"{width} of {logits}", DOUBLE, lambda: self.g("Gather", logits, which, axis=1))
 
-    def _log_softmax(self, logits: str | None, width: int) -> str:
+    def _log_softmax(self, logits: str, width: int) -> str:
         g, own = self.g, self._own(logits, width)
         return self._once(f"log {own}", DOUBLE, lambda: g("LogSoftmax", g.cast(own, DOUBLE), axis=-1))
 

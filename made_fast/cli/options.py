@@ -375,10 +375,10 @@ def _add_export(commands: Any) -> None:
         commands,
         "export MODEL --onnx FILE [options]",
         "write a model in a form that others score",
-        "Write MODEL as an ONNX graph, which ONNX Runtime and others score without this package. Of 0/1 rows it takes\n"
-        "one input, X; of a table one for each column, raw, (rows, 1). The output log_p has the log-likelihood of each\n"
-        "row in nats, NaN where an entry is missing; conditionals has the probability of every entry given those before\n"
-        "it. The file's metadata says what each input and output is.",
+        "Write MODEL as an ONNX graph, which ONNX Runtime and others score without this package. Of 0/1 rows it\n"
+        "takes one input, X; of a table one for each column, raw, (rows, 1). The output log_p has the\n"
+        "log-likelihood of each row in nats, NaN where an entry is missing; conditionals has the probability of\n"
+        "every entry given those before it. The file's metadata says what inputs and outputs are.",
         "example:\n  made-fast export model.safetensors --onnx model.onnx",
     )
     onnx = "file to write, replaced if it exists (needs onnx)"

@@ -220,8 +220,7 @@ def _split(g: Graph, levels: str, bases: NDArray[np.intp], starts: NDArray[np.in
     """Return the levels of variables (N, P) of those of columns (N, V): see ``Digits.split``."""
     high = g("Div", levels, bases)
     low = g("Sub", levels, g("Mul", high, bases))
-    known = g("GreaterOrEqual", levels, np.array(0))
-    both = g.join([g("Where", known, digit, np.array(-1)) for digit in (high, low)])
+    both = g.join([high, low])  # of -1, one of them is -1, however a division rounds
     V, two = len(bases), bases > 1
     order = np.empty(int(starts[-1]), np.intp)
     order[starts[:-1]] = np.arange(V)

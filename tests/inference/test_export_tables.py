@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from onnx_cases import facts, log_p_by_conditionals, of_table, outputs, session
+from onnx_cases import facts, fed, log_p_by_conditionals, of_table, outputs, session
 from table_cases import KINDS, all_rows, context_frame, levels_model, model_of
 from tables.column_cases import INTEGERS, NUMBERS
 
@@ -174,6 +174,15 @@ def test_any_number_of_rows(n):
     found = of_table(model.to_onnx(), X[:n])
     assert found["log_p"].shape == (n,)
     assert len(found["conditionals"]) == n
+
+
+@pytest.mark.parametrize("name", ["colour", "size", "class"])
+def test_columns_of_other_lengths_are_refused(name):
+    feeds = {value.name: value for value in session(model_of(context=True).to_onnx()).get_inputs()}
+    rows = pd.concat([all_rows()[:5], context_frame(5)], axis=1)
+    feeds = {label: fed(rows[label], value.type)[: 1 if label == name else 5, None] for label, value in feeds.items()}
+    with pytest.raises(Exception, match="Concat"):
+        session(model_of(context=True).to_onnx()).run(None, feeds)
 
 
 def test_an_empty_text_is_a_category_where_training_has_it():

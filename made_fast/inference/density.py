@@ -335,7 +335,8 @@ class Density(ABC):
             with another value, or NaN, has NaN in all outputs: a graph knows no marginals. ``log_p``, (N,) float64, is
             :meth:`score_samples`, and ``conditionals``, of the model's dtype, :meth:`conditional_proba`: (N, D) where there is
             one ordering, else (N, P, D), of each mask of each member in turn. ``log_p`` agrees to ``1e-5 max(1, |log p|)`` in
-            float32, as sums over units have another order, and to 1e-10 of that in float64.
+            float32, as sums over units have another order, and to 1e-10 of that in float64. Where arithmetic overflows and the
+            model raises FloatingPointError, a graph gives NaN or infinite numbers.
 
         Raises
         ------

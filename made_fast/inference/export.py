@@ -68,9 +68,9 @@ def to_onnx(model: Density | TableModel, path: Any, conditionals: bool) -> Model
     g.output(g("Where", rows.fine, log_p, nan), LOG_P, DOUBLE, ["N"], "log p of each row, in nats; NaN: see the inputs")
     if conditionals:
         _add_conditionals(g, rows, parts, logits, dtype)
-    facts = rows.facts() | {
-        "parts": [{"member": part.member, "mask": part.mask, "weight": part.weight} for part in parts],
-    }
+    facts = rows.facts() | {"parts": [{"member": m, "mask": k, "weight": weight} for m, k, weight, *_ in parts]}
+    if not conditionals:
+        del facts[CONDITIONALS]
     proto = g.model(f"log p of rows under {model!r}", facts)
     if where is not None:
         durable.replace(where, lambda stream: stream.write(proto.SerializeToString()))  # type: ignore[arg-type]

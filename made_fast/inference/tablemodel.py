@@ -364,8 +364,8 @@ class TableModel:
         Inputs, (N, 1) each, are the columns and those of the context, by name (and ``_`` where that is taken): strings;
         bool; int64; float16, float32, float64 as in training. Ints and booleans with gaps in training are float64.
         ``log_p``, (N,) float64, is :meth:`score_samples`; in float32 they agree to 1e-5 of the log-probability of the levels,
-        which densities may cancel. ``conditionals``, (N, L) or (N, P, L), are the probabilities of the levels of every column in
-        turn, given the columns before it in the ordering: categories, bins of numbers; the high digits and then, given the
+        which densities may cancel. ``conditionals``, (N, L) or (N, P, L), are the probabilities of the levels of every column
+        in turn, given the columns before it in the ordering: categories, bins of numbers; the high digits and then, given the
         actual one, the low digits of a column that has two.
 
         NaN, or ``""`` where that is no category, is missing. If missing entries have a level (``missing="value"``), it is

@@ -138,6 +138,7 @@ def test_without_conditionals_scores_are_the_same():
     feeds = {"X": EVERY.astype(float)}
     alone = outputs(model.to_onnx(conditionals=False), feeds)
     assert list(alone) == ["log_p"]
+    assert "conditionals" not in facts(model.to_onnx(conditionals=False))
     assert (alone["log_p"] == outputs(model.to_onnx(), feeds)["log_p"]).all()
 
 

@@ -351,7 +351,7 @@ class Density(ABC):
             model.to_onnx("model.onnx")
             (log_p,) = onnxruntime.InferenceSession("model.onnx").run(["log_p"], {"X": X.astype(np.float32)})
         """
-        from made_fast.inference import export  # no server needs it
+        from made_fast.inference.onnx import export  # no server needs it
 
         return export.to_onnx(self, path, conditionals)
 

@@ -372,7 +372,7 @@ class TableModel:
         scored; else the row has NaN in all outputs. So has one with what the model refuses (unknown categories, infinite
         numbers), and one with an unseen value if several levels are for such.
         """
-        from made_fast.inference import export  # no server needs it
+        from made_fast.inference.onnx import export  # no server needs it
 
         return export.to_onnx(self, path, conditionals)
 

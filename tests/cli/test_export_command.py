@@ -17,7 +17,7 @@ from table_cases import all_rows, context_frame, model_of
 
 from made_fast import MixtureModel, load
 from made_fast.cli import main
-from made_fast.inference import export
+from made_fast.inference.onnx import export
 
 
 @pytest.fixture(autouse=True)

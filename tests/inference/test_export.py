@@ -13,7 +13,7 @@ from onnx_cases import facts, outputs, session
 from query_cases import MIXTURES, MODELS, make
 
 from made_fast import MADEEnsemble, MADEModel, MixtureModel
-from made_fast.inference import export
+from made_fast.inference.onnx import export
 from made_fast.kernels.layout import ACTIVATIONS
 
 EVERY = all_inputs(10)

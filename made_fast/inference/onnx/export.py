@@ -2,7 +2,7 @@
 
 Its weights are dense, the dead ones zeros, as those of ``to_dense``: they leave the house, and others know no masks.
 
-Not here: rows (``onnxrows.py``), raw columns (``onnxcolumns.py``), nodes and the form of the file (``onnxgraph.py``).
+Not here: rows (``rows.py``), raw columns (``raw.py``), nodes and the form of the file (``graph.py``).
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import numpy as np
 from made_fast.inference.density import Density
 from made_fast.inference.mixture import MixtureModel
 from made_fast.inference.model import MADEModel
-from made_fast.inference.onnxgraph import Graph
-from made_fast.inference.onnxrows import DOUBLE, BinaryRows, Dtype, Rows, TableRows, softplus
+from made_fast.inference.onnx.graph import Graph
+from made_fast.inference.onnx.rows import DOUBLE, BinaryRows, Dtype, Rows, TableRows, softplus
 from made_fast.inference.tablemodel import TableModel
 from made_fast.system import durable
 from made_fast.tables import arguments

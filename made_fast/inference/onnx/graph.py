@@ -1,7 +1,7 @@
 """An ONNX graph while it is built: inputs, constants, nodes, outputs, and the model in the end.
 
 It is the only module that imports onnx, and does so when the first graph is begun. Not here: what a density is as a graph
-(``export.py``), columns (``onnxcolumns.py``).
+(``export.py``), columns (``raw.py``).
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from made_fast.inference.onnxgraph import TEXT, Graph, unicode
+from made_fast.inference.onnx.graph import TEXT, Graph, unicode
 from made_fast.tables.columns.categories import Categories
 from made_fast.tables.columns.numeric import FARTHEST, WHOLE, Numeric
 from made_fast.tables.columns.schema import Column, Columns

@@ -1,6 +1,6 @@
 """Rows in an ONNX graph: what networks read of them, and how likely they are by the logits of a network.
 
-Not here: networks and mixtures (``export.py``), the levels of raw columns (``onnxcolumns.py``).
+Not here: networks and mixtures (``export.py``), the levels of raw columns (``raw.py``).
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from made_fast.inference import onnxcolumns
 from made_fast.inference.density import Density
-from made_fast.inference.onnxgraph import Graph
+from made_fast.inference.onnx import columns as raw
+from made_fast.inference.onnx.graph import Graph
 from made_fast.kernels.layout import THERMOMETER
 from made_fast.tables.columns.encoder import Encoder
 
@@ -121,14 +121,14 @@ class TableRows(Rows):
 
     def __init__(self, g: Graph, encoder: Encoder) -> None:
         self._encoder, coding, digits = encoder, encoder.coding, encoder.digits
-        self._table = onnxcolumns.declare(g, encoder.columns)
-        self._context = onnxcolumns.declare(g, encoder.context, "context") if encoder.context is not None else None
-        levels, self.log_density = onnxcolumns.encode(g, self._table)
+        self._table = raw.declare(g, encoder.columns)
+        self._context = raw.declare(g, encoder.context, "context") if encoder.context is not None else None
+        levels, self.log_density = raw.encode(g, self._table)
         if not digits.single:
             levels = _split(g, levels, np.array(digits.bases), digits.starts)
         self._levels = codes = levels
         if self._context is not None:
-            codes = g.join([onnxcolumns.encode(g, self._context).levels, levels])
+            codes = g.join([raw.encode(g, self._context).levels, levels])
         least = g("ReduceMin", codes, axes=[1], keepdims=0)
         widths = np.array(coding.widths)
         of = np.repeat(np.arange(len(widths)), widths)  # the column of each indicator

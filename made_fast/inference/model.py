@@ -89,6 +89,7 @@ class MADEModel(Density):
             masks = MaskSet.of([source.connectivity])
         elif masks is None:
             raise TypeError("masks must be a MaskSet when the parameters are Shared, got None. Pass the trained mask set.")
+        masks.check_sizes(self.n_features_in, self.architecture.hidden_sizes)
         self.masks, self.n_masks, self.n_points = masks, len(masks), source.n_points
         self.rule = rule
         self.binarize = arguments.threshold(binarize)

@@ -186,6 +186,15 @@ class MaskSet(_ReadOnly):
     def __len__(self) -> int:
         return len(self.orderings)
 
+    def check_sizes(self, n_variables: int, hidden_sizes: Sequence[int]) -> None:
+        """Raise ValueError unless these are the sizes of the connectivities."""
+        found = self.orderings.shape[1], tuple(m.shape[1] for m in self.degrees)
+        if found != (n_variables, tuple(hidden_sizes)) or any(len(m) != len(self) for m in self.degrees):
+            raise ValueError(
+                f"the masks must be of {n_variables} inputs and hidden layers of {tuple(hidden_sizes)} units, got {found[0]} "
+                f"and {found[1]}. Pass the mask set that the parameters were trained under."
+            )
+
     def first(self, n: int) -> MaskSet:
         """Return the first n connectivities."""
         return self if n >= len(self) else MaskSet(self.orderings[:n], tuple(m[:n] for m in self.degrees))

@@ -285,6 +285,13 @@ class Network(Parameters):
             _check(log_p, np.isfinite(log_p), "log p", "finite")
         return log_p
 
+    def scores_up_to(self, rows: Rows) -> NDArray[np.float64]:
+        """Return log p of the inputs at the first 0, 1, ..., V places, (n, V + 1), in as many passes.
+
+        Their differences are right where a probability is so near to 0 or 1 that its type does not hold it.
+        """
+        return np.stack([self.score(rows, 1, n_places) for n_places in range(self.architecture.n_variables + 1)], axis=1)
+
     def conditionals(self, rows: Rows, n_threads: int, *, by_feature: bool = False) -> NDArray[Any]:
         """Return ``p(x at place p + 1 is 1 | the places before it)``, (n, D) of the dtype of the parameters.
 

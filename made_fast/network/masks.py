@@ -129,7 +129,7 @@ class Variables(_ReadOnly):
 class Connectivity(_ReadOnly):
     """One draw of an ordering and of all hidden degrees; it fixes every mask of the network. Its arrays are read-only.
 
-    With :class:`Variables`, D is their number, and a place is that of a variable.
+    With ``Variables``, D is their number, and a place is that of a variable.
 
     Attributes
     ----------

@@ -20,13 +20,13 @@ mpl.use("agg")
 
 project, author, version = "made_fast", "the authors of made_fast", made_fast.__version__
 release = version
-extensions = ["sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.mathjax", "numpydoc", "myst_parser", "sphinx_gallery.gen_gallery"]
+extensions = ["sphinx.ext.autodoc", "sphinx.ext.autosummary", "numpydoc", "myst_parser", "sphinx_gallery.gen_gallery"]
 exclude_patterns = ["_build", "_templates", "tutorials"]
 root_doc = "index"
 templates_path = ["_templates"]
 
 # Pages are Markdown; docstrings and tutorials are reStructuredText.
-myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
+myst_enable_extensions = ["deflist"]
 myst_heading_anchors = 3
 
 # Tutorials are scripts. They run while the pages are built, in the order of their numbers, and a failure ends the build.
@@ -72,21 +72,21 @@ html_theme_options = {
 html_sidebars = {"index": [], "made": [], "install": [], "develop": [], "changelog": []}
 copyright = "the authors of made_fast; MIT license"  # noqa: A001  # Sphinx calls it so
 
-# MathJax is fetched by the reader's browser; the build asks nobody.
 SKIPPED = {"get_metadata_routing", "get_params", "set_params", "set_output", "fit_transform", "fit_predict"}
 
 
 def skip(app: Any, what: str, name: str, obj: Any, skipped: bool, options: Any) -> bool | None:
     """Leave out what comes from scikit-learn, whose docstrings link to its own pages."""
-    return True if name in SKIPPED or name.startswith("set_") and name.endswith("_request") else None
+    return True if name in SKIPPED or (name.startswith("set_") and name.endswith("_request")) else None
 
 
 def find(app: Any, env: Any, node: Any, contnode: Any) -> Any:
     """Find what a docstring calls by its last names only, ``Density.impute``, if exactly one object has them."""
     if node.get("refdomain") != "py":
         return None
-    domain = env.get_domain("py")
-    found = {entry.node_id: (name, entry) for name, entry in domain.objects.items() if f".{name}".endswith("." + node["reftarget"])}
+    wanted = "." + node["reftarget"]
+    objects = env.get_domain("py").objects.items()
+    found = {entry.node_id: (name, entry) for name, entry in objects if f".{name}".endswith(wanted)}
     if len(found) != 1:
         return None
     ((name, entry),) = found.values()

@@ -1,4 +1,4 @@
-"""Draws the masks of a small network as they are, and sorted by degree: the staircase. Run by ``conf.py`` when pages are built."""
+"""Draws the masks of a small network as they are, and sorted by degree: the staircase. ``conf.py`` runs it."""
 
 from __future__ import annotations
 
@@ -35,19 +35,21 @@ def draw(path: Path, dark: bool) -> None:
     with plt.rc_context(style):
         figure, axes = plt.subplots(2, 2, figsize=(8.2, 6.2), width_ratios=(H, D), layout="constrained")
         # A column is a unit, a row what it may see: units stand side by side, and the live rows of each are a prefix.
-        show(axes[0, 0], first.T, ListedColormap([dead, live]), "inputs, as in the table", "hidden units, as they were drawn")
-        show(axes[0, 1], last.T, ListedColormap([dead, live]), "hidden units", "outputs")
-        show(axes[1, 0], first.T[np.ix_(inputs, units)], ListedColormap([dead, live]), "inputs, by place", "hidden units, by degree")
-        show(axes[1, 1], last.T[np.ix_(units, inputs)], ListedColormap([dead, live]), "hidden units, by degree", "outputs, by place")
-        stairs(axes[1, 0], first.T[np.ix_(inputs, units)], edge)
-        stairs(axes[1, 1], last.T[np.ix_(units, inputs)], edge)
+        colours = ListedColormap([dead, live])
+        show(axes[0, 0], first.T, colours, "inputs, as in the table", "hidden units, as drawn")
+        show(axes[0, 1], last.T, colours, "hidden units, as drawn", "outputs")
+        sorted_first, sorted_last = first.T[np.ix_(inputs, units)], last.T[np.ix_(units, inputs)]
+        show(axes[1, 0], sorted_first, colours, "inputs, by place", "hidden units, by degree")
+        show(axes[1, 1], sorted_last, colours, "hidden units, by degree", "outputs, by place")
+        stairs(axes[1, 0], sorted_first, edge)
+        stairs(axes[1, 1], sorted_last, edge)
         figure.savefig(path, transparent=True, metadata={"Date": None})
         plt.close(figure)
 
 
 def show(axes: Axes, mask: NDArray[np.uint8], colours: ListedColormap, below: str, above: str) -> None:
     """Draw one mask; rows are units of the layer below, columns units of the layer above."""
-    axes.pcolormesh(mask, cmap=colours, vmin=0, vmax=1, edgecolors="none" if len(mask) > 40 else axes.figure.get_facecolor(), lw=0)
+    axes.pcolormesh(mask, cmap=colours, vmin=0, vmax=1)
     axes.invert_yaxis()
     axes.set_xlabel(above)
     axes.set_ylabel(below)

@@ -20,7 +20,7 @@ from made_fast import MADE, load
 X = (load_digits().data > 7).astype(np.uint8)
 X = np.random.default_rng(0).permutation(X)
 X_train, X_val, X_test = X[:1400], X[1400:1600], X[1600:]
-X_train.shape, X_train.mean()
+print(X_train.shape, f"{X_train.mean():.0%} ones")
 
 # %%
 # Fit
@@ -36,8 +36,14 @@ made.model_
 
 epochs = [record["epoch"] for record in made.history_]
 plt.figure(figsize=(6.4, 3.2), layout="constrained")
-plt.plot(epochs, [record["train_nll"] for record in made.history_], label="training")
-plt.plot(epochs, [record["validation_nll"] for record in made.history_], label="validation")
+plt.plot(
+    epochs, [record["train_nll"] for record in made.history_], label="training"
+)
+plt.plot(
+    epochs,
+    [record["validation_nll"] for record in made.history_],
+    label="validation",
+)
 plt.axvline(made.best_epoch_, color="grey", lw=0.8, ls="--", label="best epoch")
 plt.xlabel("epoch")
 plt.ylabel("negative log-likelihood, nats")
@@ -66,7 +72,9 @@ print(f"MADE:               {-made.score_samples(X_test).mean():.2f} nats a row"
 def show(rows, title):
     """Draw rows of 64 pixels, ten a line."""
     lines = len(rows) // 10
-    grid = rows.reshape(lines, 10, 8, 8).transpose(0, 2, 1, 3).reshape(8 * lines, 80)
+    grid = (
+        rows.reshape(lines, 10, 8, 8).transpose(0, 2, 1, 3).reshape(8 * lines, 80)
+    )
     plt.figure(figsize=(6.4, 0.72 * lines), layout="constrained")
     plt.imshow(grid, cmap="gray_r")
     plt.title(title)

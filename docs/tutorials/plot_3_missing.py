@@ -21,7 +21,13 @@ from made_fast import MADE, MADEImputer
 
 X = np.random.default_rng(0).permutation((load_digits().data > 7).astype(np.uint8))
 X_train, X_test = X[:1500], X[1500:]
-made = MADE(n_masks=None, n_eval_masks=8, max_epochs=150, validation_fraction=0.1, random_state=0).fit(X_train)
+made = MADE(
+    n_masks=None,
+    n_eval_masks=8,
+    max_epochs=150,
+    validation_fraction=0.1,
+    random_state=0,
+).fit(X_train)
 
 # %%
 # NaN marks what is missing. Here it is the lower half of some test digits.
@@ -44,14 +50,19 @@ rows = {
 }
 figure, axes = plt.subplots(len(rows), 1, figsize=(6.4, 4.6), layout="constrained")
 for axis, (title, images) in zip(axes, rows.items(), strict=True):
-    axis.imshow(images.reshape(10, 8, 8).transpose(1, 0, 2).reshape(8, 80), cmap="gray_r", vmin=0, vmax=1)
+    axis.imshow(
+        images.reshape(10, 8, 8).transpose(1, 0, 2).reshape(8, 80),
+        cmap="gray_r",
+        vmin=0,
+        vmax=1,
+    )
     axis.set_title(title, fontsize=9)
     axis.axis("off")
 plt.show()
 
 # %%
-# One input, given all others that are there: ``conditional``. Where the mask of a row is unlike those of the others, the
-# answer stays exact.
+# One input, given all others that are there: ``conditional``. Each row may miss
+# something else.
 
 made.conditional(gaps, target=60).round(2)
 
@@ -65,8 +76,12 @@ rng = np.random.default_rng(1)
 X_gaps = X_train.astype(float)
 X_gaps[rng.random(X_gaps.shape) < 0.3] = np.nan
 also = MADE(n_masks=None, n_eval_masks=8, max_epochs=30, random_state=0).fit(X_gaps)
-same = MADE(n_masks=None, n_eval_masks=8, max_epochs=30, random_state=0).fit(X_train)
-print(f"30 epochs of whole rows:           {same.score(X_test):.2f} nats a test row")
+same = MADE(n_masks=None, n_eval_masks=8, max_epochs=30, random_state=0).fit(
+    X_train
+)
+print(
+    f"30 epochs of whole rows:           {same.score(X_test):.2f} nats a test row"
+)
 print(f"30 epochs of 70 % of the entries:  {also.score(X_test):.2f}")
 
 # %%
@@ -79,7 +94,17 @@ frame = load_wine(as_frame=True).frame
 frame["cultivar"] = frame.pop("target").map({0: "first", 1: "second", 2: "third"})
 hidden = rng.random(frame.shape) < 0.2
 holed = frame.mask(hidden)
-imputer = MADEImputer(MADE((200,), n_masks=None, n_eval_masks=8, n_bins=12, max_epochs=60, random_state=0), method="mean")
+imputer = MADEImputer(
+    MADE(
+        (200,),
+        n_masks=None,
+        n_eval_masks=8,
+        n_bins=12,
+        max_epochs=60,
+        random_state=0,
+    ),
+    method="mean",
+)
 filled = imputer.fit_transform(holed)
 holed.iloc[:4, [0, 1, 6, 12, 13]]
 
@@ -92,9 +117,15 @@ filled.iloc[:4, [0, 1, 6, 12, 13]].round(2)
 # beside them the mean, and the most frequent category.
 
 numbers = list(frame.columns[:-1])
-simple = pd.DataFrame(SimpleImputer(strategy="mean").fit_transform(holed[numbers]), columns=numbers)
+simple = pd.DataFrame(
+    SimpleImputer(strategy="mean").fit_transform(holed[numbers]), columns=numbers
+)
 simple["cultivar"] = holed["cultivar"].mode()[0]
 for name, found in ("MADEImputer", filled), ("mean and mode", simple):
-    off = ((found[numbers] - frame[numbers]) / frame[numbers].std()).to_numpy()[hidden[:, :-1]]
+    off = ((found[numbers] - frame[numbers]) / frame[numbers].std()).to_numpy()[
+        hidden[:, :-1]
+    ]
     right = (found["cultivar"] == frame["cultivar"])[hidden[:, -1]].mean()
-    print(f"{name:14}  error {np.sqrt((off**2).mean()):.2f}   cultivars {right:.2f}")
+    print(
+        f"{name:14}  error {np.sqrt((off**2).mean()):.2f}   cultivars {right:.2f}"
+    )

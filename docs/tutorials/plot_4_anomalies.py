@@ -25,15 +25,25 @@ kept = np.sort(np.concatenate([np.flatnonzero(~malignant), some]))
 frame, malignant = frame.iloc[kept].reset_index(drop=True), malignant[kept]
 
 detector = MADEOutlierDetector(contamination=0.05, random_state=0).fit(frame)
-print(f"{detector.labels_.sum()} rows called odd, of which {malignant[detector.labels_ == 1].sum()} are malignant")
+odd = detector.labels_ == 1
+print(f"{odd.sum()} rows called odd, of which {malignant[odd].sum()} are malignant")
 print(f"ROC AUC {roc_auc_score(malignant, detector.decision_scores_):.3f}")
 
 # %%
 # ``decision_scores_`` are negative log-likelihoods, in nats, in which numbers count beside those of training: no unit matters.
 
 plt.figure(figsize=(6.4, 3), layout="constrained")
-bins = np.linspace(detector.decision_scores_.min(), np.quantile(detector.decision_scores_, 0.995), 40)
-plt.hist([detector.decision_scores_[~malignant], detector.decision_scores_[malignant]], bins, stacked=True, label=["benign", "malignant"])
+bins = np.linspace(
+    detector.decision_scores_.min(),
+    np.quantile(detector.decision_scores_, 0.995),
+    40,
+)
+plt.hist(
+    [detector.decision_scores_[~malignant], detector.decision_scores_[malignant]],
+    bins,
+    stacked=True,
+    label=["benign", "malignant"],
+)
 plt.axvline(detector.threshold_, color="grey", ls="--", lw=1, label="threshold_")
 plt.xlabel("how odd, nats")
 plt.ylabel("rows")
@@ -47,7 +57,9 @@ plt.show()
 
 worst = int(np.argmax(np.where(malignant, detector.decision_scores_, -np.inf)))
 added = detector.explain(frame.iloc[[worst]])[0]
-print(f"sum over columns {added.sum():.3f}, decision score {detector.decision_scores_[worst]:.3f}")
+print(
+    f"sum over columns {added.sum():.3f}, decision score {detector.decision_scores_[worst]:.3f}"
+)
 top = np.argsort(-added)[:8]
 plt.figure(figsize=(6.4, 3.2), layout="constrained")
 plt.barh([frame.columns[j] for j in top], added[top])
@@ -67,9 +79,17 @@ slim = benign[np.argmin(frame["mean radius"].to_numpy()[benign])]
 row = frame.loc[[slim]].copy()
 row["mean radius"] = 20.0
 added = detector.explain(row)[0]
-print("before:", -detector.score_samples(frame.loc[[slim]])[0].round(1), " after:", -detector.score_samples(row)[0].round(1))
+print(
+    "before:",
+    -detector.score_samples(frame.loc[[slim]])[0].round(1),
+    " after:",
+    -detector.score_samples(row)[0].round(1),
+)
 print("threshold:", round(detector.threshold_, 1))
-print("columns that add most:", [str(frame.columns[j]) for j in np.argsort(-added)[:3]])
+print(
+    "columns that add most:",
+    [str(frame.columns[j]) for j in np.argsort(-added)[:3]],
+)
 
 # %%
 # New rows
@@ -78,5 +98,7 @@ print("columns that add most:", [str(frame.columns[j]) for j in np.argsort(-adde
 # ``p_values`` tell how many rows of training are at least as odd.
 
 late = data.data.iloc[np.flatnonzero(data.target == 0)[20:]]
-print(f"malignant tumours that were not there before: {(detector.predict(late) == -1).mean():.0%} called odd")
+print(
+    f"malignant tumours that were not there before: {(detector.predict(late) == -1).mean():.0%} called odd"
+)
 print("p-values of five of them:", detector.p_values(late.iloc[:5]).round(4))

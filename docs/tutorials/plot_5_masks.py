@@ -24,7 +24,8 @@ models = {}
 for n_masks in (1, 8, None):
     made = MADE(n_masks=n_masks, n_eval_masks=64, max_epochs=400, random_state=0)
     models[n_masks] = made.fit(X_train, X_val=X_val)
-    print(f"n_masks={n_masks}: {-made.score(X_test):.2f} nats, a mixture over {made.model_.n_masks} masks")
+    of = made.model_.n_masks
+    print(f"n_masks={n_masks}: {-made.score(X_test):.2f} nats, a mixture over {of}")
 
 # %%
 # One network under eight orderings is a better model than under one. Fresh masks ask more of the same weights, which have to
@@ -50,7 +51,8 @@ plt.show()
 
 for k in range(3):
     places = fresh.model_.masks[k].ordering
-    print(f"mask {k}: {-fresh.score_samples(X_test, mask=k).mean():.2f} nats, first pixels {np.argsort(places)[:6]}")
+    nll = -fresh.score_samples(X_test, mask=k).mean()
+    print(f"mask {k}: {nll:.2f} nats, first pixels {np.argsort(places)[:6]}")
 
 # %%
 # Any ordering
@@ -60,8 +62,13 @@ for k in range(3):
 
 observed = np.arange(64) < 32
 connectivity = fresh.member_for(observed)
-print("places of the observed inputs: ", sorted(connectivity.ordering[observed].tolist())[:4], "...", max(connectivity.ordering[observed]))
-print("places of the missing inputs:  ", min(connectivity.ordering[~observed]), "...")
+places = connectivity.ordering
+print(
+    f"places of the observed inputs: {places[observed].min()} to {places[observed].max()}"
+)
+print(
+    f"places of the missing inputs:  {places[~observed].min()} to {places[~observed].max()}"
+)
 
 # %%
 # So each of these costs one pass, whatever is observed.
@@ -73,5 +80,7 @@ print("upper halves, fresh masks:", fresh.log_marginal(gaps).round(2))
 # A model of one ordering has to estimate such answers where much is missing before the last observed input; it then tells the
 # standard error, or warns.
 
-log_p, std = models[1].log_marginal(np.where(~observed, X_test[:5].astype(float), np.nan), return_std=True)
+log_p, std = models[1].log_marginal(
+    np.where(~observed, X_test[:5].astype(float), np.nan), return_std=True
+)
 print("lower halves, one mask:", log_p.round(2), "±", std.round(2))

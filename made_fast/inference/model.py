@@ -67,6 +67,8 @@ class MADEModel(Density):
     dtype : numpy.dtype
         Of the parameters, float32 or float64.
 
+    References
+    ----------
     Germain, Gregor, Murray, Larochelle, "MADE: Masked Autoencoder for Distribution Estimation", ICML 2015, eqs. 4 to 13.
     """
 

@@ -49,6 +49,10 @@ class TableModel:
     matched by name, a mapping of names to columns, or an array. Tables that come back are like that of training. A missing
     entry (NaN, None, NA) may be anything, unless the model was fitted with ``missing="value"``.
 
+    Every method but ``sample`` and ``save`` takes the ``context`` that belongs to its rows, if the model was fitted with one,
+    and raises TypeError or ValueError for tables that are not like those of training, by the name of the column. For
+    ``n_members``, ``n_walks``, ``random_state`` and ``n_threads`` see ``Density``.
+
     Parameters
     ----------
     density : Density
@@ -64,10 +68,6 @@ class TableModel:
         Names of the columns, if the table of training had such.
     hyper : dict
         Notes on how the model came to be.
-
-    Every method but ``sample`` and ``save`` takes the ``context`` that belongs to its rows, if the model was fitted with one,
-    and raises TypeError or ValueError for tables that are not like those of training, by the name of the column. For
-    ``n_members``, ``n_walks``, ``random_state`` and ``n_threads`` see ``Density``.
     """
 
     binarize: float | None = None

@@ -51,14 +51,24 @@ def only(dist: Path, pattern: str) -> Path:
     return found[0]
 
 
+def files(*rooms: str) -> set[str]:
+    """Return the files of some folders of the checkout that are written by people, relative to it."""
+    found = set()
+    for room in rooms:
+        for folder, below, names in os.walk(ROOT / room):  # pages and tests may be at work, and files come and go
+            below[:] = [name for name in below if name not in ("_build", "generated", "__pycache__")]
+            found |= {(Path(folder) / name).relative_to(ROOT).as_posix() for name in names}
+    return {name for name in found if Path(name).suffix in SOURCES} - NOT_PACKED
+
+
 def wheel_errors(wheel: Path) -> list[str]:
     """Return what is wrong with the content of a wheel."""
     with zipfile.ZipFile(wheel) as file:
         names = [name for name in file.namelist() if not name.endswith("/")]
     wrong = [f"{name} does not belong there" for name in names if not WHEEL.fullmatch(name)]
-    python = {f"made_fast/{path.relative_to(ROOT / 'made_fast')}" for path in (ROOT / "made_fast").rglob("*.py")}
-    python |= {f"made_fast/kernels/{path.relative_to(ROOT / 'kernels')}" for path in (ROOT / "kernels").rglob("*.py")}
-    wrong += [f"{name} is not there" for name in sorted((python | {"made_fast/py.typed"}) - set(names))]
+    expected = {re.sub("^kernels/", "made_fast/kernels/", name) for name in files("made_fast", "kernels")}
+    expected = {name for name in expected if name.endswith((".py", ".typed"))}
+    wrong += [f"{name} is not there" for name in sorted(expected - set(names))]
     if sum(name.endswith(".so") for name in names) != 1:
         wrong.append("there must be one extension")
     return wrong + size_errors(wheel)
@@ -68,14 +78,9 @@ def sdist_errors(sdist: Path) -> list[str]:
     """Return what is wrong with the content of a source distribution."""
     with tarfile.open(sdist) as file:
         names = {member.name.partition("/")[2] for member in file.getmembers() if member.isfile()}
-    sources = [path for room in ("made_fast", "kernels", "tests", "bench", "docs") for path in (ROOT / room).rglob("*")]
-    expected = {
-        path.relative_to(ROOT).as_posix()
-        for path in sources
-        if path.suffix in SOURCES and not {"_build", "generated"} & {*path.parts}
-    }
+    expected = files("made_fast", "kernels", "tests", "bench", "docs")
     expected |= {"README.md", "CHANGELOG.md", "LICENSE", "pyproject.toml", "setup.py", "docs/index.md"}
-    wrong = [f"{name} is not there" for name in sorted(expected - names - NOT_PACKED)]
+    wrong = [f"{name} is not there" for name in sorted(expected - names)]
     alien = re.compile(r".*\.(so|py[cod]|nb[ci]|o)|.*__pycache__.*|docs/(_build|generated)/.*|" + "|".join(NOT_PACKED))
     wrong += [f"{name} does not belong there" for name in sorted(names) if alien.fullmatch(name)]
     return wrong + size_errors(sdist)

@@ -1,8 +1,8 @@
 """Does an installed package work: ``python smoke.py native``, away from the checkout. It needs the package alone, no pytest.
 
 It fits, scores, draws, saves and loads, compares with dense NumPy, and looks at what a server imports. The argument is the
-implementation of the kernels that must be at work: a wheel without its extension would install, and be slow. With ``jit`` it only
-looks whether that is so, and said.
+implementation of the kernels that must be at work: a wheel without its extension would install, and be slow. With ``jit`` it
+only looks whether that is so, and said.
 """
 
 from __future__ import annotations

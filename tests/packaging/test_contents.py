@@ -16,10 +16,9 @@ import check
 
 EXTENSION = "made_fast/kernels/native/_native.cpython-311-x86_64-linux-gnu.so"
 WHEEL = {
-    *(f"made_fast/{path.relative_to(check.ROOT / 'made_fast')}" for path in (check.ROOT / "made_fast").rglob("*.py")),
-    *(f"made_fast/kernels/{path.relative_to(check.ROOT / 'kernels')}" for path in (check.ROOT / "kernels").rglob("*.py")),
+    *(name for name in check.files("made_fast") if name.endswith((".py", ".typed"))),
+    *(f"made_fast/{name}" for name in check.files("kernels") if name.endswith(".py")),
     EXTENSION,
-    "made_fast/py.typed",
     "made_fast-0.1.0.dist-info/METADATA",
     "made_fast-0.1.0.dist-info/licenses/LICENSE",
 }
@@ -47,10 +46,8 @@ def test_wheel(tmp_path, added, left_out, complaint):
 
 def sdist_of(tmp_path: Path, change=lambda names: names) -> Path:
     path = tmp_path / "s.tar.gz"
-    files = [file for room in ("made_fast", "kernels", "tests", "bench", "docs") for file in (check.ROOT / room).rglob("*")]
-    names = {file.relative_to(check.ROOT).as_posix() for file in files if file.suffix in check.SOURCES}
+    names = check.files("made_fast", "kernels", "tests", "bench", "docs")
     names |= {"README.md", "CHANGELOG.md", "LICENSE", "pyproject.toml", "setup.py", "docs/index.md"}
-    names = {name for name in names if not name.startswith(("docs/_build", "docs/generated"))} - check.NOT_PACKED
     with tarfile.open(path, "w:gz") as file:
         for name in change(names):
             file.addfile(tarfile.TarInfo(f"made_fast-0.1.0/{name}"), io.BytesIO())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ mpl.use("agg")
 project, author, version = "made_fast", "the authors of made_fast", made_fast.__version__
 release = version
 extensions = ["sphinx.ext.autodoc", "sphinx.ext.autosummary", "numpydoc", "myst_parser", "sphinx_gallery.gen_gallery"]
-exclude_patterns = ["_build", "_templates", "tutorials"]
+exclude_patterns = ["_build", "_templates", "tutorials", "generated/scripts"]
 root_doc = "index"
 templates_path = ["_templates"]
 
@@ -29,9 +30,12 @@ templates_path = ["_templates"]
 myst_enable_extensions = ["deflist"]
 myst_heading_anchors = 3
 
-# Tutorials are scripts. They run while the pages are built, in the order of their numbers, and a failure ends the build.
+# Tutorials are scripts. They run while the pages are built, in the order of their numbers, and a failure ends the build. The
+# files that they write come to stand beside copies of them.
+SCRIPTS = HERE / "generated" / "scripts"
+shutil.copytree(HERE / "tutorials", SCRIPTS, ignore=shutil.ignore_patterns(".*", "ruff.toml"), dirs_exist_ok=True)
 sphinx_gallery_conf = {
-    "examples_dirs": ["tutorials"],
+    "examples_dirs": ["generated/scripts"],
     "gallery_dirs": ["generated/tutorials"],
     "filename_pattern": r"/plot_",
     "within_subsection_order": "FileNameSortKey",
@@ -40,6 +44,7 @@ sphinx_gallery_conf = {
     "show_signature": False,
     "show_memory": False,
     "min_reported_time": 1e9,
+    "write_computation_times": False,
     "plot_gallery": True,
     "image_srcset": ["2x"],
 }

@@ -29,6 +29,13 @@ MOST_BYTES = 3_000_000  # of either file
 SOURCES = {".py", ".pyx", ".pxi", ".c", ".h", ".typed"}
 WHEEL = re.compile(r"made_fast/([\w/]+\.py|py\.typed|kernels/native/_native\.[\w-]+\.so)|made_fast-[^/]+\.dist-info/[\w./]+")
 """What may be in a wheel: Python, the marker of types, the one extension, and metadata."""
+ALIEN = [
+    r".*\.(so|py[cod]|nb[ci]|o)",
+    r"(.*/)?(\.|__pycache__).*",
+    r"docs/(_build|generated)/.*",
+    r"docs/.*\.(safetensors|csv)",
+]
+"""What may not be in a source distribution: what is built, caches, and what tutorials write."""
 NOT_PACKED = {"kernels/native/_native.c"}  # Cython writes it
 
 
@@ -81,7 +88,7 @@ def sdist_errors(sdist: Path) -> list[str]:
     expected = files("made_fast", "kernels", "tests", "bench", "docs")
     expected |= {"README.md", "CHANGELOG.md", "LICENSE", "pyproject.toml", "setup.py", "docs/index.md"}
     wrong = [f"{name} is not there" for name in sorted(expected - names)]
-    alien = re.compile(r".*\.(so|py[cod]|nb[ci]|o)|.*__pycache__.*|docs/(_build|generated)/.*|" + "|".join(NOT_PACKED))
+    alien = re.compile("|".join([*ALIEN, *map(re.escape, NOT_PACKED)]))
     wrong += [f"{name} does not belong there" for name in sorted(names) if alien.fullmatch(name)]
     return wrong + size_errors(sdist)
 

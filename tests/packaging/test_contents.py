@@ -64,6 +64,8 @@ def sdist_of(tmp_path: Path, change=lambda names: names) -> Path:
         (lambda names: names | {"kernels/native/_native.c"}, "_native.c does not belong there"),
         (lambda names: names | {"kernels/jit/__pycache__/rows.nbi"}, "rows.nbi does not belong there"),
         (lambda names: names | {"docs/generated/staircase-dark.svg"}, "svg does not belong there"),
+        (lambda names: names | {"docs/tutorials/model.safetensors"}, "model.safetensors does not belong there"),
+        (lambda names: names | {"docs/tutorials/.ruff_cache/0"}, "0 does not belong there"),
     ],
 )
 def test_sdist(tmp_path, change, complaint):

@@ -244,6 +244,11 @@ def create_app(models: Mapping[str, Served], settings: Settings, metrics: Metric
     problems = {code: {"description": text, "content": content(ERROR)} for code, text in PROBLEMS.items()}
     route: Json = {"response_model": None, "responses": problems}
 
+    for prefix in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):  # first, for they are found first
+        _add_v2(app, prefix, server, route)
+    for name, door in DOORS.items():
+        _add_door(app, name, door, server, route)
+
     @app.get("/", include_in_schema=False)
     async def people() -> Response:
         return page.response()
@@ -278,11 +283,6 @@ def create_app(models: Mapping[str, Served], settings: Settings, metrics: Metric
     async def ready() -> Response:
         """Whether all models are loaded; they are, before a worker listens."""
         return _json({"ready": True})
-
-    for prefix in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
-        _add_v2(app, prefix, server, route)
-    for name, door in DOORS.items():
-        _add_door(app, name, door, server, route)
     return app
 
 
@@ -309,10 +309,10 @@ def _add_v2(app: FastAPI, prefix: str, server: Server, route: Json) -> None:
 
     extra = {"parameters": PATH[which]}
     body = {"required": True, "content": content(v2.REQUEST) | {"application/octet-stream": {}}}
-    app.get(prefix, operation_id=f"{which}_metadata", openapi_extra=extra, **_only_404(route))(model_metadata)
-    app.get(f"{prefix}/ready", operation_id=f"{which}_ready", openapi_extra=extra, **_only_404(route))(model_ready)
     infer_extra = {"parameters": [*PATH[which], LENGTH_HEADER], "requestBody": body}
     app.post(f"{prefix}/infer", operation_id=f"{which}_infer", openapi_extra=infer_extra, **route)(infer)
+    app.get(prefix, operation_id=f"{which}_metadata", openapi_extra=extra, **_only_404(route))(model_metadata)
+    app.get(f"{prefix}/ready", operation_id=f"{which}_ready", openapi_extra=extra, **_only_404(route))(model_ready)
 
 
 def _add_door(app: FastAPI, name: str, door: Door, server: Server, route: Json) -> None:

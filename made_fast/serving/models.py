@@ -84,7 +84,7 @@ class Served:
         if self.table is not None or isinstance(X, np.ndarray):
             return X
         if isinstance(X, list):
-            return np.array(X, object)  # beside a long text, all numbers would be as long
+            return _array(X)
         given = frames.read(X)
         found = {str(label): values.masked() for label, values in given.items()}
         if found.keys() != set(self.names):
@@ -156,6 +156,16 @@ def named(texts: Sequence[str]) -> dict[str, str]:
     return found
 
 
+def _array(rows: list[Any]) -> NDArray[Any]:
+    """Return rows of 0/1, as lists, as an array; whatever else they are, it is told in the model's own words."""
+    try:
+        if set(map(type, rows)) == {list} and len(set(map(len, rows))) == 1:
+            return np.frombuffer(b"".join(map(bytes, rows)), np.uint8).reshape(len(rows), -1)
+    except (TypeError, ValueError):  # an entry is none of the ints 0..255
+        pass
+    return np.array(rows, object)  # NumPy's own choice is text if one entry is, and all others would be as long
+
+
 def _like(table: Table, rows: NDArray[Any]) -> Table:
     """Return rows as a table of the same sort."""
     coding = getattr(table, "coding", None)
@@ -169,5 +179,7 @@ def _describe(column: Column) -> dict[str, Any]:
         found["n_values"] = len(column.values) + len(column.folded)
         found["other_values"] = column.unseen
     else:
-        found |= {"lowest": float(column.low[0]), "highest": float(column.high[-1]), "whole": column.whole}
+        half = 0.0 if column.whole else column.step / 2  # around values on a grid
+        ends = float(column.low[0]) + half, float(column.high[-1]) - half
+        found |= {"lowest": ends[0], "highest": ends[1], "whole": column.whole}
     return found | {"n_levels": column.n_levels, "missing_is_a_value": column.missing}

@@ -13,6 +13,7 @@ Not here: HTTP (``app.py``), the doors of plain JSON (``doors.py``).
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -47,6 +48,7 @@ HARMLESS = "content_type"
 """A parameter by which MLServer's clients say what a tensor was in Python."""
 
 CONTEXT = "context."
+FOUR_BYTES = struct.Struct("<I")
 
 Json = dict[str, Any]
 
@@ -300,18 +302,18 @@ def _flat(data: list[Any], n: int, demand: str) -> list[Any]:
 
 def _texts(found: memoryview, n: int, name: str) -> NDArray[Any]:
     """Return the n texts of a binary tensor of BYTES."""
-    raw, at, texts = bytes(found), 0, []
+    raw, at, parts = bytes(found), 0, list[bytes]()
     try:
         while at < len(raw):
-            end = at + 4 + int.from_bytes(raw[at : at + 4], "little")
-            if end > len(raw):
-                break
-            texts.append(raw[at + 4 : end].decode())
-            at = end
-    except UnicodeDecodeError as error:
-        raise Refused(400, f"input {shown(name)} must have texts in UTF-8, got {shown(raw[at + 4 : end])}.") from error
-    if at != len(raw) or len(texts) != n:
-        raise Refused(400, f"input {shown(name)} must have {n} texts, each behind its length, got {len(texts)} whole ones.")
+            start = at + 4
+            at = start + FOUR_BYTES.unpack_from(raw, at)[0]
+            parts.append(raw[start:at])
+        distinct = {part: part.decode() for part in set(parts)}
+    except (struct.error, UnicodeDecodeError) as error:
+        raise Refused(400, f"input {shown(name)} must have texts in UTF-8, each behind its length: {error}.") from error
+    if at != len(raw) or len(parts) != n:
+        raise Refused(400, f"input {shown(name)} must have {n} texts, each behind its length, got {len(parts)} in other bytes.")
+    texts = [distinct[part] for part in parts]
     out = np.empty(n, object)
     out[:] = texts
     return out

@@ -276,7 +276,7 @@ def _of_json(data: list[Any], datatype: str, n: int, name: str) -> NDArray[Any]:
     if not kinds <= {bool, int, float, type(None)} or (type(None) in kinds and not datatype.startswith("FP")):
         raise Refused(400, f"{demand}, got others. A missing entry is null, in a tensor of floats.")
     try:
-        found = np.array(values, np.float64 if type(None) in kinds else None)
+        found = np.array(values, np.float64 if datatype.startswith("FP") and bool not in kinds else None)
     except OverflowError as error:
         raise Refused(400, f"{demand}, got an int that is no float.") from error
     dtype = DTYPES[datatype]
@@ -293,7 +293,7 @@ def _of_json(data: list[Any], datatype: str, n: int, name: str) -> NDArray[Any]:
 
 def _flat(data: list[Any], n: int, demand: str) -> list[Any]:
     """Return the n values of a list, or of lists in it."""
-    while data and all(type(value) is list for value in data):
+    while data and all(type(value) is list for value in data) and len(set(map(len, data))) == 1:
         data = [value for each in data for value in each]
     if len(data) != n:
         raise Refused(400, f"{demand}, got {len(data)}.")

@@ -92,6 +92,7 @@ class _Watch:
                 for number in came(None):
                     if number in (signal.SIGTERM, signal.SIGINT):
                         say("made-fast: stopping; requests in flight are finished")
+                        self.listening.close()  # who comes now is refused at once
                         self._end([*self.workers, *self.leaving], came)
                         return 0
                     if number == signal.SIGHUP:

@@ -49,7 +49,9 @@ def make_models(folder: Path) -> None:
     rng = np.random.default_rng(0)
     X = (rng.random((1000, 784)) < 0.2).astype(np.uint8)
     MADE((500,), max_epochs=1, random_state=0).fit(X).save(folder / "pixels.safetensors")
-    frame: dict[str, Any] = {f"text{j}": rng.choice(np.array([f"value {i}" for i in range(5 + j)], object), 5000) for j in range(4)}
+    frame: dict[str, Any] = {
+        f"text{j}": rng.choice(np.array([f"value {i}" for i in range(5 + j)], object), 5000) for j in range(4)
+    }
     frame |= {f"number{j}": rng.normal(size=5000).round(2) for j in range(8)}
     MADE((500,), max_epochs=1, random_state=0).fit(frame).save(folder / "table.safetensors")
 
@@ -59,7 +61,9 @@ def rows_of(name: str, n: int) -> Any:
     rng = np.random.default_rng(1)
     if name == "pixels":
         return (rng.random((n, 784)) < 0.2).astype(np.uint8)
-    found: dict[str, Any] = {f"text{j}": rng.choice(np.array([f"value {i}" for i in range(5 + j)], object), n) for j in range(4)}
+    found: dict[str, Any] = {
+        f"text{j}": rng.choice(np.array([f"value {i}" for i in range(5 + j)], object), n) for j in range(4)
+    }
     return found | {f"number{j}": rng.normal(size=n).round(2) for j in range(8)}
 
 
@@ -110,7 +114,9 @@ def cpu_seconds(pid: int) -> float:
     return sum(map(int, path.read_text().rpartition(")")[2].split()[11:13])) / os.sysconf("SC_CLK_TCK")
 
 
-def wrk(url: str, body: bytes, head: int | None, n: int, delay: float, cpu: list[str], seconds: float = SECONDS) -> tuple[float, float, float]:
+def wrk(
+    url: str, body: bytes, head: int | None, n: int, delay: float, cpu: list[str], seconds: float = SECONDS
+) -> tuple[float, float, float]:
     """Return requests a second, and the median and the 99 % quantile of their seconds; n connections, ms of delay between."""
     with tempfile.TemporaryDirectory() as folder:
         script, content = Path(folder) / "post.lua", Path(folder) / "body"
@@ -148,7 +154,10 @@ def main() -> None:
     if args.cpus:
         os.sched_setaffinity(0, {args.cpus[0]})
     print(f"{machine.cpu()}, Python {sys.version.split()[0]}, NumPy {np.__version__}; one worker, one thread\n")
-    print(f"{'':29}{'rows/s':>10}{'of kernel':>11}{'CPU of a request':>18}{'of kernel':>11}{'at half load: p50':>20}{'p99':>11}{'beyond':>11}")
+    print(
+        f"{'':29}{'rows/s':>10}{'of kernel':>11}{'CPU of a request':>18}{'of kernel':>11}"
+        f"{'at half load: p50':>20}{'p99':>11}{'beyond':>11}"
+    )
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_models(folder)
@@ -160,7 +169,9 @@ def main() -> None:
                     times, cpu = kernel(model, X)
                     bare, median, late = n * len(times) / sum(times), *np.quantile(times, [0.5, 0.99])
                     what = f"{model_name}, {n} row{'s' if n > 1 else ''}: kernel"
-                    print(f"{what:29}{bare:10,.0f}{'':11}{1e3 * cpu:15.3f} ms{'':11}{1e3 * median:17.2f} ms{1e3 * late:8.2f} ms")
+                    print(
+                        f"{what:29}{bare:10,.0f}{'':11}{1e3 * cpu:15.3f} ms{'':11}{1e3 * median:17.2f} ms{1e3 * late:8.2f} ms"
+                    )
                     binary, head = tensors(model_name, X)
                     ways = {
                         "tensors": (f"{url}/v2/models/{model_name}/infer", binary, head),

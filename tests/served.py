@@ -125,8 +125,8 @@ def request(path: str, content: bytes = b"", method: str = "POST", **headers: st
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + content
 
 
-def read_answer(connection: socket.socket) -> Answer:
-    """Read one answer; ConnectionError if the connection ends before it does."""
+def read_answer(connection: socket.socket, head_only: bool = False) -> Answer:
+    """Read one answer, without a body if only the head was asked for; ConnectionError if it does not come to its end."""
     found = b""
     while b"\r\n\r\n" not in found:
         part = connection.recv(1 << 16)
@@ -138,7 +138,9 @@ def read_answer(connection: socket.socket) -> Answer:
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
     if headers.get("transfer-encoding") == "chunked":
         raise AssertionError("answers have a length")
-    while len(body) < int(headers.get("content-length", 0)):
+    if int(first.split()[1]) == 100:  # it goes on
+        return read_answer(connection, head_only)
+    while not head_only and len(body) < int(headers.get("content-length", 0)):
         part = connection.recv(1 << 16)
         if not part:
             raise ConnectionError("the connection ended within an answer")

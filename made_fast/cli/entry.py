@@ -2,7 +2,7 @@
 
 Its exit codes: a mistake of the user is one line on standard error and 2; a signal is 128 plus its number: 130 after Ctrl-C,
 143 after SIGTERM, 129 when the terminal was closed; a closed pipe is 141. Other exceptions are bugs and keep their traceback.
-The commands (``fit.py``, ``use.py``, ``serve.py``) and NumPy are imported when a command runs, so that ``--help`` answers at once.
+The commands (``fit.py``, ``use.py``, ``serve.py``) and NumPy are imported when a command runs: ``--help`` answers at once.
 """
 
 from __future__ import annotations

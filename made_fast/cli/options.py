@@ -412,7 +412,7 @@ def _add_serve(commands: Any) -> None:
         "replaced by a rename; if one is broken, the old models stay in service. Needs made_fast[serve].",
         "examples:\n"
         "  made-fast serve adult.safetensors\n"
-        "  curl -d '{\"query\": \"age > 40\"}' http://127.0.0.1:8000/models/adult/query\n"
+        '  curl -d \'{"query": "age > 40"}\' http://127.0.0.1:8000/models/adult/query\n'
         "  made-fast serve adult.safetensors digits=old.safetensors --workers 4 --token-file token",
     )
     serve.add_argument("models", metavar="FILE", nargs="+", help="model file, or NAME=FILE")
@@ -426,7 +426,14 @@ def _add_serve(commands: Any) -> None:
     _option(processes, "--threads", "N", "of one computation", positive_int, unset="the CPUs there are, shared by workers")
     _option(processes, "--grace", "S", "seconds for requests in flight at the end", seconds, default=Settings.grace)
     limits = serve.add_argument_group("limits of each worker")
-    _option(limits, "--timeout", "S", "seconds of a request: 503 if nobody was free, or else 504", seconds, default=Settings.timeout)
+    _option(
+        limits,
+        "--timeout",
+        "S",
+        "seconds of a request: 503 if nobody was free, or else 504",
+        seconds,
+        default=Settings.timeout,
+    )
     _option(limits, "--max-body", "MB", "of a request's body, 413 beyond", positive_int, default=Settings.max_body)
     _option(limits, "--max-rows", "N", "of a request, 413 beyond", positive_int, default=Settings.max_rows)
     _option(limits, "--queue", "N", "requests in work or waiting, 429 beyond", positive_int, default=Settings.queue)

@@ -19,10 +19,11 @@ from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
+from starlette.responses import PlainTextResponse
 
 from made_fast import __version__
 from made_fast.serving import v2
-from made_fast.serving.bodies import Refused, dumps, loads, refusing
+from made_fast.serving.bodies import RefusedError, dumps, loads, refusing
 from made_fast.serving.doors import DOORS, ESTIMATES, Door, Question, heard, question
 from made_fast.serving.metrics import Metrics
 from made_fast.serving.models import Prepared, Served
@@ -84,18 +85,16 @@ class Server:
         self.gate = Gate(settings.queue, BODIES * (settings.max_body << 20))
         self.crew = Crew(settings.timeout)
         self.batchers = {
-            name: Batcher(
-                served, settings.threads, settings.max_rows, settings.timeout, metrics.batches.labels(name).observe
-            )
+            name: Batcher(served, settings.threads, settings.max_rows, settings.timeout, metrics.batches.labels(name).observe)
             for name, served in models.items()
         }
 
     def model(self, name: str, version: str | None = None) -> Served:
-        """Return a model by its name; Refused (404) for one that is not here. Nothing is loaded for a request."""
+        """Return a model by its name; RefusedError (404) for one that is not here. Nothing is loaded for a request."""
         if name not in self.models:
-            raise Refused(404, f"there is no model {name[:100]!r}; GET /models lists those there are.")
+            raise RefusedError(404, f"there is no model {name[:100]!r}; GET /models lists those there are.")
         if version not in (None, v2.VERSION):
-            raise Refused(404, f"model {name!r} has the version {v2.VERSION} alone, got {str(version)[:100]!r}.")
+            raise RefusedError(404, f"model {name!r} has the version {v2.VERSION} alone, got {str(version)[:100]!r}.")
         return self.models[name]
 
     async def asked(self, request: Request, work: Callable[[bytes], Awaitable[Response]]) -> Response:
@@ -105,13 +104,13 @@ class Server:
                 async with asyncio.timeout(self.settings.timeout):
                     body = await self._body(request, take)
             except TimeoutError as error:
-                raise Refused(408, f"the body must come within {self.settings.timeout:g} seconds.", CLOSE) from error
+                raise RefusedError(408, f"the body must come within {self.settings.timeout:g} seconds.", CLOSE) from error
             return await work(body)
 
     async def _body(self, request: Request, take: Callable[[int], None]) -> bytes:
         most = self.settings.max_body << 20
         if request.headers.get("content-encoding", "identity").lower() != "identity":
-            raise Refused(415, "the body must not be compressed.")
+            raise RefusedError(415, "the body must not be compressed.")
         announced = request.headers.get("content-length", "")
         parts, n = [], 0
         if announced.isdecimal() and len(announced) < 19:
@@ -130,7 +129,7 @@ class Server:
 
     def _check_size(self, n: int, most: int) -> None:
         if n > most:
-            raise Refused(413, f"the body must be of at most {most:,} bytes, got {n:,}. Send the rows in parts.", CLOSE)
+            raise RefusedError(413, f"the body must be of at most {most:,} bytes, got {n:,}. Send the rows in parts.", CLOSE)
 
     async def door(self, name: str, door: str, body: bytes) -> Response:
         """Answer at a door of plain JSON."""
@@ -236,9 +235,10 @@ def create_app(models: Mapping[str, Served], settings: Settings, metrics: Metric
         description="Exact densities of tables: log-likelihoods in nats, draws, and answers about incomplete rows.",
         docs_url=None,  # these pages would fetch their scripts from elsewhere
         redoc_url=None,
+        redirect_slashes=False,
     )
     app.add_middleware(Guard, token=settings.token, metrics=metrics, models=models)
-    app.add_exception_handler(Refused, _refused)
+    app.add_exception_handler(RefusedError, _refused)
     app.add_exception_handler(HTTPException, _not_found)
     app.add_exception_handler(Exception, _broken)
     problems = {code: {"description": text, "content": content(ERROR)} for code, text in PROBLEMS.items()}
@@ -253,23 +253,23 @@ def create_app(models: Mapping[str, Served], settings: Settings, metrics: Metric
     async def people() -> Response:
         return page.response()
 
-    @app.get("/metrics", response_model=None)
+    @app.get("/metrics", response_model=None, response_class=PlainTextResponse, responses={401: problems[401]})
     async def metrics_page() -> Response:
         """Figures for Prometheus."""
         text, kind = metrics.page()
         return Response(text, media_type=kind)
 
-    @app.get("/models", response_model=None)
+    @app.get("/models", response_model=None, responses={401: problems[401]})
     async def list_models() -> Response:
-        """The names of the models."""
+        """Return the names of the models."""
         return _json({"models": list(models)})
 
-    @app.get("/models/{name}", openapi_extra={"parameters": PATH["model"]}, **_only_404(route))
+    @app.get("/models/{name}", openapi_extra={"parameters": PATH["model"]}, **_without_body(route))
     async def describe_model(request: Request) -> Response:
-        """The columns of a model."""
+        """Return the columns of a model."""
         return _json(server.model(**request.path_params).describe())
 
-    @app.get("/v2", response_model=None)
+    @app.get("/v2", response_model=None, responses={401: problems[401]})
     async def server_metadata() -> Response:
         """Metadata of the server."""
         return _json({"name": "made_fast", "version": __version__, "extensions": list(v2.EXTENSIONS)})
@@ -283,11 +283,13 @@ def create_app(models: Mapping[str, Served], settings: Settings, metrics: Metric
     async def ready() -> Response:
         """Whether all models are loaded; they are, before a worker listens."""
         return _json({"ready": True})
+
     return app
 
 
-def _only_404(route: Json) -> Json:
-    return route | {"responses": {404: route["responses"][404]}}
+def _without_body(route: Json) -> Json:
+    """Return what a route without a body may answer."""
+    return route | {"responses": {code: route["responses"][code] for code in (401, 404)}}
 
 
 def _add_v2(app: FastAPI, prefix: str, server: Server, route: Json) -> None:
@@ -310,9 +312,11 @@ def _add_v2(app: FastAPI, prefix: str, server: Server, route: Json) -> None:
     extra = {"parameters": PATH[which]}
     body = {"required": True, "content": content(v2.REQUEST) | {"application/octet-stream": {}}}
     infer_extra = {"parameters": [*PATH[which], LENGTH_HEADER], "requestBody": body}
-    app.post(f"{prefix}/infer", operation_id=f"{which}_infer", openapi_extra=infer_extra, **route)(infer)
-    app.get(prefix, operation_id=f"{which}_metadata", openapi_extra=extra, **_only_404(route))(model_metadata)
-    app.get(f"{prefix}/ready", operation_id=f"{which}_ready", openapi_extra=extra, **_only_404(route))(model_ready)
+    both = {200: {"content": content({}) | {"application/octet-stream": {}}}}
+    answers = route | {"responses": route["responses"] | both}
+    app.post(f"{prefix}/infer", operation_id=f"{which}_infer", openapi_extra=infer_extra, **answers)(infer)
+    app.get(prefix, operation_id=f"{which}_metadata", openapi_extra=extra, **_without_body(route))(model_metadata)
+    app.get(f"{prefix}/ready", operation_id=f"{which}_ready", openapi_extra=extra, **_without_body(route))(model_ready)
 
 
 def _add_door(app: FastAPI, name: str, door: Door, server: Server, route: Json) -> None:

@@ -17,9 +17,10 @@ import orjson
 
 from made_fast.tables.arguments import shown
 
-__all__ = ["Refused", "dumps", "loads", "refusing"]
+__all__ = ["RefusedError", "dumps", "loads", "refusing"]
 
-class Refused(Exception):
+
+class RefusedError(Exception):
     """A request that is refused, with a status of HTTP and a text for its author."""
 
     def __init__(self, status: int, text: str, headers: dict[str, str] | None = None) -> None:
@@ -33,24 +34,24 @@ def refusing() -> Iterator[None]:
     try:
         yield
     except (TypeError, ValueError, FloatingPointError) as error:
-        raise Refused(422, str(error)) from error
+        raise RefusedError(422, str(error)) from error
     except MemoryError as error:
-        raise Refused(413, "the answer does not fit into memory. Send fewer rows at a time.") from error
+        raise RefusedError(413, "the answer does not fit into memory. Send fewer rows at a time.") from error
 
 
 def loads(body: bytes | memoryview) -> Any:
-    """Return the value of a JSON text; Refused (400) for what is none."""
+    """Return the value of a JSON text; RefusedError (400) for what is none."""
     try:
         text = str(body, "utf-8")
         found = _decoder.decode(text)
         if "\\u" in text:
             json.dumps(found, ensure_ascii=False).encode()  # fails for halves of surrogate pairs
     except RecursionError as error:
-        raise Refused(400, "the body must be JSON, got one that is nested too deeply.") from error
+        raise RefusedError(400, "the body must be JSON, got one that is nested too deeply.") from error
     except UnicodeEncodeError as error:
-        raise Refused(400, "the body must be JSON of whole characters, got half of a surrogate pair.") from error
+        raise RefusedError(400, "the body must be JSON of whole characters, got half of a surrogate pair.") from error
     except ValueError as error:  # of the decoder, of UTF-8, and our own
-        raise Refused(400, f"the body must be JSON: {error}.") from error
+        raise RefusedError(400, f"the body must be JSON: {error}.") from error
     return found
 
 

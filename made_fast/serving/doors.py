@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from made_fast.inference.density import ApproximationWarning
-from made_fast.serving.bodies import Refused, refusing
+from made_fast.serving.bodies import RefusedError, refusing
 from made_fast.serving.models import Served
 from made_fast.serving.settings import Settings
 from made_fast.tables import arguments
@@ -135,18 +135,18 @@ ESTIMATES = {"n_members": 1, "n_walks": N_WALKS, "random_state": 0}
 
 
 def question(served: Served, door: Door, body: Any, settings: Settings) -> Question:
-    """Take a request apart. Raises Refused for what is not of the door's form, or too much."""
+    """Take a request apart. Raises RefusedError for what is not of the door's form, or too much."""
     if not isinstance(body, dict):
-        raise Refused(422, f"the body must be an object, got {shown(body)}.")
+        raise RefusedError(422, f"the body must be an object, got {shown(body)}.")
     known = (("rows",) if door.takes_rows else ()) + ("context", *door.options)
     for name in body:
         if name not in known:
-            raise Refused(422, f"the body may have {', '.join(known)}, got {shown(name)}.")
+            raise RefusedError(422, f"the body may have {', '.join(known)}, got {shown(name)}.")
     for name in ("rows",) * door.takes_rows + tuple(name for name, default in door.options.items() if default is ...):
         if name not in body:
-            raise Refused(422, f"the body must have {name!r}.")
+            raise RefusedError(422, f"the body must have {name!r}.")
     if door.tables_only and served.table is None:
-        raise Refused(422, f"{served.name} is a model of 0/1 rows; this question is for one of a table.")
+        raise RefusedError(422, f"{served.name} is a model of 0/1 rows; this question is for one of a table.")
     options = {name: body.get(name, default) for name, default in door.options.items()}
     rows, form, n_rows = None, "", 1
     if door.takes_rows:
@@ -160,7 +160,7 @@ def check_walks(n_rows: int, options: Json) -> None:
     """Refuse, with 413, a question that may take more than ``MOST_WALKS``."""
     walks = n_rows * _bound(options, "n_walks") * _bound(options, "n_members")
     if walks > MOST_WALKS:
-        raise Refused(
+        raise RefusedError(
             413, f"rows x n_walks x n_members must be at most {MOST_WALKS:,}, got {walks:,}. Send fewer rows at a time."
         )
 
@@ -172,22 +172,24 @@ def _bound(options: Json, name: str) -> int:
     with refusing():
         value = arguments.count(options[name], name)
     if value > OPTIONS[name]["maximum"]:
-        raise Refused(422, f"{name} must be at most {OPTIONS[name]['maximum']:,}, got {value:,}.")
+        raise RefusedError(422, f"{name} must be at most {OPTIONS[name]['maximum']:,}, got {value:,}.")
     return value
 
 
 def _rows(given: Any, name: str, most: int) -> tuple[Any, str, int]:
-    """Return rows as the models take them, their form and how many there are; Refused for too many, and for other forms."""
+    """Return rows as the models take them, their form, and how many; RefusedError for too many, and for other forms."""
+    found: Any = given
     if isinstance(given, dict):
-        n = max((len(values) for values in given.values() if isinstance(values, list)), default=0)
-        found, form = given, "columns"
+        n, form = max((len(values) for values in given.values() if isinstance(values, list)), default=0), "columns"
     elif isinstance(given, list):
-        n, found = len(given), given
+        n = len(given)
         form = "objects" if n and isinstance(given[0], dict) else "lists"
     else:
-        raise Refused(422, f"{name} must be a list of objects, an object of columns or a list of lists, got {shown(given)}.")
+        raise RefusedError(
+            422, f"{name} must be a list of objects, an object of columns or a list of lists, got {shown(given)}."
+        )
     if n > most:
-        raise Refused(413, f"{name} must be at most {most:,} rows, got {n:,}. Send them in parts.")
+        raise RefusedError(413, f"{name} must be at most {most:,} rows, got {n:,}. Send them in parts.")
     if form == "objects":
         found = _columns(given, name)
     return found, form, n
@@ -207,9 +209,11 @@ def _columns(rows: list[Any], name: str) -> dict[str, list[Any]]:
         return found
     row = rows[odd]
     if not isinstance(row, dict):
-        raise Refused(422, f"{name} must be a list of objects, got {shown(row)} for row {odd}.")
+        raise RefusedError(422, f"{name} must be a list of objects, got {shown(row)} for row {odd}.")
     differing = shown(sorted(row.keys() ^ first.keys())[:5])
-    raise Refused(422, f"{name} must have the same names in every row, got others in row {odd} than in row 0: {differing}.")
+    raise RefusedError(
+        422, f"{name} must have the same names in every row, got others in row {odd} than in row 0: {differing}."
+    )
 
 
 def _as(form: str, columns: Mapping[str, NDArray[Any]]) -> Any:
@@ -223,7 +227,7 @@ def _as(form: str, columns: Mapping[str, NDArray[Any]]) -> Any:
 
 def _check_cells(n: int, width: int, what: str) -> None:
     if n * width > MOST_CELLS:
-        raise Refused(413, f"an answer must have at most {MOST_CELLS:,} entries, got {n:,} rows of {width:,} {what}.")
+        raise RefusedError(413, f"an answer must have at most {MOST_CELLS:,} entries, got {n:,} rows of {width:,} {what}.")
 
 
 def _score(asked: Question) -> Json:
@@ -250,7 +254,7 @@ def _sample(asked: Question) -> Json:
     n = arguments.positive_int(asked.options["n"], "n")
     _check_cells(n * asked.n_rows, len(served.names), "columns")
     draws = (n, asked.options["random_state"])
-    found = (served.table or served.density).sample(*draws, n_threads=asked.n_threads, **asked.given())
+    found: Any = (served.table or served.density).sample(*draws, n_threads=asked.n_threads, **asked.given())
     return {"rows": _as(form, found if served.table is not None else dict(zip(served.names, found.T, strict=True)))}
 
 
@@ -320,7 +324,9 @@ DOORS: dict[str, Door] = {
         {"target": ..., "proba": True, "quantiles": None, **ESTIMATES},
         _conditional,
     ),
-    "query": Door("The probability that a row satisfies a query.", False, {"query": ..., **ESTIMATES}, _query, tables_only=True),
+    "query": Door(
+        "The probability that a row satisfies a query.", False, {"query": ..., **ESTIMATES}, _query, tables_only=True
+    ),
 }
 """The doors of every model, by the last part of their address."""
 
@@ -338,7 +344,7 @@ def hear_estimates() -> None:
         if isinstance(message, ApproximationWarning) and notes is not None:
             notes.append(message.finding)
         else:
-            shown_before(message, *rest, **more)  # type: ignore[arg-type]
+            shown_before(message, *rest, **more)
 
     warnings.showwarning = hear
 

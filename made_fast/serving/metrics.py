@@ -35,9 +35,7 @@ class Metrics:
             "request_seconds", "Time from the first byte of a request to its answer.", ("door",), buckets=SECONDS, **of
         )
         self.rows = prometheus.Counter("rows", "Rows that were answered about.", ("model", "door"), **of)
-        self.batches = prometheus.Histogram(
-            "batch_rows", "Rows that were scored together.", ("model",), buckets=ROWS, **of
-        )
+        self.batches = prometheus.Histogram("batch_rows", "Rows that were scored together.", ("model",), buckets=ROWS, **of)
         self.reloads = prometheus.Counter("reloads", "Reloads of the models (SIGHUP), by outcome.", ("outcome",), **of)
 
     def page(self) -> tuple[bytes, str]:
@@ -48,5 +46,5 @@ class Metrics:
         registry = self.registry
         if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
             registry = CollectorRegistry()
-            MultiProcessCollector(registry)
+            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         return generate_latest(registry), CONTENT_TYPE_LATEST

@@ -33,7 +33,7 @@ MOST_SHOWN = 1000
 """Categories of a column, and levels, that a description lists."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prepared:
     """Checked rows of one request, which wait for their score.
 
@@ -68,7 +68,9 @@ class Served:
             self.density, self.names = self.table.density, columns.names
             twice = set() if context is None else {f"context.{label}" for label in context.names} & set(self.names)
             if twice:
-                raise ValueError(f"{name} has a column {shown(twice.pop())}, as a column of its context is called. Rename one.")
+                raise ValueError(
+                    f"{name} has a column {shown(twice.pop())}, as a column of its context is called. Rename one."
+                )
         else:
             self.density = model
             self.names = model.feature_names or tuple(f"x{d}" for d in range(model.n_features_in))
@@ -117,7 +119,9 @@ class Served:
         first = rows[0].table
         joined = first if len(rows) == 1 else _like(first, np.concatenate([each.table.rows for each in rows]))
         density = self._zero_one if self.table is None else self.density
-        return density.score_samples(joined, n_threads=n_threads) + np.concatenate([each.within for each in rows])
+        log_p: NDArray[np.float64] = density.score_samples(joined, n_threads=n_threads)
+        within: NDArray[np.float64] = np.concatenate([each.within for each in rows])
+        return np.add(log_p, within)
 
     def describe(self) -> dict[str, Any]:
         """Return what a client, or the page of people, needs to know to ask."""
@@ -126,7 +130,7 @@ class Served:
         else:
             columns = [{"name": name, "kind": "binary", "values": [0, 1]} for name in self.names]
         context = [] if self.context is None else [_describe(column) for column in self.context.columns]
-        found = {"name": self.name, "rows": "table" if self.table is not None else "0/1", "columns": columns}
+        found: dict[str, Any] = {"name": self.name, "rows": "table" if self.table is not None else "0/1", "columns": columns}
         if self.table is None:
             found["binarize"] = self.density.binarize
         return found | {"context": context}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 __all__ = ["TOKEN", "Settings", "is_loopback"]
 
-TOKEN = "MADE_FAST_TOKEN"  # noqa: S105
+TOKEN = "MADE_FAST_TOKEN"
 """The environment variable that may hold the bearer token."""
 
 

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol, version 2 (KServe's V2 REST), with its extension for binary tensors: models as tensors in and out.
+"""The Open Inference Protocol, version 2 (KServe's V2 REST), with its extension for binary tensors.
 
 A model of 0/1 rows takes one tensor ``rows`` (n, D), of any datatype of numbers; a model of a table takes one tensor (n,) for
 each column, by its name, and one for each column of a context, by ``context.NAME``. NaN is a missing entry, and so is null in
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from made_fast.serving.bodies import Refused, dumps, loads
+from made_fast.serving.bodies import RefusedError, dumps, loads
 from made_fast.serving.doors import ESTIMATES, check_walks
 from made_fast.serving.models import Served
 from made_fast.serving.settings import Settings
@@ -123,7 +123,7 @@ def columns_of(served: Served) -> dict[str, Column]:
 
 
 def infer(served: Served, body: bytes, length: str | None, settings: Settings) -> Infer:
-    """Take the body of a request apart; ``length`` is the header that says where its JSON ends. Raises Refused."""
+    """Take the body of a request apart; ``length`` is the header that says where its JSON ends. Raises RefusedError."""
     view = memoryview(body)
     end = len(body) if length is None else _length(length, len(body))
     request, tail = _Fields("the body", loads(view[:end])), _Tail(view[end:])
@@ -131,10 +131,10 @@ def infer(served: Served, body: bytes, length: str | None, settings: Settings) -
     for given in request.a_list("inputs", needed=True):
         name, tensor = _input(_Fields("an input", given), tail)
         if name in inputs:
-            raise Refused(400, f"inputs must have different names, got {shown(name)} twice.")
+            raise RefusedError(400, f"inputs must have different names, got {shown(name)} twice.")
         inputs[name] = tensor
     if len(tail.bytes) > tail.at:
-        raise Refused(400, f"the body must end with its tensors, got {len(tail.bytes) - tail.at} bytes beyond.")
+        raise RefusedError(400, f"the body must end with its tensors, got {len(tail.bytes) - tail.at} bytes beyond.")
     parameters = request.fields("parameters")
     binary = parameters.take("binary_data_output", bool, False)
     options = {name: parameters.take(name, int, default) for name, default in ESTIMATES.items()}
@@ -145,19 +145,19 @@ def infer(served: Served, body: bytes, length: str | None, settings: Settings) -
         output = _Fields("an output", given)
         name = output.take("name", str)
         if name not in OUTPUTS:
-            raise Refused(400, f"outputs may be {', '.join(OUTPUTS)}, got {shown(name)}.")
+            raise RefusedError(400, f"outputs may be {', '.join(OUTPUTS)}, got {shown(name)}.")
         of_output = output.fields("parameters")
         outputs.append((name, of_output.take("binary_data", bool, binary)))
         of_output.take(HARMLESS, str, None)
         of_output.end()
         output.end()
     if len({name for name, _ in outputs}) < len(outputs):
-        raise Refused(400, "outputs must have different names, got one of them twice.")
+        raise RefusedError(400, "outputs must have different names, got one of them twice.")
     request_id = request.take("id", str, None)
     request.end()
     X, context, n_rows = _rows(served, inputs)
     if n_rows > settings.max_rows:
-        raise Refused(413, f"a request must be of at most {settings.max_rows:,} rows, got {n_rows:,}. Send them in parts.")
+        raise RefusedError(413, f"a request must have at most {settings.max_rows:,} rows, got {n_rows:,}. Send parts.")
     check_walks(n_rows, options)
     return Infer(X, context, n_rows, options, tuple(outputs), request_id)
 
@@ -186,17 +186,17 @@ class _Fields:
 
     def __init__(self, name: str, found: Any) -> None:
         if not isinstance(found, dict):
-            raise Refused(400, f"{name} must be an object, got {shown(found)}.")
+            raise RefusedError(400, f"{name} must be an object, got {shown(found)}.")
         self.name, self.found = name, dict(found)
 
     def take(self, field: str, kind: type, default: Any = ...) -> Any:
         if field not in self.found:
             if default is ...:
-                raise Refused(400, f"{self.name} must have {field!r}.")
+                raise RefusedError(400, f"{self.name} must have {field!r}.")
             return default
         value = self.found.pop(field)
         if type(value) is not kind:
-            raise Refused(400, f"{field} of {self.name} must be of type {kind.__name__}, got {shown(value)}.")
+            raise RefusedError(400, f"{field} of {self.name} must be of type {kind.__name__}, got {shown(value)}.")
         return value
 
     def a_list(self, field: str, needed: bool = False) -> list[Any]:
@@ -208,7 +208,7 @@ class _Fields:
 
     def end(self) -> None:
         if self.found:
-            raise Refused(400, f"{self.name} has {shown(next(iter(self.found)))}, which is not known here.")
+            raise RefusedError(400, f"{self.name} has {shown(next(iter(self.found)))}, which is not known here.")
 
 
 class _Tail:
@@ -219,7 +219,7 @@ class _Tail:
 
     def next(self, size: int, name: str) -> memoryview:
         if not 0 <= size <= len(self.bytes) - self.at:
-            raise Refused(
+            raise RefusedError(
                 400, f"input {shown(name)} must have {size} bytes, but the body has {len(self.bytes) - self.at} left for it."
             )
         self.at += size
@@ -228,7 +228,7 @@ class _Tail:
 
 def _length(text: str, n_bytes: int) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) < 12 and int(text) <= n_bytes):
-        raise Refused(400, f"{LENGTH} must be a whole number up to the length of the body, {n_bytes}, got {shown(text)}.")
+        raise RefusedError(400, f"{LENGTH} must be a whole number up to the length of the body, {n_bytes}, got {shown(text)}.")
     return int(text)
 
 
@@ -237,9 +237,9 @@ def _input(given: _Fields, tail: _Tail) -> tuple[str, NDArray[Any]]:
     name, datatype = given.take("name", str), given.take("datatype", str)
     shape = given.take("shape", list)
     if not (1 <= len(shape) <= 4 and all(type(n) is int and 0 <= n < 2**31 for n in shape)):
-        raise Refused(400, f"shape of input {shown(name)} must be a list of one to four whole numbers, got {shown(shape)}.")
+        raise RefusedError(400, f"shape of input {shown(name)} must be one to four whole numbers, got {shown(shape)}.")
     if datatype not in DTYPES and datatype != "BYTES":
-        raise Refused(400, f"datatype must be BYTES, {', '.join(DTYPES)}, got {shown(datatype)} for input {shown(name)}.")
+        raise RefusedError(400, f"datatype must be BYTES, {', '.join(DTYPES)}, got {shown(datatype)} for input {shown(name)}.")
     parameters = given.fields("parameters")
     size = parameters.take("binary_data_size", int, None)
     parameters.take(HARMLESS, str, None)
@@ -252,13 +252,13 @@ def _input(given: _Fields, tail: _Tail) -> tuple[str, NDArray[Any]]:
     else:
         dtype = DTYPES[datatype]
         if size != n * dtype.itemsize:
-            raise Refused(
+            raise RefusedError(
                 400,
-                f"input {shown(name)} of shape {shape} and datatype {datatype} must have {n * dtype.itemsize} bytes, got {size}.",
+                f"input {shown(name)} of shape {shape} and type {datatype} must have {n * dtype.itemsize} bytes, got {size}.",
             )
         found = np.frombuffer(tail.next(size, name), dtype)
         if datatype == "BOOL" and size and np.frombuffer(found, np.uint8).max() > 1:
-            raise Refused(400, f"input {shown(name)} of datatype BOOL must have bytes 0 and 1.")
+            raise RefusedError(400, f"input {shown(name)} of datatype BOOL must have bytes 0 and 1.")
     given.end()
     return name, found.reshape(shape)
 
@@ -269,24 +269,23 @@ def _of_json(data: list[Any], datatype: str, n: int, name: str) -> NDArray[Any]:
     if datatype == "BYTES":
         found = np.array(_flat(data, n, demand), object)
         if not all(value is None or type(value) is str for value in found):
-            raise Refused(400, f"{demand}, texts or null, got others.")
+            raise RefusedError(400, f"{demand}, texts or null, got others.")
         return found
     values = _flat(data, n, demand)
-    kinds = set(map(type, values))
-    if not kinds <= {bool, int, float, type(None)} or (type(None) in kinds and not datatype.startswith("FP")):
-        raise Refused(400, f"{demand}, got others. A missing entry is null, in a tensor of floats.")
+    dtype, types = DTYPES[datatype], set(map(type, values))
+    if not types <= {bool, int, float, type(None)} or (type(None) in types and dtype.kind != "f"):
+        raise RefusedError(400, f"{demand}, got others. A missing entry is null, in a tensor of floats.")
     try:
-        found = np.array(values, np.float64 if datatype.startswith("FP") and bool not in kinds else None)
+        found = np.array(values, np.float64 if dtype.kind == "f" and bool not in types else None)
     except OverflowError as error:
-        raise Refused(400, f"{demand}, got an int that is no float.") from error
-    dtype = DTYPES[datatype]
+        raise RefusedError(400, f"{demand}, got an int that is no float.") from error
     kinds = {"b": "b", "i": "iu", "u": "iu", "f": "iuf"}[dtype.kind]
     if found.size and found.dtype.kind not in kinds:
-        raise Refused(400, f"{demand}, got others.")
+        raise RefusedError(400, f"{demand}, got others.")
     if dtype.kind in "iu" and found.size:
         most = np.iinfo(dtype)
         if int(found.min()) < most.min or int(found.max()) > most.max:
-            raise Refused(400, f"{demand}, from {most.min} to {most.max}, got others.")
+            raise RefusedError(400, f"{demand}, from {most.min} to {most.max}, got others.")
     with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused as such
         return found.astype(dtype)
 
@@ -296,7 +295,7 @@ def _flat(data: list[Any], n: int, demand: str) -> list[Any]:
     while data and all(type(value) is list for value in data) and len(set(map(len, data))) == 1:
         data = [value for each in data for value in each]
     if len(data) != n:
-        raise Refused(400, f"{demand}, got {len(data)}.")
+        raise RefusedError(400, f"{demand}, got {len(data)}.")
     return data
 
 
@@ -310,9 +309,11 @@ def _texts(found: memoryview, n: int, name: str) -> NDArray[Any]:
             parts.append(raw[start:at])
         distinct = {part: part.decode() for part in set(parts)}
     except (struct.error, UnicodeDecodeError) as error:
-        raise Refused(400, f"input {shown(name)} must have texts in UTF-8, each behind its length: {error}.") from error
+        raise RefusedError(400, f"input {shown(name)} must have texts in UTF-8, each behind its length: {error}.") from error
     if at != len(raw) or len(parts) != n:
-        raise Refused(400, f"input {shown(name)} must have {n} texts, each behind its length, got {len(parts)} in other bytes.")
+        raise RefusedError(
+            400, f"input {shown(name)} must have {n} texts, each behind its length, got {len(parts)} in other bytes."
+        )
     texts = [distinct[part] for part in parts]
     out = np.empty(n, object)
     out[:] = texts
@@ -323,15 +324,17 @@ def _rows(served: Served, inputs: Mapping[str, NDArray[Any]]) -> tuple[Any, Any,
     """Return the rows and the context of a request as the model takes them, and how many rows there are."""
     if served.table is None:
         if list(inputs) != ["rows"]:
-            raise Refused(400, f"inputs must be one, 'rows', got {shown(list(inputs)[:5])}.")
+            raise RefusedError(400, f"inputs must be one, 'rows', got {shown(list(inputs)[:5])}.")
         return inputs["rows"], None, len(inputs["rows"])
     found: Json = {}
     for name, tensor in inputs.items():
         if tensor.ndim > 2 or (tensor.ndim == 2 and tensor.shape[1] != 1):
-            raise Refused(400, f"input {shown(name)} must have shape [n] or [n, 1], got {list(tensor.shape)}.")
+            raise RefusedError(400, f"input {shown(name)} must have shape [n] or [n, 1], got {list(tensor.shape)}.")
         found[name] = tensor.ravel()
     known = columns_of(served)
-    context = {name.removeprefix(CONTEXT): found.pop(name) for name in list(found) if name in known and _of_context(served, name)}
+    context = {
+        name.removeprefix(CONTEXT): found.pop(name) for name in list(found) if name in known and _of_context(served, name)
+    }
     n_rows = max((len(values) for values in (*found.values(), *context.values())), default=0)
     return found, context or None, n_rows
 

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from made_fast.serving.bodies import Refused
+from made_fast.serving.bodies import RefusedError
 from made_fast.serving.models import Prepared, Served
 
 __all__ = ["Batcher", "Crew", "Gate"]
@@ -47,16 +47,16 @@ class Gate:
 
     @contextmanager
     def entered(self) -> Iterator[Callable[[int], None]]:
-        """Let a request in for the block; what it gets takes room for some bytes more. Both raise Refused (429)."""
+        """Let a request in for the block; what it gets takes room for some bytes more. Both raise RefusedError (429)."""
         if self.inside >= self.most:
-            raise Refused(429, f"the server has {self.most} requests in work. Try again in a moment.", RETRY)
+            raise RefusedError(429, f"the server has {self.most} requests in work. Try again in a moment.", RETRY)
         self.inside += 1
         taken = 0
 
         def take(n_bytes: int) -> None:
             nonlocal taken
             if self.bytes + n_bytes > self.most_bytes:
-                raise Refused(429, "the server has as many bytes of requests as it takes. Try again in a moment.", RETRY)
+                raise RefusedError(429, "the server has as many bytes of requests as it takes. Try again in a moment.", RETRY)
             self.bytes += n_bytes
             taken += n_bytes
 
@@ -75,9 +75,10 @@ class Crew:
         self.pool = ThreadPoolExecutor(1 + (os.cpu_count() or 1), thread_name_prefix="made_fast-serve")
 
     async def do(self, work: Callable[[], T]) -> T:
-        """Call ``work()`` on a thread. Raises Refused: 503 if it does not begin in time, and never will; 504 if it does not end.
+        """Call ``work()`` on a thread.
 
-        A computation that has begun cannot be called off, only left: its answer is dropped.
+        Raises RefusedError: 503 if it does not begin in time, and then never will; 504 if it does not end. A computation that
+        has begun cannot be called off, only left: its answer is dropped.
         """
         begun = False
 
@@ -93,11 +94,11 @@ class Crew:
             raise too_late(self.seconds, begun) from error
 
 
-def too_late(seconds: float, begun: bool) -> Refused:
+def too_late(seconds: float, begun: bool) -> RefusedError:
     """Return the refusal of a request whose time is over."""
     if begun:
-        return Refused(504, f"the answer took longer than {seconds:g} seconds. Ask for less at a time.")
-    return Refused(503, f"nobody was free for {seconds:g} seconds. Try again in a moment.", RETRY)
+        return RefusedError(504, f"the answer took longer than {seconds:g} seconds. Ask for less at a time.")
+    return RefusedError(503, f"nobody was free for {seconds:g} seconds. Try again in a moment.", RETRY)
 
 
 class Batcher:
@@ -114,11 +115,14 @@ class Batcher:
         self.thread = ThreadPoolExecutor(1, thread_name_prefix=f"made_fast-{served.name}")
 
     async def score(self, rows: Prepared) -> Scores:
-        """Return the log-likelihoods of complete rows. Raises Refused: 429 where too many wait, 503 and 504 as ``Crew`` does."""
+        """Return the log-likelihoods of complete rows.
+
+        Raises RefusedError: 429 where too many wait, 503 and 504 as ``Crew`` does.
+        """
         if self.waiting and self.rows_waiting + len(rows) > self.most_rows:
-            raise Refused(429, f"{self.rows_waiting:,} rows wait for their score. Try again in a moment.", RETRY)
+            raise RefusedError(429, f"{self.rows_waiting:,} rows wait for their score. Try again in a moment.", RETRY)
         loop = asyncio.get_running_loop()
-        one = rows, loop.create_future()
+        one: tuple[Prepared, asyncio.Future[Scores]] = rows, loop.create_future()
         self.waiting.append(one)
         self.rows_waiting += len(rows)
         if not self.busy:

@@ -1,9 +1,9 @@
 """The processes of a server: one that loads models and watches, and workers that it forks, which serve them.
 
 The first process binds the address and loads the models, mapped, so that all workers share one copy. It has no thread and no
-event loop: a fork is safe. SIGTERM and Ctrl-C end the workers, which finish what they have begun. SIGHUP loads the files again:
-new workers take over when they are ready, and the old ones finish what they have begun; if a file is broken or a worker does
-not come up, the old ones stay. A worker that dies is forked again, from what is loaded.
+event loop: a fork is safe. SIGTERM and Ctrl-C end the workers, which finish what they have begun. SIGHUP loads the files
+again: new workers take over when they are ready, and the old ones finish what they have begun; if a file is broken or a
+worker does not come up, the old ones stay. A worker that dies is forked again, from what is loaded.
 
 Not here: what a worker answers (``app.py``).
 """
@@ -235,7 +235,12 @@ class _Server(uvicorn.Server):
 
 
 def _work(
-    models: Mapping[str, Served], settings: Settings, counters: metrics.Metrics, listening: socket.socket, tell: int, alive: int
+    models: Mapping[str, Served],
+    settings: Settings,
+    counters: metrics.Metrics,
+    listening: socket.socket,
+    tell: int,
+    alive: int,
 ) -> None:
     """Serve, in a worker."""
     signal.set_wakeup_fd(-1)

@@ -39,7 +39,7 @@ class Browser:
         self.back, theirs_out = os.pipe()
         flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--remote-debugging-pipe"]
         command = [CHROMIUM, *flags, f"--user-data-dir={folder}", "about:blank"]
-        given = f"exec \"$@\" 3<&{theirs_in} 4>&{theirs_out}"
+        given = f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}'
         self.process = subprocess.Popen(
             ["bash", "-c", given, "chromium", *command],
             pass_fds=(theirs_in, theirs_out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -56,7 +56,9 @@ class Browser:
 
     def do(self, method, **parameters):
         self.number += 1
-        message = {"id": self.number, "method": method, "params": parameters} | ({"sessionId": self.session} if self.session else {})
+        message = {"id": self.number, "method": method, "params": parameters} | (
+            {"sessionId": self.session} if self.session else {}
+        )
         os.write(self.to, json.dumps(message).encode() + b"\0")
         until = time.monotonic() + 60
         while True:
@@ -81,7 +83,9 @@ class Browser:
     def wait(self, script, seconds=30):
         """Wait until a script is true, and return its value."""
         until = time.monotonic() + seconds
-        while not (found := self.run(f"(() => {{ try {{ return {script} }} catch {{ return null }} }})()")):  # it may not be loaded
+        while not (
+            found := self.run(f"(() => {{ try {{ return {script} }} catch {{ return null }} }})()")
+        ):  # it may not be loaded
             assert time.monotonic() < until, f"it never is: {script}"
             time.sleep(0.02)
         return found
@@ -112,7 +116,7 @@ ROWS = """Object.fromEntries([...document.querySelectorAll('.row:not(.head)')].m
 
 
 def number(text):
-    return float(text.replace("−", "-").replace(" nats", ""))
+    return float(text.replace("\N{MINUS SIGN}", "-").replace(" nats", ""))
 
 
 def fill(browser, name, value):
@@ -123,17 +127,22 @@ def fill(browser, name, value):
 
 @needs_chromium
 def test_values_are_filled_in_and_the_rest_is_told(server, models, browser):
-    model, known = models["mixed"], pd.DataFrame({"sex": ["male"], "a town": [None], "flag": [None], "age": [44], "income": [None]})
+    model, known = (
+        models["mixed"],
+        pd.DataFrame({"sex": ["male"], "a town": [None], "flag": [None], "age": [44], "income": [None]}),
+    )
     browser.go(f"{server.url}/#mixed")
     browser.wait(f"{LOG_P} === '0.000'")
     fill(browser, "age", "44")
     browser.wait(f"{LOG_P} !== '0.000'")
     fill(browser, "sex", "male")
     log_p = float(model.log_marginal(known)[0])
-    browser.wait(f"Math.abs(Number({LOG_P}.replace('−', '-')) - {log_p}) < 0.001")
+    browser.wait(f"Math.abs(Number({LOG_P}.replace('\\u2212', '-')) - {log_p}) < 0.001")
     assert browser.run("document.getElementById('about').textContent") == "log p of the 2 values filled in"
     shares = dict(zip(model.columns.names, model.explain(known)[0], strict=True))
-    browser.wait("[...document.querySelectorAll('.share')].length === 2 && document.querySelectorAll('.level, .range').length >= 5")
+    browser.wait(
+        "[...document.querySelectorAll('.share')].length === 2 && document.querySelectorAll('.level, .range').length >= 5"
+    )
     rows = browser.run(ROWS)
     for name in ("age", "sex"):
         assert number(rows[name][-1]) == pytest.approx(shares[name], abs=0.006)
@@ -168,7 +177,7 @@ def test_contexts_refusals_and_odd_names(server, browser):
     browser.go(f"{server.url}/#mixed?age=30.5")
     assert "must hold whole numbers in column 'age'" in browser.wait("document.getElementById('error').textContent")
     browser.go(f"{server.url}/#{quote('mixed?sex=<img src=x onerror=alert(1)>', safe='?=')}")
-    browser.wait(f"{LOG_P} !== '–' && {LOG_P} !== '0.000' || document.getElementById('error').textContent")
+    browser.wait(f"{LOG_P} !== '\\u2013' && {LOG_P} !== '0.000' || document.getElementById('error').textContent")
     assert browser.run("document.querySelectorAll('#columns img').length") == 0
 
 
@@ -178,7 +187,7 @@ def test_a_model_of_many_bits_is_a_picture(server, models, browser, tmp_path):
 
     model = random_model(49, (9,), n_masks=None)
     model.save(tmp_path / "picture.safetensors")
-    with running(tmp_path / "picture.safetensors", MADE_FAST_TOKEN="secret") as own:  # noqa: S106
+    with running(tmp_path / "picture.safetensors", MADE_FAST_TOKEN="secret") as own:
         browser.go(own.url)
         browser.wait("!document.getElementById('ask-token').hidden")
         browser.run("""(() => { document.getElementById('token').value = 'secret';

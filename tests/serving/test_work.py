@@ -12,7 +12,7 @@ from served import bits
 
 pytest.importorskip("fastapi", reason="needs made_fast[serve]")
 
-from made_fast.serving.bodies import Refused
+from made_fast.serving.bodies import RefusedError
 from made_fast.serving.models import Served, named
 from made_fast.serving.work import Batcher, Crew, Gate
 
@@ -111,9 +111,7 @@ def test_a_model_that_cannot_answer_one_request_answers_the_others():
 
     async def main():
         batch, _ = batcher(served)
-        return await asyncio.gather(
-            *(batch.score(served.prepare(bits(n))) for n in (2, 3, 4)), return_exceptions=True
-        )
+        return await asyncio.gather(*(batch.score(served.prepare(bits(n))) for n in (2, 3, 4)), return_exceptions=True)
 
     first, second, third = asyncio.run(main())
     np.testing.assert_array_equal(first, served.density.score_samples(bits(2)))
@@ -133,7 +131,7 @@ def test_time_limits_of_scores(waits, status):
             while not sizes:
                 await asyncio.sleep(0)
         second = asyncio.ensure_future(batch.score(served.prepare(bits(1)))) if waits else first
-        with pytest.raises(Refused) as caught:
+        with pytest.raises(RefusedError) as caught:
             await second
         go.set()
         await asyncio.gather(first, return_exceptions=True)
@@ -167,11 +165,11 @@ def test_a_gate_counts_requests_and_bytes():
     gate = Gate(2, 100)
     with gate.entered() as take, gate.entered() as other:
         take(60)
-        with pytest.raises(Refused) as caught:
+        with pytest.raises(RefusedError) as caught:
             other(41)
         assert caught.value.status == 429
         other(40)
-        with pytest.raises(Refused) as caught, gate.entered():
+        with pytest.raises(RefusedError) as caught, gate.entered():
             pass
         assert caught.value.status == 429
     assert (gate.inside, gate.bytes) == (0, 0)
@@ -183,10 +181,8 @@ def test_models_have_different_names(tmp_path):
     assert named([str(odd), "x=y.safetensors", "v1.2.safetensors"]) == {
         "a=b": str(odd), "x": "y.safetensors", "v1.2": "v1.2.safetensors",
     }  # fmt: skip
-    with pytest.raises(ValueError, match="different names, got 'a' for x/a.safetensors and y/a.safetensors"):
+    with pytest.raises(ValueError, match=r"different names, got 'a' for x/a.safetensors and y/a.safetensors"):
         named(["x/a.safetensors", "y/a.safetensors"])
     for text in ("", "=a", "a="):
         with pytest.raises(ValueError, match="FILE or NAME=FILE"):
             named([text])
-
-

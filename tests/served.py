@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -102,6 +103,13 @@ class Running:
                     self.said.remove(line)
                     return line
             self.said.append(_line(self.process, until))
+
+    def rest(self) -> list[str]:
+        """Return the lines that it has said until now."""
+        with contextlib.suppress(RuntimeError):
+            while True:
+                self.said.append(_line(self.process, time.monotonic() + 0.01))
+        return self.said
 
     def connect(self, seconds: float = 30) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), timeout=seconds)

@@ -29,7 +29,7 @@ from made_fast.tables.arguments import shown
 from made_fast.tables.choices import METHODS, N_WALKS
 from made_fast.tables.columns.values import column_number
 
-__all__ = ["DOORS", "ESTIMATES", "Door", "Question", "check_walks", "hear_estimates", "heard", "question"]
+__all__ = ["DOORS", "ESTIMATES", "Door", "Question", "check_asking", "hear_estimates", "heard", "question"]
 
 MOST_CELLS = 4_000_000
 """Entries of an answer, rows times columns or levels."""
@@ -152,12 +152,15 @@ def question(served: Served, door: Door, body: Any, settings: Settings) -> Quest
     if door.takes_rows:
         rows, form, n_rows = _rows(body["rows"], "rows", settings.max_rows)
     given, _, n_given = (None, "", 1) if body.get("context") is None else _rows(body["context"], "context", settings.max_rows)
-    check_walks(max(n_rows, n_given), options)
+    check_asking(max(n_rows, n_given), options)
     return Question(served, rows, form, max(n_rows, n_given), given, options, settings.threads)
 
 
-def check_walks(n_rows: int, options: Json) -> None:
-    """Refuse, with 413, a question that may take more than ``MOST_WALKS``."""
+def check_asking(n_rows: int, options: Json) -> None:
+    """Refuse wrong options of estimates, also where nothing has to be estimated, and with 413 more than ``MOST_WALKS``."""
+    if options.get("random_state") is not None:
+        with refusing():
+            arguments.non_negative_int(options["random_state"], "random_state")
     walks = n_rows * _bound(options, "n_walks") * _bound(options, "n_members")
     if walks > MOST_WALKS:
         raise RefusedError(

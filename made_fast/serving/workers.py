@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import select
 import signal
@@ -263,6 +264,6 @@ def _work(
         limit_concurrency=settings.connections,
         backlog=2048,
         timeout_keep_alive=30,
-        timeout_graceful_shutdown=int(settings.grace),
+        timeout_graceful_shutdown=math.ceil(settings.grace),
     )
     _Server(config, tell, alive).run([listening])

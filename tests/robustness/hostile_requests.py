@@ -1,9 +1,9 @@
 """Hostile requests to a real server: ``python tests/robustness/hostile_requests.py --n 1000000 --seed 1``.
 
 Bodies of all doors, and of the Open Inference Protocol, are broken as JSON, as values, as bytes and as tensors, the heads of
-requests as HTTP, and connections are cut. Promises: no answer has a status from 500 on, but 503 and 504, which the limits give; every
-answer is one of HTTP and, if it says so, strict JSON; the server lives, its workers are the same, and their memory does not
-grow. Prints figures; the exit code is 1 if a promise is broken.
+requests as HTTP, and connections are cut. Promises: no answer has a status from 500 on, but 503 and 504, of the limits;
+every answer is one of HTTP and, if it says so, strict JSON; the server lives, its workers are the same, and their memory does
+not grow. Prints figures; the exit code is 1 if a promise is broken.
 
 Not here: what a request should say (``tests/serving``).
 """
@@ -313,6 +313,10 @@ def attack(server: Running, n: int, seed: int, told: int = 0) -> tuple[Counter[s
         one.wrong.append("a worker has died")
     elif n >= 100_000 and (late := memory(before)) > early + 16:
         one.wrong.append(f"memory grew from {early:.1f} MB to {late:.1f} MB")
+    if 'status="500"' in server.ask("/metrics").body.decode():
+        one.wrong.append("an answer that nobody has read was of the status 500")
+    if any("Traceback" in line for line in server.rest()):
+        one.wrong.append("there is a traceback on standard error")
     if server.ask("/models/bits/score", {"rows": bits(1).tolist()}).status != 200:
         one.wrong.append("a good request is not answered any more")
     return one.statuses, one.wrong

@@ -187,6 +187,8 @@ REFUSED = [
     ("mixed", "score", {"rows": [ROW], "n_walks": 10**9}, "n_walks must be at most 1,000,000"),
     ("mixed", "impute", {"rows": [ROW], "method": "median"}, "method must be one of"),
     ("mixed", "impute", {"rows": [ROW], "random_state": -1}, "random_state must be an int >= 0"),
+    ("mixed", "score", {"rows": [ROW], "random_state": "1"}, "random_state must be an int >= 0, got '1'"),
+    ("mixed", "explain", {"rows": [ROW], "random_state": -1}, "random_state must be an int >= 0"),
     ("mixed", "sample", {"n": 0}, "n must be an int >= 1"),
     ("mixed", "sample", {"form": "csv"}, "form must be one of"),
     ("mixed", "conditional", {"rows": [ROW]}, "must have 'target'"),

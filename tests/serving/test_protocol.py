@@ -158,6 +158,7 @@ WRONG = [
     (rows() | {"outputs": [{"name": "std"}, {"name": "std"}]}, b"", "different names"),
     (rows() | {"outputs": [{"name": "std", "parameters": {"classification": 3}}]}, b"", "'classification', which is not"),
     (rows() | {"parameters": {"n_walks": "3"}}, b"", "n_walks of parameters of the body must be of type int"),
+    (rows() | {"parameters": {"random_state": -3}}, b"", "random_state must be an int >= 0"),
     (rows() | {"parameters": {"sequence_id": 3}}, b"", "'sequence_id', which is not known"),
     (rows() | {"id": 3}, b"", "id of the body must be of type str"),
     ({"inputs": rows()["inputs"] * 2}, b"", "different names, got 'rows' twice"),

@@ -24,7 +24,7 @@ from starlette.responses import PlainTextResponse
 from made_fast import __version__
 from made_fast.serving import v2
 from made_fast.serving.bodies import RefusedError, dumps, loads, refusing
-from made_fast.serving.doors import DOORS, ESTIMATES, Door, Question, heard, question
+from made_fast.serving.doors import DOORS, ESTIMATES, Door, Question, check_walks, heard, question
 from made_fast.serving.metrics import Metrics
 from made_fast.serving.models import Prepared, Served
 from made_fast.serving.settings import Settings
@@ -178,8 +178,9 @@ class Server:
     async def _scores(self, served: Served, rows: Prepared, options: Json) -> tuple[Any, Any]:
         """Return log p and standard errors of checked rows: complete ones together with those of others."""
         with refusing():
-            if rows.complete:
+            if not rows.n_gaps:
                 return await self.batchers[served.name].score(rows), rows.exact
+            check_walks(rows.n_gaps, options)
             return await self.crew.do(partial(served.log_p, rows, self.settings.threads, **options))
 
 

@@ -29,7 +29,7 @@ from made_fast.tables.arguments import shown
 from made_fast.tables.choices import METHODS, N_WALKS
 from made_fast.tables.columns.values import column_number
 
-__all__ = ["DOORS", "ESTIMATES", "Door", "Question", "check_asking", "hear_estimates", "heard", "question"]
+__all__ = ["DOORS", "ESTIMATES", "Door", "Question", "check_options", "check_walks", "hear_estimates", "heard", "question"]
 
 MOST_CELLS = 4_000_000
 """Entries of an answer, rows times columns or levels."""
@@ -82,6 +82,8 @@ class Door:
     options: Mapping[str, Any]
     """The options, and their defaults; ``...`` for those that must be given."""
     answer: Callable[[Question], Json]
+    walks: str = ""
+    """Which rows may take walks: "all", those with "gaps", or "" if that is checked when they are prepared."""
     tables_only: bool = False
 
     def schema(self) -> Json:
@@ -152,20 +154,41 @@ def question(served: Served, door: Door, body: Any, settings: Settings) -> Quest
     if door.takes_rows:
         rows, form, n_rows = _rows(body["rows"], "rows", settings.max_rows)
     given, _, n_given = (None, "", 1) if body.get("context") is None else _rows(body["context"], "context", settings.max_rows)
-    check_asking(max(n_rows, n_given), options)
+    check_options(options)
+    if door.walks == "all":
+        check_walks(max(n_rows, n_given), options)
+    elif door.walks == "gaps":
+        check_walks(_n_gaps(rows), options)
     return Question(served, rows, form, max(n_rows, n_given), given, options, settings.threads)
 
 
-def check_asking(n_rows: int, options: Json) -> None:
-    """Refuse wrong options of estimates, also where nothing has to be estimated, and with 413 more than ``MOST_WALKS``."""
+def check_options(options: Json) -> None:
+    """Refuse wrong options of estimates, also where nothing has to be estimated."""
+    for name in ("n_walks", "n_members"):
+        _bound(options, name)
     if options.get("random_state") is not None:
         with refusing():
             arguments.non_negative_int(options["random_state"], "random_state")
+
+
+def check_walks(n_rows: int, options: Json) -> None:
+    """Refuse, with 413, a question about incomplete rows that may take more than ``MOST_WALKS``."""
     walks = n_rows * _bound(options, "n_walks") * _bound(options, "n_members")
     if walks > MOST_WALKS:
         raise RefusedError(
-            413, f"rows x n_walks x n_members must be at most {MOST_WALKS:,}, got {walks:,}. Send fewer rows at a time."
+            413, f"incomplete rows x n_walks x n_members must be at most {MOST_WALKS:,}, got {walks:,}. Send fewer rows."
         )
+
+
+def _n_gaps(rows: Any) -> int:
+    """Return how many rows have a null."""
+    if not isinstance(rows, dict):
+        return sum(isinstance(row, list) and None in row for row in rows)
+    gone: set[int] = set()
+    for values in rows.values():
+        if isinstance(values, list) and None in values:
+            gone.update(i for i, value in enumerate(values) if value is None)
+    return len(gone)
 
 
 def _bound(options: Json, name: str) -> int:
@@ -318,17 +341,19 @@ DOORS: dict[str, Door] = {
         True,
         {"relative": False, "n_walks": N_WALKS, "random_state": 0},
         _explain,
+        "gaps",
     ),
     "sample": Door("Draws of rows.", False, {"n": 1, "random_state": None, "form": FORMS[0]}, _sample),
-    "impute": Door("Rows with what is missing filled in.", True, {"method": METHODS[0], **ESTIMATES}, _impute),
+    "impute": Door("Rows with what is missing filled in.", True, {"method": METHODS[0], **ESTIMATES}, _impute, "gaps"),
     "conditional": Door(
         "The distribution of a column of each row, given all else that is there.",
         True,
         {"target": ..., "proba": True, "quantiles": None, **ESTIMATES},
         _conditional,
+        "all",
     ),
     "query": Door(
-        "The probability that a row satisfies a query.", False, {"query": ..., **ESTIMATES}, _query, tables_only=True
+        "The probability that a row satisfies a query.", False, {"query": ..., **ESTIMATES}, _query, "all", tables_only=True
     ),
 }
 """The doors of every model, by the last part of their address."""

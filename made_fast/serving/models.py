@@ -37,12 +37,12 @@ MOST_SHOWN = 1000
 class Prepared:
     """Checked rows of one request, which wait for their score.
 
-    ``within`` (n,) is their log-density within their levels, 0 for rows of 0/1; ``complete``: nothing is missing in them.
+    ``within`` (n,) is their log-density within their levels, 0 for rows of 0/1; ``n_gaps`` of them miss something.
     """
 
     table: Table
     within: NDArray[np.float64]
-    complete: bool
+    n_gaps: int
 
     def __len__(self) -> int:
         return len(self.table)
@@ -98,19 +98,19 @@ class Served:
         X = self.rows(X)
         if self.table is not None:
             codes, within = self.table._coded(X, context)
-            return Prepared(codes, within.sum(axis=1), codes.missing() is None)
+            return Prepared(codes, within.sum(axis=1), _n_gaps(codes))
         if context is not None:
             raise ValueError("context must be left out: the model is of 0/1 rows, without one.")
         table = self.density._table(X)
-        gaps = [rows.missing() is not None for _, rows in table.chunks()]
+        n_gaps = sum(_n_gaps(rows) for _, rows in table.chunks())
         one = [rows.ones(self.density.binarize, missing=True) for _, rows in table.chunks()]
-        if any(gaps):
-            return Prepared(table, np.zeros(len(table)), False)
-        return Prepared(Table(one[0] if len(one) == 1 else np.concatenate(one)), np.zeros(len(table)), True)
+        if n_gaps == 0:
+            table = Table(one[0] if len(one) == 1 else np.concatenate(one))
+        return Prepared(table, np.zeros(len(table)), n_gaps)
 
     def log_p(self, rows: Prepared, n_threads: int | None, **asking: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return log p of what is there of each row, and its standard error, (n,) both. See ``TableModel.log_observed``."""
-        density = self._zero_one if self.table is None and rows.complete else self.density
+        density = self._zero_one if self.table is None and not rows.n_gaps else self.density
         log_p, std = log_p_observed(density, rows.table, n_threads, warn=False, **asking)
         return log_p + rows.within, std
 
@@ -168,6 +168,12 @@ def _array(rows: list[Any]) -> NDArray[Any]:
     except (TypeError, ValueError):  # an entry is none of the ints 0..255
         pass
     return np.array(rows, object)  # NumPy's own choice is text if one entry is, and all others would be as long
+
+
+def _n_gaps(table: Table) -> int:
+    """Return how many rows miss something."""
+    gone = table.missing()
+    return 0 if gone is None else int(gone.any(axis=1).sum())
 
 
 def _like(table: Table, rows: NDArray[Any]) -> Table:

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from made_fast.serving.bodies import RefusedError, dumps, loads
-from made_fast.serving.doors import ESTIMATES, check_asking
+from made_fast.serving.doors import ESTIMATES, check_options
 from made_fast.serving.models import Served
 from made_fast.serving.settings import Settings
 from made_fast.tables.arguments import shown
@@ -158,7 +158,7 @@ def infer(served: Served, body: bytes, length: str | None, settings: Settings) -
     X, context, n_rows = _rows(served, inputs)
     if n_rows > settings.max_rows:
         raise RefusedError(413, f"a request must have at most {settings.max_rows:,} rows, got {n_rows:,}. Send parts.")
-    check_asking(n_rows, options)
+    check_options(options)
     return Infer(X, context, n_rows, options, tuple(outputs), request_id)
 
 

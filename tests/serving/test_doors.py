@@ -219,11 +219,22 @@ def test_too_much_is_refused_before_work(server):
     for door, body, match in [
         ("score", {"rows": [ROW] * 100_001}, "at most 100,000 rows, got 100,001"),
         ("sample", {"n": 10**9}, "at most 4,000,000 entries"),
-        ("impute", {"rows": [ROW] * 5, "n_walks": 1_000_000}, "rows x n_walks x n_members must be at most 4,000,000"),
+        (
+            "impute",
+            {"rows": [ROW | {"age": None}] * 5, "n_walks": 1_000_000},
+            "n_members must be at most 4,000,000, got 5,000,000",
+        ),
+        ("score", {"rows": [ROW, ROW | {"age": None}] * 5, "n_walks": 1_000_000}, "at most 4,000,000, got 5,000,000"),
+        ("explain", {"rows": {k: [v, None] * 5 for k, v in ROW.items()}, "n_walks": 1_000_000}, "got 5,000,000"),
+        ("conditional", {"rows": [ROW] * 6, "target": "age", "n_walks": 1_000_000}, "got 6,000,000"),
     ]:
         found = server.ask(f"/models/mixed/{door}", body)
         assert found.status == 413, found.body
         assert match in found.error
+    for door in ("score", "explain", "impute"):  # nothing is to be estimated
+        assert server.ask(f"/models/mixed/{door}", {"rows": [ROW] * 9, "n_walks": 1_000_000}).status == 200
+    many = server.ask("/models/bits/score", {"rows": bits(1).tolist() * 100_000})
+    assert (many.status, len(many.json["log_p"])) == (200, 100_000)
 
 
 BROKEN = [

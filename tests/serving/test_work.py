@@ -138,6 +138,7 @@ def test_time_limits_of_scores(waits, status):
         while batch.busy:
             await asyncio.sleep(0.001)
         assert len(await batch.score(served.prepare(bits(2)))) == 2  # as before
+        assert sizes == [1, 2]  # nobody scores what nobody waits for
         return caught.value.status
 
     assert asyncio.run(main()) == status

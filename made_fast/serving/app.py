@@ -131,26 +131,23 @@ class Server:
         """Answer at a door of plain JSON."""
         served, way = self.model(name), DOORS[door]
 
-        def taken_apart() -> Question:
-            return question(served, way, loads(body), self.settings)
-
-        def answered() -> tuple[Question, bytes]:
-            asked = taken_apart()
-            with refusing(), heard() as notes:
-                found = way.answer(asked)
-            return asked, dumps(found | ({"notes": notes} if notes else {}))
-
         def prepared() -> tuple[Question, Prepared]:
-            asked = taken_apart()
+            asked = question(served, way, loads(body), self.settings)
             with refusing():
                 return asked, served.prepare(asked.rows, asked.context)
 
-        if door == "score":
+        def answered(by: Callable[[Question], Json]) -> tuple[Question, bytes]:
+            asked = question(served, way, loads(body), self.settings)
+            with refusing(), heard() as notes:
+                found = by(asked)
+            return asked, dumps(found | ({"notes": notes} if notes else {}))
+
+        if way.answer is None:
             asked, rows = await self._apart(body, prepared)
             log_p, std = await self._scores(served, rows, {name: asked.options[name] for name in ESTIMATES})
             answer = dumps({"log_p": log_p, "std": std})
         else:
-            asked, answer = await self.crew.do(answered)
+            asked, answer = await self.crew.do(partial(answered, way.answer))
         self.metrics.rows.labels(name, door).inc(asked.n_rows)
         return Response(answer, media_type="application/json")
 

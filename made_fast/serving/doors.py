@@ -62,26 +62,24 @@ class Question:
         return found | {"n_threads": self.n_threads}
 
     def given(self) -> Json:
-        """Return the rows' context, as an argument."""
-        if self.served.table is not None:
-            return {"context": self.context}
-        if self.context is not None:
-            raise ValueError("context must be left out: the model is of 0/1 rows, without one.")
-        return {}
+        """Return the rows' context, as an argument. Raises ValueError where the model is of 0/1 rows and has none."""
+        self.served.check_context(self.context)
+        return {} if self.served.table is None else {"context": self.context}
 
 
 @dataclass(frozen=True)
 class Door:
     """A question that models answer.
 
-    ``answer`` gets a question, checked but for its rows, and returns what becomes JSON; it raises what models raise.
+    ``answer`` gets a question, checked but for its rows, and returns what becomes JSON; it raises what models raise. The door
+    to scores has none: they are computed for several requests together (``work.py``).
     """
 
     title: str
     takes_rows: bool
     options: Mapping[str, Any]
     """The options, and their defaults; ``...`` for those that must be given."""
-    answer: Callable[[Question], Json]
+    answer: Callable[[Question], Json] | None
     walks: str = ""
     """Which rows may take walks: "all", those with "gaps", or "" if that is checked when they are prepared."""
     tables_only: bool = False
@@ -256,11 +254,6 @@ def _check_cells(n: int, width: int, what: str) -> None:
         raise RefusedError(413, f"an answer must have at most {MOST_CELLS:,} entries, got {n:,} rows of {width:,} {what}.")
 
 
-def _score(asked: Question) -> Json:
-    log_p, std = asked.served.log_p(asked.served.prepare(asked.rows, asked.context), **asked.asking)
-    return {"log_p": log_p, "std": std}
-
-
 def _explain(asked: Question) -> Json:
     _check_cells(asked.n_rows, len(asked.served.names), "columns")
     X, table = asked.served.rows(asked.rows), asked.served.table
@@ -335,7 +328,7 @@ def _text(query: Any) -> str:
 
 
 DOORS: dict[str, Door] = {
-    "score": Door("Log-likelihood of rows, in nats; of what is there of incomplete ones.", True, ESTIMATES, _score),
+    "score": Door("Log-likelihood of rows, in nats; of what is there of incomplete ones.", True, ESTIMATES, None),
     "explain": Door(
         "What each column adds to the negative log-likelihood of a row, in nats.",
         True,

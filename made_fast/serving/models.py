@@ -81,6 +81,11 @@ class Served:
         """The columns of the context, if the model was fitted with one."""
         return None if self.table is None else self.table.encoder.context
 
+    def check_context(self, context: Any) -> None:
+        """Refuse a context of 0/1 rows; the model of a table checks its own."""
+        if self.table is None and context is not None:
+            raise ValueError("context must be left out: the model is of 0/1 rows, without one.")
+
     def rows(self, X: Any) -> Any:
         """Return rows as the model takes them: a mapping of names to columns is one of 0/1 rows, too."""
         if self.table is not None or isinstance(X, np.ndarray):
@@ -99,8 +104,7 @@ class Served:
         if self.table is not None:
             codes, within = self.table._coded(X, context)
             return Prepared(codes, within.sum(axis=1), _n_gaps(codes))
-        if context is not None:
-            raise ValueError("context must be left out: the model is of 0/1 rows, without one.")
+        self.check_context(context)
         table = self.density._table(X)
         n_gaps = sum(_n_gaps(rows) for _, rows in table.chunks())
         one = [rows.ones(self.density.binarize, missing=True) for _, rows in table.chunks()]

@@ -1,4 +1,7 @@
-"""How a connection is read: uvicorn's protocol with bounds on the heads of requests, on their size and on their time.
+"""How a connection is read: uvicorn's protocol with bounds on the heads of requests, and a patient end.
+
+A head has a largest size, and must come in time. When a worker ends, a connection that has just been made gets the answer to
+its first request: it cannot know that another worker would have been the better choice.
 
 Not here: bodies, which have bounds of their own (``app.py``).
 """
@@ -18,6 +21,9 @@ MOST_HEAD = 1 << 16
 HEAD_SECONDS = 10.0
 """Within which the head of a request must come, and the first one of a connection must begin."""
 
+LAST_SECONDS = 1.0
+"""The same, when the worker ends."""
+
 TOO_LARGE = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: application/json\r\ncontent-length: 62\r\n"
     b'connection: close\r\n\r\n{"error":"the headers of a request must have at most 65,536 B"}'
@@ -30,6 +36,7 @@ class Wire(HttpToolsProtocol):
     _head_bytes = 0
     _in_head = True
     _late: asyncio.TimerHandle | None = None
+    _ending = False
 
     def connection_made(self, transport: Any) -> None:
         """Give the first request its time."""
@@ -60,11 +67,22 @@ class Wire(HttpToolsProtocol):
         """End the head of a request."""
         self._end_head()
         super().on_headers_complete()
+        if self._ending:
+            self.cycle.keep_alive = False
 
-    def _begin_head(self) -> None:
-        self._end_head()
+    def shutdown(self) -> None:
+        """End, after the request that is on its way."""
+        if self.cycle is None and not self.transport.is_closing():
+            self._ending = True
+            self._begin_head(LAST_SECONDS)
+        else:
+            super().shutdown()
+
+    def _begin_head(self, seconds: float = HEAD_SECONDS) -> None:
+        if self._late is not None:
+            self._late.cancel()
         self._in_head = True
-        self._late = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+        self._late = self.loop.call_later(seconds, self.transport.close)
 
     def _end_head(self) -> None:
         self._in_head, self._head_bytes = False, 0

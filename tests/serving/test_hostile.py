@@ -90,7 +90,7 @@ def test_a_connection_that_says_nothing_is_closed(folder, models, monkeypatch):
     """In a server whose patience is short; the one of ten seconds is the same code."""
     from made_fast.serving import wire
 
-    monkeypatch.setattr(wire, "HEAD_SECONDS", 0.05)
+    monkeypatch.setattr(wire.Wire._begin_head, "__defaults__", (0.05,))
 
     async def main():
         closed = []

@@ -174,11 +174,14 @@ def test_a_worker_that_dies_has_a_successor(two):
 
 def test_sigterm_finishes_what_has_begun(folder, models):
     body = json.dumps(ROWS).encode()
-    with running(folder / "bits.safetensors", "--workers", 2) as server, server.connect() as connection:
+    with running(folder / "bits.safetensors") as server, server.connect() as connection, server.connect() as new:
         connection.sendall(request("/models/bits/score", body[:5], Content_Length=str(len(body))))
         time.sleep(0.2)
         server.process.send_signal(signal.SIGTERM)
         server.says("stopping")
+        new.sendall(request("/models/bits/score", body))  # on a connection that was made before
+        answer = read_answer(new)
+        assert (answer.status, answer.headers["connection"]) == (200, "close")
         wait_for(lambda: refuses(server))
         connection.sendall(body[5:])
         answer = read_answer(connection)

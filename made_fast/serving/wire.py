@@ -21,7 +21,7 @@ MOST_HEAD = 1 << 16
 HEAD_SECONDS = 10.0
 """Within which the head of a request must come, and the first one of a connection must begin."""
 
-LAST_SECONDS = 1.0
+LAST_SECONDS = 2.0
 """The same, when the worker ends."""
 
 TOO_LARGE = (

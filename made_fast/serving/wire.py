@@ -36,6 +36,7 @@ class Wire(HttpToolsProtocol):
     _head_bytes = 0
     _in_head = True
     _late: asyncio.TimerHandle | None = None
+    _begun = False  # whether there has been a request
     _ending = False
 
     def connection_made(self, transport: Any) -> None:
@@ -66,13 +67,14 @@ class Wire(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """End the head of a request."""
         self._end_head()
+        self._begun = True
         super().on_headers_complete()
         if self._ending:
             self.cycle.keep_alive = False
 
     def shutdown(self) -> None:
         """End, after the request that is on its way."""
-        if self.cycle is None and not self.transport.is_closing():
+        if not self._begun and not self.transport.is_closing():
             self._ending = True
             self._begin_head(LAST_SECONDS)
         else:

@@ -98,6 +98,12 @@ def test_imputation(server, models, method):
     np.testing.assert_array_equal(filled, models["masks"].impute(as_array, method, random_state=1))
 
 
+def test_numbers_beyond_the_ints_of_training_stay_as_they_are(server):
+    rows = [ROW | {"age": 1e300, "sex": None}]
+    (found,) = ask(server, "mixed", "impute", rows=rows)["rows"]
+    assert found["age"] == 1e300
+
+
 def test_conditionals(server, models):
     known = models["mixed"].conditional(GAPS, "income")
     found = ask(server, "mixed", "conditional", rows=records(GAPS), target="income", quantiles=[0.1, 0.9])

@@ -73,7 +73,7 @@ def test_python_in_a_page_runs(page, tmp_path, monkeypatch):
 
 
 def test_commands_in_the_pages_parse():
-    known = "train|evaluate|score|sample|impute|query|ensemble|export|info"
+    known = "train|evaluate|score|sample|impute|query|ensemble|export|serve|info"
     found = [text for page in PAGES for text in re.findall(rf"made-fast ((?:{known}) [^`\n]*)", page.read_text())]
     assert len(found) >= 20
     for text in found:

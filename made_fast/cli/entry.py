@@ -1,4 +1,4 @@
-"""The entry of the command line, ``made-fast train | ensemble | evaluate | score | sample | impute | query | export | serve | info``.
+"""The entry of the command line, ``made-fast COMMAND``: which function does what a command asks, and how it ends.
 
 Its exit codes: a mistake of the user is one line on standard error and 2; a signal is 128 plus its number: 130 after Ctrl-C,
 143 after SIGTERM, 129 when the terminal was closed; a closed pipe is 141. Other exceptions are bugs and keep their traceback.

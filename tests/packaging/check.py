@@ -27,7 +27,9 @@ ROOT = Path(__file__).resolve().parents[2]
 SMOKE = Path(__file__).with_name("smoke.py")
 MOST_BYTES = 3_000_000  # of either file
 SOURCES = {".py", ".pyx", ".pxi", ".c", ".h", ".html", ".typed"}
-WHEEL = re.compile(r"made_fast/([\w/]+\.py|py\.typed|serving/page\.html|kernels/native/_native\.[\w-]+\.so)|made_fast-[^/]+\.dist-info/[\w./]+")
+WHEEL = re.compile(
+    r"made_fast/([\w/]+\.py|py\.typed|serving/page\.html|kernels/native/_native\.[\w-]+\.so)|made_fast-[^/]+\.dist-info/[\w./]+"
+)
 """What may be in a wheel: Python, the marker of types, the one extension, and metadata."""
 ALIEN = [
     r".*\.(so|py[cod]|nb[ci]|o)",

@@ -18,6 +18,7 @@ EXTENSION = "made_fast/kernels/native/_native.cpython-311-x86_64-linux-gnu.so"
 WHEEL = {
     *(name for name in check.files("made_fast") if name.endswith((".py", ".typed"))),
     *(f"made_fast/{name}" for name in check.files("kernels") if name.endswith(".py")),
+    "made_fast/serving/page.html",
     EXTENSION,
     "made_fast-0.1.0.dist-info/METADATA",
     "made_fast-0.1.0.dist-info/licenses/LICENSE",

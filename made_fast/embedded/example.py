@@ -41,6 +41,7 @@ class Library:
             "n_inputs": (size, pointer),
             "n_networks": (size, pointer),
             "column_name": (text, pointer, size),
+            "has_threshold": (ctypes.c_int, pointer, ctypes.POINTER(ctypes.c_double)),
             "cpu": (text, pointer),
             "score": (ctypes.c_int, pointer, pointer, size, size, pointer, error),
             "conditionals": (ctypes.c_int, pointer, pointer, size, size, pointer, error),
@@ -70,6 +71,8 @@ class Model:
         self.n_inputs: int = c.made_fast_n_inputs(handle)
         self.n_networks: int = c.made_fast_n_networks(handle)
         self.cpu: str = c.made_fast_cpu(handle).decode()
+        threshold = ctypes.c_double()
+        self.binarize = threshold.value if c.made_fast_has_threshold(handle, threshold) else None
         names = [c.made_fast_column_name(handle, d) for d in range(self.n_inputs)]
         self.feature_names = None if names[0] is None else tuple(name.decode() for name in names)
 

@@ -71,6 +71,9 @@ MADE_FAST_API size_t made_fast_n_networks(const made_fast_model_t *model);
 /* Name of column d, in UTF-8, which lives as long as the model; null if the model has no names, or there is no such column. */
 MADE_FAST_API const char *made_fast_column_name(const made_fast_model_t *model, size_t d);
 
+/* Whether the model has a threshold (`binarize`), above which a value counts as 1; it is put into *threshold, which may be null. */
+MADE_FAST_API int made_fast_has_threshold(const made_fast_model_t *model, double *threshold);
+
 /* CPU level of the kernels: x86-64-v4, x86-64-v3, x86-64-v2 or baseline; the best that this CPU runs, unless the environment
  * variable MADE_FAST_CPU names another when the model is opened. */
 MADE_FAST_API const char *made_fast_cpu(const made_fast_model_t *model);

@@ -295,6 +295,13 @@ const char *made_fast_column_name(const made_fast_model_t *model, size_t d)
     return model && model->content.names && d < made_fast_n_inputs(model) ? model->content.names[d] : 0;
 }
 
+int made_fast_has_threshold(const made_fast_model_t *model, double *threshold)
+{
+    if (!model || !model->content.members->has_threshold) return 0;
+    if (threshold) *threshold = model->content.members->threshold;
+    return 1;
+}
+
 const char *made_fast_cpu(const made_fast_model_t *model) { return model ? model->level.name : 0; }
 
 /* ---- Scores ---- */

@@ -1,8 +1,8 @@
 """The C library beside Python: ``python -m bench.embedded``, from the root of the repository; needs make and a C compiler.
 
 Builds the library in a temporary folder and prints median times on one thread, for a model of 784 inputs and 500 units: of one
-row and of a thousand, scored, and of a hundred, drawn; by a C program, through ctypes, and by the package. The answers are compared
-first. Then the time to open a file, and the size of the library without symbols.
+row and of a thousand, scored, and of a hundred, drawn; by a C program, through ctypes, and by the package. First, answers are
+compared; last come the time to open a file, and the size of the library without symbols.
 """
 
 from __future__ import annotations

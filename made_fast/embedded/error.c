@@ -7,6 +7,16 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* The first n bytes of UTF-8, or as many fewer as make whole characters. */
+static size_t whole(const char *text, size_t n)
+{
+    size_t start = n;
+    while (start && ((unsigned char)text[start - 1] & 0xc0) == 0x80) start--;
+    return start && (unsigned char)text[start - 1] >= 0xc0 ? start - 1 : n;
+}
+
+int mf_shown(text_t text) { return (int)(text.n <= 80 ? text.n : whole(text.at, 80)); }
+
 int mf_fail(made_fast_error_t *error, int status, const char *format, ...)
 {
     if (!error) return 1;
@@ -16,8 +26,8 @@ int mf_fail(made_fast_error_t *error, int status, const char *format, ...)
     if (vsnprintf(error->text, sizeof(error->text), format, arguments) < 0) error->text[0] = 0;
     va_end(arguments);
     size_t n = strlen(error->text);
-    if (n == sizeof(error->text) - 1) /* cut: not within a character of several bytes */
-        while (n && ((unsigned char)error->text[n] & 0xc0) != 0xc0 && (unsigned char)error->text[n] >= 0x80) error->text[n--] = 0;
+    if (n == sizeof(error->text) - 1) n = whole(error->text, n);
+    error->text[n] = 0;
     for (size_t i = 0; i < n; i++) /* what a file holds is shown on one line, and does nothing to a terminal */
         if ((unsigned char)error->text[i] < 0x20 || error->text[i] == 0x7f) error->text[i] = '?';
     return 1;

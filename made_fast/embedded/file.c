@@ -205,7 +205,7 @@ static int check(file_t *file, made_fast_error_t *error)
     const size_t n_head = 8 + (size_t)length;
     if (n_head % ALIGNMENT)
         return mf_fail(error, MADE_FAST_BAD_FILE, "the data must start on a multiple of %d bytes, got %zu. " FOREIGN, ALIGNMENT, n_head);
-    if (file->n_bytes > (size_t)1 << 46) /* so that no product of sizes overflows */
+    if ((uint64_t)file->n_bytes > (uint64_t)1 << 46) /* so that no product of sizes overflows */
         return mf_fail(error, MADE_FAST_UNSUPPORTED, "the file must have at most 2^46 bytes, got %zu.", file->n_bytes);
     file->head = malloc(n_head);
     if (!file->head) return mf_no_memory(error);

@@ -26,7 +26,9 @@ typedef struct {
     size_t n;
 } text_t;
 
-#define SHOWN(text) (int)((text).n < 80 ? (text).n : 80), (text).at /* for %.*s */
+#define SHOWN(text) mf_shown(text), (text).at /* for %.*s */
+
+int mf_shown(text_t text); /* how many bytes of it a message shows */
 
 int mf_is(text_t text, const char *word);
 

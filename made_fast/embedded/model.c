@@ -18,7 +18,8 @@ enum { BLOCK = 96, MASKS_AT_ONCE = 32, KEPT_BYTES = 64 << 20, MOST_SPARE = 8 << 
 
 typedef struct {
     size_t n_bytes;
-    unsigned char memory[];
+    unsigned char fill_up[64 - sizeof(size_t)];
+    unsigned char memory[]; /* on a 64-byte boundary */
 } room_t;
 
 struct made_fast_model {
@@ -37,7 +38,7 @@ static room_t *take_room(const made_fast_model_t *model, size_t n_bytes)
     room_t *room = __atomic_exchange_n(&((made_fast_model_t *)model)->spare, (room_t *)0, __ATOMIC_ACQUIRE);
     if (room && room->n_bytes >= n_bytes) return room;
     free(room);
-    if ((room = mf_aligned(64 + n_bytes))) room->n_bytes = n_bytes;
+    if ((room = mf_aligned(sizeof(*room) + n_bytes))) room->n_bytes = n_bytes;
     return room;
 }
 

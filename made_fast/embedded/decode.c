@@ -1,6 +1,7 @@
-/* From the tensors and metadata of a file to checked members, as Python's `modelfile.py` and `loading.py` do; the first has them.
+/* From the tensors and metadata of a file to checked members, as Python's `modelfile.py` and `loading.py` do.
  *
- * Not here: bytes and headers (file.c), tables of a network (layout.c).
+ * `modelfile.py` says which tensors and metadata there are. Not here: bytes and headers (file.c), tables of a network
+ * (layout.c).
  */
 
 #include "internal.h"
@@ -17,20 +18,21 @@ enum { FREE_UNITS = 1 << 20, PARAMETERS_PER_UNIT = 64, MAX_JSON_READ = (1 << 22)
 
 enum { HYPER, ACTIVATION_OF, DIRECT_OF, WEIGHTS_OF, RULE, VARIABLES, N_POINTS, TRAINED, N_KEYS };
 
-static const char *const KEYS[] = {"hyper", "activation", "direct", "connectivity_weights", "rule", "variables", "points", "trained"};
+static const char *const KEYS[] = {"hyper", "activation", "direct", "connectivity_weights",
+                                   "rule",  "variables",  "points", "trained"};
 
 /* Tensors and metadata of one member: those of the file whose names begin with a prefix. */
 typedef struct {
-    char prefix[32]; /* "", or "member.<m>." */
+    char prefix[32];             /* "", or "member.<m>." */
     const json_t *about[N_KEYS]; /* or null */
     const tensor_t *tensors[MAX_HIDDEN + 3];
     size_t n_tensors; /* there may be more than are kept */
-} part_t;
+} entries_t;
 
 static text_t without(text_t text, size_t n) { return (text_t){text.at + n, text.n - n}; }
 
 /* Keep a metadata that is of a part. */
-static void keep(part_t *part, const json_t *entry)
+static void keep(entries_t *part, const json_t *entry)
 {
     const size_t n = strlen(part->prefix);
     for (int key = 0; key < N_KEYS && entry->key.n >= n; key++)
@@ -40,7 +42,7 @@ static void keep(part_t *part, const json_t *entry)
 static text_t text_of(const json_t *entry) { return entry ? entry->text : (text_t){"", 0}; }
 
 /* The number of the option that a metadata names, the first one if there is none; -1, and an error, if it is another. */
-static int one_of(const part_t *part, int key, const char *const *options, int n, int needed, made_fast_error_t *error)
+static int one_of(const entries_t *part, int key, const char *const *options, int n, int needed, made_fast_error_t *error)
 {
     const json_t *found = part->about[key];
     if (!found && !needed) return 0;
@@ -60,7 +62,7 @@ static int64_t size_of(const tensor_t *t)
 }
 
 /* The threshold among the notes; 1 if it is none. */
-static int read_hyper(const part_t *part, member_t *member, made_fast_error_t *error)
+static int read_hyper(const entries_t *part, member_t *member, made_fast_error_t *error)
 {
     json_doc_t doc;
     if (mf_json(text_of(part->about[HYPER]), "hyper", &doc, error)) return 1;
@@ -77,7 +79,7 @@ static int read_hyper(const part_t *part, member_t *member, made_fast_error_t *e
 }
 
 /* The rule for further masks, which is checked and not used: this library draws none. */
-static int check_rule(const part_t *part, made_fast_error_t *error)
+static int check_rule(const entries_t *part, made_fast_error_t *error)
 {
     static const char *const kinds[2][3] = {{"stratified", "uniform", ""}, {"both", "order", "connectivity"}};
     const json_t *found = part->about[RULE];
@@ -99,11 +101,11 @@ static int check_units(int64_t n_units, int64_t n_parameters, made_fast_error_t 
 {
     const int64_t most = FREE_UNITS + n_parameters / PARAMETERS_PER_UNIT;
     if (n_units <= most) return 0;
-    return BAD("%lld parameters must not have more than %lld inputs and hidden units, got %lld. " SAVE_AGAIN, (long long)n_parameters,
-               (long long)most, (long long)n_units);
+    return BAD("%lld parameters must not have more than %lld inputs and hidden units, got %lld. " SAVE_AGAIN,
+               (long long)n_parameters, (long long)most, (long long)n_units);
 }
 
-static int check_shapes(const part_t *part, made_fast_error_t *error)
+static int check_shapes(const entries_t *part, made_fast_error_t *error)
 {
     const tensor_t *const *tensors = part->tensors;
     const size_t n = part->n_tensors, n_prefix = strlen(part->prefix);
@@ -129,17 +131,18 @@ static int check_shapes(const part_t *part, made_fast_error_t *error)
         const tensor_t *t = tensors[i];
         if (t->dtype != I32 || t->n_dims < 1 || t->n_dims > 2 || t->n_dims != ordering->n_dims ||
             (t->n_dims == 2 && (t->shape[0] != ordering->shape[0] || !t->shape[0])))
-            return BAD("tensor '%.*s' must be I32, a vector or K of them (K x n), like the ordering, got others. " SAVE_AGAIN, SHOWN(t->name));
+            return BAD("tensor '%.*s' must be I32, a vector or K of them (K x n), like the ordering, got others. " SAVE_AGAIN,
+                       SHOWN(t->name));
         if (last_dimension(t) < 1 || last_dimension(t) > theta->shape[0])
-            return BAD("tensor '%.*s' must not be empty nor longer than the %lld parameters, got %lld. " SAVE_AGAIN, SHOWN(t->name),
-                       (long long)theta->shape[0], (long long)last_dimension(t));
+            return BAD("tensor '%.*s' must not be empty nor longer than the %lld parameters, got %lld. " SAVE_AGAIN,
+                       SHOWN(t->name), (long long)theta->shape[0], (long long)last_dimension(t));
         n_units += last_dimension(t);
     }
     return check_units(n_units, theta->shape[0], error);
 }
 
 /* Copy orderings and degrees, so that no other process can change what is checked, and check them. */
-static int read_masks(const part_t *part, member_t *member, made_fast_error_t *error)
+static int read_masks(const entries_t *part, member_t *member, made_fast_error_t *error)
 {
     const tensor_t *const *tensors = part->tensors;
     int64_t total = 0;
@@ -163,8 +166,10 @@ static int read_masks(const part_t *part, member_t *member, made_fast_error_t *e
         for (int64_t j = 0; j < n && !failed; j++) {
             if (i == 1 && j % member->D == 0) memset(seen, 0, (size_t)member->D);
             if (to[j] < 1 || to[j] > most || (i == 1 && seen[to[j] - 1]++))
-                failed = i == 1 ? BAD("the ordering must hold each place 1..%lld once, got others. " SAVE_AGAIN, (long long)most)
-                                : BAD("degrees of hidden layer %zu must be in 1..%lld, got %d. " SAVE_AGAIN, i - 2, (long long)most, to[j]);
+                failed = i == 1
+                             ? BAD("the ordering must hold each place 1..%lld once, got others. " SAVE_AGAIN, (long long)most)
+                             : BAD("degrees of hidden layer %zu must be in 1..%lld, got %d. " SAVE_AGAIN, i - 2,
+                                   (long long)most, to[j]);
         }
         to += n;
     }
@@ -213,7 +218,9 @@ static int check_values(member_t *member, int64_t n, int trained, made_fast_erro
 {
     if (member->is_shared) {
         const int64_t demanded = mf_n_shared(member);
-        return n == demanded ? 0 : BAD("there must be %lld parameters, by ordering and degrees, got %lld. " SAVE_AGAIN, (long long)demanded, (long long)n);
+        return n == demanded ? 0
+                             : BAD("there must be %lld parameters, by ordering and degrees, got %lld. " SAVE_AGAIN,
+                                   (long long)demanded, (long long)n);
     }
     network_t network;
     if (mf_network_tables(member, 0, &network)) return mf_no_memory(error);
@@ -221,9 +228,11 @@ static int check_values(member_t *member, int64_t n, int trained, made_fast_erro
     const int64_t demanded = network.n_theta + rows * network.n_biases;
     int failed = 0;
     if (n != demanded)
-        failed = BAD("there must be %lld parameters, by ordering and degrees, got %lld. " SAVE_AGAIN, (long long)demanded, (long long)n);
+        failed = BAD("there must be %lld parameters, by ordering and degrees, got %lld. " SAVE_AGAIN, (long long)demanded,
+                     (long long)n);
     for (int64_t l = 0; l < network.net.n_rows && !failed; l++)
-        if (!is_clean(member, &network.net, l)) failed = BAD("dead weights and fill-up units must be 0, got others in layer %lld. " SAVE_AGAIN, (long long)l);
+        if (!is_clean(member, &network.net, l))
+            failed = BAD("dead weights and fill-up units must be 0, got others in layer %lld. " SAVE_AGAIN, (long long)l);
     if (!failed && !are_points_clean(member, &network, rows))
         failed = BAD("the biases of fill-up units must be 0 at all points, got others. " SAVE_AGAIN);
     member->n_values = network.n_theta + tables * network.n_biases;
@@ -236,7 +245,8 @@ static int may_overflow(const member_t *member)
 {
     double largest = 0, most = 1, h = 1;
     for (int64_t i = 0; i < member->n_values; i++) {
-        const double value = fabs(member->real_bytes == 4 ? (double)((const float *)member->values)[i] : ((const double *)member->values)[i]);
+        const double value =
+            fabs(member->real_bytes == 4 ? (double)((const float *)member->values)[i] : ((const double *)member->values)[i]);
         if (value > largest) largest = value;
     }
     const int bounded = member->activation == TANH || member->activation == SIGMOID || member->activation == SOFTSIGN;
@@ -249,7 +259,7 @@ static int may_overflow(const member_t *member)
     return !(most * (double)member->D * ROUNDING < (member->real_bytes == 4 ? (double)FLT_MAX : DBL_MAX));
 }
 
-static int read_points(const part_t *part, member_t *member, made_fast_error_t *error)
+static int read_points(const entries_t *part, member_t *member, made_fast_error_t *error)
 {
     const json_t *found = part->about[N_POINTS];
     int64_t n = found ? 0 : 1;
@@ -259,17 +269,19 @@ static int read_points(const part_t *part, member_t *member, made_fast_error_t *
     }
     if ((found && found->text.n > 8) || n < 1 || n > MAX_POINTS)
         return BAD("points must be a number in 1..%d, got '%.*s'. " SAVE_AGAIN, MAX_POINTS, SHOWN(found->text));
-    if (n > 1 && member->is_shared) return BAD("points need parameters of one mask, got those that several masks share. " SAVE_AGAIN);
+    if (n > 1 && member->is_shared)
+        return BAD("points need parameters of one mask, got those that several masks share. " SAVE_AGAIN);
     member->n_points = n;
     return 0;
 }
 
-static int decode_member(const part_t *part, member_t *member, made_fast_error_t *error)
+static int decode_member(const entries_t *part, member_t *member, made_fast_error_t *error)
 {
     static const char *const activations[] = {"relu", "softplus", "tanh", "sigmoid", "softsign"};
     static const char *const direct[] = {"none", "output", "all"}, *const booleans[] = {"false", "true"};
     if (part->about[VARIABLES])
-        return mf_fail(error, MADE_FAST_UNSUPPORTED, "it holds a model of columns of several levels; this library opens models of 0/1 rows. Use Python.");
+        return mf_fail(error, MADE_FAST_UNSUPPORTED,
+                       "it holds a model of columns of several levels; this library opens models of 0/1 rows. Use Python.");
     if (read_hyper(part, member, error)) return 1;
     member->activation = RELU + one_of(part, ACTIVATION_OF, activations, 5, 1, error);
     member->direct = one_of(part, DIRECT_OF, direct, 3, 0, error);
@@ -291,7 +303,8 @@ static int decode_member(const part_t *part, member_t *member, made_fast_error_t
 /* The names of the columns, a list of strings, one for each input. */
 static int read_names(const tensor_t *tensor, int64_t D, content_t *content, made_fast_error_t *error)
 {
-    if (tensor->dtype != U8 || tensor->n_dims != 1) return BAD("feature_names must be a vector of U8, got others. " SAVE_AGAIN);
+    if (tensor->dtype != U8 || tensor->n_dims != 1)
+        return BAD("feature_names must be a vector of U8, got others. " SAVE_AGAIN);
     const size_t n = tensor->shape[0] < MAX_JSON_READ ? (size_t)tensor->shape[0] : MAX_JSON_READ;
     if (mf_json((text_t){tensor->values, n}, "feature_names", &content->names_doc, error)) return 1;
     const json_t *nodes = content->names_doc.nodes, *names = mf_json_find(nodes, nodes, "names");
@@ -330,26 +343,31 @@ static int read_weights(const tensor_t *tensor, content_t *content, made_fast_er
         good &= content->weights[m] > 0;
         sum += content->weights[m];
     }
-    return good && fabs(sum - 1) <= 1e-9 ? 0 : BAD("weights must be positive and add up to 1, got a sum of %.17g. " SAVE_AGAIN, sum);
+    return good && fabs(sum - 1) <= 1e-9
+               ? 0
+               : BAD("weights must be positive and add up to 1, got a sum of %.17g. " SAVE_AGAIN, sum);
 }
 
 /* Deal the tensors of a mixture out to its members: first the parameters of each, then the weights, then the rest. */
-static int deal(const file_t *file, size_t n_tensors, part_t *parts, content_t *content, made_fast_error_t *error)
+static int deal(const file_t *file, size_t n_tensors, entries_t *parts, content_t *content, made_fast_error_t *error)
 {
     const size_t M = content->n_members;
     int64_t n_units = 0, n_parameters = 0;
     for (size_t i = 0; i < n_tensors; i++) {
         const tensor_t *t = file->tensors + i;
         if (i == M) {
-            if (!mf_is(t->name, "weights")) return BAD("tensors must begin with the parameters of each member, then weights, got others. " SAVE_AGAIN);
+            if (!mf_is(t->name, "weights"))
+                return BAD("tensors must begin with the parameters of each member, then weights, got others. " SAVE_AGAIN);
             continue;
         }
         const int64_t m = member_of(t->name, (int64_t)M);
-        if (m < 0) return BAD("names must begin with member.0. to member.%zu., got '%.*s'. " SAVE_AGAIN, M - 1, SHOWN(t->name));
-        part_t *part = parts + m;
+        if (m < 0)
+            return BAD("names must begin with member.0. to member.%zu., got '%.*s'. " SAVE_AGAIN, M - 1, SHOWN(t->name));
+        entries_t *part = parts + m;
         const size_t n_prefix = strlen(part->prefix);
         if (t->name.n < n_prefix || (i < M && ((size_t)m != i || !mf_is(without(t->name, n_prefix), "parameters"))))
-            return BAD("tensors must begin with the parameters of each member, then weights, got '%.*s'. " SAVE_AGAIN, SHOWN(t->name));
+            return BAD("tensors must begin with the parameters of each member, then weights, got '%.*s'. " SAVE_AGAIN,
+                       SHOWN(t->name));
         if (part->n_tensors < sizeof(part->tensors) / sizeof(*part->tensors)) part->tensors[part->n_tensors] = t;
         part->n_tensors++;
         if (i < M) n_parameters += size_of(t);
@@ -372,16 +390,18 @@ static int decode_mixture(const file_t *file, size_t n_tensors, content_t *conte
     const tensor_t *weights = 0;
     for (size_t i = 0; i < n_tensors; i++)
         if (mf_is(file->tensors[i].name, "weights")) weights = file->tensors + i;
-    if (!weights || weights->dtype != F64 || weights->n_dims != 1) return BAD("weights must be a vector of F64, got others or none. " SAVE_AGAIN);
+    if (!weights || weights->dtype != F64 || weights->n_dims != 1)
+        return BAD("weights must be a vector of F64, got others or none. " SAVE_AGAIN);
     const int64_t M = weights->shape[0];
-    if (M < 1 || M >= (int64_t)n_tensors) return BAD("there must be members, as many as weights (%lld), got %zu tensors. " SAVE_AGAIN, (long long)M, n_tensors);
+    if (M < 1 || M >= (int64_t)n_tensors)
+        return BAD("there must be members, as many as weights (%lld), got %zu tensors. " SAVE_AGAIN, (long long)M, n_tensors);
     content->n_members = (size_t)M;
     if (read_weights(weights, content, error)) return 1;
     json_doc_t doc; /* the notes on the mixture: a JSON object, of which nothing counts */
     if (mf_json(text_of(mf_json_find(file->metadata, file->header.nodes, "hyper")), "hyper", &doc, error)) return 1;
     mf_json_free(&doc);
     content->members = calloc((size_t)M, sizeof(member_t));
-    part_t *parts = calloc((size_t)M, sizeof(part_t));
+    entries_t *parts = calloc((size_t)M, sizeof(entries_t));
     int failed = !content->members || !parts;
     if (failed) mf_no_memory(error);
     for (int64_t m = 0; m < M && !failed; m++) {
@@ -398,7 +418,8 @@ static int decode_mixture(const file_t *file, size_t n_tensors, content_t *conte
         const member_t *first = content->members, *member = content->members + m;
         failed = decode_member(parts + m, content->members + m, error);
         if (!failed && member->D != first->D)
-            failed = BAD("all members must have as many inputs as the first (%lld), got %lld. " SAVE_AGAIN, (long long)first->D, (long long)member->D);
+            failed = BAD("all members must have as many inputs as the first (%lld), got %lld. " SAVE_AGAIN,
+                         (long long)first->D, (long long)member->D);
         if (!failed && (member->has_threshold != first->has_threshold || member->threshold != first->threshold))
             failed = BAD("members must have the same binarize, got others. " SAVE_AGAIN);
     }
@@ -414,24 +435,29 @@ int mf_decode(const file_t *file, content_t *content, made_fast_error_t *error)
     *content = (content_t){0};
     for (size_t i = 0; i < n_tensors; i++) {
         if (mf_is(file->tensors[i].name, "columns"))
-            return mf_fail(error, MADE_FAST_UNSUPPORTED, "it holds a model of columns; this library opens models of 0/1 rows. Use Python.");
+            return mf_fail(error, MADE_FAST_UNSUPPORTED,
+                           "it holds a model of columns; this library opens models of 0/1 rows. Use Python.");
         if (mf_is(file->tensors[i].name, "feature_names")) names = file->tensors + i;
     }
-    if (names && names != file->tensors + --n_tensors) return BAD("feature_names must be the last tensor, got others behind it. " SAVE_AGAIN);
+    if (names && names != file->tensors + --n_tensors)
+        return BAD("feature_names must be the last tensor, got others behind it. " SAVE_AGAIN);
     if (kind && mf_is(kind->text, "checkpoint"))
-        return BAD("the kind of the file must be 'model', got 'checkpoint'. Finish that fit: MADE.resume, or made-fast train --resume.");
+        return BAD("the kind of the file must be 'model', got 'checkpoint'. Finish that fit: MADE.resume, or made-fast train "
+                   "--resume.");
     if (kind && mf_is(kind->text, "ensemble")) {
         if (decode_mixture(file, n_tensors, content, error)) return 1;
     } else if (kind && mf_is(kind->text, "model")) {
-        part_t part = {.n_tensors = n_tensors};
+        entries_t part = {.n_tensors = n_tensors};
         for (size_t k = 0; k < file->metadata->n; k++) keep(&part, file->metadata + 1 + k); /* strings have nothing in them */
-        for (size_t i = 0; i < n_tensors && i < sizeof(part.tensors) / sizeof(*part.tensors); i++) part.tensors[i] = file->tensors + i;
+        for (size_t i = 0; i < n_tensors && i < sizeof(part.tensors) / sizeof(*part.tensors); i++)
+            part.tensors[i] = file->tensors + i;
         content->n_members = 1;
         content->members = calloc(1, sizeof(member_t));
         if (!content->members) return mf_no_memory(error);
         if (decode_member(&part, content->members, error)) return 1;
     } else
-        return BAD("the kind of the file must be 'model' or 'ensemble', got '%.*s'. This is no made_fast model.", SHOWN(text_of(kind)));
+        return BAD("the kind of the file must be 'model' or 'ensemble', got '%.*s'. This is no made_fast model.",
+                   SHOWN(text_of(kind)));
     return names ? read_names(names, content->members->D, content, error) : 0;
 }
 

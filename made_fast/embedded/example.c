@@ -49,8 +49,8 @@ static int show_time(const made_fast_model_t *model, uint8_t *row)
         took[i] = seconds() - begin;
     }
     qsort(took, CALLS, sizeof(double), by_size);
-    printf("one row of %zu: median %.1f us, 99 %% within %.1f us, %zu network(s), %s\n", D, 1e6 * took[CALLS / 2], 1e6 * took[CALLS / 100 * 99],
-           made_fast_n_networks(model), made_fast_cpu(model));
+    printf("one row of %zu: median %.1f us, 99 %% within %.1f us, %zu network(s), %s\n", D, 1e6 * took[CALLS / 2],
+           1e6 * took[CALLS / 100 * 99], made_fast_n_networks(model), made_fast_cpu(model));
     return 0;
 }
 

@@ -1,4 +1,4 @@
-/* A file of tensors in the safetensors format, read or mapped, and checked as Python's `tensorfile.py` does; it has the format. */
+/* A file of tensors in the safetensors format, read or mapped, and checked as Python's `tensorfile.py` does. */
 
 #define _POSIX_C_SOURCE 200809L
 
@@ -70,7 +70,8 @@ static int check_seal(const file_t *file, size_t n_head, made_fast_error_t *erro
             if (memcmp(found, digest.at, HEX) == 0) return 0;
         }
     }
-    return mf_fail(error, MADE_FAST_BAD_FILE, "the SHA-256 in the metadata must be that of the header, got \"%.*s\". " DAMAGED, SHOWN(digest));
+    return mf_fail(error, MADE_FAST_BAD_FILE, "the SHA-256 in the metadata must be that of the header, got \"%.*s\". " DAMAGED,
+                   SHOWN(digest));
 }
 
 /* The counts of a list, each in 0 .. most; returns how many, or -1. */
@@ -90,15 +91,19 @@ static int parse_tensor(const file_t *file, const json_t *entry, tensor_t *t, ma
     const json_t *nodes = file->header.nodes;
     const int64_t size = (int64_t)file->n_bytes;
     const int object = entry->kind == JSON_OBJECT && entry->n == 3;
-    const json_t *dtype = object ? mf_json_find(entry, nodes, "dtype") : 0, *shape = object ? mf_json_find(entry, nodes, "shape") : 0;
+    const json_t *dtype = object ? mf_json_find(entry, nodes, "dtype") : 0,
+                 *shape = object ? mf_json_find(entry, nodes, "shape") : 0;
     const json_t *offsets = object ? mf_json_find(entry, nodes, "data_offsets") : 0;
     *t = (tensor_t){.name = entry->key, .dtype = -1};
     if (!dtype || !shape || !offsets)
-        return mf_fail(error, MADE_FAST_BAD_FILE, "tensor '%.*s' must have dtype, shape and data_offsets, got others. " DAMAGED, SHOWN(t->name));
+        return mf_fail(error, MADE_FAST_BAD_FILE,
+                       "tensor '%.*s' must have dtype, shape and data_offsets, got others. " DAMAGED, SHOWN(t->name));
     for (int i = F32; i <= U8; i++)
         if (dtype->kind == JSON_STRING && mf_is(dtype->text, DTYPES[i])) t->dtype = i;
     if (t->dtype < 0)
-        return mf_fail(error, MADE_FAST_BAD_FILE, "the dtype of tensor '%.*s' must be one of F32, F64, I32, I64, U8, got another. " DAMAGED, SHOWN(t->name));
+        return mf_fail(error, MADE_FAST_BAD_FILE,
+                       "the dtype of tensor '%.*s' must be one of F32, F64, I32, I64, U8, got another. " DAMAGED,
+                       SHOWN(t->name));
     int64_t span[MAX_DIMENSIONS], product = 1, n = 1;
     t->n_dims = counts_of(shape, size, t->shape);
     for (int i = 0; i < t->n_dims; i++) {
@@ -108,16 +113,22 @@ static int parse_tensor(const file_t *file, const json_t *entry, tensor_t *t, ma
         n *= t->shape[i];
     }
     if (t->n_dims < 0)
-        return mf_fail(error, MADE_FAST_BAD_FILE, "the shape of tensor '%.*s' must be up to 8 counts and fit into the file, got others. " DAMAGED, SHOWN(t->name));
+        return mf_fail(error, MADE_FAST_BAD_FILE,
+                       "the shape of tensor '%.*s' must be up to 8 counts and fit into the file, got others. " DAMAGED,
+                       SHOWN(t->name));
     if (counts_of(offsets, size, span) != 2)
-        return mf_fail(error, MADE_FAST_BAD_FILE, "the data_offsets of tensor '%.*s' must be two counts of bytes in the file, got others. " DAMAGED,
+        return mf_fail(error, MADE_FAST_BAD_FILE,
+                       "the data_offsets of tensor '%.*s' must be two counts of bytes in the file, got others. " DAMAGED,
                        SHOWN(t->name));
     const int64_t item = (int64_t)mf_dtype_size(t->dtype);
     t->begin = span[0];
     t->end = span[1];
     if (t->end - t->begin != item * n || t->begin % item)
-        return mf_fail(error, MADE_FAST_BAD_FILE, "tensor '%.*s' must have %lld bytes, by its dtype and shape, and begin on a multiple of %lld, got %lld at %lld. " DAMAGED,
-                       SHOWN(t->name), (long long)(item * n), (long long)item, (long long)(t->end - t->begin), (long long)t->begin);
+        return mf_fail(error, MADE_FAST_BAD_FILE,
+                       "tensor '%.*s' must have %lld bytes, by its dtype and shape, and begin on a multiple of %lld, got %lld "
+                       "at %lld. " DAMAGED,
+                       SHOWN(t->name), (long long)(item * n), (long long)item, (long long)(t->end - t->begin),
+                       (long long)t->begin);
     return 0;
 }
 
@@ -142,13 +153,14 @@ static int read_tensors(file_t *file, size_t n_head, made_fast_error_t *error)
     for (size_t k = 0; k < file->n_tensors; k++) {
         tensor_t *t = file->tensors + k;
         if (t->begin != end)
-            return mf_fail(error, MADE_FAST_BAD_FILE, "tensor '%.*s' must begin at byte %lld of the data, got %lld. " DAMAGED, SHOWN(t->name),
-                           (long long)end, (long long)t->begin);
+            return mf_fail(error, MADE_FAST_BAD_FILE, "tensor '%.*s' must begin at byte %lld of the data, got %lld. " DAMAGED,
+                           SHOWN(t->name), (long long)end, (long long)t->begin);
         t->values = file->bytes + n_head + t->begin;
         end = t->end;
     }
     if (end != (int64_t)(file->n_bytes - n_head))
-        return mf_fail(error, MADE_FAST_BAD_FILE, "the header announces %lld bytes of data, all the file's, none more, got %lld. " DAMAGED,
+        return mf_fail(error, MADE_FAST_BAD_FILE,
+                       "the header announces %lld bytes of data, all the file's, none more, got %lld. " DAMAGED,
                        (long long)end, (long long)(file->n_bytes - n_head));
     return 0;
 }
@@ -185,12 +197,16 @@ static int check_data(const file_t *file, made_fast_error_t *error)
             const size_t part = n - at < CHUNK ? n - at : CHUNK;
             mf_sha256_add(&sha, values + at, part);
             if (!are_finite(values + at, part, t->dtype))
-                return mf_fail(error, MADE_FAST_BAD_FILE, "tensor '%.*s' must be finite, got NaN or infinity. Save a model that is finite.", SHOWN(t->name));
+                return mf_fail(error, MADE_FAST_BAD_FILE,
+                               "tensor '%.*s' must be finite, got NaN or infinity. Save a model that is finite.",
+                               SHOWN(t->name));
         }
     }
     mf_sha256_hex(&sha, found);
     if (digest.n != HEX || memcmp(found, digest.at, HEX) != 0)
-        return mf_fail(error, MADE_FAST_BAD_FILE, "the SHA-256 in the metadata must be that of the data, %s, got \"%.*s\". " DAMAGED, found, SHOWN(digest));
+        return mf_fail(error, MADE_FAST_BAD_FILE,
+                       "the SHA-256 in the metadata must be that of the data, %s, got \"%.*s\". " DAMAGED, found,
+                       SHOWN(digest));
     return 0;
 }
 
@@ -200,11 +216,14 @@ static int check(file_t *file, made_fast_error_t *error)
     uint64_t length = 0;
     if (file->n_bytes >= 8) memcpy(&length, file->bytes, 8);
     if (file->n_bytes < 8 || length < 2 || length > MAX_HEADER || length > file->n_bytes - 8)
-        return mf_fail(error, MADE_FAST_BAD_FILE, "the length of the header (first 8 bytes) must be 2 to %d and fit into the file's %zu bytes, got %llu. " FOREIGN,
-                       MAX_HEADER, file->n_bytes, (unsigned long long)length);
+        return mf_fail(
+            error, MADE_FAST_BAD_FILE,
+            "the length of the header (first 8 bytes) must be 2 to %d and fit into the file's %zu bytes, got %llu. " FOREIGN,
+            MAX_HEADER, file->n_bytes, (unsigned long long)length);
     const size_t n_head = 8 + (size_t)length;
     if (n_head % ALIGNMENT)
-        return mf_fail(error, MADE_FAST_BAD_FILE, "the data must start on a multiple of %d bytes, got %zu. " FOREIGN, ALIGNMENT, n_head);
+        return mf_fail(error, MADE_FAST_BAD_FILE, "the data must start on a multiple of %d bytes, got %zu. " FOREIGN,
+                       ALIGNMENT, n_head);
     if ((uint64_t)file->n_bytes > (uint64_t)1 << 46) /* so that no product of sizes overflows */
         return mf_fail(error, MADE_FAST_UNSUPPORTED, "the file must have at most 2^46 bytes, got %zu.", file->n_bytes);
     file->head = malloc(n_head);
@@ -216,12 +235,16 @@ static int check(file_t *file, made_fast_error_t *error)
     int good = file->metadata && file->metadata->kind == JSON_OBJECT;
     for (size_t k = 0; good && k < file->metadata->n; k++) /* strings have nothing in them */
         if (file->metadata[1 + k].kind != JSON_STRING) good = 0;
-    if (!good) return mf_fail(error, MADE_FAST_BAD_FILE, "the header must have __metadata__, an object of strings, got none. " FOREIGN);
+    if (!good)
+        return mf_fail(error, MADE_FAST_BAD_FILE,
+                       "the header must have __metadata__, an object of strings, got none. " FOREIGN);
     if (!mf_is(own(file, "format"), "made_fast"))
-        return mf_fail(error, MADE_FAST_BAD_FILE, "the format in its metadata must be 'made_fast', got '%.*s'. " FOREIGN, SHOWN(own(file, "format")));
+        return mf_fail(error, MADE_FAST_BAD_FILE, "the format in its metadata must be 'made_fast', got '%.*s'. " FOREIGN,
+                       SHOWN(own(file, "format")));
     if (check_seal(file, n_head, error)) return 1;
     if (!mf_is(own(file, "format_version"), "1"))
-        return mf_fail(error, MADE_FAST_BAD_FILE, "the version of the format must be '1', got '%.*s'. Update this library.", SHOWN(own(file, "format_version")));
+        return mf_fail(error, MADE_FAST_BAD_FILE, "the version of the format must be '1', got '%.*s'. Update this library.",
+                       SHOWN(own(file, "format_version")));
     return read_tensors(file, n_head, error) || check_data(file, error);
 }
 
@@ -242,9 +265,11 @@ static int read_all(int descriptor, unsigned char *to, size_t n)
 static int take_in(file_t *file, int descriptor, int map, made_fast_error_t *error)
 {
     struct stat about;
-    if (fstat(descriptor, &about)) return mf_fail(error, MADE_FAST_CANNOT_READ, "the file cannot be read: %s.", strerror(errno));
+    if (fstat(descriptor, &about))
+        return mf_fail(error, MADE_FAST_CANNOT_READ, "the file cannot be read: %s.", strerror(errno));
     if (!S_ISREG(about.st_mode))
-        return mf_fail(error, MADE_FAST_BAD_FILE, "a model file must be a regular file, got a folder, device, pipe or socket. " FOREIGN);
+        return mf_fail(error, MADE_FAST_BAD_FILE,
+                       "a model file must be a regular file, got a folder, device, pipe or socket. " FOREIGN);
     file->n_bytes = (size_t)about.st_size;
     if (map && file->n_bytes) { /* nothing can be mapped of an empty file */
         void *const at = mmap(0, file->n_bytes, PROT_READ, MAP_SHARED, descriptor, 0);
@@ -255,7 +280,8 @@ static int take_in(file_t *file, int descriptor, int map, made_fast_error_t *err
     }
     if (!(file->bytes = mf_aligned(file->n_bytes))) return mf_no_memory(error);
     if (read_all(descriptor, file->bytes, file->n_bytes))
-        return mf_fail(error, MADE_FAST_CANNOT_READ, "the file's %zu bytes cannot be read: it has changed meanwhile, or the disk fails.", file->n_bytes);
+        return mf_fail(error, MADE_FAST_CANNOT_READ,
+                       "the file's %zu bytes cannot be read: it has changed meanwhile, or the disk fails.", file->n_bytes);
     return 0;
 }
 

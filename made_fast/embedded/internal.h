@@ -81,8 +81,8 @@ typedef struct {
 
 typedef struct {
     json_doc_t header;
-    char *head;          /* a copy of the first bytes */
-    tensor_t *tensors;   /* in order */
+    char *head;        /* a copy of the first bytes */
+    tensor_t *tensors; /* in order */
     size_t n_tensors;
     const json_t *metadata;
     unsigned char *bytes; /* the whole file, on a 64-byte boundary */
@@ -126,15 +126,15 @@ void mf_content_free(content_t *content);
 
 typedef struct { /* one network, packed, with its tables */
     net_t net;
-    int64_t *order, *layers;      /* order[p]: the input at place p + 1; the rest is net's */
-    int32_t *sorted;              /* original numbers of inputs and hidden units, in order of degree */
-    int64_t *shared_layout;       /* of shared parameters */
+    int64_t *order, *layers;                     /* order[p]: the input at place p + 1; the rest is net's */
+    int32_t *sorted;                             /* original numbers of inputs and hidden units, in order of degree */
+    int64_t *shared_layout;                      /* of shared parameters */
     int64_t n_theta, n_biases, n_reals, n_bytes; /* n_reals: of the outputs of all layers, for a row */
-    void *theta;                  /* packed by this network, or null */
-    int overflows;                /* it is guarded, and random rows have no finite scores */
+    void *theta;                                 /* packed by this network, or null */
+    int overflows;                               /* it is guarded, and random rows have no finite scores */
 } network_t;
 
-int64_t mf_n_packed(const member_t *member);  /* length that is enough for any mask */
+int64_t mf_n_packed(const member_t *member); /* length that is enough for any mask */
 int64_t mf_n_shared(const member_t *member);
 int mf_network_tables(const member_t *member, int64_t mask, network_t *network); /* 1: no memory */
 void mf_network_free(network_t *network);
@@ -148,8 +148,63 @@ typedef struct {
 } random_t;
 
 void mf_random_seed(random_t *random, uint64_t seed);
-double mf_random_uniform(random_t *random);                 /* in [0, 1) */
+double mf_random_uniform(random_t *random); /* in [0, 1) */
 uint32_t mf_random_32(random_t *random);
 uint32_t mf_random_below(random_t *random, uint32_t limit); /* limit > 1 */
+
+/* ---- open.c ---- */
+
+enum { KEPT_BYTES = 64 << 20 }; /* of packed networks */
+
+typedef struct {
+    size_t n_bytes;
+    unsigned char fill_up[64 - sizeof(size_t)];
+    unsigned char memory[]; /* on a 64-byte boundary */
+} room_t;
+
+struct made_fast_model {
+    file_t file;
+    content_t content;
+    level_t level;
+    network_t **networks; /* of each member */
+    size_t *n_kept;       /* how many: of one mask 1, which all points share */
+    room_t *spare;        /* or null; taken and given back by an atomic exchange */
+};
+
+/* The workspace of a network and a block of rows, cut into what each step needs. */
+typedef struct {
+    void *reals;
+    int32_t *ints, *place;
+    uint64_t *bits;
+    uint8_t *rows;  /* (block, D) */
+    double *wide;   /* (block, D): uniforms, or conditionals of either type */
+    int64_t *plain; /* 0, 1, .. D - 1 */
+} cut_t;
+
+/* A part of a member, ready for a call. */
+typedef struct {
+    const made_fast_model_t *model;
+    const member_t *member;
+    const kernels_t *kernels;
+    net_t net;
+    const int64_t *order;
+    int64_t n_reals;
+    int overflows;
+    network_t own;                                  /* packed for this call */
+    int64_t layers[2 * MAX_LAYERS * LAYER_COLUMNS]; /* of a point */
+} part_t;
+
+room_t *mf_take_room(const made_fast_model_t *model, size_t n_bytes); /* null where there is no memory */
+void mf_give_room(const made_fast_model_t *model, room_t *room);
+
+/* Cut a workspace for a block of rows; without memory, say how many bytes it takes. */
+size_t mf_cut_room(unsigned char *memory, const member_t *member, int64_t n_reals, int64_t n_rows, int64_t block, cut_t *cut);
+
+size_t mf_n_parts(const member_t *member);
+int mf_begin(const made_fast_model_t *model, size_t m, size_t k, part_t *part,
+             made_fast_error_t *error);                                             /* part k of member m */
+int mf_end(part_t *part, int failed);                                               /* failed */
+void mf_score_bits(const part_t *part, const cut_t *cut, int64_t n, double *log_p); /* of n rows that are packed */
+int mf_are_finite(const double *values, int64_t n);
 
 #endif

@@ -1,4 +1,4 @@
-/* Strict JSON of an untrusted file, checked as Python's `tensorfile.json_object` does: an object, no name twice, finite numbers. */
+/* Strict JSON of an untrusted file, as Python's `tensorfile.json_object` reads it: no name twice, finite numbers. */
 
 #define _POSIX_C_SOURCE 200809L
 #if defined(__APPLE__)
@@ -49,7 +49,10 @@ static int32_t four_digits(const parser_t *p, const char *at)
     if (p->end - at < 4) return -1;
     for (int i = 0; i < 4; i++) {
         const char c = at[i];
-        const int digit = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+        const int digit = c >= '0' && c <= '9'   ? c - '0'
+                          : c >= 'a' && c <= 'f' ? c - 'a' + 10
+                          : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                                 : -1;
         if (digit < 0) return -1;
         value = 16 * value + digit;
     }
@@ -228,7 +231,8 @@ static int is_utf8(text_t text)
         if (more < 0 || end - s <= more) return 0;
         for (int i = 1; i <= more; i++)
             if ((s[i] & 0xc0) != 0x80) return 0;
-        if ((*s == 0xe0 && s[1] < 0xa0) || (*s == 0xed && s[1] > 0x9f) || (*s == 0xf0 && s[1] < 0x90) || (*s == 0xf4 && s[1] > 0x8f))
+        if ((*s == 0xe0 && s[1] < 0xa0) || (*s == 0xed && s[1] > 0x9f) || (*s == 0xf0 && s[1] < 0x90) ||
+            (*s == 0xf4 && s[1] > 0x8f))
             return 0;
         s += more + 1;
     }
@@ -256,9 +260,11 @@ int mf_json(text_t text, const char *what, json_doc_t *doc, made_fast_error_t *e
     for (size_t i = 0; i < text.n; i++) n_values += text.at[i] == '[' || text.at[i] == '{' || text.at[i] == ',';
     *doc = (json_doc_t){0};
     if (text.n > MAX_JSON || n_values > MAX_VALUES)
-        return mf_fail(error, MADE_FAST_BAD_FILE, "%s must be at most %d bytes of JSON and %d values, got %zu bytes, %zu values. Keep less in it.",
-                       what, MAX_JSON, MAX_VALUES, text.n, n_values);
-    if (!is_utf8(text)) return mf_fail(error, MADE_FAST_BAD_FILE, "%s must be UTF-8, got other bytes. The file is damaged.", what);
+        return mf_fail(error, MADE_FAST_BAD_FILE,
+                       "%s must be at most %d bytes of JSON and %d values, got %zu bytes, %zu values. Keep less in it.", what,
+                       MAX_JSON, MAX_VALUES, text.n, n_values);
+    if (!is_utf8(text))
+        return mf_fail(error, MADE_FAST_BAD_FILE, "%s must be UTF-8, got other bytes. The file is damaged.", what);
     char *copy = malloc(text.n + 1); /* with a 0 behind it, so that strtod stops */
     doc->nodes = malloc((n_values + 1) * sizeof(json_t));
     doc->strings = malloc(text.n + 1); /* each has a quote at both ends, and needs a 0 */
@@ -270,10 +276,12 @@ int mf_json(text_t text, const char *what, json_doc_t *doc, made_fast_error_t *e
         parser_t p = {copy, copy + text.n, doc->nodes, 0, doc->strings, 0, sorted};
         failed = parse_all(&p);
         if (failed)
-            mf_fail(error, MADE_FAST_BAD_FILE, "%s must be strict JSON, got %s at byte %zu. The file is damaged, or not of made_fast.", what,
-                    p.wrong, (size_t)(p.at - copy));
+            mf_fail(error, MADE_FAST_BAD_FILE,
+                    "%s must be strict JSON, got %s at byte %zu. The file is damaged, or not of made_fast.", what, p.wrong,
+                    (size_t)(p.at - copy));
         else if (doc->nodes->kind != JSON_OBJECT)
-            failed = mf_fail(error, MADE_FAST_BAD_FILE, "%s must be a JSON object, got another value. The file is damaged.", what);
+            failed =
+                mf_fail(error, MADE_FAST_BAD_FILE, "%s must be a JSON object, got another value. The file is damaged.", what);
     } else
         mf_no_memory(error);
     free(copy);

@@ -1,4 +1,4 @@
-/* The staircase of one mask and the tables of its network, as Python's `network/masks.py` and `kernels/layout.py` make them. */
+/* The staircase of a mask and the tables of its network, as Python's `network/masks.py` and `kernels/layout.py` make them. */
 
 #include "internal.h"
 
@@ -65,8 +65,8 @@ static int64_t shared_table(const member_t *member, int64_t *table)
 
 int64_t mf_n_shared(const member_t *member) { return shared_table(member, 0); }
 
-/* Sort the n units of a layer by degree, stable: their numbers to `sorted`, their degrees to `above`; up_to[m] becomes the number
- * of units of degree at most m, for m in 0 .. D. */
+/* Sort the n units of a layer by degree, stable: their numbers to `sorted`, their degrees to `above`. up_to[m] becomes how
+ * many are of degree m at most, for m in 0 .. D. */
 static void sort_units(const int32_t *degrees, int64_t n, int64_t D, int32_t *sorted, int32_t *above, int32_t *up_to)
 {
     memset(up_to, 0, (size_t)(D + 1) * sizeof(int32_t));
@@ -94,7 +94,7 @@ static void stairs(const member_t *member, int64_t mask, network_t *network, int
             const int64_t n = member->sizes[l];
             int32_t *above = direct ? n_live + layers[direct * LAYER_COLUMNS + UNITS] : live, *own = up_to + l % 2 * (D + 1);
             sort_units(member->degrees[l] + mask * n, n, D, sorted, above, own);
-            const int32_t *below = up_to + (l + 1) % 2 * (D + 1); /* of the layer below */
+            const int32_t *below = up_to + (l + 1) % 2 * (D + 1);               /* of the layer below */
             for (int64_t j = 0; j < n && l > 0; j++) live[j] = below[above[j]]; /* one of degree m sees those of at most m */
             sorted += n;
         } else { /* the output at place p + 1 sees what is of degree at most p */
@@ -175,7 +175,8 @@ int mf_network_tables(const member_t *member, int64_t mask, network_t *network)
     shared_table(member, network->shared_layout);
     stairs(member, mask, network, n_live, network->sorted + D + n_hidden);
     network->n_theta = place_panels(network, n_live, panel_start, n_rows);
-    network->net = (net_t){.layers = network->layers, .n_live = n_live, .panel_start = panel_start, .n_layers = member->L + 1, .n_rows = n_rows};
+    network->net = (net_t){
+        .layers = network->layers, .n_live = n_live, .panel_start = panel_start, .n_layers = member->L + 1, .n_rows = n_rows};
     return 0;
 }
 

@@ -45,7 +45,7 @@ enum {
 
 typedef struct {
     int status;
-    char text[508]; /* UTF-8, ends with a 0, one line */
+    char text[508]; /* one line of UTF-8 (a path in it is as the caller gave it), ends with a 0 */
 } made_fast_error_t;
 
 typedef struct made_fast_model made_fast_model_t; /* opaque, immutable */
@@ -71,7 +71,7 @@ MADE_FAST_API size_t made_fast_n_networks(const made_fast_model_t *model);
 /* Name of column d, in UTF-8, which lives as long as the model; null if the model has no names, or there is no such column. */
 MADE_FAST_API const char *made_fast_column_name(const made_fast_model_t *model, size_t d);
 
-/* Whether the model has a threshold (`binarize`), above which a value counts as 1; it is put into *threshold, which may be null. */
+/* Whether the model has a threshold (`binarize`), above which a value counts as 1; put into *threshold unless null. */
 MADE_FAST_API int made_fast_has_threshold(const made_fast_model_t *model, double *threshold);
 
 /* CPU level of the kernels: x86-64-v4, x86-64-v3, x86-64-v2 or baseline; the best that this CPU runs, unless the environment
@@ -84,12 +84,12 @@ MADE_FAST_API const char *made_fast_cpu(const made_fast_model_t *model);
 MADE_FAST_API int made_fast_score(const made_fast_model_t *model, const uint8_t *rows, size_t n_rows, size_t n_columns,
                                   double *log_p, made_fast_error_t *error);
 
-/* Every conditional of rows under one network: proba[i * n_columns + d] = p(x_d = 1 | the inputs of row i at places before that
- * of d). For models of one network, which has one ordering; MADE_FAST_UNSUPPORTED otherwise. */
+/* Every conditional of rows under one network: proba[i * n_columns + d] = p(x_d = 1 | the inputs of row i at places before
+ * that of d). For models of one network, which has one ordering; MADE_FAST_UNSUPPORTED otherwise. */
 MADE_FAST_API int made_fast_conditionals(const made_fast_model_t *model, const uint8_t *rows, size_t n_rows, size_t n_columns,
                                          double *proba, made_fast_error_t *error);
 
-/* Draw independent rows of 0/1, (n_rows, n_columns): the rows of Python's `model.sample(n_rows, random_state=seed)`, whose random
+/* Draw independent rows of 0/1, (n_rows, n_columns): those of Python's `model.sample(n_rows, random_state=seed)`, whose random
  * numbers are those of NumPy's default_rng(seed), a PCG64. */
 MADE_FAST_API int made_fast_sample(const made_fast_model_t *model, size_t n_rows, size_t n_columns, uint64_t seed,
                                    uint8_t *rows, made_fast_error_t *error);

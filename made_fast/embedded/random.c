@@ -1,4 +1,4 @@
-/* NumPy's random numbers: PCG64 (XSL-RR 128/64), seeded by its SeedSequence from one number; uniforms, and numbers below a limit.
+/* NumPy's random numbers: PCG64 (XSL-RR 128/64), seeded from one number by its SeedSequence; uniforms, numbers below a limit.
  *
  * M. E. O'Neill, "PCG: a family of simple fast space-efficient statistically good algorithms for random number generation",
  * 2014; D. Lemire, "Fast random integer generation in an interval", 2019.

@@ -24,9 +24,9 @@ static uint32_t rotated(uint32_t x, int n) { return x >> n | x << (32 - n); }
 /* One round; the caller moves the letters along. */
 #define ROUND(a, b, c, d, e, f, g, h, i)                                                                                      \
     do {                                                                                                                      \
-        const uint32_t t = h + (rotated(e, 6) ^ rotated(e, 11) ^ rotated(e, 25)) + ((e & f) ^ (~e & g)) + K[i] + w[i];         \
+        const uint32_t t = h + (rotated(e, 6) ^ rotated(e, 11) ^ rotated(e, 25)) + ((e & f) ^ (~e & g)) + K[i] + w[i];        \
         d += t;                                                                                                               \
-        h = t + (rotated(a, 2) ^ rotated(a, 13) ^ rotated(a, 22)) + ((a & b) ^ (a & c) ^ (b & c));                             \
+        h = t + (rotated(a, 2) ^ rotated(a, 13) ^ rotated(a, 22)) + ((a & b) ^ (a & c) ^ (b & c));                            \
     } while (0)
 
 static void add_plain(uint32_t h[8], const unsigned char *at, size_t n_blocks)
@@ -39,7 +39,8 @@ static void add_plain(uint32_t h[8], const unsigned char *at, size_t n_blocks)
         }
         for (int i = 16; i < 64; i++) {
             const uint32_t a = w[i - 15], b = w[i - 2];
-            w[i] = w[i - 16] + (rotated(a, 7) ^ rotated(a, 18) ^ a >> 3) + w[i - 7] + (rotated(b, 17) ^ rotated(b, 19) ^ b >> 10);
+            w[i] =
+                w[i - 16] + (rotated(a, 7) ^ rotated(a, 18) ^ a >> 3) + w[i - 7] + (rotated(b, 17) ^ rotated(b, 19) ^ b >> 10);
         }
         memcpy(v, h, sizeof(v));
         for (int i = 0; i < 64; i += 8) {
@@ -108,7 +109,8 @@ static void add_blocks(uint32_t h[8], const unsigned char *at, size_t n_blocks)
 
 void mf_sha256_start(sha256_t *sha)
 {
-    static const uint32_t first[8] = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
+    static const uint32_t first[8] = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a,
+                                      0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
     memcpy(sha->h, first, sizeof(first));
     sha->n = 0;
 }

@@ -84,10 +84,9 @@ static int score_member(const made_fast_model_t *model, size_t m, const uint8_t 
 {
     const member_t *member = model->content.members + m;
     const size_t parts = mf_n_parts(member);
-    const int64_t fit = KEPT_BYTES / (mf_n_packed(member) * member->real_bytes);
-    const size_t at_once = fit < 1               ? 1
-                           : fit < MASKS_AT_ONCE ? (size_t)fit
-                                                 : MASKS_AT_ONCE; /* sums are taken as Python takes them */
+    size_t at_once = (size_t)(KEPT_BYTES / (mf_n_packed(member) * member->real_bytes)); /* summed up first, as in Python */
+    if (at_once < 1) at_once = 1;
+    if (at_once > MASKS_AT_ONCE) at_once = MASKS_AT_ONCE;
     double *group = room, *one = room + n;
     part_t part;
     for (size_t i = 0; parts > 1 && i < n; i++) log_p[i] = -INFINITY;
@@ -129,12 +128,12 @@ int made_fast_score(const made_fast_model_t *model, const uint8_t *rows, size_t 
     const content_t *content = &model->content;
     double *room = 0, *of_member = log_p;
     if (n_rows == 0) return MADE_FAST_OK;
-    if (made_fast_n_networks(model) > 1) {
+    if (content->weights || made_fast_n_networks(model) > 1) {
         if (n_rows > SIZE_MAX / 32 || !(room = malloc(3 * n_rows * sizeof(double)))) return status(mf_no_memory(error), error);
         if (content->weights) of_member = room + 2 * n_rows;
     }
     int failed = 0;
-    if (!content->weights || !room) /* a mixture of one is that one, to the bit */
+    if (!content->weights)
         failed = score_member(model, 0, rows, n_rows, room, log_p, error);
     else {
         for (size_t i = 0; i < n_rows; i++) log_p[i] = -INFINITY;

@@ -105,6 +105,8 @@ def test_mixtures_of_members_of_every_kind(library, tmp_path):
     check(library, tmp_path / "model", rows(300, 17), seeds=(0, 1, 2))
     MixtureModel(members[:1]).save(tmp_path / "alone")
     check(library, tmp_path / "alone", rows(30, 17))
+    MixtureModel(members[:1], [1 - 5e-10]).save(tmp_path / "nearly")  # its weight counts
+    check(library, tmp_path / "nearly", rows(30, 17))
     MixtureModel([random_model(6, (3,), seed=seed) for seed in range(40)]).save(tmp_path / "many")
     check(library, tmp_path / "many", rows(300, 6))
 

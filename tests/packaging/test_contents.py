@@ -16,7 +16,7 @@ import check
 
 EXTENSION = "made_fast/kernels/native/_native.cpython-311-x86_64-linux-gnu.so"
 WHEEL = {
-    *(name for name in check.files("made_fast") if name.endswith((".py", ".typed"))),
+    *(name for name in check.files("made_fast") if name.endswith((".py", ".typed")) and "/embedded/" not in name),
     *(f"made_fast/{name}" for name in check.files("kernels") if name.endswith(".py")),
     "made_fast/serving/page.html",
     EXTENSION,
@@ -32,6 +32,7 @@ WHEEL = {
         (("made_fast/kernels/native/net.h",), (), "net.h does not belong there"),
         (("made_fast/__pycache__/cli.cpython-311.pyc",), (), "pyc does not belong there"),
         (("tests/helpers.py",), (), "tests/helpers.py does not belong there"),
+        (("made_fast/embedded/example.py",), (), "example.py does not belong there"),
         ((), ("made_fast/inference/model.py",), "model.py is not there"),
         ((), ("made_fast/py.typed",), "py.typed is not there"),
         ((), (EXTENSION,), "there must be one extension"),

@@ -159,6 +159,17 @@ static void update(const step_t *step, REAL *w, int64_t at, const REAL *g, int64
     }
 }
 
+/* A step by a gradient that is there as a whole. */
+static void apply_gradient(const call_t *c)
+{
+    const step_t step = step_of(&c->update, c->update.step), plain = without_decay(&step);
+    const REAL *gradient = c->x;
+    for (const int64_t *run = c->runs; run < c->runs + c->n_runs * RUN_COLUMNS; run += RUN_COLUMNS) {
+        const int64_t at = run[RUN_START];
+        update(run[RUN_DECAYS] ? &step : &plain, c->out, at, gradient + at, run[RUN_STOP] - at);
+    }
+}
+
 /* What the backward to the weights reads: what the layer read, as numbers or, if there are counts, as the rows that have each
  * input on; and the gradient of its sums. Both of m rows, in buffers of `rows` rows. */
 typedef struct {

@@ -23,6 +23,7 @@ from kernel_cases import (
     assert_same,
     both_types,
     compiled,
+    copied,
     everywhere,
     native,
     optimizers,
@@ -102,6 +103,31 @@ def test_steps_of_every_optimizer(module, dtype, optimizer, options, make):
 def test_ten_steps_of_a_larger_net(module, dtype, optimizer, sparse):
     c = case(Case, Case.LARGE, dtype)
     check(c, c.train(module, optimizer, PLAIN, sparse=sparse, n_steps=10), right(Case, Case.LARGE, optimizer, PLAIN, 10))
+
+
+@everywhere
+@both_types
+@optimizers
+@every_update
+def test_a_gradient_and_its_update_are_a_step_to_the_bit(module, dtype, optimizer, make):
+    c, options = case(make, make.SMALL, dtype), SEVERAL._replace(gradient=True)
+    _, _, gradient = c.train(module, "gradient", options, steps=slice(1, 2))
+    expected = c.arguments(optimizer, options, steps=slice(1, 2), decay=0.1)
+    start = expected["update"].state
+    start[:, ~(c.padding | c.derived)] = 0.25
+    values, state = copied(c.parameters), copied(start)
+    _, parameters, right_state = c.train_with(module, expected)
+    runs = c.runs()
+    stops = np.maximum(runs[:, :1] + 16, runs[:, 1:2] - 16)  # cut, and in another order
+    cut = np.concatenate([np.hstack([stops, runs[:, 1:]]), np.hstack([runs[:, :1], stops, runs[:, 2:]])])
+    run(module, "apply_gradient", values, gradient[0], cut, expected["update"]._replace(state=state))
+    own = ~c.derived
+    if module is reference:  # which may round elsewhere
+        assert_close(values[own], parameters[own], dtype, "trained")
+        assert_close(state[:, own], right_state[:, own], dtype, "trained")
+    else:
+        assert_same((values[own], state[:, own]), (parameters[own], right_state[:, own]))
+    assert not np.array_equal(values[own], c.parameters[own])
 
 
 @everywhere

@@ -104,6 +104,14 @@ class Parameters(ABC):
     def start_at(self, log_odds: NDArray[np.float64]) -> None:
         """Set the biases of the outputs, one for each, in that same order."""
 
+    @property
+    @abstractmethod
+    def runs(self) -> NDArray[np.int64]:
+        """Which of the vector are trained, as ``kernels.active.apply_gradient`` takes them."""
+
+    def settle(self) -> None:
+        """Compute what follows from trained parameters, where these were changed by another than their kernel."""
+
     @abstractmethod
     def network(self, connectivity: Connectivity | Prepared, room: NDArray[Any] | None = None) -> Network:
         """Return the network under a connectivity; it may be packed in ``room``, of ``architecture.n_packed`` numbers."""
@@ -175,6 +183,11 @@ class Shared(Parameters):
         """The order of the features: the order of the places changes from step to step."""
         return np.arange(self.architecture.n_inputs)
 
+    @property
+    def runs(self) -> NDArray[np.int64]:
+        """See :attr:`Parameters.runs`."""
+        return panels.shared_runs_of(self.architecture.shared_layout, self.architecture.layers)
+
     def start_at(self, log_odds: NDArray[np.float64]) -> None:
         """See :meth:`Parameters.start_at`."""
         start = self.architecture.shared_layout[len(self.architecture.hidden_sizes), panels.SHARED_BIAS]
@@ -236,6 +249,11 @@ class Network(Parameters):
     def order(self) -> NDArray[np.intp]:
         """``order[p]`` is the feature at place p + 1; bits, uniforms and results are in this order."""
         return self.staircase.sorts[0]
+
+    @property
+    def runs(self) -> NDArray[np.int64]:
+        """See :attr:`Parameters.runs`."""
+        return panels.runs_of(self.layout.layers)
 
     def start_at(self, log_odds: NDArray[np.float64]) -> None:
         """See :meth:`Parameters.start_at`."""

@@ -198,7 +198,8 @@ def _add_train(commands: Any) -> None:
         "  made-fast train digits --samples samples.png --seed 0\n"
         "  made-fast train mnist.npz --hidden 500 500 --activation softplus --out deep.safetensors\n"
         "  made-fast train dna.npz --masks unlimited --direct output --weight-init orthogonal --optimizer adadelta\n"
-        "  made-fast train mnist.npz --masks 32 --checkpoint mnist.checkpoint --resume",
+        "  made-fast train mnist.npz --masks 32 --checkpoint mnist.checkpoint --resume\n"
+        "  mpiexec -n 4 made-fast train mnist.npz --mpi --checkpoint mnist.checkpoint",
     )
     _add_fitting(train, "model.safetensors")
     checkpoint = train.add_argument_group("checkpoints")
@@ -206,6 +207,11 @@ def _add_train(commands: Any) -> None:
     _option(checkpoint, "--checkpoint-every", "N", "every so many epochs, and at the end", positive_int, default=1)
     resume = "go on from the checkpoint, if it is there; repeat the other options, but --max-epochs and --patience may change"
     checkpoint.add_argument("--resume", action="store_true", help=resume)
+    machines = train.add_argument_group("machines")
+    mpi = "train on all processes that mpiexec has started, each on its share of the rows of DATA (needs mpi4py)"
+    machines.add_argument("--mpi", action="store_true", help=mpi)
+    every = "average parameters every N steps, where gradients take too long"
+    _option(machines, "--average-every", "N", every, positive_int, unset="gradients are added up in every step")
 
 
 def _add_ensemble(commands: Any) -> None:

@@ -64,10 +64,10 @@ class Alone:
         pass
 
     @contextmanager
-    def agreed(self) -> Iterator[None]:
-        """Raise on every rank what the block raises on any: those whose own went well raise the text of the first other one.
+    def agreed(self, kind: type[Exception] = ValueError) -> Iterator[None]:
+        """Raise on every rank if the block raises on any: a rank whose own went well raises the text of the first other one.
 
-        Every rank must come here, and none may meet the others within the block.
+        ``kind``: the type of that. Every rank must come here, and none may meet the others within the block.
         """
         yield
 
@@ -111,7 +111,7 @@ class Ranks(Alone):
         self._comm.Abort(1)
 
     @contextmanager
-    def agreed(self) -> Iterator[None]:
+    def agreed(self, kind: type[Exception] = ValueError) -> Iterator[None]:
         """See :meth:`Alone.agreed`."""
         own: Exception | None = None
         try:
@@ -124,7 +124,7 @@ class Ranks(Alone):
             raise own
         for rank, text in enumerate(told):
             if text is not None:
-                self.refuse(ValueError(f"rank {rank} of {self.size}: {text}"))
+                self.refuse(kind(f"rank {rank} of {self.size}: {text}"))
 
     def refuse(self, error: Exception) -> NoReturn:
         """See :meth:`Alone.refuse`."""

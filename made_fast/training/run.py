@@ -146,6 +146,7 @@ class FitRun:
             self._spread(ranks, state.trainer, rows)
         with ranks.agreed():
             if state.resumed:
+                self._check_spread(state.digests)
                 check_same(self.digests, state.digests)
             if self.checkpoint is not None:
                 checkpoint.check(self.checkpoint, state, self.params)
@@ -159,8 +160,19 @@ class FitRun:
         ranks.check_same({"the fit": f"at step {trainer.step}", "its parameters": zlib.crc32(trainer.parameters.vector.data)})
         options = self.options["batch_size"], self.options["n_threads"], self.average_every
         self.replica = Replica(trainer, rows, ranks, *options)
-        spread = {"the number of ranks": str(ranks.size), "average_every": str(self.average_every)}
-        self.digests = spread | joined(ranks.all(self.digests))
+        self.digests = self._how_spread() | joined(ranks.all(self.digests))
+
+    def _how_spread(self) -> dict[str, str]:
+        return {"the number of ranks": str(self.ranks.size), "average_every": str(self.average_every)}
+
+    def _check_spread(self, begun: dict[str, str]) -> None:
+        """Refuse to continue a fit on another number of ranks, or in the other way."""
+        for (name, now), usual in zip(self._how_spread().items(), ("1", "None"), strict=True):
+            if (was := begun.get(name, usual)) != now:
+                raise ValueError(
+                    f"{name} must stay {was}, with which the fit began, got {now}: other ranks have other rows, and other "
+                    "bits. Set it back, or begin anew."
+                )
 
     def start(self) -> None:
         """Train until ``max_epochs`` are made, or ``patience`` of them have brought no better validation score.

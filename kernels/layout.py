@@ -415,6 +415,14 @@ def aligned_copy(values: NDArray[Any]) -> NDArray[Any]:
     return copy
 
 
+def aligned(values: NDArray[Any]) -> NDArray[Any]:
+    """Return a vector that kernels can read: itself, or a copy if its numbers lie across their addresses.
+
+    Arrays that came from another process do, where a library has cut them out of a message.
+    """
+    return values if values.flags.aligned else aligned_copy(values)
+
+
 def copy_into(to: NDArray[Any], values: NDArray[Any]) -> None:
     """Copy a vector over another, in pieces: Ctrl-C is answered in between."""
     for start in range(0, len(to), COPIED_AT_ONCE):

@@ -68,7 +68,9 @@ def whole_batches(comm: Any, folder: Path) -> Any:
     found = {}
     for name, params in KINDS.items():
         weights = np.linspace(0.5, 1.5, len(X))
-        one = fitted(comm, more={"sample_weight": part(weights, comm), "X_val": X_VAL if comm.rank else None}, **exact, **params)
+        one = fitted(
+            comm, more={"sample_weight": part(weights, comm), "X_val": X_VAL if comm.rank else None}, **exact, **params
+        )
         found[name] = one.score_samples(X).tolist(), [[r["train_nll"], r["validation_nll"]] for r in one.history_]
     return found
 
@@ -85,7 +87,9 @@ def tables(comm: Any, folder: Path) -> Any:
 def early_stop(comm: Any, folder: Path) -> Any:
     told = []
     one = fitted(comm, max_epochs=50, patience=2, learning_rate=0.1, dropout=0.0, averaging=0.0)
-    ended = made(max_epochs=9).fit(part(X, comm), comm=comm, callback=lambda r: told.append(r) or (comm.rank and len(told) == 2))
+    ended = made(max_epochs=9).fit(
+        part(X, comm), comm=comm, callback=lambda r: told.append(r) or (comm.rank and len(told) == 2)
+    )
     return len(one.history_), one.best_epoch_, len(ended.history_)
 
 

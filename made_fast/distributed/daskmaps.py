@@ -8,6 +8,7 @@ Not here: models, which are loaded by the workers.
 
 from __future__ import annotations
 
+import importlib
 import os
 import secrets
 from collections.abc import Sequence
@@ -50,8 +51,7 @@ def score_samples(model: Any, X: Any, *, n_threads: int = 1) -> Any:
     """
     asked, _ = _asked(model)
     if _kind(X) == "array":
-        import dask.array as da
-
+        da = _dask("array")
         return da.map_blocks(
             partition.scored, _whole_rows(X), model=asked, n_threads=n_threads, drop_axis=1, meta=np.empty(0, np.float64)
         )
@@ -72,8 +72,7 @@ def impute(
     asked, known = _asked(model)
     options |= {"model": asked, "method": how, "random_state": seed, "n_threads": n_threads}
     if _kind(X) == "array":
-        import dask.array as da
-
+        da = _dask("array")
         rows = _whole_rows(X)
         like = partition.imputed(np.empty((0, X.shape[1])), known, how)
         return da.map_blocks(_imputed_block, rows, **options, meta=like, dtype=like.dtype)
@@ -81,15 +80,13 @@ def impute(
     return X.map_partitions(_imputed_partition, **options, meta=meta)
 
 
-def sample(
-    model: Any, n_samples: int, *, rows: int = ROWS, random_state: int | None = None, n_threads: int = 1
-) -> Any:
+def sample(model: Any, n_samples: int, *, rows: int = ROWS, random_state: int | None = None, n_threads: int = 1) -> Any:
     """Return draws of a model, lazily: a Dask array, or a Dask data frame of a model of columns.
 
-    ``model`` and ``n_threads`` are as for :func:`score_samples`; ``rows`` are those of a partition. Each partition draws from a
-    seed that is made of ``random_state``, an int or None, and its number: the bits depend on ``rows``, but on no worker.
+    ``model`` and ``n_threads`` are as for :func:`score_samples`; ``rows`` are those of a partition. Each partition draws
+    from a seed that is made of ``random_state``, an int or None, and its number: the bits depend on ``rows``, but on no worker.
     """
-    from dask import delayed
+    delayed = _dask("delayed").delayed
 
     n, part, seed = arguments.positive_int(n_samples, "n_samples"), arguments.positive_int(rows, "rows"), _seed(random_state)
     asked, known = _asked(model)
@@ -98,13 +95,18 @@ def sample(
     draw = delayed(partition.sampled, pure=True)
     parts = [draw(size, asked, partition.seed_of(seed, i), n_threads=n_threads) for i, size in enumerate(sizes)]
     if isinstance(like, np.ndarray):
-        import dask.array as da
-
+        da = _dask("array")
         blocks = zip(parts, sizes, strict=True)
         return da.concatenate([da.from_delayed(p, (size, like.shape[1]), meta=like[:0]) for p, size in blocks])
-    import dask.dataframe as dd
+    return _dask("dataframe").from_delayed(parts, meta=like.iloc[:0], verify_meta=False)
 
-    return dd.from_delayed(parts, meta=like.iloc[:0], verify_meta=False)
+
+def _dask(part: str) -> Any:
+    """Import a part of Dask."""
+    try:
+        return importlib.import_module(f"dask.{part}")
+    except ImportError as error:
+        raise ImportError(f"dask.{part} is needed: pip install 'made_fast[dask]'. {error}") from error
 
 
 def _imputed_block(rows: Any, *, block_id: Sequence[int] = (), **options: Any) -> Any:
@@ -128,7 +130,7 @@ def _asked(model: Any) -> tuple[Any, Any]:
     known = partition.model_of(model)
     if isinstance(model, partition.ModelAt):
         return model, known
-    from dask import delayed
+    delayed = _dask("delayed").delayed
 
     return delayed(known), known
 
@@ -145,8 +147,8 @@ def _kind(X: Any) -> str:
     if library in ("dask", "dask_expr") and hasattr(X, "map_partitions") and getattr(X, "ndim", 0) == 2:
         return "frame"
     raise TypeError(
-        f"X must be a dask array (n, D) or a dask data frame, got {type(X).__module__}.{type(X).__name__}. Rows in memory need "
-        "no Dask: ask the model itself; dask.array.from_array and dask.dataframe.from_pandas make partitions of them."
+        f"X must be a dask array (n, D) or a dask data frame, got {type(X).__module__}.{type(X).__name__}. Rows in memory "
+        "need no Dask: ask the model itself; dask.array.from_array and dask.dataframe.from_pandas make partitions of them."
     )
 
 

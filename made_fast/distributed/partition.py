@@ -49,6 +49,15 @@ _mapped: dict[str, _Mapped] = {}
 _lock = Lock()
 
 
+def _new_lock() -> None:
+    global _lock
+    _lock = Lock()
+
+
+if hasattr(os, "register_at_fork"):  # a thread of the parent may have had it
+    os.register_at_fork(after_in_child=_new_lock)
+
+
 def located(path: str | os.PathLike[str]) -> ModelAt:
     """Return which model is in a file now; maps that are given it refuse another one that takes its place.
 
@@ -118,9 +127,7 @@ def scored(rows: Any, model: Any, *, n_threads: int = 1) -> Any:
     return sys.modules["pandas"].Series(log_p, index=rows.index, name="log_p") if _is_pandas(rows) else log_p
 
 
-def imputed(
-    rows: Any, model: Any, method: str = "mode", *, random_state: Any = 0, n_threads: int = 1, **options: Any
-) -> Any:
+def imputed(rows: Any, model: Any, method: str = "mode", *, random_state: Any = 0, n_threads: int = 1, **options: Any) -> Any:
     """Return the rows with their missing entries filled in, see ``impute`` of the model; a frame with its index.
 
     With the same ``random_state`` for all partitions, "mode" and "mean" have the bits of one call for all rows. For "sample",

@@ -83,7 +83,7 @@ class Parameters(ABC):
 
     def __init__(self, architecture: Architecture, vector: NDArray[Any]) -> None:
         self.architecture = architecture
-        self.vector = self._given = vector
+        self.vector = self._given = panels.aligned(vector)
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -109,7 +109,7 @@ class Parameters(ABC):
     def runs(self) -> NDArray[np.int64]:
         """Which of the vector are trained, as ``kernels.active.apply_gradient`` takes them."""
 
-    def settle(self) -> None:
+    def settle(self) -> None:  # noqa: B027
         """Compute what follows from trained parameters, where these were changed by another than their kernel."""
 
     @abstractmethod
@@ -152,7 +152,7 @@ class Parameters(ABC):
         """Return parameters of the same architecture and connectivity with other values."""
         same = object.__new__(type(self))
         same.__dict__.update({name: value for name, value in vars(self).items() if name not in OF_VECTOR})
-        same.vector = same._given = vector
+        same.vector = same._given = panels.aligned(vector)
         return same
 
 

@@ -169,7 +169,8 @@ def common(params: Params, ranks: Alone) -> Params:
 def start_biases(trainer: Trainer, bias_init: str, rows: TrainingRows, ranks: Alone) -> None:
     """Give the biases of the outputs, which are 0 so far, their start by the rows that training begins with.
 
-    On several ranks, it is the mean of what the rows of each would give, each counting by how many they are. With the weights that lead to the outputs at 0, the untrained network is the model of independent Bernoulli variables.
+    On several ranks, it is the mean of what the rows of each would give, each counting by how many they are. With the weights
+    that lead to the outputs at 0, the untrained network is the model of independent Bernoulli variables.
     """
     if bias_init != "marginals":
         return

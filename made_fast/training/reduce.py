@@ -156,7 +156,7 @@ class Ranks(Alone):
     def mean(self, value: float, weight: float) -> float:
         """See :meth:`Alone.mean`."""
         told = self.all((value * weight if weight else 0.0, weight))
-        return sum(value for value, _ in told) / sum(weight for _, weight in told)
+        return float(sum(value for value, _ in told) / sum(weight for _, weight in told))
 
     def adder(self, n: int, dtype: np.dtype[Any]) -> Adder:
         """Return what adds up vectors of n numbers."""
@@ -200,5 +200,3 @@ def joined(digests: Sequence[Mapping[str, str]]) -> dict[str, str]:
     for name in dict.fromkeys(name for each in digests for name in each):
         found[name] = hashlib.sha256("".join(each.get(name, "none") for each in digests).encode()).hexdigest()
     return found
-
-

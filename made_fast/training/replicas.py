@@ -1,10 +1,10 @@
 """An epoch of one model on many machines: every rank has a replica of the trainer, and rows of its own.
 
 A mini-batch is of all ranks together: each takes its share of ``batch_size`` rows from its own, the whole gradient is the mean
-over all of them, and every replica makes the same update by it. So a fit on more ranks is a fit on the same mini-batches, up to
-which rows come together. Where the network is slow, ``average_every=N`` sends less: each replica makes N steps by its own share
-alone, then parameters are averaged (local SGD: Stich, "Local SGD converges fast and communicates little", ICLR 2019); the
-optimizer's memory is averaged when an epoch ends, so that one checkpoint holds the state of all.
+over all of them, and every replica makes the same update by it. So more ranks see the same mini-batches, up to which rows come
+together. Where the network is slow, ``average_every=N`` sends less: each replica makes N steps by its own share alone, then
+parameters are averaged (local SGD: Stich, "Local SGD converges fast and communicates little", ICLR 2019); the optimizer's
+memory is averaged when an epoch ends, so that one checkpoint holds the state of all.
 
 Random numbers of a rank's own (the order of its rows, dropout) come from seeds that all ranks draw together, and from its
 number: after every epoch, all generators stand at the same place everywhere.
@@ -54,7 +54,9 @@ class Replica:
     Raises ValueError on every rank if some have too few rows for a share of every mini-batch.
     """
 
-    def __init__(self, trainer: Trainer, rows: TrainingRows, ranks: Ranks, batch_size: int, n_threads: int, average_every: int | None) -> None:
+    def __init__(
+        self, trainer: Trainer, rows: TrainingRows, ranks: Ranks, batch_size: int, n_threads: int, average_every: int | None
+    ) -> None:
         self.trainer, self.rows, self.ranks, self.average_every = trainer, rows, ranks, average_every
         self.n_rows = np.array(ranks.all(len(rows.bits)), np.int64)
         self.n_steps = -(-int(self.n_rows.sum()) // batch_size)
@@ -138,7 +140,9 @@ class Replica:
 
     def _check_finite(self, sign: Any) -> None:
         if not np.isfinite(sign):
-            self.ranks.refuse(FloatingPointError(f"the loss of some rank became infinite or NaN by step {self.trainer.step + 1}"))
+            self.ranks.refuse(
+                FloatingPointError(f"the loss of some rank became infinite or NaN by step {self.trainer.step + 1}")
+            )
 
     def _agreed(self, loss: float) -> float:
         """Return the mean loss of all rows; refuse parameters that are not finite, or not the same everywhere."""
@@ -158,4 +162,4 @@ class Replica:
                     "CPUs and versions of NumPy? Train on like machines."
                 )
             )
-        return sum(loss for loss, _, _ in told) / int(self.n_rows.sum())
+        return float(sum(loss for loss, _, _ in told) / int(self.n_rows.sum()))

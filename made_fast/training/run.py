@@ -254,9 +254,7 @@ class FitRun:
         nll, weight = (0.0, 0.0) if own is None else (own.nll(trainer, n_threads), own.weight)
         nll = self.ranks.mean(nll, weight)
         if not np.isfinite(nll):
-            self.ranks.refuse(
-                FloatingPointError(f"the validation loss became {nll} with the update of step {trainer.step}")
-            )
+            self.ranks.refuse(FloatingPointError(f"the validation loss became {nll} with the update of step {trainer.step}"))
         return nll
 
     def _is_over(self) -> bool:

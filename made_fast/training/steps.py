@@ -160,13 +160,13 @@ class Trainer:
         return old
 
     def own(self) -> None:
-        """Copy the read-only arrays that a step writes to: joblib maps large arrays into its workers read-only."""
-        if not self.state.flags.writeable:
+        """Copy arrays that a step cannot write to: joblib maps large ones into its workers read-only, others lie askew."""
+        if not (self.state.flags.writeable and self.state.flags.aligned):
             self.state = panels.aligned_copy(self.state.reshape(-1)).reshape(self.state.shape)
-        if not self.constants.flags.writeable:
+        if not (self.constants.flags.writeable and self.constants.flags.aligned):
             self.constants = self.constants.copy()
         average = self.parameters.vector if self.average is None else self.average
-        if not (self.parameters.vector.flags.writeable and average.flags.writeable):
+        if not (self.parameters.vector.flags.writeable and average.flags.writeable and average.flags.aligned):
             self.detach()
 
     def go_back(self, vector: NDArray[Any]) -> None:

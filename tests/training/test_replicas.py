@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from replicas_job import KINDS, X, X_VAL, bits, made
+from replicas_job import KINDS, X_VAL, X, bits, made
 
 from made_fast import MADE
 

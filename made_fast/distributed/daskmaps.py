@@ -84,7 +84,7 @@ def sample(model: Any, n_samples: int, *, rows: int = ROWS, random_state: int | 
     """Return draws of a model, lazily: a Dask array, or a Dask data frame of a model of columns.
 
     ``model`` and ``n_threads`` are as for :func:`score_samples`; ``rows`` are those of a partition. Each partition draws
-    from a seed that is made of ``random_state``, an int or None, and its number: the bits depend on ``rows``, but on no worker.
+    from a seed that is made of ``random_state``, an int or None, and its number: bits depend on ``rows``, but on no worker.
     """
     delayed = _dask("delayed").delayed
 

@@ -1,8 +1,9 @@
 """One model on several ranks: ``mpiexec -n 2 python -m bench.distributed``, from the root of the repository.
 
 Prints rows a second, the time of a step and of adding up its gradients, and the test NLL where ``--data`` has test rows;
-without it, rows are random, 784 inputs. ``python -m bench.distributed --table``, alone, measures the steps of three networks on this
-machine and computes from these and from the bytes that travel how training scales over networks: no network is measured there.
+without it, rows are random, 784 inputs. ``python -m bench.distributed --table``, alone, measures the steps of three networks
+on this machine and computes from these and from the bytes that travel how training scales over networks: no network is
+measured there.
 """
 
 from __future__ import annotations

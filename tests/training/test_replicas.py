@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from replicas_job import KINDS, X_VAL, X, bits, made
 
-from made_fast import MADE
+from made_fast import MADE, load
 
 TESTS = Path(__file__).parents[1]
 JOB = TESTS / "replicas_job.py"
@@ -166,3 +166,19 @@ def test_something_else_than_a_communicator_is_refused():
         made().fit(X, comm=3)
     with pytest.raises(ValueError, match="average_every must come with comm"):
         made().fit(X, average_every=3)
+
+
+def test_the_command_line_trains_on_its_ranks(mpi, tmp_path):
+    np.savez(tmp_path / "x.npz", train=X, valid=X_VAL)
+    command = ["-m", "made_fast", "train", tmp_path / "x.npz", "--mpi", "--hidden", "9", "--seed", "1", "--quiet"]
+    command += ["--checkpoint", tmp_path / "fit.ckpt"]
+    done = mpiexec(2, *command, "--max-epochs", "2", "--out", tmp_path / "a.safetensors")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("model file") == 1
+    assert ", 2 ranks," in done.stdout
+    assert load(tmp_path / "a.safetensors").n_features_in == 12
+    wrong = mpiexec(2, *command, "--resume", "--max-epochs", "3", "--average-every", "2", "--out", tmp_path / "b.safetensors")
+    said = [line for line in wrong.stderr.splitlines() if line.startswith("made-fast")]
+    assert (wrong.returncode, len(said), len(set(said))) == (2, 2, 1)
+    assert "average_every must stay None, with which the fit began, got 2" in said[0]
+    assert not (tmp_path / "b.safetensors").exists()

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from bench import layers, nets
 from bench.dense_numpy import DenseMADE, FreshDenseMADE
-from bench.implementations import DENSE, dense_net, n_threads
+from bench.implementations import DENSE, dense_net, fresh_net, n_threads
 from bench.nets import SEED, Layer, Size
 from bench.work import FLOAT32, TRAINED, Work
 from made_fast.training.steps import Trainer
@@ -79,7 +79,8 @@ def epoch(size: Size, implementation: str) -> Work:
 def _dense_epochs(size: Size, implementation: str, trainer: Trainer) -> tuple[Callable[[], float], Callable[[], NDArray[Any]]]:
     """Return what makes an epoch of a dense net, on the rows and under the masks of the trainer, and its parameters."""
     if trainer.turns is not None:
-        fresh = FreshDenseMADE(nets.to_model(nets.new_trainer(size)).to_dense(), nets.parameters_of(trainer), size.batch)
+        shapes = nets.to_model(nets.new_trainer(size)).to_dense()
+        fresh = fresh_net(implementation, shapes, nets.parameters_of(trainer), size.batch)
         step = partial(_fresh_step, fresh, _connectivities(trainer.turns))
         net: Any = fresh
     else:

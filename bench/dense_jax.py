@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import os
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,7 @@ os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_paralleli
 import jax
 import jax.numpy as jnp
 
-__all__ = ["JaxMADE"]
+__all__ = ["FreshJaxMADE", "JaxMADE"]
 
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8
 
@@ -72,6 +73,7 @@ class JaxMADE:
         ]
         self.masks = [jnp.array(M.T, jnp.float32) for M in net["masks"]]
         self._m, self._v = (jax.tree.map(jnp.zeros_like, self.layers) for _ in range(2))
+        self._update = _update
 
     @property
     def theta(self) -> NDArray[np.float32]:
@@ -83,7 +85,7 @@ class JaxMADE:
         self.n_steps += 1
         root = (1 - BETA_2**self.n_steps) ** 0.5
         rate, epsilon = self.learning_rate * root / (1 - BETA_1**self.n_steps), EPSILON * root
-        self.layers, self._m, self._v, nll = _update(self.layers, self._m, self._v, self.masks, x, rate, epsilon)
+        self.layers, self._m, self._v, nll = self._update(self.layers, self._m, self._v, self.masks, x, rate, epsilon)
         return float(nll)
 
     def score(self, X: NDArray[Any]) -> NDArray[np.float64]:
@@ -104,6 +106,33 @@ class JaxMADE:
             part = slice(start, start + self.n_rows)
             X[part] = _sample(self.layers, self.order, uniforms[part].astype(np.float32))
         return X
+
+
+class FreshJaxMADE(JaxMADE):
+    """The same network, trained under another connectivity in every step: all its weights are kept and updated.
+
+    The masks are made of the degrees in the jitted function.
+
+    Parameters
+    ----------
+    net : dict
+        What ``MADEModel.to_dense()`` returns, for the shapes.
+    theta : (n,) float32
+        For layer after layer W (n_in, n_out) and the bias, under no mask.
+    """
+
+    def __init__(
+        self, net: dict[str, Any], theta: NDArray[np.float32], n_rows: int = 500, learning_rate: float = 1e-3
+    ) -> None:
+        super().__init__(net, n_rows, learning_rate)
+        sizes = [w.size for layer in self.layers for w in layer]
+        parts = iter(np.split(theta, np.cumsum(sizes)[:-1]))
+        self.layers = [(jnp.array(next(parts).reshape(W.shape)), jnp.array(next(parts))) for W, _ in self.layers]
+        self._update = _fresh_update
+
+    def connect(self, ordering: NDArray[np.int32], degrees: list[NDArray[np.int32]]) -> None:
+        """Say what the next step is made under."""
+        self.masks = [jnp.array(places) for places in (ordering, *degrees, ordering)]
 
 
 def _logits(theta: Theta, x: jax.Array) -> jax.Array:
@@ -146,10 +175,27 @@ def _update(
     """
     nll, gradient = jax.value_and_grad(lambda theta: _nll(theta, x).sum())(theta)
     gradient = [(dW * M / len(x), db / len(x)) for (dW, db), M in zip(gradient, masks, strict=True)]
+    return (*_adam(theta, m, v, gradient, rate, epsilon), nll)
+
+
+@partial(jax.jit, donate_argnums=(0, 1, 2))
+def _fresh_update(
+    theta: Theta, m: Theta, v: Theta, places: list[jax.Array], x: jax.Array, rate: float, epsilon: float
+) -> tuple[Theta, Theta, Theta, jax.Array]:
+    """Do the same under the masks of these places: the ordering, the degrees of every hidden layer, the ordering."""
+    masks = [below[:, None] <= above for below, above in pairwise(places[:-1])]
+    masks.append(places[-2][:, None] < places[-1])
+    masked = [(W * M, b) for (W, b), M in zip(theta, masks, strict=True)]
+    nll, gradient = jax.value_and_grad(lambda theta: _nll(theta, x).sum())(masked)
+    gradient = [(dW * M / len(x), db / len(x)) for (dW, db), M in zip(gradient, masks, strict=True)]
+    return (*_adam(theta, m, v, gradient, rate, epsilon), nll)
+
+
+def _adam(theta: Theta, m: Theta, v: Theta, gradient: Theta, rate: float, epsilon: float) -> tuple[Theta, Theta, Theta]:
     m = jax.tree.map(lambda m, g: BETA_1 * m + (1 - BETA_1) * g, m, gradient)
     v = jax.tree.map(lambda v, g: BETA_2 * v + (1 - BETA_2) * g * g, v, gradient)
     theta = jax.tree.map(lambda w, m, v: w - rate * m / (jnp.sqrt(v) + epsilon), theta, m, v)
-    return theta, m, v, nll
+    return theta, m, v
 
 
 @jax.jit

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import warnings
 from importlib import import_module
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-__all__ = ["TorchMADE"]
+__all__ = ["FreshTorchMADE", "TorchMADE"]
 
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8
 
@@ -130,6 +131,32 @@ class TorchMADE:
         return self._update(self.parameters, self._m, self._v, self.masks, x, rate, torch.tensor(EPSILON * root)).item()
 
 
+class FreshTorchMADE(TorchMADE):
+    """The same network, compiled, trained under another connectivity in every step: all its weights are kept and updated.
+
+    The graph makes the masks of the degrees, so that they are multiplied in where they are made.
+
+    Parameters
+    ----------
+    net : dict
+        What ``MADEModel.to_dense()`` returns, for the shapes.
+    theta : (n,) float32
+        For layer after layer W (n_in, n_out) and the bias, under no mask.
+    """
+
+    def __init__(
+        self, net: dict[str, Any], theta: NDArray[np.float32], n_rows: int = 500, learning_rate: float = 1e-3
+    ) -> None:
+        super().__init__(net, n_rows, learning_rate, compiled=True)
+        parts = torch.from_numpy(theta.copy()).split([w.numel() for w in self.parameters])
+        self.parameters = [part.reshape(w.shape).clone() for part, w in zip(parts, self.parameters, strict=True)]
+        self._update = torch.compile(_fresh_update, fullgraph=True, dynamic=False)
+
+    def connect(self, ordering: NDArray[np.int32], degrees: list[NDArray[np.int32]]) -> None:
+        """Say what the next step is made under."""
+        self.masks = [torch.tensor(places) for places in (ordering, *degrees, ordering)]
+
+
 def _logits(theta: list[Tensor], x: Tensor) -> Tensor:
     """Return the logits of rows x of 0.0 and 1.0."""
     h = torch.addmm(theta[1], x, theta[0])
@@ -151,16 +178,39 @@ def _update(
 
     ``rate m / (sqrt(v) + epsilon)`` is Adam's update where rate and epsilon hold the corrections of the moments' bias.
     """
+    gradient, nll = _gradient(theta, x)
+    gradient = [g if i % 2 else g * masks[i // 2] for i, g in enumerate(gradient)]
+    _adam(theta, m, v, gradient, len(x), rate, epsilon)
+    return nll
+
+
+def _fresh_update(
+    theta: list[Tensor], m: list[Tensor], v: list[Tensor], places: list[Tensor], x: Tensor, rate: Tensor, epsilon: Tensor
+) -> Tensor:
+    """Do the same under the masks of these places: the ordering, the degrees of every hidden layer, the ordering."""
+    masks = [(below[:, None] <= above).float() for below, above in pairwise(places[:-1])]
+    masks.append((places[-2][:, None] < places[-1]).float())
+    gradient, nll = _gradient([w if i % 2 else w * masks[i // 2] for i, w in enumerate(theta)], x)
+    gradient = [g if i % 2 else g * masks[i // 2] for i, g in enumerate(gradient)]
+    _adam(theta, m, v, gradient, len(x), rate, epsilon)
+    return nll
+
+
+def _gradient(theta: list[Tensor], x: Tensor) -> tuple[list[Tensor], Tensor]:
+    """Return the gradient of the sum of the rows' NLL, and that sum."""
 
     def nll_of(theta: list[Tensor]) -> Tensor:
         return binary_cross_entropy_with_logits(_logits(theta, x), x, reduction="sum")
 
-    gradient: list[Tensor]
-    nll: Tensor
-    gradient, nll = torch.func.grad_and_value(nll_of)(theta)
-    for i, (w, g, m_w, v_w) in enumerate(zip(theta, gradient, m, v, strict=True)):
-        g = g / len(x) * (1 if i % 2 else masks[i // 2])
+    found: tuple[list[Tensor], Tensor] = torch.func.grad_and_value(nll_of)(theta)
+    return found
+
+
+def _adam(
+    theta: list[Tensor], m: list[Tensor], v: list[Tensor], gradient: list[Tensor], n: int, rate: Tensor, epsilon: Tensor
+) -> None:
+    for w, g_sum, m_w, v_w in zip(theta, gradient, m, v, strict=True):
+        g = g_sum / n
         m_w.mul_(BETA_1).add_(g, alpha=1 - BETA_1)
         v_w.mul_(BETA_2).add_(g * g, alpha=1 - BETA_2)
         w.sub_(rate * m_w / (v_w.sqrt() + epsilon))
-    return nll

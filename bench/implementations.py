@@ -16,16 +16,19 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from bench import machine
-from bench.dense_numpy import DenseMADE
+from bench.dense_numpy import DenseMADE, FreshDenseMADE
 from made_fast import kernels
 from made_fast.network.network import SPARSE_BELOW
 from made_fast.system import threads
 from made_fast.training import steps
 
-__all__ = ["DENSE", "IMPLEMENTATIONS", "dense_net", "kernels_of", "missing", "n_threads", "one_blas_thread", "using"]
+__all__ = [
+    "DENSE", "IMPLEMENTATIONS", "dense_net", "fresh_net", "kernels_of", "missing", "n_threads", "one_blas_thread", "using",
+]  # fmt: skip
 
 IMPLEMENTATIONS = ("numpy", "jit", "native")
 """Those that are always compared."""
@@ -49,6 +52,17 @@ def dense_net(implementation: str, net: dict[str, Any], n_rows: int) -> DenseMAD
         import_module("torch").set_num_threads(1)
         dense = import_module("bench.dense_torch").TorchMADE(net, n_rows, compiled=implementation == "torch-compile")
     return dense
+
+
+def fresh_net(implementation: str, net: dict[str, Any], theta: NDArray[np.float32], n_rows: int) -> FreshDenseMADE:
+    """Return the dense net of that name that has another connectivity with every step, and these weights under no mask."""
+    if implementation == "jax":
+        fresh: FreshDenseMADE = import_module("bench.dense_jax").FreshJaxMADE(net, theta, n_rows)
+    elif implementation == "torch-compile":
+        fresh = import_module("bench.dense_torch").FreshTorchMADE(net, theta, n_rows)
+    else:
+        fresh = FreshDenseMADE(net, theta, n_rows)
+    return fresh
 
 
 def kernels_of(implementation: str) -> str:

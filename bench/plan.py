@@ -18,6 +18,12 @@ __all__ = ["GROUPS", "TARGETS", "Figures", "Target"]
 
 OURS = ("numpy", "jit", "native")
 EVERYONE = ("numpy", "torch", "torch-compile", "jax", "jit", "native", "native-2")
+AFRESH = ("numpy", "torch-compile", "jax", "jit", "native", "native-2")
+"""Those that can train under another connectivity with every step."""
+
+FRESH_SIZES = STEP_SIZES[:3]
+LARGE_BATCH = Size(784, (1024, 1024), "binarized_mnist", batch=1024)
+COMPILED = ("torch-compile", "jax")
 BELOW = DENSITIES[:5]
 """Densities of ones where inputs are to be read by their ones; the last is that of MNIST."""
 
@@ -30,9 +36,9 @@ def runs(case: str, size: Size | Layer, *implementations: str) -> list[Run]:
 GROUPS: dict[str, list[list[Run]]] = {
     "kernels": [runs(name, layer, *layers.implementations(name)) for name in KERNELS for layer in KERNELS[name]],
     "training step": [
-        *(runs("step", size, *EVERYONE) for size in (MNIST, DNA)),
-        *(runs("step", size, *OURS, "native-2") for size in STEP_SIZES[2:]),
-        *(runs("fresh", size, *OURS, "native-2") for size in (MNIST, DNA)),
+        *(runs("step", size, *EVERYONE) for size in STEP_SIZES[:5]),
+        runs("step", TINY, *OURS, "native-2"),
+        *(runs("fresh", size, *AFRESH) + runs("step", size, "native") for size in FRESH_SIZES),
     ],
     "density": [
         [Run("step", size) for size in BELOW],
@@ -40,7 +46,7 @@ GROUPS: dict[str, list[list[Run]]] = {
     ],
     "epoch": [runs("epoch", EPOCH, *OURS, "native-2")],
     "score": [runs("score-1000", MNIST, *EVERYONE), runs("score-1000", DNA, *EVERYONE), runs("score-32", TINY, *EVERYONE)],
-    "latency": [runs("score-1", size, *EVERYONE) for size in (MNIST, DNA)],
+    "latency": [runs("score-1", size, *EVERYONE) for size in (MNIST, DNA, TINY)],
     "sample": [
         *(runs("sample-100", size, "numpy", "numpy-incremental", "jit", "native") for size in (MNIST, DNA)),
         runs("sample-1000", MNIST, "jit", "native", "native-2") + runs("score-1000", MNIST, "jit", "native", "native-2"),
@@ -49,7 +55,10 @@ GROUPS: dict[str, list[list[Run]]] = {
     "mixture": [runs("mixture", MNIST, *OURS, "native-2") + runs("apart", MNIST, *OURS, "native-2")],
     "scaling in D": [runs("step", size, *OURS) for size in SCALING_D],
     "scaling in H": [runs("step", size, *OURS) for size in SCALING_H],
-    "batch size": [runs("step", size, *OURS) for size in BATCHES],
+    "batch size": [
+        *(runs("step", size, *OURS) for size in BATCHES[:-1]),
+        *(runs("step", size, *OURS, *COMPILED) for size in (BATCHES[-1], LARGE_BATCH)),
+    ],
 }
 
 
@@ -121,6 +130,16 @@ def faster(what: str, run: Run, than: str, least: float, aim: float | None = Non
     return Target(what, partial(Figures.ratio, a=run._replace(implementation=than), b=run), least, aim)
 
 
+def faster_than_compiled(what: str, run: Run, least: float, aim: float) -> Target:
+    """Demand that a run is so many times as fast as the better of torch.compile and jax.jit."""
+
+    def value(f: Figures) -> float | None:
+        found = [f.ratio(run._replace(implementation=name), run) for name in COMPILED]
+        return min((ratio for ratio in found if ratio is not None), default=None)
+
+    return Target(f"{what}, against the better of {' and '.join(COMPILED)}", value, least, aim)
+
+
 def at_most(what: str, a: Run, b: Run, most: float, aim: float) -> Target:
     """Demand that one run takes at most so many times what another does."""
     return Target(what, partial(Figures.ratio, a=a, b=b), most, aim, at_most=True)
@@ -144,20 +163,28 @@ def path_left(size: Size) -> Target:
 def _targets() -> Iterator[Target]:
     step = Run("step", MNIST)
     yield faster(f"training step, {MNIST}, against dense NumPy", step, "numpy", 3.5, 4.5)
-    for name in ("jax", "torch-compile"):
-        yield faster(f"the same against {name}", step, name, 2.5, 3.5)
+    yield faster_than_compiled(f"training step, {MNIST}", step, 3.3, 4)
     for size in STEP_SIZES[1:5]:
         yield faster(f"training step, {size}, against dense NumPy", Run("step", size), "numpy", 3, 4)
+        yield faster_than_compiled(f"training step, {size}", Run("step", size), 3, 4)
+    for size in (BATCHES[-1], LARGE_BATCH):
+        yield faster_than_compiled(f"training step, {size}", Run("step", size), 3, 4)
     yield faster("training step, fresh connectivity, against NumPy doing the same", Run("fresh", MNIST), "numpy", 3, 4)
+    for size in FRESH_SIZES:
+        yield faster_than_compiled(f"training step, fresh connectivity, {size}", Run("fresh", size), 2.7, 3.5)
+    yield at_most("training step, fresh connectivity, in times of one", Run("fresh", MNIST), step, 1.3, 1.15)
     yield faster("score 1000 rows, against dense NumPy", Run("score-1000", MNIST), "numpy", 2.5, 3.5)
-    yield Target("score one row", partial(Figures.microseconds, run=Run("score-1", MNIST)), 45, 25, "{:.3g} µs", True)
+    yield faster_than_compiled("score 1000 rows", Run("score-1000", MNIST), 2.8, 3.5)
+    for size, least, aim in ((MNIST, 20, 15), (DNA, 12, 8), (TINY, 8, 5)):
+        microseconds = partial(Figures.microseconds, run=Run("score-1", size))
+        yield Target(f"score one row, {size}", microseconds, least, aim, "{:.3g} µs", True)
     yield faster("sample 100 rows, against D dense passes", Run("sample-100", MNIST), "numpy", 500, 1000)
-    yield at_most("sample 1000 rows in times of scoring them", Run("sample-1000", MNIST), Run("score-1000", MNIST), 3, 1.5)
+    yield at_most("sample 1000 rows in times of scoring them", Run("sample-1000", MNIST), Run("score-1000", MNIST), 1.7, 1.3)
     yield at_most("32-mask mixture in times of 32 single-mask scores", Run("mixture", MNIST), Run("apart", MNIST), 1.1, 1.0)
     for name in (layers.FORWARD, layers.BACKWARD_INPUT, layers.BACKWARD):
         for layer in KERNELS[name]:
             share = partial(Figures.share_of_peak, run=Run(name, layer))
-            yield Target(f"{name}, {layer}: share of FMA peak", share, 0.85, 0.95, "{:.0%}")
+            yield Target(f"{name}, {layer}: share of FMA peak", share, 0.85, 0.92, "{:.0%}")
     for size in STEP_SIZES[:5]:
         yield _threads(f"training step, {size}", Run("step", size))
     for what, case in {"training step, fresh connectivity": "fresh", "score 1000 rows": "score-1000"}.items():
@@ -183,7 +210,7 @@ def _targets() -> Iterator[Target]:
 
 
 def _threads(what: str, run: Run) -> Target:
-    return faster(f"two threads against one, {what}", run._replace(implementation="native-2"), "native", 1.7, 1.9)
+    return faster(f"two threads against one, {what}", run._replace(implementation="native-2"), "native", 1.75, 1.9)
 
 
 TARGETS = list(_targets())

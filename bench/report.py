@@ -186,6 +186,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         picture = path.with_name("scaling.png")
         if plot.scaling(figures, picture):
             top.add("", f"![Time of a training step against live weights]({picture.name})")
+        roofs = path.with_name(f"{path.stem}-roofline.png")
+        if plot.roofline(figures, roofs):
+            top.add("", f"![Kernels under the roofs of the core]({roofs.name})")
         path.write_text("\n".join([*top.lines[1:], *tables.lines, ""]))
         print(f"\n{path}")
 

@@ -50,7 +50,9 @@ __all__ = ["BLOCKS", "IMPLEMENTATIONS", "KERNELS", "active", "implementation", "
 
 IMPLEMENTATIONS = ("native", "jit", "reference")
 
-KERNELS = ("conditionals", "pack", "pack_bits", "sample", "score", "train", "train_latent", "train_shared", "walk")
+KERNELS = (
+    "apply_gradient", "conditionals", "pack", "pack_bits", "sample", "score", "train", "train_latent", "train_shared", "walk",
+)  # fmt: skip
 """Names that every implementation has."""
 
 BLOCKS = ("affine_backward_input", "affine_backward_weights", "affine_forward", "bernoulli_nll")

@@ -78,6 +78,9 @@ SHARED_WEIGHTS, SHARED_BIAS, SHARED_U, ROW, IN_ORDER, OUT_ORDER, SHARED_COLUMNS 
 FIRST, STOP, MASK, PLACES, STEP, STEP_ROWS, GROUP_COLUMNS = range(7)
 """Columns of ``groups``, which ``train_shared`` takes."""
 
+RUN_START, RUN_STOP, RUN_DECAYS, RUN_COLUMNS = range(4)
+"""Columns of ``runs``, which ``apply_gradient`` takes: parameters that follow each other, all weights or all biases."""
+
 START, CODING, VARIABLE_COLUMNS = range(3)
 """Columns of ``Layout.variables``."""
 
@@ -242,6 +245,22 @@ def n_shared(shared_layout: SharedLayout, layers: NDArray[np.int64]) -> int:
     return int(row[SHARED_BIAS] + row[ROW] if row[SHARED_BIAS] >= 0 else row[SHARED_WEIGHTS] + n_in * row[ROW])
 
 
+def runs_of(layers: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return which parameters of theta are trained, as runs (n, 3): the weights of every layer, the biases of the chain."""
+    chain = layers[: n_chain(layers)]
+    biases = [(bias, bias + PANEL * count, 0) for count, bias in chain[:, [N_PANELS, BIAS]]]
+    return np.array([*((start, stop, 1) for start, stop in layers[:, [WEIGHTS, BIAS]]), *biases], np.int64)
+
+
+def shared_runs_of(shared_layout: SharedLayout, layers: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the parameters of ``shared`` as runs (n, 3)."""
+    runs = []
+    for (weights, bias, u, row, *_), n_in in zip(shared_layout, layers[:, N_IN], strict=True):
+        runs += [(start, start + n_in * row, 1) for start in (weights, u) if start >= 0]
+        runs += [(bias, bias + row, 0)] if bias >= 0 else []
+    return np.array(runs, np.int64)
+
+
 def n_biases(layers: NDArray[np.int64]) -> int:
     """Return the length of a table of biases: those of the chain in one connectivity's ``layers``, in full panels."""
     return PANEL * int(layers[: n_chain(layers), N_PANELS].sum())
@@ -394,6 +413,14 @@ def aligned_copy(values: NDArray[Any]) -> NDArray[Any]:
     copy = aligned_empty(len(values), values.dtype)
     copy_into(copy, values)
     return copy
+
+
+def aligned(values: NDArray[Any]) -> NDArray[Any]:
+    """Return a vector that kernels can read: itself, or a copy if its numbers lie across their addresses.
+
+    Arrays that came from another process do, where a library has cut them out of a message.
+    """
+    return values if values.flags.aligned else aligned_copy(values)
 
 
 def copy_into(to: NDArray[Any], values: NDArray[Any]) -> None:

@@ -1,10 +1,11 @@
-"""Rules that a reader relies on: imports between rooms, first lines of files, docstring examples and a README that run."""
+"""Rules that a reader relies on: imports between rooms, first lines of files, examples and pages that run."""
 
 from __future__ import annotations
 
 import ast
 import doctest
 import importlib
+import itertools
 import os
 import pkgutil
 import re
@@ -15,6 +16,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from helpers import python
 
@@ -24,6 +26,7 @@ from made_fast.cli import options
 
 KERNELS = "from made_fast import kernels"
 ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted(page for page in (ROOT / "docs").rglob("*.md") if "_build" not in page.parts)]
 MODULES = sorted(
     module.name for module in pkgutil.walk_packages(made_fast.__path__, "made_fast.") if "kernels" not in module.name
 )
@@ -55,24 +58,42 @@ def test_public_names_are_there_and_documented():
     assert set(made_fast.__all__) <= set(dir(made_fast))
 
 
-def test_python_in_the_readme_runs(tmp_path, monkeypatch):
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_python_in_a_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     X = (np.random.default_rng(0).random((60, 9)) < 0.3).astype(np.uint8)
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
-    assert blocks
-    names = {"X": X, "X_val": X[:20], "X_test": X[20:40]}
+    frame = pd.DataFrame(
+        {"sex": ["male", "female", "female"] * 20, "age": [22.0, 38.0, None] * 20, "survived": [0, 1, 1] * 20}
+    )
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(), re.S)
+    assert blocks or page.name != "README.md"
+    names = {"X": X, "X_val": X[:20], "X_test": X[20:40], "frame": frame}
     for block in blocks:
         exec(block, names)
 
 
-def test_commands_in_the_readme_parse():
-    commands = re.findall(
-        r"made-fast ((?:train|evaluate|score|sample|impute|query|ensemble|info) [^#&`\n]*)", (ROOT / "README.md").read_text()
-    )
-    assert len(commands) >= 5
-    for command in commands:
+def test_commands_in_the_pages_parse():
+    known = "train|evaluate|score|sample|impute|query|ensemble|export|serve|info"
+    found = [text for page in PAGES for text in re.findall(rf"made-fast ((?:{known}) [^`\n]*)", page.read_text())]
+    assert len(found) >= 20
+    for text in found:
+        words = shlex.shlex(text, posix=True, punctuation_chars="|&>;")  # it leaves out comments
+        words.whitespace_split = True
+        command = list(itertools.takewhile(lambda word: not set(word) <= set("|&>;"), words))
         if "--help" not in command:
-            options.parser().parse_args(shlex.split(command))
+            options.parser().parse_args(command)
+
+
+def test_links_between_pages_lead_to_files():
+    """What is generated is known to Sphinx alone, which checks these when it builds the pages."""
+    for page in PAGES:
+        for link in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", page.read_text()):
+            assert "generated/" in link or (page.parent / link).exists(), f"{page}: {link}"
+
+
+def test_the_reference_has_every_public_name():
+    listed = re.findall(r"^   (\w+)$", (ROOT / "docs" / "reference" / "index.rst").read_text(), re.M)
+    assert set(made_fast.__all__) - {"__version__"} == set(listed)
 
 
 @pytest.mark.parametrize("name", MODULES)

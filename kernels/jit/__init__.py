@@ -9,8 +9,10 @@ written. With ``NUMBA_DISABLE_JIT=1`` all of it runs as plain Python.
 """
 
 from made_fast.kernels.jit.latent import train_latent
-from made_fast.kernels.jit.network import conditionals, pack_bits, score, train
+from made_fast.kernels.jit.network import apply_gradient, conditionals, pack_bits, score, train
 from made_fast.kernels.jit.shared import pack, train_shared
 from made_fast.kernels.jit.walks import sample, walk
 
-__all__ = ["conditionals", "pack", "pack_bits", "sample", "score", "train", "train_latent", "train_shared", "walk"]
+__all__ = [
+    "apply_gradient", "conditionals", "pack", "pack_bits", "sample", "score", "train", "train_latent", "train_shared", "walk",
+]  # fmt: skip

@@ -13,11 +13,14 @@ from numpy.typing import NDArray
 
 from made_fast.kernels.jit import levels, rows
 from made_fast.kernels.jit.rows import PANEL, Bits, Float64, Int32, Int64, Real, Step, kernel, n_chain, panel
-from made_fast.kernels.layout import ACTIVATION, BIAS, DIRECT, N_IN, N_PANELS, PANELS, WEIGHTS
+from made_fast.kernels.layout import ACTIVATION, BIAS, DIRECT, N_IN, N_PANELS, PANELS, RUN_DECAYS, RUN_START, RUN_STOP, WEIGHTS
 from made_fast.kernels.optimizers import CLIP, GRADIENT
 from made_fast.kernels.records import Batches, Crew, Dropout, Net, Scratch, TrainScratch, Update
 
-__all__ = ["conditionals", "fit_batch", "forward", "losses", "output", "pack_bits", "room_for_batch", "score", "train"]
+__all__ = [
+    "apply_gradient", "conditionals", "fit_batch", "forward", "losses", "output", "pack_bits", "room_for_batch", "score",
+    "train",
+]  # fmt: skip
 
 
 @kernel
@@ -302,3 +305,12 @@ def train(
                 stop = bias + PANEL * net.layers[l, N_PANELS] if net.layers[l, DIRECT] >= 0 else bias
                 rows.update(net.theta, start, gradient[start:bias], step, update.state)
                 rows.update(net.theta, bias, gradient[bias:stop], bias_step, update.state)
+
+
+@kernel
+def apply_gradient(values: Real, gradient: Real, runs: Int64, update: Update) -> None:
+    """See ``reference.apply_gradient``."""
+    step, bias_step = rows.steps(update, 0)
+    for r in range(len(runs)):
+        start, stop = runs[r, RUN_START], runs[r, RUN_STOP]
+        rows.update(values, start, gradient[start:stop], step if runs[r, RUN_DECAYS] else bias_step, update.state)

@@ -247,6 +247,17 @@ def train_shared(shared, masks, batches, groups, dropout, update, scratch, nll, 
     _run(_kernels(&call).train_shared, &call)
 
 
+def apply_gradient(values, gradient, runs, update):
+    cdef call_t call = _empty
+    cdef int64_t n[2]
+    call.out = _at(&call, values, b"r", 1, True)
+    call.x = _at(&call, gradient, b"r", 1)
+    call.runs = _at(&call, runs, b"q", 2, False, n)
+    call.n_runs = n[0]
+    _update(&call, update)
+    _run(_kernels(&call).apply_gradient, &call)
+
+
 def train_latent(net, points, features, batches, dropout, update, scratch, nll, crew):
     cdef call_t call = _empty
     cdef int64_t n[3]

@@ -110,6 +110,7 @@ void made_fast_call(kernel_t *kernel, const call_t *call)
 #endif
 }
 
+/* A build may lack levels (made_fast/embedded): LACKS_v2 and so on say so. */
 int made_fast_levels(level_t *levels)
 {
 #define ADD(name, level)                                                                                                      \
@@ -126,9 +127,15 @@ int made_fast_levels(level_t *levels)
     const int v4 = v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
                    __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
                    __builtin_cpu_supports("avx512cd");
+#ifndef LACKS_v4
     if (v4) ADD("x86-64-v4", v4);
+#endif
+#ifndef LACKS_v3
     if (v3) ADD("x86-64-v3", v3);
+#endif
+#ifndef LACKS_v2
     if (v2) ADD("x86-64-v2", v2);
+#endif
 #endif
     ADD("baseline", baseline);
     return n;

@@ -15,6 +15,7 @@ enum { ARRIVED = 0, ASLEEP = 1, ROUND = 32, CALL_OFF = 48, SYNC = 64 };         
 enum { IDENTITY, RELU, SOFTPLUS, TANH, SIGMOID, SOFTSIGN };                                      /* ACTIVATIONS */
 enum { GRADIENT, SGD, MOMENTUM, ADAGRAD, ADADELTA, RMSPROP, ADAM };                              /* OPTIMIZERS */
 enum { LR, COEF_A, COEF_B, EPS, DECAY, CLIP };                                                   /* Update.constants */
+enum { RUN_START, RUN_STOP, RUN_DECAYS, RUN_COLUMNS };                                          /* runs */
 enum { START, CODING, VARIABLE_COLUMNS };                                                        /* Layout.variables */
 enum { ONE_HOT, THERMOMETER };                                                                   /* codings */
 enum { PANEL = 64, STRIP = 16, MAX_LAYERS = 64, MAX_FEATURES = 64, LOSS_ROWS = 16 };
@@ -93,8 +94,8 @@ typedef struct { /* the arguments of any kernel; each reads those that its signa
     crew_t crew;
     const int64_t *points; /* (n_points, n_rows, LAYER_COLUMNS) */
     const void *features;  /* (n_points, n_features) */
-    const int64_t *groups;
-    int64_t n_points, n_features, n_groups, n_places, block;
+    const int64_t *groups, *runs;
+    int64_t n_points, n_features, n_groups, n_runs, n_places, block;
     const double *uniforms;
     void *out;
     const uint64_t *context; /* of walk: (n, context_words), or null */
@@ -105,7 +106,7 @@ typedef struct { /* the arguments of any kernel; each reads those that its signa
     double *log_mass;
     /* Of the building blocks only: */
     int64_t l;
-    const void *x, *dz; /* inputs; gradient of the sums, or, for affine_forward, what direct connections add */
+    const void *x, *dz; /* inputs, or the gradient of apply_gradient; gradient of the sums, or, for affine_forward, what direct connections add */
     ones_t ones;       /* in place of x, or null */
     int64_t m;          /* rows of the buffers */
     double scale, *nll;
@@ -114,7 +115,7 @@ typedef struct { /* the arguments of any kernel; each reads those that its signa
 typedef void kernel_t(const call_t *);
 
 typedef struct {
-    kernel_t *pack, *score, *conditionals, *sample, *walk, *train, *train_shared, *train_latent;
+    kernel_t *pack, *score, *conditionals, *sample, *walk, *train, *train_shared, *train_latent, *apply_gradient;
     kernel_t *affine_forward, *bernoulli_nll, *affine_backward_input, *affine_backward_weights;
 } kernels_t;
 

@@ -50,15 +50,15 @@ cdef extern from "native.h" nogil:
         scratch_t scratch
         crew_t crew
         ones_t ones
-        int64_t real_bytes, n_points, n_features, n_groups, n_places, block, l, m
-        void *points, *features, *groups, *uniforms, *x, *dz, *out, *nll, *context, *given, *weights, *partners, *log_mass
+        int64_t real_bytes, n_points, n_features, n_groups, n_runs, n_places, block, l, m
+        void *points, *features, *groups, *runs, *uniforms, *x, *dz, *out, *nll, *context, *given, *weights, *partners, *log_mass
         int64_t context_words
         double scale
 
     ctypedef void kernel_t(const call_t *)
 
     ctypedef struct kernels_t:
-        kernel_t *pack, *score, *conditionals, *sample, *walk, *train, *train_shared, *train_latent
+        kernel_t *pack, *score, *conditionals, *sample, *walk, *train, *train_shared, *train_latent, *apply_gradient
         kernel_t *affine_forward, *bernoulli_nll, *affine_backward_input, *affine_backward_weights
 
     ctypedef struct level_t:

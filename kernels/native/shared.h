@@ -23,11 +23,20 @@ static shared_layer_t shared_layer_of(const net_t *net, const shared_t *shared, 
                             .live = net->n_live + layer[UNITS], .bias = layer[BIAS]};
 }
 
-/* to[j] = from[index[j]] for j < n, 0 from there to `end`. */
+/* to[j] = from[index[j]] for j < n, 0 from there to `end`. One by one: gathers of whole vectors take longer on AMD, and on Intel
+ * CPUs whose microcode has to guard them. */
 static void gather_row(const REAL *from, const int32_t *index, int64_t n, int64_t end, REAL *to)
 {
     int64_t j = 0;
-    for (; j + LANES <= n; j += LANES) store(to + j, gather(from, index + j));
+#if defined(__SSE4_1__) && BITS == 32
+    for (; j + 4 <= n; j += 4) {
+        const int32_t *at = index + j;
+        __m128 four = _mm_load_ss(from + at[0]);
+        four = _mm_insert_ps(four, _mm_load_ss(from + at[1]), 0x10);
+        four = _mm_insert_ps(four, _mm_load_ss(from + at[2]), 0x20);
+        _mm_storeu_ps(to + j, _mm_insert_ps(four, _mm_load_ss(from + at[3]), 0x30));
+    }
+#endif
     for (; j < n; j++) to[j] = from[index[j]];
     for (; j < end; j++) to[j] = 0;
 }

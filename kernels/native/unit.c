@@ -37,7 +37,11 @@ typedef int64_t INT;
 #include "shared.h"
 #include "latent.h"
 
+#ifdef SERVING_ONLY /* made_fast/embedded: the compiler leaves out what nobody calls */
+const kernels_t JOIN(made_fast_, LEVEL, _f, BITS) = {.pack = pack, .score = score, .conditionals = conditionals, .sample = sample};
+#else
 const kernels_t JOIN(made_fast_, LEVEL, _f, BITS) = {
-    pack, score, conditionals, sample, walk, train, train_shared, train_latent,
+    pack, score, conditionals, sample, walk, train, train_shared, train_latent, apply_gradient,
     affine_forward, bernoulli_nll, affine_backward_input, affine_backward_weights,
 };
+#endif

@@ -159,6 +159,17 @@ static void update(const step_t *step, REAL *w, int64_t at, const REAL *g, int64
     }
 }
 
+/* A step by a gradient that is there as a whole. */
+static void apply_gradient(const call_t *c)
+{
+    const step_t step = step_of(&c->update, c->update.step), plain = without_decay(&step);
+    const REAL *gradient = c->x;
+    for (const int64_t *run = c->runs; run < c->runs + c->n_runs * RUN_COLUMNS; run += RUN_COLUMNS) {
+        const int64_t at = run[RUN_START];
+        update(run[RUN_DECAYS] ? &step : &plain, c->out, at, gradient + at, run[RUN_STOP] - at);
+    }
+}
+
 /* What the backward to the weights reads: what the layer read, as numbers or, if there are counts, as the rows that have each
  * input on; and the gradient of its sums. Both of m rows, in buffers of `rows` rows. */
 typedef struct {
@@ -251,10 +262,14 @@ static void panel_bias(const net_t *net, int64_t l, int64_t p, const source_t *s
     const step_t plain = without_decay(step);
     const REAL *dz = source->dz + p * source->rows * PANEL;
     REAL sum[PANEL] __attribute__((aligned(64)));
-    for (int u = 0; u < PANEL; u += LANES) {
-        vec acc = splat(0);
-        for (int64_t i = 0; i < source->m; i++) acc += load(dz + i * PANEL + u);
-        store(sum + u, acc);
+    enum { AT_ONCE = 4 }; /* so that one addition need not wait for another */
+    for (int u = 0; u < PANEL; u += AT_ONCE * LANES) {
+        vec acc[AT_ONCE] = {{0}};
+        for (int64_t i = 0; i < source->m; i++)
+#pragma GCC unroll 4
+            for (int v = 0; v < AT_ONCE; v++) acc[v] += load(dz + i * PANEL + u + v * LANES);
+#pragma GCC unroll 4
+        for (int v = 0; v < AT_ONCE; v++) store(sum + u + v * LANES, acc[v]);
     }
     update(&plain, net->theta, net->layers[l * LAYER_COLUMNS + BIAS] + p * PANEL, sum, PANEL);
 }

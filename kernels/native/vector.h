@@ -96,24 +96,6 @@ static ALWAYS_INLINE ivec spread(uint64_t bits)
 
 static ALWAYS_INLINE vec absolute(vec a) { return (vec)((ivec)a & ~(ivec)splat((REAL)-0.0)); }
 
-/* from[index[0]], from[index[1]], ... in the lanes. */
-static ALWAYS_INLINE vec gather(const REAL *from, const int32_t *index)
-{
-#if VECTOR_BYTES == 64 && BITS == 32
-    return (vec)_mm512_i32gather_ps(_mm512_loadu_si512(index), from, 4);
-#elif VECTOR_BYTES == 64
-    return (vec)_mm512_i32gather_pd(_mm256_loadu_si256((const __m256i *)index), from, 8);
-#elif VECTOR_BYTES == 32 && BITS == 32
-    return (vec)_mm256_i32gather_ps(from, _mm256_loadu_si256((const __m256i *)index), 4);
-#elif VECTOR_BYTES == 32
-    return (vec)_mm256_i32gather_pd(from, _mm_loadu_si128((const __m128i *)index), 8);
-#else
-    vec v;
-    for (int i = 0; i < LANES; i++) v[i] = from[index[i]];
-    return v;
-#endif
-}
-
 /* Sum of REAL lanes, accumulated as double: total += v, lane by lane. */
 static ALWAYS_INLINE dvec widen(vec v) { return __builtin_convertvector(v, dvec); }
 

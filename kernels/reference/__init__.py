@@ -17,8 +17,8 @@ from made_fast.kernels.reference.blocks import affine_backward_input, affine_bac
 from made_fast.kernels.reference.dense import Bits, Int32, Int64, Real, forward, sigmoid, unpack_bits
 
 __all__ = [
-    "affine_backward_input", "affine_backward_weights", "affine_forward", "bernoulli_nll", "conditionals", "pack", "pack_bits",
-    "sample", "score", "train", "train_latent", "train_shared", "walk",
+    "affine_backward_input", "affine_backward_weights", "affine_forward", "apply_gradient", "bernoulli_nll", "conditionals",
+    "pack", "pack_bits", "sample", "score", "train", "train_latent", "train_shared", "walk",
 ]  # fmt: skip
 
 
@@ -157,6 +157,20 @@ def train(
         gradient = dense.clipped(dense.gradient_of(net, x, outputs, dz, keep), update.constants[CLIP])
         for l in range(len(net.layers)):
             dense.update_layer(net, l, gradient, update._replace(step=update.step + i))
+
+
+def apply_gradient(values: Real, gradient: Real, runs: Int64, update: Update) -> None:
+    """Make one optimiser step by a gradient that is there as a whole: that of a mini-batch which others have a part of.
+
+    values (n,), update.state (n_state, n) IN OUT, of the dtype of gradient (n,) IN; runs (r, 3) int64 IN: start and stop of
+    each run of parameters to update, multiples of 16, and whether they decay. Nothing is clipped here. With the gradient that
+    ``GRADIENT`` has written, the bits are those of the kernel that would have made the step (here but for rounding); runs may
+    be cut anywhere, and given to different threads.
+    """
+    for start, stop, decays in runs:
+        run = slice(start, stop)
+        state = update.state[:, run]
+        dense.update(values[run], gradient[run], update._replace(state=state), bool(decays))
 
 
 def train_latent(

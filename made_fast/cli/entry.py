@@ -1,8 +1,8 @@
-"""The entry of the command line, ``made-fast train | ensemble | evaluate | score | sample | impute | query | info``.
+"""The entry of the command line, ``made-fast COMMAND``: which function does what a command asks, and how it ends.
 
 Its exit codes: a mistake of the user is one line on standard error and 2; a signal is 128 plus its number: 130 after Ctrl-C,
 143 after SIGTERM, 129 when the terminal was closed; a closed pipe is 141. Other exceptions are bugs and keep their traceback.
-The commands (``fit.py``, ``use.py``) and NumPy are imported when a command runs, so that ``--help`` answers at once.
+The commands (``fit.py``, ``use.py``, ``serve.py``) and NumPy are imported when a command runs: ``--help`` answers at once.
 """
 
 from __future__ import annotations
@@ -76,6 +76,8 @@ def _run(args: argparse.Namespace) -> int:
     files.check_outputs(args)
     if args.command in ("train", "ensemble"):
         from made_fast.cli import fit as commands
+    elif args.command == "serve":
+        from made_fast.cli import serve as commands  # type: ignore[no-redef]
     else:
         from made_fast.cli import use as commands  # type: ignore[no-redef]
     code: int = getattr(commands, args.command)(args)

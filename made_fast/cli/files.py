@@ -31,7 +31,7 @@ __all__ = [
     "remembered_shape", "write", "write_lines", "write_png", "writing",
 ]  # fmt: skip
 
-OUTPUTS = ("checkpoint", "out", "samples", "plot")
+OUTPUTS = ("checkpoint", "out", "samples", "plot", "onnx")
 """The options that name a file to write, in all commands."""
 
 NO_FILES = ("digits", "-")
@@ -71,7 +71,7 @@ def load_data(args: argparse.Namespace, n_features: int | None = None, index_bas
             drop=args.drop or (),
             header=args.header,
             index_base=remembered if args.index_base is None else args.index_base,
-            large=args.command in ("train", "evaluate", "score"),
+            large=args.command in ("train", "evaluate", "score") and not getattr(args, "mpi", False),
         )
         for remark in dataset.notes:
             note(remark)
@@ -111,8 +111,8 @@ def load_table(args: argparse.Namespace) -> RawTable:
     if args.threshold is not None:
         raise UsageError("--threshold is for models of 0/1 rows; this one is of a table, whose numbers count as they are.")
     with refusing(OSError, ValueError, TypeError):
-        large = args.command != "ensemble" and not getattr(args, "context", None)  # these take rows in memory
-        table = rawtable.load(args.data, header=args.header, drop=args.drop or (), large=large)
+        in_memory = args.command == "ensemble" or getattr(args, "context", None) or getattr(args, "mpi", False)
+        table = rawtable.load(args.data, header=args.header, drop=args.drop or (), large=not in_memory)
         valid, test = (getattr(args, f"{name}_fraction", None) or None for name in ("valid", "test"))
         return rawtable.split(table, valid=valid, test=test)
 

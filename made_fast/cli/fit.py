@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from made_fast.cli import files, images, report, tables
+from made_fast.cli import files, images, ranks, report, tables
 from made_fast.cli.files import refusing
 from made_fast.cli.options import TILES, UsageError
 from made_fast.inference import modelfile
@@ -30,6 +30,7 @@ from made_fast.tables.reading.datasets import Dataset, n_missing
 from made_fast.tables.reading.rawtable import RawTable
 from made_fast.training import checkpoint, recipe
 from made_fast.training.hyper import DEFAULTS, HARMLESS, HYPER
+from made_fast.training.reduce import ranks_of
 
 if TYPE_CHECKING:  # scikit-learn is imported when the options and the data are right
     from made_fast.estimators.estimator import MADE
@@ -69,23 +70,17 @@ class _Plan(NamedTuple):
 
 def train(args: argparse.Namespace) -> int:
     """Fit a model and write it to a file."""
-    if args.resume and args.checkpoint is None:
-        raise UsageError("--resume needs --checkpoint FILE, to know what to go on from.")
-    if args.checkpoint is not None:
-        with refusing(OSError):
-            checkpoint.check_writable(str(args.checkpoint))
-    plan = _plan(args)
-    from made_fast.estimators.estimator import MADE
-
-    made = MADE(**plan.params, random_state=plan.seed)
-    made._names = plan.names
-    done = 0
-    if args.checkpoint is not None and args.resume != args.checkpoint.exists():
-        begun = "there is none yet" if args.resume else "it is replaced; --resume would go on from it"
-        files.note(f"training begins anew with the checkpoint {args.checkpoint}: {begun}.")
-    elif args.resume:
-        made = _resumed(args, plan)
-        done = len(made.history_)
+    comm = ranks.world() if args.mpi else None
+    if args.average_every is not None and comm is None:
+        raise UsageError("--average-every needs --mpi, the ranks that average.")
+    with ranks_of(comm) as crew:
+        with crew.agreed(UsageError), ranks.first_speaks(crew):
+            made, plan = _begun(args)
+        plan = plan._replace(seed=crew.of_first(plan.seed))
+        made.set_params(random_state=crew.of_first(made.random_state))
+        with crew.agreed(UsageError), refusing(TypeError, ValueError):
+            given = ranks.share(crew, made, plan.rows())
+    done = len(getattr(made, "history_", ()))
 
     def save() -> None:
         _save(_noted(made.model_, args, plan, random_state=made.random_state, best_epoch=made.best_epoch_), args.out)
@@ -93,11 +88,22 @@ def train(args: argparse.Namespace) -> int:
     begin = time.perf_counter()
     try:
         with _quietly(), refusing(ValueError):
-            made.fit(**plan.rows(), checkpoint=args.checkpoint, checkpoint_every=args.checkpoint_every)
+            made.fit(
+                **given,
+                checkpoint=args.checkpoint,
+                checkpoint_every=args.checkpoint_every,
+                comm=comm,
+                average_every=args.average_every,
+            )
+        del given
+        if crew.rank:
+            return 0
         seconds = time.perf_counter() - begin
         with signals.held():
             save()
     except FloatingPointError as error:
+        if crew.rank:
+            raise UsageError(str(error)) from error
         raise UsageError(f"{error} {_save_unfinished(made, plan, save, args)}") from error
     except OSError as error:
         if args.checkpoint is None or error.errno is None:
@@ -111,10 +117,31 @@ def train(args: argparse.Namespace) -> int:
     course = [f"{n} epochs" if plan.dataset.valid is None else f"epoch {made.best_epoch_} of {n} is the best"]
     course += [f"on from epoch {done}"] if done else []
     course.append(f"{seconds:.1f} s")
+    course += [f"{crew.size} ranks"] if crew.size > 1 else []
     if records:
         n_rows = _n_rows(plan.dataset.train) * len(records)
         course.append(f"{n_rows / sum(record['seconds'] for record in records):,.0f} rows/s")
     return _report(args, plan, made, course)
+
+
+def _begun(args: argparse.Namespace) -> tuple[MADE, _Plan]:
+    """Return the estimator, new or from a checkpoint, and what it is to be fitted to."""
+    if args.resume and args.checkpoint is None:
+        raise UsageError("--resume needs --checkpoint FILE, to know what to go on from.")
+    if args.checkpoint is not None:
+        with refusing(OSError):
+            checkpoint.check_writable(str(args.checkpoint))
+    plan = _plan(args)
+    from made_fast.estimators.estimator import MADE
+
+    made = MADE(**plan.params, random_state=plan.seed)
+    made._names = plan.names
+    if args.checkpoint is not None and args.resume != args.checkpoint.exists():
+        begun = "there is none yet" if args.resume else "it is replaced; --resume would go on from it"
+        files.note(f"training begins anew with the checkpoint {args.checkpoint}: {begun}.")
+    elif args.resume:
+        made = _resumed(args, plan)
+    return made, plan
 
 
 def ensemble(args: argparse.Namespace) -> int:

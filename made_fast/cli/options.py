@@ -17,6 +17,7 @@ from textwrap import fill
 from typing import Any, NoReturn
 
 from made_fast import __version__
+from made_fast.serving.settings import TOKEN, Settings
 from made_fast.tables import choices
 from made_fast.training.hyper import DEFAULTS, HYPER
 
@@ -88,6 +89,13 @@ def whole(text: str, smallest: int = 0, also: str = "", hint: str = "") -> int:
 positive_int = partial(whole, smallest=1)
 
 
+def port(text: str) -> int:
+    """Read the number of a port."""
+    if (number := whole(text)) >= 1 << 16:
+        raise argparse.ArgumentTypeError(f"must be a port, 0 to 65535, got {text!r}")
+    return number
+
+
 def number(text: str, demand: str = "a finite number", fits: Callable[[float], bool] = math.isfinite) -> float:
     """Read a finite number that fits the demand."""
     try:
@@ -101,6 +109,7 @@ def number(text: str, demand: str = "a finite number", fits: Callable[[float], b
     return value
 
 
+seconds = partial(number, demand="in 0 < S <= 86400", fits=lambda value: 0 < value <= 86400)
 probability = partial(number, demand="in 0 <= F < 1", fits=lambda value: 0 <= value < 1)
 
 
@@ -160,13 +169,16 @@ examples:
   made-fast ensemble digits --members 5 --out ensemble.safetensors
   made-fast train adult.csv --masks unlimited --out adult.safetensors
   made-fast query adult.safetensors "age > 40 and sex = 'Male'"
+  made-fast export model.safetensors --onnx model.onnx
+  made-fast serve adult.safetensors
   made-fast info model.safetensors
 
 'made-fast COMMAND --help' shows the options of a command.""",
     )
     top.add_argument("--version", action="version", version=f"made-fast {__version__}", help="show the version and leave")
     commands = top.add_subparsers(dest="command", required=True, title="commands", metavar="COMMAND")
-    for add in (_add_train, _add_ensemble, _add_evaluate, _add_score, _add_sample, _add_impute, _add_query):
+    answering = (_add_evaluate, _add_score, _add_sample, _add_impute, _add_query)
+    for add in (_add_train, _add_ensemble, *answering, _add_export, _add_serve):
         add(commands)
     shown = "Show what a model file holds: the network and how it was trained."
     example = "example:\n  made-fast info model.safetensors"
@@ -186,7 +198,8 @@ def _add_train(commands: Any) -> None:
         "  made-fast train digits --samples samples.png --seed 0\n"
         "  made-fast train mnist.npz --hidden 500 500 --activation softplus --out deep.safetensors\n"
         "  made-fast train dna.npz --masks unlimited --direct output --weight-init orthogonal --optimizer adadelta\n"
-        "  made-fast train mnist.npz --masks 32 --checkpoint mnist.checkpoint --resume",
+        "  made-fast train mnist.npz --masks 32 --checkpoint mnist.checkpoint --resume\n"
+        "  mpiexec -n 4 made-fast train mnist.npz --mpi --checkpoint mnist.checkpoint",
     )
     _add_fitting(train, "model.safetensors")
     checkpoint = train.add_argument_group("checkpoints")
@@ -194,6 +207,11 @@ def _add_train(commands: Any) -> None:
     _option(checkpoint, "--checkpoint-every", "N", "every so many epochs, and at the end", positive_int, default=1)
     resume = "go on from the checkpoint, if it is there; repeat the other options, but --max-epochs and --patience may change"
     checkpoint.add_argument("--resume", action="store_true", help=resume)
+    machines = train.add_argument_group("machines")
+    mpi = "train on all processes that mpiexec has started, each on its share of the rows of DATA (needs mpi4py)"
+    machines.add_argument("--mpi", action="store_true", help=mpi)
+    every = "average parameters every N steps, where gradients take too long"
+    _option(machines, "--average-every", "N", every, positive_int, unset="gradients are added up in every step")
 
 
 def _add_ensemble(commands: Any) -> None:
@@ -368,6 +386,65 @@ def _add_query(commands: Any) -> None:
     _add_contexts(answers, "print a line for each row of FILE")
     _option(answers, "--seed", "N", "of estimates", whole, default=0)
     _add_answering(answers)
+
+
+def _add_export(commands: Any) -> None:
+    export = _command(
+        commands,
+        "export MODEL --onnx FILE [options]",
+        "write a model in a form that others score",
+        "Write MODEL as an ONNX graph, which ONNX Runtime and others score without this package. Of 0/1 rows it\n"
+        "takes one input, X; of a table one for each column, raw, (rows, 1). The output log_p has the\n"
+        "log-likelihood of each row in nats, NaN where an entry is missing; conditionals has the probability of\n"
+        "every entry given those before it. The file's metadata says what inputs and outputs are.",
+        "example:\n  made-fast export model.safetensors --onnx model.onnx",
+    )
+    onnx = "file to write, replaced if it exists (needs onnx)"
+    _option(export, "--onnx", "FILE", onnx, file_to_write(".onnx"), required=True)
+    scores = "leave out the conditionals: the graph is faster, the more so the more masks or members there are"
+    export.add_argument("--scores-only", action="store_true", help=scores)
+
+
+def _add_serve(commands: Any) -> None:
+    serve = _command(
+        commands,
+        "serve FILE [FILE ...] [options]",
+        "serve models over HTTP",
+        "Serve models: the Open Inference Protocol (KServe V2) under /v2, doors of plain JSON to score, explain, sample,\n"
+        "impute, conditional and query under /models/NAME, a page for people at /, figures for Prometheus at /metrics,\n"
+        "all of it described by /openapi.json. A model's name is that of its file, or NAME in NAME=FILE.\n\n"
+        "Answers are for whoever reaches the address, unless there is a token; the server does not speak TLS, which is\n"
+        "for a proxy before it (nginx, Caddy, an ingress). Nothing is loaded that a request names.\n\n"
+        "SIGTERM and Ctrl-C end it when requests in flight are finished. SIGHUP loads the files again, which must be\n"
+        "replaced by a rename; if one is broken, the old models stay in service. Needs made_fast[serve].",
+        "examples:\n"
+        "  made-fast serve adult.safetensors\n"
+        '  curl -d \'{"query": "age > 40"}\' http://127.0.0.1:8000/models/adult/query\n'
+        "  made-fast serve adult.safetensors digits=old.safetensors --workers 4 --token-file token",
+    )
+    serve.add_argument("models", metavar="FILE", nargs="+", help="model file, or NAME=FILE")
+    address = serve.add_argument_group("address")
+    _option(address, "--host", "HOST", "where to listen; 0.0.0.0: on all networks", default=Settings.host)
+    _option(address, "--port", "N", "0: any that is free", port, default=Settings.port)
+    token = f"demand the token that FILE holds, or else the environment variable {TOKEN}, in Authorization: Bearer"
+    _option(address, "--token-file", "FILE", token, Path)
+    processes = serve.add_argument_group("processes")
+    _option(processes, "--workers", "N", "processes, which share one mapped copy of the models", positive_int, default=1)
+    _option(processes, "--threads", "N", "of one computation", positive_int, unset="the CPUs there are, shared by workers")
+    _option(processes, "--grace", "S", "seconds for requests in flight at the end", seconds, default=Settings.grace)
+    limits = serve.add_argument_group("limits of each worker")
+    _option(
+        limits,
+        "--timeout",
+        "S",
+        "seconds of a request: 503 if nobody was free, or else 504",
+        seconds,
+        default=Settings.timeout,
+    )
+    _option(limits, "--max-body", "MB", "of a request's body, 413 beyond", positive_int, default=Settings.max_body)
+    _option(limits, "--max-rows", "N", "of a request, 413 beyond", positive_int, default=Settings.max_rows)
+    _option(limits, "--queue", "N", "requests in work or waiting, 429 beyond", positive_int, default=Settings.queue)
+    _option(limits, "--connections", "N", "at a time, 503 beyond", positive_int, default=Settings.connections)
 
 
 def _command(commands: Any, usage: str, title: str, description: str, epilog: str) -> Any:

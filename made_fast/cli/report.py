@@ -22,8 +22,8 @@ from made_fast.tables.reading.datasets import Dataset, n_missing
 from made_fast.tables.table import Table
 
 __all__ = [
-    "HALF", "AnyModel", "Asking", "Scores", "describe_data", "describe_file", "describe_model", "independent_nll", "majority",
-    "mean_of", "model_facts", "noting", "print_report", "print_table", "score", "single_models",
+    "HALF", "AnyModel", "Asking", "Scores", "describe_data", "describe_file", "describe_model", "describe_values",
+    "independent_nll", "majority", "mean_of", "model_facts", "noting", "print_report", "print_table", "score", "single_models",
 ]  # fmt: skip
 
 AnyModel: TypeAlias = "MADEModel | MixtureModel"
@@ -109,6 +109,18 @@ def describe_file(path: Path) -> str:
     """Return the name and the size of a file."""
     n = path.stat().st_size
     return f"{path} ({n / 1e6:.1f} MB)" if n >= 1e6 else f"{path} ({n / 1e3:.1f} kB)"
+
+
+def describe_values(values: Sequence[Any]) -> str:
+    """Return the names, dtypes and shapes of inputs or outputs of an ONNX graph, some of them; names as JSON."""
+    from onnx import TensorProto
+
+    words = []
+    for value in values[:NAMED]:
+        tensor = value.type.tensor_type
+        shape = ", ".join(dim.dim_param or str(dim.dim_value) for dim in tensor.shape.dim)
+        words.append(f"{json.dumps(value.name)} {TensorProto.DataType.Name(tensor.elem_type).lower()} ({shape})")
+    return ", ".join(words) + (f" and {len(values) - NAMED} more" if len(values) > NAMED else "")
 
 
 def model_facts(model: AnyModel) -> dict[str, str]:

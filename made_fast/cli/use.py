@@ -1,4 +1,4 @@
-"""The commands that use a model file: evaluate, score, sample, impute, query, info.
+"""The commands that use a model file: evaluate, score, sample, impute, query, export, info.
 
 Not here: models of tables (``tables.py``), files (``files.py``), texts.
 """
@@ -24,7 +24,7 @@ from made_fast.tables.reading import datasets
 from made_fast.tables.reading.datasets import Dataset
 from made_fast.tables.sparse import is_sparse
 
-__all__ = ["evaluate", "impute", "info", "query", "sample", "score"]
+__all__ = ["evaluate", "export", "impute", "info", "query", "sample", "score"]
 
 PICTURED = 20
 """Most rows in the picture that ``impute --samples`` draws, side by side."""
@@ -188,6 +188,20 @@ def query(args: argparse.Namespace) -> int:
 def _check_no_parquet(args: argparse.Namespace) -> None:
     if args.out is not None and files.kind(args.out) == ".parquet":
         raise UsageError("--out FILE.parquet is for models of tables; of 0/1 rows, give --out FILE.csv or FILE.npy.")
+
+
+def export(args: argparse.Namespace) -> int:
+    """Write a model as an ONNX graph."""
+    model = files.load_model(args.model)
+    with refusing(ImportError, ValueError, TypeError):
+        proto = model.to_onnx(conditionals=not args.scores_only)
+    files.write(args.onnx, lambda stream: stream.write(proto.SerializeToString()))  # type: ignore[arg-type]
+    described = tables.describe_model(model) if isinstance(model, TableModel) else report.describe_model(model)
+    print(f"model       {described}")
+    for name, values in (("inputs", proto.graph.input), ("outputs", proto.graph.output)):
+        print(f"{name:12}{report.describe_values(values)}")
+    print(f"onnx        {report.describe_file(args.onnx)}")
+    return 0
 
 
 def _load_data_for(model: AnyModel, args: argparse.Namespace) -> tuple[Dataset, AnyModel]:

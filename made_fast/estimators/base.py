@@ -156,6 +156,10 @@ class FittedDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # sciki
     def save(self, path: str | os.PathLike[str]) -> None:
         self._fitted().save(path)
 
+    @_as_the_model
+    def to_onnx(self, path: str | os.PathLike[str] | None = None, *, conditionals: bool = True) -> Any:
+        return self._fitted().to_onnx(path, conditionals=conditionals)
+
     def _read(self, X: MatrixLike) -> Any:
         """Return what ``model_`` takes: a checked table, or X itself if the model knows the columns."""
         return X if isinstance(self._fitted(), TableModel) or isinstance(X, Chunks) else fitted_table(self, X)

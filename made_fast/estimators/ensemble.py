@@ -61,7 +61,7 @@ class MADEEnsemble(_KeywordParameters, FittedDensity):  # type: ignore[misc]
         Number of MADEs, M. None is 5; with ``preset="best"`` as many as help and find time, 32 at the most.
     weights : {"equal", "em"}
         Weights of the members: 1/M each, or those under which the validation rows are most likely, found by EM
-        (:func:`em_weights`). That needs ``X_val`` or ``validation_fraction``; early stopping has seen these rows already.
+        (``em_weights``). That needs ``X_val`` or ``validation_fraction``; early stopping has seen these rows already.
     n_jobs : int, optional
         Members trained at the same time: -1 is as many as there are CPUs; None as many as ``n_threads``, unless
         ``joblib.parallel_config`` says otherwise or joblib runs this fit itself. Each gets an equal part of ``n_threads``, at

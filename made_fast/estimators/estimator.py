@@ -23,6 +23,7 @@ from made_fast.training import checkpoint as checkpoint_file
 from made_fast.training import recipe
 from made_fast.training.checkpoint import EpochRecord, FitState
 from made_fast.training.hyper import HyperParameters, documented
+from made_fast.training.reduce import Alone, ranks_of
 from made_fast.training.rows import Rows, TrainingRows, variables_of
 from made_fast.training.run import FitRun
 
@@ -75,6 +76,9 @@ class MADE(HyperParameters, FittedDensity):
     _warns = True
     """Whether ``fit`` warns of columns that are never observed; an ensemble warns once, for all its members."""
 
+    _encoder: Encoder | None = None
+    """What makes codes of tables, where the caller has learned that from more rows than ``fit`` gets."""
+
     _fit_state: FitState
 
     def fit(
@@ -90,6 +94,8 @@ class MADE(HyperParameters, FittedDensity):
         checkpoint: str | os.PathLike[str] | None = None,
         checkpoint_every: int = 1,
         callback: Callable[[EpochRecord], Any] | None = None,
+        comm: Any = None,
+        average_every: int | None = None,
     ) -> MADE:
         """Draw the masks and train from scratch; after :meth:`resume`, continue instead.
 
@@ -119,11 +125,23 @@ class MADE(HyperParameters, FittedDensity):
             Called after every epoch with its record, see ``history_``; if it returns True, the fit ends there as if
             ``max_epochs`` were reached. What it raises ends the fit as Ctrl-C does: the best parameters so far are kept.
 
+        comm : MPI communicator of mpi4py, optional
+            Train one model on all its ranks, each of which calls ``fit`` with rows of its own (none may be without), all with
+            the same parameters and an int, or None, as ``random_state``. A mini-batch of ``batch_size`` rows is that of all
+            ranks together; validation rows may be on some ranks only. Columns that are not 0/1 are learned from the rows of
+            rank 0, the start of the biases is the mean over the ranks. Every rank ends with the same model. The same ranks
+            get the same bits. Rank 0 writes ``checkpoint``; all can resume from it, on as many ranks, with the same rows. What
+            is wrong on one rank before training is raised on all; a rank that fails later ends the job (``Abort``), and the
+            last checkpoint serves.
+        average_every : int, optional
+            With ``comm``: send no gradients; every rank makes so many steps by its own share of the mini-batches, then
+            parameters are averaged. For networks so slow that gradients take longer than steps.
+
         Raises
         ------
         ValueError
             A parameter or the data is not as demanded; after :meth:`resume`, rows, weights or parameters are not those that
-            the fit began with.
+            the fit began with; with ``comm``, ranks differ in what must be the same.
         FloatingPointError
             The loss became infinite or NaN; the text says in which epoch, at which step. ``model_`` then has the best
             parameters that validation rows have seen; without such rows, those from before the epoch.
@@ -133,27 +151,33 @@ class MADE(HyperParameters, FittedDensity):
         UserWarning
             Columns of X have no observed entry: nothing is learned of them.
         """
-        run = FitRun(self.get_params(deep=False), checkpoint, checkpoint_every, callback)
-        resumed = hasattr(self, "_fit_state") and self._fit_state.resumed
-        state, train = self._look(X, context, sample_weight, run.params, resumed)
-        if isinstance(X_val, Chunks):
-            if context_val is not None:
-                raise ValueError("context_val must be left out for X_val in chunks, got one.")
-            X_val = self._packed(X_val, state, train.table.shape[1], "X_val")
-            X_val = X_val.take(np.arange(len(X_val))) if state.encoder is not None else X_val
-        elif state.encoder is not None and X_val is not None:
-            X_val = state.encoder.encode(X_val, context_val, name="X_val", within=True)
-        elif context_val is not None:
-            raise ValueError("context_val must come with X_val and a context, got it alone.")
-        held = train.validation(X_val, sample_weight_val)
-        train.check_observed(warn=self._warns and not resumed)
-        run.take(state, train, held, self.validation_fraction)
-        del train, held  # a frame that was converted would stay as long as the fit takes
-        self._begin(X, state, run.rows)
-        try:
-            run.start()
-        finally:
-            self._show()
+        with ranks_of(comm) as ranks:
+            resumed = hasattr(self, "_fit_state") and self._fit_state.resumed
+            with ranks.agreed():
+                run = FitRun(self.get_params(deep=False), checkpoint, checkpoint_every, callback, ranks, average_every)
+                if average_every is not None and comm is None:
+                    raise ValueError("average_every must come with comm, the ranks that average, got it alone.")
+            run.params = recipe.common(run.params, ranks)
+            state, train = self._look(X, context, sample_weight, run.params, resumed, ranks)
+            with ranks.agreed():
+                if isinstance(X_val, Chunks):
+                    if context_val is not None:
+                        raise ValueError("context_val must be left out for X_val in chunks, got one.")
+                    X_val = self._packed(X_val, state.encoder, state.names, train.table.shape[1], "X_val")
+                    X_val = X_val.take(np.arange(len(X_val))) if state.encoder is not None else X_val
+                elif state.encoder is not None and X_val is not None:
+                    X_val = state.encoder.encode(X_val, context_val, name="X_val", within=True)
+                elif context_val is not None:
+                    raise ValueError("context_val must come with X_val and a context, got it alone.")
+                held = train.validation(X_val, sample_weight_val)
+                train.check_observed(warn=self._warns and not resumed)
+            run.take(state, train, held, self.validation_fraction)
+            del train, held  # a frame that was converted would stay as long as the fit takes
+            self._begin(X, state, run.rows, ranks)
+            try:
+                run.start()
+            finally:
+                self._show()
         return self
 
     def partial_fit(self, X: MatrixLike, y: Any = None, *, context: Any = None, sample_weight: Any = None) -> MADE:
@@ -170,10 +194,11 @@ class MADE(HyperParameters, FittedDensity):
             change are ``batch_size``, ``learning_rate`` and its schedule, ``max_epochs``, ``n_threads``.
         """
         run = FitRun(self.get_params(deep=False))
-        state, train = self._look(X, context, sample_weight, run.params, hasattr(self, "_fit_state"))
+        alone = Alone()
+        state, train = self._look(X, context, sample_weight, run.params, hasattr(self, "_fit_state"), alone)
         train.check_observed(warn=False)
         packed = train.pack(state.trainer.parameters, self.binarize)
-        self._begin(X, state, packed)
+        self._begin(X, state, packed, alone)
         run.once_more(state, packed)
         self._show()
         return self
@@ -212,50 +237,65 @@ class MADE(HyperParameters, FittedDensity):
         return made
 
     def _look(
-        self, X: MatrixLike, context: Any, sample_weight: Any, params: recipe.Params, continues: bool
+        self, X: MatrixLike, context: Any, sample_weight: Any, params: recipe.Params, continues: bool, ranks: Alone
     ) -> tuple[FitState, Rows]:
         """Check X and every parameter; return the state, a fresh one unless the fit continues, and X as it was checked."""
         if continues:
-            state = self._fit_state
-            recipe.check_unchanged(state.params, params)
-            n_features = state.trainer.architecture.n_variables
-            if isinstance(X, Chunks):
-                if context is not None:
-                    raise ValueError("context must be left out for X in chunks, got one.")
-                train = Rows.of(self._packed(X, state, n_features, "X"), sample_weight, state.names)
-            elif state.encoder is None:
-                if context is not None:
-                    raise ValueError("context must be left out: training began without one. Begin anew with a new MADE.")
-                train = Rows.of(X, sample_weight, self._names, n_features)
-                check_columns(self, X)
-            else:
-                train = Rows.of(state.encoder.encode(X, context, within=True), sample_weight, None, n_features)
+            with ranks.agreed():
+                state = self._fit_state
+                recipe.check_unchanged(state.params, params)
+                n_features = state.trainer.architecture.n_variables
+                if isinstance(X, Chunks):
+                    if context is not None:
+                        raise ValueError("context must be left out for X in chunks, got one.")
+                    packed: Any = self._packed(X, state.encoder, state.names, n_features, "X")
+                    train = Rows.of(packed, sample_weight, state.names)
+                elif state.encoder is None:
+                    if context is not None:
+                        raise ValueError("context must be left out: training began without one. Begin anew with a new MADE.")
+                    train = Rows.of(X, sample_weight, self._names, n_features)
+                    check_columns(self, X)
+                else:
+                    train = Rows.of(state.encoder.encode(X, context, within=True), sample_weight, None, n_features)
             return state, train
-        arguments.threshold(self.binarize)
-        if isinstance(X, Chunks):
-            encoder, packed = in_chunks(X, context, params, self._names, sample_weight)
-            train = Rows.of(packed, sample_weight, None if encoder is not None else X.names or self._names)
-        elif (encoder := learned(X, context, params, self._names, sample_weight)) is None:
-            train = Rows.of(X, sample_weight, self._names)
-        else:
-            train = Rows.of(encoder.encode(X, context, within=True), sample_weight, None)
-        variables = variables_of(train.table)
-        trainer, split_seed = recipe.start(params, train.table.shape[1], train.missing is not None, variables)
+        with ranks.agreed():
+            arguments.threshold(self.binarize)
+            encoder, packed = self._encoder, None
+            if encoder is None and not ranks.rank:
+                if isinstance(X, Chunks):
+                    encoder, packed = in_chunks(X, context, params, self._names, sample_weight)
+                else:
+                    encoder = learned(X, context, params, self._names, sample_weight)
+        encoder = ranks.of_first(encoder)
+        with ranks.agreed():
+            if isinstance(X, Chunks):
+                packed = self._packed(X, encoder, self._names, None, "X") if packed is None else packed
+                train = Rows.of(packed, sample_weight, None if encoder is not None else X.names or self._names)
+            elif encoder is None:
+                train = Rows.of(X, sample_weight, self._names)
+            else:
+                train = Rows.of(encoder.encode(X, context, within=True), sample_weight, None)
+        ranks.check_same({"the number of columns": train.table.shape[1], "the names of the columns": train.names})
+        missing = any(ranks.all(train.missing is not None))
+        with ranks.agreed():
+            trainer, split_seed = recipe.start(params, train.table.shape[1], missing, variables_of(train.table))
         return FitState(trainer, recipe.plain(params), train.names, split_seed, encoder=encoder), train
 
-    def _packed(self, X: Chunks, state: FitState, n_features: int, name: str) -> Table:
+    def _packed(
+        self, X: Chunks, encoder: Encoder | None, names: tuple[str, ...] | None, n_features: int | None, name: str
+    ) -> Table:
         """Return chunks as rows of the kind that the fit began with."""
-        if state.encoder is not None:
-            return X.coded(state.encoder, name=name)
-        found = X.binary(self.binarize, n_features, name=name, feature_names=state.names)
+        if encoder is not None:
+            return X.coded(encoder, name=name)
+        found = X.binary(self.binarize, n_features, name=name, feature_names=names)
         assert found is not None  # nobody has asked whether it has columns
         return found
 
-    def _begin(self, X: MatrixLike, state: FitState, rows: TrainingRows) -> None:
+    def _begin(self, X: MatrixLike, state: FitState, rows: TrainingRows, ranks: Alone) -> None:
         """Forget the last fit, unless this one continues it, and begin with these rows; all arguments are checked by now."""
         if state is getattr(self, "_fit_state", None):
             return
-        recipe.start_biases(state.trainer, self.bias_init, rows)
+        recipe.start_biases(state.trainer, self.bias_init, rows, ranks)
         learn_columns(self, X, self._names, state.encoder)
         self._fit_state, self.history_ = state, state.history
 

@@ -76,7 +76,8 @@ class MADEOutlierDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
     ----------
     density : MADE or MADEEnsemble, optional
         A clone of it is fitted. None is a MADE of few levels a column, with ``random_state`` and ``n_threads`` of the
-        detector: see ``DENSITY`` in this file. Where it does not say what the columns of an array are, numbers are numeric.
+        detector: see ``made_fast.estimators.outliers.DENSITY``. Where it does not say what the columns of an array are,
+        numbers are numeric.
     contamination : float or "auto"
         The share of the training rows that are to be called odd, above 0 and at most 0.5; it moves the threshold, nothing
         else. "auto" knows no share: odd are scores below the lower quartile of those of training by more than 1.5 times the
@@ -112,7 +113,7 @@ class MADEOutlierDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]  #
     Examples
     --------
     >>> import numpy as np
-    >>> from made_fast.estimators.outliers import MADEOutlierDetector
+    >>> from made_fast import MADEOutlierDetector
     >>> rng = np.random.default_rng(0)
     >>> X = rng.normal(size=(500, 3))
     >>> X[7, 1] = 20

@@ -17,7 +17,7 @@ from __future__ import annotations
 import os
 import warnings
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,9 @@ from made_fast.tables.choices import METHODS, N_WALKS
 from made_fast.tables.coded import Coded
 from made_fast.tables.digits import Weights
 from made_fast.tables.table import MatrixLike, Table
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 __all__ = ["ENUMERATED", "N_WALKS", "ApproximationWarning", "Density", "log_p_observed", "warn_of_estimates"]
 
@@ -315,6 +318,44 @@ class Density(ABC):
         ``made_fast.load`` reads it. Raises OSError where it cannot be written.
         """
         tensorfile.write(arguments.path(path), *self._encoded())
+
+    def to_onnx(self, path: str | os.PathLike[str] | None = None, *, conditionals: bool = True) -> ModelProto:
+        """Return the model as an ONNX graph (opset 17), and write it to ``path``, durably, if there is one.
+
+        It needs onnx (``pip install 'made_fast[onnx]'``). Metadata of the file, in JSON, say what inputs and outputs are.
+
+        Parameters
+        ----------
+        path : path, optional
+        conditionals : bool
+            With the output ``conditionals``; the graph is faster without it, the more so the more networks there are.
+
+        Returns
+        -------
+        onnx.ModelProto
+            Input ``X``, (N, D) of the model's dtype: rows of 0/1 or, with a threshold ``binarize``, any finite numbers. A row
+            with another value, or NaN, has NaN in all outputs: a graph knows no marginals. ``log_p``, (N,) float64, is
+            :meth:`score_samples`, and ``conditionals``, of the model's dtype, :meth:`conditional_proba`: (N, D) where there is
+            one ordering, else (N, P, D), of each mask of each member in turn. ``log_p`` agrees to ``1e-5 max(1, |log p|)`` in
+            float32, as sums over units have another order, and to 1e-10 of that in float64. Where arithmetic overflows and the
+            model raises FloatingPointError, a graph gives NaN or infinite numbers.
+
+        Raises
+        ------
+        ImportError, ValueError, TypeError, OSError
+            There is no onnx; the dense weights have more than the 2 GB that an ONNX file holds; a member of the mixture is no
+            MADE model; the file cannot be written.
+
+        Examples
+        --------
+        Score rows by ONNX Runtime::
+
+            model.to_onnx("model.onnx")
+            (log_p,) = onnxruntime.InferenceSession("model.onnx").run(["log_p"], {"X": X.astype(np.float32)})
+        """
+        from made_fast.inference.onnx import export  # no server needs it
+
+        return export.to_onnx(self, path, conditionals)
 
     @abstractmethod
     def _encoded(self) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:

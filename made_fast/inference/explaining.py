@@ -75,8 +75,7 @@ def _factors(network: Network, table: Table, n_threads: int, binarize: float | N
 
 def _by_scores(network: Network, rows: Table, binarize: float | None) -> NDArray[np.float64]:
     """Return what :func:`_factors` does, of rows of which a conditional is too small for its type, place by place."""
-    bits, V = pack_rows(rows, network.order, binarize), rows.shape[1]
-    up_to = np.stack([network.score(bits, 1, n_places) for n_places in range(V + 1)], axis=1)
+    up_to = network.scores_up_to(pack_rows(rows, network.order, binarize))
     out = np.empty(rows.shape)
     out[:, np.argsort(network.connectivity.ordering)] = -np.diff(up_to, axis=1)
     return out

@@ -25,7 +25,8 @@ from made_fast.tables.table import MatrixLike
 
 __all__ = ["LatentModel", "from_content", "model_of"]
 
-TINY = np.finfo(np.float64).tiny  # in place of a probability that is rounded to 0: no point is out of the question for ever
+PRECISE = 1e-4
+"""Probability down to which 1 less a float32 is right to a thousandth."""
 
 
 class LatentModel(MADEModel):
@@ -102,8 +103,12 @@ class LatentModel(MADEModel):
             most, total, mean = np.full(x.shape, -np.inf), np.zeros(x.shape), np.zeros(x.shape)
             for k in range(self.n_points):  # sums over points of p(places before) and of that times the conditional
                 proba = self.part(k).conditionals(packed, n_threads).astype(np.float64)
-                log_p = np.log(np.maximum(np.where(x, proba, 1 - proba), TINY)).cumsum(axis=1)
-                before = np.concatenate([np.zeros((len(x), 1)), log_p[:, :-1]], axis=1)
+                own = np.where(x, proba, 1 - proba)
+                odd = np.flatnonzero((own < PRECISE).any(axis=1))
+                own[odd] = 1
+                before = np.concatenate([np.zeros((len(x), 1)), np.log(own[:, :-1]).cumsum(axis=1)], axis=1)
+                if len(odd):
+                    before[odd] = self.part(k).scores_up_to(packed[odd])[:, :-1]
                 largest = np.maximum(most, before)
                 scale, share = np.exp(most - largest), np.exp(before - largest)
                 total, mean, most = total * scale + share, mean * scale + share * proba, largest

@@ -8,6 +8,7 @@ file (``modelfile.py``, ``loading.py``).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from math import log
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -123,7 +124,7 @@ class MixtureModel(Density):
         """
         table = self._table(X)
         total = np.full(len(table), -np.inf)
-        for model, log_w in zip(self.members, np.log(self.weights), strict=True):
+        for model, log_w in zip(self.members, map(log, self.weights), strict=True):
             yield (log_p := model.score_samples(table, n_threads=n_threads))
             total = np.logaddexp(total, log_w + log_p)
         yield total

@@ -68,6 +68,8 @@ class MADEModel(Density):
     dtype : numpy.dtype
         Of the parameters, float32 or float64.
 
+    References
+    ----------
     Germain, Gregor, Murray, Larochelle, "MADE: Masked Autoencoder for Distribution Estimation", ICML 2015, eqs. 4 to 13.
     """
 
@@ -90,6 +92,7 @@ class MADEModel(Density):
             masks = MaskSet.of([source.connectivity])
         elif masks is None:
             raise TypeError("masks must be a MaskSet when the parameters are Shared, got None. Pass the trained mask set.")
+        masks.check_sizes(self.n_features_in, self.architecture.hidden_sizes)
         self.masks, self.n_masks, self.n_points = masks, len(masks), source.n_points
         self.rule = rule
         self.binarize = arguments.threshold(binarize)
@@ -325,4 +328,4 @@ class MADEModel(Density):
 
         for first in range(0, self.n_parts, at_once):
             total = np.logaddexp(total, score(range(self.n_parts)[first : first + at_once]))
-        return total - np.log(self.n_parts)  # type: ignore[no-any-return]
+        return total - log(self.n_parts)  # of the C library of mathematics: NumPy's depends on its version and the CPU

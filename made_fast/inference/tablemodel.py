@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,9 @@ from made_fast.tables.columns import query as queries
 from made_fast.tables.columns.encoder import Encoder
 from made_fast.tables.columns.values import called
 
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
 __all__ = ["Conditional", "TableModel"]
 
 WITHIN = b"within"
@@ -47,6 +50,10 @@ class TableModel:
     matched by name, a mapping of names to columns, or an array. Tables that come back are like that of training. A missing
     entry (NaN, None, NA) may be anything, unless the model was fitted with ``missing="value"``.
 
+    Every method but ``sample`` and ``save`` takes the ``context`` that belongs to its rows, if the model was fitted with one,
+    and raises TypeError or ValueError for tables that are not like those of training, by the name of the column. For
+    ``n_members``, ``n_walks``, ``random_state`` and ``n_threads`` see ``Density``.
+
     Parameters
     ----------
     density : Density
@@ -62,10 +69,6 @@ class TableModel:
         Names of the columns, if the table of training had such.
     hyper : dict
         Notes on how the model came to be.
-
-    Every method but ``sample`` and ``save`` takes the ``context`` that belongs to its rows, if the model was fitted with one,
-    and raises TypeError or ValueError for tables that are not like those of training, by the name of the column. For
-    ``n_members``, ``n_walks``, ``random_state`` and ``n_threads`` see ``Density``.
     """
 
     binarize: float | None = None
@@ -357,6 +360,24 @@ class TableModel:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model to one file, durably. ``made_fast.load`` reads it. Raises OSError where it cannot be written."""
         tensorfile.write(arguments.path(path), *modelfile.with_columns(self.density._encoded(), self.encoder.to_json()))
+
+    def to_onnx(self, path: str | os.PathLike[str] | None = None, *, conditionals: bool = True) -> ModelProto:
+        """Return the model as an ONNX graph of raw columns; see ``Density.to_onnx`` for what is not said here.
+
+        Inputs, (N, 1) each, are the columns and those of the context, by name (and ``_`` where that is taken): strings;
+        bool; int64; float16, float32, float64 as in training. Ints and booleans with gaps in training are float64.
+        ``log_p``, (N,) float64, is :meth:`score_samples`; in float32 they agree to 1e-5 of the log-probability of the levels,
+        which densities may cancel. ``conditionals``, (N, L) or (N, P, L), are the probabilities of the levels of every column
+        in turn, given the columns before it in the ordering: categories, bins of numbers; the high digits and then, given the
+        actual one, the low digits of a column that has two.
+
+        NaN, or ``""`` where that is no category, is missing. If missing entries have a level (``missing="value"``), it is
+        scored; else the row has NaN in all outputs. So has one with what the model refuses (unknown categories, infinite
+        numbers), and one with an unseen value if several levels are for such.
+        """
+        from made_fast.inference.onnx import export  # no server needs it
+
+        return export.to_onnx(self, path, conditionals)
 
     def _coded(self, X: Any, context: Any, density: bool | str = True, skip: int | None = None) -> tuple[Coded, Floats]:
         """Return a table as codes, and the log-density of each entry within its level, (n, V) or, without, (0, V)."""

@@ -43,7 +43,7 @@ from numpy.typing import NDArray
 from made_fast.kernels import layout as panels
 from made_fast.system.durable import StrPath, replace
 
-__all__ = ["ModelFileError", "file_error", "json_object", "read", "read_metadata", "write"]
+__all__ = ["ModelFileError", "file_error", "identity", "json_object", "read", "read_metadata", "write"]
 
 OWN_METADATA = ("format", "format_version", "data_sha256", "header_sha256")
 FORMAT, VERSION, UNSEALED = "made_fast", "1", "0" * 64
@@ -126,6 +126,15 @@ def read_metadata(path: StrPath) -> dict[str, str]:
     """Read and check the header of a file alone; return its metadata without the file's own. Raises what :func:`read` does."""
     with _open(path) as file:
         return read_header(file, os.fstat(file.fileno()).st_size, path)[1]
+
+
+def identity(path: StrPath) -> str:
+    """Return the SHA-256 of the header of a file, which has that of the data. Raises what :func:`read_metadata` does."""
+    with _open(path) as file:
+        read_header(file, os.fstat(file.fileno()).st_size, path)
+        length = file.tell()
+        file.seek(0)
+        return hashlib.sha256(file.read(length)).hexdigest()
 
 
 def _open(path: StrPath) -> io.BufferedReader:

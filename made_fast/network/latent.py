@@ -116,6 +116,11 @@ class Points(Parameters):
         """See :meth:`Parameters.served`."""
         return self
 
+    @property
+    def runs(self) -> NDArray[np.int64]:
+        """See :attr:`Parameters.runs`; the tables follow from others."""
+        return np.append(self.base.runs, [[self.n_served, len(self.vector), 0]], axis=0)
+
     def start_at(self, log_odds: NDArray[np.float64]) -> None:
         """See :meth:`Parameters.start_at`."""
         raise TypeError("the points of a model are not trained: start with Latent.")
@@ -143,7 +148,7 @@ class Latent(Points):
         units = latent._units
         E = rng.standard_normal((MAX_FEATURES, np.count_nonzero(units)), dtype=theta.dtype)
         latent.E[:, units] = E * theta.dtype.type(SPREAD / math.sqrt(MAX_FEATURES))
-        latent._spread()
+        latent.settle()
         return latent
 
     @property
@@ -156,7 +161,7 @@ class Latent(Points):
         """Return the features of the points, (K, R)."""
         return np.ascontiguousarray(features(self.n_points), self.dtype)
 
-    def _spread(self) -> None:
+    def settle(self) -> None:
         """Compute the tables; as the kernel does after every step, but for rounding."""
         chain = self.layout.layers[: panels.n_chain(self.layout.layers)]
         b = np.concatenate([self.vector[bias : bias + panels.width(int(n))] for n, bias in chain[:, [N_OUT, BIAS]]])
@@ -168,7 +173,7 @@ class Latent(Points):
     def start_at(self, log_odds: NDArray[np.float64]) -> None:
         """See :meth:`Parameters.start_at`."""
         self.base.start_at(log_odds)
-        self._spread()
+        self.settle()
 
     def served(self) -> Points:
         """See :meth:`Parameters.served`: a view of this vector."""

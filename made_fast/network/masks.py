@@ -129,7 +129,7 @@ class Variables(_ReadOnly):
 class Connectivity(_ReadOnly):
     """One draw of an ordering and of all hidden degrees; it fixes every mask of the network. Its arrays are read-only.
 
-    With :class:`Variables`, D is their number, and a place is that of a variable.
+    With ``Variables``, D is their number, and a place is that of a variable.
 
     Attributes
     ----------
@@ -185,6 +185,15 @@ class MaskSet(_ReadOnly):
 
     def __len__(self) -> int:
         return len(self.orderings)
+
+    def check_sizes(self, n_variables: int, hidden_sizes: Sequence[int]) -> None:
+        """Raise ValueError unless these are the sizes of the connectivities."""
+        found = self.orderings.shape[1], tuple(m.shape[1] for m in self.degrees)
+        if found != (n_variables, tuple(hidden_sizes)) or any(len(m) != len(self) for m in self.degrees):
+            raise ValueError(
+                f"the masks must be of {n_variables} inputs and hidden layers of {tuple(hidden_sizes)} units, got {found[0]} "
+                f"and {found[1]}. Pass the mask set that the parameters were trained under."
+            )
 
     def first(self, n: int) -> MaskSet:
         """Return the first n connectivities."""

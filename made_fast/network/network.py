@@ -83,7 +83,7 @@ class Parameters(ABC):
 
     def __init__(self, architecture: Architecture, vector: NDArray[Any]) -> None:
         self.architecture = architecture
-        self.vector = self._given = vector
+        self.vector = self._given = panels.aligned(vector)
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -103,6 +103,14 @@ class Parameters(ABC):
     @abstractmethod
     def start_at(self, log_odds: NDArray[np.float64]) -> None:
         """Set the biases of the outputs, one for each, in that same order."""
+
+    @property
+    @abstractmethod
+    def runs(self) -> NDArray[np.int64]:
+        """Which of the vector are trained, as ``kernels.active.apply_gradient`` takes them."""
+
+    def settle(self) -> None:  # noqa: B027
+        """Compute what follows from trained parameters, where these were changed by another than their kernel."""
 
     @abstractmethod
     def network(self, connectivity: Connectivity | Prepared, room: NDArray[Any] | None = None) -> Network:
@@ -144,7 +152,7 @@ class Parameters(ABC):
         """Return parameters of the same architecture and connectivity with other values."""
         same = object.__new__(type(self))
         same.__dict__.update({name: value for name, value in vars(self).items() if name not in OF_VECTOR})
-        same.vector = same._given = vector
+        same.vector = same._given = panels.aligned(vector)
         return same
 
 
@@ -174,6 +182,11 @@ class Shared(Parameters):
     def order(self) -> NDArray[np.intp]:
         """The order of the features: the order of the places changes from step to step."""
         return np.arange(self.architecture.n_inputs)
+
+    @property
+    def runs(self) -> NDArray[np.int64]:
+        """See :attr:`Parameters.runs`."""
+        return panels.shared_runs_of(self.architecture.shared_layout, self.architecture.layers)
 
     def start_at(self, log_odds: NDArray[np.float64]) -> None:
         """See :meth:`Parameters.start_at`."""
@@ -237,6 +250,11 @@ class Network(Parameters):
         """``order[p]`` is the feature at place p + 1; bits, uniforms and results are in this order."""
         return self.staircase.sorts[0]
 
+    @property
+    def runs(self) -> NDArray[np.int64]:
+        """See :attr:`Parameters.runs`."""
+        return panels.runs_of(self.layout.layers)
+
     def start_at(self, log_odds: NDArray[np.float64]) -> None:
         """See :meth:`Parameters.start_at`."""
         start = self.layout.layers[len(self.architecture.hidden_sizes), panels.BIAS]
@@ -284,6 +302,13 @@ class Network(Parameters):
             _ = self._probed
             _check(log_p, np.isfinite(log_p), "log p", "finite")
         return log_p
+
+    def scores_up_to(self, rows: Rows) -> NDArray[np.float64]:
+        """Return log p of the inputs at the first 0, 1, ..., V places, (n, V + 1), in as many passes.
+
+        Their differences are right where a probability is so near to 0 or 1 that its type does not hold it.
+        """
+        return np.stack([self.score(rows, 1, n_places) for n_places in range(self.architecture.n_variables + 1)], axis=1)
 
     def conditionals(self, rows: Rows, n_threads: int, *, by_feature: bool = False) -> NDArray[Any]:
         """Return ``p(x at place p + 1 is 1 | the places before it)``, (n, D) of the dtype of the parameters.

@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 import math
+import secrets
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from made_fast import __version__, kernels
 from made_fast.kernels import layout as panels
 from made_fast.kernels.optimizers import OPTIMIZERS
 from made_fast.network.architecture import Architecture
@@ -21,6 +23,7 @@ from made_fast.network.network import Parameters, Shared
 from made_fast.tables import arguments
 from made_fast.tables.table import chunks
 from made_fast.training.hyper import FIXED, HYPER
+from made_fast.training.reduce import Alone
 from made_fast.training.rows import TrainingRows
 from made_fast.training.steps import Trainer
 from made_fast.training.turns import Turns
@@ -30,6 +33,7 @@ __all__ = [
     "adjustable",
     "check_unchanged",
     "checked",
+    "common",
     "initial_parameters",
     "notes",
     "plain",
@@ -141,19 +145,45 @@ def initial_parameters(
     return shared
 
 
-def start_biases(trainer: Trainer, bias_init: str, rows: TrainingRows) -> None:
+def common(params: Params, ranks: Alone) -> Params:
+    """Return parameters that all ranks have, and refuse others; what is drawn without a ``random_state`` rank 0 draws for all.
+
+    Raises ValueError on every rank.
+    """
+    if ranks.size == 1:
+        return params
+    seed = params["random_state"]
+    with ranks.agreed():
+        if seed is not None and not isinstance(seed, int | np.integer):
+            raise ValueError(
+                f"random_state must be an int or None for a fit on several ranks, got {arguments.shown(seed)}: all draw the "
+                "same numbers from it."
+            )
+    level = kernels.active.level() if kernels.implementation == "native" else "none"
+    facts = {"the version of made_fast": __version__, "the version of NumPy": np.__version__}
+    facts |= {"MADE_FAST_KERNELS": kernels.implementation, "MADE_FAST_CPU": level}  # others round otherwise
+    ranks.check_same(facts | {name: plain(value) for name, value in params.items() if name not in ("n_threads", "verbose")})
+    return {**params, "random_state": ranks.of_first(secrets.randbits(63) if seed is None else seed)}
+
+
+def start_biases(trainer: Trainer, bias_init: str, rows: TrainingRows, ranks: Alone) -> None:
     """Give the biases of the outputs, which are 0 so far, their start by the rows that training begins with.
 
-    With the weights that lead to the outputs at 0, the untrained network is the model of independent Bernoulli variables.
+    On several ranks, it is the mean of what the rows of each would give, each counting by how many they are. With the weights
+    that lead to the outputs at 0, the untrained network is the model of independent Bernoulli variables.
     """
     if bias_init != "marginals":
         return
     parameters, variables = trainer.parameters, trainer.architecture.variables
     if variables is None:
-        parameters.start_at(rows.log_odds(trainer.architecture.n_inputs))
+        log_odds = rows.log_odds(trainer.architecture.n_inputs)
     else:
         outputs = parameters.order[variables.n_context :] - variables.n_context
-        parameters.start_at(rows.log_levels(variables, parameters.order)[outputs])
+        log_odds = rows.log_levels(variables, parameters.order)[outputs]
+    if ranks.size > 1:
+        told = ranks.all((log_odds, len(rows.bits)))
+        log_odds = sum(found * n for found, n in told) / sum(n for _, n in told)
+    parameters.start_at(log_odds)
 
 
 def _orthogonal(n_in: int, n_out: int, dtype: np.dtype[Any], rng: np.random.Generator) -> NDArray[Any]:

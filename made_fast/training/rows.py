@@ -27,7 +27,21 @@ from made_fast.tables.names import check_different
 from made_fast.tables.packed import Packed
 from made_fast.tables.table import MatrixLike, Table, chunks
 
-__all__ = ["Rows", "TrainingRows", "check_same", "check_weights", "digests", "hold_out", "not_observed", "variables_of"]
+__all__ = [
+    "Rows",
+    "TrainingRows",
+    "check_same",
+    "check_weights",
+    "digests",
+    "hold_out",
+    "not_observed",
+    "order_of",
+    "variables_of",
+]
+
+
+MOST_PERMUTED, MIXED = 1 << 26, 6
+"""Rows whose order is drawn as a whole, in eight bytes a row; steps that mix the numbers of more."""
 
 
 @dataclass(frozen=True)
@@ -213,6 +227,38 @@ class Rows(NamedTuple):
                 UserWarning,
                 stacklevel=3,
             )
+
+
+class Order:
+    """A random order of n rows, of which slices are computed as they are needed: it takes no memory.
+
+    Numbers below a power of two are mixed by steps that can be undone, products with odd numbers and shifted sums, keyed by
+    random numbers; one that becomes n or more is mixed on until it is below.
+    """
+
+    def __init__(self, n: int, rng: np.random.Generator) -> None:
+        self.n, self.n_bits = n, max(2, (n - 1).bit_length())
+        self.keys = rng.integers(1 << self.n_bits, size=(MIXED, 2), dtype=np.uint64)
+
+    def __getitem__(self, part: slice) -> NDArray[np.int64]:
+        rows = self._mixed(np.arange(*part.indices(self.n), dtype=np.uint64))
+        beyond = np.flatnonzero(rows >= self.n)
+        while len(beyond):
+            rows[beyond] = self._mixed(rows[beyond])
+            beyond = beyond[rows[beyond] >= self.n]
+        return rows.view(np.int64)
+
+    def _mixed(self, x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        mask, shift = np.uint64((1 << self.n_bits) - 1), np.uint64(self.n_bits // 2)
+        for odd, add in self.keys:
+            x = ((x + add) * (odd | np.uint64(1))) & mask
+            x ^= x >> shift
+        return x
+
+
+def order_of(n: int, rng: np.random.Generator) -> NDArray[np.int64] | Order:
+    """Return a random order of n rows: a permutation, or where that would take too much memory, something like it."""
+    return rng.permutation(n) if n <= MOST_PERMUTED else Order(n, rng)
 
 
 def variables_of(table: Table) -> Variables | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
+import zlib
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
@@ -22,6 +23,8 @@ from made_fast.tables import arguments
 from made_fast.tables.bits import pack_rows
 from made_fast.training import checkpoint, recipe
 from made_fast.training.checkpoint import EpochRecord, FitState
+from made_fast.training.reduce import Alone, Ranks, joined
+from made_fast.training.replicas import Replica
 from made_fast.training.rows import Rows, TrainingRows, check_same, check_weights, digests, hold_out
 from made_fast.training.steps import Trainer
 
@@ -38,7 +41,7 @@ class Validation:
     """
 
     def __init__(self, held: Rows, packed: TrainingRows, trainer: Trainer, binarize: float | None, n_val_masks: int) -> None:
-        self.weights, self.within = held.weights, packed.within
+        self.weights, self.within, self.n_rows = held.weights, packed.within, len(packed.bits)
         self.binarize, self.n_masks = binarize, n_val_masks
         self.table = None if held.missing is None else held.table
         self.bits: list[NDArray[np.uint64]] = []
@@ -50,11 +53,13 @@ class Validation:
             same = np.array_equal(order, own)
             self.bits.append(packed.bits if same else pack_rows(held.table, order, binarize))
 
-    def nll(self, trainer: Trainer, n_threads: int) -> float:
-        """Return the mean NLL of the observed entries of the rows under the present parameters.
+    @property
+    def weight(self) -> float:
+        """What the rows count together."""
+        return float(self.weights.sum()) if len(self.weights) else float(self.n_rows)
 
-        Raises FloatingPointError if it is not finite.
-        """
+    def nll(self, trainer: Trainer, n_threads: int) -> float:
+        """Return the mean NLL of the observed entries of the rows under the present parameters; NaN if it is not finite."""
         try:
             log_p = self._log_p(trainer, n_threads)
             if self.within is not None:
@@ -63,8 +68,6 @@ class Validation:
             nll = float(np.log(max(1, len(self.bits) * trainer.parameters.n_points)) - mean)
         except FloatingPointError:  # the model's arithmetic overflows
             nll = np.nan
-        if not np.isfinite(nll):
-            raise FloatingPointError(f"the validation loss became {nll} with the update of step {trainer.step}")
         return nll
 
     def _log_p(self, trainer: Trainer, n_threads: int) -> NDArray[np.float64]:
@@ -87,8 +90,10 @@ class FitRun:
     ----------
     params : mapping
         Hyper-parameters of ``MADE``.
-    checkpoint, every, callback
+    checkpoint, every, callback, average_every
         Arguments of ``MADE.fit``.
+    ranks : Alone
+        The processes that make the fit together; ``rows`` and ``validation`` are those of this one.
 
     Attributes
     ----------
@@ -98,11 +103,24 @@ class FitRun:
     validation : Validation or None
     """
 
-    def __init__(self, params: recipe.Params, checkpoint: Any = None, every: Any = 1, callback: Any = None) -> None:
-        self.params = params
+    def __init__(
+        self,
+        params: recipe.Params,
+        checkpoint: Any = None,
+        every: Any = 1,
+        callback: Any = None,
+        ranks: Alone | None = None,
+        average_every: Any = None,
+    ) -> None:
+        self.params, self.ranks = params, ranks or Alone()
         self.options = recipe.adjustable(params)
         self.schedule = recipe.schedule(params, self.options["max_epochs"])
         self.checkpoint = None if checkpoint is None else arguments.path(checkpoint, "checkpoint")
+        if self.ranks.rank:
+            self.checkpoint = None
+        self.average_every = None if average_every is None else arguments.positive_int(average_every, "average_every")
+        self.replica: Replica | None = None
+        self.validates = False
         self.every = arguments.positive_int(every, "checkpoint_every")
         self.callback: Callable[[EpochRecord], Any] | None = arguments.function(callback, "callback")
         self.validation: Validation | None = None
@@ -113,23 +131,48 @@ class FitRun:
 
         All errors of the user are raised here, before the state changes.
         """
-        parameters, binarize = state.trainer.parameters, self.params["binarize"]
-        rows, packed = train.pack(parameters, binarize), None
-        if held is not None:
-            packed = held.pack(parameters, binarize, "X_val")
-        elif fraction is not None:
-            first, rest = hold_out(len(rows.bits), fraction, state.split_seed)
-            rows, packed, held = rows.take(first), rows.take(rest), train.take(rest)
-        check_weights(rows.weights, None if packed is None else packed.weights)
-        if state.resumed or self.checkpoint is not None:
-            self.digests = digests(rows, packed)
-        if state.resumed:
-            check_same(self.digests, state.digests)
-        if self.checkpoint is not None:
-            checkpoint.check(self.checkpoint, state, self.params)
-        if held is not None and packed is not None:
-            self.validation = Validation(held, packed, state.trainer, binarize, self.options["n_val_masks"])
+        parameters, binarize, ranks = state.trainer.parameters, self.params["binarize"], self.ranks
+        with ranks.agreed():
+            rows, packed = train.pack(parameters, binarize), None
+            if held is not None:
+                packed = held.pack(parameters, binarize, "X_val")
+            elif fraction is not None:
+                first, rest = hold_out(len(rows.bits), fraction, state.split_seed)
+                rows, packed, held = rows.take(first), rows.take(rest), train.take(rest)
+            check_weights(rows.weights, None if packed is None else packed.weights)
+            if state.resumed or self.checkpoint is not None or ranks.size > 1:
+                self.digests = digests(rows, packed)
+        if isinstance(ranks, Ranks):
+            self._spread(ranks, state.trainer, rows)
+        with ranks.agreed():
+            if state.resumed:
+                self._check_spread(state.digests)
+                check_same(self.digests, state.digests)
+            if self.checkpoint is not None:
+                checkpoint.check(self.checkpoint, state, self.params)
+            if held is not None and packed is not None:
+                self.validation = Validation(held, packed, state.trainer, binarize, self.options["n_val_masks"])
+        self.validates = any(ranks.all(self.validation is not None))
         self.state, self.rows = state, rows
+
+    def _spread(self, ranks: Ranks, trainer: Trainer, rows: TrainingRows) -> None:
+        """Make the trainer one of several; where the rows are is part of what a fit that is resumed must find again."""
+        ranks.check_same({"the fit": f"at step {trainer.step}", "its parameters": zlib.crc32(trainer.parameters.vector.data)})
+        options = self.options["batch_size"], self.options["n_threads"], self.average_every
+        self.replica = Replica(trainer, rows, ranks, *options)
+        self.digests = self._how_spread() | joined(ranks.all(self.digests))
+
+    def _how_spread(self) -> dict[str, str]:
+        return {"the number of ranks": str(self.ranks.size), "average_every": str(self.average_every)}
+
+    def _check_spread(self, begun: dict[str, str]) -> None:
+        """Refuse to continue a fit on another number of ranks, or in the other way."""
+        for (name, now), usual in zip(self._how_spread().items(), ("1", "None"), strict=True):
+            if (was := begun.get(name, usual)) != now:
+                raise ValueError(
+                    f"{name} must stay {was}, with which the fit began, got {now}: other ranks have other rows, and other "
+                    "bits. Set it back, or begin anew."
+                )
 
     def start(self) -> None:
         """Train until ``max_epochs`` are made, or ``patience`` of them have brought no better validation score.
@@ -145,7 +188,7 @@ class FitRun:
         state.resumed, state.digests = False, self.digests
         vector = trainer.parameters.vector
         kept = aligned_empty(len(vector) if state.best_parameters is None else 0, vector.dtype)
-        with Progress(self.options["verbose"], self.options["max_epochs"]) as progress:
+        with Progress(0 if self.ranks.rank else self.options["verbose"], self.options["max_epochs"]) as progress:
             while not self._is_over():
                 if state.best_parameters is None:
                     copy_into(kept, vector)
@@ -153,12 +196,15 @@ class FitRun:
                 state.take_in()
                 record = state.history[-1]
                 progress.show(record, state.best_epoch)
-                if self.checkpoint is not None and state.epoch % self.every == 0:
-                    checkpoint.write(self.checkpoint, state, self.params)
-                if self.callback is not None and arguments.is_true(self.callback(record)):
+                with self.ranks.agreed():
+                    if self.checkpoint is not None and state.epoch % self.every == 0:
+                        checkpoint.write(self.checkpoint, state, self.params)
+                    ends = self.callback is not None and arguments.is_true(self.callback(record))
+                if any(self.ranks.all(ends)):
                     break
-        if self.checkpoint is not None and state.epoch % self.every:
-            checkpoint.write(self.checkpoint, state, self.params)
+        with self.ranks.agreed():
+            if self.checkpoint is not None and state.epoch % self.every:
+                checkpoint.write(self.checkpoint, state, self.params)
 
     def once_more(self, state: FitState, rows: TrainingRows) -> None:
         """Make one pass over rows from the best parameters on; the old vector no longer changes."""
@@ -176,31 +222,44 @@ class FitRun:
 
         If a loss is not finite, the trainer goes back to the parameters ``good``, and FloatingPointError is raised.
         """
-        trainer, number, n_threads = self.state.trainer, self.state.epoch + 1, self.options["n_threads"]
+        trainer, number, n_threads, ranks = self.state.trainer, self.state.epoch + 1, self.options["n_threads"], self.ranks
         trainer.constants[LR] = self.schedule(number)
         begin = time.perf_counter()
         try:
-            train_nll = trainer.epoch(self.rows, self.options["batch_size"], n_threads) + self.rows.nll_within
+            if self.replica is None:
+                train_nll = trainer.epoch(self.rows, self.options["batch_size"], n_threads) + self.rows.nll_within
+            else:
+                train_nll = self.replica.epoch()
             trainer.average_in(number)
-            seconds = time.perf_counter() - begin
-            validation_nll = None if self.validation is None else self.validation.nll(trainer, n_threads)
+            seconds = max(ranks.all(time.perf_counter() - begin))
+            validation_nll = self._validation_nll(n_threads) if self.validates else None
         except FloatingPointError as error:
             trainer.go_back(good)
-            raise FloatingPointError(
+            text = (
                 f"epoch {number}: {error}. Try a smaller learning_rate (now {trainer.constants[LR]:g}), clip_norm, or "
                 "dtype='float64'. The last good parameters are kept."
-            ) from None
+            )
+            ranks.refuse(FloatingPointError(text))
         return EpochRecord(
             epoch=number,
             train_nll=train_nll,
             validation_nll=validation_nll,
             seconds=seconds,
-            rows_per_second=len(self.rows.bits) / seconds,
+            rows_per_second=sum(ranks.all(len(self.rows.bits))) / seconds,
         )
+
+    def _validation_nll(self, n_threads: int) -> float:
+        """Return the mean NLL of the validation rows of all ranks; raise FloatingPointError if it is not finite."""
+        trainer, own = self.state.trainer, self.validation
+        nll, weight = (0.0, 0.0) if own is None else (own.nll(trainer, n_threads), own.weight)
+        nll = self.ranks.mean(nll, weight)
+        if not np.isfinite(nll):
+            self.ranks.refuse(FloatingPointError(f"the validation loss became {nll} with the update of step {trainer.step}"))
+        return nll
 
     def _is_over(self) -> bool:
         state = self.state
-        late = self.validation is not None and state.epoch - state.best_epoch >= self.options["patience"]
+        late = self.validates and state.epoch - state.best_epoch >= self.options["patience"]
         return bool(late or state.epoch >= self.options["max_epochs"])
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,10 +26,10 @@ from made_fast.network.masks import MaskSet
 from made_fast.network.network import SPARSE_BELOW, Parameters
 from made_fast.system import threads
 from made_fast.tables.bits import density
-from made_fast.training.rows import TrainingRows
+from made_fast.training.rows import TrainingRows, order_of
 from made_fast.training.turns import Turns
 
-__all__ = ["Trainer"]
+__all__ = ["Pace", "Trainer"]
 
 CALL_SECONDS = 0.04
 """Length of one call into the training kernel: between calls Ctrl-C is answered."""
@@ -48,6 +48,24 @@ CHECKED = 16
 
 UPDATE_ROWS = 50
 """An update, which reads and writes a weight and its state once, takes the time of so many rows."""
+
+
+class Pace(NamedTuple):
+    """How steps on some rows are made.
+
+    Attributes
+    ----------
+    n_ranks : int
+        Threads that share a step.
+    sparse, slow : bool
+        Whether inputs are read by their ones; whether a step takes so long that Ctrl-C should not wait for its end.
+    scratch : TrainScratch
+    """
+
+    n_ranks: int
+    sparse: bool
+    slow: bool
+    scratch: TrainScratch
 
 
 @dataclass
@@ -142,13 +160,13 @@ class Trainer:
         return old
 
     def own(self) -> None:
-        """Copy the read-only arrays that a step writes to: joblib maps large arrays into its workers read-only."""
-        if not self.state.flags.writeable:
+        """Copy arrays that a step cannot write to: joblib maps large ones into its workers read-only, others lie askew."""
+        if not (self.state.flags.writeable and self.state.flags.aligned):
             self.state = panels.aligned_copy(self.state.reshape(-1)).reshape(self.state.shape)
-        if not self.constants.flags.writeable:
+        if not (self.constants.flags.writeable and self.constants.flags.aligned):
             self.constants = self.constants.copy()
         average = self.parameters.vector if self.average is None else self.average
-        if not (self.parameters.vector.flags.writeable and average.flags.writeable):
+        if not (self.parameters.vector.flags.writeable and average.flags.writeable and average.flags.aligned):
             self.detach()
 
     def go_back(self, vector: NDArray[Any]) -> None:
@@ -165,11 +183,9 @@ class Trainer:
         Raises FloatingPointError if the loss is not finite, also after the last update.
         """
         n, batch_size = len(rows.bits), min(batch_size, len(rows.bits))
-        order = self.shuffle.permutation(n)
-        sparse = density(rows.bits, self.architecture.n_inputs) < SPARSE_BELOW
-        n_ranks, slow = self._ranks(batch_size, n_threads), self._is_slow(rows, batch_size)
-        gradient = rows.missing is not None or self.constants[CLIP] > 0  # the clipped one, or the sum over groups of a step
-        scratch = self.parameters.train_scratch(batch_size, n_ranks, gradient=bool(gradient))
+        order = order_of(n, self.shuffle)
+        pace = self.pace(rows, batch_size, n_threads)
+        slow = pace.slow
         losses = np.empty(-(-n // batch_size))  # summed at the end: how steps are cut into calls is a matter of time
         done = 0
         while done < n:
@@ -179,8 +195,8 @@ class Trainer:
             part = order[done : done + ahead * batch_size]
             nll = losses[done // batch_size :][: -(-len(part) // batch_size)]
             begin = time.perf_counter()
-            batches = Batches(rows.bits, rows.weights, part, batch_size, sparse)
-            threads.run(*self._call(batches, rows, scratch, nll, n_ranks), aside=slow)
+            batches = Batches(rows.bits, rows.weights, part, batch_size, pace.sparse)
+            threads.run(*self.call(batches, rows, pace, nll, self.update(), self.noise), aside=slow)
             seconds = time.perf_counter() - begin
             slow = slow or seconds > len(nll) * CALL_SECONDS
             if not np.isfinite(nll).all():
@@ -190,19 +206,39 @@ class Trainer:
             done += len(part)
             fitting = len(nll) * CALL_SECONDS / max(seconds, 1e-6)
             self._steps_per_call = int(min(max(fitting, 1), 2 * self._steps_per_call, MOST_STEPS))
-        self._check_last_update(rows, batch_size)
+        self.check_last_update(rows, batch_size)
         return float(losses.sum()) / n
 
-    def _call(
-        self, batches: Batches, rows: TrainingRows, scratch: TrainScratch, nll: NDArray[np.float64], n_ranks: int
+    def pace(self, rows: TrainingRows, batch_size: int, n_threads: int) -> Pace:
+        """Return how steps on so many of the rows are best made."""
+        sparse = density(rows.bits, self.architecture.n_inputs) < SPARSE_BELOW
+        n_ranks, slow = self._ranks(batch_size, n_threads), self._is_slow(rows, batch_size)
+        gradient = rows.missing is not None or self.constants[CLIP] > 0  # the clipped one, or the sum over groups of a step
+        return Pace(n_ranks, sparse, slow, self.parameters.train_scratch(batch_size, n_ranks, gradient=bool(gradient)))
+
+    def update(self) -> Update:
+        """Return the next update of the parameters."""
+        return Update(self.optimizer.code, self.step, self.constants, self.state)
+
+    def call(
+        self,
+        batches: Batches,
+        rows: TrainingRows,
+        pace: Pace,
+        nll: NDArray[np.float64],
+        update: Update,
+        noise: np.random.Generator,
     ) -> tuple[Callable[[int], None], int, Callable[[], None]]:
-        """Return the next call into the kernel, steps on these mini-batches, as arguments of ``threads.run``."""
+        """Return the next call into the kernel, steps on these mini-batches, as arguments of ``threads.run``.
+
+        ``noise`` draws which hidden units are kept.
+        """
+        scratch, n_ranks = pace.scratch, pace.n_ranks
         turn = None
         if self.turns is not None:
             part, turn = self.turns.take(self.step, rows, batches.rows, batches.batch_size)
             batches = batches._replace(rows=part)
-        kernel, dropout = self.parameters.training(batches, turn), Dropout(self._keep(len(batches.rows)), self.dropout)
-        update = Update(self.optimizer.code, self.step, self.constants, self.state)
+        kernel, dropout = self.parameters.training(batches, turn), Dropout(self._keep(len(batches.rows), noise), self.dropout)
         sync = panels.aligned_zeros(SYNC, np.int32)
 
         def work(rank: int) -> None:
@@ -213,16 +249,19 @@ class Trainer:
 
         return work, n_ranks, call_off
 
-    def _keep(self, n_rows: int) -> NDArray[np.uint64]:
+    def _keep(self, n_rows: int, noise: np.random.Generator) -> NDArray[np.uint64]:
         """Draw which hidden units are kept, (n_rows, words) uint64; of length 0 without dropout."""
         words = sum(panels.n_panels(size) for size in self.architecture.hidden_sizes)
         if not self.dropout or not words:
             return np.empty((0, max(words, 1)), np.uint64)
-        kept = self.noise.random((n_rows, words * panels.PANEL), dtype=np.float32) >= np.float32(self.dropout)
+        kept = noise.random((n_rows, words * panels.PANEL), dtype=np.float32) >= np.float32(self.dropout)
         return np.packbits(kept, axis=1, bitorder="little").view("<u8").astype(np.uint64, copy=False)
 
-    def _check_last_update(self, rows: TrainingRows, batch_size: int) -> None:
-        """Check the loss of some rows under the last parameters, under which no step of this epoch computed one."""
+    def check_last_update(self, rows: TrainingRows, batch_size: int) -> None:
+        """Check the loss of some rows under the last parameters, under which no step of this epoch computed one.
+
+        Raises FloatingPointError if it is not finite.
+        """
         vector = self.parameters.vector
         log_p = self.parameters.network(self.masks[0]).score(rows.bits[: min(batch_size, CHECKED)], 1)
         for what, value in (("the loss", -log_p.min()), ("a parameter", vector.max()), ("a parameter", vector.min())):

@@ -138,6 +138,7 @@ def full(*_, **__):
         ("score m.safetensors x.npy --out", "y.csv"),
         ("score m.safetensors x.npy --out", "y.npy"),
         ("evaluate m.safetensors x.npy --plot", "y.png"),
+        ("export m.safetensors --onnx", "y.onnx"),
     ],
 )
 def test_what_cannot_be_written_to_the_end_leaves_the_file_as_it_was(command, output, capsys, monkeypatch):
@@ -202,6 +203,7 @@ def test_names_that_are_no_text_work_everywhere(capsys):
         f"score {STRANGE}.safetensors {STRANGE}.npz --out {STRANGE}.csv",
         f"sample {STRANGE}.safetensors --out {STRANGE}.npy",
         f"impute {STRANGE}.safetensors {STRANGE}.npz --hide 0:3 --out {STRANGE}.txt",
+        f"export {STRANGE}.safetensors --onnx {STRANGE}.onnx",
         f"info {STRANGE}.safetensors",
     ):
         assert run(command) == 0, command

@@ -158,7 +158,7 @@ def test_a_bug_keeps_its_traceback_and_ctrl_c_is_one_line(error, model_file, mon
 # Help, and the real thing
 
 
-@pytest.mark.parametrize("command", ["", "train", "ensemble", "evaluate", "score", "sample", "impute", "info"])
+@pytest.mark.parametrize("command", ["", "train", "ensemble", "evaluate", "score", "sample", "impute", "export", "info"])
 def test_help(command, capsys):
     with pytest.raises(SystemExit) as stop:
         main([*command.split(), "--help"])

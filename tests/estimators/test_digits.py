@@ -63,7 +63,7 @@ def test_columns_stay_columns(made):
 
 def test_the_density_integrates_to_one(made):
     column = made.model_.columns.columns[0]
-    edges = np.unique(np.concatenate([column.low, column.high, column._cells.borders]))
+    edges = np.unique(np.concatenate([column.low, column.high, column.cells.borders]))
     grid = np.unique(np.concatenate([edges, *([edges[0] - d, edges[-1] + d] for d in np.geomspace(0.01, 500, 60))]))
     nodes, weights = np.polynomial.legendre.leggauss(12)
     width = (grid[1:] - grid[:-1])[:, None] / 2

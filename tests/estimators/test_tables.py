@@ -56,7 +56,7 @@ def test_the_density_integrates_to_one():
     values = np.random.default_rng(2).normal(size=300) * 7
     made = MADE(**QUICK, dtype="float64").fit(pd.DataFrame({"x": values, "t": np.where(values > 0, "a", "b")}))
     columns = made.model_.columns.columns[0]
-    edges = np.unique(np.concatenate([columns.low, columns.high, columns._cells.borders]))
+    edges = np.unique(np.concatenate([columns.low, columns.high, columns.cells.borders]))
     nodes, weights = np.polynomial.legendre.leggauss(12)
     grid = np.concatenate([np.array([edges[0] - 600]), edges, np.array([edges[-1] + 600])])
     for extra in np.geomspace(0.01, 500, 60):

@@ -66,6 +66,19 @@ def test_rows_that_no_point_gives_a_chance_have_conditionals():
     assert ((P >= 0) & (P <= 1)).all()
 
 
+def test_conditionals_know_what_hardly_possible_inputs_tell_of_the_point():
+    """The probability of an input that float32 takes for 1 is not 1: how little it leaves decides which point it was."""
+    model, X = random_latent(D, (), K, dtype="float32", scale=30), all_inputs(D)
+    log_p, P, place = model.score_samples(X), model.conditional_proba(X), model.masks.orderings[0]
+    assert (log_p < -50).any()
+    for d in range(D):
+        before = place < place[d]
+        for x, found in zip(X, P, strict=True):
+            same = (X[:, before] == x[before]).all(axis=1)
+            one = np.logaddexp.reduce(log_p[same & (X[:, d] == 1)]) - np.logaddexp.reduce(log_p[same])
+            assert found[d] == pytest.approx(np.exp(one), abs=1e-3)
+
+
 def test_answers_about_missing_inputs():
     model, X = random_latent(D, (12,), K, direct="output"), all_inputs(D)
     p, gaps = np.exp(model.score_samples(X)), X[::9].astype(float)

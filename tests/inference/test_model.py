@@ -143,6 +143,9 @@ def test_shared_parameters_are_counted_whole():
     )
     with pytest.raises(TypeError, match="masks must be a MaskSet"):
         MADEModel(Shared(a, model.source.vector))
+    for other in (random_model(9, (15, 30), n_masks=2), random_model(20, (15, 31), n_masks=2)):
+        with pytest.raises(ValueError, match=r"masks must be of 20 inputs and hidden layers of \(15, 30\) units, got"):
+            MADEModel(model.source, other.masks)
 
 
 def test_connectivity_weights_count_the_connections_in_the_bias():

@@ -59,6 +59,7 @@ OUTPUTS = {
     "affine_backward_input": {"dh"},
     "affine_backward_weights": {"net.theta", "update.state"},
     "affine_forward": {"out"},
+    "apply_gradient": {"values", "update.state"},
     "bernoulli_nll": {"nll", "dlogits"},
     "conditionals": {"proba"},
     "pack": {"net.theta"},
@@ -221,6 +222,11 @@ class Trained:
     bias: Any
     padding: Any
     derived: Any
+    layout: Any
+
+    def runs(self) -> Any:
+        """Return the parameters that are trained, as ``apply_gradient`` takes them."""
+        return panels.runs_of(self.layout.layers)
 
     def train(self, module: ModuleType, *args: Any, n_ranks: int = 1, **kwargs: Any) -> tuple[Any, Any, Any]:
         """Return (losses, parameters, state); what to do is as for ``arguments``."""

@@ -59,6 +59,10 @@ class LatentCase(Case):
         start = self.layout.layers[l, BIAS]
         return slice(start, start + PANEL * self.layout.layers[l, N_PANELS])
 
+    def runs(self) -> Any:
+        tail = len(self.parameters) - R * panels.n_biases(self.layout.layers), len(self.parameters), 0
+        return np.array([*super().runs(), tail])
+
     def spread(self, vector: Any) -> None:
         """Compute the tables from the biases in theta and from E."""
         n, length = panels.n_parameters(self.layout), panels.n_biases(self.layout.layers)

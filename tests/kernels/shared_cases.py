@@ -98,6 +98,9 @@ class SharedCase(Trained):
         self.weights = rng.normal(size=N_ROWS) + 0.5  # some are negative
         self.kept = rng.random((64, max(1, self.layers[: self.chain - 1, N_PANELS].sum()) * PANEL)) < 0.6
 
+    def runs(self) -> Any:
+        return panels.shared_runs_of(self.table, self.layers)
+
     def dense(self, shared: Any) -> list[tuple[Any, Any, Any]]:
         """Return (W, b, U) of every layer in original order as views of ``shared``, with no rows where there are none."""
         found = []

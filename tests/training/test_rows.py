@@ -12,7 +12,8 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 
 from made_fast import MADE, ApproximationWarning, MADEEnsemble
 from made_fast.estimators.ensemble import em_weights
-from made_fast.training.rows import hold_out
+from made_fast.training import rows as rows_module
+from made_fast.training.rows import Order, hold_out
 
 
 def split(made, n):
@@ -203,3 +204,23 @@ def test_columns_without_an_entry_are_told_of_and_tables_without_one_refused(mak
             make(n_masks=None, n_eval_masks=2).fit(nothing)
     with pytest.raises(ValueError, match="an entry that is not missing"):
         small(n_masks=None).partial_fit(np.full((5, 12), np.nan))
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 64, 1000, 65537])
+def test_the_order_of_very_many_rows_has_each_of_them_once(n):
+    order = Order(n, np.random.default_rng(0))
+    whole = order[0:n]
+    assert (np.sort(whole) == np.arange(n)).all()
+    assert (np.concatenate([order[i : i + 97] for i in range(0, n, 97)]) == whole).all()
+    if n > 100:
+        assert abs(np.corrcoef(whole, np.arange(n))[0, 1]) < 4 / n**0.5
+        assert abs(np.corrcoef(whole[1:], whole[:-1])[0, 1]) < 4 / n**0.5
+        assert (Order(n, np.random.default_rng(1))[0:n] != whole).mean() > 0.99
+
+
+def test_a_fit_in_an_order_that_takes_no_memory_sees_every_row_once_an_epoch(monkeypatch):
+    monkeypatch.setattr(rows_module, "MOST_PERMUTED", 0)
+    params, X = kind("fixed", 50)
+    params["max_epochs"] = 1
+    made = MADE(**params, learning_rate=1e-12).fit(X)
+    assert made.history_[0]["train_nll"] == pytest.approx(-initial(params, X).score(X), rel=1e-9)

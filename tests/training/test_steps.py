@@ -252,7 +252,7 @@ def test_dropout_drops_and_scales(n_masks):
     W[:], b[:], V[:] = 0, 1, 0.1  # every hidden unit is 1, whatever the input; one output sees them all, the other none
     shared = Shared(trainer.architecture, values)
     trainer.parameters.vector[:] = (shared if n_masks > 1 else shared.network(trainer.masks[0])).vector
-    kept = np.unpackbits(trainer._keep(4000).view(np.uint8), axis=1, count=H, bitorder="little")
+    kept = np.unpackbits(trainer._keep(4000, trainer.noise).view(np.uint8), axis=1, count=H, bitorder="little")
     assert abs(kept.mean() - (1 - p)) < 0.005
     assert abs(np.corrcoef(kept[:, 0], kept[:, 1])[0, 1]) < 0.08
     trainer.constants[0] = 0

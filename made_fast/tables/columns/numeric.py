@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from made_fast.tables.arguments import shown
 from made_fast.tables.columns.values import Values, called
 
-__all__ = ["LARGEST", "WHOLE", "Interval", "Numeric", "real_numbers"]
+__all__ = ["FARTHEST", "LARGEST", "WHOLE", "Cells", "Interval", "Numeric", "real_numbers"]
 
 WHOLE = 2.0**53  # all smaller whole numbers are floats
 LARGEST = 1e300  # of training, so that no difference of two numbers overflows
@@ -43,7 +43,7 @@ class Interval(NamedTuple):
     high_in: bool = True
 
 
-class _Cells(NamedTuple):
+class Cells(NamedTuple):
     """What follows from the levels: (C,) each, by side of the core: below it, above it."""
 
     borders: Floats  # (C - 1,): the last numbers of the first C - 1 cells
@@ -88,7 +88,8 @@ class Numeric:
         return len(self.low)
 
     @cached_property
-    def _cells(self) -> _Cells:
+    def cells(self) -> Cells:
+        """The cells of the levels: their borders, and the mass and the density in and beside each core."""
         low, high, unit = self.low, self.high, float(self.whole)
         half = high[:-1] + (low[1:] - high[:-1]) / 2
         borders = np.floor(half) if self.whole else np.where(half < low[1:], half, high[:-1])
@@ -103,7 +104,7 @@ class Numeric:
                 log_sides.append(np.log(mass) + np.where(np.isinf(size), start, -np.log(size)))
         widths = (high - low + unit)[~self.single()]
         typical = float(np.log(widths).mean()) if len(widths) else float(np.log((self.step or high[-1] - low[0]) or 1.0))
-        return _Cells(borders, sizes, (masses[0], masses[1]), core, log_core, (log_sides[0], log_sides[1]), typical)
+        return Cells(borders, sizes, (masses[0], masses[1]), core, log_core, (log_sides[0], log_sides[1]), typical)
 
     def encode(self, column: Values, name: str, density: bool | str) -> tuple[NDArray[np.intp], Floats | None]:
         """Return the level of each value, -1 for missing, and the log-density within it, 0 for missing.
@@ -121,7 +122,7 @@ class Numeric:
                 "Round it, or fit the column as floats."
             )
         x = self._in_precision_of_training(x, column.values.dtype)
-        levels = np.searchsorted(self._cells.borders, x)
+        levels = np.searchsorted(self.cells.borders, x)
         log_density = self._log_density(x, levels, density == "relative") if density else None
         if column.null.any():
             levels[column.null] = len(self.low) if self.missing else -1
@@ -137,14 +138,14 @@ class Numeric:
             most = float(np.finfo(self.dtype).max)
             return np.clip(x, -most, most).astype(self.dtype).astype(np.float64)
         if found.itemsize < self.dtype.itemsize:
-            level = np.searchsorted(self._cells.borders, x)
+            level = np.searchsorted(self.cells.borders, x)
             with np.errstate(over="ignore"):
                 as_found = self.low.astype(found).astype(np.float64)
             x = np.where((self.low == self.high)[level] & (as_found[level] == x), self.low[level], x)
         return x
 
     def _log_density(self, x: Floats, levels: NDArray[np.intp], relative: bool) -> Floats:
-        cells = self._cells
+        cells = self.cells
         core, add = cells.log_core, 0.0
         if relative:
             core, add = np.minimum(core + cells.log_typical, np.log(cells.core)), cells.log_typical
@@ -176,7 +177,7 @@ class Numeric:
             most = float(np.iinfo(self.dtype).max) if self.dtype.itemsize < 8 else WHOLE
         x = np.clip(x, -most if self.dtype.kind != "u" else 0, most)
         out = x.astype(self.dtype)
-        strayed = np.searchsorted(self._cells.borders, out.astype(np.float64)) != c  # by rounding
+        strayed = np.searchsorted(self.cells.borders, out.astype(np.float64)) != c  # by rounding
         if strayed.any():
             out[strayed] = self.medians[c[strayed]].astype(self.dtype)
         if gone.any():
@@ -185,7 +186,7 @@ class Numeric:
         return out
 
     def _inverse(self, c: NDArray[np.intp], u: Floats) -> Floats:
-        cells, unit = self._cells, float(self.whole)
+        cells, unit = self.cells, float(self.whole)
         low, high = self.low[c], self.high[c]
         below, above = cells.masses[0][c], cells.masses[1][c]
         t = (u - below) / cells.core[c]
@@ -208,7 +209,7 @@ class Numeric:
 
     def mass(self, interval: Interval) -> Floats:
         """Return the probability of an interval within each level, (C,) float64."""
-        cells, unit = self._cells, float(self.whole)
+        cells, unit = self.cells, float(self.whole)
         a, b, a_in, b_in = interval
         if self.step:
             a, b = self._on_grid(a, a_in, 1), self._on_grid(b, b_in, -1)

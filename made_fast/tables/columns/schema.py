@@ -196,7 +196,10 @@ class Columns:
         filled = []
         for (_, values), array in zip(self._matched(frame), arrays, strict=True):
             out, there = array.copy(), ~values.null
-            out[there] = values.values[there].astype(out.dtype)
+            given = values.values[there]
+            if out.dtype.kind in "iu" and given.dtype.kind == "f" and (np.abs(given) >= 2.0 ** (8 * out.itemsize - 1)).any():
+                out = out.astype(np.float64)  # no int of training's has room for it, and what is there stays as it is
+            out[there] = given.astype(out.dtype)
             filled.append(out)
         return self.frame(filled, X.index if frame.kind == "pandas" else None)
 

@@ -1,0 +1,1 @@
+"""Densities as ONNX graphs: how other runtimes score them without this package."""

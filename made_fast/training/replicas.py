@@ -1,0 +1,165 @@
+"""An epoch of one model on many machines: every rank has a replica of the trainer, and rows of its own.
+
+A mini-batch is of all ranks together: each takes its share of ``batch_size`` rows from its own, the whole gradient is the mean
+over all of them, and every replica makes the same update by it. So more ranks see the same mini-batches, up to which rows come
+together. Where the network is slow, ``average_every=N`` sends less: each replica makes N steps by its own share alone, then
+parameters are averaged (local SGD: Stich, "Local SGD converges fast and communicates little", ICLR 2019); the optimizer's
+memory is averaged when an epoch ends, so that one checkpoint holds the state of all.
+
+Random numbers of a rank's own (the order of its rows, dropout) come from seeds that all ranks draw together, and from its
+number: after every epoch, all generators stand at the same place everywhere.
+
+Not here: how vectors are added up (``reduce.py``), the steps of one process (``steps.py``).
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from made_fast import kernels
+from made_fast.kernels import layout as panels
+from made_fast.kernels.optimizers import CLIP, GRADIENT
+from made_fast.kernels.records import Batches, Update
+from made_fast.system import threads
+from made_fast.training.reduce import Ranks
+from made_fast.training.rows import TrainingRows, order_of
+from made_fast.training.steps import Trainer
+
+__all__ = ["Replica"]
+
+UPDATED_AT_ONCE = 1 << 16
+"""Parameters that a thread updates at once."""
+
+
+class Replica:
+    """A trainer that is one of several, and its rows.
+
+    Parameters
+    ----------
+    trainer : Trainer
+        The same on all ranks.
+    rows : TrainingRows
+        Those of this rank.
+    ranks : Ranks
+    batch_size : int
+        Rows of a mini-batch, of all ranks together.
+    n_threads : int
+    average_every : int or None
+        Steps between two averages of the parameters; None: the gradient of every step is that of all ranks.
+
+    Raises ValueError on every rank if some have too few rows for a share of every mini-batch.
+    """
+
+    def __init__(
+        self, trainer: Trainer, rows: TrainingRows, ranks: Ranks, batch_size: int, n_threads: int, average_every: int | None
+    ) -> None:
+        self.trainer, self.rows, self.ranks, self.average_every = trainer, rows, ranks, average_every
+        self.n_rows = np.array(ranks.all(len(rows.bits)), np.int64)
+        self.n_steps = -(-int(self.n_rows.sum()) // batch_size)
+        fewest = int(self.n_rows.argmin())
+        if self.n_rows[fewest] < self.n_steps:
+            ranks.refuse(
+                ValueError(
+                    f"every rank must have a row for each of the {self.n_steps} mini-batches of an epoch, got "
+                    f"{self.n_rows[fewest]} rows on rank {fewest} of {ranks.size}. Give the ranks about equal parts of the "
+                    f"rows, or raise batch_size = {batch_size}, which counts the rows of all ranks."
+                )
+            )
+        self._n_threads, runs = n_threads, trainer.parameters.runs
+        self._adder = ranks.adder(len(trainer.parameters.vector), trainer.parameters.dtype)
+        self._parts = [  # of the runs, each updated by one thread
+            np.array([[at, min(at + UPDATED_AT_ONCE, stop), decays]], np.int64)
+            for start, stop, decays in runs.tolist()
+            for at in range(start, stop, UPDATED_AT_ONCE)
+        ]
+
+    def epoch(self) -> float:
+        """Make one pass over the rows of all ranks; return the mean NLL of these, each before its update.
+
+        Raises FloatingPointError on every rank if a loss is not finite on any of them.
+        """
+        trainer, rows, rank, n = self.trainer, self.rows, self.ranks.rank, len(self.rows.bits)
+        own = np.random.SeedSequence([*trainer.shuffle.integers(2**32, size=4).tolist(), rank]).spawn(2)
+        order, noise = order_of(n, np.random.default_rng(own[0])), np.random.default_rng(own[1])
+        cuts = self.n_rows[:, None] * np.arange(self.n_steps + 1) // self.n_steps
+        shares, mine = np.diff(cuts), cuts[rank]
+        most = int(shares[rank].max())
+        pace = trainer.pace(rows, most, self._n_threads)
+        losses, vector = np.empty(self.n_steps), trainer.parameters.vector
+        gradient = panels.aligned_zeros(0 if self.average_every else len(vector), vector.dtype)
+        for s in range(self.n_steps):
+            batches = Batches(rows.bits, rows.weights, order[mine[s] : mine[s + 1]], most, pace.sparse)
+            update = trainer.update()
+            if self.average_every is None:
+                plain = update.constants.copy()
+                plain[CLIP] = 0
+                update = Update(GRADIENT, update.step, plain, gradient[None])
+            nll = losses[s : s + 1]
+            threads.run(*trainer.call(batches, rows, pace, nll, update, noise), aside=pace.slow)
+            if self.average_every is None:
+                self._step(gradient, float(shares[rank, s] / shares[:, s].sum()), bool(np.isfinite(nll[0])))
+            trainer.step += 1
+            if self.average_every is not None and ((s + 1) % self.average_every == 0 or s + 1 == self.n_steps):
+                if not np.isfinite(losses[: s + 1]).all():
+                    vector[0] = np.nan
+                self._average(vector)
+                self._check_finite(vector[0])
+                trainer.parameters.settle()
+        if self.average_every is not None:
+            for state in trainer.state:
+                self._average(state)
+        return self._agreed(float(losses.sum()) + rows.nll_within * n)
+
+    def _step(self, gradient: NDArray[Any], share: float, finite: bool) -> None:
+        """Make the step by the mean of all ranks' gradients, of which this rank's counts as its share of the rows."""
+        trainer, scale = self.trainer, gradient.dtype.type
+        np.multiply(gradient, scale(share), out=gradient)
+        if not finite:  # so that all ranks come to know
+            gradient[0] = np.nan
+        self._adder.add(gradient)
+        self._check_finite(gradient[0])
+        clip = trainer.constants[CLIP]
+        if clip > 0 and (norm := self._adder.norm()) > clip:
+            np.multiply(gradient, scale(clip / norm), out=gradient)
+        parts, update = self._parts, trainer.update()
+
+        def apply(i: int, _: int) -> None:
+            kernels.active.apply_gradient(trainer.parameters.vector, gradient, parts[i], update)
+
+        threads.for_each(apply, len(parts), self._n_threads)
+        trainer.parameters.settle()
+
+    def _average(self, vector: NDArray[Any]) -> None:
+        """Replace a vector by its mean over the ranks, each counting by its rows."""
+        np.multiply(vector, vector.dtype.type(len(self.rows.bits) / self.n_rows.sum()), out=vector)
+        self._adder.add(vector)
+
+    def _check_finite(self, sign: Any) -> None:
+        if not np.isfinite(sign):
+            self.ranks.refuse(
+                FloatingPointError(f"the loss of some rank became infinite or NaN by step {self.trainer.step + 1}")
+            )
+
+    def _agreed(self, loss: float) -> float:
+        """Return the mean loss of all rows; refuse parameters that are not finite, or not the same everywhere."""
+        trouble, vector = None, self.trainer.parameters.vector
+        try:
+            self.trainer.check_last_update(self.rows, len(self.rows.bits))
+        except FloatingPointError as error:
+            trouble = str(error)
+        told = self.ranks.all((loss, trouble, zlib.crc32(vector.data)))
+        for rank, (_, text, _) in enumerate(told):
+            if text is not None:
+                self.ranks.refuse(FloatingPointError(f"{text}, on rank {rank}"))
+        if len({crc for _, _, crc in told}) > 1:
+            self.ranks.refuse(
+                RuntimeError(
+                    "the parameters must be the same on all ranks after an epoch, got others: do all machines have the same "
+                    "CPUs and versions of NumPy? Train on like machines."
+                )
+            )
+        return float(sum(loss for loss, _, _ in told) / int(self.n_rows.sum()))

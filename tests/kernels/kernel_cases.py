@@ -72,10 +72,14 @@ OUTPUTS = {
     "walk": {"levels", "log_mass"},
 }
 LEVELS = kernels.load("native").levels() if importlib.util.find_spec("made_fast.kernels.native._native") else ()
-NATIVE = [f"native-{level}" for level in LEVELS]
+NATIVE = [f"native-{level}" for level in LEVELS if level != "baseline" or len(LEVELS) == 1]
+"""The baseline has the vectors of x86-64-v2: what ``on_every_level`` tests is enough to see that it is compiled well."""
 Shape = tuple[int | str, tuple[int, ...], int, str]  # D or ``variables_of``, hidden sizes, B, direct connections
 
 # For the fixture ``module`` of conftest.py.
+on_every_level = pytest.mark.parametrize(
+    "module", [*(f"native-{level}" for level in LEVELS), "jit", "reference"], indirect=True
+)
 everywhere = pytest.mark.parametrize("module", [*NATIVE, "jit", "reference"], indirect=True)
 blocks_everywhere = pytest.mark.parametrize("module", [*NATIVE, "reference"], indirect=True)
 compiled = pytest.mark.parametrize("module", [*NATIVE, "jit"], indirect=True)

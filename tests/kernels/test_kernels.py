@@ -18,6 +18,7 @@ from kernel_cases import (
     compiled,
     everywhere,
     native,
+    on_every_level,
     pack_bits,
     room,
     run,
@@ -156,7 +157,7 @@ def test_certain_conditionals_are_finite(module, dtype):
         assert np.array_equal(c.sample(module, np.where(x == 1, -1.0, 2.0)), x)  # evidence against all odds
 
 
-@everywhere
+@on_every_level
 @both_types
 @shapes
 def test_score_and_conditionals(module, dtype, shape):

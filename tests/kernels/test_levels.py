@@ -57,7 +57,7 @@ def flat(weights: Any) -> Any:
     return np.concatenate([np.ravel(w) for w in weights])
 
 
-@everywhere
+@on_every_level
 @both_types
 @shapes
 def test_score_and_conditionals(module, dtype, shape):

@@ -26,6 +26,7 @@ from kernel_cases import (
     copied,
     everywhere,
     native,
+    on_every_level,
     optimizers,
     run,
 )
@@ -75,7 +76,7 @@ def without_weight(arguments: Any) -> Any:
     return arguments | {"batches": batches._replace(weights=np.zeros(len(batches.bits)))}
 
 
-@everywhere
+@on_every_level
 @both_types
 @every_shape
 def test_steps_of_every_shape(module, dtype, make, shape):

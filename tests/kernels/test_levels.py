@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from kernel_cases import FULL, PLAIN, assert_close, both_types, compiled, everywhere
+from kernel_cases import FULL, PLAIN, assert_close, both_types, compiled, everywhere, on_every_level
 from level_cases import LevelCase
 from variable_cases import n_levels, nll_of_levels, places_of
 

@@ -15,7 +15,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from made_fast.cli.options import SHARE, STDOUT, UsageError
+from made_fast.cli.options import SHARE, UsageError
+from made_fast.cli.readers import STDOUT
 from made_fast.system.console import say
 
 if TYPE_CHECKING:

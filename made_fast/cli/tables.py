@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from made_fast.cli import files, images, report
 from made_fast.cli.files import refusing
-from made_fast.cli.options import STDOUT, UsageError
+from made_fast.cli.options import UsageError
+from made_fast.cli.readers import STDOUT
 from made_fast.inference.chunked import Copies, Turn
 from made_fast.inference.tablemodel import TableModel
 from made_fast.system.console import say

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from made_fast.cli import files, images, report, tables
 from made_fast.cli.files import refusing
-from made_fast.cli.options import STDOUT, UsageError
+from made_fast.cli.options import UsageError
+from made_fast.cli.readers import STDOUT
 from made_fast.cli.report import AnyModel
 from made_fast.inference.tablemodel import TableModel
 from made_fast.system.console import say

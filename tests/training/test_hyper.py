@@ -9,7 +9,7 @@ import pickle
 import pytest
 
 from made_fast import MADE, MADEEnsemble
-from made_fast.cli.options import READERS
+from made_fast.cli.readers import READERS
 from made_fast.tables import arguments
 from made_fast.training import recipe
 from made_fast.training.hyper import DEFAULTS, FIXED, HYPER

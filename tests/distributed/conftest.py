@@ -44,13 +44,17 @@ def table(tmp_path_factory: Any) -> Fitted:
     return Fitted(made, path, frame, gaps)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """Return a client of two workers, each a process of one thread."""
+    """Return a client of two workers, each a process of one thread; no thread of its own is left for the tests that follow."""
     distributed = pytest.importorskip("distributed", reason="dask.distributed is not installed")
     import dask
 
-    quiet = {"distributed.logging.distributed": "critical", "distributed.scheduler.allowed-failures": 5}
+    quiet = {
+        "distributed.logging.distributed": "critical",
+        "distributed.scheduler.allowed-failures": 5,
+        "distributed.worker.profile.enabled": False,  # a thread that keeps what it sees of all others
+    }
     with (
         dask.config.set(quiet),
         distributed.LocalCluster(

@@ -197,7 +197,7 @@ def test_partial_fit_goes_on_and_leaves_the_old_model_alone():
     assert (before.score_samples(X) == scores).all()
     tables = made._fit_state.trainer.parameters
     kept = tables.vector.copy()
-    tables._spread()
+    tables.settle()
     np.testing.assert_allclose(tables.vector, kept, atol=1e-6)  # the kernel has left the tables in step with E
 
 

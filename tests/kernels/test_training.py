@@ -275,7 +275,7 @@ def test_a_rank_that_waits_in_vain_can_be_called_off(module, options, make):
 
 
 @pytest.mark.parametrize("module", NATIVE[:1], indirect=True)  # when ranks look is the same on every CPU level
-@pytest.mark.parametrize("n_ranks", [1, 3])
+@pytest.mark.parametrize("n_ranks", [1, 2])  # more of them than CPUs wait long for each other
 @pytest.mark.parametrize("options", [PLAIN, Options(clip=0.5)], ids=["plain", "clipped"])
 @every_kernel
 def test_training_that_is_called_off_leaves_every_weight_at_a_step(module, options, n_ranks, make):

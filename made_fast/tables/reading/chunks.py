@@ -253,7 +253,7 @@ class Chunks:
         feature_names: Sequence[str] | None = None,
         has_columns: Callable[[Any], bool] | None = None,
     ) -> Packed | None:
-        """Make a pass and return all rows packed, as :meth:`Table.of` checks them; None if a chunk ``has_columns``."""
+        """Make a pass and return all rows packed, as ``Table.of`` checks them; None if a chunk ``has_columns``."""
 
         def rows() -> Iterator[Table]:
             for label, chunk, _ in self.tables(name):

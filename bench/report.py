@@ -183,7 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if out != "-":
         path = Path(out)
         path.parent.mkdir(parents=True, exist_ok=True)
-        picture = path.with_name("scaling.png")
+        picture = path.with_name(f"{path.stem}-scaling.png")
         if plot.scaling(figures, picture):
             top.add("", f"![Time of a training step against live weights]({picture.name})")
         roofs = path.with_name(f"{path.stem}-roofline.png")

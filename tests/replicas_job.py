@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from helpers import digest, rows, with_missing
 
-from made_fast import MADE
+from made_fast import MADE, Chunks
 
 X, X_VAL = rows(301, 12), rows(40, 12, seed=1)
 KINDS: dict[str, dict[str, Any]] = {
@@ -81,7 +81,15 @@ def tables(comm: Any, folder: Path) -> Any:
     rng = np.random.default_rng(0)
     frame = pd.DataFrame({"a": rng.choice(["x", "y", "z"], 240), "b": rng.normal(size=240)})
     one = made(optimizer="adam").fit(part(frame, comm), X_val=part(frame, comm), comm=comm)
-    return one.score(frame), digest(one.model_.density.source.vector)
+    return one.score(frame), digest(one.model_.density.source.vector), [in_chunks(comm, table) for table in (X, frame)]
+
+
+def in_chunks(comm: Any, table: Any) -> bool:
+    """Say whether a fit to chunks of this rank's rows has the bits of one to the rows."""
+    own = part(table, comm)
+    chunks = Chunks([own[start : start + 40] for start in range(0, len(own), 40)])
+    one, other = (made().fit(rows, comm=comm)._fit_state.trainer for rows in (own, chunks))
+    return digest(one.parameters.vector) == digest(other.parameters.vector)
 
 
 def early_stop(comm: Any, folder: Path) -> Any:

@@ -56,9 +56,8 @@ static int score_part(const part_t *part, const uint8_t *rows, size_t n, double 
     const size_t D = (size_t)member->D, block = n < BLOCK ? n : BLOCK;
     cut_t cut;
     if (member->guarded && part->overflows) return overflow("log p", error);
-    room_t *room = mf_take_room(part->model, mf_cut_room(0, member, part->n_reals, part->net.n_rows, (int64_t)block, &cut));
+    room_t *room = mf_take_room(part, (int64_t)block, &cut);
     if (!room) return mf_no_memory(error);
-    mf_cut_room(room->memory, member, part->n_reals, part->net.n_rows, (int64_t)block, &cut);
     int failed = 0;
     for (size_t i = 0; i < n && !failed; i += block) {
         const size_t m = n - i < block ? n - i : block;
@@ -155,9 +154,8 @@ static int conditionals_part(const part_t *part, const uint8_t *rows, size_t n, 
     const size_t D = (size_t)member->D, block = n < BLOCK ? n : BLOCK;
     cut_t cut;
     if (member->guarded && part->overflows) return overflow("probabilities", error);
-    room_t *room = mf_take_room(part->model, mf_cut_room(0, member, part->n_reals, part->net.n_rows, (int64_t)block, &cut));
+    room_t *room = mf_take_room(part, (int64_t)block, &cut);
     if (!room) return mf_no_memory(error);
-    mf_cut_room(room->memory, member, part->n_reals, part->net.n_rows, (int64_t)block, &cut);
     int failed = 0;
     for (size_t i = 0; i < n && !failed; i += block) {
         const size_t m = n - i < block ? n - i : block;
@@ -204,9 +202,8 @@ static int draw_part(const part_t *part, random_t *random, const size_t *rows, s
     const size_t D = (size_t)member->D, block = n < BLOCK ? n : BLOCK;
     double log_p[BLOCK];
     cut_t cut;
-    room_t *room = mf_take_room(part->model, mf_cut_room(0, member, part->n_reals, part->net.n_rows, (int64_t)block, &cut));
+    room_t *room = mf_take_room(part, (int64_t)block, &cut);
     if (!room) return mf_no_memory(error);
-    mf_cut_room(room->memory, member, part->n_reals, part->net.n_rows, (int64_t)block, &cut);
     for (size_t p = 0; p < D; p++) cut.plain[p] = (int64_t)p;
     int failed = 0;
     for (size_t i = 0; i < n && !failed; i += block) {

@@ -194,11 +194,9 @@ typedef struct {
     int64_t layers[2 * MAX_LAYERS * LAYER_COLUMNS]; /* of a point */
 } part_t;
 
-room_t *mf_take_room(const made_fast_model_t *model, size_t n_bytes); /* null where there is no memory */
+/* Take a workspace, and cut it for a block of rows; null where there is no memory. */
+room_t *mf_take_room(const part_t *part, int64_t block, cut_t *cut);
 void mf_give_room(const made_fast_model_t *model, room_t *room);
-
-/* Cut a workspace for a block of rows; without memory, say how many bytes it takes. */
-size_t mf_cut_room(unsigned char *memory, const member_t *member, int64_t n_reals, int64_t n_rows, int64_t block, cut_t *cut);
 
 size_t mf_n_parts(const member_t *member);
 int mf_begin(const made_fast_model_t *model, size_t m, size_t k, part_t *part,

@@ -15,7 +15,7 @@ enum { MOST_SPARE = 8 << 20, PROBES = 16 };
 
 /* ---- Workspaces ---- */
 
-room_t *mf_take_room(const made_fast_model_t *model, size_t n_bytes)
+static room_t *take_bytes(const made_fast_model_t *model, size_t n_bytes)
 {
     room_t *room = __atomic_exchange_n(&((made_fast_model_t *)model)->spare, (room_t *)0, __ATOMIC_ACQUIRE);
     if (room && room->n_bytes >= n_bytes) return room;
@@ -31,9 +31,11 @@ void mf_give_room(const made_fast_model_t *model, room_t *room)
     free(room);
 }
 
-size_t mf_cut_room(unsigned char *memory, const member_t *member, int64_t n_reals, int64_t n_rows, int64_t block, cut_t *cut)
+/* Cut a workspace for a block of rows; without memory, say how many bytes it takes. */
+static size_t cut_room(unsigned char *memory, const part_t *part, int64_t block, cut_t *cut)
 {
-    const int64_t D = member->D, words = (D + 63) / 64, rows = (block + 15) / 16 * 16;
+    const member_t *member = part->member;
+    const int64_t D = member->D, n_reals = part->n_reals, n_rows = part->net.n_rows, words = (D + 63) / 64, rows = (block + 15) / 16 * 16;
     const int64_t reals = rows + block * (words * 64 + n_reals + 16); /* enough for scores and for draws, see layout.py */
     const int64_t sizes[] = {
         reals * member->real_bytes, 4 * block * (D + 1 + n_rows), 4 * D, 8 * block * words, block * D, 8 * block * D, 8 * D};
@@ -46,6 +48,13 @@ size_t mf_cut_room(unsigned char *memory, const member_t *member, int64_t n_real
     *cut = (cut_t){parts[0], (int32_t *)parts[1], (int32_t *)parts[2], (uint64_t *)parts[3],
                    parts[4], (double *)parts[5],  (int64_t *)parts[6]};
     return at;
+}
+
+room_t *mf_take_room(const part_t *part, int64_t block, cut_t *cut)
+{
+    room_t *room = take_bytes(part->model, cut_room(0, part, block, cut));
+    if (room) cut_room(room->memory, part, block, cut);
+    return room;
 }
 
 /* ---- Networks ---- */
@@ -82,10 +91,8 @@ static int probe(part_t *part)
     random_t random;
     double log_p[2 * PROBES];
     cut_t cut;
-    const size_t n_bytes = mf_cut_room(0, part->member, part->n_reals, part->net.n_rows, 2 * PROBES, &cut);
-    room_t *room = mf_take_room(part->model, n_bytes);
+    room_t *room = mf_take_room(part, 2 * PROBES, &cut);
     if (!room) return 1;
-    mf_cut_room(room->memory, part->member, part->n_reals, part->net.n_rows, 2 * PROBES, &cut);
     mf_random_seed(&random, 0); /* default_rng(0).integers(0, 2, (PROBES, D), np.uint8), and the opposites of these rows */
     memset(cut.bits, 0, (size_t)(2 * PROBES * words) * sizeof(uint64_t));
     uint32_t bytes = 0;

@@ -84,7 +84,7 @@ def _convert(values: NDArray[Any], out: NDArray[np.float64], name: str, where: s
     if cut:
         odd = next(value for value in values.flat if isinstance(value, cut))
         found = "text" if isinstance(odd, str | bytes) else repr(odd)
-        raise TypeError(f"{name} must hold numbers, got {found}{where}. Convert it: {name}.astype(float), say, or drop it.")
+        raise TypeError(f"{name} must hold numbers, got {found}{where}. Convert it to float, say, or drop it.")
     missing = getattr(sys.modules.get("pandas"), "NA", None)
     if missing is not None and type(missing) in kinds:
         values = np.array([np.nan if value is missing else value for value in values.flat], object).reshape(values.shape)

@@ -269,4 +269,4 @@ def _wrong_ndim(rows: NDArray[Any], n_features: int | None, name: str) -> Except
 def _wrong_kind(found: np.dtype[Any], name: str) -> Exception:
     if found.kind == "c":
         return ValueError(f"Complex data not supported: {name} must hold real numbers, got {found}. Pass {name}.real.")
-    return TypeError(f"{name} must hold numbers, got dtype {found}. Convert it: np.asarray({name}).astype(float), say.")
+    return TypeError(f"{name} must hold numbers, got dtype {found}. Convert it to float, say.")

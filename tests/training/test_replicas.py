@@ -100,9 +100,13 @@ def test_steps_by_all_rows_are_those_of_one_process(kind, ranks, request):
 
 
 def test_columns_of_a_table_are_those_of_the_first_rank(two):
-    (score, first), (_, second) = two["tables"]
+    (score, first, _), (_, second, _) = two["tables"]
     assert first == second
     assert np.isfinite(score)
+
+
+def test_chunks_on_every_rank_have_the_bits_of_its_rows(two):
+    assert [same for *_, same in two["tables"]] == [[True, True]] * 2
 
 
 def test_all_ranks_stop_at_the_same_epoch(two):

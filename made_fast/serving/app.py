@@ -1,6 +1,7 @@
-"""The application: addresses, who may ask, limits, and the way of a request from its body to its answer.
+"""The application: addresses, limits, and the way of a request from its body to its answer.
 
-Not here: what a question means (``doors.py``, ``v2.py``), who computes when (``work.py``), processes (``workers.py``).
+Not here: who may ask (``guard.py``), what a question means (``doors.py``, ``v2.py``), who computes when (``work.py``),
+processes (``workers.py``).
 """
 
 from __future__ import annotations
@@ -8,12 +9,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-import hmac
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from pathlib import Path
-from time import perf_counter
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request, Response
@@ -25,15 +24,13 @@ from made_fast import __version__
 from made_fast.serving import v2
 from made_fast.serving.bodies import RefusedError, dumps, loads, refusing
 from made_fast.serving.doors import DOORS, ESTIMATES, Door, Question, check_walks, heard, question
+from made_fast.serving.guard import Guard, broken, error_of, refused
 from made_fast.serving.metrics import Metrics
 from made_fast.serving.models import Prepared, Served
 from made_fast.serving.settings import Settings
 from made_fast.serving.work import Batcher, Crew, Gate
 
 __all__ = ["create_app"]
-
-OPEN = ("/", "/v2/health/live", "/v2/health/ready")
-"""Addresses that need no token: the page has nothing of the models, and asks for the token."""
 
 BODIES = 8
 """Bodies of the largest size that a worker holds at a time."""
@@ -44,7 +41,6 @@ AT_ONCE = 1 << 16
 CLOSE = {"Connection": "close"}
 
 Json = dict[str, Any]
-Send = Callable[[Any], Awaitable[None]]
 T = TypeVar("T")
 
 PROBLEMS = {
@@ -181,46 +177,7 @@ class Server:
             return await self.crew.do(partial(served.log_p, rows, self.settings.threads, **options))
 
 
-class Guard:
-    """What all requests pass: the token, errors as JSON, and the counters."""
-
-    def __init__(self, app: Any, token: str | None, metrics: Metrics, models: Mapping[str, Served]) -> None:
-        self.app, self.metrics, self.models = app, metrics, models
-        self.expected = None if token is None else f"Bearer {token}".encode()
-
-    async def __call__(self, scope: Any, receive: Any, send: Send) -> None:
-        """Serve one request."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        start, status = perf_counter(), 500
-
-        async def told(message: Any) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        try:
-            if self._may(scope):
-                await self.app(scope, receive, told)
-            else:
-                text = "the request must have the header Authorization: Bearer TOKEN, with the token of this server."
-                await _error(401, text, {"WWW-Authenticate": "Bearer"})(scope, receive, told)
-        finally:
-            route = getattr(scope.get("route"), "path", "none")
-            name = scope.get("path_params", {}).get("name", "")
-            self.metrics.requests.labels(name if name in self.models else "", route, status).inc()
-            self.metrics.seconds.labels(route).observe(perf_counter() - start)
-
-    def _may(self, scope: Any) -> bool:
-        if self.expected is None or scope["path"] in OPEN:
-            return True
-        found = [value for name, value in scope["headers"] if name == b"authorization"]
-        return len(found) == 1 and hmac.compare_digest(found[0], self.expected)
-
-
-def create_app(models: Mapping[str, Served], settings: Settings, metrics: Metrics) -> FastAPI:
+def create_app(models: Mapping[str, Served], settings: Settings, metrics: Metrics) -> Guard:
     """Return the application that serves models by their names."""
     server, page = Server(models, settings, metrics), _Page()
     app = FastAPI(
@@ -231,7 +188,6 @@ def create_app(models: Mapping[str, Served], settings: Settings, metrics: Metric
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.add_middleware(Guard, token=settings.token, metrics=metrics, models=models)
     app.add_exception_handler(RefusedError, _refused)
     app.add_exception_handler(HTTPException, _not_found)
     app.add_exception_handler(Exception, _broken)
@@ -278,7 +234,7 @@ def create_app(models: Mapping[str, Served], settings: Settings, metrics: Metric
         """Whether all models are loaded; they are, before a worker listens."""
         return _json({"ready": True})
 
-    return app
+    return Guard(app, settings.token, metrics, models)
 
 
 def _without_body(route: Json) -> Json:
@@ -350,17 +306,13 @@ def _json(found: Any) -> Response:
     return Response(dumps(found), media_type="application/json")
 
 
-def _error(status: int, text: str, headers: Mapping[str, str] | None = None) -> Response:
-    return Response(dumps({"error": text}), status, headers, "application/json")
-
-
 async def _refused(request: Request, error: Any) -> Response:
-    return _error(error.status, str(error), error.headers)
+    return refused(error)
 
 
 async def _not_found(request: Request, error: Any) -> Response:
-    return _error(error.status_code, f"{error.detail}; /openapi.json has the addresses there are.", error.headers)
+    return error_of(error.status_code, f"{error.detail}; /openapi.json has the addresses there are.", error.headers)
 
 
 async def _broken(request: Request, error: Exception) -> Response:
-    return _error(500, "an error of the server, which it writes to its standard error.")  # uvicorn does
+    return broken()

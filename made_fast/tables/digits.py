@@ -57,6 +57,12 @@ class Digits:
         """The column of each variable."""
         return np.repeat(np.arange(len(self.bases)), self.n_digits)
 
+    @cached_property
+    def _of_two(self) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
+        """The high digits of columns that have two, and how many levels the low ones have."""
+        bases = np.array(self.bases, np.int64)
+        return self.starts[:-1][bases > 1], bases[bases > 1]
+
     def of(self, v: int) -> slice:
         """Return the variables of column v."""
         return slice(int(self.starts[v]), int(self.starts[v + 1]))
@@ -65,13 +71,12 @@ class Digits:
         """Return the levels of variables (n, P) of those of columns (n, V); -1 stays -1."""
         if self.single:
             return codes
-        out = np.empty((len(codes), len(self.n_levels)), codes.dtype)
-        for v, base in enumerate(self.bases):
-            code, at = codes[:, v], self.starts[v]
-            if base == 1:
-                out[:, at] = code
-            else:  # -1 // base is -1
-                out[:, at], out[:, at + 1] = code // base, np.where(code < 0, code, code % base)
+        out = codes[:, self.column_of]
+        at, bases = self._of_two
+        of_two = out[:, at]
+        high = of_two // bases.astype(codes.dtype)  # of -1, it is -1
+        out[:, at] = high
+        out[:, at + 1] = np.where(of_two < 0, of_two, of_two - high * bases)
         return out
 
     def join(self, digits: Codes) -> Codes:

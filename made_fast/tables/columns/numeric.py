@@ -301,8 +301,9 @@ def real_numbers(column: Values, name: str, label: str | int) -> Floats:
             f"{name} must hold numbers in {called(label)}, got text, {shown(column.values[i])} in row {i}. "
             "Convert it: X[column].astype(float), say."
         )
-    x = column.values.astype(np.float64, copy=bool(column.null.any()))
-    if column.null.any():
+    gaps = bool(column.null.any())
+    x = column.values.astype(np.float64, copy=gaps)
+    if gaps:
         x[column.null] = 0
     if not (finite := np.isfinite(x)).all():
         i = int(np.argmin(finite))

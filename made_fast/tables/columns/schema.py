@@ -62,7 +62,7 @@ class Columns:
     dtype: np.dtype[Any] | None = None
     natives: tuple[NativeColumn, ...] = field(default=(), repr=False)
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """The names of the columns, "x0", "x1" and so on where the table had none."""
         return tuple(column.name for column in self.columns)
@@ -92,7 +92,7 @@ class Columns:
         """The level of missing values of each column, (V,), -1 where there is none and missing ones are summed out."""
         return np.array([column.n_levels - 1 if column.missing else -1 for column in self.columns], np.int32)
 
-    @property
+    @cached_property
     def code_dtype(self) -> np.dtype[np.signedinteger[Any]]:
         """The smallest dtype that holds all codes."""
         most = int(self.n_levels.max(initial=1))

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from decimal import Decimal
 from difflib import get_close_matches
+from functools import lru_cache
 from numbers import Integral, Real
 from typing import Any, NamedTuple
 
@@ -31,6 +32,8 @@ WAYS_OUT = {  # by the kind of a NumPy dtype
     "V": "Pass its fields as columns of their own.",
 }
 
+BASES = {"b": "bool", "i": "int", "u": "int", "f": "float"}
+
 
 class Values(NamedTuple):
     """The values of a column: bool, any int or float, or an array of objects that are all ``str`` but for missing ones."""
@@ -47,7 +50,7 @@ class Values(NamedTuple):
         kind = self.values.dtype.kind
         if kind == "O" and self.null.all():
             return "null"
-        return {"b": "bool", "i": "int", "u": "int", "f": "float"}.get(kind, "text")
+        return BASES.get(kind, "text")
 
     def masked(self) -> NDArray[Any]:
         """Return the values with NaN or None where one is missing, in an array of objects where the dtype has neither."""
@@ -93,7 +96,7 @@ def of_array(array: Any, name: str, label: str | int, native: str = "") -> Value
     mask = np.ma.getmaskarray(array) if isinstance(array, np.ma.MaskedArray) else None
     array = np.asarray(array)
     kind = array.dtype.kind
-    native = native or str(array.dtype)
+    native = native or _name(array.dtype)
     if kind in WAYS_OUT:
         raise _refused(name, label, f"dtype {array.dtype}", WAYS_OUT[kind])
     if kind == "O" or kind == "T":
@@ -109,6 +112,12 @@ def of_array(array: Any, name: str, label: str | int, native: str = "") -> Value
         null = np.isnan(array) if array.dtype.kind == "f" else np.zeros(array.shape, np.bool_)
         found = Values(array, null, native)
     return found if mask is None else found._replace(null=found.null | mask)
+
+
+@lru_cache(maxsize=64)
+def _name(dtype: np.dtype[Any]) -> str:
+    """Return the name of a dtype, which NumPy puts together anew each time: a fifth of what a column of one value costs."""
+    return str(dtype)
 
 
 def seen(value: Any) -> str:

@@ -1,6 +1,6 @@
 """One model on several ranks: ``mpiexec -n 2 python -m bench.distributed``, from the root of the repository.
 
-Prints rows a second, the time of a step and of adding up its gradients, and the test NLL where ``--data`` has test rows;
+Prints rows a second, the time of a step and of what travels, and the test NLL where ``--data`` has test rows;
 without it, rows are random, 784 inputs. ``python -m bench.distributed --table``, alone, measures the steps of three networks
 on this machine and computes from these and from the bytes that travel how training scales over networks: no network is
 measured there.
@@ -21,7 +21,7 @@ from made_fast import MADE, kernels
 from made_fast.kernels.layout import aligned_zeros
 from made_fast.kernels.optimizers import GRADIENT
 from made_fast.kernels.records import Batches, Update
-from made_fast.training.reduce import Adder
+from made_fast.training.reduce import Shards
 from made_fast.training.rows import Rows
 
 __all__ = ["main"]
@@ -47,14 +47,21 @@ def train(args: argparse.Namespace) -> None:
     """Fit on all ranks, and print what rank 0 knows."""
     from mpi4py import MPI
 
-    comm, adding, add = MPI.COMM_WORLD, [], Adder.add
+    comm, moving = MPI.COMM_WORLD, {}
 
-    def timed(self: Adder, vector: Any) -> None:
-        begin = time.perf_counter()
-        add(self, vector)
-        adding.append(time.perf_counter() - begin)
+    def timed(name: str) -> None:
+        move, times = getattr(Shards, name), moving.setdefault(name, [])
 
-    Adder.add = timed  # type: ignore[method-assign]
+        def moved(self: Shards, vector: Any) -> Any:
+            begin = time.perf_counter()
+            found = move(self, vector)
+            times.append(time.perf_counter() - begin)
+            return found
+
+        setattr(Shards, name, moved)
+
+    timed("scatter")
+    timed("gather")
     data = rows_of(args.data)
     own = {split: None if X is None else X[comm.rank :: comm.size] for split, X in data.items()}
     made = MADE(
@@ -67,9 +74,10 @@ def train(args: argparse.Namespace) -> None:
     vector = made._fit_state.trainer.parameters.vector
     print(", ".join(machine.facts().values()))
     print(f"{comm.size} ranks of {args.threads} thread(s), {data['train'].shape[1]}-{args.hidden}, batches of {args.batch}")
-    print(f"{n / seconds:,.0f} rows/s, {1e3 * seconds / -(-n // args.batch):.2f} ms a step, {vector.nbytes:,} bytes to add up")
-    if adding:
-        print(f"adding up: {1e3 * median(adding):.2f} ms, with the wait for the other ranks; {len(adding)} times")
+    print(f"{n / seconds:,.0f} rows/s, {1e3 * seconds / -(-n // args.batch):.2f} ms a step, {vector.nbytes:,} bytes of parameters")
+    for name, times in moving.items():
+        if times:
+            print(f"{name}: {1e3 * median(times):.2f} ms, with the wait for the other ranks; {len(times)} times")
     test = "" if data["test"] is None else f"test NLL {-made.score(data['test']):.3f} nats, "
     print(f"{test}digest {hashlib.sha256(vector.data).hexdigest()[:16]}")
 
@@ -116,7 +124,7 @@ def table() -> None:
                 for n in RANKS:
                     moving = 2 * (n - 1) / n * size / speed + 2 * (n - 1) * latency
                     adding = size / 4e9  # of a core's memory: the sum of a part from each rank is as long as the vector
-                    step = alone + update + moving + adding if every == 1 else fused + (moving + adding) / every
+                    step = alone + update / n + moving + adding if every == 1 else fused + (moving + adding) / every
                     cells.append(f"{n * fused / step:.1f}")
                 print(f"| {about} | {name} | {what} | " + " | ".join(cells) + " |")
                 about = ""

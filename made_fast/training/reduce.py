@@ -22,7 +22,10 @@ from made_fast.kernels.layout import STRIDE, aligned_empty
 from made_fast.system.console import say
 from made_fast.tables.arguments import shown
 
-__all__ = ["Adder", "Alone", "Ranks", "joined", "ranks_of"]
+__all__ = ["Alone", "Ranks", "Shards", "joined", "ranks_of"]
+
+IN_PLACE = None
+"""How mpi4py is told that what is to be sent stands where it is to be received."""
 
 SQUARED_AT_ONCE = 1 << 15
 """Numbers that are squared at once, in float64: what is on the way stays in the cache."""
@@ -158,39 +161,56 @@ class Ranks(Alone):
         told = self.all((value * weight if weight else 0.0, weight))
         return float(sum(value for value, _ in told) / sum(weight for _, weight in told))
 
-    def adder(self, n: int, dtype: np.dtype[Any]) -> Adder:
-        """Return what adds up vectors of n numbers."""
-        return Adder(self._comm, n, dtype)
+    def shards(self, n: int, dtype: np.dtype[Any]) -> Shards:
+        """Return how vectors of n numbers are shared out."""
+        return Shards(self._comm, n, dtype)
 
 
-class Adder:
-    """Adds up the vectors of all ranks, with room of its own for another one.
+class Shards:
+    """A vector in as many parts as there are ranks, of which each rank owns one.
 
-    Every rank owns a part: the others send it theirs of that part, it adds them in order of rank, and sends the sum to all.
-    That is what a ring does, with the same bytes, ``2 (R - 1) / R`` times the vector, but in an order that is always the same.
+    A sum is made by its owners: every rank sends each of them its numbers of that part, the owner adds these in order of rank,
+    does with the sum what is to be done, and sends the result to all. That is what a ring does, with the same bytes,
+    ``2 (R - 1) / R`` times the vector, but in an order that is always the same.
+
+    Attributes
+    ----------
+    own : slice
+        The part of this rank. That of the last rank is never empty.
     """
 
     def __init__(self, comm: Any, n: int, dtype: np.dtype[Any]) -> None:
-        self._comm, rank, size = comm, comm.Get_rank(), comm.Get_size()
+        self._comm, self._rank, size = comm, comm.Get_rank(), comm.Get_size()
         cuts = np.append(n // STRIDE * np.arange(size) // size * STRIDE, n)
         self._starts, self._counts = cuts[:-1], np.diff(cuts)
-        self._own = int(self._counts[rank])
-        self._room = aligned_empty(size * self._own, dtype).reshape(size, self._own)
+        self.own = slice(int(cuts[self._rank]), int(cuts[self._rank + 1]))
+        n_own = self.own.stop - self.own.start
+        self._room = aligned_empty((size - 1) * n_own, dtype).reshape(size - 1, n_own)
+        others = np.delete(np.arange(size), self._rank)
+        self._sent, self._received = self._counts.copy(), np.zeros(size, np.intp)
+        self._sent[self._rank], self._received[others] = 0, n_own
+        self._places = np.zeros(size, np.intp)
+        self._places[others] = np.arange(size - 1) * n_own
 
-    def add(self, vector: NDArray[Any]) -> None:
-        """Replace the vector, on every rank, by the sum."""
-        here = [self._own] * len(self._room), np.arange(len(self._room)) * self._own
-        self._comm.Alltoallv([vector, (self._counts, self._starts)], [self._room.reshape(-1), here])
-        total = self._room[0]
-        for part in self._room[1:]:
-            total += part
-        self._comm.Allgatherv(total, [vector, (self._counts, self._starts)])
+    def scatter(self, vector: NDArray[Any]) -> list[NDArray[Any]]:
+        """Send every rank its part of the vector; return this rank's part of each rank's vector, in order of rank.
 
-    def norm(self) -> float:
-        """Return the Euclidean norm of the last sum, each part of it taken by its owner."""
-        total, squares = self._room[0], 0.0
-        for start in range(0, len(total), SQUARED_AT_ONCE):
-            squares += float(np.square(total[start : start + SQUARED_AT_ONCE], dtype=np.float64).sum())
+        One of these is the vector's own, the others are good until the next call.
+        """
+        self._comm.Alltoallv([vector, (self._sent, self._starts)], [self._room.reshape(-1), (self._received, self._places)])
+        parts = list(self._room)
+        parts.insert(self._rank, vector[self.own])
+        return parts
+
+    def gather(self, vector: NDArray[Any]) -> None:
+        """Take every part of the vector from its owner."""
+        self._comm.Allgatherv(IN_PLACE, [vector, (self._counts, self._starts)])
+
+    def norm(self, own: NDArray[Any]) -> float:
+        """Return the Euclidean norm of a vector of which every rank has its own part."""
+        squares = 0.0
+        for start in range(0, len(own), SQUARED_AT_ONCE):
+            squares += float(np.square(own[start : start + SQUARED_AT_ONCE], dtype=np.float64).sum())
         return float(np.sqrt(sum(self._comm.allgather(squares))))
 
 

@@ -1,20 +1,22 @@
 """An epoch of one model on many machines: every rank has a replica of the trainer, and rows of its own.
 
-A mini-batch is of all ranks together: each takes its share of ``batch_size`` rows from its own, the whole gradient is the mean
-over all of them, and every replica makes the same update by it. So more ranks see the same mini-batches, up to which rows come
-together. Where the network is slow, ``average_every=N`` sends less: each replica makes N steps by its own share alone, then
-parameters are averaged (local SGD: Stich, "Local SGD converges fast and communicates little", ICLR 2019); the optimizer's
-memory is averaged when an epoch ends, so that one checkpoint holds the state of all.
+A mini-batch is of all ranks together: each takes its share of ``batch_size`` rows from its own, and the whole gradient is the
+mean over all of them. Each rank adds up a part of it, updates the parameters of that part, of which it alone has the
+optimizer's memory, and sends them to all (Rajbhandari et al., "ZeRO", SC 2020). So more ranks see the same mini-batches, up to
+which rows come together. Where the network is slow, ``average_every=N`` sends less: each replica makes N steps by its own share
+alone, then parameters are averaged (local SGD: Stich, "Local SGD converges fast and communicates little", ICLR 2019). When an
+epoch ends, the memory is averaged, or put together, so that one checkpoint holds the state of all.
 
 Random numbers of a rank's own (the order of its rows, dropout) come from seeds that all ranks draw together, and from its
 number: after every epoch, all generators stand at the same place everywhere.
 
-Not here: how vectors are added up (``reduce.py``), the steps of one process (``steps.py``).
+Not here: how parts of vectors travel (``reduce.py``), the steps of one process (``steps.py``).
 """
 
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -70,11 +72,12 @@ class Replica:
                 )
             )
         self._n_threads, runs = n_threads, trainer.parameters.runs
-        self._adder = ranks.adder(len(trainer.parameters.vector), trainer.parameters.dtype)
-        self._parts = [  # of the runs, each updated by one thread
-            np.array([[at, min(at + UPDATED_AT_ONCE, stop), decays]], np.int64)
+        self._shards = ranks.shards(len(trainer.parameters.vector), trainer.parameters.dtype)
+        own = self._shards.own
+        self._parts = [  # of this rank's part of the runs, each updated by one thread
+            np.array([[at, min(at + UPDATED_AT_ONCE, stop, own.stop), decays]], np.int64)
             for start, stop, decays in runs.tolist()
-            for at in range(start, stop, UPDATED_AT_ONCE)
+            for at in range(max(start, own.start), min(stop, own.stop), UPDATED_AT_ONCE)
         ]
 
     def epoch(self) -> float:
@@ -101,48 +104,67 @@ class Replica:
             nll = losses[s : s + 1]
             threads.run(*trainer.call(batches, rows, pace, nll, update, noise), aside=pace.slow)
             if self.average_every is None:
-                self._step(gradient, float(shares[rank, s] / shares[:, s].sum()), bool(np.isfinite(nll[0])))
+                self._step(gradient, shares[:, s] / shares[:, s].sum(), bool(np.isfinite(nll[0])))
             trainer.step += 1
             if self.average_every is not None and ((s + 1) % self.average_every == 0 or s + 1 == self.n_steps):
                 if not np.isfinite(losses[: s + 1]).all():
-                    vector[0] = np.nan
+                    vector[-1] = np.nan
                 self._average(vector)
-                self._check_finite(vector[0])
-                trainer.parameters.settle()
-        if self.average_every is not None:
-            for state in trainer.state:
+                self._settle()
+        for state in trainer.state:
+            if self.average_every is not None:
                 self._average(state)
+            else:
+                self._shards.gather(state)
         return self._agreed(float(losses.sum()) + rows.nll_within * n)
 
-    def _step(self, gradient: NDArray[Any], share: float, finite: bool) -> None:
-        """Make the step by the mean of all ranks' gradients, of which this rank's counts as its share of the rows."""
-        trainer, scale = self.trainer, gradient.dtype.type
-        np.multiply(gradient, scale(share), out=gradient)
+    def _step(self, gradient: NDArray[Any], shares: NDArray[np.float64], finite: bool) -> None:
+        """Make the step by the mean of all ranks' gradients, of which each counts as its share of the rows."""
+        trainer, shards = self.trainer, self._shards
         if not finite:  # so that all ranks come to know
-            gradient[0] = np.nan
-        self._adder.add(gradient)
-        self._check_finite(gradient[0])
-        clip = trainer.constants[CLIP]
-        if clip > 0 and (norm := self._adder.norm()) > clip:
-            np.multiply(gradient, scale(clip / norm), out=gradient)
-        parts, update = self._parts, trainer.update()
+            gradient[-1] = np.nan
+        parts, vector, update = shards.scatter(gradient), trainer.parameters.vector, trainer.update()
+        own, clip = gradient[shards.own], trainer.constants[CLIP]
+        told = shards.own.stop == len(gradient) and not all(np.isfinite(part[-1]) for part in parts)
+        if clip > 0:
+            self._add_up(parts, shares, self.ranks.rank)
+            if (norm := shards.norm(own)) > clip:
+                np.multiply(own, own.dtype.type(clip / norm), out=own)
 
         def apply(i: int, _: int) -> None:
-            kernels.active.apply_gradient(trainer.parameters.vector, gradient, parts[i], update)
+            if clip <= 0:  # what is added up is still in the cache when it is used
+                part = slice(*(self._parts[i][0, :2] - shards.own.start))
+                self._add_up([each[part] for each in parts], shares, self.ranks.rank)
+            kernels.active.apply_gradient(vector, gradient, self._parts[i], update)
 
-        threads.for_each(apply, len(parts), self._n_threads)
-        trainer.parameters.settle()
+        threads.for_each(apply, len(self._parts), self._n_threads)
+        if told:
+            vector[-1] = np.nan
+        shards.gather(vector)
+        self._settle()
+
+    @staticmethod
+    def _add_up(parts: Sequence[NDArray[Any]], shares: NDArray[np.float64], into: int) -> None:
+        """Replace one of several vectors by their weighted sum, taken in their order; the others change, too."""
+        for part, share in zip(parts, shares, strict=True):
+            np.multiply(part, part.dtype.type(share), out=part)
+        for part in parts[1:]:
+            np.add(parts[0], part, out=parts[0])
+        if into:
+            parts[into][:] = parts[0]
 
     def _average(self, vector: NDArray[Any]) -> None:
         """Replace a vector by its mean over the ranks, each counting by its rows."""
-        np.multiply(vector, vector.dtype.type(len(self.rows.bits) / self.n_rows.sum()), out=vector)
-        self._adder.add(vector)
+        self._add_up(self._shards.scatter(vector), self.n_rows / self.n_rows.sum(), self.ranks.rank)
+        self._shards.gather(vector)
 
-    def _check_finite(self, sign: Any) -> None:
-        if not np.isfinite(sign):
+    def _settle(self) -> None:
+        """Go on with the parameters that all ranks have now; refuse them if some rank has marked them as not finite."""
+        if not np.isfinite(self.trainer.parameters.vector[-1]):
             self.ranks.refuse(
                 FloatingPointError(f"the loss of some rank became infinite or NaN by step {self.trainer.step + 1}")
             )
+        self.trainer.parameters.settle()
 
     def _agreed(self, loss: float) -> float:
         """Return the mean loss of all rows; refuse parameters that are not finite, or not the same everywhere."""

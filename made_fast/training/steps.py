@@ -46,6 +46,9 @@ AVERAGED_AT_ONCE = 1 << 15
 CHECKED = 16
 """Most rows that are scored to see whether the last update of an epoch has led to infinite losses."""
 
+FINENESS = 1 << 16
+"""Probabilities of dropout are multiples of its inverse."""
+
 UPDATE_ROWS = 50
 """An update, which reads and writes a weight and its state once, takes the time of so many rows."""
 
@@ -238,7 +241,7 @@ class Trainer:
         if self.turns is not None:
             part, turn = self.turns.take(self.step, rows, batches.rows, batches.batch_size)
             batches = batches._replace(rows=part)
-        kernel, dropout = self.parameters.training(batches, turn), Dropout(self._keep(len(batches.rows), noise), self.dropout)
+        kernel, dropout = self.parameters.training(batches, turn), self._dropout(len(batches.rows), noise)
         sync = panels.aligned_zeros(SYNC, np.int32)
 
         def work(rank: int) -> None:
@@ -249,13 +252,16 @@ class Trainer:
 
         return work, n_ranks, call_off
 
-    def _keep(self, n_rows: int, noise: np.random.Generator) -> NDArray[np.uint64]:
-        """Draw which hidden units are kept, (n_rows, words) uint64; of length 0 without dropout."""
+    def _dropout(self, n_rows: int, noise: np.random.Generator) -> Dropout:
+        """Draw which hidden units are kept of each row: by 16 bits a unit, four units at a draw, which a step would notice."""
         words = sum(panels.n_panels(size) for size in self.architecture.hidden_sizes)
         if not self.dropout or not words:
-            return np.empty((0, max(words, 1)), np.uint64)
-        kept = noise.random((n_rows, words * panels.PANEL), dtype=np.float32) >= np.float32(self.dropout)
-        return np.packbits(kept, axis=1, bitorder="little").view("<u8").astype(np.uint64, copy=False)
+            return Dropout(np.empty((0, max(words, 1)), np.uint64), 0.0)
+        dropped = min(round(self.dropout * FINENESS), FINENESS - 1)
+        drawn = noise.integers(2**64 - 1, size=(n_rows, words * panels.PANEL // 4), dtype=np.uint64, endpoint=True)
+        kept = drawn.astype("<u8", copy=False).view("<u2") >= dropped
+        keep = np.packbits(kept, axis=1, bitorder="little").view("<u8").astype(np.uint64, copy=False)
+        return Dropout(keep, dropped / FINENESS)
 
     def check_last_update(self, rows: TrainingRows, batch_size: int) -> None:
         """Check the loss of some rows under the last parameters, under which no step of this epoch computed one.

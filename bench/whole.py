@@ -153,7 +153,7 @@ def first_calls() -> Found:
 def fresh(code: str, *arguments: str, **environment: str) -> list[float]:
     """Run code in a fresh process and return the numbers that it prints.
 
-    Python keeps what it compiles, as an installer does: without that, imports take five times as long.
+    Python keeps what it compiles, as an installer does: without that, imports take three times as long.
     """
     env = {**os.environ, **environment}
     env.pop("PYTHONDONTWRITEBYTECODE", None)

@@ -35,7 +35,8 @@ def score_samples(model: Any, X: Any, *, n_threads: int = 1) -> Any:
         A path is read here, and must be readable by all workers: each process maps the file once. If the file is replaced
         before the rows are scored, they are refused. A model travels to every worker.
     X : dask array (n, D) or dask data frame
-        As for ``score_samples`` of the model. Chunks of columns are joined.
+        As for ``score_samples`` of the model. Chunks of columns are joined. The context of a model that was fitted with one
+        stands in columns of its own, beside the others, in a data frame.
     n_threads : int
         Of each task; Dask runs a task on each thread of its workers.
 
@@ -80,20 +81,30 @@ def impute(
     return X.map_partitions(_imputed_partition, **options, meta=meta)
 
 
-def sample(model: Any, n_samples: int, *, rows: int = ROWS, random_state: int | None = None, n_threads: int = 1) -> Any:
+def sample(
+    model: Any,
+    n_samples: int,
+    *,
+    context: Any = None,
+    rows: int = ROWS,
+    random_state: int | None = None,
+    n_threads: int = 1,
+) -> Any:
     """Return draws of a model, lazily: a Dask array, or a Dask data frame of a model of columns.
 
     ``model`` and ``n_threads`` are as for :func:`score_samples`; ``rows`` are those of a partition. Each partition draws
     from a seed that is made of ``random_state``, an int or None, and its number: bits depend on ``rows``, but on no worker.
+    ``context``: one row, for all draws of a model that was fitted with a context.
     """
     delayed = _dask("delayed").delayed
 
     n, part, seed = arguments.positive_int(n_samples, "n_samples"), arguments.positive_int(rows, "rows"), _seed(random_state)
     asked, known = _asked(model)
-    like = partition.sampled(1, known, 0)
+    like = partition.sampled(1, known, 0, context=context)
     sizes = [min(part, n - start) for start in range(0, n, part)]
     draw = delayed(partition.sampled, pure=True)
-    parts = [draw(size, asked, partition.seed_of(seed, i), n_threads=n_threads) for i, size in enumerate(sizes)]
+    options = {"context": context, "n_threads": n_threads}
+    parts = [draw(size, asked, partition.seed_of(seed, i), **options) for i, size in enumerate(sizes)]
     if isinstance(like, np.ndarray):
         da = _dask("array")
         blocks = zip(parts, sizes, strict=True)

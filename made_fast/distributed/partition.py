@@ -115,43 +115,79 @@ def seed_of(random_state: int, number: int) -> np.random.SeedSequence:
 def scored(rows: Any, model: Any, *, n_threads: int = 1) -> Any:
     """Return log p of each row in nats: (n,) float64, of a pandas frame a series ``log_p`` with its index.
 
-    Takes and raises what ``score_samples`` of the model does, but a partition may be empty. One thread is the default: engines
-    run as many tasks as there are CPUs. No bit depends on it, nor on how rows are cut into partitions.
+    Takes and raises what ``score_samples`` of the model does, but a partition may be empty. The context of a model that was
+    fitted with one stands in columns of its own, beside the others. One thread is the default: engines run as many tasks as
+    there are CPUs. No bit depends on it, nor on how rows are cut into partitions.
 
     Examples
     --------
     Spark: ``frame.mapInPandas(lambda parts: (scored(part, path).to_frame() for part in parts), "log_p double")``; Ray Data:
     ``rows.map_batches(lambda part: scored(part, path).to_frame(), batch_format="pandas")``.
     """
-    log_p = np.empty(0) if not len(rows) else model_of(model).score_samples(rows, n_threads=n_threads)
+    log_p = np.empty(0)
+    if len(rows):
+        found = model_of(model)
+        own, context = _apart(rows, found)
+        log_p = found.score_samples(own, n_threads=n_threads, **context)
     return sys.modules["pandas"].Series(log_p, index=rows.index, name="log_p") if _is_pandas(rows) else log_p
 
 
 def imputed(rows: Any, model: Any, method: str = "mode", *, random_state: Any = 0, n_threads: int = 1, **options: Any) -> Any:
     """Return the rows with their missing entries filled in, see ``impute`` of the model; a frame with its index.
 
+    The context of a model that was fitted with one stands in columns of its own, beside the others, and stays there.
     With the same ``random_state`` for all partitions, "mode" and "mean" have the bits of one call for all rows. For "sample",
     give each partition a seed of its own, or equal rows of different partitions get equal draws: :func:`seed_of`.
     """
     found = model_of(model)
-    options |= {"random_state": random_state, "n_threads": n_threads}
+    own, context = (rows, {}) if "context" in options else _apart(rows, found)
     if not len(rows):
         out = _like_rows(found, arguments.choice(method, "method", ("mode", "mean", "sample")))
     else:
-        out = found.impute(rows, method, **options)
-    return _to_pandas(out, rows) if _is_pandas(rows) else out
+        out = found.impute(own, method, **context, random_state=random_state, n_threads=n_threads, **options)
+    if not _is_pandas(rows):
+        return out
+    filled = _to_pandas(out, own)
+    return filled if filled.shape[1] == rows.shape[1] else rows.assign(**filled)
 
 
-def sampled(n: int, model: Any, random_state: Any, *, n_threads: int = 1) -> Any:
-    """Return n draws of the model: an array, or the table that its ``sample`` gives; a data frame is one of pandas."""
-    out = model_of(model).sample(n, random_state, n_threads=n_threads)
+def sampled(n: int, model: Any, random_state: Any, *, context: Any = None, n_threads: int = 1) -> Any:
+    """Return n draws of the model: an array, or the table that its ``sample`` gives; a data frame is one of pandas.
+
+    ``context``: one row, for all draws of a model that was fitted with a context.
+    """
+    given = {} if context is None else {"context": context}
+    out = model_of(model).sample(n, random_state, n_threads=n_threads, **given)
+    if len(out) != n:
+        raise ValueError(f"context must have one row, which all draws are for, got {len(out) // n}. Ask for each by itself.")
     return out if isinstance(out, np.ndarray) else _to_pandas(out)
+
+
+def _apart(rows: Any, model: Any) -> tuple[Any, dict[str, Any]]:
+    """Return the rows without the columns of the context that a model was fitted with, and this as an option."""
+    context = getattr(getattr(model, "encoder", None), "context", None)
+    if context is None:
+        return rows, {}
+    shown = arguments.shown(list(context.names))
+    if not _is_pandas(rows):
+        raise TypeError(
+            f"rows must be a data frame of pandas, in which the columns of the context, {shown}, stand beside the others, got "
+            f"{type(rows).__name__}. Convert it."
+        )
+    if lacking := [name for name in context.names if name not in rows.columns]:
+        raise ValueError(
+            f"rows must have the columns of the context, {shown}, beside the others, got none called "
+            f"{', '.join(map(arguments.shown, lacking))}."
+        )
+    own = [name for name in context.names if name not in model.columns.names]
+    return rows.drop(columns=own), {"context": rows[list(context.names)]}
 
 
 def _like_rows(model: Any, method: str) -> Any:
     """Return no rows, with the columns and dtypes of imputed ones."""
     if isinstance(model, TableModel):
-        return model.sample(1, 0)[:0]
+        none = (0, len(model.columns))
+        return model.columns.frame(model.columns.decode(np.zeros(none, np.int32), np.zeros(none)))
     return np.empty((0, model.n_features_in), np.float64 if method == "mean" else np.uint8)
 
 

@@ -125,7 +125,7 @@ class Replica:
             gradient[-1] = np.nan
         parts, vector, update = shards.scatter(gradient), trainer.parameters.vector, trainer.update()
         own, clip = gradient[shards.own], trainer.constants[CLIP]
-        told = shards.own.stop == len(gradient) and not all(np.isfinite(part[-1]) for part in parts)
+        marked = shards.own.stop == len(gradient) and not all(np.isfinite(part[-1]) for part in parts)
         if clip > 0:
             self._add_up(parts, shares, self.ranks.rank)
             if (norm := shards.norm(own)) > clip:
@@ -138,7 +138,7 @@ class Replica:
             kernels.active.apply_gradient(vector, gradient, self._parts[i], update)
 
         threads.for_each(apply, len(self._parts), self._n_threads)
-        if told:
+        if marked:
             vector[-1] = np.nan
         shards.gather(vector)
         self._settle()

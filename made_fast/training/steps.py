@@ -253,7 +253,7 @@ class Trainer:
         return work, n_ranks, call_off
 
     def _dropout(self, n_rows: int, noise: np.random.Generator) -> Dropout:
-        """Draw which hidden units are kept of each row: by 16 bits a unit, four units at a draw, which a step would notice."""
+        """Draw which hidden units are kept of each row, by 16 bits a unit: a number for each would take 5 % of a step."""
         words = sum(panels.n_panels(size) for size in self.architecture.hidden_sizes)
         if not self.dropout or not words:
             return Dropout(np.empty((0, max(words, 1)), np.uint64), 0.0)

@@ -44,6 +44,17 @@ def table(tmp_path_factory: Any) -> Fitted:
     return Fitted(made, path, frame, gaps)
 
 
+@pytest.fixture(scope="session")
+def given(table: Fitted, tmp_path_factory: Any) -> Fitted:
+    """Return a model of that table with a context, which stands in columns of its own in the rows."""
+    rng = np.random.default_rng(1)
+    context = pd.DataFrame({"where": rng.choice(["x", "y"], 200), "when": rng.integers(0, 3, 200)}, table.complete.index)
+    made = MADE(hidden_sizes=(9,), n_masks=None, n_eval_masks=3, max_epochs=2, random_state=0, n_threads=1)
+    made.fit(table.complete, context=context).save(path := tmp_path_factory.mktemp("given") / "model.safetensors")
+    whole, gaps = (pd.concat([context[["where"]], part, context[["when"]]], axis=1) for part in (table.complete, table.gaps))
+    return Fitted(made, path, whole, gaps)
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """Return a client of two workers, each a process of one thread; no thread of its own is left for the tests that follow."""

@@ -42,6 +42,17 @@ def test_scores_of_frames_have_the_bits_of_one_process(table):
         assert np.array_equal(found, table.made.score_samples(table.complete))
 
 
+def test_frames_have_their_context_with_them(given):
+    lazy = distributed.score_samples(given.path, frame_of(given.complete, 3))
+    assert np.array_equal(lazy.compute(), distributed.scored(given.complete, given.path))
+    lazy = distributed.impute(given.path, frame_of(given.gaps, 3))
+    filled = lazy.compute()
+    assert lazy.dtypes.equals(filled.dtypes)
+    pd.testing.assert_frame_equal(filled, distributed.imputed(given.gaps, given.path), check_dtype=False)
+    drawn = distributed.sample(given.path, 10, context={"where": ["x"], "when": [0]}, rows=6, random_state=1).compute()
+    assert drawn.shape == (10, 3)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_imputed_rows_have_the_meta_they_are_told_to_have(bits, table, method):
     for n in (2, 5):

@@ -38,6 +38,39 @@ def test_a_frame_keeps_its_index_and_columns(bits, table):
     assert np.array_equal(filled.to_numpy(), bits.made.impute(bits.gaps))
 
 
+CONTEXT = ["where", "when"]
+
+
+def test_the_context_stands_beside_the_other_columns(given, table):
+    expected = given.made.score_samples(table.complete, context=given.complete[CONTEXT])
+    assert np.array_equal(distributed.scored(given.complete, given.path), expected)
+    assert not np.array_equal(distributed.scored(given.complete.assign(where="x"), given.path), expected)
+    for method in ("mode", "mean", "sample"):
+        filled = distributed.imputed(given.gaps, given.path, method)
+        own = given.made.impute(table.gaps, method, context=given.gaps[CONTEXT], random_state=0)
+        pd.testing.assert_frame_equal(filled, given.gaps.assign(**own))
+        said = distributed.imputed(table.gaps, given.path, method, context=given.gaps[CONTEXT])
+        pd.testing.assert_frame_equal(said, own)
+        assert distributed.imputed(given.gaps.iloc[:0], given.path, method).dtypes.equals(filled.dtypes)
+    assert distributed.scored(given.complete.iloc[:0], given.path).shape == (0,)
+    one = {"where": ["y"], "when": [1]}
+    drawn = distributed.sampled(7, given.path, 0, context=one)
+    pd.testing.assert_frame_equal(drawn, given.made.sample(7, 0, context=one))
+
+
+def test_a_context_that_is_not_there_is_refused(given, table, bits):
+    with pytest.raises(ValueError, match=r"rows must have the columns of the context.* got none called 'when'"):
+        distributed.scored(given.complete.drop(columns="when"), given.path)
+    with pytest.raises(TypeError, match=r"rows must be a data frame of pandas, .*, got dict"):
+        distributed.scored(given.complete.to_dict("series"), given.path)
+    with pytest.raises(ValueError, match="context must have one row, which all draws are for, got 2"):
+        distributed.sampled(7, given.path, 0, context={"where": ["y", "x"], "when": [1, 2]})
+    with pytest.raises(ValueError, match="context"):
+        distributed.sampled(7, given.path, 0)
+    with pytest.raises(ValueError, match="has beside them 'where', 'when'"):
+        distributed.scored(given.complete, table.path)
+
+
 def test_an_empty_partition_is_answered(bits, table):
     assert distributed.scored(bits.complete[:0], bits.path).shape == (0,)
     assert distributed.scored(table.complete.iloc[:0], table.path).dtype == np.float64

@@ -78,12 +78,13 @@ class Coding:
         stop = len(self.n_levels) if stop is None else stop
         start = self.starts[first]
         out = np.zeros((len(codes), self.starts[stop] - start), np.uint8)
+        flags, ladder = out.view(np.bool_), np.arange(max(self.widths[first:stop], default=0), dtype=codes.dtype)
         for j in range(first, stop):
             code, at, width = codes[:, j - first], self.starts[j] - start, self.widths[j]
             if width == 1:
                 out[:, at] = code == 1
             elif self.codings[j] == THERMOMETER:
-                out[:, at : at + width] = np.arange(width) <= code[:, None]
+                np.less_equal(ladder[:width], code[:, None], out=flags[:, at : at + width])
             elif width:
                 rows = np.flatnonzero(code >= 0)
                 out[rows, at + code[rows].astype(np.intp)] = 1  # a sum of small ints would wrap around

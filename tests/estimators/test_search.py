@@ -27,12 +27,6 @@ def without_costly_settings(monkeypatch):
     monkeypatch.setattr(Search, "_try_points", lambda self, until: None)
 
 
-@pytest.fixture
-def nobody_joins(monkeypatch):
-    """Only fits of the chosen setting are members."""
-    monkeypatch.setattr(Search, "_join", lambda self: None)
-
-
 def best(n_members=3, **params):
     return MADEEnsemble(n_members, **{"preset": "best", "time_budget": FOREVER, "random_state": 0, **QUICK, **params})
 
@@ -46,7 +40,7 @@ def same(one, other):
         np.testing.assert_array_equal(a, b, strict=True)
 
 
-def test_the_search_keeps_what_the_validation_rows_prefer(nobody_joins):
+def test_the_search_keeps_what_the_validation_rows_prefer():
     made = best().fit(X, X_val=V)
     walk = [record for record in made.search_ if "setting" in record and "latent_points" not in record["setting"]]
     tried = [set(record["setting"]) for record in walk]
@@ -75,7 +69,7 @@ def test_the_search_keeps_what_the_validation_rows_prefer(nobody_joins):
     assert made.model_.hyper["chosen"].keys() == made.chosen_.keys()
 
 
-def test_the_same_choices_give_the_same_members(nobody_joins):
+def test_the_same_choices_give_the_same_members():
     """However many run at a time; and those of an ensemble of the chosen parameters."""
     one = best(n_jobs=1).fit(X, X_val=V)
     same(best(n_jobs=2).fit(X, X_val=V), one)

@@ -157,10 +157,11 @@ def sampled(n: int, model: Any, random_state: Any, *, context: Any = None, n_thr
     ``context``: one row, for all draws of a model that was fitted with a context.
     """
     given = {} if context is None else {"context": context}
-    out = model_of(model).sample(n, random_state, n_threads=n_threads, **given)
+    found = model_of(model).sample(n, random_state, n_threads=n_threads, **given)
+    out = found if isinstance(found, np.ndarray) else _to_pandas(found)
     if len(out) != n:
         raise ValueError(f"context must have one row, which all draws are for, got {len(out) // n}. Ask for each by itself.")
-    return out if isinstance(out, np.ndarray) else _to_pandas(out)
+    return out
 
 
 def _apart(rows: Any, model: Any) -> tuple[Any, dict[str, Any]]:

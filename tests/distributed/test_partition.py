@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from helpers import python
 
-from made_fast import distributed, load
+from made_fast import MADE, distributed, load
 from made_fast.distributed import partition
 
 
@@ -56,6 +56,19 @@ def test_the_context_stands_beside_the_other_columns(given, table):
     one = {"where": ["y"], "when": [1]}
     drawn = distributed.sampled(7, given.path, 0, context=one)
     pd.testing.assert_frame_equal(drawn, given.made.sample(7, 0, context=one))
+
+
+def test_a_model_of_a_dict_of_columns_answers_in_frames():
+    columns = {"a": np.arange(40) % 3, "b": np.linspace(0, 1, 40)}
+    given = {"c": np.arange(40) % 2}
+    params = {"hidden_sizes": (5,), "max_epochs": 1, "random_state": 0, "columns": {"a": "categorical"}}
+    for context in (None, given):
+        model = MADE(**params).fit(columns, context=context).model_
+        frame = pd.DataFrame(columns if context is None else columns | context)
+        one = None if context is None else {"c": [1]}
+        assert distributed.sampled(9, model, 0, context=one).shape == (9, 2)
+        assert distributed.scored(frame, model).shape == (40,)
+        assert distributed.imputed(frame, model).columns.tolist() == frame.columns.tolist()
 
 
 def test_a_context_that_is_not_there_is_refused(given, table, bits):

@@ -13,7 +13,7 @@ import re
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
@@ -28,7 +28,7 @@ from made_fast.serving.guard import Guard, broken, error_of, refused
 from made_fast.serving.metrics import Metrics
 from made_fast.serving.models import Prepared, Served
 from made_fast.serving.settings import Settings
-from made_fast.serving.work import Batcher, Crew, Gate
+from made_fast.serving.work import Batcher, Crew, Gate, Reader
 
 __all__ = ["create_app"]
 
@@ -41,7 +41,6 @@ AT_ONCE = 1 << 16
 CLOSE = {"Connection": "close"}
 
 Json = dict[str, Any]
-T = TypeVar("T")
 
 PROBLEMS = {
     400: "The body is not of the form that is asked for.",
@@ -79,6 +78,7 @@ class Server:
         self.models, self.settings, self.metrics = models, settings, metrics
         self.gate = Gate(settings.queue, BODIES * (settings.max_body << 20))
         self.crew = Crew(settings.timeout)
+        self.readers = {name: Reader(served) for name, served in models.items()}
         self.batchers = {
             name: Batcher(served, settings.threads, settings.max_rows, settings.timeout, metrics.batches.labels(name).observe)
             for name, served in models.items()
@@ -139,7 +139,7 @@ class Server:
             return asked, dumps(found | ({"notes": notes} if notes else {}))
 
         if way.answer is None:
-            asked, rows = await self._apart(body, prepared)
+            asked, rows = prepared() if len(body) <= AT_ONCE else await self.crew.do(prepared)
             log_p, std = await self._scores(served, rows, {name: asked.options[name] for name in ESTIMATES})
             answer = dumps({"log_p": log_p, "std": std})
         else:
@@ -156,17 +156,18 @@ class Server:
             with refusing():
                 return asked, served.prepare(asked.X, asked.context)
 
-        asked, rows = await self._apart(body, prepared)
+        if len(body) <= AT_ONCE:
+            asked = v2.infer(served, body, length, self.settings)
+            with refusing():
+                rows = await self.readers[name].read(asked.X, asked.context)
+        else:
+            asked, rows = await self.crew.do(prepared)
         log_p, std = await self._scores(served, rows, asked.options)
         self.metrics.rows.labels(name, "infer").inc(len(rows))
         answer, head = v2.answer(served, asked, log_p, std)
         if head is None:
             return Response(answer, media_type="application/json")
         return Response(answer, media_type="application/octet-stream", headers={v2.LENGTH: str(head)})
-
-    async def _apart(self, body: bytes, work: Callable[[], T]) -> T:
-        """Take a body apart: here if it is small."""
-        return work() if len(body) <= AT_ONCE else await self.crew.do(work)
 
     async def _scores(self, served: Served, rows: Prepared, options: Json) -> tuple[Any, Any]:
         """Return log p and standard errors of checked rows: complete ones together with those of others."""

@@ -48,12 +48,13 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        start, status = perf_counter(), 500
+        start, counted = perf_counter(), False
 
         async def told(message: Any) -> None:
-            nonlocal status
+            nonlocal counted
             if message["type"] == "http.response.start":
-                status = message["status"]
+                self._count(scope, message["status"], start)  # before it leaves: who has the answer finds it counted
+                counted = True
             await send(message)
 
         try:
@@ -65,10 +66,14 @@ class Guard:
             else:
                 await self.app(scope, receive, told)
         finally:
-            path = getattr(scope.get("route"), "path", "none")
-            name = scope.get("path_params", {}).get("name", "")
-            self.requests(name if name in self.models else "", path, status).inc()
-            self.seconds(path).observe(perf_counter() - start)
+            if not counted:
+                self._count(scope, 500, start)
+
+    def _count(self, scope: Any, status: int, start: float) -> None:
+        path = getattr(scope.get("route"), "path", "none")
+        name = scope.get("path_params", {}).get("name", "")
+        self.requests(name if name in self.models else "", path, status).inc()
+        self.seconds(path).observe(perf_counter() - start)
 
     def _may(self, scope: Any) -> bool:
         if self.expected is None or scope["path"] in OPEN:

@@ -1,8 +1,9 @@
 """Who computes when: how many requests are let in, threads for what takes long, and scores of several requests together.
 
-The event loop takes requests apart and computes what is over in a moment; the rest is done by a few threads, in turn. A score
-of complete rows waits for its model: all those that have come meanwhile are computed by one call, on the event loop if it is
-short. Nothing waits for others to come: a lone request is computed at once. No bit of a score depends on its company.
+The event loop takes requests apart and computes what is over in a moment; the rest is done by a few threads, in turn. Rows of
+small tables that have come together are read together. A score of complete rows waits for its model: all those that have come
+meanwhile are computed by one call, on the event loop if it is short. Nothing waits for others to come: a lone request is
+computed at once. No bit of a score depends on its company.
 
 Not here: HTTP (``app.py``), the models (``models.py``).
 """
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 from made_fast.serving.bodies import RefusedError
 from made_fast.serving.models import Prepared, Served
 
-__all__ = ["Batcher", "Crew", "Gate"]
+__all__ = ["Batcher", "Crew", "Gate", "Reader"]
 
 T = TypeVar("T")
 Scores = NDArray[np.float64]
@@ -99,6 +100,35 @@ def too_late(seconds: float, begun: bool) -> RefusedError:
     if begun:
         return RefusedError(504, f"the answer took longer than {seconds:g} seconds. Ask for less at a time.")
     return RefusedError(503, f"nobody was free for {seconds:g} seconds. Try again in a moment.", RETRY)
+
+
+class Reader:
+    """The checks of the rows of small requests to one model: of those that have come together, by one call."""
+
+    def __init__(self, served: Served) -> None:
+        self.served = served
+        self.waiting: list[tuple[Any, asyncio.Future[Prepared]]] = []
+
+    async def read(self, X: Any, context: Any) -> Prepared:
+        """Return checked rows. Raises what ``Served.prepare`` does."""
+        if self.served.table is None or context is not None or self.served.context is not None:
+            return self.served.prepare(X, context)
+        loop = asyncio.get_running_loop()
+        found: asyncio.Future[Prepared] = loop.create_future()
+        self.waiting.append((X, found))
+        if len(self.waiting) == 1:
+            loop.call_soon(self._next)  # after the requests that have come with this one
+        return await found
+
+    def _next(self) -> None:
+        taken, self.waiting = self.waiting, []
+        for (_, found), rows in zip(taken, self.served.prepare_together([X for X, _ in taken]), strict=True):
+            if found.done():
+                continue
+            if isinstance(rows, Exception):
+                found.set_exception(rows)
+            else:
+                found.set_result(rows)
 
 
 class Batcher:

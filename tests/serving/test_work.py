@@ -8,13 +8,14 @@ import threading
 import numpy as np
 import pytest
 from helpers import random_model
-from served import bits
+from served import bits, mixed_frame
 
 pytest.importorskip("fastapi", reason="needs made_fast[serve]")
 
+from made_fast import MADE
 from made_fast.serving.bodies import RefusedError
 from made_fast.serving.models import Served, named
-from made_fast.serving.work import Batcher, Crew, Gate
+from made_fast.serving.work import Batcher, Crew, Gate, Reader
 
 D = 12
 
@@ -174,6 +175,72 @@ def test_a_gate_counts_requests_and_bytes():
             pass
         assert caught.value.status == 429
     assert (gate.inside, gate.bytes) == (0, 0)
+
+
+@pytest.fixture(scope="module")
+def table():
+    """Return a model of texts, a boolean, whole and other numbers, in digits, and the rows that it has learnt from."""
+    frame = mixed_frame(6000).astype({"sex": object, "a town": object})
+    return Served("table", MADE(hidden_sizes=(8,), max_epochs=1, random_state=0).fit(frame).model_), frame
+
+
+def columns(frame):
+    return {name: frame[name].to_numpy() for name in frame}
+
+
+def read(served, given):
+    """Return what the reader makes of tables that come together, and of how many rows each call was."""
+    calls, prepare = [], served.prepare
+
+    def counted(X, context=None):
+        calls.append(len(next(iter(X.values()), ())))
+        return prepare(X, context)
+
+    async def main():
+        reader = Reader(served)
+        return await asyncio.gather(*(reader.read(X, None) for X in given), return_exceptions=True)
+
+    served.prepare = counted
+    try:
+        return asyncio.run(main()), calls
+    finally:
+        del served.prepare
+
+
+def test_tables_that_come_together_are_read_together_to_the_bit(table):
+    served, frame = table
+    gaps = frame[:9].copy()
+    gaps.loc[[1, 4], "income"] = np.nan
+    gaps.loc[4, "a town"] = None
+    given = [columns(part) for part in (frame[:1], gaps[:3], gaps[3:9], frame[70:300])]
+    found, calls = read(served, given)
+    assert calls == [240]
+    for rows, X in zip(found, given, strict=True):
+        alone = served.prepare(X)
+        assert rows.n_gaps == alone.n_gaps
+        np.testing.assert_array_equal(rows.table.rows, alone.table.rows, strict=True)
+        np.testing.assert_array_equal(rows.within, alone.within, strict=True)
+    assert [rows.n_gaps for rows in found] == [0, 1, 1, 0]
+    together = served.score_together([found[0], found[3]], 1)
+    np.testing.assert_array_equal(together, served.table.score_samples(frame.iloc[[0, *range(70, 300)]]))
+
+
+def test_tables_of_another_form_are_read_by_themselves_and_a_wrong_one_harms_no_other(table):
+    served, frame = table
+    a, b, c = (columns(frame[i : i + 2]) for i in (0, 2, 4))
+    ragged = [{**a, "age": a["age"][:1]}, {**b, "age": np.append(b["age"], 30)}]  # of equal length, put together
+    others = [{**a, "age": a["age"].astype(np.float64)}, {**c, "income": c["income"].astype(np.float32)}]
+    wrong = [{**b, "sex": np.array(["male", "none"], object)}, {name: values[:0] for name, values in b.items()}, {}]
+    given = [a, *ragged, *others, *wrong, b, {**c, "sex": [1, 2]}]
+    found, _ = read(served, given)
+    for rows, X in zip(found, given, strict=True):
+        (alone,), _ = read(served, [X])
+        if isinstance(alone, Exception):
+            assert (type(rows), str(rows)) == (type(alone), str(alone))
+        else:
+            np.testing.assert_array_equal(rows.table.rows, alone.table.rows)
+            np.testing.assert_array_equal(rows.within, alone.within)
+    assert [isinstance(rows, Exception) for rows in found] == [False, True, True, False, False, True, True, True, False, True]
 
 
 def test_models_have_different_names(tmp_path):

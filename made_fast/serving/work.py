@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import accumulate
 from time import perf_counter
 from typing import Any, TypeVar
 
@@ -196,7 +197,8 @@ class Batcher:
             return [each for part in parts for each in self._scores([part])]
         took = (perf_counter() - start) / n
         self.seconds_a_row = min(took, 1.02 * self.seconds_a_row)  # other work on the CPU does not count
-        return list(np.split(found, np.cumsum([len(part) for part in parts])[:-1]))
+        stops = accumulate(map(len, parts))
+        return [found[stop - len(part) : stop] for part, stop in zip(parts, stops, strict=True)]
 
     def _give(
         self, loop: asyncio.AbstractEventLoop, taken: list[tuple[Prepared, asyncio.Future[Scores]]], scores: list[Any]

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import accumulate
@@ -123,13 +123,13 @@ class Reader:
 
     def _next(self) -> None:
         taken, self.waiting = self.waiting, []
-        for (_, found), rows in zip(taken, self.served.prepare_together([X for X, _ in taken]), strict=True):
-            if found.done():
-                continue
-            if isinstance(rows, Exception):
-                found.set_exception(rows)
-            else:
-                found.set_result(rows)
+        read: Sequence[Prepared | Exception]
+        try:
+            read = self.served.prepare_together([X for X, _ in taken])
+        except Exception as error:  # a bug; nobody must wait for ever
+            read = [error] * len(taken)
+        for (_, found), rows in zip(taken, read, strict=True):
+            _tell(found, rows)
 
 
 class Batcher:
@@ -204,13 +204,18 @@ class Batcher:
         self, loop: asyncio.AbstractEventLoop, taken: list[tuple[Prepared, asyncio.Future[Scores]]], scores: list[Any]
     ) -> None:
         for (_, found), own in zip(taken, scores, strict=True):
-            if found.done():
-                continue
-            if isinstance(own, Exception):
-                found.set_exception(own)
-            else:
-                found.set_result(own)
+            _tell(found, own)
         if self.waiting:
             loop.call_soon(self._next, loop)
         else:
             self.busy = False
+
+
+def _tell(waiting: asyncio.Future[Any], found: Any) -> None:
+    """Give a request what it waits for, or raise it there; unless its time is over."""
+    if waiting.done():
+        return
+    if isinstance(found, Exception):
+        waiting.set_exception(found)
+    else:
+        waiting.set_result(found)

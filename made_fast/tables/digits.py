@@ -16,6 +16,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from made_fast.tables.table import chunks
+
 __all__ = ["Digits", "Weights"]
 
 Codes: TypeAlias = "NDArray[np.signedinteger[Any]]"
@@ -73,10 +75,13 @@ class Digits:
             return codes
         out = codes[:, self.column_of]
         at, bases = self._of_two
-        of_two = out[:, at]
-        high = of_two // bases.astype(codes.dtype)  # of -1, it is -1
-        out[:, at] = high
-        out[:, at + 1] = np.where(of_two < 0, of_two, of_two - high * bases)
+        bases = bases.astype(codes.dtype)
+        for part in chunks(*out.shape):  # what is on the way takes little memory
+            rows = out[part]
+            of_two = rows[:, at]
+            high = of_two // bases  # of -1, it is -1
+            rows[:, at] = high
+            rows[:, at + 1] = np.where(of_two < 0, of_two, of_two - high * bases)
         return out
 
     def join(self, digits: Codes) -> Codes:

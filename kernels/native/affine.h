@@ -133,34 +133,43 @@ static void forward_panel(const net_t *net, int64_t l, int64_t p, const REAL *x,
     activate(out, m * PANEL, (int)net->layers[l * LAYER_COLUMNS + ACTIVATION]);
 }
 
-/* z += the listed rows of w, for `vectors` vectors, from 0 if `fresh`; rows are PANEL apart. */
-static ALWAYS_INLINE void add_listed(int vectors, int fresh, const int32_t *index, int64_t n, const REAL *w, REAL *z)
+/* z += the rows of w that are listed and stand before row `end`, for `vectors` vectors, from 0 if `fresh`; rows are PANEL apart.
+ * Returns how many they are. To look for the end beforehand takes a fifth of the time of adding. */
+static ALWAYS_INLINE int64_t add_listed(int vectors, int fresh, const int32_t *index, int64_t n, int64_t end, const REAL *w,
+                                        REAL *z)
 {
     vec acc[8];
+    int64_t i = 0;
 #pragma GCC unroll 8
     for (int v = 0; v < vectors; v++) acc[v] = fresh ? splat(0) : load(z + v * LANES);
-    for (int64_t i = 0; i < n; i++)
+    for (; i < n && index[i] < end; i++)
 #pragma GCC unroll 8
         for (int v = 0; v < vectors; v++) acc[v] += load(w + (int64_t)index[i] * PANEL + v * LANES);
 #pragma GCC unroll 8
     for (int v = 0; v < vectors; v++) store(z + v * LANES, acc[v]);
+    return i;
 }
 
 /* z[0..PANEL) += the weights of each listed place below `depth`; returns how many places were taken. */
 static ALWAYS_INLINE int64_t add_ones(const panel_t *panel, const int32_t *index, int64_t n, int64_t depth, REAL *z)
 {
     enum { VECTORS = PANEL / LANES, AT_ONCE = VECTORS < 8 ? VECTORS : 8 };
-    while (n > 0 && index[n - 1] >= depth) n--;
-    for (int u = 0; u < PANEL; u += AT_ONCE * LANES) add_listed(AT_ONCE, 0, index, n, panel->w + u, z + u);
-    return n;
+    int64_t taken = 0;
+    for (int u = 0; u < PANEL; u += AT_ONCE * LANES) taken = add_listed(AT_ONCE, 0, index, n, depth, panel->w + u, z + u);
+    return taken;
 }
 
-/* `forward_panel` on binary input given by its ones: rows of weights are added, nothing is multiplied. */
+/* `forward_panel` on binary input given by its ones: rows of weights are added, nothing is multiplied. Many rows of input take
+ * all rows of weights, in an order that the CPU cannot foresee: meanwhile the next panel is fetched. */
 static void forward_panel_sparse(const net_t *net, int64_t l, int64_t p, ones_t ones, int64_t rows, int64_t m, REAL *out)
 {
     const panel_t panel = panel_of(net, l, p);
+    const int more = m >= PANEL && p + 1 < net->layers[l * LAYER_COLUMNS + N_PANELS];
+    const panel_t next = more ? panel_of(net, l, p + 1) : panel;
+    const int64_t fetched = more ? next.depth * (int64_t)(PANEL * sizeof(REAL)) : 0, each = fetched / m / 64 * 64 + 64;
     out += p * rows * PANEL;
-    for (int64_t i = 0; i < m; i++) {
+    for (int64_t i = 0, q = 0; i < m; i++) {
+        for (const int64_t end = q + each; q < end && q < fetched; q += 64) __builtin_prefetch((const char *)next.w + q, 0, 2);
         memcpy(out + i * PANEL, panel.bias, PANEL * sizeof(REAL));
         add_ones(&panel, ones.index + i * ones.ld, ones.count[i], panel.depth, out + i * PANEL);
     }
@@ -234,6 +243,19 @@ static ALWAYS_INLINE void tile_backward(int rows, int fresh, const REAL *dz, con
             for (int v = 0; v < TILE_VECTORS; v++) store(dh + r * PANEL + v * LANES, acc[r][v]);
 }
 
+/* The 64 rows of weights that the backward to the inputs takes after rows k0 of panel p, or null. */
+static const REAL *block_after(const net_t *net, int64_t l, int64_t p, int64_t k0)
+{
+    const int64_t *layer = net->layers + l * LAYER_COLUMNS;
+    if (p + 1 < layer[N_PANELS]) return panel_of(net, l, p + 1).w + k0 * PANEL;
+    k0 += PANEL;
+    for (int64_t q = 0; q <= p; q++) {
+        const panel_t panel = panel_of(net, l, q);
+        if (panel.depth > k0) return panel.w + k0 * PANEL;
+    }
+    return 0;
+}
+
 /* Forward was z_l = h (W * M) + b with h = g(z_{l-1}); so now dh = dz (W * M)^T * g'(z_{l-1}), m rows of `rows`, for the panel
  * of inputs that begins at k0.
  *
@@ -250,6 +272,7 @@ static void backward_input_panel(const net_t *net, int64_t l, int64_t k0, const 
         const panel_t panel = panel_of(net, l, p);
         if (panel.depth <= k0) continue; /* no unit of this panel sees these inputs */
         const int n = panel.depth - k0 < PANEL ? (int)(panel.depth - k0) : PANEL;
+        const REAL *next = block_after(net, l, p, k0);
         int starts[PANEL / LANES]; /* first unit that sees an input of each vector */
         for (int v = 0, j = 0; v < PANEL / LANES; starts[v++] = j)
             while (j < panel.units && panel.live[j] <= k0 + v * LANES) j++;
@@ -264,7 +287,7 @@ static void backward_input_panel(const net_t *net, int64_t l, int64_t k0, const 
             }
         for (int u = 0; u < PANEL; u += TILE_UNITS)
             FOR_TILES(m, i, {
-                if (u == 0 && m > ROWS && p + 1 < layer[N_PANELS]) fetch(panel_of(net, l, p + 1).w + k0 * PANEL, i, m);
+                if (u == 0 && m > ROWS && next) fetch(next, i, m);
                 tile_backward(R, fresh, dz + p * rows * PANEL + i * PANEL, block + u, starts + u / LANES, panel.units,
                                           dh + i * PANEL + u);
             });

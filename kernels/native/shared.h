@@ -169,6 +169,18 @@ static void sink_row(const sink_t *sink, const step_t *step, const shared_layer_
         for (int64_t j = 0; j < s->stride; j++) sink->gradient[at + j] += row[j];
 }
 
+/* Fetch where the next connectivity has row `input` of the weights of layer l: short runs, far from each other. (A function that
+ * only fetches has to be inlined: GCC takes it for one that does nothing.) */
+static ALWAYS_INLINE void fetch_packed(const view_t *next, int64_t l, const int32_t *place, int64_t input)
+{
+    const int64_t k = place[input];
+    for (int64_t p = next->net.layers[l * LAYER_COLUMNS + N_PANELS] - 1; p >= 0; p--) {
+        const panel_t panel = panel_of(&next->net, l, p);
+        if (panel.depth <= k) return;
+        for (int u = 0; u < PANEL; u += 64 / sizeof(REAL)) __builtin_prefetch(panel.w + k * PANEL + u, 1, 2);
+    }
+}
+
 /* A rank's share of the gradient of one connectivity, row by row of shared, and what becomes of it. `dbiases`, like theta, has
  * the gradient of the biases. A row is updated, and packed for the next step, while it is in the cache; without
  * sink->gradient, the gradient never exists as a whole. Called off, it leaves some rows a step behind the others. */
@@ -197,6 +209,8 @@ static void shared_weights(const batch_t *batch, const view_t *view, const REAL 
             for (int r = 0; r < n; r++) {
                 const int64_t input = s.in[k + r], row = s.w + input * s.stride;
                 REAL *g = sink->rows + r * sink->longest;
+                if (sink->next && sink->weights.n_fetched && r + 1 < n)
+                    fetch_packed(sink->next, l, sink->next->place + at[IN_ORDER], s.in[k + r + 1]);
                 while (j0 < s.n_out && s.live[j0] <= k + r) j0++;
                 memset(g, 0, j0 * sizeof(REAL));
                 sink_row(sink, &sink->weights, &s, place, row, g);

@@ -35,6 +35,10 @@ __all__ = ["Pace", "Trainer"]
 CALL_SECONDS = 0.04
 """Length of one call into the training kernel: between calls Ctrl-C is answered."""
 
+SLOW_STEPS = 8
+"""Steps on shared weights in one call, at least, if they take so long that Ctrl-C calls them off: only the first of a call
+packs all weights anew."""
+
 MOST_STEPS = 10_000
 """Most steps in one call."""
 
@@ -206,7 +210,8 @@ class Trainer:
             self.step += len(nll)
             done += len(part)
             fitting = len(nll) * CALL_SECONDS / max(seconds, 1e-6)
-            self._steps_per_call = int(min(max(fitting, 1), 2 * self._steps_per_call, MOST_STEPS))
+            least = SLOW_STEPS if slow and self.turns is not None and kernels.implementation == "native" else 1
+            self._steps_per_call = int(min(max(fitting, least), 2 * self._steps_per_call, MOST_STEPS))
         self.check_last_update(rows, batch_size)
         return float(losses.sum()) / n
 

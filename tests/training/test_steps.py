@@ -58,11 +58,13 @@ def test_how_steps_are_cut_into_calls_changes_no_bit(monkeypatch, case, dtype):
     params = {"max_epochs": 3, "batch_size": 7, "dtype": dtype, **OPTIONS[case]}
     X = rows(300, missing=params.pop("missing", 0.0))
     made = []
-    for seconds in (0, 1e9, 1e-4):  # a step a call; ever more; as it happens
+    for seconds, slow in ((0, 1), (0, 8), (1e9, 8), (1e-4, 8)):  # a step a call; slow ones; ever more; as it happens
         monkeypatch.setattr(steps, "CALL_SECONDS", seconds)
+        monkeypatch.setattr(steps, "SLOW_STEPS", slow)
         made.append(small(**params).fit(X))
     assert trainer_of(made[0])._steps_per_call == 1
-    assert trainer_of(made[1])._steps_per_call > 100
+    assert trainer_of(made[1])._steps_per_call == (1 if trainer_of(made[1]).turns is None else 8)
+    assert trainer_of(made[2])._steps_per_call > 100
     for other in made[1:]:
         same_fit(other, made[0])
 

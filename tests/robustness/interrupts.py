@@ -108,6 +108,9 @@ FITS: dict[str, Callable[[float], tuple[Any, Any, dict[str, Any]]]] = {
         with_missing(400, 100, 0.1, 50), with_missing(100, 100, 0.1, 20), {"n_masks": None, "n_eval_masks": 2}
     ),
     "wide layers, two threads": lambda scale: (rows(400, 784), None, {"hidden_sizes": (wide(4000, scale),) * 2}),
+    "wide layers, fresh masks": lambda scale: (
+        rows(2000, 784), None, {"hidden_sizes": (wide(2000, scale),) * 2, "n_masks": None, "n_eval_masks": 2}
+    ),
     "a checkpoint every epoch": lambda scale: (
         rows(100, 784), rows(50, 784, 1), {"hidden_sizes": (wide(2000, scale),) * 2, "checkpoint": True}
     ),

@@ -300,7 +300,7 @@ static int run_latent(latent_t *s, const call_t *c, int64_t first, int64_t m)
     read_bits(&s->once, i0, i1 - i0);
     if (meet(s->crew)) return 1;
     if (data->sparse)
-        made_fast_list_rows(bits, words, m, s->net.layers[N_IN], words * rank / n_ranks, words * (rank + 1) / n_ranks, s->on.ld,
+        list_rows(bits, words, m, s->net.layers[N_IN], words * rank / n_ranks, words * (rank + 1) / n_ranks, s->on.ld,
                             s->on.count, s->on.index);
     sums_share(s);
     if (meet(s->crew)) return 1;

@@ -1,4 +1,4 @@
-/* What does not depend on REAL or on the CPU level: bits, lists of ones, the call of a kernel, which levels this CPU runs. */
+/* What does not depend on REAL or on the CPU level: bits, the call of a kernel, which levels this CPU runs. */
 
 #include "native.h"
 
@@ -7,31 +7,6 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
-
-void made_fast_list_ones(const uint64_t *bits, int64_t words, int64_t n, int64_t n_columns, int32_t *count, int32_t *index)
-{
-    for (int64_t i = 0; i < n; i++) {
-        int32_t *ones = index + i * n_columns;
-        for (int64_t w = 0; w < words; w++)
-            for (uint64_t word = bits[i * words + w]; word; word &= word - 1)
-                *ones++ = (int32_t)(64 * w + __builtin_ctzll(word));
-        count[i] = (int32_t)(ones - (index + i * n_columns));
-    }
-}
-
-void made_fast_list_rows(const uint64_t *bits, int64_t words, int64_t n, int64_t n_columns, int64_t word_start,
-                         int64_t word_stop, int64_t ld, int32_t *count, int32_t *index)
-{
-    for (int64_t w = word_start; w < word_stop; w++) {
-        int32_t *counts = count + 64 * w, *lists = index + 64 * w * ld;
-        for (int64_t j = 0; j < 64 && 64 * w + j < n_columns; j++) counts[j] = 0;
-        for (int64_t i = 0; i < n; i++)
-            for (uint64_t word = bits[i * words + w]; word; word &= word - 1) {
-                const int j = __builtin_ctzll(word);
-                lists[j * ld + counts[j]++] = (int32_t)i;
-            }
-    }
-}
 
 static void permute_word(uint64_t word, const int32_t *place, uint64_t *out)
 {

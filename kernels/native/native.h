@@ -133,13 +133,6 @@ void made_fast_call(kernel_t *kernel, const call_t *call);
 /* How many layers of the chain stand among the n rows of a table. */
 int64_t made_fast_n_chain(const int64_t *layers, int64_t n_rows);
 
-/* index[i * n_columns ..] = the columns where row i is 1, ascending; count[i]: how many. */
-void made_fast_list_ones(const uint64_t *bits, int64_t words, int64_t n, int64_t n_columns, int32_t *count, int32_t *index);
-
-/* index[p * ld ..] = the rows where column p is 1, ascending, for the columns of words [word_start, word_stop). */
-void made_fast_list_rows(const uint64_t *bits, int64_t words, int64_t n, int64_t n_columns, int64_t word_start,
-                         int64_t word_stop, int64_t ld, int32_t *count, int32_t *index);
-
 /* Bits of one row in another order; place[d] is that of column d. */
 void made_fast_permute(const uint64_t *bits, int64_t words, const int32_t *place, uint64_t *out);
 

@@ -46,7 +46,7 @@ static void read_bits(const block_t *b, int64_t i0, int64_t m)
     const int64_t D = b->net->layers[N_IN], words = b->loss.words;
     const uint64_t *bits = b->loss.bits + i0 * words;
     if (b->sparse) {
-        made_fast_list_ones(bits, words, m, D, b->ones.count + i0, b->ones.index + i0 * D);
+        list_ones(bits, words, m, D, b->ones.count + i0, b->ones.index + i0 * D);
         return;
     }
     for (int64_t p = 0; p < PADDED(D) / PANEL; p++)
@@ -402,7 +402,7 @@ static void walk(const call_t *c)
         for (int64_t l = 0; l < net->n_rows; z += m * PADDED(n_units(net, l)), l++)
             w.layers[l] = (layer_walk_t){z, -1, 0, 0, index + block * D + l * m};
         memset(count, 0, m * sizeof(int32_t));
-        if (context) made_fast_list_ones(c->context + start * c->context_words, c->context_words, m, D, count, index);
+        if (context) list_ones(c->context + start * c->context_words, c->context_words, m, D, count, index);
         for (int64_t i = 0; i < m; i++) {
             while (count[i] && index[i * D + count[i] - 1] >= context) count[i]--; /* the bits may go on with the variables */
             log_mass[i] = 0;

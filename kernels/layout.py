@@ -90,6 +90,9 @@ ONE_HOT, THERMOMETER = range(2)
 LOSS_ROWS = 16
 """Rows that native kernels take the loss of at a time, where variables are not all binary: a number in each lane."""
 
+RECENT = 16
+"""Units of the last hidden layer that native kernels keep apart on a walk: those that have become final last."""
+
 ARRIVED, ASLEEP, ROUND, CALL_OFF, SYNC = 0, 1, 32, 48, 64
 """Entries of ``Crew.sync``, and how many there are: how many ranks have come to a meeting, and how many of these have gone to
 sleep, how many meetings there were, and whether the call is off. Only ``CALL_OFF`` is the caller's: when that is set to 1, all
@@ -340,12 +343,12 @@ def walk_workspace(layout: Layout, n_rows: int) -> tuple[int, int]:
 def sample_workspace(layout: Layout, n_rows: int) -> tuple[int, int]:
     """Return (reals, int32s) of scratch that ``sample`` needs to work on ``n_rows`` rows at once.
 
-    Reals: one column, then the output of every layer, then room for eight float64 a row. Integers: how many ones every row
-    has so far, which they are, and a read position for every layer.
+    Reals: one column and ``RECENT`` more, then the output of every layer, then room for eight float64 a row. Integers: how many
+    ones every row has so far, and which they are; or, for ``jit``, how many units of each layer are final.
     """
     n_inputs = int(layout.layers[0, N_IN])
-    reals = -(-n_rows // 16) * 16 + _activations(layout.layers, n_rows) + 16 * n_rows
-    return reals, n_rows * (n_inputs + 1 + len(layout.layers))
+    reals = (1 + RECENT) * -(-n_rows // 16) * 16 + _activations(layout.layers, n_rows) + 16 * n_rows
+    return reals, n_rows * (n_inputs + 1) + len(layout.layers)
 
 
 def train_workspace(layout: Layout, batch_size: int, n_ranks: int = 1) -> tuple[int, int]:

@@ -18,7 +18,7 @@ enum { LR, COEF_A, COEF_B, EPS, DECAY, CLIP };                                  
 enum { RUN_START, RUN_STOP, RUN_DECAYS, RUN_COLUMNS };                                          /* runs */
 enum { START, CODING, VARIABLE_COLUMNS };                                                        /* Layout.variables */
 enum { ONE_HOT, THERMOMETER };                                                                   /* codings */
-enum { PANEL = 64, STRIP = 16, MAX_LAYERS = 64, MAX_FEATURES = 64, LOSS_ROWS = 16 };
+enum { PANEL = 64, STRIP = 16, MAX_LAYERS = 64, MAX_FEATURES = 64, LOSS_ROWS = 16, RECENT = 16 };
 
 typedef struct {
     void *theta;

@@ -148,49 +148,84 @@ static void conditionals(const call_t *c)
  *
  * A unit is final once the inputs it sees are drawn. One walk over the places draws an input, then finishes the units that
  * have become final. A layer's current panel holds the sums of what it has seen; it is entered with one product over all
- * that is final by then (most of the work), and is brought up to date by short products as it is read, unit by unit.
+ * that is final by then (most of the work). What has become final since, a unit adds to its own sums alone when it is read, until
+ * that is so much that a further product brings the whole panel up to date.
  * Every sum is taken in the order of the full pass, so the sample is the one that D full passes would draw, bit for bit.
  */
 
 typedef struct {
-    REAL *z;        /* (panels, m, 64): sums of the current panel, outputs of the units that are final */
-    int64_t panel;  /* current panel, -1 before the first */
-    int64_t seen;   /* units of the layer below that the current panel's sums contain */
-    int64_t done;   /* units that are final */
-    int32_t *taken; /* of a layer that reads the inputs: how many ones of each row the current panel's sums contain */
+    REAL *z;       /* (panels, m, 64): sums of the current panel, outputs of the units that are final */
+    panel_t now;   /* the current panel; of a layer that reads the inputs, its sums contain all that is drawn */
+    int64_t panel; /* its number, -1 before the first */
+    int64_t seen;  /* units of the layer below that its sums contain */
+    int64_t done;  /* units that are final */
 } layer_walk_t;
 
 typedef struct {
     const net_t *net;
     int64_t m;
     layer_walk_t layers[2 * MAX_LAYERS];
-    ones_t ones; /* of each row, as far as it is drawn */
+    int64_t ld;   /* m, rounded up to whole vectors */
+    ones_t ones;  /* of each row, as far as it is drawn */
     REAL *column; /* one unit of all rows */
+    REAL *recent; /* (RECENT, ld): units of the last hidden layer that are final, the last of them, unit j in row j % RECENT */
 } walk_t;
 
-/* Bring the sums of the panel that holds unit j of layer l up to unit j's live prefix; returns where unit j's sums begin. */
+/* Begin a walk of m rows. Cuts the scratch as layout.sample_workspace says; returns what is left of its reals. */
+static REAL *begin_walk(walk_t *w, int64_t m, int64_t block, const scratch_t *scratch)
+{
+    const int64_t D = w->net->layers[N_IN];
+    w->m = m;
+    w->ld = (block + 15) / 16 * 16;
+    w->ones = (ones_t){scratch->ints, scratch->ints + block, D};
+    w->column = scratch->reals;
+    w->recent = w->column + w->ld;
+    REAL *z = w->recent + RECENT * w->ld;
+    for (int64_t l = 0; l < w->net->n_rows; z += m * PADDED(n_units(w->net, l)), l++)
+        w->layers[l] = (layer_walk_t){.z = z, .panel = -1};
+    memset(w->ones.count, 0, m * sizeof(int32_t));
+    return z;
+}
+
+/* The one at place p joins the list of row i, and the sums of the current panels. */
+static void put_one(walk_t *w, int64_t i, int64_t p)
+{
+    w->ones.index[i * w->ones.ld + w->ones.count[i]++] = (int32_t)p;
+    for (int64_t l = 0; l < w->net->n_rows; l = l ? l + 1 : w->net->n_layers) { /* that read the inputs */
+        const layer_walk_t *layer = w->layers + l;
+        if (layer->panel < 0 || p >= layer->now.depth) continue;
+        REAL *z = layer->z + (layer->panel * w->m + i) * PANEL;
+        for (int u = 0; u < PANEL; u += LANES) store(z + u, load(z + u) + load(layer->now.w + p * PANEL + u));
+    }
+}
+
+/* How many units of the layer below the sums of layer l may lack. None where they are to be outputs of a hidden layer, which are
+ * not added to any more; and few rows do not fill the vectors of `complete`. */
+static int64_t most_lacking(const walk_t *w, int64_t l)
+{
+    return l == w->net->n_layers - 1 && w->m >= 4 * LANES ? RECENT : 0;
+}
+
+/* Where the sums of unit j of layer l begin. They contain all of its live prefix, but for the units from `seen` on. */
 static REAL *reach(walk_t *w, int64_t l, int64_t j)
 {
     const int64_t p = j / PANEL, m = w->m;
-    const panel_t panel = panel_of(w->net, l, p);
     const int inputs = reads_inputs(w->net, l);
     const ones_t *ones = &w->ones;
     layer_walk_t *layer = w->layers + l;
-    int32_t *taken = layer->taken;
     REAL *z = layer->z + p * m * PANEL;
     if (p != layer->panel) {
         layer->panel = p;
+        layer->now = panel_of(w->net, l, p);
         layer->seen = 0;
-        for (int64_t i = 0; i < m; i++) memcpy(z + i * PANEL, panel.bias, PANEL * sizeof(REAL));
-        if (inputs) memset(taken, 0, m * sizeof(int32_t));
+        for (int64_t i = 0; i < m; i++) {
+            memcpy(z + i * PANEL, layer->now.bias, PANEL * sizeof(REAL));
+            if (inputs) add_ones(&layer->now, ones->index + i * ones->ld, ones->count[i], layer->now.depth, z + i * PANEL);
+        }
     }
+    const panel_t panel = layer->now;
     const int64_t end = panel.live[j % PANEL];
-    if (inputs && end > layer->seen) /* the ones drawn so far */
-        for (int64_t i = 0; i < m; i++)
-            if (ones->count[i] > taken[i])
-                taken[i] += (int32_t)add_ones(&panel, ones->index + i * ones->ld + taken[i], ones->count[i] - taken[i], end,
-                                              z + i * PANEL);
-    if (!inputs)
+    if (!inputs && (layer->seen == 0 || layer[-1].done - layer->seen > most_lacking(w, l))) {
         for (int64_t k = layer->seen; k < end;) {
             const int64_t k0 = k / PANEL * PANEL, to = k0 + PANEL < end ? k0 + PANEL : end;
             for (int u = j % PANEL / TILE_UNITS * TILE_UNITS; u < panel.units; u += TILE_UNITS)
@@ -199,16 +234,40 @@ static REAL *reach(walk_t *w, int64_t l, int64_t j)
                                        panel.live + u, k, to, 0, z + i * PANEL + u););
             k = to;
         }
-    layer->seen = end;
+        layer->seen = end;
+    }
     return z + j % PANEL;
 }
 
+/* column += the units from `seen` on that unit j of the last layer sees, in ascending order, for `vectors` vectors of rows. */
+static ALWAYS_INLINE void add_recent(int vectors, const walk_t *w, int64_t j, int64_t i, REAL *column)
+{
+    const layer_walk_t *layer = w->layers + w->net->n_layers - 1;
+    const int64_t end = layer->now.live[j % PANEL];
+    vec sum[ROWS];
+#pragma GCC unroll 6
+    for (int v = 0; v < vectors; v++) sum[v] = load(column + i + v * LANES);
+    for (int64_t k = layer->seen; k < end; k++) {
+        const REAL *h = w->recent + k % RECENT * w->ld + i;
+        const vec weight = splat(layer->now.w[k * PANEL + j % PANEL]);
+#pragma GCC unroll 6
+        for (int v = 0; v < vectors; v++) sum[v] = FMADD(load(h + v * LANES), weight, sum[v]);
+    }
+#pragma GCC unroll 6
+    for (int v = 0; v < vectors; v++) store(column + i + v * LANES, sum[v]);
+}
+
 /* column = g(sum of unit j of layer l); returns where the unit's numbers stand. */
-static ALWAYS_INLINE REAL *finish_unit(walk_t *w, int64_t l, int64_t j, int activation)
+static ALWAYS_INLINE REAL *finish_unit(walk_t *w, int64_t l, int64_t j, int activation, REAL *column)
 {
     const int64_t direct = direct_of(w->net, l), m = w->m;
-    REAL *z = reach(w, l, j), *column = w->column;
+    REAL *z = reach(w, l, j);
     for (int64_t i = 0; i < m; i++) column[i] = z[i * PANEL];
+    if (!reads_inputs(w->net, l) && w->layers[l].seen < w->layers[l].now.live[j % PANEL]) {
+        int64_t i = 0;
+        for (; i + ROWS * LANES <= w->ld; i += ROWS * LANES) add_recent(ROWS, w, j, i, column);
+        for (; i < m; i += LANES) add_recent(1, w, j, i, column);
+    }
     if (direct) {
         const REAL *add = reach(w, direct, j);
         for (int64_t i = 0; i < m; i++) column[i] += add[i * PANEL];
@@ -225,8 +284,9 @@ static void finish(walk_t *w, int64_t l, int64_t final, int64_t drawn)
     const int32_t *direct_live = direct ? w->net->n_live + w->net->layers[direct * LAYER_COLUMNS + UNITS] : 0;
     int64_t *done = &w->layers[l].done;
     while (*done < layer[N_OUT] && live[*done] <= final && (!direct || direct_live[*done] <= drawn)) {
-        REAL *z = finish_unit(w, l, (*done)++, (int)layer[ACTIVATION]);
-        for (int64_t i = 0; i < w->m; i++) z[i * PANEL] = w->column[i];
+        REAL *column = l == w->net->n_layers - 2 ? w->recent + *done % RECENT * w->ld : w->column;
+        REAL *z = finish_unit(w, l, (*done)++, (int)layer[ACTIVATION], column);
+        for (int64_t i = 0; i < w->m; i++) z[i * PANEL] = column[i];
     }
 }
 
@@ -251,7 +311,7 @@ static void draw(walk_t *w, int64_t p, const double *u, uint8_t *x)
         for (; ones; ones &= ones - 1) {
             const int64_t i = i0 + __builtin_ctzll(ones);
             x[i * D + p] = 1;
-            w->ones.index[i * D + w->ones.count[i]++] = (int32_t)p;
+            put_one(w, i, p);
         }
     }
 }
@@ -261,23 +321,18 @@ static void sample(const call_t *c)
     enum { AHEAD = 8 }; /* uniforms of a row that share a cache line */
     const net_t *net = &c->net;
     const int64_t D = net->layers[N_IN], last = net->n_layers - 1, block = c->block, n = c->batches.n_rows;
-    int32_t *count = c->scratch.ints, *index = count + block;
-    walk_t w = {.net = net, .ones = {count, index, D}, .column = c->scratch.reals};
+    walk_t w = {.net = net};
     for (int64_t start = 0; start < n; start += block) {
-        const int64_t m = w.m = n - start < block ? n - start : block;
+        const int64_t m = n - start < block ? n - start : block;
         const double *uniforms = c->uniforms + start * D;
         uint8_t *x = (uint8_t *)c->out + start * D;
-        REAL *z = w.column + (block + 15) / 16 * 16;
-        for (int64_t l = 0; l < net->n_rows; z += m * PADDED(n_units(net, l)), l++)
-            w.layers[l] = (layer_walk_t){z, -1, 0, 0, index + block * D + l * m};
-        double *const ahead = (double *)z; /* (AHEAD, m) */
-        memset(count, 0, m * sizeof(int32_t));
+        double *const ahead = (double *)begin_walk(&w, m, block, &c->scratch); /* (AHEAD, m) */
         memset(x, 0, m * D);
         for (int64_t p = 0; p < D; p++) {
             if (p % AHEAD == 0)
                 for (int64_t i = 0; i < m; i++)
                     for (int64_t q = 0; q < AHEAD && p + q < D; q++) ahead[q * m + i] = uniforms[i * D + p + q];
-            finish_unit(&w, last, p, SIGMOID);
+            finish_unit(&w, last, p, SIGMOID, w.column);
             draw(&w, p, ahead + p % AHEAD * m, x);
             finish_hidden(&w, p + 1);
         }
@@ -373,15 +428,14 @@ static int32_t choose_level(const place_t *place, int64_t i, int32_t given, doub
     return (int32_t)first;
 }
 
-/* Add the indicators of a level to the list of ones of row i. */
-static void put_level(ones_t *ones, int64_t i, int64_t start, int64_t width, int coding, int32_t level)
+/* The indicators of a level become ones of row i. */
+static void put_level(walk_t *w, int64_t i, int64_t start, int64_t width, int coding, int32_t level)
 {
-    int32_t *list = ones->index + i * ones->ld, *n = ones->count + i;
     if (width < 2) {
-        if (level == 1) list[(*n)++] = (int32_t)start;
+        if (level == 1) put_one(w, i, start);
         return;
     }
-    for (int64_t q = coding == THERMOMETER ? 0 : level; q <= level; q++) list[(*n)++] = (int32_t)(start + q);
+    for (int64_t q = coding == THERMOMETER ? 0 : level; q <= level; q++) put_one(w, i, start + q);
 }
 
 static void walk(const call_t *c)
@@ -390,18 +444,16 @@ static void walk(const call_t *c)
     const int64_t D = net->layers[N_IN], last = net->n_layers - 1, block = c->block, n = c->batches.n_rows;
     const int64_t V = net->variables ? net->n_variables : D, ld = (block + 15) / 16 * 16;
     const int64_t context = net->variables ? start_of(net, 0) : 0;
-    int32_t *count = c->scratch.ints, *index = count + block, *levels = c->out;
+    int32_t *levels = c->out;
     int64_t widest = 2;
     for (int64_t v = 0; net->variables && v < V; v++)
         if (start_of(net, v + 1) - start_of(net, v) > widest) widest = start_of(net, v + 1) - start_of(net, v);
-    walk_t w = {.net = net, .ones = {count, index, D}, .column = c->scratch.reals};
+    walk_t w = {.net = net};
     for (int64_t start = 0; start < n; start += block) {
-        const int64_t m = w.m = n - start < block ? n - start : block;
+        const int64_t m = n - start < block ? n - start : block;
         double *log_mass = c->log_mass + start;
-        REAL *z = w.column + ld;
-        for (int64_t l = 0; l < net->n_rows; z += m * PADDED(n_units(net, l)), l++)
-            w.layers[l] = (layer_walk_t){z, -1, 0, 0, index + block * D + l * m};
-        memset(count, 0, m * sizeof(int32_t));
+        REAL *z = begin_walk(&w, m, block, &c->scratch);
+        int32_t *count = w.ones.count, *index = w.ones.index;
         if (context) list_ones(c->context + start * c->context_words, c->context_words, m, D, count, index);
         for (int64_t i = 0; i < m; i++) {
             while (count[i] && index[i * D + count[i] - 1] >= context) count[i]--; /* the bits may go on with the variables */
@@ -417,7 +469,7 @@ static void walk(const call_t *c)
             place_t place = {n_levels, ld, z, share, top, top + ld, top + 2 * ld, partner < 0 ? weights : 0};
             memset(z, 0, n_levels * ld * sizeof(REAL)); /* of a binary variable, level 0 has the logit 0 */
             for (int64_t q = 0; q < width; q++) {
-                finish_unit(&w, last, first - context + q, IDENTITY);
+                finish_unit(&w, last, first - context + q, IDENTITY, w.column);
                 memcpy(z + (q + (width == 1)) * ld, w.column, m * sizeof(REAL));
             }
             weigh(&place, m, share, top, top + ld, top + 2 * ld);
@@ -429,7 +481,7 @@ static void walk(const call_t *c)
                 }
                 const int32_t level = choose_level(&place, i, c->given[at], c->uniforms[at], log_mass + i);
                 levels[at] = level;
-                put_level(&w.ones, i, first, width, coding, level);
+                put_level(&w, i, first, width, coding, level);
             }
             if (weights) weights += n_levels * (partner < 0 ? 1 : n_levels_of(net, partner));
             first += width;

@@ -35,10 +35,10 @@ void mf_give_room(const made_fast_model_t *model, room_t *room)
 static size_t cut_room(unsigned char *memory, const part_t *part, int64_t block, cut_t *cut)
 {
     const member_t *member = part->member;
-    const int64_t D = member->D, n_reals = part->n_reals, n_rows = part->net.n_rows, words = (D + 63) / 64, rows = (block + 15) / 16 * 16;
-    const int64_t reals = rows + block * (words * 64 + n_reals + 16); /* enough for scores and for draws, see layout.py */
+    const int64_t D = member->D, n_reals = part->n_reals, words = (D + 63) / 64, rows = (block + 15) / 16 * 16;
+    const int64_t reals = (1 + RECENT) * rows + block * (words * 64 + n_reals + 16); /* for scores and draws, see layout.py */
     const int64_t sizes[] = {
-        reals * member->real_bytes, 4 * block * (D + 1 + n_rows), 4 * D, 8 * block * words, block * D, 8 * block * D, 8 * D};
+        reals * member->real_bytes, 4 * block * (D + 1), 4 * D, 8 * block * words, block * D, 8 * block * D, 8 * D};
     size_t at = 0;
     unsigned char *parts[7];
     for (int i = 0; i < 7; i++) {

@@ -343,8 +343,8 @@ def walk_workspace(layout: Layout, n_rows: int) -> tuple[int, int]:
 def sample_workspace(layout: Layout, n_rows: int) -> tuple[int, int]:
     """Return (reals, int32s) of scratch that ``sample`` needs to work on ``n_rows`` rows at once.
 
-    Reals: one column and ``RECENT`` more, then the output of every layer, then room for eight float64 a row. Integers: how many
-    ones every row has so far, and which they are; or, for ``jit``, how many units of each layer are final.
+    Reals: one column and ``RECENT`` more, then the output of every layer, then room for eight float64 a row. Integers: how
+    many ones every row has so far, and which they are; or, for ``jit``, how many units of each layer are final.
     """
     n_inputs = int(layout.layers[0, N_IN])
     reals = (1 + RECENT) * -(-n_rows // 16) * 16 + _activations(layout.layers, n_rows) + 16 * n_rows

@@ -159,17 +159,22 @@ static ALWAYS_INLINE int64_t add_ones(const panel_t *panel, const int32_t *index
     return taken;
 }
 
-/* `forward_panel` on binary input given by its ones: rows of weights are added, nothing is multiplied. Many rows of input take
- * all rows of weights, in an order that the CPU cannot foresee: meanwhile the next panel is fetched. */
+/* `forward_panel` on binary input given by its ones: rows of weights are added, nothing is multiplied. Many rows of input need
+ * all rows of weights, in no order that hardware prefetches: meanwhile the next panel is fetched. */
 static void forward_panel_sparse(const net_t *net, int64_t l, int64_t p, ones_t ones, int64_t rows, int64_t m, REAL *out)
 {
     const panel_t panel = panel_of(net, l, p);
-    const int more = m >= PANEL && p + 1 < net->layers[l * LAYER_COLUMNS + N_PANELS];
-    const panel_t next = more ? panel_of(net, l, p + 1) : panel;
-    const int64_t fetched = more ? next.depth * (int64_t)(PANEL * sizeof(REAL)) : 0, each = fetched / m / 64 * 64 + 64;
+    const char *next = 0;
+    int64_t n_bytes = 0, each = 0;
+    if (m >= PANEL && p + 1 < net->layers[l * LAYER_COLUMNS + N_PANELS]) {
+        const panel_t after = panel_of(net, l, p + 1);
+        next = (const char *)after.w;
+        n_bytes = after.depth * (int64_t)(PANEL * sizeof(REAL));
+        each = n_bytes / m / 64 * 64 + 64;
+    }
     out += p * rows * PANEL;
     for (int64_t i = 0, q = 0; i < m; i++) {
-        for (const int64_t end = q + each; q < end && q < fetched; q += 64) __builtin_prefetch((const char *)next.w + q, 0, 2);
+        for (const int64_t end = q + each; q < end && q < n_bytes; q += 64) __builtin_prefetch(next + q, 0, 2);
         memcpy(out + i * PANEL, panel.bias, PANEL * sizeof(REAL));
         add_ones(&panel, ones.index + i * ones.ld, ones.count[i], panel.depth, out + i * PANEL);
     }

@@ -301,7 +301,7 @@ static int run_latent(latent_t *s, const call_t *c, int64_t first, int64_t m)
     if (meet(s->crew)) return 1;
     if (data->sparse)
         list_rows(bits, words, m, s->net.layers[N_IN], words * rank / n_ranks, words * (rank + 1) / n_ranks, s->on.ld,
-                            s->on.count, s->on.index);
+                  s->on.count, s->on.index);
     sums_share(s);
     if (meet(s->crew)) return 1;
     for (int64_t l = 0; l <= last; l++) {

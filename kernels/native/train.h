@@ -215,8 +215,8 @@ static int run_batch(batch_t *s, const call_t *c, int64_t first, int64_t m, cons
     read_bits(&s->block, i0, i1 - i0);
     if (meet(s->crew)) return 1;
     if (data->sparse)
-        list_rows(s->bits, words, m, net->layers[N_IN], words * rank / n_ranks, words * (rank + 1) / n_ranks,
-                            s->on.ld, s->on.count, s->on.index);
+        list_rows(s->bits, words, m, net->layers[N_IN], words * rank / n_ranks, words * (rank + 1) / n_ranks, s->on.ld,
+                  s->on.count, s->on.index);
     for (int64_t l = 0; l <= last; l++) {
         forward_share(s, l);
         if (meet(s->crew)) return 1;

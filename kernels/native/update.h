@@ -91,7 +91,7 @@ static step_t step_of(const update_t *update, int64_t before)
         step.correct_a = (REAL)(constants[LR] / (1 - pow(a, t)));
         step.correct_b = (REAL)(1 / (1 - pow(b, t)));
     }
-    const int n_state[] = {[SGD] = 0, [MOMENTUM] = 1, [ADAGRAD] = 1, [ADADELTA] = 2, [RMSPROP] = 1, [ADAM] = 2};
+    const int n_state[] = {[GRADIENT] = 1, [SGD] = 0, [MOMENTUM] = 1, [ADAGRAD] = 1, [ADADELTA] = 2, [RMSPROP] = 1, [ADAM] = 2};
     const int n_arrays = 1 + n_state[update->optimizer];
     if (update->n * n_arrays * (int64_t)sizeof(REAL) > NEAR) step.n_fetched = n_arrays;
     return step;
@@ -170,7 +170,7 @@ static void update(const step_t *step, REAL *w, int64_t at, const REAL *g, int64
 static ALWAYS_INLINE void fetch_parameters(const step_t *step, const REAL *w, int64_t at, int64_t n)
 {
     for (int64_t j = at; j < at + n && step->n_fetched; j += 64 / sizeof(REAL)) {
-        __builtin_prefetch(w + j, 1, 2);
+        if (step->optimizer != GRADIENT) __builtin_prefetch(w + j, 1, 2);
         if (step->n_fetched > 1) __builtin_prefetch(step->s0 + j, 1, 2);
         if (step->n_fetched > 2) __builtin_prefetch(step->s1 + j, 1, 2);
     }

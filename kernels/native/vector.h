@@ -145,18 +145,24 @@ static ALWAYS_INLINE vec vexpm1(vec x)
     return FMADD(p, scale, scale - splat(1));
 }
 
-/* log(1 + y) for 0 <= y <= 1: 2 artanh(s) with s = y / (2 + y) <= 1/3, odd Taylor series. */
+/* log(1 + y) for 0 <= y <= 1. In float, y times the polynomial of least relative error, 5e-9, found by Lawson's iteration; in
+ * double 2 artanh(s) with s = y / (2 + y) <= 1/3, odd Taylor series, whose rest is below (1/9)^17 / 35 = 1.7e-18. */
 static ALWAYS_INLINE vec vlog1p(vec y)
 {
-    const vec s = y / (splat(2) + y), t = s * s;
 #if BITS == 32
-    enum { TERMS = 6 }; /* the rest is below (1/9)^7 / 15 = 1.4e-8 */
+    static const REAL terms[] = {-3.24398093e-3f, 1.98512636e-2f, -5.69591597e-2f, 0.106036171f, -0.153055698f,
+                                 0.196759313f,    -0.249541327f,  0.333299637f,    -0.499999017f, 1};
+    vec q = splat(terms[0]);
+#pragma GCC unroll 16
+    for (int i = 1; i < (int)(sizeof(terms) / sizeof(REAL)); i++) q = FMADD(q, y, splat(terms[i]));
+    return q * y;
 #else
-    enum { TERMS = 16 }; /* below (1/9)^17 / 35 = 1.7e-18 */
-#endif
+    enum { TERMS = 16 };
+    const vec s = y / (splat(2) + y), t = s * s;
     vec q = splat((REAL)(2.0 / (2 * TERMS + 1)));
     for (int i = TERMS - 1; i > 0; i--) q = FMADD(q, t, splat((REAL)(2.0 / (2 * i + 1))));
     return FMADD(q * t, s, s + s);
+#endif
 }
 
 /* log(x) for x >= 1: x = 2^k m, m in [sqrt(1/2), sqrt(2)), log(m) = 2 artanh(s) with s = (m - 1) / (m + 1), odd Taylor series. */

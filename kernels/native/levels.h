@@ -1,4 +1,4 @@
-/* Variables of several levels: the softmax of their logits, its log, its gradient. Not here: the walk that draws them (net.h).
+/* Variables of several levels: the softmax of their logits, its log, its gradient. Not here: the walk that draws them (walk.h).
  *
  * A variable's logits stand side by side, across panels. So LOSS_ROWS rows of logits, or as many as a vector has lanes, are
  * turned into columns, a number of each row in every lane; then each step is one operation on a whole vector, and the bits of

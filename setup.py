@@ -13,6 +13,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
@@ -54,7 +55,8 @@ native = Extension(
     "made_fast.kernels.native._native",
     sources=[f"{FOLDER}/_native.pyx", f"{FOLDER}/native.c"],
     depends=[f"{FOLDER}/unit.c", f"{FOLDER}/native.pxi", *(header.as_posix() for header in sorted(Path(FOLDER).glob("*.h")))],
-    include_dirs=[FOLDER],
+    include_dirs=[FOLDER, numpy.get_include()],
+    define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
     extra_compile_args=FLAGS,
     optional=not DEBUG,
 )

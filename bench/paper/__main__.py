@@ -25,7 +25,7 @@ __all__ = ["main"]
 
 HERE = Path(__file__).parent
 WIDTHS = (500, 2000, 8000)
-TABLES = ("table4", "table6", "figure2", "figure3", "table1", "best", "baselines", "rivals", "page")
+TABLES = ("table4", "table6", "figure2", "figure3", "table1", "best", "refit", "baselines", "rivals", "page")
 
 
 class RefusedError(Exception):
@@ -37,7 +37,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m bench.paper", description=__doc__.splitlines()[0])
     parser.add_argument("table", choices=TABLES, help="what to make; 'page' only writes the page anew")
     parser.add_argument(
-        "--sets", nargs="+", metavar="NAME", help="data sets (table4, best, baselines, rivals); by default those in DIR"
+        "--sets", nargs="+", metavar="NAME", help="data sets (table4, best, refit, baselines, rivals); by default those in DIR"
     )
     parser.add_argument("--data", type=Path, default=SHARED, metavar="DIR", help="where NAME.npz (or .amat, ...) are")
     parser.add_argument("--work", type=Path, default=HERE / "kept", metavar="DIR", help="where runs are kept")
@@ -48,7 +48,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--layers", type=int, nargs="+", choices=layers, default=layers, help="hidden layers of table6")
     parser.add_argument("--masks", type=int, nargs="+", choices=masks, default=masks, help="masks of table6")
     parser.add_argument("--variants", nargs="+", choices=recipes.VARIANTS, default=recipes.VARIANTS, help="columns of table4")
-    parser.add_argument("--budget", type=float, default=best.BUDGET, help="seconds for a set of best")
+    parser.add_argument("--budget", type=float, default=best.BUDGET, help="seconds for a set of best or refit")
     parser.add_argument("--max-epochs", type=int, help="of table6 and figure2")
     parser.add_argument("--quick", action="store_true", help="tiny runs on a few rows: does it work?")
     given = parser.parse_args(arguments)
@@ -115,6 +115,8 @@ def rows(given: argparse.Namespace, place: Place, jobs: int) -> Iterator[Any]:
         yield from tables.table_4(names(given, tuple(published.TABLE_4)), given.variants, place, jobs)
     elif given.table == "best":
         yield from best.rows(names(given, tuple(published.KNOWN)), place, given.budget)
+    elif given.table == "refit":
+        yield from best.refitted_rows(names(given, tuple(published.DEBD)), place, given.budget)
     elif given.table == "table6":
         yield from tables.table_6(place, given.widths, given.layers, given.masks, changes)
     elif given.table == "figure2":

@@ -7,10 +7,14 @@ this CPU runs, or the one that ``MADE_FAST_CPU`` names.
 
 import os
 
-from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
-from libc.string cimport strchr
+from numpy cimport (
+    NPY_ARRAY_CARRAY, NPY_ARRAY_CARRAY_RO, PyArray_Check, PyArray_CHKFLAGS, PyArray_DATA, PyArray_DIM, PyArray_ISFLOAT,
+    PyArray_ISNOTSWAPPED, PyArray_ISSIGNED, PyArray_ISUNSIGNED, PyArray_ITEMSIZE, PyArray_NDIM, PyArray_SIZE, import_array, ndarray,
+)
 
 include "native.pxi"
+
+import_array()
 
 cdef level_t _levels[4]
 cdef int _n_levels = made_fast_levels(_levels)
@@ -48,25 +52,29 @@ if os.environ.get("MADE_FAST_CPU"):
 cdef void *_at(call_t *call, object a, char kind, int n_dims, bint written=False, int64_t *shape=NULL) except? NULL:
     """Return where the numbers of an array are, or null if there are none; the caller's record keeps it alive.
 
-    Kinds: i int32, q int64, Q uint64, B uint8, d double, r REAL: the first of a call decides between float and double.
+    Kinds: i int32, q int64, Q uint64, B one byte, d double, r REAL: the first of a call decides between float and double.
     """
-    cdef Py_buffer view
-    cdef const char *formats = b"il" if kind == b"i" else b"lq" if kind == b"q" else b"LQ" if kind == b"Q" else b"fd"
     cdef int64_t size = 1 if kind == b"B" else 4 if kind == b"i" else call.real_bytes if kind == b"r" else 8
-    if kind == b"B" or kind == b"d":
-        formats = b"B" if kind == b"B" else b"d"
-    PyObject_GetBuffer(a, &view, PyBUF_FORMAT | PyBUF_C_CONTIGUOUS | (PyBUF_WRITABLE if written else 0))
-    cdef void *data = view.buf if view.len else NULL
-    cdef bint right = view.ndim == n_dims and strchr(formats, view.format[0]) and (size == 0 or view.itemsize == size)
-    got = None if right else f"{view.ndim} of {view.format.decode()!r} ({view.itemsize} bytes each)"
-    for i in range(n_dims if right and shape else 0):
-        shape[i] = view.shape[i]
+    cdef int flags = NPY_ARRAY_CARRAY if written else NPY_ARRAY_CARRAY_RO
+    if not PyArray_Check(a):
+        raise TypeError(f"needs a NumPy array, got {type(a).__name__}")
+    cdef ndarray array = <ndarray>a
+    cdef int64_t itemsize = PyArray_ITEMSIZE(array)
+    cdef bint right = PyArray_NDIM(array) == n_dims and (itemsize == size if size else itemsize == 4 or itemsize == 8)
+    if kind == b"d" or kind == b"r":
+        right = right and PyArray_ISFLOAT(array)
+    elif kind != b"B":
+        right = right and (PyArray_ISUNSIGNED(array) if kind == b"Q" else PyArray_ISSIGNED(array))
+    if not (right and PyArray_CHKFLAGS(array, flags) and PyArray_ISNOTSWAPPED(array)):
+        raise TypeError(
+            f"needs {n_dims} dimensions of kind {chr(kind)!r}, C-contiguous{' and writable' if written else ''}; "
+            f"got {a.ndim} of {a.dtype} with flags {a.flags.num}"
+        )
+    for i in range(n_dims if shape else 0):
+        shape[i] = PyArray_DIM(array, i)
     if kind == b"r":
-        call.real_bytes = view.itemsize
-    PyBuffer_Release(&view)
-    if not right:
-        raise TypeError(f"needs {n_dims} dimensions of one of {formats.decode()!r} ({size or '4 or 8'} bytes each); got {got}")
-    return data
+        call.real_bytes = itemsize
+    return PyArray_DATA(array) if PyArray_SIZE(array) else NULL
 
 
 cdef int _net(call_t *call, net, bint written=False) except -1:

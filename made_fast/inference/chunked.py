@@ -72,7 +72,7 @@ def by_chunk(method: Method) -> Method:
 
 def _is_chunks(X: object) -> TypeGuard[Chunks]:
     """Return whether X comes in chunks; who passes such has imported them."""
-    return isinstance(X, getattr(sys.modules.get("made_fast.tables.reading.chunks"), "Chunks", ()))
+    return type(X) is not np.ndarray and isinstance(X, getattr(sys.modules.get("made_fast.tables.reading.chunks"), "Chunks", ()))
 
 
 def _in_turn(

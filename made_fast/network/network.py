@@ -290,14 +290,15 @@ class Network(Parameters):
 
         With ``n_places``, log p of the inputs at the first so many places, the others summed out.
         """
-        log_p = np.empty(len(rows))
+        n = len(rows)
+        log_p = np.empty(n)
         places = self.architecture.n_variables if n_places is None else n_places
 
         def work(part: slice) -> None:
             bits = rows[part]
-            kernels.active.score(self._net, bits, places, *self._how(bits, len(rows)), log_p[part])
+            kernels.active.score(self._net, bits, places, *self._how(bits, n), log_p[part])
 
-        self._spread(work, len(rows), n_threads)
+        self._spread(work, n, n_threads)
         if self.guarded:
             _ = self._probed
             _check(log_p, np.isfinite(log_p), "log p", "finite")
@@ -419,8 +420,8 @@ class Network(Parameters):
 
     def _how(self, bits: Bits, n: int) -> tuple[bool, int, Scratch]:
         """Return how a kernel reads rows, some of n: whether as sparse ones, by how many at once, and its workspace."""
-        block, (reals, ints) = min(n, BLOCK), self.architecture.score_room
-        sparse = density(bits, self.architecture.n_inputs) < SPARSE_BELOW
+        block, (reals, ints) = n if n < BLOCK else BLOCK, self.architecture.score_room
+        sparse = n == 1 or density(bits, self.architecture.n_inputs) < SPARSE_BELOW  # weights of a lone row are read once
         return sparse, block, scratch(reals * block + self.architecture.loss_room, ints * block, self.dtype)
 
 

@@ -22,6 +22,8 @@ __all__ = ["Packing", "density", "distinct_rows", "pack_bits", "pack_missing", "
 FEW_WORDS = 256
 """Words whose ones Python counts sooner than NumPy does."""
 
+UINT8, INT32, INT64 = (np.dtype(kind) for kind in ("uint8", "int32", "int64"))  # to look up a type by its name takes 100 ns
+
 _POPCOUNT = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(axis=1, dtype=np.uint8)
 
 
@@ -112,9 +114,11 @@ def _count_ones(bits: NDArray[np.uint64]) -> int:
 def _pack(rows: NDArray[Any], order: NDArray[np.intp], out: NDArray[np.uint64]) -> bool:
     """Pack rows of one-byte numbers; return whether all were 0 or 1."""
     assert rows.shape[1] == len(order)  # the kernel reads on behind the rows otherwise
-    seen = np.empty(1, np.uint8)
-    x = (rows if rows.flags.c_contiguous else np.ascontiguousarray(rows)).view(np.uint8)
-    if order.dtype != np.int64 or not order.flags.c_contiguous:
-        order = np.ascontiguousarray(order, np.int64)
-    kernels.active.pack_bits(x, order, np.empty(len(order), np.int32), out, seen)
-    return int(seen[0]) <= 1
+    x = rows if rows.flags.c_contiguous else np.ascontiguousarray(rows)
+    if x.dtype is not UINT8:
+        x = x.view(UINT8)
+    if order.dtype is not INT64 or not order.flags.c_contiguous:
+        order = np.ascontiguousarray(order, INT64)
+    seen = np.empty(1, UINT8)
+    kernels.active.pack_bits(x, order, np.empty(len(order), INT32), out, seen)
+    return bool(seen[0] <= 1)

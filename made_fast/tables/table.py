@@ -69,10 +69,12 @@ class Table:
             raise _wrong_ndim(rows, n_features, name)
         if by_entry:
             sparse.check(rows, name)
-        if rows.dtype.kind not in "biufO":
+        kind = rows.dtype.kind
+        if kind not in "biufO":
             raise _wrong_kind(rows.dtype, name)
-        check_not_empty(rows.shape, name, min_rows)
-        width = rows.shape[1]
+        shape = rows.shape
+        check_not_empty(shape, name, min_rows)
+        width = shape[1]
         if width > MOST_COLUMNS and n_features is None:
             raise ValueError(f"{name} must have at most {MOST_COLUMNS} columns, got shape {rows.shape}. Leave some out.")
         if n_features is not None and width != n_features:
@@ -82,7 +84,7 @@ class Table:
             )
         if by_entry:
             rows = sparse.canonical_csr(rows, name)
-        elif rows.dtype == object:
+        elif kind == "O":
             rows = arrays.numbers(rows, name)
         return cls(rows, name)
 

@@ -89,10 +89,21 @@ def test_arrays_of_another_type_are_refused(module, kernel, record, field):
         values = (*c.arguments("adam", CLIPPED).values(), records.Crew(0, 1, np.zeros(panels.SYNC, np.int32)))
         args = dict(zip(inspect.signature(reference.train).parameters, values, strict=True))
     right = getattr(args[record], field) if field else args[record]
-    for wrong in (right.astype(np.complex64), right.view(np.uint8), right[None], right.astype(right.dtype.newbyteorder())):
+    kinds = (right.astype(np.complex64), right.view(np.uint8), right[None], right.astype(right.dtype.newbyteorder()))
+    for wrong in (*kinds, right.tolist(), *([right.repeat(2, axis=-1)[..., ::2]] if right.size else [])):
         args[record] = args[record]._replace(**{field: wrong}) if field else wrong
         with pytest.raises(TypeError, match="needs"):
             getattr(module, kernel)(*args.values())
+
+
+@native
+def test_arrays_that_must_not_change_are_refused_as_outputs(module):
+    c, log_p = case(SMALL, "float32"), np.zeros(9)
+    log_p.flags.writeable = False
+    scratch = c.scratch(*panels.score_workspace(c.layout, 9))
+    with pytest.raises(TypeError, match="writable"):
+        module.score(c.net, c.bits, 7, True, 9, scratch, log_p)
+    assert not log_p.any()
 
 
 @pytest.mark.parametrize(

@@ -47,14 +47,20 @@ def learn_columns(estimator: Any, X: MatrixLike, names: Sequence[str] | None = N
 
 
 def check_columns(estimator: Any, X: MatrixLike) -> None:
-    """Refuse a table whose columns are not those that an estimator was fitted on."""
+    """Refuse a table whose columns are not those that an estimator was fitted on; who calls has counted them.
+
+    Where neither has names, there is nothing to compare, and scikit-learn takes longer than a row's score to find that out.
+    """
+    if type(X) is np.ndarray and not hasattr(estimator, "feature_names_in_"):
+        return
     validate_data(estimator, X, reset=False, skip_check_array=True)
     check(column_names(X), getattr(estimator, "feature_names_in_", None), "X")
 
 
 def fitted_table(estimator: Any, X: MatrixLike) -> Table:
     """Check that an estimator is fitted, and that the columns of a table are those of the fit; return the table."""
-    check_is_fitted(estimator, "model_")
+    if not hasattr(estimator, "model_"):
+        check_is_fitted(estimator, "model_")
     table = Table.of(X, estimator.n_features_in_)
     check_columns(estimator, X)
     return table
@@ -165,7 +171,8 @@ class FittedDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # sciki
         return X if isinstance(self._fitted(), TableModel) or isinstance(X, Chunks) else fitted_table(self, X)
 
     def _fitted(self) -> Any:
-        check_is_fitted(self, "model_")
+        if not hasattr(self, "model_"):
+            check_is_fitted(self, "model_")
         return self.model_
 
     def __sklearn_tags__(self) -> Any:

@@ -263,7 +263,7 @@ class Network(Parameters):
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.architecture, self.connectivity, self._given)  # the rest follows from these
 
-    @property
+    @once
     def n_parameters(self) -> int:
         """Number of live weights and biases."""
         direct = sum(int(live.sum()) for live in self.staircase.direct if live is not None)

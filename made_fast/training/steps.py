@@ -272,9 +272,11 @@ class Trainer:
     def check_last_update(self, rows: TrainingRows, batch_size: int) -> None:
         """Check the loss of some rows under the last parameters, under which no step of this epoch computed one.
 
-        Raises FloatingPointError if it is not finite.
+        Raises FloatingPointError if it is not finite. Parameters so small that no arithmetic on them overflows need no rows.
         """
         vector = self.parameters.vector
+        if not self.architecture.may_overflow(vector):
+            return
         log_p = self.parameters.network(self.masks[0]).score(rows.bits[: min(batch_size, CHECKED)], 1)
         for what, value in (("the loss", -log_p.min()), ("a parameter", vector.max()), ("a parameter", vector.min())):
             if not np.isfinite(value):

@@ -33,8 +33,9 @@ SECTIONS = {
     ),
     "refit": (
         "The best fit, with the validation rows put back",
-        '`MADEEnsemble(preset="best", refit=True)`: half of the time that members have is for training them again, for as many '
-        "epochs, on training and validation rows together. The published figures are of models that saw training rows only.",
+        '`MADEEnsemble(preset="best", refit=True)`: half of the time that members have is for training them again, for as '
+        "many epochs, on training and validation rows together. The published figures are of models that saw training rows "
+        "only.",
     ),
     "rivals": (
         "Rivals on the same rows",

@@ -72,7 +72,9 @@ def by_chunk(method: Method) -> Method:
 
 def _is_chunks(X: object) -> TypeGuard[Chunks]:
     """Return whether X comes in chunks; who passes such has imported them."""
-    return type(X) is not np.ndarray and isinstance(X, getattr(sys.modules.get("made_fast.tables.reading.chunks"), "Chunks", ()))
+    if type(X) is np.ndarray:
+        return False
+    return isinstance(X, getattr(sys.modules.get("made_fast.tables.reading.chunks"), "Chunks", ()))
 
 
 def _in_turn(

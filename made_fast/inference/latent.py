@@ -84,8 +84,8 @@ class LatentModel(MADEModel):
         """The networks that are mixed: K."""
         return self.n_points
 
-    def part(self, k: int) -> Network:
-        """Return the network at point k."""
+    def part(self, k: int, room: NDArray[Any] | None = None) -> Network:
+        """Return the network at point k, which needs no room."""
         return self._points[k].member(0)
 
     def point(self, k: int) -> MADEModel:

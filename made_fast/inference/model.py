@@ -20,6 +20,7 @@ from made_fast.inference.answering import Answers, ModelAnswers, Options
 from made_fast.inference.chunked import by_chunk
 from made_fast.inference.density import Density
 from made_fast.inference.rows import Rows
+from made_fast.kernels.layout import aligned_empty, n_parameters
 from made_fast.network.architecture import BLOCK, Prepared
 from made_fast.network.masks import Connectivity, MaskRule, MaskSet, check_connectivity
 from made_fast.network.network import Network, Parameters
@@ -126,21 +127,41 @@ class MADEModel(Density):
                 mask = check_connectivity(mask, self.n_features_in, a.hidden_sizes, a.least_degree)
             return self.source.network(mask).sealed()
         k = mask if type(mask) is int and mask in self._kept else arguments.mask_number(mask, self.n_masks)
+        return self._network(k, None)
+
+    def _network(self, k: int, room: NDArray[Any] | None) -> Network:
+        """Return the network under mask k, kept or packed: in ``room``, if there is some, until that is used again."""
         found = self._kept.get(k)
         if found is None:
-            found = self.source.network(self.masks[k]).sealed()
-            if (k + 1) * found.vector.nbytes <= KEPT_BYTES:
+            (prepared,) = self.architecture.prepared([self.masks[k]])
+            keeps = (k + 1) * n_parameters(prepared.layout) * self.dtype.itemsize <= KEPT_BYTES
+            found = self.source.network(prepared, None if keeps else room).sealed()
+            if keeps:
                 self._kept[k] = found
         return found
+
+    @property
+    def _packed_bytes(self) -> int:
+        """The most that a network takes."""
+        return self.architecture.n_packed * self.dtype.itemsize
+
+    @property
+    def _keeps_all(self) -> bool:
+        """Whether all networks are kept once they are packed, or are there already."""
+        return self.source.connectivity is not None or self.n_parts * self._packed_bytes <= KEPT_BYTES
+
+    def _room(self) -> NDArray[Any] | None:
+        """Return room for networks that are not kept, one after the other: fresh memory costs four times the packing."""
+        return None if self._keeps_all else aligned_empty(self.architecture.n_packed, self.dtype)
 
     @property
     def n_parts(self) -> int:
         """How many networks are mixed, in equal parts."""
         return self.n_masks
 
-    def part(self, k: int) -> Network:
-        """Return network k of those that are mixed."""
-        return self.member(k)
+    def part(self, k: int, room: NDArray[Any] | None = None) -> Network:
+        """Return network k of those that are mixed; in ``room`` it lasts until that is used again."""
+        return self._network(k, room)
 
     def _only(self, mask: int | None) -> int | None:
         """Return the number of the only network that is asked, or None: the mixture of all."""
@@ -176,7 +197,8 @@ class MADEModel(Density):
     def score_samples(self, X: MatrixLike, *, mask: int | None = None, n_threads: int | None = None) -> NDArray[np.float64]:
         """Return ``log p(x)`` of each row, or ``log p_k(x)`` with ``mask=k``. See :meth:`Density.score_samples`."""
         table, k = self._table(X), self._only(mask)
-        few = n_threads is None and len(table) <= BLOCK  # for the caller's thread: how many there are is slow to find out
+        # A few rows are for the caller's thread: how many there are is slow to find out. Networks to pack are for all.
+        few = n_threads is None and len(table) <= BLOCK and self._keeps_all
         n_threads = 1 if few else arguments.n_threads(n_threads)
         if k is None:
             return self._mixture(table, n_threads)
@@ -213,12 +235,15 @@ class MADEModel(Density):
             rows_of = {int(k): np.flatnonzero(drawn == k) for k in np.unique(drawn)}
         items = [(k, rows[i : i + step]) for k, rows in rows_of.items() for i in range(0, len(rows), step)]
         waiting, lock = iter(items), Lock()
+        rooms: dict[int, NDArray[Any] | None] = {}
 
-        def work(_: int, __: int) -> None:
+        def work(_: int, rank: int) -> None:
             with lock:  # rows and random numbers are handed out together, in order
                 k, rows = next(waiting)
                 uniforms = rng.random((len(rows), D))
-            member = self.part(k)
+            if rank not in rooms:
+                rooms[rank] = self._room()
+            member = self.part(k, rooms[rank])
             if binary:
                 x: NDArray[Any] = member.walk(uniforms)
             else:
@@ -240,9 +265,9 @@ class MADEModel(Density):
         """
         table = self._table(X)
         total = np.full(len(table), -np.inf)
-        n_threads = arguments.n_threads(n_threads)
+        n_threads, room = arguments.n_threads(n_threads), self._room()
         for k in range(self.n_parts):
-            network = self.part(k)
+            network = self.part(k, room)
             total = np.logaddexp(total, network.score(Packing(table, network.order, self.binarize), n_threads))
             yield total - log(k + 1)
 
@@ -308,22 +333,26 @@ class MADEModel(Density):
         n, step = len(table), self.architecture.chunk_rows
         total = np.full(n, -np.inf)  # a table that is too large is refused at once
         parts = [slice(i, min(i + step, n)) for i in range(0, n, step)]
-        packed_bytes = self.architecture.n_packed * self.dtype.itemsize
-        at_once = max(1, min(MASKS_AT_ONCE, KEPT_BYTES // packed_bytes))
+        at_once = max(1, min(MASKS_AT_ONCE, KEPT_BYTES // self._packed_bytes))
+        some = at_once if self._keeps_all else min(2 * n_threads, at_once)
+        rooms = [self._room() for _ in range(some)]
 
         def score(numbers: range) -> NDArray[np.float64]:
             networks: dict[int, Network] = {}
             log_p = np.empty((len(numbers), n))
 
             def pack(i: int, _: int) -> None:
-                networks[i] = self.part(numbers[i])
+                networks[i] = self.part(numbers[start + i], rooms[i])
 
             def work(item: int, _: int) -> None:
                 i, j = divmod(item, len(parts))
-                log_p[i, parts[j]] = networks[i].score(Packing(table, networks[i].order, self.binarize)[parts[j]], 1)
+                packing = Packing(table, networks[i].order, self.binarize)
+                log_p[start + i, parts[j]] = networks[i].score(packing[parts[j]], 1)
 
-            threads.for_each(pack, len(numbers), n_threads)
-            threads.for_each(work, len(numbers) * len(parts), n_threads)
+            for start in range(0, len(numbers), some):
+                m = min(some, len(numbers) - start)
+                threads.for_each(pack, m, n_threads)
+                threads.for_each(work, m * len(parts), n_threads)
             return np.logaddexp.reduce(log_p, axis=0)  # type: ignore[no-any-return]
 
         for first in range(0, self.n_parts, at_once):

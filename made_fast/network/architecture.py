@@ -73,7 +73,7 @@ class Architecture:
 
     @once
     def n_variables(self) -> int:
-        """Number of variables, which have places in an ordering."""
+        """How many variables there are, which have places in an ordering."""
         return self.n_inputs if self.variables is None else len(self.variables.widths)
 
     @property

@@ -265,7 +265,7 @@ class Network(Parameters):
 
     @once
     def n_parameters(self) -> int:
-        """Number of live weights and biases."""
+        """How many weights and biases are live."""
         direct = sum(int(live.sum()) for live in self.staircase.direct if live is not None)
         return direct + sum(int(live.sum()) + len(live) for live in self.staircase.n_live)
 

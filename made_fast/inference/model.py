@@ -26,7 +26,7 @@ from made_fast.network.masks import Connectivity, MaskRule, MaskSet, check_conne
 from made_fast.network.network import Network, Parameters
 from made_fast.system import threads
 from made_fast.tables import arguments
-from made_fast.tables.bits import Packing
+from made_fast.tables.bits import Packing, pack_rows
 from made_fast.tables.coded import Coded
 from made_fast.tables.table import MatrixLike, Table
 
@@ -198,12 +198,13 @@ class MADEModel(Density):
         """Return ``log p(x)`` of each row, or ``log p_k(x)`` with ``mask=k``. See :meth:`Density.score_samples`."""
         table, k = self._table(X), self._only(mask)
         # A few rows are for the caller's thread: how many there are is slow to find out. Networks to pack are for all.
-        few = n_threads is None and len(table) <= BLOCK and self._keeps_all
+        few = n_threads is None and len(table) <= BLOCK and (k is not None or self._keeps_all)
         n_threads = 1 if few else arguments.n_threads(n_threads)
         if k is None:
             return self._mixture(table, n_threads)
         network = self.part(k)
-        return network.score(Packing(table, network.order, self.binarize), n_threads)
+        read = pack_rows if few else Packing
+        return network.score(read(table, network.order, self.binarize), n_threads)
 
     def conditional_proba(self, X: MatrixLike, *, mask: int | None = None, n_threads: int | None = None) -> NDArray[Any]:
         """Return every conditional under one mask; with several, say which. See :meth:`Density.conditional_proba`."""

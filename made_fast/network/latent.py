@@ -107,7 +107,7 @@ class Points(Parameters):
         self.base.network(connectivity)
         return self.at(0)
 
-    def networks(self, connectivity: Connectivity) -> Iterator[Network]:
+    def networks(self, connectivity: Connectivity | Prepared, room: NDArray[Any] | None = None) -> Iterator[Network]:
         """See :meth:`Parameters.networks`: one for each point."""
         self.base.network(connectivity)
         return map(self.at, range(self.n_points))

@@ -116,9 +116,9 @@ class Parameters(ABC):
     def network(self, connectivity: Connectivity | Prepared, room: NDArray[Any] | None = None) -> Network:
         """Return the network under a connectivity; it may be packed in ``room``, of ``architecture.n_packed`` numbers."""
 
-    def networks(self, connectivity: Connectivity) -> Iterator[Network]:
+    def networks(self, connectivity: Connectivity | Prepared, room: NDArray[Any] | None = None) -> Iterator[Network]:
         """Yield the networks under a connectivity that are mixed in equal parts, :attr:`n_points` of them."""
-        yield self.network(connectivity)
+        yield self.network(connectivity, room)
 
     def served(self) -> Parameters:
         """Return what a model needs of these parameters."""

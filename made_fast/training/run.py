@@ -45,8 +45,9 @@ class Validation:
         self.binarize, self.n_masks = binarize, n_val_masks
         self.table = None if held.missing is None else held.table
         self.bits: list[NDArray[np.uint64]] = []
-        own, variables = trainer.parameters.order, trainer.architecture.variables
-        orders = np.argsort(trainer.masks.orderings[:n_val_masks], axis=1)
+        own, variables, masks = trainer.parameters.order, trainer.architecture.variables, trainer.masks.first(n_val_masks)
+        self.masks = trainer.architecture.prepared([masks[k] for k in range(len(masks))])
+        orders = np.argsort(masks.orderings, axis=1)
         if variables is not None:
             orders = variables.inputs(orders)
         for order in orders if held.missing is None else ():
@@ -76,9 +77,10 @@ class Validation:
             model = trainer.model(n_masks=self.n_masks, binarize=self.binarize)
             return log_p_observed(model, self.table, n_threads, warn=False)[0]
         total: Any = -np.inf
-        scored = trainer.scored
-        for k, bits in enumerate(self.bits):
-            for network in scored.networks(trainer.masks[k]):
+        scored, shared = trainer.scored, trainer.parameters.connectivity is None
+        room = aligned_empty(trainer.architecture.n_packed, scored.dtype) if shared else None
+        for mask, bits in zip(self.masks, self.bits, strict=True):
+            for network in scored.networks(mask, room):
                 total = np.logaddexp(total, network.score(bits, n_threads))
         return np.asarray(total)
 

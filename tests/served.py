@@ -157,9 +157,10 @@ def read_answer(connection: socket.socket, head_only: bool = False) -> Answer:
 
 
 @contextmanager
-def running(*options: object, **environment: str) -> Iterator[Running]:
-    """Run ``made-fast serve`` with options on a port of its own."""
-    command = [sys.executable, "-W", "error", "-m", "made_fast", "serve", "--port", "0", *map(str, options)]
+def running(*options: object, first: str = "", **environment: str) -> Iterator[Running]:
+    """Run ``made-fast serve`` with options on a port of its own, in a process that does ``first`` before."""
+    code = f"{first}\nfrom made_fast.cli import main\nraise SystemExit(main())"
+    command = [sys.executable, "-W", "error", "-c", code, "serve", "--port", "0", *map(str, options)]
     env = {name: value for name, value in os.environ.items() if name != "MADE_FAST_TOKEN"} | environment
     process = subprocess.Popen(command, stderr=subprocess.PIPE, env=env)
     try:

@@ -3,7 +3,8 @@
 The first process binds the address and loads the models, mapped, so that all workers share one copy. It has no thread and no
 event loop: a fork is safe. SIGTERM and Ctrl-C end the workers, which finish what they have begun. SIGHUP loads the files
 again: new workers take over when they are ready, and the old ones finish what they have begun; if a file is broken or a
-worker does not come up, the old ones stay. A worker that dies is forked again, from what is loaded.
+worker does not come up, the old ones stay. A worker that dies is forked again, from what is loaded, as soon as the system
+has a process for it.
 
 Not here: what a worker answers (``app.py``).
 """
@@ -64,6 +65,14 @@ class _Worker:
 
     def __init__(self, pid: int, ready: int) -> None:
         self.pid, self.ready, self.begun = pid, ready, time.monotonic()
+        self.gone = False  # its end is known
+        self.missed = False  # there was no process for its successor
+
+    def is_dead(self) -> bool:
+        if not self.gone and os.waitpid(self.pid, os.WNOHANG)[0]:
+            os.close(self.ready)
+            self.gone = True
+        return self.gone
 
 
 class _Watch:
@@ -90,7 +99,7 @@ class _Watch:
             n = self.settings.workers
             say(f"made-fast: serving {', '.join(self.models)} at {where}, {n} worker{'s' if n > 1 else ''}")
             while True:
-                for number in came(None):
+                for number in came(PAUSE if any(worker.gone for worker in self.workers) else None):
                     if number in (signal.SIGTERM, signal.SIGINT):
                         say("made-fast: stopping; requests in flight are finished")
                         self.listening.close()  # who comes now is refused at once
@@ -105,7 +114,13 @@ class _Watch:
         sys.stdout.flush()
         sys.stderr.flush()
         signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)  # none may come between the fork and the worker's own handlers
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, WATCHED)
+            os.close(ready)
+            os.close(tell)
+            raise
         if pid == 0:
             code = 1
             try:
@@ -159,21 +174,28 @@ class _Watch:
         say(f"made-fast: loaded {', '.join(self.models)} again")
 
     def _replace_the_dead(self) -> None:
-        self.leaving = [worker for worker in self.leaving if not _dead(worker)]
+        self.leaving = [worker for worker in self.leaving if not worker.is_dead()]
         for i, worker in enumerate(self.workers):
-            if not _dead(worker):
+            known = worker.gone
+            if not worker.is_dead():
                 continue
-            say(f"made-fast: worker {worker.pid} has died; another one takes its place")
+            if not known:
+                say(f"made-fast: worker {worker.pid} has died; another one takes its place")
             if time.monotonic() - worker.begun < PAUSE:
                 time.sleep(PAUSE)
-            self.workers[i] = self._fork()
+            try:
+                self.workers[i] = self._fork()
+            except OSError as error:  # the others serve on, and it may pass
+                if not worker.missed:
+                    say(f"made-fast: there is no process for its successor: {error}; trying again every {PAUSE:g} s")
+                worker.missed = True
 
     def _end(self, workers: list[_Worker], came: Any) -> None:
         """End workers: let them finish, and kill those that do not within their time, or all of them at a second signal."""
         for worker in workers:
             _kill(worker, signal.SIGTERM)
         until = time.monotonic() + self.settings.grace + 5
-        while workers := [worker for worker in workers if not _dead(worker)]:
+        while workers := [worker for worker in workers if not worker.is_dead()]:
             again = came(max(0.0, until - time.monotonic()))
             if time.monotonic() > until or signal.SIGTERM in again or signal.SIGINT in again:
                 for worker in workers:
@@ -204,15 +226,9 @@ def _signals() -> Iterator[Any]:
 
 
 def _kill(worker: _Worker, number: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(worker.pid, number)
-
-
-def _dead(worker: _Worker) -> bool:
-    pid, _ = os.waitpid(worker.pid, os.WNOHANG)
-    if pid:
-        os.close(worker.ready)
-    return bool(pid)
+    if not worker.gone:  # another process may have its number
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(worker.pid, number)
 
 
 class _Server(uvicorn.Server):

@@ -172,6 +172,64 @@ def test_a_worker_that_dies_has_a_successor(two):
     assert ask(server, "/models/bits/score", ROWS).status == 200
 
 
+LAME = """
+import os
+from made_fast.serving import workers
+work, flag = workers._work, {flag!r}
+def lame(*args):
+    if os.path.exists(flag):
+        raise SystemExit(3)
+    work(*args)
+workers._work = lame
+"""
+
+
+def test_new_workers_that_do_not_come_up_leave_the_old_in_service(folder, models, tmp_path):
+    path, flag, other = tmp_path / "bits.safetensors", tmp_path / "flag", random_model(D, (9,), seed=5)
+    shutil.copy(folder / "bits.safetensors", path)
+    with running(path, "--workers", 2, first=LAME.format(flag=str(flag))) as server:
+        old, before = server.ask("/models/bits/score", ROWS).json, server.workers
+        other.save(path)
+        flag.touch()
+        server.process.send_signal(signal.SIGHUP)
+        server.says("the old ones stay in service: no new worker came up")
+        wait_for(lambda: sorted(server.workers) == sorted(before))
+        assert [server.ask("/models/bits/score", ROWS).json for _ in range(4)] == 4 * [old]
+        flag.unlink()
+        server.process.send_signal(signal.SIGHUP)
+        server.says("loaded bits again")
+        wait_for(lambda: len(server.workers) == 2 and not set(server.workers) & set(before))
+        assert server.ask("/models/bits/score", ROWS).json["log_p"] == other.score_samples(bits(2)).tolist()
+
+
+FULL = """
+import errno, os
+fork, flag = os.fork, {flag!r}
+def full():
+    if os.path.exists(flag):
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+    return fork()
+os.fork = full
+"""
+
+
+def test_without_a_process_for_a_successor_the_others_serve_on(folder, models, tmp_path):
+    flag = tmp_path / "flag"
+    with running(folder / "bits.safetensors", "--workers", 2, first=FULL.format(flag=str(flag))) as server:
+        flag.touch()
+        (killed, other) = server.workers
+        os.kill(killed, signal.SIGKILL)
+        server.says("there is no process for its successor")
+        assert [server.ask("/models/bits/score", ROWS).status for _ in range(4)] == 4 * [200]
+        server.process.send_signal(signal.SIGHUP)
+        server.says("the old ones stay in service")
+        assert server.workers == [other]
+        flag.unlink()
+        wait_for(lambda: len(server.workers) == 2 and killed not in server.workers and other in server.workers)
+        server.process.terminate()
+        assert server.process.wait(30) == 0
+
+
 def test_sigterm_finishes_what_has_begun(folder, models):
     body = json.dumps(ROWS).encode()
     with running(folder / "bits.safetensors") as server, server.connect() as connection, server.connect() as new:

@@ -29,9 +29,9 @@ from made_fast.tables.table import Table, chunks
 
 __all__ = ["SPARSE_BELOW", "Network", "Parameters", "Shared", "Turn"]
 
-SPARSE_BELOW = 0.33
+SPARSE_BELOW = 0.42
 """Density of ones below which the inputs are read by adding rows of weights instead of multiplying. The bits are the same; the
-times crossed between 0.30 and 0.35 in training and scoring, at D = 784 and 180 (AVX-512, one thread)."""
+times cross from 0.37 (a step, D = 784, AVX2) to 0.6 (D = 180, AVX-512), on one thread of AMD Zen 4."""
 
 HUGE = 4 << 20
 """Numbers that take more than about 20 ms to pack; Ctrl-C does not wait for that."""

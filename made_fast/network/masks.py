@@ -182,7 +182,7 @@ class MaskSet(_ReadOnly):
         """Stack connectivities of equal sizes."""
         if len(connectivities) == 1:
             (c,) = connectivities
-            return cls(c.ordering[None], tuple(m[None] for m in c.degrees))
+            return cls(c.ordering[None].copy(), tuple(m[None].copy() for m in c.degrees))
         orderings = np.stack([c.ordering for c in connectivities])
         return cls(orderings, tuple(np.stack(m) for m in zip(*(c.degrees for c in connectivities), strict=True)))
 

@@ -116,7 +116,7 @@ def rows(given: argparse.Namespace, place: Place, jobs: int) -> Iterator[Any]:
     elif given.table == "best":
         yield from best.rows(names(given, tuple(published.KNOWN)), place, given.budget)
     elif given.table == "refit":
-        yield from best.refitted_rows(names(given, tuple(published.DEBD)), place, given.budget)
+        yield from best.refitted_rows(names(given, tuple(published.KNOWN)), place, given.budget)
     elif given.table == "table6":
         yield from tables.table_6(place, given.widths, given.layers, given.masks, changes)
     elif given.table == "figure2":

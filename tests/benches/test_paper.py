@@ -242,6 +242,20 @@ def test_the_best_fit_stands_beside_the_best_known(folder, capsys):
     assert results(folder, "best") == [row]
 
 
+def test_validation_rows_that_are_put_back_stand_in_a_table_apart(folder, capsys):
+    assert run(folder, "refit") == 0
+    (row,) = results(folder, "refit")
+    assert row["set"] == "dna_made"
+    assert 1 <= row["trained again"] <= row["members"]
+    data, path = datasets.load(folder / "dna_made.npz"), next((folder / "work").glob("dna_made-refit-*.safetensors"))
+    nll = -runs.load(path).score_samples(data.test).mean()
+    assert row["refit=True"].startswith(f"{nll:.2f} ± ")
+    assert f"| dna_made | {row['refit=True']} | 79.52 |" in (folder / "results" / "README.md").read_text()
+    assert "members trained again on all rows" in capsys.readouterr().err
+    assert run(folder, "refit") == 0
+    assert "validation" not in capsys.readouterr().err
+
+
 def test_a_stated_ensemble_stands_in_place_of_the_search(folder, monkeypatch):
     monkeypatch.setitem(best.STATED, "dna_made", {"n_members": 2, "averaging": 0.8})
     assert run(folder, "best") == 0

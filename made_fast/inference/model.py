@@ -133,9 +133,12 @@ class MADEModel(Density):
         """Return the network under mask k, kept or packed: in ``room``, if there is some, until that is used again."""
         found = self._kept.get(k)
         if found is None:
-            (prepared,) = self.architecture.prepared([self.masks[k]])
-            keeps = (k + 1) * n_parameters(prepared.layout) * self.dtype.itemsize <= KEPT_BYTES
-            found = self.source.network(prepared, None if keeps else room).sealed()
+            asked: Connectivity | Prepared = self.masks[k]
+            keeps = self.source.connectivity is not None  # it is the network
+            if not keeps:
+                (asked,) = self.architecture.prepared([self.masks[k]])
+                keeps = (k + 1) * n_parameters(asked.layout) * self.dtype.itemsize <= KEPT_BYTES
+            found = self.source.network(asked, None if keeps else room).sealed()
             if keeps:
                 self._kept[k] = found
         return found

@@ -2,9 +2,10 @@
 
 The walk goes along one ingredient at a time, in the order of what each has gained on the usual sets, and keeps what is better
 on the validation rows. All of its fits have the random numbers of the first member, so that settings are compared, not draws,
-and the winner is the first member already. Points of a latent mixture and masks that vary, other kinds of models, compete with
-it. At last, of all that was tried, those join the members with which they are better, and more of the kinds that were beaten,
-as long as they do. Time decides how far the walk comes, what is too slow for members, and how many there are, nothing else.
+and the winner is the first member already. Two layers under several masks, points of a latent mixture and masks that vary,
+other kinds of models, compete with it. At last, of all that was tried, those join the members with which they are better, and
+more of the kinds that were beaten, as long as they do. Time decides how far the walk comes, what is too slow for members, and
+how many there are, nothing else.
 
 Not here: how members are fitted at the same time (``parallel.py``), the estimator (``ensemble.py``).
 """
@@ -95,6 +96,14 @@ def alternatives(params: Mapping[str, Any]) -> Iterator[Callable[[Mapping[str, A
     yield lambda p: [{"direct_connections": "none" if p["direct_connections"] == "output" else "output"}] if hidden else []
 
 
+FEW_ONES = 10
+"""Ones of a row, on average, up to which two layers under several masks are tried. Of rows of few items, such as baskets, one
+such network learns what many members of one layer do not; of others it is worse, and the time for it would be lost."""
+
+TWO_LAYERS: Setting = {"n_masks": 8, "dropout": 0.0, "direct_connections": "none", "averaging": 0.8, "latent_points": 1}
+"""Several masks keep two layers from learning the rows by heart: neither dropout nor direct connections are of use then."""
+
+
 class Workers(NamedTuple):
     """Who trains: jobs of joblib, threads of all of them, and whether the user has set those."""
 
@@ -183,6 +192,7 @@ class Search:
         """Search, then train members; ``refit``: then train them again, with the validation rows put back."""
         until = 1 - (1 - SEARCH) * (REFIT if refit else 0.0)  # share of the budget that is over when the last member ends
         self._walk(SEARCH, until)
+        self._try_two_layers(until)
         self._try_points(until)
         grown = until - (VARIETY * (until - SEARCH) if self._rivals else 0.0)
         self._grow(grown, min(RIVALS, len(self.seeds)))
@@ -316,12 +326,34 @@ class Search:
         plain = self.rows.missing is None and not isinstance(self.rows.table, Coded)
         return p["n_masks"] == p["latent_points"] == 1 and not p["connectivity_weights"] and plain
 
+    def _try_two_layers(self, until: float) -> None:
+        """Try two layers under several masks on rows of few ones, by the optimizer that was given and by the one chosen.
+
+        They take longer than one layer: so they must be better by what members of it bring in that time.
+        """
+        assert self._best is not None
+        sizes, before, left = tuple(self.params["hidden_sizes"]), self._best, self._left(until)
+        if left <= 0 or not (len(sizes) and self._may_have_points() and self._ones_of_a_row() <= FEW_ONES):
+            return
+        given = TWO_LAYERS | {"hidden_sizes": sizes * 2 if len(sizes) == 1 else sizes}
+        other = {name: value for name, value in self.chosen.items() if name in (*RATE, "weight_decay")}
+        settings = [given, given | other] if "optimizer" in other else [given]
+        tried = self._tried(settings, max(LONGER * before.seconds, left * PART) / self._rounds(len(settings)))
+        times = max(1.0, min((fit for _, fit in tried), key=lambda fit: fit.nll).work / before.work)
+        self._compete(tried, np.inf, before.nll - 2 * PRICE * abs(before.nll) * float(np.log2(times)))
+
+    def _ones_of_a_row(self) -> float:
+        """Return the ones of a validation row, on average."""
+        table = self.held.table
+        return sum(int(part.ones(self.params["binarize"], missing=True).sum()) for _, part in table.chunks()) / len(table)
+
     def _try_points(self, until: float) -> None:
         """Try points of a latent mixture against one network, with the two best settings so far that are fast enough."""
         assert self._best is not None
         left, members = self._left(until), self._rounds(min(FEWEST, len(self.seeds)))
         of_one_point = left / (POINTS / 2)
-        fast = [fit for fit in [self._best, *self._others] if fit.is_whole and fit.seconds * members < of_one_point]
+        of_one_mask = [fit for fit in [self._best, *self._others] if fit.made.n_masks == 1]
+        fast = [fit for fit in of_one_mask if fit.is_whole and fit.seconds * members < of_one_point]
         if self._may_have_points() and fast:
             bases = sorted(fast, key=lambda fit: fit.nll + self._price(fit, of_one_point))[:2]
             settings = [base.setting | {"latent_points": POINTS} for base in bases]
@@ -349,7 +381,7 @@ class Search:
         self._compete(tried, np.inf, before if more else -np.inf)
 
     def _masks(self, left: float) -> tuple[list[Setting], float]:
-        if self.params["n_masks"] != 1 or not self.members:
+        if (self.params | self.chosen)["n_masks"] != 1 or not self.members:
             return [], 0.0
         if len(self.rows.table) > FEW_ROWS:
             seconds, one_point = left / self._rounds(2), min(fit.seconds for fit in [*self.members, *self._rivals])

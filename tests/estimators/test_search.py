@@ -17,13 +17,14 @@ QUICK = {"hidden_sizes": (8,), "batch_size": 20, "learning_rate": 0.01, "patienc
 X, V = rows(200), rows(60, seed=1)
 
 
-POINTS = Search._try_points
+POINTS, FEW_ONES = Search._try_points, search.FEW_ONES
 
 
 @pytest.fixture(autouse=True)
 def without_costly_settings(monkeypatch):
-    """Ever fresh masks take a hundred epochs of patience, and points as many times as long; two tests try them."""
+    """Ever fresh masks take a hundred epochs of patience, several and points as many times as long; a few tests try them."""
     monkeypatch.setattr(search, "FEW_ROWS", 0)
+    monkeypatch.setattr(search, "FEW_ONES", -1)
     monkeypatch.setattr(Search, "_try_points", lambda self, until: None)
 
 
@@ -219,6 +220,80 @@ def test_points_of_a_latent_mixture_must_beat_one_network(monkeypatch, score):
     assert [(record["setting"], record["better"]) for record in points] == [({"latent_points": 16}, score < 0)]
     assert {member.latent_points for member in made.members_} == {16 if score < 0 else 1}
     assert made.chosen_ == ({"latent_points": 16} if score < 0 else {})
+
+
+TWO_LAYERS = {**search.TWO_LAYERS, "hidden_sizes": (8, 8)}
+
+
+def as_judged(monkeypatch, nll, work):
+    """Let two layers have another NLL, in shares of what one has, and take so many times its work."""
+    judged, found = Search._judged, {}
+
+    def other(self, setting, seed, made, held):
+        fit = judged(self, setting, seed, made, held)
+        if len(made.hidden_sizes) == 1:
+            found.setdefault("one", fit)
+            return fit
+        one = found["one"]
+        return fit._replace(nll=one.nll * nll, log_p=fit.log_p - fit.log_p.mean() - one.nll * nll)
+
+    monkeypatch.setattr(search, "FEW_ONES", FEW_ONES)
+    monkeypatch.setattr(search, "alternatives", lambda params: [])
+    monkeypatch.setattr(Search, "_judged", other)
+    monkeypatch.setattr(search.Fit, "work", property(lambda fit: work if len(fit.made.hidden_sizes) == 2 else 1.0))
+
+
+@pytest.mark.parametrize(("nll", "work", "better"), [(0.9, 4, True), (0.9995, 4, False), (0.9995, 1, True), (1.1, 1, False)])
+def test_two_layers_under_masks_must_beat_members_of_one(monkeypatch, nll, work, better):
+    """Four times the work is worth twice twice the members, each 0.1 % of the NLL."""
+    as_judged(monkeypatch, nll, work)
+    monkeypatch.setattr(Search, "_join", lambda self: None)
+    made = best(3, n_jobs=1).fit(sp.csr_array(X), X_val=V)
+    several = [record for record in made.search_ if record.get("setting", {}).get("n_masks") == 8]
+    assert (several[0]["setting"], several[0]["better"]) == (TWO_LAYERS, better)
+    assert len(several) == (1 if better else 2)  # masks of the setting that is chosen are tried after it
+    assert (made.chosen_ == TWO_LAYERS) == better
+    assert {len(member.hidden_sizes) for member in made.members_} == {2 if better else 1}
+
+
+def test_two_layers_have_the_optimizer_that_is_chosen_too(monkeypatch):
+    adagrad = {"optimizer": "adagrad", "learning_rate": 0.02, "optimizer_params": None, "weight_decay": 0.0}
+    monkeypatch.setattr(search, "FEW_ONES", FEW_ONES)
+    monkeypatch.setattr(search, "alternatives", lambda params: [lambda p: [{"dropout": 0.5, **adagrad}]])
+    monkeypatch.setattr(search, "MARGIN", -1.0)  # all that is tried is chosen
+    monkeypatch.setattr(Search, "_try_masks", lambda self, until: None)
+    made = best(1, hidden_sizes=(8, 4)).fit(X, X_val=V)
+    given = {**TWO_LAYERS, "hidden_sizes": (8, 4)}
+    assert [record["setting"] for record in made.search_[2:4]] == [given, given | adagrad]
+
+
+@pytest.mark.parametrize(
+    "params", [{"hidden_sizes": ()}, {"n_masks": 2}, {"latent_points": 2}, {"connectivity_weights": True}]
+)
+def test_two_layers_are_tried_where_they_may_be(monkeypatch, params):
+    monkeypatch.setattr(search, "alternatives", lambda params: [])
+    monkeypatch.setattr(Search, "_try_masks", lambda self, until: None)
+
+    def tried(X, V, **params):
+        records = best(1, **params).fit(X, X_val=V).search_
+        return any("hidden_sizes" in record.get("setting", {}) for record in records)
+
+    ones = float(V.sum() / len(V))
+    monkeypatch.setattr(search, "FEW_ONES", ones - 0.01)
+    assert not tried(X, V)
+    monkeypatch.setattr(search, "FEW_ONES", ones)
+    assert tried(X, V)
+    assert not tried(X, V, **params)
+    assert not tried(with_gaps(X), V)
+    assert tried(X, with_gaps(V, 0.01))
+
+
+def test_points_are_tried_against_two_layers_with_one_of_one_mask(monkeypatch):
+    as_judged(monkeypatch, 0.9, 1)
+    monkeypatch.setattr(Search, "_try_points", POINTS)
+    made = best(1).fit(X, X_val=V)
+    assert [record["setting"] for record in made.search_[1:3]] == [TWO_LAYERS, {"latent_points": 16}]
+    assert made.chosen_ == TWO_LAYERS
 
 
 def test_a_setting_without_time_for_members_must_bring_more(monkeypatch):

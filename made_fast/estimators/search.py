@@ -52,9 +52,10 @@ MARGIN, ENOUGH, CHANCE = 1e-5, 1e-4, 2e-4
 """Shares of the validation NLL: a setting must be better by the first; two members that bring less than the second each are
 the last; the last members may make it worse by the third, as more of them are better in the long run."""
 
-POINTS, FEWEST = 16, 4
-"""Points of a latent mixture that are tried, if there is time for so many members with them. On sparse sets one such model
-gains as much as eight members do, in the time of eight, and members of it gain as much again."""
+POINTS, FEWEST, NEAR = 16, 4, 0.02
+"""Points of a latent mixture that are tried, if there is time for so many members with them, and which share of the NLL the
+setting they are tried with may be behind. On sparse sets one such model gains as much as eight members do, in the time of
+eight, and members of it gain as much again."""
 
 MANY, PRICE = 8, 5e-4
 """Where there is no time for so many members of a setting, each halving of their number costs it this share of the NLL: about
@@ -352,8 +353,8 @@ class Search:
         assert self._best is not None
         left, members = self._left(until), self._rounds(min(FEWEST, len(self.seeds)))
         of_one_point = left / (POINTS / 2)
-        of_one_mask = [fit for fit in [self._best, *self._others] if fit.made.n_masks == 1]
-        fast = [fit for fit in of_one_mask if fit.is_whole and fit.seconds * members < of_one_point]
+        good = [fit for fit in [self._best, *self._others] if fit.nll - self._best.nll < NEAR * abs(self._best.nll)]
+        fast = [fit for fit in good if fit.is_whole and fit.made.n_masks == 1 and fit.seconds * members < of_one_point]
         if self._may_have_points() and fast:
             bases = sorted(fast, key=lambda fit: fit.nll + self._price(fit, of_one_point))[:2]
             settings = [base.setting | {"latent_points": POINTS} for base in bases]

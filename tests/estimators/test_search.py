@@ -289,11 +289,14 @@ def test_two_layers_are_tried_where_they_may_be(monkeypatch, params):
 
 
 def test_points_are_tried_against_two_layers_with_one_of_one_mask(monkeypatch):
-    as_judged(monkeypatch, 0.9, 1)
+    as_judged(monkeypatch, 0.99, 1)
     monkeypatch.setattr(Search, "_try_points", POINTS)
     made = best(1).fit(X, X_val=V)
     assert [record["setting"] for record in made.search_[1:3]] == [TWO_LAYERS, {"latent_points": 16}]
-    assert made.chosen_ == TWO_LAYERS
+    assert [record["better"] for record in made.search_[1:3]] == [
+        True,
+        "latent_points" in made.chosen_ and "n_masks" not in made.chosen_,
+    ]
 
 
 def test_a_setting_without_time_for_members_must_bring_more(monkeypatch):
@@ -311,22 +314,28 @@ def test_a_setting_without_time_for_members_must_bring_more(monkeypatch):
     assert best(1, max_epochs=30, time_budget=60.0).fit(X, X_val=V).chosen_ == {}
 
 
-def test_points_are_tried_with_a_setting_that_is_fast_enough_for_them(monkeypatch):
-    """The best setting takes an hour; with points none of it would be done in time."""
-    judged = Search._judged
+@pytest.mark.parametrize("nll", [0.99, 0.9])
+def test_points_are_tried_with_a_setting_that_is_fast_enough_for_them(monkeypatch, nll):
+    """The best setting takes an hour; with points none of it would be done in time. Those far behind it are not tried."""
+    judged, others = Search._judged, []
 
     def of_wide(self, setting, *rest):
         fit = judged(self, setting, *rest)
-        return fit._replace(seconds=3600.0, nll=0.1) if "hidden_sizes" in setting else fit
+        if "hidden_sizes" in setting:
+            return fit._replace(seconds=3600.0, nll=nll * min(others))
+        others.append(fit.nll)
+        return fit
 
     monkeypatch.setattr(Search, "_try_points", POINTS)
     monkeypatch.setattr(Search, "_judged", of_wide)
     monkeypatch.setattr(Search, "_try_masks", lambda self, until: None)
-    monkeypatch.setattr(search, "alternatives", lambda params: [lambda p: [{"hidden_sizes": (32,)}, {"batch_size": 10}]])
+    monkeypatch.setattr(search, "alternatives", lambda params: [lambda p: [{"batch_size": 10}, {"hidden_sizes": (32,)}]])
     made = best(1, time_budget=7200.0).fit(X, X_val=V)
-    assert made.chosen_ == {"hidden_sizes": (32,)}
+    assert {"hidden_sizes": (32,)} in [
+        record["setting"] for record in made.search_ if record["better"] and "setting" in record
+    ]
     tried = [record["setting"] for record in made.search_ if "latent_points" in record.get("setting", {})]
-    assert sorted(tried, key=len) == [{"latent_points": 16}, {"latent_points": 16, "batch_size": 10}]
+    assert sorted(tried, key=len) == ([{"latent_points": 16}, {"latent_points": 16, "batch_size": 10}] if nll > 0.98 else [])
 
 
 def test_points_help_where_rows_are_of_kinds(monkeypatch):

@@ -17,7 +17,7 @@ from typing import Any
 
 from bench import machine
 from bench.nets import SHARED
-from bench.paper import best, figures, page, published, recipes, tables
+from bench.paper import best, figures, ideas, page, published, recipes, tables
 from bench.paper.runs import Place, find
 from made_fast.system import threads
 
@@ -25,7 +25,7 @@ __all__ = ["main"]
 
 HERE = Path(__file__).parent
 WIDTHS = (500, 2000, 8000)
-TABLES = ("table4", "table6", "figure2", "figure3", "table1", "best", "refit", "baselines", "rivals", "page")
+TABLES = ("table4", "table6", "figure2", "figure3", "table1", "best", "refit", "ideas", "baselines", "rivals", "page")
 
 
 class RefusedError(Exception):
@@ -37,7 +37,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m bench.paper", description=__doc__.splitlines()[0])
     parser.add_argument("table", choices=TABLES, help="what to make; 'page' only writes the page anew")
     parser.add_argument(
-        "--sets", nargs="+", metavar="NAME", help="data sets (table4, best, refit, baselines, rivals); by default those in DIR"
+        "--sets",
+        nargs="+",
+        metavar="NAME",
+        help="data sets (table4, best, refit, ideas, baselines, rivals); by default those in DIR",
     )
     parser.add_argument("--data", type=Path, default=SHARED, metavar="DIR", help="where NAME.npz (or .amat, ...) are")
     parser.add_argument("--work", type=Path, default=HERE / "kept", metavar="DIR", help="where runs are kept")
@@ -117,6 +120,8 @@ def rows(given: argparse.Namespace, place: Place, jobs: int) -> Iterator[Any]:
         yield from best.rows(names(given, tuple(published.KNOWN)), place, given.budget)
     elif given.table == "refit":
         yield from best.refitted_rows(names(given, tuple(published.KNOWN)), place, given.budget)
+    elif given.table == "ideas":
+        yield from ideas.rows(names(given, ideas.SETS), place)
     elif given.table == "table6":
         yield from tables.table_6(place, given.widths, given.layers, given.masks, changes)
     elif given.table == "figure2":

@@ -14,6 +14,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, TypedDict
 
 import numpy as np
@@ -23,7 +24,7 @@ from bench.paper.runs import QUICK, Place, data_set, keep
 from bench.paper.tables import say
 from made_fast import MADE, MADEEnsemble, load
 
-__all__ = ["BUDGET", "Fitted", "refitted_rows", "rows"]
+__all__ = ["BUDGET", "Fitted", "fitted", "kept", "refitted_rows", "rows", "words"]
 
 BUDGET = 180.0
 """Seconds that ``preset="best"`` has for a set."""
@@ -59,7 +60,6 @@ class Fitted(TypedDict):
 
 def rows(sets: Sequence[str], place: Place, budget: float) -> Iterator[dict[str, Any]]:
     """Yield the row of each set."""
-    budget = QUICK_BUDGET if place.quick else budget
     for name in sets:
         plain, best = fitted(name, "plain", None, place), fitted(name, "best", budget, place)
         known = published.KNOWN[name]
@@ -77,14 +77,12 @@ def rows(sets: Sequence[str], place: Place, budget: float) -> Iterator[dict[str,
             "CPU s": f"{plain['cpu_seconds']:.0f}, {best['cpu_seconds']:.0f}",
             "threads": best["n_threads"],
             "members": best["members"],
-            "chosen": "stated: " * (name in STATED)
-            + ", ".join(f"{key} {_shown(value)}" for key, value in best["chosen"].items() if value is not None),
+            "chosen": "stated: " * (name in STATED) + words(best["chosen"]),
         }
 
 
 def refitted_rows(sets: Sequence[str], place: Place, budget: float) -> Iterator[dict[str, Any]]:
     """Yield the row of each set, with its validation rows put back."""
-    budget = QUICK_BUDGET if place.quick else budget
     for name in sets:
         found, known = fitted(name, "refit", budget, place), published.KNOWN[name]
         say(f"{name}: refitted {found['nll']:.3f} +- {found['interval']:.3f}, best known {known.best}")
@@ -101,19 +99,27 @@ def refitted_rows(sets: Sequence[str], place: Place, budget: float) -> Iterator[
         }
 
 
-def _shown(value: Any) -> str:
-    return " + ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+def words(chosen: dict[str, Any]) -> str:
+    """Return what was chosen as one line."""
+    shown = {key: " + ".join(map(str, value)) if isinstance(value, (list, tuple)) else value for key, value in chosen.items()}
+    return ", ".join(f"{key} {value}" for key, value in shown.items() if value is not None)
+
+
+def kept(name: str, what: str, budget: float | None, place: Place) -> Path:
+    """Return where the model of a fit is kept, "plain", "best" or "refit"; what is known of it lies beside it, as JSON."""
+    stated = STATED.get(name, {}) if what == "best" else {}
+    asked = json.dumps({"data_set": name, "what": what, "budget": budget, "quick": place.quick} | stated, sort_keys=True)
+    return place.work / f"{name}-{what}-{hashlib.sha256(asked.encode()).hexdigest()[:16]}.safetensors"
 
 
 def fitted(name: str, what: str, budget: float | None, place: Place) -> Fitted:
-    """Return what is kept of a fit, "plain", "best" or "refit"; fit if nothing is."""
-    stated = STATED.get(name, {}) if what == "best" else {}
-    asked = json.dumps({"data_set": name, "what": what, "budget": budget, "quick": place.quick} | stated, sort_keys=True)
-    key = f"{name}-{what}-{hashlib.sha256(asked.encode()).hexdigest()[:16]}"
-    kept, path = place.work / f"{key}.json", place.work / f"{key}.safetensors"
-    if kept.exists():
-        found: Fitted = json.loads(kept.read_text())
-        return found
+    """Return what is known of a fit; fit if nothing is kept of it."""
+    path = kept(name, what, budget, place)
+    budget = QUICK_BUDGET if place.quick and budget is not None else budget
+    about, stated = path.with_suffix(".json"), STATED.get(name, {}) if what == "best" else {}
+    if about.exists():
+        known: Fitted = json.loads(about.read_text())
+        return known
     place.work.mkdir(parents=True, exist_ok=True)
     data = data_set(name, place)
     common: dict[str, Any] = {"random_state": 0, "n_threads": place.n_threads}
@@ -142,5 +148,5 @@ def fitted(name: str, what: str, budget: float | None, place: Place) -> Fitted:
         refitted=0 if what != "refit" else sum(made.history_[-1]["validation_nll"] is None for made in model.members_),
         chosen={} if budget is None else stated or model.chosen_,
     )
-    keep(kept, found)
+    keep(about, found)
     return found

@@ -328,20 +328,24 @@ class Search:
         return p["n_masks"] == p["latent_points"] == 1 and not p["connectivity_weights"] and plain
 
     def _try_two_layers(self, until: float) -> None:
-        """Try two layers under several masks on rows of few ones, by the optimizer that was given and by the one chosen.
-
-        They take longer than one layer: so they must be better by what members of it bring in that time.
-        """
+        """Try two layers under several masks on rows of few ones, by the optimizer that was given and by the one chosen."""
         assert self._best is not None
-        sizes, before, left = tuple(self.params["hidden_sizes"]), self._best, self._left(until)
+        sizes, left = tuple(self.params["hidden_sizes"]), self._left(until)
         if left <= 0 or not (len(sizes) and self._may_have_points() and self._ones_of_a_row() <= FEW_ONES):
             return
         given = TWO_LAYERS | {"hidden_sizes": sizes * 2 if len(sizes) == 1 else sizes}
         other = {name: value for name, value in self.chosen.items() if name in (*RATE, "weight_decay")}
         settings = [given, given | other] if "optimizer" in other else [given]
-        tried = self._tried(settings, max(LONGER * before.seconds, left * PART) / self._rounds(len(settings)))
-        times = max(1.0, min((fit for _, fit in tried), key=lambda fit: fit.nll).work / before.work)
-        self._compete(tried, np.inf, before.nll - 2 * PRICE * abs(before.nll) * float(np.log2(times)))
+        tried = self._tried(settings, max(LONGER * self._best.seconds, left * PART) / self._rounds(len(settings)))
+        self._compete(tried, np.inf, self._by_members(tried))
+
+    def _by_members(self, tried: Sequence[tuple[Setting, Fit]]) -> float:
+        """Return about the NLL of members like the best fit so far, as many as take the time of the best of what was tried."""
+        assert self._best is not None
+        before, best = self._best, min((fit for _, fit in tried), key=lambda fit: fit.nll)
+        if not np.isfinite(before.nll):
+            return np.inf
+        return before.nll - 2 * PRICE * abs(before.nll) * float(np.log2(max(1.0, best.work / before.work)))
 
     def _ones_of_a_row(self) -> float:
         """Return the ones of a validation row, on average."""
@@ -358,7 +362,8 @@ class Search:
         if self._may_have_points() and fast:
             bases = sorted(fast, key=lambda fit: fit.nll + self._price(fit, of_one_point))[:2]
             settings = [base.setting | {"latent_points": POINTS} for base in bases]
-            self._compete(self._tried(settings, left / (self._rounds(len(settings)) + members)), left)
+            tried = self._tried(settings, left / (self._rounds(len(settings)) + members))
+            self._compete(tried, left, None if self._best.made.n_masks == 1 else self._by_members(tried))
 
     def _compete(self, tried: Sequence[tuple[Setting, Fit]], for_members: float, rival: float | None = None) -> None:
         """Take the best of another kind of model or leave it; remember the best one of the kind that is not chosen."""

@@ -8,8 +8,9 @@ import pytest
 
 from bench import machine
 from bench.paper import __main__ as paper
-from bench.paper import best, page, published, recipes, rivals, runs, tables
+from bench.paper import best, ideas, page, published, recipes, rivals, runs, tables
 from bench.paper.runs import Place
+from made_fast import MADE
 from made_fast.tables.reading import datasets
 
 
@@ -297,6 +298,46 @@ def test_other_models_stand_beside_with_what_their_likelihood_is(folder, capsys)
     assert capsys.readouterr().err == ""
 
 
+def test_ideas_have_a_row_of_gains(folder):
+    assert run(folder, "ideas") == 0
+    (row,) = results(folder, "ideas")
+    assert list(row) == ["set", *ideas.IDEAS]
+    assert all("±" in row[idea] for idea in ideas.IDEAS[:3])
+    assert "## Ideas that are not in the engine" in (folder / "results" / "README.md").read_text()
+
+
+def test_epochs_by_conditional_are_chosen_on_one_half_and_scored_on_the_other(monkeypatch):
+    """Input 0 is best after the first epoch, input 1 after the second, in both halves; the second half has twice the loss."""
+    epochs = iter([[[1.0, 4.0], [2.0, 8.0]] * 3, [[2.0, 1.0], [4.0, 2.0]] * 3])
+    made = MADE(max_epochs=2, patience=5)
+
+    class Model:
+        def explain(self, X):
+            return np.array(next(epochs))
+
+    monkeypatch.setattr(MADE, "partial_fit", lambda self, X: setattr(self, "model_", Model()))
+    np.testing.assert_allclose(ideas.by_conditional(made, np.zeros((2, 2)), np.zeros((6, 2))), [1, 2] * 3)
+
+
+def test_an_ordering_by_information_goes_along_a_chain():
+    rng = np.random.default_rng(0)
+    X = np.empty((4000, 5), np.uint8)
+    X[:, 0] = rng.random(4000) < 0.5
+    for d in range(1, 5):
+        X[:, d] = X[:, d - 1] ^ (rng.random(4000) < (0.05, 0.1, 0.2, 0.3)[d - 1])
+    order = ideas.by_information(X)
+    assert sorted(order) == [0, 1, 2, 3, 4]
+    assert order == [1, 0, 2, 3, 4]
+
+
+@pytest.mark.parametrize("how", [{}, {"n_layers": 2}, {"n_layers": 2, "residual": True}, {"l1": 0.1, "l2": 1.0}])
+def test_the_dense_network_of_ideas_is_a_distribution(how):
+    pytest.importorskip("torch")
+    every = ((np.arange(64)[:, None] >> np.arange(6)) & 1).astype(np.uint8)
+    log_p = ideas.dense(every[::3], every, hidden=9, max_epochs=3, seed=0, **how)
+    assert np.exp(log_p).sum() == pytest.approx(1, abs=1e-5)
+
+
 def test_rivals_are_compared_row_by_row_and_scored_once(folder, capsys):
     assert run(folder, "rivals") == 0
     rows = results(folder, "rivals")
@@ -305,25 +346,27 @@ def test_rivals_are_compared_row_by_row_and_scored_once(folder, capsys):
     kept = {path: json.loads(path.read_text()) for path in (folder / "work").glob("rival-*.json")}
     assert len(kept) == len(rivals.RIVALS)
     place = Place(folder, folder / "work", 1, quick=True)
-    ours = np.array(rivals.one_recipe("dna_made", place)["log_p"])
-    keys = [path.stem for path in (folder / "work").glob("dna_made-*.safetensors")]
-    tests = [
-        runs.load(place.work / f"{key}.safetensors").score_samples(datasets.load(folder / "dna_made.npz").test) for key in keys
-    ]
-    np.testing.assert_allclose(ours, np.log(np.mean(np.exp(tests), axis=0)))
-    assert len(keys) == rivals.MEMBERS
+    recipe, test = rivals.one_recipe("dna_made", place), datasets.load(folder / "dna_made.npz").test
+    paths = [path for path in (folder / "work").glob("dna_made-*.safetensors") if "-best-" not in path.name]
+    tests = [runs.load(path).score_samples(test) for path in paths]
+    np.testing.assert_allclose(recipe["log_p"], np.log(np.mean(np.exp(tests), axis=0)))
+    assert len(paths) == rivals.MEMBERS
+    (path,) = (folder / "work").glob("dna_made-best-*.safetensors")
+    ours = runs.load(path).score_samples(test)
+    assert rows[0]["test NLL"].startswith(f"{-ours.mean():.2f} ± ")
     shown = {row["above ours"] for row in rows[1:]}
-    for scored in kept.values():
+    for scored in [recipe, *kept.values()]:
         above = ours - scored["log_p"]
         assert f"{above.mean():+.2f} ± {1.96 * above.std(ddof=1) / 60**0.5:.2f}" in shown
     err = capsys.readouterr().err
     settings = [len(rival.settings) for rival in rivals.RIVALS.values()]
-    assert err.count("validation") == sum(settings) + rivals.MEMBERS
+    searched = sum(" s  " in line for line in err.splitlines())
+    assert err.count("validation") == sum(settings) + rivals.MEMBERS + searched
     assert run(folder, "rivals") == 0
     assert "validation" not in capsys.readouterr().err
     assert results(folder, "rivals") == rows
     text = (folder / "results" / "README.md").read_text()
-    assert f"| dna_made | NADE | {rows[4]['test NLL']} | {rows[4]['above ours']} |" in text
+    assert f"| dna_made | NADE | {rows[5]['test NLL']} | {rows[5]['above ours']} |" in text
 
 
 def test_boosted_trees_are_a_distribution_and_know_where_to_stop():

@@ -101,6 +101,9 @@ FEW_ONES = 10
 """Ones of a row, on average, up to which two layers under several masks are tried. Of rows of few items, such as baskets, one
 such network learns what many members of one layer do not; of others it is worse, and the time for it would be lost."""
 
+SHARES = 1.0, 0.6
+"""Shares of the given width that are tried for two layers: often a narrower one is nearly as good, and twice as fast."""
+
 TWO_LAYERS: Setting = {"n_masks": 8, "dropout": 0.0, "direct_connections": "none", "averaging": 0.8, "latent_points": 1}
 """Several masks keep two layers from learning the rows by heart: neither dropout nor direct connections are of use then."""
 
@@ -328,24 +331,19 @@ class Search:
         return p["n_masks"] == p["latent_points"] == 1 and not p["connectivity_weights"] and plain
 
     def _try_two_layers(self, until: float) -> None:
-        """Try two layers under several masks on rows of few ones, by the optimizer that was given and by the one chosen."""
+        """Try two layers under several masks on rows of few ones: as wide as given, and narrower, for more members."""
         assert self._best is not None
-        sizes, left = tuple(self.params["hidden_sizes"]), self._left(until)
+        sizes, left = tuple(map(int, self.params["hidden_sizes"])), self._left(until)
         if left <= 0 or not (len(sizes) and self._may_have_points() and self._ones_of_a_row() <= FEW_ONES):
             return
-        given = TWO_LAYERS | {"hidden_sizes": sizes * 2 if len(sizes) == 1 else sizes}
-        other = {name: value for name, value in self.chosen.items() if name in (*RATE, "weight_decay")}
-        settings = [given, given | other] if "optimizer" in other else [given]
-        tried = self._tried(settings, max(LONGER * self._best.seconds, left * PART) / self._rounds(len(settings)))
-        self._compete(tried, np.inf, self._by_members(tried))
-
-    def _by_members(self, tried: Sequence[tuple[Setting, Fit]]) -> float:
-        """Return about the NLL of members like the best fit so far, as many as take the time of the best of what was tried."""
-        assert self._best is not None
-        before, best = self._best, min((fit for _, fit in tried), key=lambda fit: fit.nll)
-        if not np.isfinite(before.nll):
-            return np.inf
-        return before.nll - 2 * PRICE * abs(before.nll) * float(np.log2(max(1.0, best.work / before.work)))
+        sizes = sizes * 2 if len(sizes) == 1 else sizes
+        settings = [TWO_LAYERS | {"hidden_sizes": tuple(max(1, round(share * size)) for size in sizes)} for share in SHARES]
+        seconds = max(LONGER * self._best.seconds, left * PART) / self._rounds(len(settings))
+        best, *rest = sorted(self._tried(settings, seconds), key=lambda one: _for_its_work(one[1]))
+        self._compete([best], left)
+        for setting, fit in rest:
+            self._note({"setting": setting}, fit.nll, fit, better=False)
+            self._others += [fit] if np.isfinite(fit.nll) else []
 
     def _ones_of_a_row(self) -> float:
         """Return the ones of a validation row, on average."""
@@ -362,8 +360,7 @@ class Search:
         if self._may_have_points() and fast:
             bases = sorted(fast, key=lambda fit: fit.nll + self._price(fit, of_one_point))[:2]
             settings = [base.setting | {"latent_points": POINTS} for base in bases]
-            tried = self._tried(settings, left / (self._rounds(len(settings)) + members))
-            self._compete(tried, left, None if self._best.made.n_masks == 1 else self._by_members(tried))
+            self._compete(self._tried(settings, left / (self._rounds(len(settings)) + members)), left)
 
     def _compete(self, tried: Sequence[tuple[Setting, Fit]], for_members: float, rival: float | None = None) -> None:
         """Take the best of another kind of model or leave it; remember the best one of the kind that is not chosen."""
@@ -465,6 +462,11 @@ class Search:
     def _say(self, text: str) -> None:
         if self.params["verbose"]:
             say(f"{time.monotonic() - self.begin:5.0f} s  {text}")
+
+
+def _for_its_work(fit: Fit) -> float:
+    """Return the NLL, and about what as many members as are twice the work would bring, for each doubling of the work."""
+    return fit.nll + 2 * PRICE * abs(fit.nll) * float(np.log2(max(1.0, fit.work)))
 
 
 def _numbered(callback: Callable[[int, EpochRecord], Any], first: int) -> Callable[[int, EpochRecord], Any]:

@@ -223,11 +223,11 @@ def test_points_of_a_latent_mixture_must_beat_one_network(monkeypatch, score):
     assert made.chosen_ == ({"latent_points": 16} if score < 0 else {})
 
 
-TWO_LAYERS = {**search.TWO_LAYERS, "hidden_sizes": (8, 8)}
+TWO_LAYERS, NARROW = ({**search.TWO_LAYERS, "hidden_sizes": sizes} for sizes in ((8, 8), (5, 5)))
 
 
-def as_judged(monkeypatch, nll, work):
-    """Let two layers have another NLL, in shares of what one has, and take so many times its work."""
+def as_judged(monkeypatch, **shares):
+    """Let two layers have NLLs in shares of what one has, by their width; the wide ones are four times the work."""
     judged, found = Search._judged, {}
 
     def other(self, setting, seed, made, held):
@@ -235,37 +235,31 @@ def as_judged(monkeypatch, nll, work):
         if len(made.hidden_sizes) == 1:
             found.setdefault("one", fit)
             return fit
-        one = found["one"]
-        return fit._replace(nll=one.nll * nll, log_p=fit.log_p - fit.log_p.mean() - one.nll * nll)
+        nll = found["one"].nll * shares["wide" if made.hidden_sizes[0] == 8 else "narrow"]
+        return fit._replace(nll=nll, log_p=fit.log_p - fit.log_p.mean() - nll)
 
     monkeypatch.setattr(search, "FEW_ONES", FEW_ONES)
     monkeypatch.setattr(search, "alternatives", lambda params: [])
     monkeypatch.setattr(Search, "_judged", other)
-    monkeypatch.setattr(search.Fit, "work", property(lambda fit: work if len(fit.made.hidden_sizes) == 2 else 1.0))
+    monkeypatch.setattr(search.Fit, "work", property(lambda fit: 4000.0 if fit.made.hidden_sizes == (8, 8) else 1000.0))
 
 
-@pytest.mark.parametrize(("nll", "work", "better"), [(0.9, 4, True), (0.9995, 4, False), (0.9995, 1, True), (1.1, 1, False)])
-def test_two_layers_under_masks_must_beat_members_of_one(monkeypatch, nll, work, better):
+@pytest.mark.parametrize(
+    ("wide", "narrow", "chosen"),
+    [(0.99, 1.0, TWO_LAYERS), (0.99, 0.991, NARROW), (0.99, 0.993, TWO_LAYERS), (1.02, 1.01, {}), (0.999, np.inf, TWO_LAYERS)],
+)
+def test_two_layers_under_masks_must_beat_one(monkeypatch, wide, narrow, chosen):
     """Four times the work is worth twice twice the members, each 0.1 % of the NLL."""
-    as_judged(monkeypatch, nll, work)
+    as_judged(monkeypatch, wide=wide, narrow=narrow)
     monkeypatch.setattr(Search, "_join", lambda self: None)
     made = best(3, n_jobs=1).fit(sp.csr_array(X), X_val=V)
     several = [record for record in made.search_ if record.get("setting", {}).get("n_masks") == 8]
-    assert (several[0]["setting"], several[0]["better"]) == (TWO_LAYERS, better)
-    assert len(several) == (1 if better else 2)  # masks of the setting that is chosen are tried after it
-    assert (made.chosen_ == TWO_LAYERS) == better
-    assert {len(member.hidden_sizes) for member in made.members_} == {2 if better else 1}
-
-
-def test_two_layers_have_the_optimizer_that_is_chosen_too(monkeypatch):
-    adagrad = {"optimizer": "adagrad", "learning_rate": 0.02, "optimizer_params": None, "weight_decay": 0.0}
-    monkeypatch.setattr(search, "FEW_ONES", FEW_ONES)
-    monkeypatch.setattr(search, "alternatives", lambda params: [lambda p: [{"dropout": 0.5, **adagrad}]])
-    monkeypatch.setattr(search, "MARGIN", -1.0)  # all that is tried is chosen
-    monkeypatch.setattr(Search, "_try_masks", lambda self, until: None)
-    made = best(1, hidden_sizes=(8, 4)).fit(X, X_val=V)
-    given = {**TWO_LAYERS, "hidden_sizes": (8, 4)}
-    assert [record["setting"] for record in made.search_[2:4]] == [given, given | adagrad]
+    assert {record["setting"]["hidden_sizes"]: record["better"] for record in several[:2]} == {
+        sizes: chosen.get("hidden_sizes") == sizes for sizes in ((8, 8), (5, 5))
+    }
+    assert len(several) == (2 if chosen else 3)  # masks of the setting that is chosen are tried after it
+    assert made.chosen_.get("hidden_sizes") == chosen.get("hidden_sizes")
+    assert {len(member.hidden_sizes) for member in made.members_} == {2 if chosen else 1}
 
 
 @pytest.mark.parametrize(
@@ -277,27 +271,25 @@ def test_two_layers_are_tried_where_they_may_be(monkeypatch, params):
 
     def tried(X, V, **params):
         records = best(1, **params).fit(X, X_val=V).search_
-        return any("hidden_sizes" in record.get("setting", {}) for record in records)
+        return [record["setting"]["hidden_sizes"] for record in records if "hidden_sizes" in record.get("setting", {})]
 
     ones = float(V.sum() / len(V))
     monkeypatch.setattr(search, "FEW_ONES", ones - 0.01)
     assert not tried(X, V)
     monkeypatch.setattr(search, "FEW_ONES", ones)
-    assert tried(X, V)
+    assert sorted(tried(X, V)) == [(5, 5), (8, 8)]
+    assert sorted(tried(X, with_gaps(V, 0.01), hidden_sizes=(1, 2, 6))) == [(1, 1, 4), (1, 2, 6)]
     assert not tried(X, V, **params)
     assert not tried(with_gaps(X), V)
-    assert tried(X, with_gaps(V, 0.01))
 
 
 def test_points_are_tried_against_two_layers_with_one_of_one_mask(monkeypatch):
-    as_judged(monkeypatch, 0.99, 1)
+    as_judged(monkeypatch, wide=0.99, narrow=1.0)
     monkeypatch.setattr(Search, "_try_points", POINTS)
     made = best(1).fit(X, X_val=V)
-    assert [record["setting"] for record in made.search_[1:3]] == [TWO_LAYERS, {"latent_points": 16}]
-    assert [record["better"] for record in made.search_[1:3]] == [
-        True,
-        "latent_points" in made.chosen_ and "n_masks" not in made.chosen_,
-    ]
+    found = [(record["setting"], record["better"]) for record in made.search_[1:4]]
+    points = "latent_points" in made.chosen_ and "n_masks" not in made.chosen_
+    assert found == [(TWO_LAYERS, True), (NARROW, False), ({"latent_points": 16}, points)]
 
 
 def test_a_setting_without_time_for_members_must_bring_more(monkeypatch):

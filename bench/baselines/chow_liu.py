@@ -24,7 +24,7 @@ from bench.baselines.common import Floats, Learner, Rows
 from made_fast.system import threads
 from made_fast.tables import arguments
 
-__all__ = ["ChowLiuMixture", "spanning_tree"]
+__all__ = ["ChowLiuMixture", "mutual_information", "spanning_tree"]
 
 
 class ChowLiuMixture(Learner):

@@ -17,7 +17,7 @@ from typing import Any
 
 from bench import machine
 from bench.nets import SHARED
-from bench.paper import best, figures, ideas, page, published, recipes, tables
+from bench.paper import best, figures, page, published, recipes, tables
 from bench.paper.runs import Place, find
 from made_fast.system import threads
 
@@ -121,6 +121,8 @@ def rows(given: argparse.Namespace, place: Place, jobs: int) -> Iterator[Any]:
     elif given.table == "refit":
         yield from best.refitted_rows(names(given, tuple(published.KNOWN)), place, given.budget)
     elif given.table == "ideas":
+        from bench.paper import ideas  # compiles kernels by Numba
+
         yield from ideas.rows(names(given, ideas.SETS), place)
     elif given.table == "table6":
         yield from tables.table_6(place, given.widths, given.layers, given.masks, changes)

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.baselines.chow_liu import mutual_information
 from bench.paper import published
 from bench.paper.runs import QUICK, Place, data_set
 from bench.paper.tables import say
@@ -96,21 +97,14 @@ def by_conditional(made: MADE, train: NDArray[Any], valid: NDArray[Any]) -> Floa
 
 def by_information(X: NDArray[Any]) -> list[int]:
     """Return the columns of X, (n, D) of 0/1, in order: next is what has the most mutual information with one before."""
-    n, D = X.shape
     ones = X.astype(np.float64)
-    both = ones.T @ ones
-    count = ones.sum(axis=0)
-    information = np.zeros((D, D))
-    for a in (True, False):
-        for b in (True, False):
-            cells = {(1, 1): both, (1, 0): count[:, None] - both, (0, 1): count - both}
-            p = cells.get((a, b), n - count[:, None] - count + both) / n
-            alone = np.outer(count if a else n - count, count if b else n - count) / n**2
-            information += np.where(p > 0, p * np.log(np.where(p > 0, p, 1) / np.where(alone > 0, alone, 1)), 0)
-    np.fill_diagonal(information, 0)
+    both = (ones.T @ ones + 0.5) / (len(X) + 2.0)  # add-one smoothed, so that no probability is 0 or 1
+    np.fill_diagonal(both, (ones.sum(axis=0) + 1.0) / (len(X) + 2.0))
+    information = mutual_information(both)
+    np.fill_diagonal(information, 0.0)
     order = [int(information.sum(axis=0).argmax())]
     most = information[order[0]].copy()
-    for _ in range(D - 1):
+    for _ in range(X.shape[1] - 1):
         most[order] = -np.inf
         order.append(int(most.argmax()))
         most = np.maximum(most, information[order[-1]])

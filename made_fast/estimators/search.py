@@ -338,7 +338,7 @@ class Search:
             return
         sizes = sizes * 2 if len(sizes) == 1 else sizes
         settings = [TWO_LAYERS | {"hidden_sizes": tuple(max(1, round(share * size)) for size in sizes)} for share in SHARES]
-        seconds = max(LONGER * self._best.seconds, left * PART) / self._rounds(len(settings))
+        seconds = min(max(LONGER * self._best.seconds, left * PART), left) / self._rounds(len(settings))
         best, *rest = sorted(self._tried(settings, seconds), key=lambda one: _for_its_work(one[1]))
         self._compete([best], left)
         for setting, fit in rest:
@@ -466,6 +466,8 @@ class Search:
 
 def _for_its_work(fit: Fit) -> float:
     """Return the NLL, and about what as many members as are twice the work would bring, for each doubling of the work."""
+    if not np.isfinite(fit.nll):  # it may have no epoch, and no work
+        return np.inf
     return fit.nll + 2 * PRICE * abs(fit.nll) * float(np.log2(max(1.0, fit.work)))
 
 

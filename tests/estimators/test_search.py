@@ -238,15 +238,25 @@ def as_judged(monkeypatch, **shares):
         nll = found["one"].nll * shares["wide" if made.hidden_sizes[0] == 8 else "narrow"]
         return fit._replace(nll=nll, log_p=fit.log_p - fit.log_p.mean() - nll)
 
+    def work(fit):
+        return 0.0 if np.isinf(fit.nll) else 4000.0 if fit.made.hidden_sizes == (8, 8) else 1000.0
+
     monkeypatch.setattr(search, "FEW_ONES", FEW_ONES)
     monkeypatch.setattr(search, "alternatives", lambda params: [])
     monkeypatch.setattr(Search, "_judged", other)
-    monkeypatch.setattr(search.Fit, "work", property(lambda fit: 4000.0 if fit.made.hidden_sizes == (8, 8) else 1000.0))
+    monkeypatch.setattr(search.Fit, "work", property(work))
 
 
 @pytest.mark.parametrize(
     ("wide", "narrow", "chosen"),
-    [(0.99, 1.0, TWO_LAYERS), (0.99, 0.991, NARROW), (0.99, 0.993, TWO_LAYERS), (1.02, 1.01, {}), (0.999, np.inf, TWO_LAYERS)],
+    [
+        (0.99, 1.0, TWO_LAYERS),
+        (0.99, 0.991, NARROW),
+        (0.99, 0.993, TWO_LAYERS),
+        (1.02, 1.01, {}),
+        (0.999, np.inf, TWO_LAYERS),
+        (np.inf, 0.999, NARROW),
+    ],
 )
 def test_two_layers_under_masks_must_beat_one(monkeypatch, wide, narrow, chosen):
     """Four times the work is worth twice twice the members, each 0.1 % of the NLL."""
@@ -281,6 +291,21 @@ def test_two_layers_are_tried_where_they_may_be(monkeypatch, params):
     assert sorted(tried(X, with_gaps(V, 0.01), hidden_sizes=(1, 2, 6))) == [(1, 1, 4), (1, 2, 6)]
     assert not tried(X, V, **params)
     assert not tried(with_gaps(X), V)
+
+
+def test_two_layers_have_no_more_time_than_is_left(monkeypatch):
+    judged, tried, given = Search._judged, Search._tried, {}
+    monkeypatch.setattr(search, "FEW_ONES", FEW_ONES)
+    monkeypatch.setattr(search, "alternatives", lambda params: [])
+    monkeypatch.setattr(Search, "_judged", lambda self, *rest: judged(self, *rest)._replace(seconds=1e9))
+
+    def noted(self, settings, seconds):
+        given[len(settings)] = seconds
+        return tried(self, settings, seconds)
+
+    monkeypatch.setattr(Search, "_tried", noted)
+    best(1, time_budget=3600.0, n_jobs=1).fit(X, X_val=V)
+    assert 1000 < given[2] <= 1800
 
 
 def test_points_are_tried_against_two_layers_with_one_of_one_mask(monkeypatch):

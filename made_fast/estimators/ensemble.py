@@ -22,6 +22,7 @@ from made_fast.estimators.search import MOST_MEMBERS, Search, Workers
 from made_fast.inference.density import log_p_observed
 from made_fast.inference.mixture import MixtureModel
 from made_fast.inference.tablemodel import TableModel
+from made_fast.system.blas import weighted_sum
 from made_fast.tables import arguments
 from made_fast.tables.choices import PRESETS, TIME_BUDGET, WEIGHTS
 from made_fast.tables.columns.encoder import Encoder
@@ -298,12 +299,12 @@ def em_weights(
     P = np.exp(log_p - largest)  # the largest of each row is 1: no underflow matters
 
     def score(weights: NDArray[np.float64]) -> float:
-        return float(np.average(np.log(weights @ P) + largest, weights=row_weights))
+        return float(np.average(np.log(weighted_sum(weights, P)) + largest, weights=row_weights))
 
     weights = np.full(M, 1 / M)
     scores = [score(weights)]
     for _ in range(max_iterations):
-        share = np.average(P / (weights @ P), axis=1, weights=row_weights)
+        share = np.average(P / weighted_sum(weights, P), axis=1, weights=row_weights)
         better = np.maximum(weights * share, np.finfo(np.float64).tiny)  # never 0: it would stay 0
         better /= better.sum()
         if not (last := score(better)) > scores[-1]:

@@ -28,6 +28,7 @@ from made_fast.inference.pattern import (
     effective_number,
 )
 from made_fast.network.network import Network
+from made_fast.system.blas import weighted_sum
 from made_fast.tables.bits import pack_rows
 from made_fast.tables.coded import Coded, Coding
 from made_fast.tables.digits import Weights
@@ -165,7 +166,7 @@ class LevelPattern:
             after = slice(self._starts[self.reach], None)
             for part in self._parts(len(along)):  # the conditionals along a walk vary less than what was drawn from them
                 proba = np.exp(self._log_conditionals(along[part], own.context[part]))
-                mean[i, after] += weight[part] @ proba[:, self.mean_columns][:, after]
+                mean[i, after] += weighted_sum(weight[part], proba[:, self.mean_columns][:, after])
         return mean, effective
 
     def mode(self, placed: Placed, streams: Streams) -> tuple[Levels, Floats]:

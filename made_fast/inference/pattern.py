@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from made_fast.network.network import Network
+from made_fast.system.blas import weighted_sum
 from made_fast.tables.bits import pack_bits, pack_rows, unpack_rows
 from made_fast.tables.table import Table
 
@@ -190,7 +191,7 @@ class Pattern:
         mean = self._unpack(bits).astype(np.float64)
         for i in range(len(bits)):
             along, weight = rows[i], share[i]
-            mean[i, self.early] = weight @ self._unpack(along)[:, self.early]
+            mean[i, self.early] = weighted_sum(weight, self._unpack(along)[:, self.early])
             if not len(self.late):
                 continue
             if self.exact:
@@ -198,7 +199,7 @@ class Pattern:
                 along = self._drawn(along, self.late, DRAW, streams, np.full(self.n_walks, i))
                 weight = np.full(self.n_walks, 1 / self.n_walks)
             for part in self._parts(len(along)):  # the conditionals along a walk vary less than what was drawn from them
-                mean[i, self.late] += weight[part] @ self.network.conditionals(along[part], 1)[:, self.late]
+                mean[i, self.late] += weighted_sum(weight[part], self.network.conditionals(along[part], 1)[:, self.late])
         return mean, effective
 
     def mode(self, bits: Bits, streams: Streams) -> tuple[Bits, Floats]:

@@ -20,6 +20,7 @@ from made_fast.network.architecture import Architecture
 from made_fast.network.latent import Latent
 from made_fast.network.masks import MaskRule, MaskSet, Variables, draw_connectivity
 from made_fast.network.network import Parameters, Shared
+from made_fast.system import blas
 from made_fast.tables import arguments
 from made_fast.tables.table import chunks
 from made_fast.training.hyper import FIXED, HYPER
@@ -195,7 +196,8 @@ def _orthogonal(n_in: int, n_out: int, dtype: np.dtype[Any], rng: np.random.Gene
 
     tall = rng.standard_normal((max(n_in, n_out), min(n_in, n_out)), dtype=dtype)
     Q: NDArray[Any]
-    Q, R = qr(tall, mode="economic", overwrite_a=True, check_finite=False)
+    with blas.one_thread():
+        Q, R = qr(tall, mode="economic", overwrite_a=True, check_finite=False)
     Q *= np.where(np.diagonal(R) < 0, -1, 1).astype(dtype)
     return Q if n_in >= n_out else Q.T
 

@@ -18,6 +18,7 @@ from made_fast.inference.modelfile import encode_names
 from made_fast.kernels.layout import THERMOMETER
 from made_fast.network.masks import Variables
 from made_fast.network.network import Parameters
+from made_fast.system.blas import weighted_sum
 from made_fast.system.once import once
 from made_fast.tables import arguments
 from made_fast.tables.arrays import column_names
@@ -82,8 +83,8 @@ class TrainingRows:
         ones, zeros = np.zeros(n_columns), np.zeros(n_columns)
         for part in chunks(len(self.bits), n_columns):
             x = unpack_rows(self.bits[part], n_columns)
-            ones += _sum(weights[part], x)
-            zeros += _sum(
+            ones += weighted_sum(weights[part], x)
+            zeros += weighted_sum(
                 weights[part], 1 - x if self.missing is None else 1 - (x | unpack_rows(self.missing[part], n_columns))
             )
         return np.log((ones + c) / (zeros + c))
@@ -100,9 +101,11 @@ class TrainingRows:
             return out
         ones, observed = np.zeros(n_inputs), np.zeros(V)
         for part in chunks(len(self.bits), n_inputs):
-            ones += _sum(weights[part], unpack_rows(self.bits[part], n_inputs))
+            ones += weighted_sum(weights[part], unpack_rows(self.bits[part], n_inputs))
             observed += (
-                weights[part].sum() if self.missing is None else _sum(weights[part], 1 - unpack_rows(self.missing[part], V))
+                weights[part].sum()
+                if self.missing is None
+                else weighted_sum(weights[part], 1 - unpack_rows(self.missing[part], V))
             )
         by_feature = np.empty(n_inputs)
         by_feature[order] = ones
@@ -265,11 +268,6 @@ def variables_of(table: Table) -> Variables | None:
     """Return what the features of a table are, None if they are binary."""
     coding = table.coding if isinstance(table, Coded | Packed) else None
     return None if coding is None else Variables.of(coding)
-
-
-def _sum(weights: NDArray[np.float64], x: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Return the weighted sums of columns, without BLAS: the order of its sums depends on its threads."""
-    return np.asarray(np.einsum("n,nd->d", weights, x), np.float64)
 
 
 def _taken(of: Rows | TrainingRows, rows: NDArray[np.intp]) -> tuple[NDArray[np.uint64] | None, NDArray[np.float64]]:

@@ -16,6 +16,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from made_fast.system import blas
+
 __all__ = ["orders"]
 
 SHRINK = 2.0
@@ -77,8 +79,9 @@ def _by_likeness(tables: list[Floats]) -> Codes:
         residuals.append((share - expected) / np.sqrt(expected))
         mass += share.sum(axis=1)
     R = np.concatenate(residuals, axis=1)
-    _, axes = np.linalg.eigh(R.T @ R)
-    score = R @ axes[:, -1] / np.sqrt(mass)
+    with blas.one_thread():
+        _, axes = np.linalg.eigh(R.T @ R)
+        score = R @ axes[:, -1] / np.sqrt(mass)
     if score[np.argmax(np.abs(score))] < 0:  # the sign of an axis means nothing
         score = -score
     return np.argsort(score, kind="stable")

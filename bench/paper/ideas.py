@@ -9,7 +9,7 @@
   on sets of many rows.
 
 A gain is that over the same network without the idea, a mean over seeds and rows; rows are paired. Not here: the ingredients
-that the preset chooses from (``made_fast.estimators.search``), test rows.
+that the preset chooses from (``made_fast.estimators.settings``), test rows.
 """
 
 from __future__ import annotations

@@ -7,13 +7,14 @@ other kinds of models, compete with it. At last, of all that was tried, those jo
 more of the kinds that were beaten, as long as they do. Time decides how far the walk comes, what is too slow for members, and
 how many there are, nothing else.
 
-Not here: how members are fitted at the same time (``parallel.py``), the estimator (``ensemble.py``).
+Not here: which settings are tried (``settings.py``), how members are fitted at the same time (``parallel.py``), the estimator
+(``ensemble.py``).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import joblib
@@ -22,16 +23,14 @@ from numpy.typing import NDArray
 
 from made_fast.estimators.estimator import MADE
 from made_fast.estimators.parallel import fit_all
+from made_fast.estimators.settings import Setting, alternatives, fresh_masks, several_masks, two_layers
 from made_fast.inference.density import log_p_observed
 from made_fast.system.console import say
 from made_fast.tables.coded import Coded
-from made_fast.training import recipe
 from made_fast.training.checkpoint import EpochRecord
 from made_fast.training.rows import Rows
 
-__all__ = ["MOST_MEMBERS", "Search", "Workers", "alternatives"]
-
-Setting = dict[str, Any]
+__all__ = ["MOST_MEMBERS", "Search", "Workers"]
 
 PATIENCE = 10
 """Epochs without a better validation score that end a fit, or fewer if the user says so: with an average over epochs the score
@@ -61,9 +60,6 @@ MANY, PRICE = 8, 5e-4
 """Where there is no time for so many members of a setting, each halving of their number costs it this share of the NLL: about
 half of what twice the members bring."""
 
-RATE = "optimizer", "learning_rate", "optimizer_params"
-"""What was found for one mask and is no guide for masks that vary."""
-
 RIVALS = 4
 """Members that there are when masks that vary are tried, which must beat as many of them as are the same work."""
 
@@ -72,40 +68,13 @@ VARIETY = 0.25
 
 MOST_MEMBERS = 32
 
-FEW_ROWS, FRESH_EPOCHS = 10_000, 200
-"""Training rows up to which ever fresh masks are tried, which keep a small set from being learnt by heart; and the epochs that
-there must be time for, as they need many."""
-
-
-def alternatives(params: Mapping[str, Any]) -> Iterator[Callable[[Mapping[str, Any]], list[Setting]]]:
-    """Yield the ingredients in turn: functions from the best parameters so far to the settings to try against them.
-
-    ``params`` are those that the walk begins with.
-    """
-    hidden = bool(len(params["hidden_sizes"]))
-    if hidden:
-        yield lambda p: [{"dropout": rate} for rate in (0.0, 0.25, 0.5) if rate != p["dropout"]]
-    if params["optimizer"] == "adam":
-        yield lambda p: [{"weight_decay": rate} for rate in (0.2, 1.0)]
-        adagrad = {"optimizer": "adagrad", "learning_rate": 0.02, "optimizer_params": None}
-        yield lambda p: [{**adagrad, "weight_decay": rate} for rate in (0.0, 0.03, 0.1, 0.3)]
-    if hidden:
-        yield lambda p: [{"hidden_sizes": tuple(times * int(size) for size in p["hidden_sizes"])} for times in (2, 4)]
-    yield lambda p: [{"batch_size": max(1, p["batch_size"] // 2)}]
-    yield lambda p: [{"averaging": share} for share in (0.5, 0.8) if share != p["averaging"]]
-    yield lambda p: [{"learning_rate": times * recipe.schedule(p, 1)(1)} for times in (0.3, 3.0)]
-    yield lambda p: [{"direct_connections": "none" if p["direct_connections"] == "output" else "output"}] if hidden else []
-
-
 FEW_ONES = 10
 """Ones of a row, on average, up to which two layers under several masks are tried. Of rows of few items, such as baskets, one
 such network learns what many members of one layer do not; of others it is worse, and the time for it would be lost."""
 
-SHARES = 1.0, 0.6
-"""Shares of the given width that are tried for two layers: often a narrower one is nearly as good, and twice as fast."""
-
-TWO_LAYERS: Setting = {"n_masks": 8, "dropout": 0.0, "direct_connections": "none", "averaging": 0.8, "latent_points": 1}
-"""Several masks keep two layers from learning the rows by heart: neither dropout nor direct connections are of use then."""
+FEW_ROWS, FRESH_EPOCHS = 10_000, 200
+"""Training rows up to which ever fresh masks are tried, which keep a small set from being learnt by heart; and the epochs that
+there must be time for, as they need many."""
 
 
 class Workers(NamedTuple):
@@ -333,11 +302,9 @@ class Search:
     def _try_two_layers(self, until: float) -> None:
         """Try two layers under several masks on rows of few ones: as wide as given, and narrower, for more members."""
         assert self._best is not None
-        sizes, left = tuple(map(int, self.params["hidden_sizes"])), self._left(until)
-        if left <= 0 or not (len(sizes) and self._may_have_points() and self._ones_of_a_row() <= FEW_ONES):
+        settings, left = two_layers(self.params), self._left(until)
+        if left <= 0 or not (settings and self._may_have_points() and self._ones_of_a_row() <= FEW_ONES):
             return
-        sizes = sizes * 2 if len(sizes) == 1 else sizes
-        settings = [TWO_LAYERS | {"hidden_sizes": tuple(max(1, round(share * size)) for size in sizes)} for share in SHARES]
         seconds = min(max(LONGER * self._best.seconds, left * PART), left) / self._rounds(len(settings))
         best, *rest = sorted(self._tried(settings, seconds), key=lambda one: _for_its_work(one[1]))
         self._compete([best], left)
@@ -387,14 +354,11 @@ class Search:
         if (self.params | self.chosen)["n_masks"] != 1 or not self.members:
             return [], 0.0
         if len(self.rows.table) > FEW_ROWS:
-            seconds, one_point = left / self._rounds(2), min(fit.seconds for fit in [*self.members, *self._rivals])
-            several = [self.chosen | {"n_masks": n, "latent_points": 1} for n in (8, 32)]
-            return (several if seconds > LONGER * one_point else []), seconds
-        fresh: Setting = {"n_masks": None, "n_eval_masks": 64, "patience": 100, "latent_points": 1}
-        seconds = left / self._rounds(3)
-        enough = seconds > FRESH_EPOCHS * self._epoch()
-        kept = {name: value for name, value in self.chosen.items() if name not in RATE}
-        return ([kept | fresh, fresh, {**fresh, "dropout": 0.5}] if enough else []), seconds
+            settings, needed = several_masks(self.chosen), LONGER * min(fit.seconds for fit in [*self.members, *self._rivals])
+        else:
+            settings, needed = fresh_masks(self.chosen), FRESH_EPOCHS * self._epoch()
+        seconds = left / self._rounds(len(settings))
+        return (settings if seconds > needed else []), seconds
 
     def _epoch(self) -> float:
         """Return the seconds that an epoch of the first member has taken."""

@@ -8,7 +8,7 @@ import scipy.sparse as sp
 from fits import rows, with_gaps
 
 from made_fast import MADE, MADEEnsemble
-from made_fast.estimators import search
+from made_fast.estimators import search, settings
 from made_fast.estimators.search import Search
 from made_fast.training.rows import Rows, hold_out
 
@@ -223,7 +223,7 @@ def test_points_of_a_latent_mixture_must_beat_one_network(monkeypatch, score):
     assert made.chosen_ == ({"latent_points": 16} if score < 0 else {})
 
 
-TWO_LAYERS, NARROW = ({**search.TWO_LAYERS, "hidden_sizes": sizes} for sizes in ((8, 8), (5, 5)))
+TWO_LAYERS, NARROW = ({**settings.TWO_LAYERS, "hidden_sizes": sizes} for sizes in ((8, 8), (5, 5)))
 
 
 def as_judged(monkeypatch, **shares):

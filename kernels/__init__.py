@@ -51,7 +51,8 @@ __all__ = ["BLOCKS", "IMPLEMENTATIONS", "KERNELS", "active", "implementation", "
 IMPLEMENTATIONS = ("native", "jit", "reference")
 
 KERNELS = (
-    "apply_gradient", "conditionals", "pack", "pack_bits", "sample", "score", "train", "train_latent", "train_shared", "walk",
+    "apply_gradient", "conditionals", "pack", "pack_bits", "sample", "score", "score_row", "train", "train_latent",
+    "train_shared", "walk",
 )  # fmt: skip
 """Names that every implementation has."""
 

@@ -42,7 +42,8 @@ __all__ = [
     "ACTIVATIONS", "MAX_FEATURES", "MAX_LAYERS", "ONE_HOT", "PANEL", "THERMOMETER", "Layout", "SharedLayout", "aligned_copy",
     "aligned_empty", "aligned_zeros", "copy_into", "dead_entries", "latent_train_workspace", "loss_room", "make_layout",
     "make_layouts", "make_shared_layout", "n_biases", "n_chain", "n_levels", "n_panels", "n_parameters", "n_shared",
-    "of_points", "sample_workspace", "score_workspace", "shared_train_workspace", "train_workspace", "walk_workspace", "width",
+    "of_points", "row_workspace", "sample_workspace", "score_workspace", "shared_train_workspace",
+    "train_workspace", "walk_workspace", "width",
 ]  # fmt: skip
 
 PANEL = 64
@@ -321,6 +322,13 @@ def score_workspace(layout: Layout, n_rows: int) -> tuple[int, int]:
     n_inputs = int(layout.layers[0, N_IN])
     reals = n_rows * width(n_inputs) + _activations(layout.layers, n_rows) + loss_room(layout)
     return reals, n_rows * (n_inputs + 1)
+
+
+def row_workspace(layout: Layout) -> tuple[int, int]:
+    """Return (reals, int32s) of scratch that ``score_row`` needs: integers of the bits and of ``place``, then as ``score``."""
+    n_inputs = int(layout.layers[0, N_IN])
+    reals, ints = score_workspace(layout, 1)
+    return reals, width(2 * -(-n_inputs // 64) + n_inputs) + ints
 
 
 def loss_room(layout: Layout) -> int:

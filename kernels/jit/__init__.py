@@ -9,10 +9,11 @@ written. With ``NUMBA_DISABLE_JIT=1`` all of it runs as plain Python.
 """
 
 from made_fast.kernels.jit.latent import train_latent
-from made_fast.kernels.jit.network import apply_gradient, conditionals, pack_bits, score, train
+from made_fast.kernels.jit.network import apply_gradient, conditionals, pack_bits, score, score_row, train
 from made_fast.kernels.jit.shared import pack, train_shared
 from made_fast.kernels.jit.walks import sample, walk
 
 __all__ = [
-    "apply_gradient", "conditionals", "pack", "pack_bits", "sample", "score", "train", "train_latent", "train_shared", "walk",
+    "apply_gradient", "conditionals", "pack", "pack_bits", "sample", "score", "score_row", "train", "train_latent",
+    "train_shared", "walk",
 ]  # fmt: skip

@@ -19,7 +19,7 @@ from made_fast.kernels.records import Batches, Crew, Dropout, Net, Scratch, Trai
 
 __all__ = [
     "apply_gradient", "conditionals", "fit_batch", "forward", "losses", "output", "pack_bits", "room_for_batch", "score",
-    "train",
+    "score_row", "train",
 ]  # fmt: skip
 
 
@@ -152,6 +152,17 @@ def score(net: Net, bits: Bits, n_places: int, sparse: bool, block: int, scratch
             losses(logits, some, n_places, nll)
         for r in range(len(nll)):
             nll[r] = -nll[r]
+
+
+@kernel
+def score_row(net: Net, x: NDArray[np.uint8], order: Int64, scratch: Scratch, log_p: Float64, seen: NDArray[np.uint8]) -> None:
+    """See ``reference.score_row``."""
+    D = len(order)
+    words = (D + 63) // 64
+    first = (2 * words + D + 63) // 64 * 64  # layout.row_workspace
+    bits, place = scratch.ints[: 2 * words].view(np.uint64).reshape(1, words), scratch.ints[2 * words : 2 * words + D]
+    pack_bits(x, order, place, bits, seen)
+    score(net, bits, D, True, 1, Scratch(scratch.reals, scratch.ints[first:]), log_p)
 
 
 @kernel

@@ -201,6 +201,24 @@ def score(net, bits, int64_t n_places, bint sparse, int64_t block, scratch, log_
     _run(_kernels(&call).score, &call)
 
 
+def score_row(net, x, order, scratch, log_p, seen):
+    cdef call_t call = _empty
+    cdef int64_t n[2]
+    _net(&call, net)
+    _scratch(&call, scratch)
+    cdef void *row = _at(&call, x, b"B", 2, False, n)
+    cdef void *columns = _at(&call, order, b"q", 1)
+    cdef uint8_t *found = <uint8_t *>_at(&call, seen, b"B", 1, True)
+    cdef int64_t D = n[1], words = (D + 63) // 64
+    cdef char *bits = <char *>call.scratch.ints, *place = bits + 8 * words
+    call.batches.bits, call.batches.words, call.batches.n_rows, call.batches.sparse = bits, words, 1, True
+    call.scratch.ints = bits + 4 * ((2 * words + D + 63) // 64 * 64)  # layout.row_workspace
+    call.n_places, call.block, call.out = D, 1, _at(&call, log_p, b"d", 1, True)
+    with nogil:
+        found[0] = made_fast_pack_bits(row, 1, D, columns, place, bits)
+    _run(_kernels(&call).score, &call)
+
+
 def conditionals(net, bits, bint sparse, int64_t block, scratch, proba):
     cdef call_t call = _empty
     _net(&call, net)

@@ -18,7 +18,7 @@ from made_fast.kernels.reference.dense import Bits, Int32, Int64, Real, forward,
 
 __all__ = [
     "affine_backward_input", "affine_backward_weights", "affine_forward", "apply_gradient", "bernoulli_nll", "conditionals",
-    "pack", "pack_bits", "sample", "score", "train", "train_latent", "train_shared", "walk",
+    "pack", "pack_bits", "sample", "score", "score_row", "train", "train_latent", "train_shared", "walk",
 ]  # fmt: skip
 
 
@@ -45,6 +45,20 @@ def score(net: Net, bits: Bits, n_places: int, sparse: bool, block: int, scratch
     """
     x = unpack_bits(bits, net.layers[0, at.N_IN]).astype(net.theta.dtype)
     log_p[:] = -dense.row_nll(net, forward(net, x)[-1], x, n_places)
+
+
+def score_row(
+    net: Net, x: NDArray[np.uint8], order: Int64, scratch: Scratch, log_p: NDArray[np.float64], seen: NDArray[np.uint8]
+) -> None:
+    """``pack_bits`` and ``score`` of a lone row of binary variables in one call: for one row, calls take most of the time.
+
+    x (1, D) IN; order (D,) IN; scratch: see ``layout.row_workspace(layout)``; log_p (1,) OUT; seen (1,) OUT: if it is above 1,
+    there was something but 0 and 1, and ``log_p`` means nothing.
+    """
+    D = len(order)
+    place, bits = np.empty(D, np.int32), np.empty((1, -(-D // 64)), np.uint64)
+    pack_bits(x, order, place, bits, seen)
+    score(net, bits, D, True, 1, scratch, log_p)
 
 
 def conditionals(net: Net, bits: Bits, sparse: bool, block: int, scratch: Scratch, proba: Real) -> None:

@@ -206,6 +206,8 @@ class MADEModel(Density):
         if k is None:
             return self._mixture(table, n_threads)
         network = self.part(k)
+        if few and (row := table.lone_row(self.binarize)) is not None and (log_p := network.score_row(row)) is not None:
+            return log_p
         read = pack_rows if few else Packing
         return network.score(read(table, network.order, self.binarize), n_threads)
 

@@ -169,6 +169,11 @@ class Architecture:
         return reals - self.loss_room, ints
 
     @once
+    def row_room(self) -> tuple[int, int]:
+        """Sizes of the scratch of ``Network.score_row``."""
+        return panels.row_workspace(self._no_layout)
+
+    @once
     def loss_room(self) -> int:
         """How many more numbers the scratch of ``Network.score`` has, whatever the number of rows."""
         return panels.loss_room(self._no_layout)

@@ -25,7 +25,7 @@ from made_fast.network.masks import Connectivity, Staircase, read_only
 from made_fast.system import threads
 from made_fast.system.once import once
 from made_fast.tables.bits import Packing, density, pack_rows
-from made_fast.tables.table import Table, chunks
+from made_fast.tables.table import UINT8, Table, chunks
 
 __all__ = ["SPARSE_BELOW", "Network", "Parameters", "Shared", "Turn"]
 
@@ -299,10 +299,27 @@ class Network(Parameters):
             kernels.active.score(self._net, bits, places, *self._how(bits, n), log_p[part])
 
         self._spread(work, n, n_threads)
+        self._guard(log_p)
+        return log_p
+
+    def score_row(self, x: NDArray[np.uint8]) -> NDArray[np.float64] | None:
+        """Return log p of a lone row of binary features, (1, D) of one byte each; None if they are not 0 and 1."""
+        log_p, seen, order = np.empty(1), np.empty(1, UINT8), self._row_order
+        assert x.shape[1] == len(order)  # the kernel reads on behind the row otherwise
+        kernels.active.score_row(self._net, x, order, scratch(*self.architecture.row_room, self.dtype), log_p, seen)
+        if seen[0] > 1:
+            return None
+        self._guard(log_p)
+        return log_p
+
+    @once
+    def _row_order(self) -> NDArray[np.int64]:
+        return np.ascontiguousarray(self.order, np.int64)
+
+    def _guard(self, log_p: NDArray[np.float64]) -> None:
         if self.guarded:
             _ = self._probed
             _check(log_p, np.isfinite(log_p), "log p", "finite")
-        return log_p
 
     def scores_up_to(self, rows: Rows) -> NDArray[np.float64]:
         """Return log p of the inputs at the first 0, 1, ..., V places, (n, V + 1), in as many passes.

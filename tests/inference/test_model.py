@@ -105,6 +105,31 @@ def test_dense_and_sparse_first_layers_give_the_same_bits(options):
     assert (model.score_samples(X) == np.concatenate([model.score_samples(x[None]) for x in X])).all()
 
 
+def test_a_lone_row_scores_as_in_a_table_whatever_its_type_and_strides():
+    model = random_model(70, (90,), dtype="float32")
+    X = (np.random.default_rng(0).random((6, 140)) < 0.4).astype(np.uint8)
+    for x, right in zip(X[:, ::2], model.score_samples(X[:, ::2]), strict=True):
+        for row in (
+            x[None],
+            x[None].copy(),
+            x[None].astype(bool),
+            x[None].astype(np.int8),
+            x[None].astype(float),
+            [x.tolist()],
+        ):
+            assert model.score_samples(row) == model.score_samples(row, n_threads=2) == right
+        assert model.score_samples((x[None] * 200).view(bool)) == right  # NumPy takes any other byte for true
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int8])
+@pytest.mark.parametrize("value", [2, 3, 64, -1])
+def test_wrong_values_of_a_lone_row_are_named(kind, value):
+    row = np.zeros((1, 70), kind)
+    row[0, 69] = np.array(value).astype(kind)
+    with pytest.raises(ValueError, match=rf"only 0 and 1, got {row[0, 69]} at row 0, column 69"):
+        random_model(70, (90,)).score_samples(row)
+
+
 def test_extreme_logits_give_finite_scores():
     model = random_model(8, (), dtype="float32")
     network = model.member()

@@ -66,6 +66,7 @@ OUTPUTS = {
     "pack_bits": {"place", "out", "seen"},
     "sample": {"x"},
     "score": {"log_p"},
+    "score_row": {"log_p", "seen"},
     "train": {"net.theta", "update.state", "nll", "crew.sync"},
     "train_latent": {"net.theta", "update.state", "nll", "crew.sync"},
     "train_shared": {"shared.values", "update.state", "nll", "crew.sync"},

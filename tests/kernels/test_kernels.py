@@ -153,6 +153,26 @@ def test_pack_bits(module, n_columns):
                 assert seen[0] == value | X[:, :n_columns].max(initial=0, where=wrong == X)
 
 
+@on_every_level
+@both_types
+@shapes
+def test_a_lone_row_of_bytes_has_the_score_of_its_bits(module, dtype, shape):
+    c, D = case(shape, dtype), shape[0]
+    order, scratch = np.random.default_rng(0).permutation(D), c.scratch(*panels.row_workspace(c.layout))
+    for i in range(min(3, len(c.x))):
+        x, log_p, seen = np.zeros((1, D), np.uint8), room(1, "float64"), room(1, np.uint8, 9)
+        x[0, order] = c.x[i]
+        run(module, "score_row", c.net, x, order, scratch, log_p, seen)
+        assert log_p[0] == c.score(module, rows=slice(i, i + 1))[0]
+        assert seen[0] == x.max(initial=0)
+        for d in {0, D - 1}:
+            for value in (2, 128, 255):
+                wrong = x.copy()
+                wrong[0, d] = value
+                run(module, "score_row", c.net, wrong, order, scratch, log_p, seen)
+                assert seen[0] > 1
+
+
 @everywhere
 @both_types
 def test_certain_conditionals_are_finite(module, dtype):

@@ -201,8 +201,8 @@ class MADEModel(Density):
         """Return ``log p(x)`` of each row, or ``log p_k(x)`` with ``mask=k``. See :meth:`Density.score_samples`."""
         table, k = self._table(X), self._only(mask)
         # A few rows are for the caller's thread: how many there are is slow to find out. Networks to pack are for all.
-        few = n_threads is None and len(table) <= BLOCK and (k is not None or self._keeps_all)
-        n_threads = 1 if few else arguments.n_threads(n_threads)
+        few = len(table) <= BLOCK and (k is not None or self._keeps_all)
+        n_threads = 1 if few and n_threads is None else arguments.n_threads(n_threads)
         if k is None:
             return self._mixture(table, n_threads)
         network = self.part(k)

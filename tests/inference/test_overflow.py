@@ -35,7 +35,7 @@ def scaled(factor, *, mixed=False, dtype="float32", **options):
 ANSWERS = {
     "score_samples": lambda model: model.score_samples(X),
     "a row": lambda model: model.score_samples(X[:1]),
-    "a row, on threads": lambda model: model.score_samples(X[:1], n_threads=1),
+    "two rows, on threads": lambda model: model.score_samples(X[:2], n_threads=2),
     "score": lambda model: model.score(X),
     "conditional_proba": lambda model: getattr(model, "members", [model])[-1].conditional_proba(X, mask=0),
     "sample": lambda model: model.sample(50, random_state=0),

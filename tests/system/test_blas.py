@@ -81,11 +81,16 @@ def test_calls_wait_for_each_other_and_give_the_threads_back():
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_child_does_not_wait_for_a_thread_of_its_parent():
     with one_thread():
         child = os.fork()
         if child == 0:
-            signal.alarm(60)
-            with one_thread():
-                os._exit(7)
+            signal.alarm(60)  # ends a child that hangs
+            code = 1
+            try:
+                with one_thread():
+                    code = 7
+            finally:
+                os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7

@@ -180,11 +180,22 @@ class Architecture:
 
     def train_room(self, batch_size: int, n_ranks: int, *, shared: bool) -> tuple[int, int]:
         """Return the sizes of the scratch of training steps on parameters of one connectivity or shared ones."""
-        if not shared:
-            return panels.train_workspace(self._no_layout, batch_size, n_ranks)
-        layers, n_live, panel_start, variables = self._no_layout
-        layouts = panels.Layout(layers[None], n_live[None], panel_start[None], variables[None])
-        return panels.shared_train_workspace(layouts, self.shared_layout, batch_size, n_ranks)
+        asked = batch_size, n_ranks, shared
+        room = self._rooms.get(asked)
+        if room is None:
+            if shared:
+                layers, n_live, panel_start, variables = self._no_layout
+                layouts = panels.Layout(layers[None], n_live[None], panel_start[None], variables[None])
+                room = panels.shared_train_workspace(layouts, self.shared_layout, batch_size, n_ranks)
+            else:
+                room = panels.train_workspace(self._no_layout, batch_size, n_ranks)
+            self._rooms[asked] = room
+        return room
+
+    @once
+    def _rooms(self) -> dict[tuple[int, int, bool], tuple[int, int]]:
+        """Sizes of scratch by what was asked for: to compute them takes a hundredth of a small call of ``partial_fit``."""
+        return {}
 
     @once
     def n_shared(self) -> int:

@@ -131,9 +131,12 @@ class Parameters(ABC):
     def train_scratch(self, batch_size: int, n_ranks: int, *, gradient: bool) -> TrainScratch:
         """Return the workspace of training steps on this thread; ``gradient``: each needs its whole gradient at once."""
         a, dtype, shared = self.architecture, self.dtype, self.connectivity is None
-        n, whole = a.n_packed if shared else 0, panels.aligned_empty(len(self.vector) if gradient else 0, dtype)
-        room = scratch(*a.train_room(batch_size, n_ranks, shared=shared), dtype)
-        return TrainScratch(whole, panels.aligned_empty(n, dtype), panels.aligned_zeros(n, dtype), *room)
+        whole = theta = d_theta = np.empty(0, dtype)
+        if gradient:
+            whole = panels.aligned_empty(len(self.vector), dtype)
+        if shared:
+            theta, d_theta = panels.aligned_empty(a.n_packed, dtype), panels.aligned_zeros(a.n_packed, dtype)
+        return TrainScratch(whole, theta, d_theta, *scratch(*a.train_room(batch_size, n_ranks, shared=shared), dtype))
 
     @once
     def guarded(self) -> bool:

@@ -205,7 +205,9 @@ def _orthogonal(n_in: int, n_out: int, dtype: np.dtype[Any], rng: np.random.Gene
 def check_unchanged(begun: Params, params: Params) -> None:
     """Refuse parameters that a fit cannot honour when it continues: they differ from ``begun``, see :func:`plain`."""
     for name, was in begun.items():
-        now = plain(params[name])
+        if (value := params[name]) is was:  # most are, and ``was`` is of JSON: nobody else holds it, or nobody can change it
+            continue
+        now = plain(value)
         seeds = name == "random_state" and not (type(was) is type(now) is int)  # a generator's work is done
         if HYPER[name].change == FIXED and not seeds and was != now:
             raise ValueError(
@@ -216,18 +218,22 @@ def check_unchanged(begun: Params, params: Params) -> None:
 
 def _constants(params: Params) -> NDArray[np.float64]:
     """Return the optimizer's [lr, a, b, eps, decay, clip], see ``made_fast.kernels.optimizers``."""
-    names = ("optimizer", "optimizer_params", "learning_rate", "weight_decay", "clip_norm")
-    p = checked({name: params[name] for name in names})
+    p = checked({name: params[name] for name in ("optimizer", "optimizer_params", "weight_decay", "clip_norm")})
     optimizer = OPTIMIZERS[p["optimizer"]]
     values = dict(zip(optimizer.names, optimizer.constants, strict=True)) | p["optimizer_params"]
-    if p["learning_rate"] is not None:
-        values["learning_rate"] = p["learning_rate"]
+    values["learning_rate"] = _rate(params)
     return np.array([*(values[name] if name else 0.0 for name in optimizer.names), p["weight_decay"], p["clip_norm"] or 0.0])
+
+
+def _rate(params: Params) -> float:
+    """Return the learning rate, which is the optimizer's own where none is given."""
+    p = checked({name: params[name] for name in ("optimizer", "learning_rate")})
+    return float(OPTIMIZERS[p["optimizer"]].constants[0] if p["learning_rate"] is None else p["learning_rate"])
 
 
 def schedule(params: Params, max_epochs: int) -> Callable[[int], float]:
     """Return the learning rate as a function of the epoch, which counts from 1."""
-    rate, name = float(_constants(params)[0]), "learning_rate_schedule"
+    rate, name = _rate(params), "learning_rate_schedule"
     kind = checked({name: params[name]})[name]
     if callable(kind):
         return lambda epoch: rate * arguments.non_negative_float(kind(epoch), f"the value of {name}")
@@ -241,7 +247,7 @@ def schedule(params: Params, max_epochs: int) -> Callable[[int], float]:
 def notes(params: Params) -> dict[str, Any]:
     """Return the parameters that the file of a model notes; the learning rate is that of the optimizer."""
     found = {name: plain(value) for name, value in params.items() if HYPER[name].noted}
-    return found | {"learning_rate": float(_constants(params)[0])}
+    return found | {"learning_rate": _rate(params)}
 
 
 def plain(value: Any) -> Any:

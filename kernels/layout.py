@@ -364,8 +364,8 @@ def train_workspace(layout: Layout, batch_size: int, n_ranks: int = 1) -> tuple[
 
     Reals: as ``score``, the rows of logits for every rank, then the gradient of the sums of every layer of the chain, then the
     output of one more hidden layer.
-    Integers: the batch's bits (as uint64), the NLL of every row and panel of outputs (as float64), the ones of every place,
-    then as ``score``, then (on an 8-byte boundary) a float64 for every row of ``theta``.
+    Integers: the batch's bits (as uint64), a bit for every row of every hidden unit (as uint64), the NLL of every row and panel
+    of outputs (as float64), the ones of every place, then as ``score``, then (on an 8-byte boundary) a float64 for every row of ``theta``.
     """
     layers, n_inputs = layout.layers, int(layout.layers[0, N_IN])
     reals, ints = score_workspace(layout, batch_size)
@@ -376,6 +376,7 @@ def train_workspace(layout: Layout, batch_size: int, n_ranks: int = 1) -> tuple[
         + batch_size * width(int(chain[:-1, N_OUT].max(initial=0)))
     )
     ints += 4 * batch_size * n_panels(n_inputs) + n_inputs * (batch_size + 1)
+    ints += 2 * _activations(chain[:-1], -(-batch_size // 64))
     return reals, ints + ints % 2 + 2 * (n_parameters(layout) // PANEL)
 
 

@@ -4,8 +4,8 @@
  *
  * All three dense products are one register tile: ROWS x TILE_UNITS sums, each a single chain of fused multiply-adds in
  * ascending order of the summed index. A sum's bits therefore depend on its own row and column alone: not on the rows
- * beside it, the batch, the thread, or whether a binary input came as numbers or as a list of ones (adding 0 * w changes
- * nothing, 1 * w is w).
+ * beside it, the batch, the thread, whether a binary input came as numbers or as a list of ones (1 * w is w), or whether
+ * numbers that are 0 were left out (adding 0 * w changes nothing).
  *
  * A buffer holds units in panels too, (panels, rows, 64): so every operand of the tile is a contiguous run of 64-number rows,
  * whichever way it is summed over. A kernel given row i of a buffer as its first works on rows i .. i + m - 1.
@@ -14,6 +14,7 @@
 #define ROWS 6 /* with TILE_VECTORS = 4: 24 sums + 4 weights + 1 broadcast of 32 AVX-512 registers; with 2: 12 + 2 + 1 of 16 */
 #define TILE_VECTORS (VECTOR_BYTES == 64 ? 4 : 2)
 #define TILE_UNITS (TILE_VECTORS * LANES)
+#define ON_OF_8 5 /* of 8 numbers, so many that are not 0 take as long one by one as all in the dense product: measured */
 #define PADDED(n) (((n) + PANEL - 1) / PANEL * PANEL) /* layout.width */
 
 /* acc[r][v] += sum_k a[r * a_row + k * a_step] * w[k * PANEL + v * LANES], for r < rows, first <= v < stop. */
@@ -107,24 +108,86 @@ static ALWAYS_INLINE void fetch(const REAL *w, int64_t i, int64_t m)
     for (int64_t q = lines * t / tiles; q < lines * (t + 1) / tiles; q++) __builtin_prefetch((const char *)w + 64 * q, 0, 2);
 }
 
-/* Panel p of layer l on m rows of x: out = g(x (W * M) + b + direct), all buffers of `rows` rows; direct may be null. */
+/* z[0..PANEL) (+)= sum_k x[k * step] w[k * PANEL ..], over the k whose bits are set in `words` words of `on`. */
+static ALWAYS_INLINE void add_marked(int fresh, const uint64_t *on, int64_t words, const REAL *x, int64_t step, const REAL *w,
+                                     REAL *z)
+{
+    enum { VECTORS = PANEL / LANES, AT_ONCE = VECTORS < 8 ? VECTORS : 8 };
+    for (int u = 0; u < PANEL; u += AT_ONCE * LANES) {
+        vec acc[AT_ONCE];
+#pragma GCC unroll 8
+        for (int v = 0; v < AT_ONCE; v++) acc[v] = fresh ? splat(0) : load(z + u + v * LANES);
+        for (int64_t q = 0; q < words; q++)
+            for (uint64_t left = on[q]; left; left &= left - 1) {
+                const int64_t k = 64 * q + __builtin_ctzll(left);
+                const vec a = splat(x[k * step]);
+#pragma GCC unroll 8
+                for (int v = 0; v < AT_ONCE; v++) acc[v] = FMADD(a, load(w + k * PANEL + u + v * LANES), acc[v]);
+            }
+#pragma GCC unroll 8
+        for (int v = 0; v < AT_ONCE; v++) store(z + u + v * LANES, acc[v]);
+    }
+}
+
+/* Bit j: whether x[j] is not 0, for 64 numbers. */
+static ALWAYS_INLINE uint64_t marks_of(const REAL *x)
+{
+    uint64_t on = 0;
+#pragma GCC unroll 32
+    for (int j = 0; j < PANEL; j += LANES) on |= nonzero(load(x + j)) << j;
+    return on;
+}
+
+enum { LOOKED_AT = 8 }; /* rows by which it is seen whether inputs are mostly 0: what is chosen then changes no bit */
+
+/* Whether sums over inputs k .. k + n - 1 of `rows` rows, of which `on` numbers are not 0, take less time number by number than
+ * as a dense product, which leaves out the vectors of units that do not see an input. */
+static ALWAYS_INLINE int mostly_off(const panel_t *panel, int64_t k, int64_t n, int64_t rows, int64_t on)
+{
+    int64_t dense = 0;
+    for (int v = LANES - 1; v < PANEL; v += LANES) {
+        const int64_t seen = panel->live[v] - k;
+        dense += seen < 0 ? 0 : seen < n ? seen : n;
+    }
+    return 8 * on * (PANEL / LANES) < ON_OF_8 * rows * dense;
+}
+
+/* Panel p of layer l on m rows of x: out = g(x (W * M) + b + direct), all buffers of `rows` rows; direct may be null.
+ *
+ * After relu and dropout, a third to three quarters of the numbers are not 0. Where 64 inputs are mostly 0, a row goes from one
+ * that is not to the next: with what the backward to the weights does, 16 % of an epoch of binarized MNIST by the plain MADE(),
+ * whose units are on for 0.35 of the rows in the end, 12 % of ocr_letters, 7 % of dna. */
 static void forward_panel(const net_t *net, int64_t l, int64_t p, const REAL *x, const REAL *direct, int64_t rows, int64_t m,
                           REAL *out)
 {
     const panel_t panel = panel_of(net, l, p);
     out += p * rows * PANEL;
-    FOR_UNITS(panel.units, u, {
-        const int32_t *live = panel.live + u;
-        int64_t k = 0;
-        do { /* 64 rows of weights at a time: they stay in the L1 cache while all rows of x pass */
+    for (int64_t k = 0; k == 0 || k < panel.depth; k += PANEL) { /* 64 rows of weights at a time: they stay in the L1 cache */
+        const REAL *x_k = x + k * rows, *w = panel.w + k * PANEL;
+        const int fetches = m > ROWS && k + PANEL < panel.depth;
+        const uint64_t seen = panel.depth - k < PANEL ? (1ull << (panel.depth - k)) - 1 : ~0ull;
+        int64_t on = 0;
+        for (int64_t i = 0; i < LOOKED_AT && i < m; i++) on += __builtin_popcountll(marks_of(x_k + i * PANEL) & seen);
+        if (m >= LOOKED_AT && panel.units > PANEL - LANES && mostly_off(&panel, k, PANEL, LOOKED_AT, on)) {
+            for (int64_t i = 0; i < m; i++) {
+                const uint64_t marks = marks_of(x_k + i * PANEL) & seen;
+                REAL *z = out + i * PANEL;
+                if (fetches && i % ROWS == 0) fetch(w + PANEL * PANEL, i, m);
+                if (k == 0) memcpy(z, panel.bias, PANEL * sizeof(REAL));
+                add_marked(0, &marks, 1, x_k + i * PANEL, 1, w, z);
+            }
+            continue;
+        }
+        FOR_UNITS(panel.units, u, {
+            const int32_t *live = panel.live + u;
+            if (k && k >= live[V * LANES - 1]) continue;
             FOR_TILES(m, i, {
-                if (u == 0 && m > ROWS && k + PANEL < panel.depth) fetch(panel.w + (k + PANEL) * PANEL, i, m);
-                tile_forward(R, V, x + k * rows + i * PANEL, panel.w + u, live, k, k + PANEL, k ? 0 : panel.bias + u,
+                if (fetches && u == 0) fetch(w + PANEL * PANEL, i, m);
+                tile_forward(R, V, x_k + i * PANEL, panel.w + u, live, k, k + PANEL, k ? 0 : panel.bias + u,
                              out + i * PANEL + u);
             });
-            k += PANEL;
-        } while (k < live[V * LANES - 1]);
-    });
+        });
+    }
     for (int u = (panel.units + LANES - 1) / LANES * LANES; u < PANEL; u += LANES)
         for (int64_t i = 0; i < m; i++) store(out + i * PANEL + u, splat(0));
     if (direct)

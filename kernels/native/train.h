@@ -103,6 +103,8 @@ typedef struct {
     int64_t m;
     uint64_t *bits;       /* (B, words) */
     ones_t on;           /* the rows that have each place on */
+    uint64_t *marks[MAX_LAYERS]; /* the rows in which each hidden unit is not 0, a bit a row: (units, mark_words) */
+    int64_t mark_words;
     REAL *dz[MAX_LAYERS]; /* gradients of the sums of every layer of the chain */
     REAL *undropped;      /* one more hidden output, for dropout */
     REAL *free_reals;     /* what is left of the scratch */
@@ -117,7 +119,10 @@ static void cut_batch(batch_t *s, const net_t *net, const call_t *c)
     int64_t widest = 0;
     *s = (batch_t){.block = {.net = net, .sparse = data->sparse, .dropout = c->dropout}, .crew = &c->crew};
     s->bits = (uint64_t *)c->scratch.ints;
-    double *nll = (double *)(s->bits + B * words);
+    uint64_t *marks = s->bits + B * words;
+    s->mark_words = (B + 63) / 64;
+    for (int64_t l = 0; l < last; marks += PADDED(n_units(net, l)) * s->mark_words, l++) s->marks[l] = marks;
+    double *nll = (double *)marks;
     int32_t *count = (int32_t *)(nll + B * words);
     s->on = (ones_t){count, count + D, B};
     REAL *reals = cut_buffers(&s->block, B, c->scratch.reals, s->on.index + D * B);
@@ -166,6 +171,31 @@ static void forward_share(const batch_t *s, int64_t l)
             if (take(&run, s->m, each, ROW_GRAIN, &i0, &i1) && pass) layer_panel(&s->block, l, p, i0, i1 - i0);
         }
     }
+}
+
+/* A rank's share of the marks of the hidden units, panel by panel. Where the first rows are mostly on, all counts as on. */
+static void mark_share(const batch_t *s)
+{
+    const net_t *net = s->block.net;
+    const int64_t words = s->mark_words;
+    for (int64_t l = 0, turn = 0; l < net->n_layers - 1; l++)
+        for (int64_t p = 0; p < net->layers[l * LAYER_COLUMNS + N_PANELS]; p++, turn++) {
+            if (turn % s->crew->n_ranks != s->crew->rank) continue;
+            const REAL *h = s->block.h[l] + p * s->block.rows * PANEL;
+            uint64_t *marks = s->marks[l] + p * PANEL * words;
+            int64_t on = 0;
+            for (int64_t i = 0; i < LOOKED_AT && i < s->m; i++) on += __builtin_popcountll(marks_of(h + i * PANEL));
+            if (8 * on > ON_OF_8 * LOOKED_AT * PANEL) {
+                memset(marks, -1, PANEL * words * sizeof(uint64_t));
+                continue;
+            }
+            for (int64_t q = 0; q < words; q++) {
+                uint64_t block[64];
+                for (int64_t i = 64 * q; i < 64 * q + 64; i++) block[i % 64] = i < s->m ? marks_of(h + i * PANEL) : 0;
+                transpose_bits(block);
+                for (int j = 0; j < PANEL; j++) marks[j * words + q] = block[j];
+            }
+        }
 }
 
 /* From the gradient of the sums of layer l to that of the layer below. */
@@ -225,6 +255,7 @@ static int run_batch(batch_t *s, const call_t *c, int64_t first, int64_t m, cons
         levels_loss(net, &s->block.loss, s->block.h[last], s->block.rows, i0, i1 - i0, s->block.room);
         if (meet(s->crew)) return 1;
     }
+    mark_share(s);
     for (int64_t l = last; l > 0; l--) {
         backward_share(s, l);
         if (meet(s->crew)) return 1;
@@ -236,10 +267,11 @@ static int run_batch(batch_t *s, const call_t *c, int64_t first, int64_t m, cons
 static source_t source_of(const batch_t *s, int64_t l)
 {
     const net_t *net = s->block.net;
-    source_t source = {.rows = s->block.rows, .m = s->m};
-    if (!reads_inputs(net, l))
+    source_t source = {.rows = s->block.rows, .m = s->m, .mark_words = s->mark_words};
+    if (!reads_inputs(net, l)) {
         source.x = s->block.h[l - 1];
-    else if (s->block.sparse)
+        source.marks = s->marks[l - 1];
+    } else if (s->block.sparse)
         source.on = s->on;
     else
         source.x = s->block.x;

@@ -192,6 +192,8 @@ static void apply_gradient(const call_t *c)
  * input on; and the gradient of its sums. Both of m rows, in buffers of `rows` rows. */
 typedef struct {
     const REAL *x;
+    const uint64_t *marks; /* or null: which rows of x are not 0, a bit a row, mark_words words an input */
+    int64_t mark_words;
     ones_t on;
     const REAL *dz;
     int64_t rows, m;
@@ -236,6 +238,18 @@ static __attribute__((noinline)) void strip_gradient(const panel_t *panel, int64
             const int64_t m = source->m - i0 < BLOCK ? source->m - i0 : BLOCK;
             const REAL *x = source->x + (k / PANEL * source->rows + i0) * PANEL + k % PANEL;
             const REAL *dz_i = dz + i0 * PANEL;
+            if (source->marks && panel->units > PANEL - LANES) {
+                const uint64_t *marks = source->marks + k * source->mark_words + i0 / 64;
+                int64_t on = 0;
+                for (int i = 0; i < n; i++) on += __builtin_popcountll(marks[i * source->mark_words]);
+                if (mostly_off(panel, k, n, m < 64 ? m : 64, on)) {
+                    for (int i = 0; i < n; i++) {
+                        if (step && i0 == 0) fetch_parameters(step, w, at + (k + i) * PANEL, PANEL);
+                        add_marked(i0 == 0, marks + i * source->mark_words, (m + 63) / 64, x + i, PANEL, dz_i, g + i * ld);
+                    }
+                    continue;
+                }
+            }
 #define TILE(FIRST_VECTOR)                                                                                                    \
     case FIRST_VECTOR:                                                                                                        \
         if (FIRST_VECTOR < V) tile_weights(R, V, FIRST_VECTOR, i0 == 0, x + i, dz_i + u, m, g + i * ld + u, ld);              \
@@ -299,7 +313,7 @@ static void panel_bias(const net_t *net, int64_t l, int64_t p, const source_t *s
 static void affine_backward_weights(const call_t *c)
 {
     const step_t step = step_of(&c->update, c->update.step);
-    const source_t source = {c->x, c->ones, c->dz, c->m, c->m};
+    const source_t source = {.x = c->x, .on = c->ones, .dz = c->dz, .rows = c->m, .m = c->m};
     for (int64_t p = 0; p < c->net.layers[c->l * LAYER_COLUMNS + N_PANELS]; p++) {
         panel_weights(&c->net, c->l, p, 0, panel_of(&c->net, c->l, p).depth, &source, &step);
         panel_bias(&c->net, c->l, p, &source, &step);

@@ -94,6 +94,22 @@ static ALWAYS_INLINE ivec spread(uint64_t bits)
     return (chunk & LANE_BITS) != 0;
 }
 
+/* Bit i: whether lane i is not 0; a NaN is not. */
+static ALWAYS_INLINE uint64_t nonzero(vec a)
+{
+#if VECTOR_BYTES == 64 && BITS == 32
+    return _mm512_cmp_ps_mask((native_t)a, (native_t)splat(0), _CMP_NEQ_UQ);
+#elif VECTOR_BYTES == 64
+    return _mm512_cmp_pd_mask((native_t)a, (native_t)splat(0), _CMP_NEQ_UQ);
+#elif defined(__SSE2__)
+    return (uint64_t)OP(movemask)((native_t)(a != 0));
+#else
+    uint64_t bits = 0;
+    for (int i = 0; i < LANES; i++) bits |= (uint64_t)(a[i] != 0) << i;
+    return bits;
+#endif
+}
+
 static ALWAYS_INLINE vec absolute(vec a) { return (vec)((ivec)a & ~(ivec)splat((REAL)-0.0)); }
 
 /* Sum of REAL lanes, accumulated as double: total += v, lane by lane. */

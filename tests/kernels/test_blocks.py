@@ -51,6 +51,24 @@ def test_forward_of_every_layer(module, dtype, shape):
 
 @blocks_everywhere
 @both_types
+def test_a_row_has_the_same_bits_whether_those_before_it_are_mostly_off(module, dtype):
+    c, rng = Case((100, (130, 100), 40, "none"), dtype, "relu"), np.random.default_rng(0)
+    x, found = rng.normal(size=(40, 130)) * (rng.random((40, 130)) < 0.3), []
+    x[20:30] = rng.normal(size=(10, 130))
+    x[30] = 0
+    for first in (x[:8], x[20:28]):  # mostly off, and on
+        x[:8], out, right = first.copy(), buffer(40, 100, dtype), buffer(40, 100, "float64")
+        given = to_buffer(x.astype(np.float32), dtype)
+        run(module, "affine_forward", c.net, 1, given, given[:0], out)
+        reference.affine_forward(c.exact.net, 1, given.astype(np.float64), given[:0].astype(np.float64), right)
+        assert_close(dense.read_buffer(out, 100), dense.read_buffer(right, 100), dtype, "value")
+        found.append(dense.read_buffer(out, 100)[8:])
+    if module is not reference:  # whose products are of the BLAS
+        assert np.array_equal(*found)
+
+
+@blocks_everywhere
+@both_types
 @shapes
 def test_backward_of_every_layer(module, dtype, shape):
     c, rng, chain = case(shape, dtype), np.random.default_rng(0), len(shape[1]) + 1

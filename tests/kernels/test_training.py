@@ -26,18 +26,23 @@ from kernel_cases import (
     copied,
     everywhere,
     native,
+    new_update,
     on_every_level,
     optimizers,
+    pack_bits,
+    room,
     run,
 )
 from latent_cases import LatentCase
 from level_cases import LevelCase, SharedLevelCase
 from shared_cases import SharedCase
 
+from made_fast.kernels import layout as panels
 from made_fast.kernels import reference
 from made_fast.kernels.layout import ACTIVATIONS, CALL_OFF, SYNC
 from made_fast.kernels.optimizers import MOMENTUM, OPTIMIZERS
-from made_fast.kernels.records import Crew, Dropout
+from made_fast.kernels.records import Batches, Crew, Dropout, Net, TrainScratch
+from made_fast.kernels.reference import dense
 
 KINDS = (Case, SharedCase, LatentCase, LevelCase, SharedLevelCase)
 every_kernel = pytest.mark.parametrize("make", KINDS, ids=[make.__name__ for make in KINDS])
@@ -200,6 +205,60 @@ def test_keeping_every_unit_is_no_dropout(module, dtype, make):
     kept = c.arguments("adam", SEVERAL._replace(dropout=0.4))
     kept["dropout"] = Dropout(np.full_like(kept["dropout"].keep, 2**64 - 1), 0.0)
     assert_close(c.train_with(module, kept)[1], c.train(module, "adam", SEVERAL)[1], dtype, "trained")
+
+
+def one_batch(c: Case, optimizer: str, keep: Any, rate: float, n_ranks: int = 1) -> dict[str, Any]:
+    """Return the arguments of one step on all rows of a case."""
+    n, none = len(c.bits), room(0, c.dtype)
+    net = c.net._replace(theta=copied(c.net.theta))
+    return {
+        "net": net,
+        "batches": Batches(c.bits, np.zeros(0), np.arange(n), n, True),
+        "dropout": Dropout(keep, rate),
+        "update": new_update(optimizer, len(net.theta), c.dtype),
+        "scratch": TrainScratch(none, none, none, *c.scratch(*panels.train_workspace(c.layout, n, n_ranks))),
+        "nll": room(1, "float64"),
+    }
+
+
+OFF = (100, (130, 100), 200, "all")
+"""Units of more than two panels, and rows of more than one register of bits, of which kernels take so many at a time."""
+
+
+@on_every_level
+@both_types
+@pytest.mark.parametrize("rate", [0.0, 0.3, 0.7, 1.0])
+def test_units_that_are_mostly_off_are_left_out(module, dtype, rate):
+    """From none of the units, by way of a third and two thirds, to all of them: after relu, half of those that are kept."""
+    keep = pack_bits(np.random.default_rng(0).random((200, 64 * 5)) >= rate)
+    right_batch = one_batch(case(Case, OFF, "float64", "relu"), "gradient", keep, min(rate, 0.7))
+    expected = case(Case, OFF, "float64", "relu").train_with(reference, right_batch)
+    for n_ranks in (1, 3) if "native" in module.__name__ else (1,):
+        c = case(Case, OFF, dtype, "relu")
+        check(c, c.train_with(module, one_batch(c, "gradient", keep, min(rate, 0.7), n_ranks), n_ranks), expected)
+
+
+@native
+@both_types
+@pytest.mark.parametrize("unit", [0, 37, 129])
+def test_the_gradient_of_a_unit_has_the_same_bits_whether_its_neighbours_are_off(module, dtype, unit):
+    """A unit of tanh is never 0 by itself; where only one has weights to the outputs, it alone decides about the losses."""
+    c = Case((100, (130,), 200, "none"), dtype, "tanh")
+    W, _, bias = dense.unpack_layer(c.net, 1)
+    dense.pack_layer(c.net, 1, np.where(np.arange(130)[:, None] == unit, W, 0), bias)
+    found = []
+    for others in (True, False):
+        kept = np.full((200, 192), others)
+        kept[::2, unit] = True
+        kept[1::2, unit] = False
+        _, _, gradient = c.train_with(module, one_batch(c, "gradient", pack_bits(kept), 0.5))
+        found.append([dense.unpack_layer(Net(gradient[0], *c.layout), l)[0] for l in range(2)])
+    (first, among), (same, alone) = found
+    assert np.array_equal(among[unit], alone[unit])
+    assert np.array_equal(first[:, unit], same[:, unit])
+    assert alone[unit].any()
+    assert not np.delete(alone, unit, axis=0).any()
+    assert np.delete(among, unit, axis=0).any()
 
 
 @compiled

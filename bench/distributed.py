@@ -92,7 +92,7 @@ def steps_of(hidden: tuple[int, ...]) -> tuple[float, float, float, int]:
     pace, order, nll = trainer.pace(packed, ROWS, 1), np.arange(ROWS), np.empty(1)
     gradient = aligned_zeros(len(trainer.parameters.vector), trainer.parameters.dtype)
     whole = Update(GRADIENT, 1, trainer.constants, gradient[None])
-    batches = Batches(packed.bits, packed.weights, order, ROWS, pace.sparse)
+    batches = Batches(packed.bits, packed.weights, order, ROWS)
 
     def step(update: Update) -> float:
         work, *_ = trainer.call(batches, packed, pace, nll, update, trainer.noise)

@@ -13,7 +13,6 @@ from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +21,7 @@ from threadpoolctl import threadpool_limits
 from bench import machine
 from bench.dense_numpy import DenseMADE, FreshDenseMADE
 from made_fast import kernels
-from made_fast.network.network import SPARSE_BELOW
 from made_fast.system import threads
-from made_fast.training import steps
 
 __all__ = [
     "DENSE", "IMPLEMENTATIONS", "dense_net", "fresh_net", "kernels_of", "missing", "n_threads", "one_blas_thread", "using",
@@ -35,9 +32,6 @@ IMPLEMENTATIONS = ("numpy", "jit", "native")
 
 DENSE = ("numpy", "torch", "torch-compile", "jax")
 """Those that are dense nets, whatever the masks."""
-
-PATHS = {"native-sparse": 2.0, "native-dense": -1.0}
-"""Native kernels that train with the inputs read one way whatever their density, and the limit of density that makes them."""
 
 
 def dense_net(implementation: str, net: dict[str, Any], n_rows: int) -> DenseMADE:
@@ -104,12 +98,11 @@ def _try_compile() -> None:
 @contextmanager
 def using(implementation: str) -> Iterator[None]:
     """Switch to the kernels of ``implementation``, and back at the end; dense nets have none."""
-    before, limit = kernels.implementation, PATHS.get(implementation, SPARSE_BELOW)
+    before = kernels.implementation
     if kernels_of(implementation) in kernels.IMPLEMENTATIONS:
         kernels.use(kernels_of(implementation))
     try:
-        with patch.object(steps, "SPARSE_BELOW", limit):
-            yield
+        yield
     finally:
         kernels.use(before)
 

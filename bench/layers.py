@@ -24,6 +24,7 @@ from made_fast.kernels.layout import N_OUT, UNITS
 from made_fast.kernels.optimizers import GRADIENT, OPTIMIZERS
 from made_fast.kernels.records import Net, Update
 from made_fast.kernels.reference import dense
+from made_fast.tables.bits import pack_bits
 
 __all__ = ["BACKWARD", "BACKWARD_INPUT", "FORWARD", "KERNELS", "LAYERS", "implementations"]
 
@@ -42,23 +43,30 @@ KERNELS = {
 }
 """What is timed, on which layers: only the first has binary input, and it passes no gradient on."""
 
+BINARY = (FORWARD_SPARSE, BACKWARD_SPARSE)
+"""Those that read bits."""
+
 Call = tuple[Callable[[], Any], Callable[[], NDArray[Any]]]
 """A call of a kernel, and what returns its result as a matrix."""
 
 
 class Arrays:
-    """A layer under its staircase, a mini-batch, and gradients of its sums drawn at random, in buffers of the kernels."""
+    """A layer under its staircase, a mini-batch, and gradients of its sums drawn at random, in buffers of the kernels.
 
-    def __init__(self, layer: Layer, dtype: str) -> None:
+    The mini-batch is of binary rows, or of numbers none of which is 0, so that all of a dense product is made.
+    """
+
+    def __init__(self, name: str, layer: Layer, dtype: str) -> None:
         trainer = nets.new_trainer(layer.size)
         source: Any = trainer.parameters
         self.layer, self.dtype, self.l = layer, dtype, layer.l
         self.net = Net(self.aligned(source.vector), *source.layout)
         rows, n = nets.rows(layer.size)[0], layer.size.batch
         rng = np.random.default_rng(nets.SEED)
-        x = np.maximum(rng.standard_normal((n, layer.n_in)), 0) if layer.l else rows[:n, source.order]
+        binary = rows[:n, source.order].astype(np.uint8) if name in BINARY else None
+        x = np.abs(rng.standard_normal((n, layer.n_in))) + 1e-3 if binary is None else binary
         dz = rng.standard_normal((n, layer.n_out)) / n
-        self.ones = x.astype(np.uint8)  # of binary input
+        self.rows = binary
         self.x, self.dz = (self.aligned(dense.to_buffer(a.astype(np.float32))) for a in (x, dz))
         row = self.net.layers[layer.l]
         self.flops = 2.0 * n * int(self.net.n_live[row[UNITS] :][: row[N_OUT]].sum())
@@ -80,7 +88,7 @@ def ours(name: str, a: Arrays, module: Any) -> Call:
     fixed, (n_in, n_out, _) = (a.net, a.l), a.layer
     if name in (FORWARD, FORWARD_SPARSE):
         out = a.aligned(np.zeros_like(a.dz))
-        x: Any = a.x if name == FORWARD else dense.ones_of(a.ones)
+        x: Any = a.x if a.rows is None else pack_bits(a.rows)
         return partial(module.affine_forward, *fixed, x, a.x[:0], out), lambda: dense.read_buffer(out, n_out)
     if name == BACKWARD_INPUT:
         dh = a.aligned(np.zeros_like(a.x))
@@ -88,7 +96,7 @@ def ours(name: str, a: Arrays, module: Any) -> Call:
     adam, start = OPTIMIZERS["adam"], a.dense(a.net.theta)
     code, n_state = (GRADIENT, 1) if name == BACKWARD else (adam.code, adam.n_state)
     state = a.aligned(np.zeros((n_state, len(a.net.theta)), np.float32))
-    x = dense.ones_of(a.ones.T) if name == BACKWARD_SPARSE else a.x
+    x = a.x if a.rows is None else pack_bits(a.rows.T)
     update = Update(code, 0, np.array([*adam.constants, 0.0, 0.0]), state)
     call = partial(module.affine_backward_weights, *fixed, x, a.dz, update)
     return call, lambda: a.dense(state[0]) if name == BACKWARD else a.dense(a.net.theta) - start
@@ -137,14 +145,14 @@ def in_numpy(name: str, a: Arrays) -> Call:
 @lru_cache(nets.KEPT)
 def truth(name: str, layer: Layer) -> NDArray[np.float64]:
     """Return what the reference makes of the same arrays in float64."""
-    call, read = ours(name, Arrays(layer, "float64"), kernels.load("reference"))
+    call, read = ours(name, Arrays(name, layer, "float64"), kernels.load("reference"))
     call()
     return read()
 
 
 def work(name: str, layer: Layer, implementation: str) -> Work:
     """Return the kernel called ``name`` on a layer, by an implementation, as work."""
-    a = Arrays(layer, "float32")
+    a = Arrays(name, layer, "float32")
     if implementation == "peak":
         nothing_else = machine.multiply_adds(a.flops)
         assert nothing_else is not None

@@ -25,7 +25,7 @@ FRESH_SIZES = STEP_SIZES[:3]
 LARGE_BATCH = Size(784, (1024, 1024), "binarized_mnist", batch=1024)
 COMPILED = ("torch-compile", "jax")
 BELOW = DENSITIES[:5]
-"""Densities of ones where inputs are to be read by their ones; the last is that of MNIST."""
+"""Densities of ones up to that of MNIST."""
 
 
 def runs(case: str, size: Size | Layer, *implementations: str) -> list[Run]:
@@ -42,7 +42,7 @@ GROUPS: dict[str, list[list[Run]]] = {
     ],
     "density": [
         [Run("step", size) for size in BELOW],
-        *(runs("step", size, "native", "native-sparse", "native-dense") for size in DENSITIES[5:]),
+        *([Run("step", size)] for size in DENSITIES[5:]),
     ],
     "epoch": [runs("epoch", EPOCH, *OURS, "native-2")],
     "score": [runs("score-1000", MNIST, *EVERYONE), runs("score-1000", DNA, *EVERYONE), runs("score-32", TINY, *EVERYONE)],
@@ -150,16 +150,6 @@ def of_whole(name: str, most: float, aim: float | None = None, unit: str = "{:.3
     return Target(name, lambda f: f.whole.get(name), most, aim, unit, at_most=True)
 
 
-def path_left(size: Size) -> Target:
-    """Demand that the way of reading inputs that native chooses is, but for 5 %, the better one."""
-
-    def value(f: Figures) -> float | None:
-        forced = [f.ratio(Run("step", size, name), Run("step", size)) for name in ("native-sparse", "native-dense")]
-        return min((ratio for ratio in forced if ratio is not None), default=None)
-
-    return Target(f"density {size.density:.0%}: the better way of reading inputs in times of the chosen", value, 0.95)
-
-
 def _targets() -> Iterator[Target]:
     step = Run("step", MNIST)
     yield faster(f"training step, {MNIST}, against dense NumPy", step, "numpy", 3.5, 4.5)
@@ -198,7 +188,6 @@ def _targets() -> Iterator[Target]:
     for size in BELOW[:-1]:
         gain = partial(Figures.ratio, a=Run("step", BELOW[-1]), b=Run("step", size))
         yield Target(f"density {size.density:.0%}: step against that of 13 %", gain, 1)
-    yield from map(path_left, DENSITIES[5:])
     jit = Run("step", MNIST, "jit")
     yield at_most("jit kernels in times of native ones, training step", jit, step, 2, 1.3)
     for size in (STEP_SIZES[0], STEP_SIZES[4]):

@@ -316,8 +316,8 @@ def _activations(layers: NDArray[np.int64], n_rows: int) -> int:
 def score_workspace(layout: Layout, n_rows: int) -> tuple[int, int]:
     """Return (reals, int32s) of scratch that ``score`` and ``conditionals`` need to work on ``n_rows`` rows at once.
 
-    Reals: the inputs as numbers, then the output of every layer, then, if variables are not all binary, ``LOSS_ROWS`` rows of
-    logits. Integers: how many ones every row has, and which.
+    Reals: the output of every layer, then, if variables are not all binary, ``LOSS_ROWS`` rows of logits. For ``jit``: before
+    them, the inputs as numbers; and as integers how many ones every row has, and which.
     """
     n_inputs = int(layout.layers[0, N_IN])
     reals = n_rows * width(n_inputs) + _activations(layout.layers, n_rows) + loss_room(layout)
@@ -351,12 +351,12 @@ def walk_workspace(layout: Layout, n_rows: int) -> tuple[int, int]:
 def sample_workspace(layout: Layout, n_rows: int) -> tuple[int, int]:
     """Return (reals, int32s) of scratch that ``sample`` needs to work on ``n_rows`` rows at once.
 
-    Reals: one column and ``RECENT`` more, then the output of every layer, then room for eight float64 a row. Integers: how
-    many ones every row has so far, and which they are; or, for ``jit``, how many units of each layer are final.
+    Reals: one column and ``RECENT`` more, then the output of every layer, then room for eight float64 a row. Integers:
+    the bits that are drawn so far (as uint64); or, for ``jit``, how many units of each layer are final.
     """
     n_inputs = int(layout.layers[0, N_IN])
     reals = (1 + RECENT) * -(-n_rows // 16) * 16 + _activations(layout.layers, n_rows) + 16 * n_rows
-    return reals, n_rows * (n_inputs + 1) + len(layout.layers)
+    return reals, max(2 * n_rows * n_panels(n_inputs), len(layout.layers))
 
 
 def train_workspace(layout: Layout, batch_size: int, n_ranks: int = 1) -> tuple[int, int]:
@@ -364,8 +364,9 @@ def train_workspace(layout: Layout, batch_size: int, n_ranks: int = 1) -> tuple[
 
     Reals: as ``score``, the rows of logits for every rank, then the gradient of the sums of every layer of the chain, then the
     output of one more hidden layer.
-    Integers: the batch's bits (as uint64), a bit for every row of every hidden unit (as uint64), the NLL of every row and panel
-    of outputs (as float64), the ones of every place, then as ``score``, then (on an 8-byte boundary) a float64 for every row of ``theta``.
+    Integers: the batch's bits (as uint64), a bit for every row of every input of a layer of the chain (as uint64), the NLL of
+    every row and panel of outputs (as float64), a float64 for every row of ``theta``. Or, for ``jit``, the batch's bits, the
+    NLL of every row, then as ``score``.
     """
     layers, n_inputs = layout.layers, int(layout.layers[0, N_IN])
     reals, ints = score_workspace(layout, batch_size)
@@ -375,8 +376,8 @@ def train_workspace(layout: Layout, batch_size: int, n_ranks: int = 1) -> tuple[
         + _activations(chain, batch_size)
         + batch_size * width(int(chain[:-1, N_OUT].max(initial=0)))
     )
-    ints += 4 * batch_size * n_panels(n_inputs) + n_inputs * (batch_size + 1)
-    ints += 2 * _activations(chain[:-1], -(-batch_size // 64))
+    marks = -(-batch_size // 64) * sum(width(int(n)) for n in chain[:, N_IN])
+    ints = 4 * batch_size * n_panels(n_inputs) + max(ints, 2 * marks)
     return reals, ints + ints % 2 + 2 * (n_parameters(layout) // PANEL)
 
 
@@ -399,7 +400,8 @@ def latent_train_workspace(layout: Layout, batch_size: int, n_points: int, n: in
     Reals: as ``score``, then for every layer of the chain its output for a row at each point, the gradient of its sums, and
     that summed over points, then the output of one more hidden layer. Integers: the batch's bits (as uint64); as float64 the
     NLL of every row at each point and panel of outputs, the shares of the points in every row, its NLL, and one for every 64
-    parameters; the ones of every place, then as ``score``.
+    parameters; a bit for every row of every input (as uint64). Or, for ``jit``, the batch's bits and the NLL of every row,
+    then as ``score``, and at the end, as float64, the shares and NLL.
     """
     layers, n_inputs = layout.layers, int(layout.layers[0, N_IN])
     reals, ints = score_workspace(layout, batch_size)
@@ -407,7 +409,7 @@ def latent_train_workspace(layout: Layout, batch_size: int, n_points: int, n: in
     reals += (2 * n_points + 1) * _activations(chain, batch_size)
     reals += n_points * batch_size * width(int(chain[:-1, N_OUT].max(initial=0)))
     doubles = batch_size * (words + n_points * words + n_points + 2) + n_panels(n)
-    return reals, ints + 2 * doubles + n_inputs * (batch_size + 1)
+    return reals, ints + 2 * (doubles + width(n_inputs) * -(-batch_size // 64))
 
 
 def aligned_empty(n: int, dtype: DTypeLike) -> NDArray[Any]:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Batches", "Crew", "Dropout", "Masks", "Net", "Ones", "Scratch", "Shared", "TrainScratch", "Update"]
+__all__ = ["Batches", "Crew", "Dropout", "Masks", "Net", "Scratch", "Shared", "TrainScratch", "Update"]
 
 BINARY = np.zeros((0, 2), np.int32)
 """The table of variables of a network all of whose variables are binary."""
@@ -55,15 +55,12 @@ class Batches(NamedTuple):
         The rows in the order of use.
     batch_size : int
         Rows of a step; the last one may be shorter.
-    sparse : bool
-        Whether inputs are read by their ones rather than as numbers; the same bits come out.
     """
 
     bits: NDArray[np.uint64]
     weights: NDArray[np.float64]
     rows: NDArray[np.int64]
     batch_size: int
-    sparse: bool
 
 
 class Dropout(NamedTuple):
@@ -116,13 +113,6 @@ class TrainScratch(NamedTuple):
     dtheta: NDArray[Any]
     reals: NDArray[Any]
     ints: NDArray[np.int32]
-
-
-class Ones(NamedTuple):
-    """Lists of ones, ascending: row (or column) i of a 0/1 matrix is 1 at ``places[i, :counts[i]]``; (n,), (n, ld)."""
-
-    counts: NDArray[np.int32]
-    places: NDArray[np.int32]
 
 
 class Crew(NamedTuple):

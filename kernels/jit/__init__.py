@@ -1,7 +1,7 @@
 """Numba kernels: those of ``reference`` as compiled loops over live panels, for machines without a C compiler.
 
 One tile serves all products, and every sum of products is a single chain of multiply-adds in ascending order. So, on one
-machine, sparse and dense input, any ``block`` and the one-pass sampler give the same bits. Not here: several threads (training
+machine, few or many ones, any ``block`` and the one-pass sampler give the same bits. Not here: several threads (training
 is for one rank), a choice of CPU level (LLVM compiles for the machine it runs on), the bits of ``native``.
 
 Importing this package compiles nothing. A kernel is compiled on its first call, and kept in Numba's cache where one can be

@@ -46,13 +46,13 @@ def train_latent(
             batch[i] = batches.bits[chosen[i]]
         for k in range(K):
             one = Net(net.theta, points[k], net.n_live, net.panel_start, net.variables)
-            logits = forward(one, batch[:m], kept, batches.sparse, size, Scratch(scratch.reals, ints))
+            logits = forward(one, batch[:m], kept, size, Scratch(scratch.reals, ints))
             losses(logits, batch[:m], D, share[k, :m])
         nll[s] = _mix(share[:, :m], batches, chosen)
         gradient[:] = 0
         for k in range(K):
             one = Net(net.theta, points[k], net.n_live, net.panel_start, net.variables)
-            part = Batches(batch[:m], share[k], which[:m], size, batches.sparse)
+            part = Batches(batch[:m], share[k], which[:m], size)
             fit_batch(one, part, D, m, kept, collect, s, scratch)
             for l in range(len(points[k])):
                 start, stop, bias = points[k, l, at.WEIGHTS], net.layers[l, at.BIAS], points[k, l, at.BIAS]

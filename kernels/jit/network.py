@@ -95,14 +95,14 @@ def _sums(net: Net, l: int, x: Real, sparse: bool, count: Int32, index: Int32, z
 
 
 @kernel
-def forward(net: Net, bits: Bits, dropout: Dropout, sparse: bool, block: int, scratch: Scratch) -> Real:
+def forward(net: Net, bits: Bits, dropout: Dropout, block: int, scratch: Scratch) -> Real:
     """Take at most ``block`` rows through all layers; return the logits (panels, rows, 64)."""
     layers, m, word = net.layers, len(bits), 0
     n_inputs, last, (x, outputs) = layers[0, N_IN], n_chain(layers) - 1, _split(scratch.reals, layers, block, m)
     count, index = scratch.ints[:m], scratch.ints[block : block + m * n_inputs].reshape(m, n_inputs)
-    if sparse:
-        _list_ones(bits, count, index)
-    else:
+    _list_ones(bits, count, index)
+    sparse = 2 * count.sum() < m * n_inputs
+    if not sparse:
         x[:] = 1
         rows.times_bits(x, bits, 0.0, 1.0)
     h = x
@@ -140,12 +140,12 @@ def losses(logits: Real, bits: Bits, n_places: int, nll: Float64) -> None:
 
 
 @kernel
-def score(net: Net, bits: Bits, n_places: int, sparse: bool, block: int, scratch: Scratch, log_p: Float64) -> None:
+def score(net: Net, bits: Bits, n_places: int, block: int, scratch: Scratch, log_p: Float64) -> None:
     """See ``reference.score``."""
     nothing = Dropout(bits[:0], 0.0)
     for i in range(0, len(bits), block):
         some, nll = bits[i : i + block], log_p[i : i + block]
-        logits = forward(net, some, nothing, sparse, block, scratch)
+        logits = forward(net, some, nothing, block, scratch)
         if len(net.variables) > 0:
             levels.losses(net.variables, logits, some, n_places, nll, False)
         else:
@@ -162,15 +162,15 @@ def score_row(net: Net, x: NDArray[np.uint8], order: Int64, scratch: Scratch, lo
     first = (2 * words + D + 63) // 64 * 64  # layout.row_workspace
     bits, place = scratch.ints[: 2 * words].view(np.uint64).reshape(1, words), scratch.ints[2 * words : 2 * words + D]
     pack_bits(x, order, place, bits, seen)
-    score(net, bits, D, True, 1, Scratch(scratch.reals, scratch.ints[first:]), log_p)
+    score(net, bits, D, 1, Scratch(scratch.reals, scratch.ints[first:]), log_p)
 
 
 @kernel
-def conditionals(net: Net, bits: Bits, sparse: bool, block: int, scratch: Scratch, proba: Real) -> None:
+def conditionals(net: Net, bits: Bits, block: int, scratch: Scratch, proba: Real) -> None:
     """See ``reference.conditionals``."""
     nothing = Dropout(bits[:0], 0.0)
     for i in range(0, len(bits), block):
-        logits = forward(net, bits[i : i + block], nothing, sparse, block, scratch)
+        logits = forward(net, bits[i : i + block], nothing, block, scratch)
         if len(net.variables) > 0:
             levels.proba(net.variables, logits)
         for p in range(len(logits)):
@@ -249,7 +249,7 @@ def fit_batch(
     x, outputs = _split(scratch.reals, layers, size, m)
     cut = 2 * bits.shape[1] * size  # integers: the batch, its NLL, then as ``forward``
     nll = scratch.ints[cut : cut + 2 * m].view(np.float64)
-    logits = forward(net, bits, kept, part.sparse, size, Scratch(scratch.reals, scratch.ints[2 * cut :]))
+    logits = forward(net, bits, kept, size, Scratch(scratch.reals, scratch.ints[2 * cut :]))
     if len(net.variables) > 0:
         levels.losses(net.variables, logits, bits, n_places, nll, True)
     else:
@@ -268,9 +268,8 @@ def fit_batch(
         rows.times_bits(dz, bits, 1.0, -1.0)
         for p in range((n_places + PANEL - 1) // PANEL):
             rows.derive(dz[p].ravel(), logits[p].ravel(), 1.0, rows.SOFTPLUS)
-    if part.sparse:
-        x[:] = 1
-        rows.times_bits(x, bits, 0.0, 1.0)
+    x[:] = 1
+    rows.times_bits(x, bits, 0.0, 1.0)
     both, word = rows.steps(now, s), kept.keep.shape[1]
     share = 1 - kept.rate if len(kept.keep) > 0 else 1.0
     for l in range(last, -1, -1):
@@ -305,7 +304,7 @@ def train(
         chosen, keep = batches.rows[s * size : (s + 1) * size], dropout.keep[s * size : (s + 1) * size]
         for i in range(len(chosen)):
             batch[i] = batches.bits[chosen[i]]
-        part = Batches(batch[: len(chosen)], batches.weights, chosen, size, batches.sparse)
+        part = Batches(batch[: len(chosen)], batches.weights, chosen, size)
         kept = Dropout(keep, dropout.rate)
         nll[s] = fit_batch(net, part, n_places, len(chosen), kept, now, s, scratch)
         if clips:

@@ -118,7 +118,7 @@ def train_shared(
                 batch[r, p // 64] |= ((bits[d // 64] >> np.uint64(d % 64)) & np.uint64(1)) << np.uint64(p % 64)
         net = Net(scratch.theta, masks.layers[k], masks.n_live[k], masks.panel_start[k], masks.variables[k])
         pack(shared, order, net)
-        part = Batches(batch[: len(chosen)], batches.weights, chosen, batches.batch_size, batches.sparse)
+        part = Batches(batch[: len(chosen)], batches.weights, chosen, batches.batch_size)
         found = fit_batch(net, part, group[at.PLACES], group[at.STEP_ROWS], kept, whole, s, scratch)
         starts = i == 0 or groups[i - 1, at.STEP] != s
         nll[s] = found if starts else nll[s] + found

@@ -112,10 +112,10 @@ cdef int _masks(call_t *call, masks) except -1:
     return 0
 
 
-cdef int _rows(call_t *call, bits, bint sparse) except -1:
+cdef int _rows(call_t *call, bits) except -1:
     cdef int64_t n[2]
     call.batches.bits = _at(call, bits, b"Q", 2, False, n)
-    call.batches.n_rows, call.batches.words, call.batches.sparse = n[0], n[1], sparse
+    call.batches.n_rows, call.batches.words = n[0], n[1]
     return 0
 
 
@@ -137,12 +137,12 @@ cdef int _scratch(call_t *call, scratch) except -1:
 
 
 cdef int _training(call_t *call, batches, dropout, update, scratch, nll, crew) except -1:
-    bits, weights, rows, batch_size, sparse = batches
+    bits, weights, rows, batch_size = batches
     keep, rate = dropout
     gradient, theta, dtheta, reals, ints = scratch
     rank, n_ranks, sync = crew
     cdef int64_t n_rows, words[2]
-    _rows(call, bits, sparse)
+    _rows(call, bits)
     call.batches.weights = _at(call, weights, b"d", 1)
     call.batches.rows = _at(call, rows, b"q", 1, False, &n_rows)
     call.batches.n_rows, call.batches.batch_size = n_rows, batch_size
@@ -192,10 +192,10 @@ def pack(shared, order, net):
     _run(_kernels(&call).pack, &call)
 
 
-def score(net, bits, int64_t n_places, bint sparse, int64_t block, scratch, log_p):
+def score(net, bits, int64_t n_places, int64_t block, scratch, log_p):
     cdef call_t call = _empty
     _net(&call, net)
-    _rows(&call, bits, sparse)
+    _rows(&call, bits)
     _scratch(&call, scratch)
     call.n_places, call.block, call.out = n_places, block, _at(&call, log_p, b"d", 1, True)
     _run(_kernels(&call).score, &call)
@@ -211,7 +211,7 @@ def score_row(net, x, order, scratch, log_p, seen):
     cdef uint8_t *found = <uint8_t *>_at(&call, seen, b"B", 1, True)
     cdef int64_t D = n[1], words = (D + 63) // 64
     cdef char *bits = <char *>call.scratch.ints, *place = bits + 8 * words
-    call.batches.bits, call.batches.words, call.batches.n_rows, call.batches.sparse = bits, words, 1, True
+    call.batches.bits, call.batches.words, call.batches.n_rows = bits, words, 1
     call.scratch.ints = bits + 4 * ((2 * words + D + 63) // 64 * 64)  # layout.row_workspace
     call.n_places, call.block, call.out = D, 1, _at(&call, log_p, b"d", 1, True)
     with nogil:
@@ -219,10 +219,10 @@ def score_row(net, x, order, scratch, log_p, seen):
     _run(_kernels(&call).score, &call)
 
 
-def conditionals(net, bits, bint sparse, int64_t block, scratch, proba):
+def conditionals(net, bits, int64_t block, scratch, proba):
     cdef call_t call = _empty
     _net(&call, net)
-    _rows(&call, bits, sparse)
+    _rows(&call, bits)
     _scratch(&call, scratch)
     call.block, call.out = block, _at(&call, proba, b"r", 2, True)
     _run(_kernels(&call).conditionals, &call)
@@ -300,15 +300,14 @@ def train_latent(net, points, features, batches, dropout, update, scratch, nll, 
 
 
 cdef int _layer(call_t *call, net, int64_t l, x, dz, bint written=False) except -1:
-    """The layer, its inputs, as an activation buffer or as ``Ones``, and the gradient of its sums."""
+    """The layer, its inputs, as an activation buffer or as bits, and the gradient of its sums."""
     cdef int64_t n[3]
     _net(call, net, written)
     call.l, call.dz = l, _at(call, dz, b"r", 3, False, n)
     call.m = n[1]
-    if isinstance(x, tuple):
-        call.ones.count = _at(call, x[0], b"i", 1)
-        call.ones.index = _at(call, x[1], b"i", 2, False, n)
-        call.ones.ld = n[1]
+    if x.dtype == "uint64":
+        call.marks = _at(call, x, b"Q", 2, False, n)
+        call.mark_words = n[1]
     else:
         call.x = _at(call, x, b"r", 3)
     return 0
@@ -326,7 +325,7 @@ def affine_forward(net, int64_t l, x, direct, out):
 def bernoulli_nll(logits, bits, int64_t n_columns, double scale, weights, nll, dlogits):
     cdef call_t call = _empty
     cdef int64_t n[3]
-    _rows(&call, bits, True)
+    _rows(&call, bits)
     call.x = _at(&call, logits, b"r", 3, False, n)
     call.l, call.m, call.scale, call.n_places = n[0], n[1], scale, n_columns
     call.batches.weights = _at(&call, weights, b"d", 1)

@@ -16,7 +16,8 @@ typedef struct {
     REAL *dz[MAX_LAYERS];  /* like each.h */
     REAL *sum[MAX_LAYERS]; /* dz summed over the points, (panels, B, 64), of layers that something adds to that reads inputs */
     REAL *undropped;
-    ones_t on;      /* the rows that have each place on */
+    uint64_t *marks; /* the rows that have each input on, a bit a row: (D, mark_words) */
+    int64_t mark_words;
     double *nll;    /* (K, words, B) */
     double *share;  /* (K, B): weight of the row times p(point | row) */
     double *of_row; /* (B,): weight of the row times its NLL */
@@ -39,14 +40,14 @@ static void cut_latent(latent_t *s, const call_t *c, int64_t *layers)
 {
     const batches_t *data = &c->batches;
     const net_t *net = &c->net;
-    const int64_t B = data->batch_size, D = net->layers[N_IN], words = data->words, K = c->n_points, last = net->n_layers - 1;
+    const int64_t B = data->batch_size, words = data->words, K = c->n_points, last = net->n_layers - 1;
     *s = (latent_t){.net = *net, .points = c->points, .features = c->features, .K = K, .R = c->n_features, .crew = &c->crew,
                     .activation = net->layers[ACTIVATION]};
     memcpy(layers, net->layers, net->n_rows * LAYER_COLUMNS * sizeof(int64_t));
     layers[ACTIVATION] = IDENTITY;
     s->net.layers = layers;
     for (int64_t l = 0; l <= last; l++) s->n_biases += PADDED(n_units(net, l));
-    s->once = (block_t){.net = &s->net, .sparse = data->sparse, .loss = {.words = data->words}};
+    s->once = (block_t){.net = &s->net, .loss = {.words = data->words}};
     s->each = (block_t){.net = &s->net, .dropout = c->dropout, .rows = K * B};
     uint64_t *bits = (uint64_t *)c->scratch.ints;
     s->once.loss.bits = bits;
@@ -54,9 +55,9 @@ static void cut_latent(latent_t *s, const call_t *c, int64_t *layers)
     s->share = s->nll + K * words * B;
     s->of_row = s->share + K * B;
     s->squares = s->of_row + B;
-    int32_t *ints = (int32_t *)(s->squares + (c->update.n + PANEL - 1) / PANEL);
-    s->on = (ones_t){ints, ints + D, B};
-    REAL *reals = cut_buffers(&s->once, B, c->scratch.reals, s->on.index + D * B);
+    s->marks = (uint64_t *)(s->squares + (c->update.n + PANEL - 1) / PANEL);
+    s->mark_words = (B + 63) / 64;
+    REAL *reals = cut_buffers(&s->once, B, c->scratch.reals);
     int64_t widest = 0;
     for (int64_t l = 0; l <= last; l++) {
         const int64_t width = PADDED(n_units(net, l));
@@ -221,12 +222,7 @@ static source_t latent_source(const latent_t *s, int64_t l)
     if (!reads_inputs(net, l)) return (source_t){.x = s->each.h[l - 1], .dz = s->dz[l], .rows = s->each.rows, .m = s->K * s->m};
     int64_t fed = l < net->n_layers ? l : 0;
     while (l >= net->n_layers && direct_of(net, fed) != l) fed++;
-    source_t source = {.dz = s->sum[fed], .rows = s->once.rows, .m = s->m};
-    if (s->once.sparse)
-        source.on = s->on;
-    else
-        source.x = s->once.x;
-    return source;
+    return (source_t){.marks = s->marks, .mark_words = s->mark_words, .dz = s->sum[fed], .rows = s->once.rows, .m = s->m};
 }
 
 /* Where 64 biases stand in theta, in the table of point 0, and in the first row of E. */
@@ -297,11 +293,8 @@ static int run_latent(latent_t *s, const call_t *c, int64_t first, int64_t m)
     s->m = m;
     if (c->dropout.keep) s->each.dropout.keep = c->dropout.keep + first * c->dropout.words;
     for (int64_t i = i0; i < i1; i++) memcpy(bits + i * words, data->bits + rows[i] * words, words * sizeof(uint64_t));
-    read_bits(&s->once, i0, i1 - i0);
     if (meet(s->crew)) return 1;
-    if (data->sparse)
-        list_rows(bits, words, m, s->net.layers[N_IN], words * rank / n_ranks, words * (rank + 1) / n_ranks, s->on.ld,
-                  s->on.count, s->on.index);
+    mark_columns(bits, words, m, words * rank / n_ranks, words * (rank + 1) / n_ranks, s->mark_words, s->marks);
     sums_share(s);
     if (meet(s->crew)) return 1;
     for (int64_t l = 0; l <= last; l++) {

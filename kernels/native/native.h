@@ -49,7 +49,6 @@ typedef struct {
     const double *weights; /* of every row of bits, or null */
     const int64_t *rows;   /* in the order of use; score and conditionals take all rows of bits, in order */
     int64_t n_rows, batch_size;
-    int sparse;
 } batches_t;
 
 typedef struct {
@@ -77,11 +76,6 @@ typedef struct {
     int32_t *sync;
 } crew_t;
 
-typedef struct { /* the ones of each row, or of each column: count[i] of them, index[i * ld ..], ascending */
-    int32_t *count, *index;
-    int64_t ld;
-} ones_t;
-
 typedef struct { /* the arguments of any kernel; each reads those that its signature in reference names */
     int64_t real_bytes;
     net_t net;
@@ -107,7 +101,8 @@ typedef struct { /* the arguments of any kernel; each reads those that its signa
     /* Of the building blocks only: */
     int64_t l;
     const void *x, *dz; /* inputs, or the gradient of apply_gradient; gradient of the sums, or, for affine_forward, what direct connections add */
-    ones_t ones;       /* in place of x, or null */
+    const uint64_t *marks; /* in place of x, or null: bits of each row, for affine_forward, or of each column */
+    int64_t mark_words;
     int64_t m;          /* rows of the buffers */
     double scale, *nll;
 } call_t;

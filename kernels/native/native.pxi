@@ -17,7 +17,6 @@ cdef extern from "native.h" nogil:
     ctypedef struct batches_t:
         void *bits, *weights, *rows
         int64_t words, n_rows, batch_size
-        int sparse
 
     ctypedef struct dropout_t:
         void *keep
@@ -36,10 +35,6 @@ cdef extern from "native.h" nogil:
         int rank, n_ranks
         void *sync
 
-    ctypedef struct ones_t:
-        void *count, *index
-        int64_t ld
-
     ctypedef struct call_t:
         net_t net
         shared_t shared
@@ -49,10 +44,9 @@ cdef extern from "native.h" nogil:
         update_t update
         scratch_t scratch
         crew_t crew
-        ones_t ones
         int64_t real_bytes, n_points, n_features, n_groups, n_runs, n_places, block, l, m
-        void *points, *features, *groups, *runs, *uniforms, *x, *dz, *out, *nll, *context, *given, *weights, *partners, *log_mass
-        int64_t context_words
+        void *points, *features, *groups, *runs, *uniforms, *x, *dz, *out, *nll, *context, *given, *weights, *partners, *log_mass, *marks
+        int64_t context_words, mark_words
         double scale
 
     ctypedef void kernel_t(const call_t *)

@@ -9,16 +9,14 @@ static int64_t direct_of(const net_t *net, int64_t l) { return net->layers[l * L
 /* Whether row l reads the inputs. */
 static int reads_inputs(const net_t *net, int64_t l) { return l == 0 || l >= net->n_layers; }
 
-/* A block of rows on its way through a network: what it reads, what becomes of it, and room for the output of every layer. */
+/* A block of rows on its way through a network, and room for the output of every layer. */
 typedef struct {
     const net_t *net;
-    int sparse;        /* whether the inputs are read by their ones */
     loss_t loss;       /* whose bits are the block's */
     dropout_t dropout; /* whose keep begins with the block */
     int64_t rows;      /* of the buffers */
-    REAL *x, *h[2 * MAX_LAYERS];
-    ones_t ones; /* of each row */
-    REAL *room;  /* for the loss of variables of several levels: LOSS_ROWS rows of logits for every rank */
+    REAL *h[2 * MAX_LAYERS];
+    REAL *room; /* for the loss of variables of several levels: LOSS_ROWS rows of logits for every rank */
 } block_t;
 
 /* How many numbers a rank needs for the loss of variables of several levels. */
@@ -27,32 +25,13 @@ static int64_t loss_room(const net_t *net)
     return net->variables ? LOSS_ROWS * PADDED(n_units(net, net->n_layers - 1)) : 0;
 }
 
-/* Cut the buffers from the start of reals and ints, as layout.score_workspace says; returns what is left of reals. */
-static REAL *cut_buffers(block_t *b, int64_t rows, REAL *reals, int32_t *ints)
+/* Cut the buffers from the start of reals, as layout.score_workspace says; returns what is left of them. */
+static REAL *cut_buffers(block_t *b, int64_t rows, REAL *reals)
 {
-    const int64_t D = b->net->layers[N_IN];
     b->rows = rows;
-    b->ones = (ones_t){ints, ints + rows, D};
-    b->x = reals;
-    reals += rows * PADDED(D);
     for (int64_t l = 0; l < b->net->n_rows; reals += rows * PADDED(n_units(b->net, l)), l++) b->h[l] = reals;
     b->room = reals;
     return reals + loss_room(b->net);
-}
-
-/* What the first layer reads, for rows i0 .. i0 + m - 1: the ones of their bits, or the bits as numbers. */
-static void read_bits(const block_t *b, int64_t i0, int64_t m)
-{
-    const int64_t D = b->net->layers[N_IN], words = b->loss.words;
-    const uint64_t *bits = b->loss.bits + i0 * words;
-    if (b->sparse) {
-        list_ones(bits, words, m, D, b->ones.count + i0, b->ones.index + i0 * D);
-        return;
-    }
-    for (int64_t p = 0; p < PADDED(D) / PANEL; p++)
-        for (int64_t i = 0; i < m; i++)
-            for (int j = 0; j < PANEL; j += LANES)
-                store(b->x + (p * b->rows + i0 + i) * PANEL + j, (vec)(spread(bits[i * words + p] >> j) & (ivec)splat(1)));
 }
 
 /* h = h * scale where the unit is kept, else 0: panel p of hidden layer l, rows i0 .. i0 + m - 1. */
@@ -71,12 +50,7 @@ static void drop(const block_t *b, int64_t l, int64_t p, int64_t i0, int64_t m, 
 /* Panel p of a layer that reads the inputs, for rows i0 .. i0 + m - 1. */
 static void inputs_panel(const block_t *b, int64_t l, int64_t p, int64_t i0, int64_t m)
 {
-    const int64_t D = b->net->layers[N_IN], at = i0 * PANEL;
-    if (b->sparse)
-        forward_panel_sparse(b->net, l, p, (ones_t){b->ones.count + i0, b->ones.index + i0 * D, D}, b->rows, m,
-                             b->h[l] + at);
-    else
-        forward_panel(b->net, l, p, b->x + at, 0, b->rows, m, b->h[l] + at);
+    forward_panel_binary(b->net, l, p, b->loss.bits + i0 * b->loss.words, b->loss.words, b->rows, m, b->h[l] + i0 * PANEL);
 }
 
 /* Panel p of layer l of the chain, for rows i0 .. i0 + m - 1. */
@@ -98,7 +72,6 @@ static void forward_all(const block_t *b, int64_t m)
     const net_t *net = b->net;
     const int64_t last = net->n_layers - 1, places = b->loss.n_places;
     const int levels = net->variables != 0;
-    read_bits(b, 0, m);
     for (int64_t l = 0; l <= last; l++) {
         int64_t panels = net->layers[l * LAYER_COLUMNS + N_PANELS];
         if (l == last && b->loss.nll)
@@ -111,8 +84,8 @@ static void forward_all(const block_t *b, int64_t m)
 static void score(const call_t *c)
 {
     const batches_t *data = &c->batches;
-    block_t b = {.net = &c->net, .sparse = data->sparse, .loss = {.words = data->words, .n_places = c->n_places}};
-    cut_buffers(&b, c->block, c->scratch.reals, c->scratch.ints);
+    block_t b = {.net = &c->net, .loss = {.words = data->words, .n_places = c->n_places}};
+    cut_buffers(&b, c->block, c->scratch.reals);
     for (int64_t i = 0; i < data->n_rows; i += c->block) {
         const int64_t m = data->n_rows - i < c->block ? data->n_rows - i : c->block;
         double *log_p = b.loss.nll = (double *)c->out + i;
@@ -127,8 +100,8 @@ static void conditionals(const call_t *c)
 {
     const batches_t *data = &c->batches;
     const int64_t D = n_units(&c->net, c->net.n_layers - 1);
-    block_t b = {.net = &c->net, .sparse = data->sparse, .loss = {.words = data->words}};
-    cut_buffers(&b, c->block, c->scratch.reals, c->scratch.ints);
+    block_t b = {.net = &c->net, .loss = {.words = data->words}};
+    cut_buffers(&b, c->block, c->scratch.reals);
     for (int64_t i = 0; i < data->n_rows; i += c->block) {
         const int64_t m = data->n_rows - i < c->block ? data->n_rows - i : c->block;
         b.loss.bits = data->bits + i * data->words;

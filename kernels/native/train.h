@@ -102,8 +102,7 @@ typedef struct {
     const crew_t *crew;
     int64_t m;
     uint64_t *bits;       /* (B, words) */
-    ones_t on;           /* the rows that have each place on */
-    uint64_t *marks[MAX_LAYERS]; /* the rows in which each hidden unit is not 0, a bit a row: (units, mark_words) */
+    uint64_t *marks[MAX_LAYERS]; /* of what layer l reads: the rows in which each input is not 0, a bit a row, (n_in, mark_words) */
     int64_t mark_words;
     REAL *dz[MAX_LAYERS]; /* gradients of the sums of every layer of the chain */
     REAL *undropped;      /* one more hidden output, for dropout */
@@ -115,17 +114,16 @@ typedef struct {
 static void cut_batch(batch_t *s, const net_t *net, const call_t *c)
 {
     const batches_t *data = &c->batches;
-    const int64_t B = data->batch_size, D = net->layers[N_IN], words = data->words, last = net->n_layers - 1;
+    const int64_t B = data->batch_size, words = data->words, last = net->n_layers - 1;
     int64_t widest = 0;
-    *s = (batch_t){.block = {.net = net, .sparse = data->sparse, .dropout = c->dropout}, .crew = &c->crew};
+    *s = (batch_t){.block = {.net = net, .dropout = c->dropout}, .crew = &c->crew};
     s->bits = (uint64_t *)c->scratch.ints;
     uint64_t *marks = s->bits + B * words;
     s->mark_words = (B + 63) / 64;
-    for (int64_t l = 0; l < last; marks += PADDED(n_units(net, l)) * s->mark_words, l++) s->marks[l] = marks;
+    for (int64_t l = 0; l <= last; marks += PADDED(net->layers[l * LAYER_COLUMNS + N_IN]) * s->mark_words, l++)
+        s->marks[l] = marks;
     double *nll = (double *)marks;
-    int32_t *count = (int32_t *)(nll + B * words);
-    s->on = (ones_t){count, count + D, B};
-    REAL *reals = cut_buffers(&s->block, B, c->scratch.reals, s->on.index + D * B);
+    REAL *reals = cut_buffers(&s->block, B, c->scratch.reals);
     reals += (c->crew.n_ranks - 1) * loss_room(net);
     s->block.room += c->crew.rank * loss_room(net);
     for (int64_t l = 0; l <= last; reals += B * PADDED(n_units(net, l)), l++) {
@@ -134,9 +132,8 @@ static void cut_batch(batch_t *s, const net_t *net, const call_t *c)
     }
     s->undropped = reals;
     s->free_reals = reals + B * PADDED(widest);
-    int32_t *ints = s->block.ones.index + B * D;
-    s->free_doubles = (double *)(ints + (ints - c->scratch.ints) % 2);
-    const int64_t n_places = net->variables ? net->n_variables : D;
+    s->free_doubles = nll + B * words;
+    const int64_t n_places = net->variables ? net->n_variables : net->layers[N_IN];
     s->block.loss = (loss_t){.bits = s->bits, .words = words, .n_places = n_places, .weights = data->weights, .nll = nll,
                              .panel_step = B, .dz = s->dz[last]};
 }
@@ -154,14 +151,14 @@ static double total(const batch_t *s)
     return total;
 }
 
-/* Cost of a row in a panel beside its sums, in multiply-adds of 64: measured. What reads lists of ones has shorter sums. */
-enum { ROW_GRAIN = 2 * ROWS, PER_ROW = 64, PER_LOSS = 160, PER_LIST = 200 };
+/* Cost of a row in a panel beside its sums, in multiply-adds of 64: measured. What reads bits has shorter sums. */
+enum { ROW_GRAIN = 2 * ROWS, PER_ROW = 64, PER_LOSS = 160, PER_BITS = 200 };
 
 static void forward_share(const batch_t *s, int64_t l)
 {
     const net_t *net = s->block.net;
     const int64_t panels = net->layers[l * LAYER_COLUMNS + N_PANELS], direct = direct_of(net, l);
-    const int64_t per_row = PER_ROW + (l == net->n_layers - 1 ? PER_LOSS : 0) + (l == 0 && s->block.sparse ? PER_LIST : 0);
+    const int64_t per_row = PER_ROW + (l == net->n_layers - 1 ? PER_LOSS : 0) + (l == 0 ? PER_BITS : 0);
     run_t run = {0};
     int64_t i0, i1;
     for (int pass = 0; pass < 2; pass++) { /* first the total cost, then the work */
@@ -178,10 +175,10 @@ static void mark_share(const batch_t *s)
 {
     const net_t *net = s->block.net;
     const int64_t words = s->mark_words;
-    for (int64_t l = 0, turn = 0; l < net->n_layers - 1; l++)
-        for (int64_t p = 0; p < net->layers[l * LAYER_COLUMNS + N_PANELS]; p++, turn++) {
+    for (int64_t l = 1, turn = 0; l < net->n_layers; l++)
+        for (int64_t p = 0; p < net->layers[(l - 1) * LAYER_COLUMNS + N_PANELS]; p++, turn++) {
             if (turn % s->crew->n_ranks != s->crew->rank) continue;
-            const REAL *h = s->block.h[l] + p * s->block.rows * PANEL;
+            const REAL *h = s->block.h[l - 1] + p * s->block.rows * PANEL;
             uint64_t *marks = s->marks[l] + p * PANEL * words;
             int64_t on = 0;
             for (int64_t i = 0; i < LOOKED_AT && i < s->m; i++) on += __builtin_popcountll(marks_of(h + i * PANEL));
@@ -242,11 +239,8 @@ static int run_batch(batch_t *s, const call_t *c, int64_t first, int64_t m, cons
             made_fast_permute(data->bits + rows[i] * words, words, place, s->bits + i * words);
         else
             memcpy(s->bits + i * words, data->bits + rows[i] * words, words * sizeof(uint64_t));
-    read_bits(&s->block, i0, i1 - i0);
     if (meet(s->crew)) return 1;
-    if (data->sparse)
-        list_rows(s->bits, words, m, net->layers[N_IN], words * rank / n_ranks, words * (rank + 1) / n_ranks, s->on.ld,
-                  s->on.count, s->on.index);
+    mark_columns(s->bits, words, m, words * rank / n_ranks, words * (rank + 1) / n_ranks, s->mark_words, s->marks[0]);
     for (int64_t l = 0; l <= last; l++) {
         forward_share(s, l);
         if (meet(s->crew)) return 1;
@@ -267,14 +261,11 @@ static int run_batch(batch_t *s, const call_t *c, int64_t first, int64_t m, cons
 static source_t source_of(const batch_t *s, int64_t l)
 {
     const net_t *net = s->block.net;
-    source_t source = {.rows = s->block.rows, .m = s->m, .mark_words = s->mark_words};
+    source_t source = {.marks = s->marks[0], .rows = s->block.rows, .m = s->m, .mark_words = s->mark_words};
     if (!reads_inputs(net, l)) {
         source.x = s->block.h[l - 1];
-        source.marks = s->marks[l - 1];
-    } else if (s->block.sparse)
-        source.on = s->on;
-    else
-        source.x = s->block.x;
+        source.marks = s->marks[l];
+    }
     int64_t fed = l < net->n_layers ? l : 0;
     while (l >= net->n_layers && direct_of(net, fed) != l) fed++;
     source.dz = s->dz[fed];

@@ -29,7 +29,7 @@ typedef int64_t INT;
 #define JOIN(a, b, c, d) JOIN_EXPANDED(a, b, c, d)
 
 #include "vector.h"
-#include "lists.h"
+#include "bits.h"
 #include "affine.h"
 #include "update.h"
 #include "levels.h"

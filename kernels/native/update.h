@@ -188,13 +188,12 @@ static void apply_gradient(const call_t *c)
     }
 }
 
-/* What the backward to the weights reads: what the layer read, as numbers or, if there are counts, as the rows that have each
- * input on; and the gradient of its sums. Both of m rows, in buffers of `rows` rows. */
+/* What the backward to the weights reads: what the layer read, and the gradient of its sums. Both of m rows, in buffers of
+ * `rows` rows. Marks say in which rows an input is not 0, a bit a row, mark_words words an input. */
 typedef struct {
-    const REAL *x;
-    const uint64_t *marks; /* or null: which rows of x are not 0, a bit a row, mark_words words an input */
+    const REAL *x;         /* or null: what is marked is 1 */
+    const uint64_t *marks; /* or null, where there is x: all of it is multiplied */
     int64_t mark_words;
-    ones_t on;
     const REAL *dz;
     int64_t rows, m;
 } source_t;
@@ -224,45 +223,38 @@ static __attribute__((noinline)) void strip_gradient(const panel_t *panel, int64
 {
     const int64_t at = panel->w - w;
     const REAL *dz = source->dz + p * source->rows * PANEL;
-    const ones_t *on = &source->on;
-    if (on->count)
-        FOR_UNITS(panel->units, u, {
-            for (int64_t i = k; i < k + n; i++) {
-                if (step && u == 0) fetch_parameters(step, w, at + i * PANEL, PANEL);
-                add_listed(V, 1, on->index + i * on->ld, on->count[i], INT64_MAX, dz + u, g + (i - k) * ld + u);
+    const int full = panel->units > PANEL - LANES;
+    enum { BLOCK = 128 }; /* rows whose dz stays in the L1 cache */
+    for (int64_t i0 = 0; i0 < source->m; i0 += BLOCK) {
+        const int64_t m = source->m - i0 < BLOCK ? source->m - i0 : BLOCK, words = (m + 63) / 64;
+        const REAL *x = source->x ? source->x + (k / PANEL * source->rows + i0) * PANEL + k % PANEL : 0, *dz_i = dz + i0 * PANEL;
+        const uint64_t *marks = source->marks ? source->marks + k * source->mark_words + i0 / 64 : 0;
+        int64_t on = 0;
+        for (int i = 0; i < n && x && marks; i++) on += __builtin_popcountll(marks[i * source->mark_words]);
+        if (!x || (marks && full && mostly_off(panel, k, n, m < 64 ? m : 64, on))) {
+            for (int i = 0; i < n; i++, marks += source->mark_words) {
+                if (step && i0 == 0) fetch_parameters(step, w, at + (k + i) * PANEL, PANEL);
+                if (x)
+                    add_panel(i0 == 0, marks, words, x + i, PANEL, dz_i, g + i * ld);
+                else if (full)
+                    add_panel(i0 == 0, marks, words, 0, 0, dz_i, g + i * ld);
+                else
+                    FOR_UNITS(panel->units, u, { add_marked(V, i0 == 0, marks, words, 0, 0, dz_i + u, g + i * ld + u); });
             }
-        });
-    else {
-        enum { BLOCK = 128 }; /* rows whose dz stays in the L1 cache */
-        for (int64_t i0 = 0; i0 < source->m; i0 += BLOCK) {
-            const int64_t m = source->m - i0 < BLOCK ? source->m - i0 : BLOCK;
-            const REAL *x = source->x + (k / PANEL * source->rows + i0) * PANEL + k % PANEL;
-            const REAL *dz_i = dz + i0 * PANEL;
-            if (source->marks && panel->units > PANEL - LANES) {
-                const uint64_t *marks = source->marks + k * source->mark_words + i0 / 64;
-                int64_t on = 0;
-                for (int i = 0; i < n; i++) on += __builtin_popcountll(marks[i * source->mark_words]);
-                if (mostly_off(panel, k, n, m < 64 ? m : 64, on)) {
-                    for (int i = 0; i < n; i++) {
-                        if (step && i0 == 0) fetch_parameters(step, w, at + (k + i) * PANEL, PANEL);
-                        add_marked(i0 == 0, marks + i * source->mark_words, (m + 63) / 64, x + i, PANEL, dz_i, g + i * ld);
-                    }
-                    continue;
-                }
-            }
+            continue;
+        }
 #define TILE(FIRST_VECTOR)                                                                                                    \
     case FIRST_VECTOR:                                                                                                        \
         if (FIRST_VECTOR < V) tile_weights(R, V, FIRST_VECTOR, i0 == 0, x + i, dz_i + u, m, g + i * ld + u, ld);              \
         break;
-            FOR_UNITS(panel->units, u, {
-                FOR_TILES(n, i, {
-                    if (step && u == 0 && i0 == 0) fetch_parameters(step, w, at + (k + i) * PANEL, R * PANEL);
-                    int first = 0; /* vectors before are dead to all inputs of the tile */
-                    while (first < V && panel->live[u + first * LANES + LANES - 1] <= k + i) first++;
-                    switch (first) { TILE(0) TILE(1) TILE(2) TILE(3) }
-                });
+        FOR_UNITS(panel->units, u, {
+            FOR_TILES(n, i, {
+                if (step && u == 0 && i0 == 0) fetch_parameters(step, w, at + (k + i) * PANEL, R * PANEL);
+                int first = 0; /* vectors before are dead to all inputs of the tile */
+                while (first < V && panel->live[u + first * LANES + LANES - 1] <= k + i) first++;
+                switch (first) { TILE(0) TILE(1) TILE(2) TILE(3) }
             });
-        }
+        });
     }
     for (int r = 0, dead = 0; r < n; r++) {
         while (dead < panel->units && panel->live[dead] <= k + r) dead++;
@@ -313,7 +305,7 @@ static void panel_bias(const net_t *net, int64_t l, int64_t p, const source_t *s
 static void affine_backward_weights(const call_t *c)
 {
     const step_t step = step_of(&c->update, c->update.step);
-    const source_t source = {.x = c->x, .on = c->ones, .dz = c->dz, .rows = c->m, .m = c->m};
+    const source_t source = {c->x, c->marks, c->mark_words, c->dz, c->m, c->m};
     for (int64_t p = 0; p < c->net.layers[c->l * LAYER_COLUMNS + N_PANELS]; p++) {
         panel_weights(&c->net, c->l, p, 0, panel_of(&c->net, c->l, p).depth, &source, &step);
         panel_bias(&c->net, c->l, p, &source, &step);

@@ -20,7 +20,8 @@ typedef struct {
     int64_t m;
     layer_walk_t layers[2 * MAX_LAYERS];
     int64_t ld;   /* m, rounded up to whole vectors */
-    ones_t ones;  /* of each row, as far as it is drawn */
+    int64_t words;
+    uint64_t *bits; /* (m, words): each row, as far as it is drawn */
     REAL *column; /* one unit of all rows */
     REAL *recent; /* (RECENT, ld): units of the last hidden layer that are final, the last of them, unit j in row j % RECENT */
 } walk_t;
@@ -31,21 +32,22 @@ static REAL *begin_walk(walk_t *w, int64_t m, int64_t block, const scratch_t *sc
     const int64_t D = w->net->layers[N_IN];
     w->m = m;
     w->ld = (block + 15) / 16 * 16;
-    w->ones = (ones_t){scratch->ints, scratch->ints + block, D};
+    w->words = (D + 63) / 64;
+    w->bits = (uint64_t *)scratch->ints;
     w->column = scratch->reals;
     w->recent = w->column + w->ld;
     REAL *z = w->recent + RECENT * w->ld;
     for (int64_t l = 0; l < w->net->n_rows; z += m * PADDED(n_units(w->net, l)), l++)
         w->layers[l] = (layer_walk_t){.z = z, .panel = -1};
-    memset(w->ones.count, 0, m * sizeof(int32_t));
+    memset(w->bits, 0, m * w->words * sizeof(uint64_t));
     return z;
 }
 
-/* The one at place p joins the list of row i, and the sums of the current panels: 9 % of the time of a draw less than to look
+/* The one at place p joins the bits of row i, and the sums of the current panels: 9 % of the time of a draw less than to look
  * in every row for new ones whenever sums are read. */
 static void put_one(walk_t *w, int64_t i, int64_t p)
 {
-    w->ones.index[i * w->ones.ld + w->ones.count[i]++] = (int32_t)p;
+    w->bits[i * w->words + p / 64] |= 1ull << p % 64;
     for (int64_t l = 0; l < w->net->n_rows; l = l ? l + 1 : w->net->n_layers) { /* that read the inputs */
         const layer_walk_t *layer = w->layers + l;
         if (layer->panel < 0 || p >= layer->now.depth) continue;
@@ -66,17 +68,16 @@ static REAL *reach(walk_t *w, int64_t l, int64_t j)
 {
     const int64_t p = j / PANEL, m = w->m;
     const int inputs = reads_inputs(w->net, l);
-    const ones_t *ones = &w->ones;
     layer_walk_t *layer = w->layers + l;
     REAL *z = layer->z + p * m * PANEL;
     if (p != layer->panel) {
         layer->panel = p;
         layer->now = panel_of(w->net, l, p);
         layer->seen = 0;
-        for (int64_t i = 0; i < m; i++) {
-            memcpy(z + i * PANEL, layer->now.bias, PANEL * sizeof(REAL));
-            if (inputs) add_ones(&layer->now, ones->index + i * ones->ld, ones->count[i], z + i * PANEL);
-        }
+        if (inputs)
+            sum_bits(&layer->now, w->bits, w->words, m, 0, z);
+        else
+            for (int64_t i = 0; i < m; i++) memcpy(z + i * PANEL, layer->now.bias, PANEL * sizeof(REAL));
     }
     const panel_t panel = layer->now;
     const int64_t end = panel.live[j % PANEL];
@@ -155,10 +156,10 @@ static void finish_hidden(walk_t *w, int64_t drawn)
     }
 }
 
-/* x at place p is 1 where the row's uniform u is below its conditional: in x, and at the end of the row's list of ones. */
+/* x at place p is 1 where the row's uniform u is below its conditional: in x, and among the row's bits. */
 static void draw(walk_t *w, int64_t p, const double *u, uint8_t *x)
 {
-    const int64_t D = w->ones.ld;
+    const int64_t D = w->net->layers[N_IN];
     for (int64_t i0 = 0; i0 < w->m; i0 += 64) {
         const int64_t end = w->m - i0 < 64 ? w->m - i0 : 64;
         uint64_t ones = 0;
@@ -308,10 +309,10 @@ static void walk(const call_t *c)
         const int64_t m = n - start < block ? n - start : block;
         double *log_mass = c->log_mass + start;
         REAL *z = begin_walk(&w, m, block, &c->scratch);
-        int32_t *count = w.ones.count, *index = w.ones.index;
-        if (context) list_ones(c->context + start * c->context_words, c->context_words, m, D, count, index);
         for (int64_t i = 0; i < m; i++) {
-            while (count[i] && index[i * D + count[i] - 1] >= context) count[i]--; /* the bits may go on with the variables */
+            const uint64_t *given = c->context + (start + i) * c->context_words; /* the bits may go on with the variables */
+            for (int64_t q = 0; q * 64 < context; q++)
+                w.bits[i * w.words + q] = context - q * 64 < 64 ? given[q] & ((1ull << (context - q * 64)) - 1) : given[q];
             log_mass[i] = 0;
         }
         finish_hidden(&w, context);

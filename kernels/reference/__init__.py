@@ -36,12 +36,11 @@ def pack_bits(x: NDArray[np.uint8], order: Int64, place: Int32, out: Bits, seen:
         out[:, q // 8] |= packed[:, q].astype(np.uint64) << np.uint64(8 * (q % 8))
 
 
-def score(net: Net, bits: Bits, n_places: int, sparse: bool, block: int, scratch: Scratch, log_p: NDArray[np.float64]) -> None:
+def score(net: Net, bits: Bits, n_places: int, block: int, scratch: Scratch, log_p: NDArray[np.float64]) -> None:
     """Log-likelihood of each row in nats: ``log p(x) = sum_d log p(x_d | x_<d)`` (eq. 5), over the first n_places places.
 
-    bits (n, W) IN, in order of place; n_places: all variables give log p(x), fewer the log marginal of the first; sparse:
-    read the input by its ones rather than as numbers (the same bits come out); block: rows worked on at once; scratch: see
-    ``layout.score_workspace(layout, block)``; log_p (n,) float64 OUT.
+    bits (n, W) IN, in order of place; n_places: all variables give log p(x), fewer the log marginal of the first; block:
+    rows worked on at once; scratch: see ``layout.score_workspace(layout, block)``; log_p (n,) float64 OUT.
     """
     x = unpack_bits(bits, net.layers[0, at.N_IN]).astype(net.theta.dtype)
     log_p[:] = -dense.row_nll(net, forward(net, x)[-1], x, n_places)
@@ -58,10 +57,10 @@ def score_row(
     D = len(order)
     place, bits = np.empty(D, np.int32), np.empty((1, -(-D // 64)), np.uint64)
     pack_bits(x, order, place, bits, seen)
-    score(net, bits, D, True, 1, scratch, log_p)
+    score(net, bits, D, 1, scratch, log_p)
 
 
-def conditionals(net: Net, bits: Bits, sparse: bool, block: int, scratch: Scratch, proba: Real) -> None:
+def conditionals(net: Net, bits: Bits, block: int, scratch: Scratch, proba: Real) -> None:
     """Every conditional of each row: ``proba[b, p] = p(x at place p + 1 is 1 | the places before it)``, (n, D) OUT.
 
     For a variable with more than two levels, those of its levels: (n, logits).

@@ -6,18 +6,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from made_fast.kernels.layout import ACTIVATION
-from made_fast.kernels.records import Net, Ones, Update
+from made_fast.kernels.records import Net, Update
 from made_fast.kernels.reference import dense
 from made_fast.kernels.reference.dense import Bits, Real, read_buffer, unpack_layer, write_buffer
 
 __all__ = ["affine_backward_input", "affine_backward_weights", "affine_forward", "bernoulli_nll"]
 
 
-def affine_forward(net: Net, l: int, x: Real | Ones, direct: Real, out: Real) -> None:
+def affine_forward(net: Net, l: int, x: Real | Bits, direct: Real, out: Real) -> None:
     """Masked affine layer with its activation: ``out = g(x (W * M) + b + direct)`` (eqs. 9 and 10).
 
-    x (panels, B, 64) of n_in units, or the ones of each row, IN; direct like out IN: the output of the layer of direct
-    connections, or of length 0, as it is with ones; out (panels, B, 64) of n_out units OUT, units from n_out on mean nothing.
+    x (panels, B, 64) of n_in units, or the bits of each row, (B, W) uint64, IN; direct like out IN: the output of the layer of
+    direct connections, or of length 0, as it is with bits; out (panels, B, 64) of n_out units OUT, units from n_out on mean
+    nothing.
     """
     W, mask, b = unpack_layer(net, l)
     n_in, n_out = W.shape
@@ -62,14 +63,14 @@ def affine_backward_input(net: Net, l: int, dz: Real, h: Real, dh: Real) -> None
     write_buffer((read_buffer(dz, n_out) @ (W * mask).T) * slope, dh)
 
 
-def affine_backward_weights(net: Net, l: int, x: Real | Ones, dz: Real, update: Update) -> None:
+def affine_backward_weights(net: Net, l: int, x: Real | Bits, dz: Real, update: Update) -> None:
     """Gradient of layer l's weights and bias, and the optimiser's update with it.
 
     In the forward pass this was ``z = x (W * M) + b``; so now ``dW = (x^T dz) * M`` and ``db = sum_b dz_b``. The bias of
     direct connections stays as it is. Nothing is clipped.
 
-    net.theta, update.state IN OUT; x (panels, B, 64) of n_in units, or the ones of each column, (n_in, B), IN;
-    dz (panels, B, 64) of n_out units IN, 0 in the fill-up units.
+    net.theta, update.state IN OUT; x (panels, B, 64) of n_in units, or the bits of each column, (n_in,
+    ceil(B / 64)) uint64, IN; dz (panels, B, 64) of n_out units IN, 0 in the fill-up units.
     """
     W, _, _ = unpack_layer(net, l)
     rows, d = dense.dense_inputs(x, len(W), by_column=dz.shape[1]).astype(W.dtype), read_buffer(dz, W.shape[1])

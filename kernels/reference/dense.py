@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from made_fast.kernels import layout as at
 from made_fast.kernels.layout import PANEL, n_chain, n_panels
 from made_fast.kernels.optimizers import ADADELTA, ADAGRAD, ADAM, GRADIENT, MOMENTUM, RMSPROP, SGD
-from made_fast.kernels.records import Batches, Dropout, Net, Ones, Update
+from made_fast.kernels.records import Batches, Dropout, Net, Update
 
 __all__ = [
     "Bits", "Int32", "Int64", "Real", "activate", "clipped", "coded", "dense_inputs", "derivative", "forward", "gradient_of",
-    "kept", "levels_of", "log_levels", "loss", "masks", "ones_of", "pack_layer", "probabilities", "read_buffer", "row_nll",
+    "kept", "levels_of", "log_levels", "loss", "masks", "pack_layer", "probabilities", "read_buffer", "row_nll",
     "row_weights", "sigmoid", "spans", "to_buffer", "unpack_bits", "unpack_layer", "update", "update_layer", "write_buffer",
 ]  # fmt: skip
 
@@ -88,22 +88,14 @@ def unpack_bits(bits: Bits, n_columns: int) -> NDArray[np.uint8]:
     return np.unpackbits(bits.view(np.uint8), axis=1, bitorder="little", count=n_columns)
 
 
-def ones_of(x: NDArray[np.uint8]) -> Ones:
-    """Return the ones of each row of a 0/1 matrix; behind the first ``counts[i]`` stand the other columns."""
-    return Ones(x.sum(axis=1, dtype=np.int32), np.argsort(1 - x, axis=1, kind="stable").astype(np.int32))
+def dense_inputs(x: Real | Bits, n: int, by_column: int = 0) -> Real:
+    """Return an input as a matrix (B, n), from an activation buffer or from the bits of each row.
 
-
-def dense_inputs(x: Real | Ones, n: int, by_column: int = 0) -> Real:
-    """Return an input as a matrix (B, n), from an activation buffer or from the ones of each row.
-
-    With ``by_column``, which is then B, ones are those of each column.
+    With ``by_column``, which is then B, bits are those of each column.
     """
-    if not isinstance(x, Ones):
+    if x.dtype != np.uint64:
         return read_buffer(x, n)
-    listed = np.arange(x.places.shape[1]) < x.counts[:, None]
-    dense = np.zeros((len(x.counts), by_column or n), np.uint8)
-    dense[np.nonzero(listed)[0], x.places[listed]] = 1
-    return dense.T if by_column else dense
+    return unpack_bits(x, by_column).T if by_column else unpack_bits(x, n)
 
 
 def to_buffer(dense: Real) -> Real:

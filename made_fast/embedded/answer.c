@@ -161,7 +161,7 @@ static int conditionals_part(const part_t *part, const uint8_t *rows, size_t n, 
         const size_t m = n - i < block ? n - i : block;
         if ((failed = pack_rows(part, &cut, rows + i * D, m, i, error))) break;
         call_t call = {.real_bytes = member->real_bytes, .net = part->net, .block = (int64_t)m, .out = cut.wide};
-        call.batches = (batches_t){.bits = cut.bits, .words = (member->D + 63) / 64, .n_rows = (int64_t)m, .sparse = 1};
+        call.batches = (batches_t){.bits = cut.bits, .words = (member->D + 63) / 64, .n_rows = (int64_t)m};
         call.scratch = (scratch_t){.reals = cut.reals, .ints = cut.ints};
         made_fast_call(part->kernels->conditionals, &call);
         for (size_t r = 0; r < m; r++)

@@ -69,10 +69,8 @@ static const kernels_t *kernels_of(const made_fast_model_t *model, const member_
 void mf_score_bits(const part_t *part, const cut_t *cut, int64_t n, double *log_p)
 {
     const int64_t D = part->member->D, words = (D + 63) / 64;
-    int64_t ones = 0;
-    for (int64_t i = 0; i < n * words; i++) ones += __builtin_popcountll(cut->bits[i]);
     call_t call = {.real_bytes = part->member->real_bytes, .net = part->net, .n_places = D, .block = n, .out = log_p};
-    call.batches = (batches_t){.bits = cut->bits, .words = words, .n_rows = n, .sparse = 3 * ones < n * D};
+    call.batches = (batches_t){.bits = cut->bits, .words = words, .n_rows = n};
     call.scratch = (scratch_t){.reals = cut->reals, .ints = cut->ints};
     made_fast_call(part->kernels->score, &call);
 }

@@ -24,14 +24,10 @@ from made_fast.network.architecture import BLOCK, Architecture, Prepared, order_
 from made_fast.network.masks import Connectivity, Staircase, read_only
 from made_fast.system import threads
 from made_fast.system.once import once
-from made_fast.tables.bits import Packing, density, pack_rows
+from made_fast.tables.bits import Packing, pack_rows
 from made_fast.tables.table import UINT8, Table, chunks
 
-__all__ = ["SPARSE_BELOW", "Network", "Parameters", "Shared", "Turn"]
-
-SPARSE_BELOW = 0.42
-"""Density of ones below which the inputs are read by adding rows of weights instead of multiplying. The bits are the same; the
-times cross from 0.37 (a step, D = 784, AVX2) to 0.6 (D = 180, AVX-512), on one thread of AMD Zen 4."""
+__all__ = ["Network", "Parameters", "Shared", "Turn"]
 
 HUGE = 4 << 20
 """Numbers that take more than about 20 ms to pack; Ctrl-C does not wait for that."""
@@ -298,8 +294,7 @@ class Network(Parameters):
         places = self.architecture.n_variables if n_places is None else n_places
 
         def work(part: slice) -> None:
-            bits = rows[part]
-            kernels.active.score(self._net, bits, places, *self._how(bits, n), log_p[part])
+            kernels.active.score(self._net, rows[part], places, *self._room(n), log_p[part])
 
         self._spread(work, n, n_threads)
         self._guard(log_p)
@@ -341,8 +336,7 @@ class Network(Parameters):
         feature = self.connectivity.ordering - 1 if self.architecture.variables is None else self.staircase.sorts[-1].argsort()
 
         def work(part: slice) -> None:
-            bits = rows[part]
-            kernels.active.conditionals(self._net, bits, *self._how(bits, len(rows)), proba[part])
+            kernels.active.conditionals(self._net, rows[part], *self._room(len(rows)), proba[part])
             if by_feature:  # while these rows are in the cache
                 proba[part] = proba[part].take(feature, axis=1)
 
@@ -438,11 +432,10 @@ class Network(Parameters):
         else:
             threads.for_each(lambda i, _: work(slice(i * step, min(n, (i + 1) * step))), -(-n // step), n_threads)
 
-    def _how(self, bits: Bits, n: int) -> tuple[bool, int, Scratch]:
-        """Return how a kernel reads rows, some of n: whether as sparse ones, by how many at once, and its workspace."""
+    def _room(self, n: int) -> tuple[int, Scratch]:
+        """Return by how many a kernel takes rows, some of n, and its workspace."""
         block, (reals, ints) = n if n < BLOCK else BLOCK, self.architecture.score_room
-        sparse = n == 1 or density(bits, self.architecture.n_inputs) < SPARSE_BELOW  # weights of a lone row are read once
-        return sparse, block, scratch(reals * block + self.architecture.loss_room, ints * block, self.dtype)
+        return block, scratch(reals * block + self.architecture.loss_room, ints * block, self.dtype)
 
 
 def _check(values: NDArray[Any], good: NDArray[np.bool_], what: str, demand: str) -> None:

@@ -15,16 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from made_fast import kernels
-from made_fast.tables.table import UINT8, Table, chunks
+from made_fast.tables.table import UINT8, Table
 
-__all__ = ["Packing", "density", "distinct_rows", "pack_bits", "pack_missing", "pack_rows", "unpack_rows"]
-
-FEW_WORDS = 256
-"""Words whose ones Python counts sooner than NumPy does."""
+__all__ = ["Packing", "distinct_rows", "pack_bits", "pack_missing", "pack_rows", "unpack_rows"]
 
 INT32, INT64 = np.dtype("int32"), np.dtype("int64")  # see UINT8
-
-_POPCOUNT = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(axis=1, dtype=np.uint8)
 
 
 def pack_rows(
@@ -95,20 +90,6 @@ def distinct_rows(bits: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray
     which: dict[bytes, int] = {}
     of_row = np.fromiter((which.setdefault(row.tobytes(), len(which)) for row in bits), np.intp, len(bits))
     return np.frombuffer(b"".join(which), bits.dtype).reshape(len(which), bits.shape[1]), of_row
-
-
-def density(bits: NDArray[np.uint64], n_features: int) -> float:
-    """Return the fraction of ones among the entries of ``bits``, a packed matrix of ``n_features`` columns."""
-    if bits.size <= FEW_WORDS:
-        n_ones = int.from_bytes(bits.tobytes(), "little").bit_count()
-    else:
-        n_ones = sum(_count_ones(bits[part]) for part in chunks(*bits.shape))
-    return n_ones / (len(bits) * n_features)
-
-
-def _count_ones(bits: NDArray[np.uint64]) -> int:
-    count = np.bitwise_count(bits) if hasattr(np, "bitwise_count") else _POPCOUNT[bits.view(np.uint8)]  # NumPy 2, NumPy 1
-    return int(count.sum(dtype=np.int64))
 
 
 def _pack(rows: NDArray[Any], order: NDArray[np.intp], out: NDArray[np.uint64]) -> bool:

@@ -95,7 +95,7 @@ class Replica:
         losses, vector = np.empty(self.n_steps), trainer.parameters.vector
         gradient = panels.aligned_zeros(0 if self.average_every else len(vector), vector.dtype)
         for s in range(self.n_steps):
-            batches = Batches(rows.bits, rows.weights, order[mine[s] : mine[s + 1]], most, pace.sparse)
+            batches = Batches(rows.bits, rows.weights, order[mine[s] : mine[s + 1]], most)
             update = trainer.update()
             if self.average_every is None:
                 plain = update.constants.copy()

@@ -24,9 +24,8 @@ from made_fast.kernels.optimizers import CLIP, Optimizer
 from made_fast.kernels.records import Batches, Crew, Dropout, TrainScratch, Update
 from made_fast.network.architecture import Architecture
 from made_fast.network.masks import MaskSet
-from made_fast.network.network import SPARSE_BELOW, Parameters
+from made_fast.network.network import Parameters
 from made_fast.system import threads
-from made_fast.tables.bits import density
 from made_fast.training.rows import TrainingRows, order_of
 from made_fast.training.turns import Turns
 
@@ -62,13 +61,12 @@ class Pace(NamedTuple):
     ----------
     n_ranks : int
         Threads that share a step.
-    sparse, slow : bool
-        Whether inputs are read by their ones; whether a step takes so long that Ctrl-C should not wait for its end.
+    slow : bool
+        Whether a step takes so long that Ctrl-C should not wait for its end.
     scratch : TrainScratch
     """
 
     n_ranks: int
-    sparse: bool
     slow: bool
     scratch: TrainScratch
 
@@ -200,7 +198,7 @@ class Trainer:
             part = order[done : done + ahead * batch_size]
             nll = losses[done // batch_size :][: -(-len(part) // batch_size)]
             begin = time.perf_counter()
-            batches = Batches(rows.bits, rows.weights, part, batch_size, pace.sparse)
+            batches = Batches(rows.bits, rows.weights, part, batch_size)
             threads.run(*self.call(batches, rows, pace, nll, self.update(), self.noise), aside=slow)
             seconds = time.perf_counter() - begin
             slow = slow or seconds > len(nll) * CALL_SECONDS
@@ -217,10 +215,9 @@ class Trainer:
 
     def pace(self, rows: TrainingRows, batch_size: int, n_threads: int) -> Pace:
         """Return how steps on so many of the rows are best made."""
-        sparse = density(rows.bits, self.architecture.n_inputs) < SPARSE_BELOW
         n_ranks, slow = self._ranks(batch_size, n_threads), self._is_slow(rows, batch_size)
         gradient = rows.missing is not None or self.constants[CLIP] > 0  # the clipped one, or the sum over groups of a step
-        return Pace(n_ranks, sparse, slow, self.parameters.train_scratch(batch_size, n_ranks, gradient=bool(gradient)))
+        return Pace(n_ranks, slow, self.parameters.train_scratch(batch_size, n_ranks, gradient=bool(gradient)))
 
     def update(self) -> Update:
         """Return the next update of the parameters."""

@@ -26,7 +26,7 @@ LACKS = {"fresh": ("torch",), "mixture": DENSE[1:], "apart": DENSE[1:]}
 def runs():
     for case in CASES:
         if case not in KERNELS:
-            more = ["numpy-incremental"] * case.startswith("sample") + ["native-sparse", "native-dense"] * (case == "step")
+            more = ["numpy-incremental"] * case.startswith("sample")
             yield from (Run(case, TINY, name) for name in (*NETS, *more) if name not in LACKS.get(case, ()))
         else:
             places = [layer for layer in (FIRST, LAST) if any(layer.l == timed.l for timed in KERNELS[case])]

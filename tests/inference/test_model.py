@@ -98,8 +98,7 @@ def test_same_bits_for_every_batch_size_and_thread_count(options, members, monke
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_dense_and_sparse_first_layers_give_the_same_bits(options):
-    """Rows of all densities, so that chunks fall on both sides of the threshold, alone and together."""
+def test_rows_of_few_and_of_many_ones_have_the_same_bits_alone_and_together(options):
     model = random_model(70, (90,), dtype="float32", **options)
     X = (np.random.default_rng(0).random((200, 70)) < np.linspace(0, 1, 200)[:, None]).astype(np.uint8)
     assert (model.score_samples(X) == np.concatenate([model.score_samples(x[None]) for x in X])).all()

@@ -303,29 +303,26 @@ class Case(Trained):
     def scratch(self, n_reals: int, n_ints: int) -> Scratch:
         return Scratch(room(n_reals, self.dtype), room(n_ints, np.int32, -7))
 
-    def score(
-        self, module: ModuleType, rows: slice = slice(None), n_places: int | None = None, sparse: bool = True, block: int = 7
-    ) -> Any:
+    def score(self, module: ModuleType, rows: slice = slice(None), n_places: int | None = None, block: int = 7) -> Any:
         bits, places = self.bits[rows], self.n_places if n_places is None else n_places
         log_p, scratch = room(len(bits), "float64"), self.scratch(*panels.score_workspace(self.layout, block))
-        run(module, "score", self.net, bits, places, sparse, block, scratch, log_p)
+        run(module, "score", self.net, bits, places, block, scratch, log_p)
         return log_p
 
-    def conditionals(self, module: ModuleType, x: Any = None, sparse: bool = True, block: int = 7) -> Any:
+    def conditionals(self, module: ModuleType, x: Any = None, block: int = 7) -> Any:
         bits = self.bits if x is None else pack_bits(x)
         proba = room((len(bits), self.layout.layers[panels.n_chain(self.layout.layers) - 1, N_OUT]), self.dtype)
         scratch = self.scratch(*panels.score_workspace(self.layout, block))
-        run(module, "conditionals", self.net, bits, sparse, block, scratch, proba)
+        run(module, "conditionals", self.net, bits, block, scratch, proba)
         return proba
 
     def check_same_bits(self, module: ModuleType, half: int) -> None:
         """Check that the bits of scores and conditionals depend on no way to work on the rows; ``half``: fewer places."""
         log_p, proba, marginal = self.score(module), self.conditionals(module), self.score(module, n_places=half)
         for block in (1, 2, 3, 7, 16, 100):
-            for sparse in (False, True):
-                assert np.array_equal(self.score(module, sparse=sparse, block=block), log_p)
-                assert np.array_equal(self.conditionals(module, sparse=sparse, block=block), proba)
-            assert np.array_equal(self.score(module, n_places=half, sparse=block % 2 == 0, block=block), marginal)
+            assert np.array_equal(self.score(module, block=block), log_p)
+            assert np.array_equal(self.conditionals(module, block=block), proba)
+            assert np.array_equal(self.score(module, n_places=half, block=block), marginal)
         for rows in (slice(0), slice(1), slice(3, None), slice(2, 5)):
             assert np.array_equal(self.score(module, rows), log_p[rows])
 
@@ -339,7 +336,6 @@ class Case(Trained):
         optimizer: str,
         options: Options,
         *,
-        sparse: bool = True,
         n_steps: int = 4,
         steps: slice | None = None,
         n_ranks: int = 1,
@@ -353,7 +349,7 @@ class Case(Trained):
         none, scratch = room(0, self.dtype), self.scratch(*panels.train_workspace(self.layout, 8, n_ranks))
         return {
             "net": net,
-            "batches": Batches(self.bits, self.weights if options.weighted else np.zeros(0), rows, 8, sparse),
+            "batches": Batches(self.bits, self.weights if options.weighted else np.zeros(0), rows, 8),
             "dropout": Dropout(keep, options.dropout),
             "update": new_update(optimizer, len(net.theta), self.dtype, 3 + start, clip=options.clip, **constants),
             "scratch": TrainScratch(room(len(net.theta), self.dtype) if options.clip else none, none, none, *scratch),

@@ -168,7 +168,6 @@ class SharedCase(Trained):
         optimizer: str,
         options: Options,
         *,
-        sparse: bool = True,
         n_steps: int = 4,
         steps: slice | None = None,
         n_ranks: int = 1,
@@ -187,7 +186,7 @@ class SharedCase(Trained):
         return {
             "shared": records.Shared(copied(self.shared), self.table),
             "masks": Masks(self.orders, *self.layouts),
-            "batches": Batches(pack_bits(self.x), self.weights if options.weighted else np.zeros(0), rows, 8, sparse),
+            "batches": Batches(pack_bits(self.x), self.weights if options.weighted else np.zeros(0), rows, 8),
             "groups": groups,
             "dropout": Dropout(self.keep(len(rows), options.dropout), options.dropout),
             "update": new_update(optimizer, len(self.shared), self.dtype, 3 + started, clip=options.clip, **constants),

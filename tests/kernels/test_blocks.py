@@ -44,9 +44,9 @@ def test_forward_of_every_layer(module, dtype, shape):
         reference.affine_forward(c.exact.net, l, x.astype(np.float64), direct.astype(np.float64), right)
         assert_close(dense.read_buffer(out, n_out), dense.read_buffer(right, n_out), dtype, "value")
         if l == 0 or c.layout.layers[l, DIRECT] < 0:
-            sparse = buffer(len(c.x), n_out, dtype)
-            run(module, "affine_forward", c.net, l, dense.ones_of(c.x), direct[:0], sparse)
-            assert_close(dense.read_buffer(sparse, n_out), dense.read_buffer(right, n_out), dtype, "value")
+            of_bits = buffer(len(c.x), n_out, dtype)
+            run(module, "affine_forward", c.net, l, c.bits, direct[:0], of_bits)
+            assert_close(dense.read_buffer(of_bits, n_out), dense.read_buffer(right, n_out), dtype, "value")
 
 
 @blocks_everywhere
@@ -85,7 +85,7 @@ def test_backward_of_every_layer(module, dtype, shape):
         # The gradient goes to this layer's part of state[0], nothing else is written; the update stays inside it too.
         mine, right = c.part(l), np.zeros((1, len(c.live)))
         reference.affine_backward_weights(c.exact.net, l, x64, dz64, Update(GRADIENT, 0, np.zeros(6), right))
-        for inputs in (x, dense.ones_of(c.x.T)) if l == 0 or l >= chain else (x,):
+        for inputs in (x, pack_bits(c.x.T)) if l == 0 or l >= chain else (x,):
             net = c.net._replace(theta=copied(c.net.theta))
             state = copied(np.where(mine & ~c.live, 0, 7)[None], dtype)  # dead entries start at 0
             run(module, "affine_backward_weights", net, l, inputs, dz, Update(GRADIENT, 0, np.zeros(6), state))

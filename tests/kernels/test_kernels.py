@@ -82,9 +82,7 @@ def test_constants_are_the_same_in_c():
 def test_arrays_of_another_type_are_refused(module, kernel, record, field):
     c = case(SMALL, "float32")
     scratch = c.scratch(*panels.score_workspace(c.layout, 9))
-    args = dict(
-        zip(inspect.signature(reference.score).parameters, (c.net, c.bits, 7, True, 9, scratch, np.zeros(9)), strict=True)
-    )
+    args = dict(zip(inspect.signature(reference.score).parameters, (c.net, c.bits, 7, 9, scratch, np.zeros(9)), strict=True))
     if kernel == "train":
         values = (*c.arguments("adam", CLIPPED).values(), records.Crew(0, 1, np.zeros(panels.SYNC, np.int32)))
         args = dict(zip(inspect.signature(reference.train).parameters, values, strict=True))
@@ -102,7 +100,7 @@ def test_arrays_that_must_not_change_are_refused_as_outputs(module):
     log_p.flags.writeable = False
     scratch = c.scratch(*panels.score_workspace(c.layout, 9))
     with pytest.raises(TypeError, match="writable"):
-        module.score(c.net, c.bits, 7, True, 9, scratch, log_p)
+        module.score(c.net, c.bits, 7, 9, scratch, log_p)
     assert not log_p.any()
 
 
@@ -217,7 +215,7 @@ def test_conditionals_depend_on_all_places_before_them_and_on_no_other(module, s
 @compiled
 @both_types
 @shapes
-def test_bits_do_not_depend_on_sparse_block_or_rows(module, dtype, shape):
+def test_bits_do_not_depend_on_block_or_rows(module, dtype, shape):
     c, half = case(shape, dtype), (shape[0] + 1) // 2
     c.check_same_bits(module, half)
 

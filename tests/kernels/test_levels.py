@@ -72,7 +72,7 @@ def test_score_and_conditionals(module, dtype, shape):
 @compiled
 @both_types
 @shapes
-def test_bits_do_not_depend_on_sparse_block_or_rows(module, dtype, shape):
+def test_bits_do_not_depend_on_block_or_rows(module, dtype, shape):
     c = case(shape, dtype)
     half = (c.n_places + 1) // 2
     c.check_same_bits(module, half)

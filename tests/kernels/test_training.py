@@ -86,8 +86,8 @@ def without_weight(arguments: Any) -> Any:
 @every_shape
 def test_steps_of_every_shape(module, dtype, make, shape):
     c = case(make, shape, dtype)
-    for optimizer, options, sparse in (("adam", FULL, True), ("sgd", PLAIN, False)):
-        check(c, c.train(module, optimizer, options, sparse=sparse), right(make, shape, optimizer, options))
+    for optimizer, options in (("adam", FULL), ("sgd", PLAIN)):
+        check(c, c.train(module, optimizer, options), right(make, shape, optimizer, options))
 
 
 @everywhere
@@ -105,10 +105,9 @@ def test_steps_of_every_optimizer(module, dtype, optimizer, options, make):
 @everywhere
 @both_types
 @optimizers
-@pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])
-def test_ten_steps_of_a_larger_net(module, dtype, optimizer, sparse):
+def test_ten_steps_of_a_larger_net(module, dtype, optimizer):
     c = case(Case, Case.LARGE, dtype)
-    check(c, c.train(module, optimizer, PLAIN, sparse=sparse, n_steps=10), right(Case, Case.LARGE, optimizer, PLAIN, 10))
+    check(c, c.train(module, optimizer, PLAIN, n_steps=10), right(Case, Case.LARGE, optimizer, PLAIN, 10))
 
 
 @everywhere
@@ -144,14 +143,13 @@ def test_gradient_by_central_differences(module, dtype, activation, dropout, mak
     """All at once: direct connections, row weights; of shared parameters also U, two masks in a step and fewer places."""
     c, options = case(make, make.SMALL, dtype, activation), SEVERAL._replace(dropout=dropout)
     loss, expected = differences(make, activation, options)
-    for sparse in (False, True):
-        nll, parameters, state = c.train(module, "gradient", options, sparse=sparse, steps=slice(1))
-        assert_close(nll / 8, loss, dtype, "difference")
-        assert_close(state[0], expected, dtype, "difference")
-        assert np.array_equal(parameters, c.parameters)
-        _, parameters, _ = c.train(module, "sgd", options, sparse=sparse, steps=slice(1), lr=1, a=0, decay=0)
-        own = ~c.derived
-        assert_close(parameters[own], (c.parameters - expected)[own], dtype, "difference")
+    nll, parameters, state = c.train(module, "gradient", options, steps=slice(1))
+    assert_close(nll / 8, loss, dtype, "difference")
+    assert_close(state[0], expected, dtype, "difference")
+    assert np.array_equal(parameters, c.parameters)
+    _, parameters, _ = c.train(module, "sgd", options, steps=slice(1), lr=1, a=0, decay=0)
+    own = ~c.derived
+    assert_close(parameters[own], (c.parameters - expected)[own], dtype, "difference")
 
 
 @lru_cache
@@ -213,12 +211,26 @@ def one_batch(c: Case, optimizer: str, keep: Any, rate: float, n_ranks: int = 1)
     net = c.net._replace(theta=copied(c.net.theta))
     return {
         "net": net,
-        "batches": Batches(c.bits, np.zeros(0), np.arange(n), n, True),
+        "batches": Batches(c.bits, np.zeros(0), np.arange(n), n),
         "dropout": Dropout(keep, rate),
         "update": new_update(optimizer, len(net.theta), c.dtype),
         "scratch": TrainScratch(none, none, none, *c.scratch(*panels.train_workspace(c.layout, n, n_ranks))),
         "nll": room(1, "float64"),
     }
+
+
+@on_every_level
+@both_types
+@pytest.mark.parametrize("density", [0.02, 0.7, 0.97])
+def test_inputs_of_few_and_of_many_ones(module, dtype, density):
+    found = []
+    for kernels, c in ((module, Case(OFF, dtype, "relu")), (reference, Case(OFF, "float64", "relu"))):
+        c.x = (np.random.default_rng(0).random(c.x.shape) < density).astype(np.uint8)
+        c.bits = pack_bits(c.x)
+        batch = one_batch(c, "gradient", np.zeros((0, 5), np.uint64), 0.0)
+        found.append((c.score(kernels, block=32), c.conditionals(kernels), *c.train_with(kernels, batch)))
+    for *pair, kind in zip(*found, ("log_p", "value", "trained", "trained", "trained"), strict=True):
+        assert_close(*pair, dtype, kind)
 
 
 OFF = (100, (130, 100), 200, "all")
@@ -261,23 +273,14 @@ def test_the_gradient_of_a_unit_has_the_same_bits_whether_its_neighbours_are_off
     assert np.delete(among, unit, axis=0).any()
 
 
-@compiled
-@both_types
-@plain_and_full
-@every_shape
-def test_bits_do_not_depend_on_sparse_or_dense(module, dtype, options, make, shape):
-    c = case(make, shape, dtype)
-    assert_same(*(c.train(module, "adam", options, sparse=sparse) for sparse in (False, True)))
-
-
 @everywhere
 @both_types
 @all_options
 @every_update
 def test_bits_do_not_depend_on_where_a_run_is_cut(module, dtype, options, make):
     c = case(make, make.SMALL, dtype)
-    whole = c.train(module, "adam", options, sparse=False)
-    first, second = (c.arguments("adam", options, sparse=False, steps=steps) for steps in (slice(0, 2), slice(2, 4)))
+    whole = c.train(module, "adam", options)
+    first, second = (c.arguments("adam", options, steps=steps) for steps in (slice(0, 2), slice(2, 4)))
     head, parameters, state = c.train_with(module, first)
     next(iter(second.values()))[0][:], second["update"].state[:] = parameters, state
     tail, *rest = c.train_with(module, second)
@@ -286,16 +289,12 @@ def test_bits_do_not_depend_on_where_a_run_is_cut(module, dtype, options, make):
 
 @native
 @both_types
-@pytest.mark.parametrize(
-    ("options", "sparse", "n_ranks"),
-    [(PLAIN, False, 2), (CLIPPED, False, 3), (FULL, True, 3)],
-    ids=["plain-dense-2", "clipped-dense-3", "full-sparse-3"],
-)
+@pytest.mark.parametrize(("options", "n_ranks"), [(PLAIN, 2), (CLIPPED, 3), (FULL, 3)], ids=["plain-2", "clipped-3", "full-3"])
 @every_shape
-def test_bits_do_not_depend_on_the_number_of_threads(module, dtype, options, sparse, n_ranks, make, shape):
+def test_bits_do_not_depend_on_the_number_of_threads(module, dtype, options, n_ranks, make, shape):
     c = case(make, shape, dtype)
-    alone = c.train(module, "adadelta", options, sparse=sparse)
-    assert_same(c.train(module, "adadelta", options, sparse=sparse, n_ranks=n_ranks), alone)
+    alone = c.train(module, "adadelta", options)
+    assert_same(c.train(module, "adadelta", options, n_ranks=n_ranks), alone)
 
 
 @compiled

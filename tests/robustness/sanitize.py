@@ -53,7 +53,7 @@ def overflow():  # a block of so many rows; none are read
     net = np.zeros(0), np.array([[0, 0, 0, 0, 0, 0, 0, 0, 0]]), np.zeros(0, np.int32), np.zeros(0, np.int64)
     net += (np.zeros((0, 2), np.int32),)
     net[1][0, :3] = 64, 64, 1
-    _native.score(net, np.zeros((0, 1), np.uint64), 1, True, 2 ** 62, (np.zeros(1), np.zeros(1, np.int32)), np.zeros(0))
+    _native.score(net, np.zeros((0, 1), np.uint64), 1, 2 ** 62, (np.zeros(1), np.zeros(1, np.int32)), np.zeros(0))
 
 def race():  # two threads, one output
     arrays = pack(9999, 9999)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from made_fast.tables import sparse
-from made_fast.tables.bits import Packing, density, distinct_rows, pack_missing, pack_rows
+from made_fast.tables.bits import Packing, distinct_rows, pack_missing, pack_rows
 from made_fast.tables.table import CHUNK, Table, chunks
 
 TABLES = [np.asarray, np.asfortranarray, sp.csr_array, sp.csc_matrix, pd.DataFrame]
@@ -38,13 +38,12 @@ def test_bit_p_is_the_input_at_place_p(D):
 
 
 @given(hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=150), elements=st.integers(0, 1)), st.randoms())
-def test_unpacking_is_the_inverse_and_density_the_mean(X, random):
+def test_unpacking_is_the_inverse(X, random):
     order = np.array(random.sample(range(X.shape[1]), X.shape[1]))
     bits = pack_rows(Table.of(X), order)
     unpacked = unpack(bits, order)
     assert unpacked.dtype == np.uint8
     assert (unpacked == X).all()
-    assert density(bits, X.shape[1]) == pytest.approx(X.mean(), abs=1e-12)
 
 
 @given(hnp.arrays(np.uint64, st.tuples(st.integers(0, 30), st.integers(1, 3)), elements=st.sampled_from([0, 1, 2**63])))
@@ -73,13 +72,6 @@ def test_an_interrupt_among_distinct_rows_is_an_interrupt():
                 search(microseconds * 1e-6)
     finally:
         signal.signal(signal.SIGALRM, before)
-
-
-def test_density_without_bitwise_count(monkeypatch):
-    bits = pack_rows(Table.of(rows(50, 70)), np.arange(70))
-    want = density(bits, 70)
-    monkeypatch.delattr(np, "bitwise_count", raising=False)  # NumPy 1.26 has none
-    assert density(bits, 70) == want
 
 
 def test_a_table_is_checked_once_for_all_chunks_and_masks(monkeypatch):

@@ -400,8 +400,8 @@ def latent_train_workspace(layout: Layout, batch_size: int, n_points: int, n: in
     Reals: as ``score``, then for every layer of the chain its output for a row at each point, the gradient of its sums, and
     that summed over points, then the output of one more hidden layer. Integers: the batch's bits (as uint64); as float64 the
     NLL of every row at each point and panel of outputs, the shares of the points in every row, its NLL, and one for every 64
-    parameters; a bit for every row of every input (as uint64). Or, for ``jit``, the batch's bits and the NLL of every row,
-    then as ``score``, and at the end, as float64, the shares and NLL.
+    parameters; a bit for every row of every input, and for every row at each point of every hidden unit (as uint64). Or, for
+    ``jit``, the batch's bits and the NLL of every row, then as ``score``, and at the end, as float64, the shares and NLL.
     """
     layers, n_inputs = layout.layers, int(layout.layers[0, N_IN])
     reals, ints = score_workspace(layout, batch_size)
@@ -409,7 +409,8 @@ def latent_train_workspace(layout: Layout, batch_size: int, n_points: int, n: in
     reals += (2 * n_points + 1) * _activations(chain, batch_size)
     reals += n_points * batch_size * width(int(chain[:-1, N_OUT].max(initial=0)))
     doubles = batch_size * (words + n_points * words + n_points + 2) + n_panels(n)
-    return reals, ints + 2 * (doubles + width(n_inputs) * -(-batch_size // 64))
+    marks = width(n_inputs) * -(-batch_size // 64) + _activations(chain[:-1], -(-batch_size * n_points // 64))
+    return reals, ints + 2 * (doubles + marks)
 
 
 def aligned_empty(n: int, dtype: DTypeLike) -> NDArray[Any]:

@@ -164,6 +164,14 @@ static ALWAYS_INLINE int mostly_off(const panel_t *panel, int64_t k, int64_t n, 
     return 8 * on * (PANEL / LANES) < ON_OF_8 * rows * dense;
 }
 
+/* The same of m rows of 64 numbers and units that all see them. */
+static ALWAYS_INLINE int rows_mostly_off(const REAL *x, int64_t m)
+{
+    int64_t on = 0;
+    for (int64_t i = 0; i < LOOKED_AT && i < m; i++) on += __builtin_popcountll(marks_of(x + i * PANEL));
+    return m >= LOOKED_AT && 8 * on < ON_OF_8 * LOOKED_AT * PANEL;
+}
+
 /* Panel p of layer l on m rows of x: out = g(x (W * M) + b + direct), all buffers of `rows` rows; direct may be null.
  *
  * After relu and dropout, a third to three quarters of the numbers are not 0. Where 64 inputs are mostly 0, a row goes from one
@@ -325,7 +333,7 @@ static const REAL *block_after(const net_t *net, int64_t l, int64_t p, int64_t k
  * of inputs that begins at k0.
  *
  * The sum runs over units, along a panel's rows; so 64 x 64 blocks of the panels are transposed into a scratch that stays
- * in the L1 cache, and used for all rows. */
+ * in the L1 cache, and used for all rows. Where the units are hidden ones, dz is 0 wherever they are off. */
 static void backward_input_panel(const net_t *net, int64_t l, int64_t k0, const REAL *dz, const REAL *h, int64_t rows,
                                  int64_t m, REAL *dh)
 {
@@ -350,12 +358,19 @@ static void backward_input_panel(const net_t *net, int64_t l, int64_t k0, const 
                     for (int a = 0; a < LANES; a++)
                         for (int b = 0; b < LANES; b++) block[(j + a) * PANEL + k + b] = k + b < n ? w[b * PANEL + a] : 0;
             }
-        for (int u = 0; u < PANEL; u += TILE_UNITS)
-            FOR_TILES(m, i, {
-                if (u == 0 && m > ROWS && next) fetch(next, i, m);
-                tile_backward(R, fresh, dz + p * rows * PANEL + i * PANEL, block + u, starts + u / LANES, panel.units,
-                                          dh + i * PANEL + u);
-            });
+        const REAL *dz_p = dz + p * rows * PANEL;
+        if (n == PANEL && starts[PANEL / LANES - 1] == 0 && rows_mostly_off(dz_p, m))
+            for (int64_t i = 0; i < m; i++) {
+                const uint64_t marks = marks_of(dz_p + i * PANEL);
+                if (next && i % ROWS == 0) fetch(next, i, m);
+                add_panel(fresh, &marks, 1, dz_p + i * PANEL, 1, block, dh + i * PANEL);
+            }
+        else
+            for (int u = 0; u < PANEL; u += TILE_UNITS)
+                FOR_TILES(m, i, {
+                    if (u == 0 && m > ROWS && next) fetch(next, i, m);
+                    tile_backward(R, fresh, dz_p + i * PANEL, block + u, starts + u / LANES, panel.units, dh + i * PANEL + u);
+                });
         fresh = 0;
     }
     if (fresh)

@@ -16,8 +16,8 @@ typedef struct {
     REAL *dz[MAX_LAYERS];  /* like each.h */
     REAL *sum[MAX_LAYERS]; /* dz summed over the points, (panels, B, 64), of layers that something adds to that reads inputs */
     REAL *undropped;
-    uint64_t *marks; /* the rows that have each input on, a bit a row: (D, mark_words) */
-    int64_t mark_words;
+    uint64_t *marks[MAX_LAYERS]; /* as in train.h; of layers that do not read the inputs, a row at each point */
+    int64_t mark_words[2];       /* of the inputs, of hidden units */
     double *nll;    /* (K, words, B) */
     double *share;  /* (K, B): weight of the row times p(point | row) */
     double *of_row; /* (B,): weight of the row times its NLL */
@@ -55,8 +55,11 @@ static void cut_latent(latent_t *s, const call_t *c, int64_t *layers)
     s->share = s->nll + K * words * B;
     s->of_row = s->share + K * B;
     s->squares = s->of_row + B;
-    s->marks = (uint64_t *)(s->squares + (c->update.n + PANEL - 1) / PANEL);
-    s->mark_words = (B + 63) / 64;
+    uint64_t *marks = (uint64_t *)(s->squares + (c->update.n + PANEL - 1) / PANEL);
+    s->mark_words[0] = (B + 63) / 64;
+    s->mark_words[1] = (K * B + 63) / 64;
+    for (int64_t l = 0; l <= last; marks += PADDED(layers[l * LAYER_COLUMNS + N_IN]) * s->mark_words[l > 0], l++)
+        s->marks[l] = marks;
     REAL *reals = cut_buffers(&s->once, B, c->scratch.reals);
     int64_t widest = 0;
     for (int64_t l = 0; l <= last; l++) {
@@ -219,10 +222,11 @@ static void add_points(const latent_t *s)
 static source_t latent_source(const latent_t *s, int64_t l)
 {
     const net_t *net = &s->net;
-    if (!reads_inputs(net, l)) return (source_t){.x = s->each.h[l - 1], .dz = s->dz[l], .rows = s->each.rows, .m = s->K * s->m};
+    if (!reads_inputs(net, l))
+        return (source_t){s->each.h[l - 1], s->marks[l], s->mark_words[1], s->dz[l], s->each.rows, s->K * s->m};
     int64_t fed = l < net->n_layers ? l : 0;
     while (l >= net->n_layers && direct_of(net, fed) != l) fed++;
-    return (source_t){.marks = s->marks, .mark_words = s->mark_words, .dz = s->sum[fed], .rows = s->once.rows, .m = s->m};
+    return (source_t){0, s->marks[0], s->mark_words[0], s->sum[fed], s->once.rows, s->m};
 }
 
 /* Where 64 biases stand in theta, in the table of point 0, and in the first row of E. */
@@ -294,7 +298,7 @@ static int run_latent(latent_t *s, const call_t *c, int64_t first, int64_t m)
     if (c->dropout.keep) s->each.dropout.keep = c->dropout.keep + first * c->dropout.words;
     for (int64_t i = i0; i < i1; i++) memcpy(bits + i * words, data->bits + rows[i] * words, words * sizeof(uint64_t));
     if (meet(s->crew)) return 1;
-    mark_columns(bits, words, m, words * rank / n_ranks, words * (rank + 1) / n_ranks, s->mark_words, s->marks);
+    mark_columns(bits, words, m, words * rank / n_ranks, words * (rank + 1) / n_ranks, s->mark_words[0], s->marks[0]);
     sums_share(s);
     if (meet(s->crew)) return 1;
     for (int64_t l = 0; l <= last; l++) {
@@ -302,6 +306,7 @@ static int run_latent(latent_t *s, const call_t *c, int64_t first, int64_t m)
         if (meet(s->crew)) return 1;
     }
     mix(s, data, rows, i0, i1);
+    mark_share(s->crew, &s->net, s->each.h, s->each.rows, s->K * m, s->mark_words[1], s->marks);
     if (meet(s->crew)) return 1;
     points_share(s, LOSS, last);
     if (meet(s->crew)) return 1;

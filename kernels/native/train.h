@@ -170,29 +170,29 @@ static void forward_share(const batch_t *s, int64_t l)
     }
 }
 
-/* A rank's share of the marks of the hidden units, panel by panel. Where the first rows are mostly on, all counts as on. */
-static void mark_share(const batch_t *s)
+/* The marks of m rows of a panel of hidden units; all of it is marked where it is mostly on. */
+static void mark_panel(const REAL *h, int64_t m, int64_t words, uint64_t *marks)
 {
-    const net_t *net = s->block.net;
-    const int64_t words = s->mark_words;
+    if (!rows_mostly_off(h, m)) {
+        memset(marks, -1, PANEL * words * sizeof(uint64_t));
+        return;
+    }
+    for (int64_t q = 0; q < words; q++) {
+        uint64_t block[64];
+        for (int64_t i = 64 * q; i < 64 * q + 64; i++) block[i % 64] = i < m ? marks_of(h + i * PANEL) : 0;
+        transpose_bits(block);
+        for (int j = 0; j < PANEL; j++) marks[j * words + q] = block[j];
+    }
+}
+
+/* A rank's share of the marks of what layers read that do not read the inputs: m rows of buffers h of `rows` rows. */
+static void mark_share(const crew_t *crew, const net_t *net, REAL *const *h, int64_t rows, int64_t m, int64_t words,
+                       uint64_t *const *marks)
+{
     for (int64_t l = 1, turn = 0; l < net->n_layers; l++)
-        for (int64_t p = 0; p < net->layers[(l - 1) * LAYER_COLUMNS + N_PANELS]; p++, turn++) {
-            if (turn % s->crew->n_ranks != s->crew->rank) continue;
-            const REAL *h = s->block.h[l - 1] + p * s->block.rows * PANEL;
-            uint64_t *marks = s->marks[l] + p * PANEL * words;
-            int64_t on = 0;
-            for (int64_t i = 0; i < LOOKED_AT && i < s->m; i++) on += __builtin_popcountll(marks_of(h + i * PANEL));
-            if (8 * on > ON_OF_8 * LOOKED_AT * PANEL) {
-                memset(marks, -1, PANEL * words * sizeof(uint64_t));
-                continue;
-            }
-            for (int64_t q = 0; q < words; q++) {
-                uint64_t block[64];
-                for (int64_t i = 64 * q; i < 64 * q + 64; i++) block[i % 64] = i < s->m ? marks_of(h + i * PANEL) : 0;
-                transpose_bits(block);
-                for (int j = 0; j < PANEL; j++) marks[j * words + q] = block[j];
-            }
-        }
+        for (int64_t p = 0; p < net->layers[(l - 1) * LAYER_COLUMNS + N_PANELS]; p++, turn++)
+            if (turn % crew->n_ranks == crew->rank)
+                mark_panel(h[l - 1] + p * rows * PANEL, m, words, marks[l] + p * PANEL * words);
 }
 
 /* From the gradient of the sums of layer l to that of the layer below. */
@@ -249,7 +249,7 @@ static int run_batch(batch_t *s, const call_t *c, int64_t first, int64_t m, cons
         levels_loss(net, &s->block.loss, s->block.h[last], s->block.rows, i0, i1 - i0, s->block.room);
         if (meet(s->crew)) return 1;
     }
-    mark_share(s);
+    mark_share(s->crew, net, s->block.h, s->block.rows, m, s->mark_words, s->marks);
     for (int64_t l = last; l > 0; l--) {
         backward_share(s, l);
         if (meet(s->crew)) return 1;

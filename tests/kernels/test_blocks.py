@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -49,22 +50,38 @@ def test_forward_of_every_layer(module, dtype, shape):
             assert_close(dense.read_buffer(of_bits, n_out), dense.read_buffer(right, n_out), dtype, "value")
 
 
+def few_on(n: int, dtype: str) -> list[Any]:
+    """Return two buffers of 40 rows of n units that are mostly 0, but for ten rows; these begin the second of them."""
+    rng, made = np.random.default_rng(n), []
+    x = rng.normal(size=(40, n)) * (rng.random((40, n)) < 0.3)
+    x[20:30], x[30] = rng.normal(size=(10, n)), 0
+    for first in (x[:8].copy(), x[20:28]):
+        x[:8] = first
+        made.append(to_buffer(x.astype(np.float32), dtype))
+    return made
+
+
 @blocks_everywhere
 @both_types
 def test_a_row_has_the_same_bits_whether_those_before_it_are_mostly_off(module, dtype):
-    c, rng = Case((100, (130, 100), 40, "none"), dtype, "relu"), np.random.default_rng(0)
-    x, found = rng.normal(size=(40, 130)) * (rng.random((40, 130)) < 0.3), []
-    x[20:30] = rng.normal(size=(10, 130))
-    x[30] = 0
-    for first in (x[:8], x[20:28]):  # mostly off, and on
-        x[:8], out, right = first.copy(), buffer(40, 100, dtype), buffer(40, 100, "float64")
-        given = to_buffer(x.astype(np.float32), dtype)
-        run(module, "affine_forward", c.net, 1, given, given[:0], out)
-        reference.affine_forward(c.exact.net, 1, given.astype(np.float64), given[:0].astype(np.float64), right)
+    c, forward, backward = Case((100, (130, 100), 40, "none"), dtype, "relu"), [], []
+    exact = c.exact.net
+    for x in few_on(130, dtype):
+        out, right = buffer(40, 100, dtype), buffer(40, 100, "float64")
+        run(module, "affine_forward", c.net, 1, x, x[:0], out)
+        reference.affine_forward(exact, 1, x.astype(np.float64), x[:0].astype(np.float64), right)
         assert_close(dense.read_buffer(out, 100), dense.read_buffer(right, 100), dtype, "value")
-        found.append(dense.read_buffer(out, 100)[8:])
+        forward.append(dense.read_buffer(out, 100)[8:])
+    h = to_buffer(np.random.default_rng(0).random((40, 130)) + 0.5, dtype)
+    for dz in few_on(100, dtype):
+        dh, right = room(h.shape, dtype), np.zeros(h.shape)
+        run(module, "affine_backward_input", c.net, 1, dz, h, dh)
+        reference.affine_backward_input(exact, 1, dz.astype(np.float64), h.astype(np.float64), right)
+        assert_close(dh, right, dtype, "value")
+        backward.append(dense.read_buffer(dh, 130)[8:])
     if module is not reference:  # whose products are of the BLAS
-        assert np.array_equal(*found)
+        assert np.array_equal(*forward)
+        assert np.array_equal(*backward)
 
 
 @blocks_everywhere

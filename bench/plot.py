@@ -69,7 +69,7 @@ def roofline(figures: Figures, path: Path) -> bool:
     axes.annotate(f"multiply-adds: {top:.0f} GFLOP/s", (right, top), (0, 4), textcoords="offset points", ha="right")
     colors = dict(zip(dict.fromkeys(layer for _, layer, _ in found), ("C0", "C1", "C2"), strict=True))
     for name, layer, seconds in found:
-        flops, batch = layers.Arrays(layer, "float32").flops, layer.size.batch
+        flops, batch = layers.Arrays(name, layer, "float32").flops, layer.size.batch
         moved = 4 * (flops / (2 * batch) * numbers[name] + batch * (layer.n_in + layer.n_out))
         label = f"{name[7:]}, {layer}: {figures.share_of_peak(Run(name, layer)) or 0:.0%}"
         axes.loglog(flops / moved, flops / (seconds or 1) / 1e9, marks[name], color=colors[layer], label=label)

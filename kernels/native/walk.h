@@ -84,6 +84,10 @@ static REAL *reach(walk_t *w, int64_t l, int64_t j)
     if (!inputs && (layer->seen == 0 || layer[-1].done - layer->seen > most_lacking(w, l))) {
         for (int64_t k = layer->seen; k < end;) {
             const int64_t k0 = k / PANEL * PANEL, to = k0 + PANEL < end ? k0 + PANEL : end;
+            if (sum_marked(&panel, k, to, layer[-1].z + k0 * m, m, 0, 0, z)) {
+                k = to;
+                continue;
+            }
             for (int u = j % PANEL / TILE_UNITS * TILE_UNITS; u < panel.units; u += TILE_UNITS)
                 FOR_TILES(m, i,
                           tile_forward(R, TILE_VECTORS, layer[-1].z + k0 * m + i * PANEL + (k - k0), panel.w + u,

@@ -193,18 +193,15 @@ def test_ctrl_c_is_answered_while_others_do_the_work(wait):
     off, ended = threading.Event(), threading.Event()
 
     def work(_rank=0):
+        signal.setitimer(signal.ITIMER_REAL, 0.05)  # here: what has not begun by then never does
         off.wait(10)
         time.sleep(0.1)
         ended.set()
 
     old = signal.signal(signal.SIGALRM, signal.default_int_handler)
     try:
-        with pytest.raises(KeyboardInterrupt):  # noqa: PT012
-            signal.setitimer(signal.ITIMER_REAL, 0.05)
-            if wait:
-                threads.run(work, 1, off.set, aside=True)
-            else:
-                threads.unattended(work)
+        with pytest.raises(KeyboardInterrupt):
+            threads.run(work, 1, off.set, aside=True) if wait else threads.unattended(work)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, old)

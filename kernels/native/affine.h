@@ -203,10 +203,12 @@ static void forward_panel(const net_t *net, int64_t l, int64_t p, const REAL *x,
     out += p * rows * PANEL;
     if (panel.depth == 0)
         for (int64_t i = 0; i < m; i++) memcpy(out + i * PANEL, panel.bias, PANEL * sizeof(REAL));
+    int looks = 1;
     for (int64_t k = 0; k < panel.depth; k += PANEL) { /* 64 rows of weights at a time: they stay in the L1 cache */
         const int64_t to = k + PANEL < panel.depth ? k + PANEL : panel.depth;
         const REAL *x_k = x + k * rows, *next = m > ROWS && to < panel.depth ? panel.w + to * PANEL : 0;
-        if (sum_marked(&panel, k, to, x_k, m, k ? 0 : panel.bias, next, out)) continue;
+        if (looks && sum_marked(&panel, k, to, x_k, m, k ? 0 : panel.bias, next, out)) continue;
+        looks = m >= LOOKED_AT; /* a lone row does not pay for another look */
         FOR_UNITS(panel.units, u, {
             const int32_t *live = panel.live + u;
             if (k && k >= live[V * LANES - 1]) continue;
@@ -337,6 +339,17 @@ static const REAL *block_after(const net_t *net, int64_t l, int64_t p, int64_t k
     return 0;
 }
 
+/* dh (+)= dz w^T for m rows by the numbers of dz that are not 0, where `block` is w^T. Meanwhile `next`, or null, is fetched. */
+static __attribute__((noinline)) void backward_marked(int fresh, const REAL *dz, const REAL *block, int64_t m, const REAL *next,
+                                                      REAL *dh)
+{
+    for (int64_t i = 0; i < m; i++, dz += PANEL, dh += PANEL) {
+        const uint64_t marks = marks_of(dz);
+        if (next && i % ROWS == 0) fetch(next, i, m);
+        add_panel(fresh, &marks, 1, dz, 1, block, dh);
+    }
+}
+
 /* Forward was z_l = h (W * M) + b with h = g(z_{l-1}); so now dh = dz (W * M)^T * g'(z_{l-1}), m rows of `rows`, for the panel
  * of inputs that begins at k0.
  *
@@ -366,19 +379,17 @@ static void backward_input_panel(const net_t *net, int64_t l, int64_t k0, const 
                     for (int a = 0; a < LANES; a++)
                         for (int b = 0; b < LANES; b++) block[(j + a) * PANEL + k + b] = k + b < n ? w[b * PANEL + a] : 0;
             }
-        const REAL *dz_p = dz + p * rows * PANEL;
-        if (n == PANEL && starts[PANEL / LANES - 1] == 0 && rows_mostly_off(dz_p, m))
-            for (int64_t i = 0; i < m; i++) {
-                const uint64_t marks = marks_of(dz_p + i * PANEL);
-                if (next && i % ROWS == 0) fetch(next, i, m);
-                add_panel(fresh, &marks, 1, dz_p + i * PANEL, 1, block, dh + i * PANEL);
-            }
-        else
-            for (int u = 0; u < PANEL; u += TILE_UNITS)
-                FOR_TILES(m, i, {
-                    if (u == 0 && m > ROWS && next) fetch(next, i, m);
-                    tile_backward(R, fresh, dz_p + i * PANEL, block + u, starts + u / LANES, panel.units, dh + i * PANEL + u);
-                });
+        if (n == PANEL && starts[PANEL / LANES - 1] == 0 && rows_mostly_off(dz + p * rows * PANEL, m)) {
+            backward_marked(fresh, dz + p * rows * PANEL, block, m, next, dh);
+            fresh = 0;
+            continue;
+        }
+        for (int u = 0; u < PANEL; u += TILE_UNITS)
+            FOR_TILES(m, i, {
+                if (u == 0 && m > ROWS && next) fetch(next, i, m);
+                tile_backward(R, fresh, dz + p * rows * PANEL + i * PANEL, block + u, starts + u / LANES, panel.units,
+                                          dh + i * PANEL + u);
+            });
         fresh = 0;
     }
     if (fresh)

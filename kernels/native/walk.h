@@ -314,9 +314,10 @@ static void walk(const call_t *c)
         double *log_mass = c->log_mass + start;
         REAL *z = begin_walk(&w, m, block, &c->scratch);
         for (int64_t i = 0; i < m; i++) {
-            const uint64_t *given = c->context + (start + i) * c->context_words; /* the bits may go on with the variables */
-            for (int64_t q = 0; q * 64 < context; q++)
-                w.bits[i * w.words + q] = context - q * 64 < 64 ? given[q] & ((1ull << (context - q * 64)) - 1) : given[q];
+            for (int64_t q = 0; q * 64 < context; q++) { /* the bits may go on with the variables */
+                const uint64_t word = c->context[(start + i) * c->context_words + q];
+                w.bits[i * w.words + q] = context - q * 64 < 64 ? word & ((1ull << (context - q * 64)) - 1) : word;
+            }
             log_mass[i] = 0;
         }
         finish_hidden(&w, context);

@@ -205,7 +205,7 @@ def _orthogonal(n_in: int, n_out: int, dtype: np.dtype[Any], rng: np.random.Gene
 def check_unchanged(begun: Params, params: Params) -> None:
     """Refuse parameters that a fit cannot honour when it continues: they differ from ``begun``, see :func:`plain`."""
     for name, was in begun.items():
-        if (value := params[name]) is was:  # most are, and ``was`` is of JSON: nobody else holds it, or nobody can change it
+        if (value := params[name]) is was:  # most are; no user holds a list that stands in ``begun``, and so can change it
             continue
         now = plain(value)
         seeds = name == "random_state" and not (type(was) is type(now) is int)  # a generator's work is done

@@ -205,6 +205,10 @@ def test_keeping_every_unit_is_no_dropout(module, dtype, make):
     assert_close(c.train_with(module, kept)[1], c.train(module, "adam", SEVERAL)[1], dtype, "trained")
 
 
+OFF = (100, (130, 100), 200, "all")
+"""Units of more than two panels, and more rows than kernels take at a time."""
+
+
 def one_batch(c: Case, optimizer: str, keep: Any, rate: float, n_ranks: int = 1) -> dict[str, Any]:
     """Return the arguments of one step on all rows of a case."""
     n, none = len(c.bits), room(0, c.dtype)
@@ -231,10 +235,6 @@ def test_inputs_of_few_and_of_many_ones(module, dtype, density):
         found.append((c.score(kernels, block=32), c.conditionals(kernels), *c.train_with(kernels, batch)))
     for *pair, kind in zip(*found, ("log_p", "value", "trained", "trained", "trained"), strict=True):
         assert_close(*pair, dtype, kind)
-
-
-OFF = (100, (130, 100), 200, "all")
-"""Units of more than two panels, and rows of more than one register of bits, of which kernels take so many at a time."""
 
 
 @on_every_level

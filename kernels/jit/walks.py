@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from made_fast.kernels.jit import rows
 from made_fast.kernels.jit.levels import choose, put
 from made_fast.kernels.jit.network import output
-from made_fast.kernels.jit.rows import PANEL, Bits, Float64, Int32, Real, inline, kernel, n_chain, panel
+from made_fast.kernels.jit.rows import PANEL, Bits, Float64, Int32, Int64, Real, inline, kernel, n_chain, panel
 from made_fast.kernels.layout import ACTIVATION, CODING, DIRECT, N_IN, N_OUT, START, UNITS
 from made_fast.kernels.records import Net, Scratch
 
@@ -71,7 +71,7 @@ def _finish_hidden(net: Net, drawn: Any, block: int, x: Real, outputs: Real, don
 
 
 @kernel
-def sample(net: Net, uniforms: Float64, block: int, scratch: Scratch, x: NDArray[np.uint8]) -> None:
+def sample(net: Net, uniforms: Float64, columns: Int64, block: int, scratch: Scratch, x: NDArray[np.uint8]) -> None:
     """See ``reference.sample``."""
     layers, last, outputs = net.layers, n_chain(net.layers) - 1, scratch.reals
     done = scratch.ints[:last]  # of every hidden layer, how many units are final
@@ -83,7 +83,7 @@ def sample(net: Net, uniforms: Float64, block: int, scratch: Scratch, x: NDArray
         for p in range(layers[0, N_IN]):
             _finish(net, last, p, block, drawn, outputs, rows.SIGMOID, column)
             for i in range(m):
-                x[start + i, p] = drawn[p // PANEL, i, p % PANEL] = uniforms[start + i, p] < column[i]
+                x[start + i, columns[p]] = drawn[p // PANEL, i, p % PANEL] = uniforms[start + i, p] < column[i]
             _finish_hidden(net, p + 1, block, drawn, outputs, done, column)
 
 

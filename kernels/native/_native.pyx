@@ -228,12 +228,13 @@ def conditionals(net, bits, int64_t block, scratch, proba):
     _run(_kernels(&call).conditionals, &call)
 
 
-def sample(net, uniforms, int64_t block, scratch, x):
+def sample(net, uniforms, columns, int64_t block, scratch, x):
     cdef call_t call = _empty
     cdef int64_t n[2]
     _net(&call, net)
     _scratch(&call, scratch)
     call.uniforms = _at(&call, uniforms, b"d", 2, False, n)
+    call.columns = _at(&call, columns, b"q", 1)
     call.batches.n_rows, call.block, call.out = n[0], block, _at(&call, x, b"B", 2, True)
     _run(_kernels(&call).sample, &call)
 

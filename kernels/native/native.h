@@ -91,6 +91,7 @@ typedef struct { /* the arguments of any kernel; each reads those that its signa
     const int64_t *groups, *runs;
     int64_t n_points, n_features, n_groups, n_runs, n_places, block;
     const double *uniforms;
+    const int64_t *columns; /* (D,), of the rows drawn, in order of place */
     void *out;
     const uint64_t *context; /* of walk: (n, context_words), or null */
     int64_t context_words;

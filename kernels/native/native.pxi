@@ -45,7 +45,7 @@ cdef extern from "native.h" nogil:
         scratch_t scratch
         crew_t crew
         int64_t real_bytes, n_points, n_features, n_groups, n_runs, n_places, block, l, m
-        void *points, *features, *groups, *runs, *uniforms, *x, *dz, *out, *nll, *context, *given, *weights, *partners, *log_mass, *marks
+        void *points, *features, *groups, *runs, *uniforms, *columns, *x, *dz, *out, *nll, *context, *given, *weights, *partners, *log_mass, *marks
         int64_t context_words, mark_words
         double scale
 

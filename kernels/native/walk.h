@@ -160,8 +160,8 @@ static void finish_hidden(walk_t *w, int64_t drawn)
     }
 }
 
-/* x at place p is 1 where the row's uniform u is below its conditional: in x, and among the row's bits. */
-static void draw(walk_t *w, int64_t p, const double *u, uint8_t *x)
+/* x at place p is 1 where the row's uniform u is below its conditional: in a column of x, and among the row's bits. */
+static void draw(walk_t *w, int64_t p, const double *u, int64_t column, uint8_t *x)
 {
     const int64_t D = w->net->layers[N_IN];
     for (int64_t i0 = 0; i0 < w->m; i0 += 64) {
@@ -170,7 +170,7 @@ static void draw(walk_t *w, int64_t p, const double *u, uint8_t *x)
         for (int64_t i = 0; i < end; i++) ones |= (uint64_t)(u[i0 + i] < (double)w->column[i0 + i]) << i;
         for (; ones; ones &= ones - 1) {
             const int64_t i = i0 + __builtin_ctzll(ones);
-            x[i * D + p] = 1;
+            x[i * D + column] = 1;
             put_one(w, i, p);
         }
     }
@@ -193,7 +193,7 @@ static void sample(const call_t *c)
                 for (int64_t i = 0; i < m; i++)
                     for (int64_t q = 0; q < AHEAD && p + q < D; q++) ahead[q * m + i] = uniforms[i * D + p + q];
             finish_unit(&w, last, p, SIGMOID, w.column);
-            draw(&w, p, ahead + p % AHEAD * m, x);
+            draw(&w, p, ahead + p % AHEAD * m, c->columns[p], x);
             finish_hidden(&w, p + 1);
         }
     }

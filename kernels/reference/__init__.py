@@ -69,18 +69,21 @@ def conditionals(net: Net, bits: Bits, block: int, scratch: Scratch, proba: Real
     proba[:] = dense.probabilities(net, forward(net, x)[-1])
 
 
-def sample(net: Net, uniforms: NDArray[np.float64], block: int, scratch: Scratch, x: NDArray[np.uint8]) -> None:
+def sample(
+    net: Net, uniforms: NDArray[np.float64], columns: NDArray[np.int64], block: int, scratch: Scratch, x: NDArray[np.uint8]
+) -> None:
     """Ancestral sampling: x at place p + 1 is 1 where ``uniforms[b, p] < p(1 | the places before it)``.
 
     Here by D full passes; the other implementations walk the ordering once and give the same rows. A uniform below 0 gives a 1
     for certain, one above 1 a 0: so evidence is put in.
 
-    uniforms (n, D) float64 IN; block, scratch: see ``layout.sample_workspace(layout, block)``; x (n, D) uint8 OUT.
+    uniforms (n, D) float64 IN; columns (D,) int64 IN: the column of x in which the bits of place p + 1 go; block, scratch: see
+    ``layout.sample_workspace(layout, block)``; x (n, D) uint8 OUT.
     """
     x[:] = 0
     for p in range(x.shape[1]):
-        a = forward(net, x.astype(net.theta.dtype))[-1]
-        x[:, p] = uniforms[:, p] < sigmoid(a[:, p])
+        a = forward(net, x[:, columns].astype(net.theta.dtype))[-1]
+        x[:, columns[p]] = uniforms[:, p] < sigmoid(a[:, p])
 
 
 def walk(

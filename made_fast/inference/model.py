@@ -251,11 +251,11 @@ class MADEModel(Density):
                 rooms[rank] = self._room()
             member = self.part(k, rooms[rank])
             if binary:
-                x: NDArray[Any] = member.walk(uniforms)
+                X[rows] = member.walk(uniforms, member.order)
             else:
                 given = np.full(uniforms.shape, -1, np.int32)
-                x = member.walk_levels(given, uniforms, context=None if context is None else context[rows])[0]
-            X[rows] = x.take(member.connectivity.ordering - 1, axis=1, mode="clip")
+                levels, _ = member.walk_levels(given, uniforms, context=None if context is None else context[rows])
+                X[rows] = levels.take(member.connectivity.ordering - 1, axis=1, mode="clip")
 
         threads.for_each(work, len(items), n_threads)
         return X

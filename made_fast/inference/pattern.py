@@ -262,7 +262,7 @@ class Pattern:
         for part in self._parts(len(bits)):
             uniforms = np.where(self._unpack(bits[part]), -1.0, 2.0)
             uniforms[:, free] = next(numbers)
-            out[part] = pack_bits(self.network.walk(uniforms))
+            out[part] = pack_bits(self.network.walk(uniforms, np.arange(uniforms.shape[1])))
         return out
 
     def _score(self, rows: Bits) -> Floats:

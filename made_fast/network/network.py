@@ -356,17 +356,19 @@ class Network(Parameters):
         _check(log_p, np.isfinite(log_p), "log p", "finite")
         return True
 
-    def walk(self, uniforms: NDArray[np.float64]) -> NDArray[np.uint8]:
-        """Draw rows by one walk along the ordering: x at place p + 1 is 1 where ``uniforms[i, p] < p(1 | places before)``.
+    def walk(self, uniforms: NDArray[np.float64], columns: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Draw rows by one walk along the ordering: place p + 1 is 1 where ``uniforms[i, p] < p(1 | places before)``.
 
-        For variables that are all binary; others: :meth:`walk_levels`. A uniform below 0 gives a 1, one above 1 a 0, which is
-        how evidence is put in. On the caller's thread; (n, D) uint8.
+        It becomes column ``columns[p]``: by :attr:`order`, rows are those of a table. For variables that are all binary;
+        others: :meth:`walk_levels`. A uniform below 0 gives a 1, one above 1 a 0, which is how evidence is put in. On the
+        caller's thread; (n, D) uint8.
         """
         assert self.architecture.variables is None
         x = np.empty(uniforms.shape, np.uint8)
-        kernels.active.sample(self._net, uniforms, BLOCK, scratch(*self.architecture.walk_room, self.dtype), x)
+        room = scratch(*self.architecture.walk_room, self.dtype)
+        kernels.active.sample(self._net, uniforms, columns, BLOCK, room, x)
         if self.guarded:  # a comparison with NaN has left no trace
-            self.score(pack_rows(Table(x), np.arange(self.architecture.n_inputs)), 1)
+            self.score(pack_rows(Table(x), columns), 1)
         return x
 
     def walk_levels(

@@ -328,8 +328,9 @@ class Case(Trained):
 
     def sample(self, module: ModuleType, uniforms: Any, block: int = 7) -> Any:
         x, scratch = room(uniforms.shape, np.uint8, 9), self.scratch(*panels.sample_workspace(self.layout, block))
-        run(module, "sample", self.net, uniforms, block, scratch, x)
-        return x
+        columns = np.random.default_rng(1).permutation(x.shape[1])
+        run(module, "sample", self.net, uniforms, columns, block, scratch, x)
+        return x[:, columns]
 
     def arguments(
         self,

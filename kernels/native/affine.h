@@ -180,8 +180,9 @@ static ALWAYS_INLINE int sum_marked(const panel_t *panel, int64_t from, int64_t 
     const int64_t k0 = from / PANEL * PANEL, looked_at = m < LOOKED_AT ? m : LOOKED_AT;
     const uint64_t seen = (~0ull >> (PANEL - (to - k0))) & (~0ull << (from - k0));
     int64_t on = 0;
+    if (panel->units <= PANEL - LANES) return 0;
     for (int64_t i = 0; i < looked_at; i++) on += __builtin_popcountll(marks_of(x + i * PANEL) & seen);
-    if (panel->units <= PANEL - LANES || !mostly_off(panel, from, to - from, looked_at, on)) return 0;
+    if (!mostly_off(panel, from, to - from, looked_at, on)) return 0;
     for (int64_t i = 0; i < m; i++, x += PANEL, z += PANEL) {
         const uint64_t marks = marks_of(x) & seen;
         if (next && i % ROWS == 0) fetch(next, i, m);

@@ -254,7 +254,7 @@ class MADEModel(Density):
                 X[rows] = member.walk(uniforms, member.order)
             else:
                 given = np.full(uniforms.shape, -1, np.int32)
-                levels, _ = member.walk_levels(given, uniforms, context=None if context is None else context[rows])
+                levels = member.walk_levels(given, uniforms, context=None if context is None else context[rows])[0]
                 X[rows] = levels.take(member.connectivity.ordering - 1, axis=1, mode="clip")
 
         threads.for_each(work, len(items), n_threads)

@@ -52,7 +52,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--masks", type=int, nargs="+", choices=masks, default=masks, help="masks of table6")
     parser.add_argument("--variants", nargs="+", choices=recipes.VARIANTS, default=recipes.VARIANTS, help="columns of table4")
     parser.add_argument("--budget", type=float, default=best.BUDGET, help="seconds for a set of best or refit")
-    parser.add_argument("--max-epochs", type=int, help="of table6 and figure2")
+    parser.add_argument("--max-epochs", type=int, help="of table4, table6 and figure2")
     parser.add_argument("--quick", action="store_true", help="tiny runs on a few rows: does it work?")
     given = parser.parse_args(arguments)
     given.results = given.results or (given.work if given.quick else HERE / "results")
@@ -115,7 +115,7 @@ def rows(given: argparse.Namespace, place: Place, jobs: int) -> Iterator[Any]:
     """Yield the rows of a table as they are made; ``page`` and ``figure3`` have none."""
     changes = {} if given.max_epochs is None else {"max_epochs": given.max_epochs}
     if given.table == "table4":
-        yield from tables.table_4(names(given, tuple(published.TABLE_4)), given.variants, place, jobs)
+        yield from tables.table_4(names(given, tuple(published.TABLE_4)), given.variants, place, jobs, changes)
     elif given.table == "best":
         yield from best.rows(names(given, tuple(published.KNOWN)), place, given.budget)
     elif given.table == "refit":

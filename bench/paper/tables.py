@@ -68,19 +68,19 @@ def row(choice: Choice, variant: str, value: float | None, place: Place) -> Row:
     )
 
 
-def table_4(sets: Sequence[str], variants: Sequence[str], place: Place, jobs: int) -> Iterator[Row]:
+def table_4(sets: Sequence[str], variants: Sequence[str], place: Place, jobs: int, changes: Params) -> Iterator[Row]:
     """Yield the rows of Table 4, of these columns."""
-    return _side_by_side(partial(_rows_of_table_4, variants=variants), sets, place, jobs)
+    return _side_by_side(partial(_rows_of_table_4, variants=variants, changes=changes), sets, place, jobs)
 
 
-def _rows_of_table_4(name: str, place: Place, variants: Sequence[str]) -> list[Row]:
+def _rows_of_table_4(name: str, place: Place, variants: Sequence[str], changes: Params) -> list[Row]:
     values = published.TABLE_4.get(name)
     shown: dict[str, float | None] = dict.fromkeys(recipes.VARIANTS)
     if values is not None:
         sampling = values.one_mask if values.mask_sampling is None else values.mask_sampling
         shown = {"one mask": values.one_mask, "mask sampling": sampling, "our recipe": min(values.one_mask, sampling)}
     n_rows = data_set(name, place).train.shape[0]
-    choices = recipes.table_4(lambda params: train(name, params, place, say), n_rows, variants)
+    choices = recipes.table_4(lambda params: train(name, {**params, **changes}, place, say), n_rows, variants)
     return [row(choice, variant, shown[variant], place) for variant, choice in choices.items()]
 
 

@@ -282,6 +282,17 @@ def test_columns_of_table_4_can_be_asked_for_by_themselves(folder, capsys):
     assert capsys.readouterr().err.count("validation") == 8
 
 
+@pytest.mark.parametrize("table", ["table4", "table6", "figure2"])
+def test_another_number_of_epochs_can_be_asked_for(folder, monkeypatch, table):
+    def train(name, params, place, say):
+        raise LookupError(params["max_epochs"])
+
+    monkeypatch.setattr(tables, "train", train)
+    given = paper.parse([table, "--max-epochs", "7", "--data", str(folder)])
+    with pytest.raises(LookupError, match=r"^7$"):
+        list(paper.rows(given, Place(folder, folder / "work", 1, quick=False), 1))
+
+
 def test_other_models_stand_beside_with_what_their_likelihood_is(folder, capsys):
     assert run(folder, "baselines") == 0
     rows = results(folder, "baselines")

@@ -204,22 +204,18 @@ static int draw_part(const part_t *part, random_t *random, const size_t *rows, s
     cut_t cut;
     room_t *room = mf_take_room(part, (int64_t)block, &cut);
     if (!room) return mf_no_memory(error);
-    for (size_t p = 0; p < D; p++) cut.plain[p] = (int64_t)p;
     int failed = 0;
     for (size_t i = 0; i < n && !failed; i += block) {
         const size_t m = n - i < block ? n - i : block;
         for (size_t j = 0; j < m * D; j++) cut.wide[j] = mf_random_uniform(random);
-        call_t call = {
-            .real_bytes = member->real_bytes, .net = part->net, .block = (int64_t)m, .uniforms = cut.wide, .out = cut.rows};
+        call_t call = {.real_bytes = member->real_bytes, .net = part->net, .block = (int64_t)m};
+        call.uniforms = cut.wide, call.columns = part->order, call.out = cut.rows;
         call.batches.n_rows = (int64_t)m;
         call.scratch = (scratch_t){.reals = cut.reals, .ints = cut.ints};
         made_fast_call(part->kernels->sample, &call);
-        for (size_t r = 0; r < m; r++) {
-            uint8_t *row = to + (rows ? rows[i + r] : i + r) * D;
-            for (size_t p = 0; p < D; p++) row[part->order[p]] = cut.rows[r * D + p];
-        }
+        for (size_t r = 0; r < m; r++) memcpy(to + (rows ? rows[i + r] : i + r) * D, cut.rows + r * D, D);
         if (!member->guarded) continue;
-        made_fast_pack_bits(cut.rows, (int64_t)m, member->D, cut.plain, cut.place,
+        made_fast_pack_bits(cut.rows, (int64_t)m, member->D, part->order, cut.place,
                             cut.bits); /* a comparison with NaN has left no trace */
         mf_score_bits(part, &cut, (int64_t)m, log_p);
         if (part->overflows || !mf_are_finite(log_p, (int64_t)m)) failed = overflow("log p", error);

@@ -176,9 +176,8 @@ typedef struct {
     void *reals;
     int32_t *ints, *place;
     uint64_t *bits;
-    uint8_t *rows;  /* (block, D) */
-    double *wide;   /* (block, D): uniforms, or conditionals of either type */
-    int64_t *plain; /* 0, 1, .. D - 1 */
+    uint8_t *rows; /* (block, D) */
+    double *wide;  /* (block, D): uniforms, or conditionals of either type */
 } cut_t;
 
 /* A part of a member, ready for a call. */

@@ -38,15 +38,15 @@ static size_t cut_room(unsigned char *memory, const part_t *part, int64_t block,
     const int64_t D = member->D, n_reals = part->n_reals, words = (D + 63) / 64, rows = (block + 15) / 16 * 16;
     const int64_t reals = (1 + RECENT) * rows + block * (words * 64 + n_reals + 16); /* for scores and draws, see layout.py */
     const int64_t sizes[] = {
-        reals * member->real_bytes, 4 * block * (D + 1), 4 * D, 8 * block * words, block * D, 8 * block * D, 8 * D};
+        reals * member->real_bytes, 4 * block * (D + 1), 4 * D, 8 * block * words, block * D, 8 * block * D};
     size_t at = 0;
-    unsigned char *parts[7];
-    for (int i = 0; i < 7; i++) {
+    unsigned char *parts[6];
+    for (int i = 0; i < 6; i++) {
         parts[i] = memory ? memory + at : 0;
         at += ((size_t)sizes[i] + 63) / 64 * 64;
     }
     *cut = (cut_t){parts[0], (int32_t *)parts[1], (int32_t *)parts[2], (uint64_t *)parts[3],
-                   parts[4], (double *)parts[5],  (int64_t *)parts[6]};
+                   parts[4], (double *)parts[5]};
     return at;
 }
 

@@ -258,11 +258,11 @@ class Pattern:
     def _walk(self, bits: Bits, free: Index, numbers: Iterator[Any]) -> Bits:
         if not len(free):
             return bits
-        out = np.empty_like(bits)
+        out, places = np.empty_like(bits), np.arange(len(self.network.order))
         for part in self._parts(len(bits)):
             uniforms = np.where(self._unpack(bits[part]), -1.0, 2.0)
             uniforms[:, free] = next(numbers)
-            out[part] = pack_bits(self.network.walk(uniforms, np.arange(uniforms.shape[1])))
+            out[part] = pack_bits(self.network.walk(uniforms, places))
         return out
 
     def _score(self, rows: Bits) -> Floats:
